@@ -1,0 +1,53 @@
+"""Sizes and durations, from and to the words people use.
+
+Sizes print in powers of 1000 (kB, MB, GB), as docker and podman print them.
+"""
+
+from __future__ import annotations
+
+from layerstore.errors import InputError
+
+_DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB")
+_FACTORS = {
+    "": 1,
+    "b": 1,
+    **{unit: 1024**power for power, unit in enumerate("kmgtp", start=1)},
+    **{unit + "b": 1024**power for power, unit in enumerate("kmgtp", start=1)},
+    **{unit + "ib": 1024**power for power, unit in enumerate("kmgtp", start=1)},
+}
+
+
+def format_size(size_bytes: float) -> str:
+    """Return a size for people: three significant digits in powers of 1000, as docker prints."""
+    value = float(size_bytes)
+    for unit in _DECIMAL:
+        if abs(value) < 999.5 or unit == _DECIMAL[-1]:  # noqa: PLR2004
+            return f"{value:.3g}{unit}" if unit != "B" else f"{value:.0f}B"
+        value /= 1000
+    raise AssertionError("unreachable")
+
+
+def parse_size(text: str) -> int:
+    """Return bytes for ``512m``, ``1.5g``, ``2GiB`` or ``4096``, binary as docker's limits are.
+
+    Raises:
+        InputError: Not a number with an optional unit.
+    """
+    stripped = text.strip().lower()
+    digits = stripped.rstrip("bikmgtp")
+    factor = _FACTORS.get(stripped[len(digits) :])
+    try:
+        value = float(digits)
+    except ValueError:
+        value = -1.0
+    if factor is None or not 0 <= value < float("inf"):
+        raise InputError(f"{text!r} is not a size", hint="write a number and b, k, m, g or t: 512m")
+    return int(value * factor)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration for people: ``0.4s``, ``12.3s``, ``2m05s``."""
+    if seconds < 60:  # noqa: PLR2004
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s"
