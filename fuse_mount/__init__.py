@@ -1,0 +1,1 @@
+"""Mounted views of images: the FUSE server and the table of mounts."""

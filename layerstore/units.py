@@ -21,7 +21,7 @@ def format_size(size_bytes: float) -> str:
     """Return a size for people: three significant digits in powers of 1000, as docker prints."""
     value = float(size_bytes)
     for unit in _DECIMAL:
-        if abs(value) < 999.5 or unit == _DECIMAL[-1]:  # noqa: PLR2004
+        if abs(value) < 999.5 or unit == _DECIMAL[-1]:
             return f"{value:.3g}{unit}" if unit != "B" else f"{value:.0f}B"
         value /= 1000
     raise AssertionError("unreachable")
@@ -47,7 +47,7 @@ def parse_size(text: str) -> int:
 
 def format_duration(seconds: float) -> str:
     """Return a duration for people: ``0.4s``, ``12.3s``, ``2m05s``."""
-    if seconds < 60:  # noqa: PLR2004
+    if seconds < 60:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s"

@@ -1,0 +1,1 @@
+"""From a spec to a graph, cached execution, and an image."""

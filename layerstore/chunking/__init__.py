@@ -1,0 +1,1 @@
+"""Where content is cut into chunks; pure, deterministic, frozen by golden tests."""

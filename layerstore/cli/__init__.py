@@ -1,0 +1,1 @@
+"""The command line: reads the environment, prints, sets exit codes."""

@@ -1,0 +1,1 @@
+"""Pure translations between bytes and frozen values; no I/O, no store."""

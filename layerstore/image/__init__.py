@@ -1,0 +1,1 @@
+"""Layers and images: ingest, stack, diff, export."""

@@ -1,0 +1,1 @@
+"""What the kernel offers, without a word of images: files, locks, mounts, namespaces."""

@@ -1,0 +1,1 @@
+"""Chunks in packs behind one commit point: the durable floor."""

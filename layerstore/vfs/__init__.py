@@ -1,0 +1,1 @@
+"""What an image looks like as a file system, without any mount."""
