@@ -1,0 +1,56 @@
+# Two commands a newcomer needs: `make demo` and `make test`. Everything else is for people at work on layerstore.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+PYTEST_WORKERS ?= 2
+
+.PHONY: help demo test lint format lock bench setup setup-system setup-test-system clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup-system $(VENV)/.ready ## Build real images, mount forty root file systems, print the savings
+	$(BIN)/python Dockerfile-examples/demo.py $(DEMO_ARGS)
+
+test: setup-test-system $(VENV)/.ready ## Set everything up and run the tests
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.ready ## Format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: setup-system $(VENV)/.ready ## Ingest a Debian root file system here and with the peers at hand
+	$(BIN)/python -m tests.bench.ingest $(BENCH_ARGS)
+
+setup: setup-system $(VENV)/.ready ## Install what layerstore needs to run
+
+setup-system:
+	@.ci/system-packages run
+
+setup-test-system:
+	@.ci/system-packages test
+
+# The stamp's name is fixed, its age says whether the lock changed since.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@.ci/system-packages venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+lock: ## Pin the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv .cache/lock-venv
+	.cache/lock-venv/bin/pip install --quiet pip-tools
+	.cache/lock-venv/bin/pip-compile --quiet --upgrade --generate-hashes --extra dev --strip-extras \
+	  --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --output-file requirements.lock pyproject.toml
+
+clean: ## Remove the virtual environment and caches (never a store)
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

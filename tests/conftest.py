@@ -1,0 +1,73 @@
+"""Rules for the whole suite: honest skips, and a private store for every test.
+
+A tier is the set of tests behind one marker (fuse, root, runc, ...). A machine may
+lack what a test needs, and then the test skips and says what is missing. A tier in which
+everything was skipped has shown nothing, so the run fails and names it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TIERS = ("fuse", "root", "runc", "network", "peers")
+
+# Shared, noisy machines: a slow example says nothing about the code.
+settings.register_profile(
+    "ci", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("deep", deadline=None, max_examples=2000)
+settings.load_profile("ci")
+
+
+class TierKeeper:
+    """Counts, per tier, which tests ran and which were skipped."""
+
+    def __init__(self) -> None:
+        self.ran: dict[str, int] = defaultdict(int)
+        self.skipped: dict[str, list[str]] = defaultdict(list)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        tiers = [tier for tier in TIERS if tier in report.keywords]
+        for tier in tiers:
+            if report.skipped:
+                reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+                self.skipped[tier].append(str(reason))
+            elif report.when == "call":
+                self.ran[tier] += 1
+
+    def empty_tiers(self) -> dict[str, set[str]]:
+        return {t: set(why) for t, why in self.skipped.items() if not self.ran[t]}
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if (
+            self.empty_tiers()
+            and session.exitstatus == 0
+            and not hasattr(session.config, "workerinput")
+        ):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for tier, reasons in self.empty_tiers().items():
+            terminalreporter.write_line(
+                f"tier {tier!r} skipped everything: {'; '.join(sorted(reasons))}", red=True
+            )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(TierKeeper(), "tier-keeper")
+
+
+@pytest.fixture(autouse=True)
+def _no_store_of_the_host(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """No test may touch the store of the machine it runs on."""
+    monkeypatch.setenv("LAYERSTORE_ROOT", str(tmp_path_factory.getbasetemp() / "unused-store"))
+    yield
