@@ -8,13 +8,9 @@ everything was skipped has shown nothing, so the run fails and names it.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TIERS = ("fuse", "root", "runc", "network", "peers")
 
@@ -46,11 +42,8 @@ class TierKeeper:
         return {t: set(why) for t, why in self.skipped.items() if not self.ran[t]}
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if (
-            self.empty_tiers()
-            and session.exitstatus == 0
-            and not hasattr(session.config, "workerinput")
-        ):
+        is_worker = hasattr(session.config, "workerinput")
+        if self.empty_tiers() and session.exitstatus == 0 and not is_worker:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -67,7 +60,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def _no_store_of_the_host(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+) -> None:
     """No test may touch the store of the machine it runs on."""
     monkeypatch.setenv("LAYERSTORE_ROOT", str(tmp_path_factory.getbasetemp() / "unused-store"))
-    yield
