@@ -1,0 +1,216 @@
+"""Ingest benchmark: the same trees into layerstore and into its peers, in the same run.
+
+    python -m tests.bench.ingest [--tree DIR | --tar FILE] [--second DIR] [-n ROUNDS] [--json]
+
+Stores a Debian root file system (``first``) and then a related one into the same repository
+(``second``), and prints medians of CPU seconds (user + system of the whole process tree),
+wall seconds, peak memory and bytes on disk, as absolute figures and as multiples of
+``tar -c | zstd -3``. Rounds are interleaved: each contender runs once per round.
+Method and limits: tests/bench/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench.contenders import CONTENDERS, REFERENCE, Contender
+from tests.bench.harness import (
+    Series,
+    as_json,
+    disk_bytes,
+    environment,
+    grid,
+    interleave,
+    megabytes,
+    run_costed,
+    say,
+    warm,
+)
+from tests.bench.related import make_related
+
+CPU_TARGET = 1.5
+RSS_TARGET_BYTES = 300e6
+SUBJECTS = ("layerstore import DIR", "layerstore import TAR")
+
+
+class Bench:
+    """The trees, the contenders that are here, and their runs."""
+
+    def __init__(self, work: Path, trees: dict[str, Path], contenders: list[Contender]) -> None:
+        self.work = work
+        self.trees = trees
+        self.contenders = contenders
+        self.series = {
+            (contender.name, task): Series(contender.name, task)
+            for task in trees
+            for contender in contenders
+        }
+
+    def round_of(self, contender: Contender) -> None:
+        """Fill a fresh repository with all trees, in order, and remove it."""
+        repo = self.work / "repo"
+        contender.start(repo)
+        for task, tree in self.trees.items():
+            source = tree.with_suffix(".tar") if contender.reads_tar else tree
+            cost = contender.put(repo, source, task)
+            series = self.series[contender.name, task]
+            series.runs.append(cost)
+            series.disk_allocated, series.disk_apparent = disk_bytes(repo)
+            say(f"  {contender.name:24} {task:8} {cost.cpu_seconds:6.2f} s CPU")
+        shutil.rmtree(repo)
+
+    def run(self, rounds: int) -> None:
+        """Measure everything ``rounds`` times."""
+        tasks = [lambda one=one: self.round_of(one) for one in self.contenders]
+        interleave(rounds, tasks, say=say)
+
+
+def _bootstrap(work: Path) -> Path:
+    say("no --tree and no --tar: making a Debian root file system with mmdebstrap")
+    tar = work / "bookworm.tar"
+    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(tar)], check=True)
+    return tar
+
+
+def _unpack(tar: Path, tree: Path) -> None:
+    tree.mkdir()
+    options = ["--numeric-owner", "--xattrs", "--xattrs-include=*", "-p"]
+    subprocess.run(["tar", "-C", str(tree), *options, "-xf", str(tar)], check=True)
+
+
+def _pack(tree: Path) -> None:
+    """Write ``<tree>.tar`` beside the tree, as ``tar`` makes it by default with all it can keep."""
+    options = ["--format=pax", "--xattrs", "--xattrs-include=*", "--sparse"]
+    target = tree.with_suffix(".tar")
+    subprocess.run(["tar", "-C", str(tree), *options, "-cf", str(target), "."], check=True)
+
+
+def prepare_trees(work: Path, given: argparse.Namespace) -> dict[str, Path]:
+    """Return the first and the second tree, each with a tar beside it, below ``work``."""
+    first, second = work / "first", work / "second"
+    if given.tree:
+        subprocess.run(["cp", "-a", str(given.tree), str(first)], check=True)
+    else:
+        _unpack(given.tar or _bootstrap(work), first)
+    if given.second:
+        subprocess.run(["cp", "-a", str(given.second), str(second)], check=True)
+    else:
+        make_related(first, second)
+    for tree in (first, second):
+        _pack(tree)
+        say(f"{tree.name}: {megabytes(warm(tree))} MB in files, read once")
+    return {"first": first, "second": second}
+
+
+def choose(only: list[str] | None) -> tuple[list[Contender], dict[str, str], list[str]]:
+    """Return who takes part, their versions, and who is missing."""
+    present, versions, missing = [], {}, []
+    for contender in CONTENDERS:
+        if only and contender.name != REFERENCE and not any(o in contender.name for o in only):
+            continue
+        version = contender.found_version()
+        if version is None:
+            missing.append(contender.name)
+        else:
+            present.append(contender)
+            versions[contender.name] = version
+    return present, versions, missing
+
+
+def report(bench: Bench, versions: dict[str, str], missing: list[str]) -> str:
+    """Return the tables for people."""
+    parts = []
+    for task in bench.trees:
+        base = bench.series[REFERENCE, task]
+        rows = [_row(bench.series[one.name, task], base) for one in bench.contenders]
+        head = (task, "CPU s", "spread", "x", "wall s", "peak MB", "disk MB", "x")
+        parts.append(grid(head, rows))
+    floor = run_costed(["true"]).rss_bytes
+    parts.append(
+        "\n".join(f"{name}: {version}" for name, version in versions.items())
+        + "".join(f"\n{name}: not installed, skipped" for name in missing)
+    )
+    where = environment()
+    parts.append(
+        f"disk is the repository after this tree; x is against {REFERENCE!r} in the same run; "
+        f"peak memory is the largest process, at least {megabytes(floor)} MB by this method\n"
+        f"{where['kernel']}, {where['cpus']} CPUs, load {where['load_average']}, {where['at']}"
+    )
+    return "\n\n".join(parts)
+
+
+def _row(series: Series, base: Series) -> tuple[str, ...]:
+    cpu, (low, high) = series.median("cpu_seconds"), series.spread("cpu_seconds")
+    return (
+        series.name,
+        f"{cpu:.2f}",
+        f"{low:.2f}-{high:.2f}",
+        f"{cpu / base.median('cpu_seconds'):.2f}",
+        f"{series.median('wall_seconds'):.2f}",
+        megabytes(series.median("rss_bytes")),
+        megabytes(series.disk_allocated),
+        f"{series.disk_allocated / base.disk_allocated:.2f}",
+    )
+
+
+def missed_targets(bench: Bench) -> list[str]:
+    """Return one sentence for each target that layerstore did not reach."""
+    missed = []
+    for name in SUBJECTS:
+        series = bench.series.get((name, "first"))
+        if series is None or not series.runs:
+            missed.append(f"{name}: not measured")
+            continue
+        base = bench.series[REFERENCE, "first"].median("cpu_seconds")
+        ratio = series.median("cpu_seconds") / base
+        if ratio > CPU_TARGET:
+            missed.append(f"{name}: {ratio:.2f} times the CPU of {REFERENCE!r}, over {CPU_TARGET}")
+        if series.median("rss_bytes") > RSS_TARGET_BYTES:
+            peak = megabytes(series.median("rss_bytes"))
+            missed.append(f"{name}: {peak} MB of memory, over {megabytes(RSS_TARGET_BYTES)}")
+    return missed
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tests.bench.ingest", description=__doc__.splitlines()[0])
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--tree", type=Path, help="root file system to ingest")
+    source.add_argument("--tar", type=Path, help="the same as a tar file")
+    parser.add_argument(
+        "--second", type=Path, help="related tree (default: derived from the first)"
+    )
+    parser.add_argument("-n", "--rounds", type=int, default=3)
+    parser.add_argument("--only", action="append", help="contenders whose name holds this text")
+    parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
+    parser.add_argument("--json", action="store_true", help="print every run as JSON")
+    parser.add_argument("--gate", action="store_true", help="exit 1 when a target is missed")
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = parse_arguments()
+    contenders, versions, missing = choose(given.only)
+    work = Path(tempfile.mkdtemp(prefix="layerstore-bench-", dir=given.work))
+    try:
+        os.environ["BORG_BASE_DIR"] = str(work / "borg-home")
+        bench = Bench(work, prepare_trees(work, given), contenders)
+        bench.run(given.rounds)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    missed = missed_targets(bench)
+    if given.json:
+        print(as_json(bench.series.values(), versions, missing=missing, missed=missed))
+    else:
+        print(report(bench, versions, missing))
+        print("\n".join(f"MISSED: {sentence}" for sentence in missed) or "targets met")
+    return 1 if missed and given.gate else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
