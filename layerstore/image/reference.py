@@ -1,0 +1,145 @@
+"""Names of images: ``[host[:port]/]path[:tag][@digest]``.
+
+A name is parsed once, here, and stored in docker's familiar form:
+``docker.io/library/debian`` and ``debian`` are one name. Pure, and imported by
+the commands that runtimes call in loops, so nothing heavy is imported.
+
+Source: the grammar of the distribution project's ``reference`` package; OCI
+distribution spec, "Pulling manifests".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from layerstore.digest import Digest, parse_digest
+from layerstore.errors import FormatError, InputError
+
+DEFAULT_HOST = "docker.io"
+DEFAULT_TAG = "latest"
+MAX_NAME_CHARACTERS = 255
+"""Host and path together (the distribution project's ``NameTotalLengthMax``)."""
+
+_DEFAULT_HOSTS = (DEFAULT_HOST, "index.docker.io", "registry-1.docker.io")
+_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?", re.ASCII)
+_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", re.ASCII)
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+_HEX_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class Reference(NamedTuple):
+    """A parsed name.
+
+    Attributes:
+        host: Registry, with its port; ``docker.io`` when none was written.
+        path: Repository on that host; ``library/debian`` for ``debian``.
+        tag: None when none was written.
+        digest: Of a manifest; None when none was written.
+    """
+
+    host: str
+    path: str
+    tag: str | None
+    digest: Digest | None
+
+    @property
+    def repository(self) -> str:
+        """Host and path as people write them: ``debian``, ``quay.io/a/b``."""
+        if self.host != DEFAULT_HOST:
+            return f"{self.host}/{self.path}"
+        return self.path.removeprefix("library/")
+
+    @property
+    def name(self) -> str:
+        """Repository and tag as people write them, with ``latest`` when no tag was given."""
+        return f"{self.repository}:{self.tag or DEFAULT_TAG}"
+
+
+def parse_reference(text: str) -> Reference:
+    """Return the parts of a name.
+
+    Raises:
+        InputError: Not a name; the message says which part is wrong.
+    """
+    rest, at, digest_text = text.partition("@")
+    digest = _digest(text, digest_text) if at else None
+    rest, tag = _split_tag(rest)
+    host, path = _split_host(rest)
+    if len(rest) > MAX_NAME_CHARACTERS:
+        raise _wrong(text, f"it has {len(rest)} characters, at most {MAX_NAME_CHARACTERS} are")
+    if not _HOST.fullmatch(host):
+        raise _wrong(text, f"{_short(host)} is not a host name")
+    for component in path.split("/"):
+        if not _COMPONENT.fullmatch(component):
+            raise _wrong(text, _component_trouble(component))
+    if tag is not None and not _TAG.fullmatch(tag):
+        raise _wrong(text, f"{_short(tag)} is not a tag (letters, digits, _ . -; at most 128)")
+    if host == DEFAULT_HOST and _HEX_ID.fullmatch(path):
+        raise _wrong(text, "64 hex digits are an image id, not a name")
+    if host == DEFAULT_HOST and "/" not in path:
+        path = f"library/{path}"
+    return Reference(host, path, tag, digest)
+
+
+def parse_tag_name(text: str) -> str:
+    """Return the familiar ``repository:tag`` under which an image is to be stored.
+
+    Raises:
+        InputError: Not a name, or one with a digest, which nobody can choose.
+    """
+    reference = parse_reference(text)
+    if reference.digest is not None:
+        raise _wrong(text, "a digest cannot be given to an image")
+    return reference.name
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return repository and tag of a stored familiar name."""
+    repository, _, tag = name.rpartition(":")
+    return repository, tag
+
+
+def _digest(text: str, digest: str) -> Digest:
+    if "@" in digest or "/" in digest:
+        shown = "***@" + text.rpartition("@")[2]  # never repeat a secret
+        raise _wrong(shown, "credentials do not belong into a name")
+    try:
+        return parse_digest(digest)
+    except FormatError as err:
+        raise _wrong(text, err.message) from err
+
+
+def _split_tag(rest: str) -> tuple[str, str | None]:
+    # A colon before a slash is a port: host:5000/path.
+    head, slash, last = rest.rpartition("/")
+    last, colon, tag = last.partition(":")
+    return head + slash + last, tag if colon else None
+
+
+def _split_host(rest: str) -> tuple[str, str]:
+    first, slash, path = rest.partition("/")
+    is_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
+    if not slash or not is_host:
+        return DEFAULT_HOST, rest
+    return (DEFAULT_HOST if first in _DEFAULT_HOSTS else first), path
+
+
+def _component_trouble(component: str) -> str:
+    if not component:
+        return "a part of it is empty"
+    if component != component.lower():
+        return f"{_short(component)} has upper-case letters"
+    return f"{_short(component)} holds more than lower-case letters, digits and single . _ -"
+
+
+def _short(part: str) -> str:
+    return ascii(part if len(part) <= 64 else part[:61] + "...")
+
+
+def _wrong(text: str, why: str) -> InputError:
+    return InputError(
+        f"{_short(text)} is not an image name: {why}",
+        hint="write [host/]path[:tag], for example debian:bookworm or quay.io/team/app:1",
+    )
