@@ -123,33 +123,45 @@ class _FileSystem:
                 self._put(path, node)
 
     def apply(self, changeset: Changeset) -> None:
-        """Apply one layer: deletions concern what lies below, then its entries."""
-        for path in changeset.whiteouts:
-            self._remove(path)
+        """Apply one layer by the rules of :func:`layerstore.image.stack.stack`."""
+        links = {e.path: e for e in changeset.entries if e.kind == Kind.HARDLINK and e.path}
+        # A link may name a lower file that this very layer removes.
+        lower = {link.target: self.names.get(link.target) for link in links.values()}
         for path in changeset.opaques:
             for child in tuple(self.children.get(path, ())):
                 self._remove(child)
+        for path in changeset.whiteouts:
+            self._remove(path)
         for entry in changeset.entries:
-            self._apply_entry(entry)
+            if entry.path and entry.kind != Kind.HARDLINK:
+                self._apply_entry(entry)
+        while links:
+            self._apply_links(links, links[next(iter(links))], lower)
 
     def _apply_entry(self, entry: Entry) -> None:
         path = entry.path
-        if not path:
-            return
-        if entry.kind == Kind.DIR:
-            if path not in self.children:
-                self._remove(path)
-                self._make_parents(path)
-                self._add(path, None)
-            return
-        node: _Inode | None
-        if entry.kind == Kind.HARDLINK:
-            node = self.names.get(entry.target)
-            if node is None or node is self.names.get(path):
-                return  # of a missing target or of itself: stacking refuses or ignores it
-        else:
+        if entry.kind != Kind.DIR:
             is_file = entry.kind == Kind.FILE
-            node = _Inode(entry.size if is_file else 0, allocated_size(entry), is_file=is_file)
+            size = entry.size if is_file else 0
+            self._replace(path, _Inode(size, allocated_size(entry), is_file=is_file))
+        elif path not in self.children:
+            self._replace(path, None)
+
+    def _apply_links(
+        self, links: dict[bytes, Entry], link: Entry, lower: dict[bytes, _Inode | None]
+    ) -> None:
+        """Add a link after the links of the same layer that it names in turn."""
+        chain = [links.pop(link.path)]
+        while chain[-1].target in links:
+            chain.append(links.pop(chain[-1].target))
+        for member in reversed(chain):
+            node = self.names.get(member.target) or lower[member.target]
+            if node is not None:  # a link to nothing: stacking such layers is refused
+                self._replace(member.path, node)
+
+    def _replace(self, path: bytes, node: _Inode | None) -> None:
+        if node is not None and self.names.get(path) is node:
+            return
         self._remove(path)
         self._make_parents(path)
         self._add(path, node)
