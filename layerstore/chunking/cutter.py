@@ -1,0 +1,112 @@
+"""Where content is cut into chunks.
+
+Content up to ``WHOLE_MAX_BYTES`` is one chunk; longer content is cut by FastCDC
+with normalized chunking, so that an insertion disturbs only the chunks around it.
+Cuts depend on the bytes alone, never on how they were read. Pure: no I/O of its
+own. The parameters are part of a store's format: golden tests freeze the cuts.
+Normative: docs/format/chunking.md.
+
+Source: Xia et al., "FastCDC: a Fast and Efficient Content-Defined Chunking
+Approach for Data Deduplication", USENIX ATC 2016; the two-bytes-a-step form of 2020.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WHOLE_MAX_BYTES: Final = 256 * 1024
+"""Longest content kept as one chunk: root file systems gain little from cutting smaller files."""
+
+CUT_MIN_BYTES: Final = 64 * 1024
+CUT_AVERAGE_BYTES: Final = 256 * 1024
+CUT_MAX_BYTES: Final = 1024 * 1024
+"""The longest chunk is a block of its own and must fit one (format break)."""
+
+NORMALIZATION: Final = 2
+"""FastCDC's normalization level: 2 keeps most chunks near the average (format break)."""
+
+BUFFER_BYTES: Final = 4 * CUT_MAX_BYTES
+"""Bytes held while streaming: a cut needs at most ``CUT_MAX_BYTES`` of look-ahead."""
+
+
+class SourceEndedError(Exception):
+    """The source gave fewer bytes than its size promised.
+
+    Attributes:
+        missing: How many bytes did not come.
+    """
+
+    def __init__(self, missing: int) -> None:
+        super().__init__(f"source ended {missing} bytes early")
+        self.missing = missing
+
+
+def cut_lengths(data: bytes | bytearray | memoryview) -> list[int]:
+    """Return the chunk lengths of whole content, in order; empty for no content."""
+    size = len(data)
+    if size <= WHOLE_MAX_BYTES:
+        return [size] if size else []
+    return list(_fastcdc_lengths(data))
+
+
+def _fastcdc_lengths(data: bytes | bytearray | memoryview) -> Iterator[int]:
+    from pyfastcdc import FastCDC  # lazily: most commands cut nothing
+
+    chunker = FastCDC(
+        CUT_AVERAGE_BYTES,
+        min_size=CUT_MIN_BYTES,
+        max_size=CUT_MAX_BYTES,
+        normalized_chunking=NORMALIZATION,
+    )
+    for chunk in chunker.cut_buf(data):
+        yield int(chunk.length)
+
+
+def cut_stream(read: Callable[[int], bytes], size: int) -> Iterator[memoryview]:
+    """Yield the chunks of exactly ``size`` bytes from ``read``, holding a bounded buffer.
+
+    Each view is valid until the next one is asked for: copy what must live longer.
+
+    Args:
+        read: Returns 1 to n bytes for ``read(n)``, or none at the end.
+        size: Bytes to take; nothing beyond them is read.
+
+    Raises:
+        SourceEndedError: ``read`` ended early.
+    """
+    if size <= WHOLE_MAX_BYTES:
+        if size:
+            whole = bytearray()
+            _fill(whole, read, size)
+            yield memoryview(whole)
+        return
+    buffer = bytearray()
+    left = size
+    while left or buffer:
+        wanted = min(left, BUFFER_BYTES - len(buffer))
+        _fill(buffer, read, wanted)
+        left -= wanted
+        start = 0
+        view = memoryview(buffer)
+        for length in _fastcdc_lengths(view):
+            # A cut may look CUT_MAX_BYTES ahead: without them only the end is certain.
+            if left and len(buffer) - start < CUT_MAX_BYTES:
+                break
+            yield view[start : start + length]
+            start += length
+        buffer = buffer[start:]
+
+
+def _fill(buffer: bytearray, read: Callable[[int], bytes], count: int) -> None:
+    """Append exactly ``count`` bytes from ``read``."""
+    while count:
+        part = read(count)
+        if not part:
+            raise SourceEndedError(count)
+        if len(part) > count:
+            raise AssertionError("read returned more than was asked for")
+        buffer += part
+        count -= len(part)

@@ -1,0 +1,55 @@
+"""Finding chunks again whose rows are gone although a pack on disk holds them.
+
+Happens to a session that found a chunk in a pack which gc has retired since: the
+file is kept for as long as the session's lease lives, so it is taken back into use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerstore.store.commit import insert_blocks, insert_pack
+from layerstore.store.failures import CorruptPackError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from layerstore.digest import PackId
+    from layerstore.formats.pack import Block
+    from layerstore.store.pack_reader import PackReader
+
+
+def adopt_missing(
+    connection: sqlite3.Connection, reader: PackReader, missing: set[bytes], lease: str
+) -> set[bytes]:
+    """Take retired packs, and this lease's own, back into use where they hold ``missing``.
+
+    Call inside a catalog write transaction. Returns what no pack holds.
+    """
+    rows = connection.execute(
+        "SELECT pack, id, size, retired FROM packs WHERE retired IS NOT NULL OR lease = ?"
+        " ORDER BY pack",
+        (lease,),
+    ).fetchall()
+    left = set(missing)
+    for number, pack_id, size, retired in rows:
+        if not left:
+            break
+        blocks = _footer(reader, pack_id)
+        held = {item.item_id for block in blocks for item in block.items}
+        if held.isdisjoint(left):
+            continue
+        if retired is not None:
+            insert_pack(connection, pack_id, size, blocks, lease)
+        else:
+            insert_blocks(connection, number, blocks)
+        left -= held
+    return left
+
+
+def _footer(reader: PackReader, pack_id: PackId) -> list[Block]:
+    """Return a pack's blocks, or none if it is damaged or gone: it has nothing to offer."""
+    try:
+        return reader.footer(pack_id)
+    except (FileNotFoundError, CorruptPackError):
+        return []

@@ -1,0 +1,89 @@
+"""Blobs: manifests and configs, kept byte for byte as they came, one file each.
+
+Durable before any catalog commit that names them; verified on every read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from layerstore.digest import Digest, parse_digest, sha256_digest
+from layerstore.errors import FormatError, LimitExceededError, NotFoundError
+from layerstore.linux.files import publish_bytes, read_file
+from layerstore.store.failures import CorruptBlobError, storage_error, storage_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.store.paths import StorePaths
+
+BLOB_MAX_BYTES = 4 * 1024 * 1024
+"""Largest manifest or config accepted, as registries limit them."""
+
+
+class BlobNotFoundError(NotFoundError):
+    """The store holds no such manifest or config."""
+
+
+def put_blob(paths: StorePaths, data: bytes, staging: str) -> Digest:
+    """Store a blob durably under its digest and return that; heals a damaged one.
+
+    Raises:
+        LimitExceededError: Larger than ``BLOB_MAX_BYTES``.
+    """
+    if len(data) > BLOB_MAX_BYTES:
+        raise LimitExceededError(
+            f"a manifest or config of {len(data)} bytes is over the limit of {BLOB_MAX_BYTES}"
+        )
+    digest = sha256_digest(data)
+    if not has_sound_blob(paths, digest):
+        with storage_errors("write a manifest or config"):
+            publish_bytes(data, staging=staging, target=paths.blob(digest))
+    return digest
+
+
+def get_blob(paths: StorePaths, digest: str) -> bytes:
+    """Return a blob's bytes after verifying them.
+
+    Raises:
+        BlobNotFoundError: Not in the store.
+        CorruptBlobError: It does not match its digest.
+    """
+    path = paths.blob(digest)
+    try:
+        data = read_file(path, max_bytes=BLOB_MAX_BYTES)
+    except FileNotFoundError as err:
+        raise BlobNotFoundError(f"the store holds no blob {digest}") from err
+    except OSError as err:
+        if err.errno is None or not os.path.isfile(path):
+            raise CorruptBlobError(f"blob {digest} is damaged: {err}") from err
+        raise storage_error(err, f"read blob {digest}") from err
+    if sha256_digest(data) != digest:
+        raise CorruptBlobError(
+            f"blob {digest} does not match its digest",
+            hint="import or build the image again; 'layerstore check' names the images harmed",
+        )
+    return data
+
+
+def has_blob(paths: StorePaths, digest: str) -> bool:
+    """Return whether a blob's file is there."""
+    return os.path.isfile(paths.blob(digest))
+
+
+def has_sound_blob(paths: StorePaths, digest: str) -> bool:
+    """Return whether a blob is there and matches its digest."""
+    try:
+        get_blob(paths, digest)
+    except (BlobNotFoundError, CorruptBlobError):
+        return False
+    return True
+
+
+def blob_digests(paths: StorePaths) -> Iterator[Digest]:
+    """Yield the digest of every blob file, sorted; other file names are passed over."""
+    for name in sorted(os.listdir(paths.blobs)):
+        with contextlib.suppress(FormatError):
+            yield parse_digest("sha256:" + name)

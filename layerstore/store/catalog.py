@@ -1,0 +1,454 @@
+"""The catalog: an SQLite index over packs, layers, images, tags, leases and build cache.
+
+It owns every SQL statement that other floors need; packs and blobs are not its
+business. It is an index: everything except leases and build cache can be made
+again from packs, blobs and names.log (:mod:`layerstore.store.rebuild`).
+
+Locking: every write transaction and every checkpoint runs under an exclusive
+flock on ``locks/catalog``, so that SQLite's own locks are never contended between
+writers and no checkpoint runs beside a write (SQLite before 3.51.3 can corrupt a
+WAL when they meet). A :class:`Catalog` may be shared by threads; after a fork the
+child gets its own connection.
+
+Crash behaviour: a transaction is wholly in or absent (WAL, synchronous=FULL).
+On the fast path: nothing heavy is imported. Normative: docs/format/catalog.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.digest import ChunkId, DiffId, Digest, ImageId, PackId
+from layerstore.errors import UnsupportedVersionError
+from layerstore.linux.files import make_private_dir, open_private
+from layerstore.linux.locks import FileLock
+from layerstore.store.failures import CatalogDamagedError, catalog_error, storage_errors
+from layerstore.store.schema import APPLICATION_ID, CATALOG_VERSION, INITIAL_META, SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from layerstore.store.paths import StorePaths
+
+BUSY_TIMEOUT_S = 60.0
+# A checkpoint copies the WAL into the database: often enough to keep it small,
+# seldom enough that most commits do not pay for it.
+CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
+
+# SQLite must not run destructors of another process's connection: they would drop
+# that process's POSIX locks. Connections found after a fork end here for ever.
+_FOREIGN_CONNECTIONS: list[sqlite3.Connection] = []
+
+
+class ImageRecord(NamedTuple):
+    """An image as the catalog knows it.
+
+    Attributes:
+        created: RFC 3339 time of the image's config, or "".
+        layers: Diff ids, lowest first.
+        size: Sum of the layers' regular file bytes.
+    """
+
+    image_id: ImageId
+    manifest_digest: Digest
+    created: str
+    layers: tuple[DiffId, ...]
+    size: int
+
+
+class ChunkPlace(NamedTuple):
+    """Where a chunk's plain bytes are: a slice of a decoded block of a pack."""
+
+    pack_id: PackId
+    block: int
+    block_offset: int
+    stored_length: int
+    raw_length: int
+    offset: int
+    length: int
+
+
+class ChunkRow(NamedTuple):
+    """One row of the chunk index: ``offset`` and ``length`` are plain bytes in the block."""
+
+    chunk_id: ChunkId
+    pack: int
+    block: int
+    offset: int
+    length: int
+
+
+class BlockRow(NamedTuple):
+    """One block: where it lies in its pack file, and its size before compression."""
+
+    pack: int
+    block: int
+    offset: int
+    stored_length: int
+    raw_length: int
+    kind: int
+
+
+class PackRow(NamedTuple):
+    """One pack file. ``retired`` is the epoch at which gc took it out of use, or None."""
+
+    pack: int
+    pack_id: PackId
+    size: int
+    retired: int | None
+    lease: str | None
+
+
+def _uri(path: str, options: str) -> str:
+    quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return f"file:{quoted}?{options}"
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    options = "mode=rw"
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        wal = path + "-wal"
+        if os.path.exists(wal) and os.stat(wal).st_size:
+            raise CatalogDamagedError(
+                "the catalog has changes in its log that cannot be read from a read-only "
+                "file system"
+            )
+        options = "mode=ro&immutable=1"
+    connection = sqlite3.connect(
+        _uri(path, options),
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    for pragma in ("synchronous=FULL", "mmap_size=0", "trusted_schema=OFF", "wal_autocheckpoint=0"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _check_schema(connection: sqlite3.Connection) -> None:
+    """Refuse a database that is not our catalog of this version."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise CatalogDamagedError("catalog.sqlite is not a layerstore catalog")
+    if version > CATALOG_VERSION:
+        raise UnsupportedVersionError(
+            f"the catalog has version {version}, this layerstore knows up to {CATALOG_VERSION}",
+            hint="use the newer layerstore that wrote this store",
+        )
+    stored = {row[0] for row in connection.execute("SELECT sql FROM sqlite_schema WHERE sql != ''")}
+    if version != CATALOG_VERSION or not stored.issuperset(SCHEMA):
+        raise CatalogDamagedError("the catalog's tables are not those of its version")
+
+
+class Catalog:
+    """An open catalog. See the module for locking; close it when done."""
+
+    def __init__(self, paths: StorePaths) -> None:
+        """Open the catalog of an existing store.
+
+        Raises:
+            CatalogDamagedError: It is missing or not usable.
+            UnsupportedVersionError: It was written by a newer layerstore.
+        """
+        self.paths = paths
+        self._mutex = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._pid = 0
+        self._identity = (0, 0)
+        self._writing = False
+        self._open()
+
+    @classmethod
+    def create(cls, paths: StorePaths) -> Catalog:
+        """Make the catalog file if it is not there, with its tables, and open it.
+
+        The caller holds the catalog lock.
+        """
+        with storage_errors("make the catalog"):
+            os.close(open_private(paths.catalog, os.O_RDWR | os.O_CREAT))
+        try:
+            connection = sqlite3.connect(_uri(paths.catalog, "mode=rw"), uri=True)
+            with contextlib.closing(connection):
+                _create_tables(connection)
+        except sqlite3.Error as err:
+            raise catalog_error(err) from err
+        return cls(paths)
+
+    def _open(self) -> None:
+        try:
+            status = os.stat(self.paths.catalog)
+        except FileNotFoundError as err:
+            raise CatalogDamagedError(f"{self.paths.catalog} is missing") from err
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = _connect(self.paths.catalog)
+            _check_schema(connection)
+        except sqlite3.Error as err:
+            if connection is not None:
+                connection.close()
+            raise catalog_error(err) from err
+        except BaseException:
+            if connection is not None:
+                connection.close()
+            raise
+        self._connection = connection
+        self._pid = os.getpid()
+        self._identity = (status.st_dev, status.st_ino)
+
+    def close(self) -> None:
+        """Close the connection; harmless when closed before."""
+        with self._mutex:
+            connection, self._connection = self._connection, None
+            if connection is None:
+                return
+            if self._pid != os.getpid():
+                _FOREIGN_CONNECTIONS.append(connection)
+            else:
+                connection.close()
+
+    def _live(self) -> sqlite3.Connection:
+        """Return this process's connection, opening one after a fork."""
+        if self._pid != os.getpid() or self._connection is None:
+            if self._connection is not None:
+                _FOREIGN_CONNECTIONS.append(self._connection)
+                self._connection = None
+                self._mutex = threading.RLock()
+            self._open()
+        assert self._connection is not None
+        return self._connection
+
+    def reopen_if_replaced(self) -> None:
+        """Open the catalog again if a rebuild put another file in its place."""
+        with self._mutex:
+            try:
+                status = os.stat(self.paths.catalog)
+            except FileNotFoundError as err:
+                raise CatalogDamagedError(f"{self.paths.catalog} is missing") from err
+            if self._identity != (status.st_dev, status.st_ino) and not self._writing:
+                self.close()
+                self._open()
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Run a reading statement and return all rows.
+
+        Raises:
+            CatalogDamagedError: The database is malformed.
+        """
+        with self._mutex:
+            try:
+                return self._live().execute(sql, parameters).fetchall()
+            except sqlite3.Error as err:
+                raise catalog_error(err) from err
+
+    def one(self, sql: str, parameters: Sequence[object] = ()) -> tuple[object, ...] | None:
+        """Run a reading statement and return its first row, or None."""
+        rows = self.query(sql, parameters)
+        return rows[0] if rows else None
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Run one write transaction under the catalog lock; durable when the block is left.
+
+        An exception inside undoes everything. Not reentrant. Keep it short: other
+        writers of every process wait.
+
+        Raises:
+            StoreFullError: The disk is full; nothing of the transaction remains.
+            ReadOnlyStoreError: The store may not be written.
+        """
+        with self._mutex, self._catalog_lock():
+            if self._writing:
+                raise AssertionError("catalog write transactions do not nest")
+            self.reopen_if_replaced()
+            connection = self._live()
+            self._writing = True
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+                self._checkpoint_if_large(connection)
+            except sqlite3.Error as err:
+                self._roll_back(connection)
+                raise catalog_error(err) from err
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            finally:
+                self._writing = False
+
+    def _catalog_lock(self) -> FileLock:
+        with storage_errors("lock the catalog"):
+            return FileLock(self.paths.catalog_lock)
+
+    @staticmethod
+    def _roll_back(connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+
+    def _checkpoint_if_large(self, connection: sqlite3.Connection) -> None:
+        try:
+            large = os.stat(self.paths.catalog + "-wal").st_size > CHECKPOINT_WAL_BYTES
+        except FileNotFoundError:
+            return
+        if large:
+            # The commit is durable already: a full disk here must not look like a failure.
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+
+    # -- images and tags
+
+    def images(self) -> list[ImageRecord]:
+        """Return every image, newest first by its config's time."""
+        layers: dict[str, list[DiffId]] = {}
+        for image_id, diff_id in self.query(
+            "SELECT image_id, diff_id FROM image_layers ORDER BY image_id, position"
+        ):
+            layers.setdefault(str(image_id), []).append(DiffId(Digest(str(diff_id))))
+        rows = self.query(
+            "SELECT image_id, manifest_digest, created, size FROM images"
+            " ORDER BY created DESC, image_id"
+        )
+        return [_image(row, layers.get(str(row[0]), [])) for row in rows]
+
+    def image(self, image_id: str) -> ImageRecord | None:
+        """Return one image by its full id."""
+        row = self.one(
+            "SELECT image_id, manifest_digest, created, size FROM images WHERE image_id = ?",
+            (image_id,),
+        )
+        if row is None:
+            return None
+        layers = self.query(
+            "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position", (image_id,)
+        )
+        return _image(row, [DiffId(Digest(str(diff_id))) for (diff_id,) in layers])
+
+    def image_ids(self, prefix: str, limit: int = 3) -> list[ImageId]:
+        """Return ids of images whose id or manifest digest begins with ``prefix``."""
+        rows = self.query(
+            "SELECT image_id FROM images WHERE substr(image_id, 1, ?1) = ?2"
+            " OR (?1 = 71 AND manifest_digest = ?2) LIMIT ?3",
+            (len(prefix), prefix, limit),
+        )
+        return [ImageId(Digest(str(row[0]))) for row in rows]
+
+    def tags(self) -> dict[str, ImageId]:
+        """Return every name with its image, sorted by name."""
+        rows = self.query("SELECT name, image_id FROM tags ORDER BY name")
+        return {str(name): ImageId(Digest(str(image_id))) for name, image_id in rows}
+
+    def tag(self, name: str) -> ImageId | None:
+        """Return the image that a normalized name points at."""
+        row = self.one("SELECT image_id FROM tags WHERE name = ?", (name,))
+        return ImageId(Digest(str(row[0]))) if row else None
+
+    # -- layers
+
+    def layer(self, diff_id: str) -> bytes | None:
+        """Return a layer's encoded record."""
+        row = self.one("SELECT record FROM layers WHERE diff_id = ?", (diff_id,))
+        return row[0] if row is not None and isinstance(row[0], bytes) else None
+
+    def layers(self) -> list[tuple[DiffId, bytes]]:
+        """Return every layer's id and encoded record, sorted by id."""
+        rows = self.query("SELECT diff_id, record FROM layers ORDER BY diff_id")
+        return [
+            (DiffId(Digest(str(diff_id))), record)
+            for diff_id, record in rows
+            if isinstance(record, bytes)
+        ]
+
+    # -- chunks
+
+    def locate(self, chunk_id: bytes) -> ChunkPlace | None:
+        """Return where a chunk (or a layer item) lies, or None."""
+        row = self.one(
+            "SELECT p.id, c.block, b.offset, b.stored, b.raw, c.offset, c.length FROM chunks c"
+            " JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
+            " JOIN packs p ON p.pack = c.pack WHERE c.id = ?",
+            (chunk_id,),
+        )
+        return ChunkPlace(*row) if row is not None else None  # type: ignore[arg-type]
+
+    def has_chunk(self, chunk_id: bytes) -> bool:
+        """Return whether a committed pack holds a chunk."""
+        with self._mutex:
+            try:
+                cursor = self._live().execute("SELECT 1 FROM chunks WHERE id = ?", (chunk_id,))
+                return cursor.fetchone() is not None
+            except sqlite3.Error as err:
+                raise catalog_error(err) from err
+
+    def missing(self, chunk_ids: Iterable[bytes]) -> set[bytes]:
+        """Return those of ``chunk_ids`` that no committed pack holds."""
+        return {chunk_id for chunk_id in chunk_ids if not self.has_chunk(chunk_id)}
+
+    def chunk_rows(self) -> list[ChunkRow]:
+        """Return the whole chunk index in order of position: pack, block, offset."""
+        rows = self.query(
+            "SELECT id, pack, block, offset, length FROM chunks ORDER BY pack, block, offset"
+        )
+        return [ChunkRow(*row) for row in rows]  # type: ignore[arg-type]
+
+    def block_rows(self) -> list[BlockRow]:
+        """Return every block of every pack in use."""
+        rows = self.query(
+            "SELECT pack, block, offset, stored, raw, kind FROM blocks ORDER BY pack, block"
+        )
+        return [BlockRow(*row) for row in rows]  # type: ignore[arg-type]
+
+    def pack_rows(self) -> list[PackRow]:
+        """Return every pack, retired ones too."""
+        rows = self.query("SELECT pack, id, size, retired, lease FROM packs ORDER BY pack")
+        return [PackRow(*row) for row in rows]  # type: ignore[arg-type]
+
+    def epoch(self) -> int:
+        """Return how often gc has taken packs out of use: leases begin in an epoch."""
+        row = self.one("SELECT value FROM meta WHERE key = 'epoch'")
+        return int(str(row[0])) if row else 0
+
+
+def _image(row: tuple[object, ...], layers: Sequence[DiffId]) -> ImageRecord:
+    image_id, manifest, created, size = row
+    return ImageRecord(
+        ImageId(Digest(str(image_id))),
+        Digest(str(manifest)),
+        str(created),
+        tuple(layers),
+        int(str(size)),
+    )
+
+
+def _create_tables(connection: sqlite3.Connection) -> None:
+    """Write the schema into an empty database; does nothing when it is complete.
+
+    One transaction, and user_version inside it: a crash leaves an empty file or a catalog.
+    """
+    if connection.execute("PRAGMA user_version").fetchone() == (CATALOG_VERSION,):
+        return
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.isolation_level = None
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in SCHEMA:
+        connection.execute(statement)
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", INITIAL_META)
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version={CATALOG_VERSION}")
+    connection.execute("COMMIT")
+
+
+def make_store_directories(paths: StorePaths) -> None:
+    """Make what is missing of a new store's directories, durably."""
+    from layerstore.store.paths import DIRECTORIES
+
+    make_private_dir(paths.root)
+    for name in DIRECTORIES:
+        make_private_dir(f"{paths.root}/{name}")

@@ -1,0 +1,93 @@
+"""The commit point: sealed packs get their names and enter the catalog.
+
+Order: the pack is durable under its temporary name; under the catalog lock it is
+renamed, its directory is forced, and its rows are committed. Renaming under the
+lock means that a pack file without a row is always an orphan of a crash, never
+somebody's work in progress: gc may take it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from layerstore.linux.files import make_private_dir
+from layerstore.store.failures import storage_errors
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from layerstore.digest import PackId
+    from layerstore.formats.pack import Block
+    from layerstore.store.pack_writer import SealedPack
+    from layerstore.store.paths import StorePaths
+
+
+def publish_pack(
+    connection: sqlite3.Connection, paths: StorePaths, pack: SealedPack, lease: str | None
+) -> int:
+    """Name a sealed pack and insert its rows; return its number in the catalog.
+
+    Call inside a catalog write transaction. Chunks that another pack holds already
+    keep their place there; this pack's copies are dead bytes for gc.
+    """
+    if pack.staged is None:
+        raise AssertionError("a measured pack cannot be published")
+    with storage_errors("publish a pack"):
+        make_private_dir(paths.pack_dir(pack.pack_id))
+        pack.staged.publish(paths.pack(pack.pack_id))
+    return insert_pack(connection, pack.pack_id, pack.size, pack.blocks, lease)
+
+
+def insert_pack(
+    connection: sqlite3.Connection,
+    pack_id: PackId,
+    size: int,
+    blocks: Iterable[Block],
+    lease: str | None,
+) -> int:
+    """Insert the rows of a pack that lies under its final name; return its number.
+
+    A retired pack with the same bytes is taken back into use.
+    """
+    row = connection.execute("SELECT pack FROM packs WHERE id = ?", (pack_id,)).fetchone()
+    if row is None:
+        cursor = connection.execute(
+            "INSERT INTO packs (id, size, retired, lease) VALUES (?, ?, NULL, ?)",
+            (pack_id, size, lease),
+        )
+        number = int(cursor.lastrowid or 0)
+    else:
+        number = int(row[0])
+        connection.execute(
+            "UPDATE packs SET retired = NULL, lease = ? WHERE pack = ?", (lease, number)
+        )
+    insert_blocks(connection, number, blocks)
+    return number
+
+
+def insert_blocks(connection: sqlite3.Connection, number: int, blocks: Iterable[Block]) -> None:
+    """Insert block and chunk rows of pack ``number``; chunks that have a place keep it."""
+    chunk_rows: list[tuple[bytes, int, int, int, int]] = []
+    block_rows: list[tuple[int, ...]] = []
+    for index, block in enumerate(blocks):
+        block_rows.append(
+            (number, index, block.offset, block.stored_length, block.raw_length, int(block.kind))
+        )
+        offset = 0
+        for item_id, length in block.items:
+            chunk_rows.append((item_id, number, index, offset, length))
+            offset += length
+    connection.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", block_rows)
+    chunk_rows.sort()  # in key order the index is filled page by page
+    connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?)", chunk_rows)
+
+
+def pack_file_size(paths: StorePaths, pack_id: PackId) -> int:
+    """Return a pack file's size.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    return os.stat(paths.pack(pack_id)).st_size

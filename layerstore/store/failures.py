@@ -1,0 +1,140 @@
+"""What can go wrong in a store: the leaves of the error tree and their translation.
+
+On the fast path: imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+from layerstore.errors import (
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    StorageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class StoreFullError(StorageError):
+    """No space, quota or inodes are left where the store lies. Nothing was harmed."""
+
+
+class ReadOnlyStoreError(StorageError):
+    """The store may not be written: a read-only file system or missing permission."""
+
+
+class ShortSourceError(StorageError):
+    """A file gave fewer bytes than it promised: it shrank while it was read."""
+
+
+class ChunkNotFoundError(NotFoundError):
+    """No committed pack holds the chunk."""
+
+
+class LayerNotFoundError(NotFoundError):
+    """The store holds no such layer."""
+
+
+class ImageNotFoundError(NotFoundError):
+    """The store holds no such image."""
+
+
+class CorruptPackError(IntegrityError):
+    """A pack is damaged or missing.
+
+    Attributes:
+        pack: The pack's id in hex.
+        offset: Byte offset of the damaged part in the pack file.
+    """
+
+    def __init__(self, message: str, *, pack: str, offset: int) -> None:
+        super().__init__(
+            f"{message} (pack {pack[:16]}, offset {offset})",
+            hint="run 'layerstore check --read-data' to see which images are harmed, "
+            "then import or build those again",
+        )
+        self.pack = pack
+        self.offset = offset
+
+
+class CorruptBlobError(IntegrityError):
+    """A stored manifest or config does not match its digest."""
+
+
+class CatalogDamagedError(IntegrityError):
+    """The catalog is missing or unusable. It is an index and can be rebuilt."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="nothing is lost: run 'layerstore check --rebuild-index' to make it again "
+            "from the packs",
+        )
+
+
+class DanglingReferenceError(IntegrityError):
+    """Something points at what is not there; nothing may be deleted in this state."""
+
+
+class GcRunningError(ConflictError):
+    """Another garbage collection is at work in this store."""
+
+
+class StoreExistsError(ConflictError):
+    """The directory holds something that is not a store."""
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def storage_error(err: OSError, doing: str) -> StorageError:
+    """Return the store's word for a failed system call while ``doing`` something."""
+    reason = os.strerror(err.errno) if err.errno else str(err)
+    if err.errno in _FULL:
+        return StoreFullError(
+            f"could not {doing}: {reason}",
+            hint="the store is unharmed; free space or run 'layerstore gc', then run it again",
+        )
+    if err.errno in _READ_ONLY:
+        return ReadOnlyStoreError(
+            f"could not {doing}: {reason}",
+            hint="run as the owner of the store, or choose another with --store",
+        )
+    return StorageError(f"could not {doing}: {reason}")
+
+
+@contextlib.contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Turn OSError inside the block into the store's storage errors."""
+    try:
+        yield
+    except OSError as err:
+        raise storage_error(err, doing) from err
+
+
+def catalog_error(err: sqlite3.Error) -> StorageError | CatalogDamagedError:
+    """Return the store's word for a failed catalog statement."""
+    name = getattr(err, "sqlite_errorname", None) or ""
+    if name.startswith("SQLITE_FULL"):
+        return StoreFullError(
+            "could not write the catalog: no space left on device",
+            hint="the store is unharmed; free space or run 'layerstore gc', then run it again",
+        )
+    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
+        return ReadOnlyStoreError(
+            f"could not write the catalog: {err}",
+            hint="run as the owner of the store, or choose another with --store",
+        )
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(
+        err, sqlite3.IntegrityError | sqlite3.ProgrammingError
+    ):
+        return CatalogDamagedError(f"the catalog is damaged: {err}")
+    return StorageError(f"the catalog failed: {err}")

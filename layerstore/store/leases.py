@@ -1,0 +1,102 @@
+"""Leases: who is at work in a store, so that gc leaves their things alone.
+
+A lease is a row in the catalog, which remembers the epoch it began in, and a
+lock file ``locks/lease-<id>`` held by flock for as long as the process lives. No
+clocks: a lease lives exactly as long as its flock is held, a killed or stopped
+process included. Both are made under the catalog lock, so whoever holds that
+lock never sees half a lease.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.linux.files import remove_if_present
+from layerstore.linux.locks import FileLock, is_held
+from layerstore.store.failures import storage_errors
+from layerstore.store.paths import LEASE_PREFIX
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.paths import StorePaths
+
+
+class Lease:
+    """A living lease of this process. Close it to let gc have its leavings."""
+
+    __slots__ = ("_catalog", "_lock", "epoch", "lease_id")
+
+    def __init__(self, catalog: Catalog, purpose: str) -> None:
+        """Begin a lease; durable when this returns."""
+        self._catalog = catalog
+        self.lease_id = os.urandom(8).hex()
+        lock: FileLock | None = None
+        try:
+            with catalog.write() as connection:
+                with storage_errors("begin a lease"):
+                    lock = FileLock(catalog.paths.lease(self.lease_id), wait=False)
+                row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+                self.epoch = int(row[0])
+                connection.execute(
+                    "INSERT INTO leases VALUES (?, ?, ?, ?, ?)",
+                    (self.lease_id, purpose, os.getpid(), self.epoch, time.time()),
+                )
+        except BaseException:
+            if lock is not None:
+                lock.close()
+                remove_if_present(lock.path)
+            raise
+        self._lock = lock
+
+    def close(self) -> None:
+        """End the lease: its rows go, then its file."""
+        try:
+            with self._catalog.write() as connection:
+                drop_lease_rows(connection, self.lease_id)
+        finally:
+            self._lock.close()
+            with storage_errors("end a lease"):
+                remove_if_present(self._lock.path)
+
+
+class LeaseRow(NamedTuple):
+    """A lease as the catalog has it."""
+
+    lease_id: str
+    purpose: str
+    pid: int
+    epoch: int
+    created: float
+
+
+def live_leases(catalog: Catalog) -> list[LeaseRow]:
+    """Return the leases whose holders live."""
+    rows = catalog.query("SELECT lease, purpose, pid, epoch, created FROM leases ORDER BY lease")
+    leases = [LeaseRow(*row) for row in rows]  # type: ignore[arg-type]
+    return [row for row in leases if is_held(catalog.paths.lease(row.lease_id))]
+
+
+def lock_file_ids(paths: StorePaths) -> list[str]:
+    """Return the ids of all lease files, living or dead."""
+    names = sorted(os.listdir(paths.locks))
+    return [name.removeprefix(LEASE_PREFIX) for name in names if name.startswith(LEASE_PREFIX)]
+
+
+def drop_lease_rows(connection: sqlite3.Connection, lease_id: str) -> None:
+    """Forget a lease inside a write transaction; its packs are judged by their use from now on."""
+    connection.execute("DELETE FROM lease_holds WHERE lease = ?", (lease_id,))
+    connection.execute("DELETE FROM leases WHERE lease = ?", (lease_id,))
+    connection.execute("UPDATE packs SET lease = NULL WHERE lease = ?", (lease_id,))
+
+
+def hold(connection: sqlite3.Connection, lease_id: str, kind: str, ids: Iterable[str]) -> None:
+    """Make images or layers roots for as long as the lease lives."""
+    connection.executemany(
+        "INSERT OR IGNORE INTO lease_holds VALUES (?, ?, ?)",
+        [(lease_id, kind, name) for name in ids],
+    )

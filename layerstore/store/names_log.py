@@ -1,0 +1,126 @@
+"""names.log: every change of a name, append-only, so that the catalog can be rebuilt.
+
+One line a record: 16 hex digits of BLAKE2b-64 over the payload, a space, the
+payload (a JSON array), a newline. The appender holds the catalog lock and forces
+the line to disk before the catalog's commit. A torn last line is normal after a
+crash and is skipped; the next append begins on a fresh line. Normative:
+docs/format/names.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from hashlib import blake2b
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.linux.files import fsync_directory, open_private, read_at, write_all
+from layerstore.store.failures import storage_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+TAG, UNTAG, RESET = "tag", "untag", "reset"
+
+Record = tuple[str, ...]
+
+
+class LogContent(NamedTuple):
+    """What a names.log says: records in order, and how many lines could not be read."""
+
+    records: list[Record]
+    unreadable: int
+
+
+def encode_record(record: Record) -> bytes:
+    """Return one line, with its checksum and newline."""
+    payload = json.dumps(list(record), ensure_ascii=True, separators=(",", ":")).encode()
+    return _checksum(payload) + b" " + payload + b"\n"
+
+
+def _checksum(payload: bytes) -> bytes:
+    return blake2b(payload, digest_size=8).hexdigest().encode()
+
+
+def decode_record(line: bytes) -> Record | None:
+    """Return the record of one line (without newline), or None if it is damaged."""
+    checksum, space, payload = line.partition(b" ")
+    if not space or checksum != _checksum(payload):
+        return None
+    try:
+        fields = json.loads(payload)
+    except ValueError:
+        return None
+    if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+        return None
+    lengths = {TAG: 3, UNTAG: 2, RESET: 1}
+    if not fields or lengths.get(fields[0]) != len(fields):
+        return None
+    return tuple(fields)
+
+
+def decode_log(data: bytes) -> LogContent:
+    """Return all readable records of a log."""
+    records: list[Record] = []
+    unreadable = 0
+    for line in data.split(b"\n"):
+        if not line:
+            continue
+        record = decode_record(line)
+        if record is None:
+            unreadable += 1
+        else:
+            records.append(record)
+    return LogContent(records, unreadable)
+
+
+def replay(records: Iterable[Record], known_images: set[str]) -> dict[str, str]:
+    """Return name → image id after all records; names of unknown images change nothing.
+
+    A record of an image that was never committed (a crash between this log and the
+    catalog) thereby leaves the name where it was.
+    """
+    names: dict[str, str] = {}
+    for record in records:
+        if record[0] == RESET:
+            names.clear()
+        elif record[0] == UNTAG:
+            names.pop(record[1], None)
+        elif record[2] in known_images:
+            names[record[1]] = record[2]
+    return names
+
+
+def snapshot(names: Mapping[str, str]) -> list[Record]:
+    """Return records that bring any state to exactly ``names``."""
+    return [(RESET,), *((TAG, name, names[name]) for name in sorted(names))]
+
+
+def append(path: str, records: Iterable[Record]) -> int:
+    """Append records durably and return the log's new size. The caller holds the catalog lock.
+
+    Raises:
+        StorageError: Nothing may be assumed of the records; the log stays readable.
+    """
+    with storage_errors("write names.log"):
+        fd = open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            size = os.fstat(fd).st_size
+            torn = size > 0 and read_at(fd, 1, size - 1) != b"\n"
+            lines = b"".join(encode_record(record) for record in records)
+            write_all(fd, b"\n" + lines if torn else lines)
+            os.fsync(fd)
+            end = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        if size == 0:
+            fsync_directory(os.path.dirname(path))
+        return end
+
+
+def log_size(path: str) -> int:
+    """Return the log's size in bytes, 0 when there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

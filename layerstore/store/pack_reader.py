@@ -1,0 +1,171 @@
+"""Reading packs: bytes leave only after length, checksum and hash agree.
+
+A :class:`PackReader` serves many threads: descriptors are shared and read with
+pread, decoded blocks are kept in a small cache. It knows positions, not the
+catalog: finding a chunk is :mod:`layerstore.store.store`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from layerstore.digest import blake3_id
+from layerstore.errors import FormatError
+from layerstore.formats.pack import HEADER, TRAILER, decode_footer, decode_header, decode_trailer
+from layerstore.linux.files import ShortFileError, read_at
+from layerstore.store.codec import decompress_block
+from layerstore.store.failures import CorruptPackError, storage_errors
+from layerstore.store.records import layer_item_id
+
+if TYPE_CHECKING:
+    from layerstore.digest import ChunkId, PackId
+    from layerstore.formats.pack import Block
+    from layerstore.store.catalog import ChunkPlace
+    from layerstore.store.paths import StorePaths
+
+CACHE_BYTES = 24 * 1024 * 1024
+"""Decoded blocks kept: files that were grouped together are often read together."""
+
+OPEN_FILES_MAX = 64
+
+
+class _OpenPack:
+    """A descriptor that closes when the last reader lets go of this object."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def __del__(self) -> None:
+        fd = getattr(self, "fd", -1)
+        if fd >= 0:
+            os.close(fd)
+
+
+class PackReader:
+    """Decoded, verified blocks and chunks of packs, from positions."""
+
+    def __init__(self, paths: StorePaths) -> None:
+        self._paths = paths
+        self._mutex = threading.Lock()
+        self._files: OrderedDict[PackId, _OpenPack] = OrderedDict()
+        self._blocks: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
+        self._cached_bytes = 0
+
+    def close(self) -> None:
+        """Drop descriptors and cached blocks."""
+        with self._mutex:
+            self._files.clear()
+            self._blocks.clear()
+            self._cached_bytes = 0
+
+    def chunk(self, chunk_id: ChunkId, place: ChunkPlace) -> bytes:
+        """Return the bytes of a chunk, or of a layer item, after hashing them.
+
+        Raises:
+            FileNotFoundError: The pack is not there: gc may have moved the chunk.
+            CorruptPackError: The pack's bytes are not what was stored.
+        """
+        raw = self.block(place.pack_id, place.block_offset, place.stored_length, place.raw_length)
+        data = raw[place.offset : place.offset + place.length]
+        if blake3_id(data) != chunk_id and layer_item_id(data) != chunk_id:
+            self.forget(place.pack_id)
+            raise CorruptPackError(
+                f"chunk {chunk_id.hex()[:16]} does not match its id",
+                pack=place.pack_id.hex(),
+                offset=place.block_offset,
+            )
+        return data
+
+    def block(self, pack_id: PackId, offset: int, stored_length: int, raw_length: int) -> bytes:
+        """Return the plain bytes of one block, from the cache or decoded now."""
+        key = (pack_id, offset)
+        with self._mutex:
+            cached = self._blocks.get(key)
+            if cached is not None:
+                self._blocks.move_to_end(key)
+                return cached
+        frame = self.frame(pack_id, offset, stored_length)
+        try:
+            raw = decompress_block(frame, raw_length)
+        except FormatError as err:
+            raise CorruptPackError(str(err), pack=pack_id.hex(), offset=offset) from err
+        with self._mutex:
+            if key not in self._blocks:
+                self._blocks[key] = raw
+                self._cached_bytes += len(raw)
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= len(self._blocks.popitem(last=False)[1])
+        return raw
+
+    def frame(self, pack_id: PackId, offset: int, stored_length: int) -> bytes:
+        """Return the stored bytes of one block."""
+        file = self._open(pack_id)
+        try:
+            with storage_errors("read a pack"):
+                return read_at(file.fd, stored_length, offset)
+        except Exception as err:
+            if isinstance(err.__cause__, ShortFileError):
+                raise CorruptPackError(
+                    "pack is cut short", pack=pack_id.hex(), offset=offset
+                ) from err
+            raise
+
+    def forget(self, pack_id: PackId) -> None:
+        """Drop what is cached of a pack: it is damaged, or was unlinked."""
+        with self._mutex:
+            self._files.pop(pack_id, None)
+            for key in [key for key in self._blocks if key[0] == pack_id]:
+                self._cached_bytes -= len(self._blocks.pop(key))
+
+    def _open(self, pack_id: PackId) -> _OpenPack:
+        with self._mutex:
+            file = self._files.get(pack_id)
+            if file is not None:
+                self._files.move_to_end(pack_id)
+                return file
+        try:
+            file = _OpenPack(self._paths.pack(pack_id))
+        except FileNotFoundError:
+            raise
+        except OSError as err:
+            raise CorruptPackError(
+                f"pack cannot be opened: {err.strerror}", pack=pack_id.hex(), offset=0
+            ) from err
+        with self._mutex:
+            self._files[pack_id] = file
+            while len(self._files) > OPEN_FILES_MAX:
+                self._files.popitem(last=False)
+        return file
+
+    def footer(self, pack_id: PackId) -> list[Block]:
+        """Return the blocks a pack lists, its header, footer and sizes checked.
+
+        Raises:
+            FileNotFoundError: The pack is not there.
+            CorruptPackError: Header, footer or trailer are damaged.
+        """
+        file = self._open(pack_id)
+        try:
+            return read_footer(file.fd)
+        except (FormatError, ShortFileError) as err:
+            raise CorruptPackError(str(err), pack=pack_id.hex(), offset=0) from err
+
+
+def read_footer(fd: int) -> list[Block]:
+    """Return the blocks of an open pack file.
+
+    Raises:
+        FormatError: It is not a sound pack.
+        OSError: It cannot be read.
+    """
+    size = os.fstat(fd).st_size
+    if size < HEADER.size + TRAILER.size:
+        raise FormatError(f"pack has only {size} bytes")
+    decode_header(read_at(fd, HEADER.size, 0))
+    trailer = decode_trailer(read_at(fd, TRAILER.size, size - TRAILER.size), size)
+    return decode_footer(read_at(fd, trailer.footer_length, trailer.footer_offset), trailer)

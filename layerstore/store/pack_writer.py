@@ -1,0 +1,111 @@
+"""Writing packs: blocks go in, a durable file named by its own hash comes out.
+
+A writer belongs to one thread. The pack is staged in ``tmp/`` under the lease's
+name; :meth:`PackWriter.seal` makes it durable there. Giving it its final name and
+entering it in the catalog is :mod:`layerstore.store.commit`'s business.
+Implements docs/format/pack.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from blake3 import blake3
+
+from layerstore.digest import PackId
+from layerstore.formats.pack import (
+    Block,
+    Item,
+    ItemKind,
+    encode_footer,
+    encode_header,
+    padding,
+)
+from layerstore.linux.files import StagedFile
+from layerstore.store.failures import storage_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PACK_TARGET_BYTES = 96 * 1024 * 1024
+"""A pack is closed when it holds this much: few files, yet cheap enough to rewrite."""
+
+
+class SealedPack(NamedTuple):
+    """A finished pack: durable under a temporary name, not yet visible.
+
+    Attributes:
+        staged: The temporary file, or None when it was only measured.
+        size: Bytes of the file.
+    """
+
+    pack_id: PackId
+    size: int
+    blocks: list[Block]
+    staged: StagedFile | None
+
+
+class Sink(Protocol):
+    """Where a pack's bytes go."""
+
+    def write(self, data: bytes, /) -> None:
+        """Append bytes."""
+
+
+class _Nowhere:
+    """A sink that only lets the writer count: for plans that must name exact sizes."""
+
+    def write(self, data: bytes, /) -> None:
+        """Forget them."""
+
+
+class PackWriter:
+    """One pack being written. Seal it or discard it."""
+
+    def __init__(self, staging: str | None) -> None:
+        """Begin a pack in the new file ``staging``, or only measure when it is None."""
+        self._staged: StagedFile | None = None
+        if staging is not None:
+            with storage_errors("write a pack"):
+                self._staged = StagedFile(staging)
+        self._sink: Sink = self._staged if self._staged is not None else _Nowhere()
+        self._hash = blake3()
+        self._blocks: list[Block] = []
+        self.size = 0
+        self._write(encode_header())
+
+    def _write(self, data: bytes) -> None:
+        with storage_errors("write a pack"):
+            self._sink.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def add_frame(
+        self, kind: ItemKind, items: Sequence[Item], frame: bytes, raw_length: int
+    ) -> None:
+        """Append a block whose frame was made before."""
+        self._blocks.append(Block(self.size, len(frame), raw_length, kind, tuple(items)))
+        self._write(frame)
+
+    @property
+    def full(self) -> bool:
+        """Whether the pack has reached its target size."""
+        return self.size >= PACK_TARGET_BYTES
+
+    def seal(self) -> SealedPack:
+        """Write the footer and force everything to stable storage.
+
+        Raises:
+            StorageError: The pack is discarded.
+        """
+        self._write(bytes(padding(self.size)))
+        self._write(encode_footer(self._blocks, self.size))
+        if self._staged is not None:
+            with storage_errors("write a pack"):
+                self._staged.seal()
+        return SealedPack(PackId(self._hash.digest()), self.size, self._blocks, self._staged)
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        if self._staged is not None:
+            self._staged.discard()

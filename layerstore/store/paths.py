@@ -1,0 +1,86 @@
+"""Where things lie below a store's root.
+
+Pure names, no I/O: the one place that spells them. Paths are ``str`` because
+this module is on the fast path. Normative: docs/format/store.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerstore.digest import hex_of, parse_digest
+
+if TYPE_CHECKING:
+    from layerstore.digest import PackId
+
+PACK_SUFFIX = ".pack"
+LEASE_PREFIX = "lease-"
+DIRECTORIES = (
+    "packs",
+    "blobs",
+    "blobs/sha256",
+    "views",
+    "uppers",
+    "quarantine",
+    "tmp",
+    "locks",
+)
+
+
+class StorePaths:
+    """Every path of one store, from its root."""
+
+    __slots__ = (
+        "blobs",
+        "catalog",
+        "catalog_lock",
+        "config",
+        "gc_lock",
+        "locks",
+        "names_log",
+        "packs",
+        "quarantine",
+        "root",
+        "tmp",
+        "uppers",
+        "views",
+    )
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.config = f"{root}/config.toml"
+        self.catalog = f"{root}/catalog.sqlite"
+        self.names_log = f"{root}/names.log"
+        self.packs = f"{root}/packs"
+        self.blobs = f"{root}/blobs/sha256"
+        self.views = f"{root}/views"
+        self.uppers = f"{root}/uppers"
+        self.quarantine = f"{root}/quarantine"
+        self.tmp = f"{root}/tmp"  # noqa: S108 -- inside the store, mode 0700
+        self.locks = f"{root}/locks"
+        self.catalog_lock = f"{root}/locks/catalog"
+        self.gc_lock = f"{root}/locks/gc"
+
+    def pack_dir(self, pack_id: PackId) -> str:
+        """Return the directory that holds a pack: 256 of them, by the id's first byte."""
+        return f"{self.packs}/{pack_id[:1].hex()}"
+
+    def pack(self, pack_id: PackId) -> str:
+        """Return a pack's path."""
+        return f"{self.pack_dir(pack_id)}/{pack_id.hex()}{PACK_SUFFIX}"
+
+    def blob(self, digest: str) -> str:
+        """Return a manifest's or config's path; refuses what is not a sha256 digest.
+
+        Raises:
+            FormatError: ``digest`` is not one, so it must not become a path.
+        """
+        return f"{self.blobs}/{hex_of(parse_digest(digest))}"
+
+    def lease(self, lease_id: str) -> str:
+        """Return the lock file whose flock says that a lease lives."""
+        return f"{self.locks}/{LEASE_PREFIX}{lease_id}"
+
+    def temporary(self, lease_id: str, name: str) -> str:
+        """Return a temporary path that gc removes once the lease is dead."""
+        return f"{self.tmp}/{LEASE_PREFIX}{lease_id}.{name}"

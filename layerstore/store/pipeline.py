@@ -1,0 +1,128 @@
+"""Compression beside the caller: one worker thread turns blocks into packs.
+
+The caller's thread hashes and groups; the worker compresses, verifies and writes
+(zstd, BLAKE3 and the kernel all release the GIL). The queue is bounded, so at most
+``QUEUE_BLOCKS`` blocks wait. An error in the worker is raised in the caller's next
+call; the pack being written is discarded then.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.store.codec import compress_block
+from layerstore.store.pack_writer import PackWriter, SealedPack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from layerstore.formats.pack import Item, ItemKind
+
+QUEUE_BLOCKS = 12
+
+
+class BlockJob(NamedTuple):
+    """A block to compress: its items and their bytes in order."""
+
+    kind: ItemKind
+    items: Sequence[Item]
+    parts: Sequence[bytes]
+
+
+class Pipeline:
+    """Blocks in, sealed packs out. Not for several calling threads."""
+
+    def __init__(self, staging_path: Callable[[], str]) -> None:
+        """Prepare; the thread starts with the first block.
+
+        Args:
+            staging_path: Gives a new temporary path for each pack.
+        """
+        self._staging_path = staging_path
+        self._jobs: queue.Queue[BlockJob | threading.Event | None] = queue.Queue(QUEUE_BLOCKS)
+        self._sealed: list[SealedPack] = []
+        self._writer: PackWriter | None = None
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: BlockJob) -> None:
+        """Queue a block, waiting while the queue is full.
+
+        Raises:
+            LayerstoreError: The worker failed at this or an earlier block.
+        """
+        self._raise_error()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="layerstore-pack", daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+
+    def take_sealed(self) -> list[SealedPack]:
+        """Return packs finished since the last call, without waiting."""
+        self._raise_error()
+        taken: list[SealedPack] = []
+        while self._sealed:
+            taken.append(self._sealed.pop(0))
+        return taken
+
+    def flush(self) -> list[SealedPack]:
+        """Finish every queued block, seal the pack, and return all packs not taken yet."""
+        if self._thread is not None:
+            done = threading.Event()
+            self._jobs.put(done)
+            done.wait()
+        return self.take_sealed()
+
+    def close(self) -> None:
+        """End the worker and discard what was not taken."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+        if self._writer is not None:
+            self._writer.discard()
+            self._writer = None
+        for pack in self._sealed:
+            if pack.staged is not None:
+                pack.staged.discard()
+        self._sealed.clear()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                if self._error is None:
+                    self._do(job)
+            except BaseException as err:  # noqa: BLE001 -- handed to the calling thread
+                self._error = err
+                if self._writer is not None:
+                    self._writer.discard()
+                    self._writer = None
+            finally:
+                if isinstance(job, threading.Event):
+                    job.set()
+
+    def _do(self, job: BlockJob | threading.Event) -> None:
+        if isinstance(job, threading.Event):
+            self._seal()
+            return
+        if self._writer is None:
+            self._writer = PackWriter(self._staging_path())
+        raw = job.parts[0] if len(job.parts) == 1 else b"".join(job.parts)
+        self._writer.add_frame(job.kind, job.items, compress_block(raw), len(raw))
+        if self._writer.full:
+            self._seal()
+
+    def _seal(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            try:
+                self._sealed.append(writer.seal())
+            except BaseException:
+                writer.discard()
+                raise

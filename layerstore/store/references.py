@@ -1,0 +1,45 @@
+"""What a layer needs: every chunk that its record, its tree and its recipe name.
+
+The only place where the store looks inside a layer; gc, check and publishing
+agree on what is referenced because they all ask here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerstore.formats.tree import decode_changeset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from layerstore.digest import ChunkId
+    from layerstore.formats.tree import Changeset
+    from layerstore.store.records import LayerRecord, Refs
+
+
+def layer_chunks(record: LayerRecord, read_refs: Callable[[Refs], bytes]) -> dict[ChunkId, int]:
+    """Return every chunk a layer needs, with its length.
+
+    A recipe refers to file content only through the tree, so its own chunks
+    (counted here) and the tree's are all there is. ``read_refs`` returns the bytes
+    of references, verified.
+
+    Raises:
+        IntegrityError: The tree is damaged.
+        ChunkNotFoundError: A part of the tree is missing.
+    """
+    needed = {chunk_id: length for length, chunk_id in record.tree + record.recipe}
+    if record.tree:
+        needed.update(tree_chunks(decode_changeset(read_refs(record.tree))))
+    return needed
+
+
+def tree_chunks(changeset: Changeset) -> dict[ChunkId, int]:
+    """Return the content chunks of a decoded tree, with their lengths."""
+    return {
+        chunk_id: length
+        for entry in changeset.entries
+        for length, chunk_id in entry.extents
+        if chunk_id is not None
+    }

@@ -1,0 +1,55 @@
+"""The catalog's tables, version 1. Normative: docs/format/catalog.md.
+
+Changing a statement here is a format break: raise ``CATALOG_VERSION``.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x4C595253
+"""``LYRS``: what file(1) and we recognise the database by."""
+
+CATALOG_VERSION = 1
+
+SCHEMA: tuple[str, ...] = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    (
+        "CREATE TABLE packs (pack INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,"
+        " size INTEGER NOT NULL, retired INTEGER, lease TEXT)"
+    ),
+    (
+        "CREATE TABLE blocks (pack INTEGER NOT NULL, block INTEGER NOT NULL,"
+        " offset INTEGER NOT NULL, stored INTEGER NOT NULL, raw INTEGER NOT NULL,"
+        " kind INTEGER NOT NULL, PRIMARY KEY (pack, block)) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE chunks (id BLOB PRIMARY KEY, pack INTEGER NOT NULL, block INTEGER NOT NULL,"
+        " offset INTEGER NOT NULL, length INTEGER NOT NULL) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE layers (diff_id TEXT PRIMARY KEY, item BLOB NOT NULL, record BLOB NOT NULL)"
+        " WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE images (image_id TEXT PRIMARY KEY, manifest_digest TEXT NOT NULL,"
+        " created TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE image_layers (image_id TEXT NOT NULL, position INTEGER NOT NULL,"
+        " diff_id TEXT NOT NULL, PRIMARY KEY (image_id, position)) WITHOUT ROWID"
+    ),
+    "CREATE TABLE tags (name TEXT PRIMARY KEY, image_id TEXT NOT NULL) WITHOUT ROWID",
+    (
+        "CREATE TABLE leases (lease TEXT PRIMARY KEY, purpose TEXT NOT NULL, pid INTEGER NOT NULL,"
+        " epoch INTEGER NOT NULL, created REAL NOT NULL) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE lease_holds (lease TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL,"
+        " PRIMARY KEY (lease, kind, id)) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE build_cache (key TEXT PRIMARY KEY, diff_id TEXT, value BLOB NOT NULL,"
+        " created REAL NOT NULL) WITHOUT ROWID"
+    ),
+)
+
+INITIAL_META: tuple[tuple[str, int], ...] = (("epoch", 1), ("names_log_size", 0))

@@ -1,0 +1,334 @@
+"""Writing into a store: a session holds a lease and gathers chunks into packs.
+
+Nothing a session does is visible as a layer or image before ``publish_layer`` or
+``publish_image`` returns; what they acknowledge is durable. A session that ends
+without publishing leaves only dead bytes for gc. A session belongs to one thread;
+many sessions of many processes may work in one store.
+
+Against gc: packs that a session wrote are its own while its lease lives. A chunk
+that was *found* in the store may be collected before the session publishes: then
+the epoch has moved on, and publishing looks every needed chunk up again and takes
+retired packs back into use, which gc keeps on disk for as long as an older lease
+lives (docs/decisions/0005).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from blake3 import blake3
+
+from layerstore.chunking.cutter import CUT_MAX_BYTES, WHOLE_MAX_BYTES, SourceEndedError, cut_stream
+from layerstore.digest import ChunkId, ImageId
+from layerstore.errors import FormatError, IntegrityError
+from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
+from layerstore.store.adopt import adopt_missing
+from layerstore.store.blobs import put_blob
+from layerstore.store.catalog import ImageRecord
+from layerstore.store.commit import publish_pack
+from layerstore.store.failures import LayerNotFoundError, ShortSourceError
+from layerstore.store.leases import Lease, hold
+from layerstore.store.names import normalize_name
+from layerstore.store.pipeline import BlockJob, Pipeline
+from layerstore.store.records import LayerRecord, encode_layer, layer_item_id
+from layerstore.store.references import layer_chunks
+from layerstore.store.tags import image_facts, insert_image, tag_all
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+
+    from layerstore.digest import DiffId
+    from layerstore.store.pack_writer import SealedPack
+    from layerstore.store.records import CacheRecord, Refs
+    from layerstore.store.store import Store
+
+CHUNK_MAX = CUT_MAX_BYTES
+"""Longest chunk in bytes; a block must hold it."""
+
+
+class SessionStats(NamedTuple):
+    """What a session has put so far.
+
+    Attributes:
+        new_bytes: Plain bytes the store did not have.
+        reused_bytes: Plain bytes it had, counted each time they were put.
+        stored_bytes: Bytes of finished pack files.
+        new_chunks: Chunks the store did not have.
+    """
+
+    new_bytes: int
+    reused_bytes: int
+    stored_bytes: int
+    new_chunks: int
+
+
+class _Group:
+    """Small items waiting to share a block."""
+
+    __slots__ = ("items", "parts", "size")
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.parts: list[bytes] = []
+        self.size = 0
+
+
+class WriteSession:
+    """See the module. Get one from ``Store.begin`` and use it in a ``with`` block."""
+
+    def __init__(self, store: Store, purpose: str) -> None:
+        self._store = store
+        self._catalog = store.catalog
+        self._paths = store.paths
+        self._lease = Lease(store.catalog, purpose)
+        self._staged = 0
+        self._pipeline = Pipeline(self._next_staging)
+        self._groups = {ItemKind.DATA: _Group(), ItemKind.META: _Group()}
+        self._known: set[bytes] = set()
+        self._new_bytes = self._reused_bytes = self._stored_bytes = self._new_chunks = 0
+        self._closed = False
+
+    @property
+    def lease_id(self) -> str:
+        """The lease's name, part of every temporary path it may use."""
+        return self._lease.lease_id
+
+    @property
+    def stats(self) -> SessionStats:
+        """What was put so far."""
+        return SessionStats(
+            self._new_bytes, self._reused_bytes, self._stored_bytes, self._new_chunks
+        )
+
+    def temporary(self, name: str) -> str:
+        """Return a path in ``tmp/`` for the caller's use; gc removes it once the lease is dead."""
+        return self._paths.temporary(self._lease.lease_id, name)
+
+    def _next_staging(self) -> str:
+        self._staged += 1
+        return self.temporary(f"{self._staged}.pack")
+
+    def close(self) -> None:
+        """End the session; what was not published becomes garbage. Harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            try:
+                self._pipeline.close()
+            finally:
+                self._lease.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- chunks
+
+    def put_chunk(self, data: bytes | bytearray | memoryview, *, meta: bool = False) -> ChunkId:
+        """Put one chunk of 1 byte to ``CHUNK_MAX`` and return its id.
+
+        Durable and visible to other sessions at the latest when a layer that needs
+        it is published.
+        """
+        kind = ItemKind.META if meta else ItemKind.DATA
+        return self._put(data, kind, alone=len(data) > WHOLE_MAX_BYTES)
+
+    def put_bytes(self, data: bytes | bytearray | memoryview, *, meta: bool = False) -> Refs:
+        """Put bytes of any length, cut into chunks, and return the references."""
+        view = memoryview(data)
+        position = 0
+
+        def read(count: int) -> memoryview:
+            nonlocal position
+            position += count
+            return view[position - count : position]
+
+        return self._put_cut(read, len(view), ItemKind.META if meta else ItemKind.DATA)  # type: ignore[arg-type]
+
+    def put_stream(self, read: Callable[[int], bytes], size: int, *, meta: bool = False) -> Refs:
+        """Put exactly ``size`` bytes that ``read(n)`` gives in pieces of 1 to n bytes.
+
+        Raises:
+            ShortSourceError: The source ended early: the file shrank while it was read.
+        """
+        return self._put_cut(read, size, ItemKind.META if meta else ItemKind.DATA)
+
+    def _put_cut(self, read: Callable[[int], bytes], size: int, kind: ItemKind) -> Refs:
+        alone = size > WHOLE_MAX_BYTES
+        try:
+            return tuple(
+                (len(chunk), self._put(chunk, kind, alone=alone))
+                for chunk in cut_stream(read, size)
+            )
+        except SourceEndedError as err:
+            raise ShortSourceError(
+                f"the source gave {size - err.missing} bytes where it promised {size}: "
+                "it shrank while it was read",
+                hint="run it again when nothing changes the files",
+            ) from err
+
+    def _put(self, data: bytes | bytearray | memoryview, kind: ItemKind, *, alone: bool) -> ChunkId:
+        size = len(data)
+        if not 0 < size <= CHUNK_MAX:
+            raise AssertionError(f"a chunk has 1 to {CHUNK_MAX} bytes, not {size}")
+        chunk_id = ChunkId(blake3(data).digest())
+        if chunk_id in self._known:
+            self._reused_bytes += size
+            return chunk_id
+        if self._catalog.has_chunk(chunk_id):
+            self._reused_bytes += size
+        else:
+            self._new_bytes += size
+            self._new_chunks += 1
+            self._add(kind, Item(chunk_id, size), bytes(data), alone=alone)
+        self._known.add(chunk_id)
+        return chunk_id
+
+    def _add(self, kind: ItemKind, item: Item, data: bytes, *, alone: bool) -> None:
+        if alone:
+            self._submit(BlockJob(kind, (item,), (data,)))
+            return
+        group = self._groups[kind]
+        if group.size + item.length > BLOCK_MAX_BYTES:
+            self._close_group(kind)
+            group = self._groups[kind]
+        group.items.append(item)
+        group.parts.append(data)
+        group.size += item.length
+
+    def _close_group(self, kind: ItemKind) -> None:
+        group = self._groups[kind]
+        if group.items:
+            self._groups[kind] = _Group()
+            self._submit(BlockJob(kind, group.items, group.parts))
+
+    def _submit(self, job: BlockJob) -> None:
+        self._pipeline.submit(job)
+        sealed = self._pipeline.take_sealed()
+        if sealed:
+            self._commit_packs(sealed)
+
+    def _finish_packs(self) -> None:
+        """Make everything put so far durable and findable."""
+        for kind in self._groups:
+            self._close_group(kind)
+        sealed = self._pipeline.flush()
+        if sealed:
+            self._commit_packs(sealed)
+
+    def _commit_packs(self, sealed: list[SealedPack]) -> None:
+        with self._catalog.write() as connection:
+            for pack in sealed:
+                publish_pack(connection, self._paths, pack, self._lease.lease_id)
+        self._stored_bytes += sum(pack.size for pack in sealed)
+
+    # -- publishing
+
+    def publish_layer(self, record: LayerRecord) -> None:
+        """Make a layer durable and visible; the same layer again changes nothing.
+
+        Raises:
+            IntegrityError: The record or its tree names a chunk the store does not have.
+        """
+        encoded = encode_layer(record)
+        known = self._catalog.layer(record.diff_id)
+        item_id = layer_item_id(encoded)
+        if known != encoded and not self._catalog.has_chunk(item_id):
+            self._close_group(ItemKind.DATA)
+            self._close_group(ItemKind.META)
+            self._submit(BlockJob(ItemKind.LAYER, (Item(item_id, len(encoded)),), (encoded,)))
+        self._finish_packs()
+        needed = layer_chunks(record, self._store.read_refs)
+        with self._catalog.write() as connection:
+            self._require_chunks(connection, {*needed, item_id}, record.diff_id)
+            connection.execute(
+                "INSERT OR REPLACE INTO layers VALUES (?, ?, ?)",
+                (record.diff_id, item_id, encoded),
+            )
+            hold(connection, self._lease.lease_id, "layer", [record.diff_id])
+
+    def _require_chunks(
+        self, connection: sqlite3.Connection, needed: set[ChunkId], diff_id: DiffId
+    ) -> None:
+        """See to it, inside a write transaction, that every needed chunk can be found."""
+        row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        # In one epoch no row disappears: what this session put or found is still there.
+        unsure = needed if row[0] != self._lease.epoch else needed - self._known
+        missing = self._catalog.missing(unsure)
+        if missing:
+            missing = adopt_missing(connection, self._store.reader, missing, self.lease_id)
+        if missing:
+            raise IntegrityError(
+                f"layer {diff_id} needs {len(missing)} chunks that the store does not have, "
+                f"one is {min(missing).hex()}"
+            )
+
+    def publish_image(
+        self,
+        config: bytes,
+        manifest: bytes,
+        layers: Sequence[DiffId],
+        *,
+        names: Sequence[str] = (),
+    ) -> ImageRecord:
+        """Make an image durable and visible under ``names``, in one commit.
+
+        The SHA-256 of ``config`` is the image's id; its ``rootfs.diff_ids`` must
+        equal ``layers``, lowest first. A name moves here from the image that had it.
+
+        Raises:
+            LayerNotFoundError: A layer was not published.
+            FormatError: The config is not one, or lists other layers.
+        """
+        facts = image_facts(config)
+        if facts.diff_ids != tuple(layers):
+            raise FormatError("the image config lists other layers than the image has")
+        full_names = [normalize_name(name) for name in names]
+        with self._catalog.write() as connection:
+            # Blobs are written under the lock: gc removes unused ones under it.
+            image_id = put_blob(self._paths, config, self.temporary("config"))
+            manifest_digest = put_blob(self._paths, manifest, self.temporary("manifest"))
+            record = ImageRecord(
+                ImageId(image_id),
+                manifest_digest,
+                facts.created,
+                facts.diff_ids,
+                sum(self._content_size(diff_id) for diff_id in layers),
+            )
+            insert_image(connection, record)
+            hold(connection, self._lease.lease_id, "image", [image_id])
+            tag_all(connection, self._paths.names_log, full_names, record.image_id)
+        return record
+
+    def _content_size(self, diff_id: DiffId) -> int:
+        return self._store.layer(diff_id).content_size
+
+    def hold_layers(self, diff_ids: Sequence[DiffId]) -> None:
+        """Keep layers of the store from gc until this session ends.
+
+        Call it before relying on layers found in the store, such as a base image's.
+
+        Raises:
+            LayerNotFoundError: One is not (or no longer) there.
+        """
+        with self._catalog.write() as connection:
+            for diff_id in diff_ids:
+                if self._catalog.layer(diff_id) is None:
+                    raise LayerNotFoundError(f"the store holds no layer {diff_id}")
+            hold(connection, self._lease.lease_id, "layer", diff_ids)
+
+    def cache_put(self, record: CacheRecord) -> None:
+        """Remember a build step; its layer must be published.
+
+        Raises:
+            LayerNotFoundError: It is not.
+        """
+        with self._catalog.write() as connection:
+            if record.diff_id is not None and self._catalog.layer(record.diff_id) is None:
+                raise LayerNotFoundError(f"the store holds no layer {record.diff_id}")
+            connection.execute(
+                "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?)",
+                (record.key, record.diff_id, record.value, record.created),
+            )

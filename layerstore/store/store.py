@@ -1,0 +1,272 @@
+"""The store: chunks, layers and images in one directory, behind one commit point.
+
+:class:`Store` reads; :class:`layerstore.store.session.WriteSession` writes. A
+store may be shared by threads and opened by many processes. Nothing leaves it
+that does not match its id. Normative: docs/format/store.md.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from layerstore.errors import FormatError
+from layerstore.store import blobs, names
+from layerstore.store.catalog import Catalog, ImageRecord
+from layerstore.store.config import StoreConfig, create_store, load_config, require_writable
+from layerstore.store.failures import (
+    ChunkNotFoundError,
+    CorruptPackError,
+    ImageNotFoundError,
+    LayerNotFoundError,
+)
+from layerstore.store.pack_reader import PackReader
+from layerstore.store.paths import StorePaths
+from layerstore.store.records import CacheRecord, LayerRecord, decode_layer
+from layerstore.store.session import WriteSession
+from layerstore.store.tags import tag_all, untag_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from layerstore.digest import ChunkId, DiffId, Digest, ImageId
+    from layerstore.store.records import Refs
+
+_LOOKUPS_MAX = 4
+"""Times a chunk is looked up anew when gc moves it between lookup and read."""
+
+
+class Store:
+    """An open store. Close it, or use it in a ``with`` block."""
+
+    def __init__(self, paths: StorePaths, config: StoreConfig, catalog: Catalog) -> None:
+        """Use :meth:`open`."""
+        self.root = Path(paths.root)
+        self.paths = paths
+        self.config = config
+        self.catalog = catalog
+        self.reader = PackReader(paths)
+
+    @classmethod
+    def open(cls, root: Path | str, *, create: bool = False) -> Store:
+        """Open the store at ``root``, making it first if ``create`` and there is none.
+
+        Raises:
+            StoreNotFoundError: There is none (and ``create`` is false).
+            UnsupportedVersionError: It was made by a newer layerstore.
+            CatalogDamagedError: Its catalog is missing or damaged; the hint says what to do.
+            FormatError: Parts of it are missing.
+        """
+        paths = StorePaths(os.path.abspath(root))
+        if create and not os.path.exists(paths.config):
+            create_store(paths)
+        config = load_config(paths)
+        return cls(paths, config, Catalog(paths))
+
+    def close(self) -> None:
+        """Let go of files; harmless when repeated."""
+        self.reader.close()
+        self.catalog.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self, purpose: str) -> WriteSession:
+        """Begin writing; the session holds a lease until it is closed.
+
+        Args:
+            purpose: What for, in a few words people will read: ``build web:1``.
+
+        Raises:
+            ReadOnlyStoreError: The store may not be written.
+        """
+        require_writable(self.config)
+        return WriteSession(self, purpose)
+
+    # -- chunks and blobs
+
+    def read_chunk(self, chunk_id: ChunkId) -> bytes:
+        """Return the plain bytes of one chunk; they hash to ``chunk_id``.
+
+        Raises:
+            ChunkNotFoundError: No committed pack holds it.
+            CorruptPackError: Its pack is damaged or missing.
+        """
+        for attempt in range(_LOOKUPS_MAX):
+            place = self.catalog.locate(chunk_id)
+            if place is None:
+                if attempt == 0:
+                    self.catalog.reopen_if_replaced()
+                    continue
+                raise ChunkNotFoundError(f"the store holds no chunk {chunk_id.hex()}")
+            try:
+                return self.reader.chunk(chunk_id, place)
+            except FileNotFoundError:
+                self.reader.forget(place.pack_id)
+                self.catalog.reopen_if_replaced()
+        assert place is not None
+        raise CorruptPackError("pack is missing", pack=place.pack_id.hex(), offset=0)
+
+    def read_refs(self, refs: Refs) -> bytes:
+        """Return the bytes of references, joined.
+
+        Raises:
+            IntegrityError: A chunk is damaged, missing, or of another length than referenced.
+        """
+        parts: list[bytes] = []
+        for length, chunk_id in refs:
+            data = self.read_chunk(chunk_id)
+            if len(data) != length:
+                raise FormatError(
+                    f"chunk {chunk_id.hex()} has {len(data)} bytes where {length} are referenced"
+                )
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def has_chunk(self, chunk_id: ChunkId) -> bool:
+        """Return whether a committed pack holds a chunk."""
+        return self.catalog.has_chunk(chunk_id)
+
+    def get_blob(self, digest: str) -> bytes:
+        """Return a manifest or config; its bytes match ``digest``.
+
+        Raises:
+            BlobNotFoundError: Not in the store.
+            CorruptBlobError: Damaged.
+        """
+        return blobs.get_blob(self.paths, digest)
+
+    def has_blob(self, digest: str) -> bool:
+        """Return whether a manifest or config is there."""
+        return blobs.has_blob(self.paths, digest)
+
+    # -- layers and images
+
+    def layer(self, diff_id: DiffId) -> LayerRecord:
+        """Return a layer's record.
+
+        Raises:
+            LayerNotFoundError: Not in the store.
+        """
+        encoded = self.catalog.layer(diff_id)
+        if encoded is None:
+            raise LayerNotFoundError(f"the store holds no layer {diff_id}")
+        return decode_layer(encoded)
+
+    def has_layer(self, diff_id: DiffId) -> bool:
+        """Return whether a layer is published."""
+        return self.catalog.layer(diff_id) is not None
+
+    def layers(self) -> Iterator[LayerRecord]:
+        """Yield every published layer, sorted by diff id."""
+        for _, encoded in self.catalog.layers():
+            yield decode_layer(encoded)
+
+    def image(self, image_id: ImageId) -> ImageRecord:
+        """Return an image by its full id.
+
+        Raises:
+            ImageNotFoundError: Not in the store.
+        """
+        record = self.catalog.image(image_id)
+        if record is None:
+            raise ImageNotFoundError(f"the store holds no image {image_id}")
+        return record
+
+    def images(self) -> list[ImageRecord]:
+        """Return every image, newest first."""
+        return self.catalog.images()
+
+    def resolve(self, reference: str) -> ImageRecord:
+        """Return the image that a name, an id or the beginning of an id means.
+
+        Raises:
+            ImageNotFoundError: None.
+            AmbiguousIdError: Several.
+        """
+        return names.resolve(self.catalog, reference)
+
+    def tags(self) -> dict[str, ImageId]:
+        """Return every name with its image, sorted by name."""
+        return self.catalog.tags()
+
+    def tag(self, name: str, image_id: ImageId) -> str:
+        """Give an image a name, durably, taking it from the image that had it.
+
+        Returns:
+            The name as the store keeps it.
+
+        Raises:
+            ImageNotFoundError: Not in the store.
+        """
+        full = names.normalize_name(name)
+        require_writable(self.config)
+        with self.catalog.write() as connection:
+            self.image(image_id)
+            tag_all(connection, self.paths.names_log, [full], image_id)
+        return full
+
+    def untag(self, name: str) -> ImageId:
+        """Forget a name, durably; the image stays until gc if nothing else needs it.
+
+        Returns:
+            The image it named.
+
+        Raises:
+            ImageNotFoundError: No such name.
+        """
+        full = names.normalize_name(name)
+        require_writable(self.config)
+        with self.catalog.write() as connection:
+            image_id = self.catalog.tag(full)
+            if image_id is None:
+                raise ImageNotFoundError(
+                    f"no image is named {full!r}", hint="'layerstore images' lists what there is"
+                )
+            untag_all(connection, self.paths.names_log, [full])
+        return image_id
+
+    # -- build cache
+
+    def cache_get(self, key: str) -> CacheRecord | None:
+        """Return a remembered build step, or None; one whose layer is missing is a miss."""
+        row = self.catalog.one(
+            "SELECT key, diff_id, value, created FROM build_cache WHERE key = ?", (key,)
+        )
+        if row is None:
+            return None
+        record = CacheRecord(*row)  # type: ignore[arg-type]
+        if record.diff_id is not None and not self._layer_is_whole(record.diff_id):
+            return None
+        return record
+
+    def _layer_is_whole(self, diff_id: DiffId) -> bool:
+        """Return whether a layer's record and the chunks of its tree can be found."""
+        encoded = self.catalog.layer(diff_id)
+        if encoded is None:
+            return False
+        try:
+            record = decode_layer(encoded)
+        except FormatError:
+            return False
+        return all(self.catalog.has_chunk(chunk_id) for _, chunk_id in record.tree)
+
+    def cache_records(self) -> list[CacheRecord]:
+        """Return every remembered build step, oldest first."""
+        rows = self.catalog.query(
+            "SELECT key, diff_id, value, created FROM build_cache ORDER BY created, key"
+        )
+        return [CacheRecord(*row) for row in rows]  # type: ignore[arg-type]
+
+    def cache_drop(self, keys: Sequence[str]) -> None:
+        """Forget build steps; their layers stay until gc."""
+        with self.catalog.write() as connection:
+            connection.executemany("DELETE FROM build_cache WHERE key = ?", [(k,) for k in keys])
+
+    def blob_size(self, digest: Digest) -> int:
+        """Return the bytes of a manifest's or config's file."""
+        return len(self.get_blob(digest))

@@ -1,0 +1,97 @@
+"""Images and names in the catalog, written together with names.log.
+
+Functions for use inside a catalog write transaction. The log's line is forced to
+disk before the transaction commits, so a rebuilt catalog never forgets a name
+that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.digest import DiffId, parse_digest
+from layerstore.errors import FormatError
+from layerstore.store import names_log
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from layerstore.digest import ImageId
+    from layerstore.store.catalog import ImageRecord
+
+
+class ImageFacts(NamedTuple):
+    """What the store needs from an image's config."""
+
+    created: str
+    diff_ids: tuple[DiffId, ...]
+
+
+def image_facts(config: bytes) -> ImageFacts:
+    """Return creation time and layers of a config.
+
+    Raises:
+        FormatError: Not an image config.
+
+    Source: OCI image spec, config.md, "rootfs" and "created".
+    """
+    try:
+        document = json.loads(config)
+        created = document.get("created") or ""
+        diff_ids = document["rootfs"]["diff_ids"] or ()
+        facts = ImageFacts(created, tuple(DiffId(parse_digest(text)) for text in diff_ids))
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as err:
+        raise FormatError(f"not an image config: {type(err).__name__} {err}") from err
+    if not isinstance(created, str):
+        raise FormatError("not an image config: its creation time is not a string")
+    return facts
+
+
+def insert_image(connection: sqlite3.Connection, record: ImageRecord) -> None:
+    """Insert an image; the same image again changes nothing."""
+    connection.execute(
+        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)",
+        (record.image_id, record.manifest_digest, record.created, record.size),
+    )
+    connection.executemany(
+        "INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)",
+        [(record.image_id, place, diff_id) for place, diff_id in enumerate(record.layers)],
+    )
+
+
+def tag_all(
+    connection: sqlite3.Connection, log: str, names: Sequence[str], image_id: ImageId
+) -> None:
+    """Point normalized names at an image that the catalog has."""
+    if names:
+        log_names(connection, log, [(names_log.TAG, name, image_id) for name in names])
+        connection.executemany(
+            "INSERT OR REPLACE INTO tags VALUES (?, ?)", [(name, image_id) for name in names]
+        )
+
+
+def untag_all(connection: sqlite3.Connection, log: str, names: Sequence[str]) -> None:
+    """Forget normalized names."""
+    if names:
+        log_names(connection, log, [(names_log.UNTAG, name) for name in names])
+        connection.executemany("DELETE FROM tags WHERE name = ?", [(name,) for name in names])
+
+
+def log_names(
+    connection: sqlite3.Connection, log: str, records: Iterable[names_log.Record]
+) -> None:
+    """Append records to names.log, bringing it back in step with the catalog first.
+
+    They differ when a crash came between an append and its commit: then the log
+    holds changes that nobody was promised, and a snapshot of the names sets it right.
+    """
+    row = connection.execute("SELECT value FROM meta WHERE key = 'names_log_size'").fetchone()
+    todo: list[names_log.Record] = []
+    if row[0] != names_log.log_size(log):
+        known = dict(connection.execute("SELECT name, image_id FROM tags").fetchall())
+        todo = names_log.snapshot(known)
+    todo.extend(records)
+    size = names_log.append(log, todo)
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'names_log_size'", (size,))
