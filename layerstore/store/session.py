@@ -90,6 +90,11 @@ class WriteSession:
         self._closed = False
 
     @property
+    def store(self) -> Store:
+        """The store this session writes to."""
+        return self._store
+
+    @property
     def lease_id(self) -> str:
         """The lease's name, part of every temporary path it may use."""
         return self._lease.lease_id

@@ -1,0 +1,184 @@
+"""Images: making one out of layers and a config, and telling what one is.
+
+An image is a config (its digest is the image's id), a manifest that lists the
+uncompressed layers, and the layers in the store. Making one is durable and
+visible, names included, when :func:`create_image` returns, and not at all when
+it raises.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from layerstore.errors import IntegrityError
+from layerstore.formats import oci
+from layerstore.formats.oci_config import (
+    History,
+    ImageConfig,
+    container_config_to_json,
+    decode_config,
+    encode_config,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerstore.digest import DiffId, ImageId
+    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.session import WriteSession
+    from layerstore.store.store import Store
+
+_MACHINES = {
+    "x86_64": ("amd64", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+    "i386": ("386", ""),
+    "i686": ("386", ""),
+    "loongarch64": ("loong64", ""),
+}
+
+
+class HistoryRow(NamedTuple):
+    """One step of an image's making, as ``docker history`` lists it.
+
+    Attributes:
+        image_id: Of the image itself on its newest step, None on the others: what
+            they would be called was never stored.
+        diff_id: The layer the step left, None for none.
+        size: Logical bytes of regular files in that layer.
+    """
+
+    image_id: ImageId | None
+    created: str
+    created_by: str
+    comment: str
+    diff_id: DiffId | None
+    size: int
+
+
+def host_platform() -> tuple[str, str]:
+    """Return architecture and variant of this machine in OCI's words: ``("amd64", "")``.
+
+    Source: OCI image spec, image-index.md, "Platform Variants"; Go's GOARCH.
+    """
+    machine = os.uname().machine
+    return _MACHINES.get(machine, (machine, ""))
+
+
+def create_image(
+    session: WriteSession,
+    config: ImageConfig,
+    layers: Sequence[DiffId],
+    history: Sequence[History],
+    *,
+    names: Sequence[str] = (),
+    created: str,
+) -> ImageRecord:
+    """Store an image over published layers; durable and visible when this returns.
+
+    Args:
+        session: Holds the lease that keeps the layers from gc.
+        config: Everything but layers, history and time, which the next arguments give.
+        layers: Lowest first, each published.
+        history: Oldest step first; as many steps without ``empty_layer`` as layers.
+        names: Familiar names (:func:`layerstore.image.reference.parse_tag_name`).
+        created: RFC 3339.
+
+    Raises:
+        NotFoundError: A layer is not in the store.
+    """
+    encoded = encode_config(
+        msgspec.structs.replace(
+            config, diff_ids=tuple(layers), history=tuple(history), created=created
+        )
+    )
+    manifest = oci.Manifest(
+        config=oci.describe(encoded, oci.CONFIG_TYPE),
+        layers=tuple(
+            oci.Descriptor(
+                media_type=oci.LAYER_TAR_TYPE,
+                digest=diff_id,
+                size=session.store.layer(diff_id).tar_size,
+            )
+            for diff_id in layers
+        ),
+    )
+    return session.publish_image(encoded, oci.encode_manifest(manifest), layers, names=names)
+
+
+def load_config(store: Store, image_id: ImageId) -> ImageConfig:
+    """Return an image's config, verified against the image's id.
+
+    Raises:
+        NotFoundError: No such image.
+        IntegrityError: The config is damaged, or its layers are not the catalog's.
+    """
+    record = store.image(image_id)
+    config = decode_config(store.get_blob(image_id))
+    if config.diff_ids != record.layers:
+        raise IntegrityError(
+            f"the layers that the catalog lists for {image_id} are not those of its config",
+            hint="run 'layerstore check' to see what else is wrong",
+        )
+    return config
+
+
+def history(store: Store, image: ImageRecord) -> list[HistoryRow]:
+    """Return the steps that made an image, newest first."""
+    config = load_config(store, image.image_id)
+    remaining = list(reversed(image.layers))
+    rows: list[HistoryRow] = []
+    for step in reversed(_steps_for(config)):
+        diff_id = None if step.empty_layer or not remaining else remaining.pop(0)
+        rows.append(
+            HistoryRow(
+                image_id=None if rows else image.image_id,
+                created=step.created,
+                created_by=step.created_by,
+                comment=step.comment,
+                diff_id=diff_id,
+                size=store.layer(diff_id).content_size if diff_id else 0,
+            )
+        )
+    return rows
+
+
+def inspect(store: Store, image: ImageRecord) -> dict[str, object]:
+    """Return what ``docker image inspect`` would say of an image."""
+    config = load_config(store, image.image_id)
+    names = sorted(name for name, image_id in store.tags().items() if image_id == image.image_id)
+    plain: dict[str, object] = {
+        "Id": image.image_id,
+        "RepoTags": names,
+        "RepoDigests": [],
+        "Parent": "",
+        "Comment": config.history[-1].comment if config.history else "",
+        "Created": config.created,
+        "Author": config.author,
+        "Config": container_config_to_json(config.config),
+        "Architecture": config.architecture,
+        "Os": config.os,
+        "Size": image.size,
+        "RootFS": {"Type": "layers", "Layers": list(image.layers)},
+        "ManifestDigest": image.manifest_digest,
+    }
+    if config.variant:
+        plain["Variant"] = config.variant
+    return plain
+
+
+def _steps_for(config: ImageConfig) -> list[History]:
+    """Return the history, or steps without words where it does not fit the layers.
+
+    The spec makes history optional and nothing enforces its count, so a wrong one
+    must not hide a layer.
+    """
+    with_layers = sum(1 for step in config.history if not step.empty_layer)
+    if with_layers == len(config.diff_ids):
+        return list(config.history)
+    missing = max(0, len(config.diff_ids) - with_layers)
+    return [History(comment="not in the image's history")] * missing + list(config.history)
