@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import random
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from layerstore.digest import ChunkId
-from layerstore.formats.tree import Changeset, Entry, Kind, path_key
+from layerstore.digest import ChunkId, DiffId, sha256_digest
+from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset, path_key
+from layerstore.store.records import LayerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.session import WriteSession
+    from layerstore.store.store import Store
 
 _NAMES = st.sampled_from([b"a", b"b", b"c"])
 PATHS = st.lists(_NAMES, min_size=1, max_size=3).map(b"/".join)
@@ -60,3 +71,60 @@ def changesets(draw: st.DrawFn) -> Changeset:
 def _parents(path: bytes) -> list[bytes]:
     parts = path.split(b"/")
     return [b"/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def noise(seed: object, size: int) -> bytes:
+    """Return bytes that half compress, the same for the same seed."""
+    half = random.Random(str(seed)).randbytes(-(-size // 2))
+    return (half + bytes(size))[:size]
+
+
+def put_layer(session: WriteSession, files: dict[bytes, bytes], *, tar_size: int = 0) -> DiffId:
+    """Publish a layer of regular files. Its diff id stands for a tar that nobody wrote."""
+    found = [
+        Entry(
+            path=path,
+            kind=Kind.FILE,
+            mode=0o644,
+            size=len(content),
+            extents=tuple(session.put_bytes(content)),
+        )
+        for path, content in files.items()
+    ]
+    changeset = Changeset(entries=tuple(sorted(found, key=lambda entry: path_key(entry.path))))
+    encoded = encode_changeset(changeset)
+    diff_id = DiffId(sha256_digest(encoded))
+    session.publish_layer(
+        LayerRecord(
+            diff_id=diff_id,
+            tar_size=tar_size,
+            tree=session.put_bytes(encoded, meta=True),
+            recipe=(),
+            recipe_format="canonical-1",
+            entry_count=len(found),
+            content_size=sum(map(len, files.values())),
+        )
+    )
+    return diff_id
+
+
+def put_image(
+    session: WriteSession, layers: Sequence[DiffId], *names: str, created: int = 0
+) -> ImageRecord:
+    """Publish an image of published layers; its manifest is a stand-in."""
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": f"2026-11-{created + 1:02d}T00:00:00Z",
+        "rootfs": {"type": "layers", "diff_ids": list(layers)},
+        "history": [],
+    }
+    manifest = json.dumps({"schemaVersion": 2, "for": [created, *layers]}).encode()
+    return session.publish_image(json.dumps(config).encode(), manifest, layers, names=names)
+
+
+def build(store: Store, name: str, *layers: dict[bytes, bytes], created: int = 0) -> ImageRecord:
+    """Store one image of layers of files."""
+    with store.begin(f"test {name}") as session:
+        ids = [put_layer(session, files) for files in layers]
+        return put_image(session, ids, name, created=created)

@@ -1,0 +1,182 @@
+"""Whose are the stored bytes: from chunks to layers to images, exactly.
+
+Every indexed item (file chunk, tree, recipe, layer record) is charged its share
+of its block (:mod:`layerstore.measure.apportion`) and belongs to the set of layers
+that refer to it. Items with the same set are summed into one :class:`Group` at
+once: a store has hundreds of thousands of items and few distinct sets, and every
+question (exclusive, shared, added, freed) is answered from the groups.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.formats.pack import ItemKind
+from layerstore.measure.apportion import share
+from layerstore.store.records import layer_item_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from layerstore.digest import ChunkId, DiffId
+    from layerstore.measure.inventory import Inventory
+    from layerstore.store.catalog import BlockRow
+
+NO_LAYER = 0
+"""Number of the group that no layer refers to."""
+
+
+class Group(NamedTuple):
+    """Items that the same layers refer to.
+
+    Attributes:
+        layers: Those layers; empty for items without an owner.
+        data_stored: Stored bytes of file contents.
+        data_raw: The same before compression.
+        meta_stored: Stored bytes of trees, recipes and layer records.
+        meta_raw: The same before compression.
+    """
+
+    layers: frozenset[DiffId]
+    data_stored: int
+    data_raw: int
+    meta_stored: int
+    meta_raw: int
+
+    @property
+    def stored(self) -> int:
+        """Stored bytes of data and metadata together."""
+        return self.data_stored + self.meta_stored
+
+
+class Attribution(NamedTuple):
+    """All stored bytes of a store's packs.
+
+    Attributes:
+        groups: Items by owner; together they are the indexed items of packs on disk.
+        dead: Bytes of blocks that no index entry reaches: second copies, and what gc
+            left in a pack that it kept.
+        framing: Headers, padding and footers of the packs.
+        retired: Packs taken out of use, whose files gc has not removed yet.
+        unknown: Files among the packs that the catalog does not know, or knows longer.
+    """
+
+    groups: tuple[Group, ...]
+    dead: int
+    framing: int
+    retired: int
+    unknown: int
+
+    @property
+    def total(self) -> int:
+        """Every byte of every pack file."""
+        owned = sum(group.stored for group in self.groups)
+        return owned + self.dead + self.framing + self.retired + self.unknown
+
+
+class _Sums:
+    """Running sums of one group."""
+
+    __slots__ = ("data_raw", "data_stored", "meta_raw", "meta_stored")
+
+    def __init__(self) -> None:
+        self.data_stored = self.data_raw = self.meta_stored = self.meta_raw = 0
+
+
+class _Sets:
+    """Gives a small number to every distinct set of layers that occurs."""
+
+    def __init__(self) -> None:
+        self.members: list[tuple[DiffId, ...]] = [()]
+        self.of_item: dict[ChunkId, int] = {}
+
+    def add_layer(self, diff_id: DiffId, items: Iterable[ChunkId]) -> None:
+        """Record that a layer refers to ``items``."""
+        with_layer: dict[int, int] = {}
+        of_item, members = self.of_item, self.members
+        for item in items:
+            before = of_item.get(item, NO_LAYER)
+            after = with_layer.get(before)
+            if after is None:
+                after = with_layer[before] = len(members)
+                members.append((*members[before], diff_id))
+            of_item[item] = after
+
+
+def attribute(
+    inventory: Inventory, file_chunks: Callable[[DiffId], Collection[ChunkId]]
+) -> Attribution:
+    """Attribute every byte of every pack file.
+
+    Args:
+        inventory: The store.
+        file_chunks: The chunks of file data that a layer refers to, each once.
+    """
+    sets = _Sets()
+    for diff_id, record in inventory.layers.items():
+        items = set(file_chunks(diff_id))
+        items.update(chunk_id for _, chunk_id in record.tree + record.recipe)
+        items.add(layer_item_id(inventory.layer_bytes[diff_id]))
+        sets.add_layer(diff_id, items)
+    files, retired, unknown = _pack_files(inventory)
+    blocks = {(row.pack, row.block): row for row in inventory.blocks if row.pack in files}
+    sums = [_Sums() for _ in sets.members]
+    indexed = _charge_items(inventory, sets.of_item, blocks, sums)
+    in_blocks = sum(row.stored_length for row in blocks.values())
+    return Attribution(
+        groups=tuple(
+            Group(frozenset(layers), s.data_stored, s.data_raw, s.meta_stored, s.meta_raw)
+            for layers, s in zip(sets.members, sums, strict=True)
+            if s.data_raw or s.meta_raw
+        ),
+        dead=in_blocks - indexed,
+        framing=sum(files.values()) - in_blocks,
+        retired=retired,
+        unknown=unknown,
+    )
+
+
+def _charge_items(
+    inventory: Inventory,
+    set_of_item: Mapping[ChunkId, int],
+    blocks: Mapping[tuple[int, int], BlockRow],
+    sums: list[_Sums],
+) -> int:
+    """Add every indexed item's share to its group; return all shares together."""
+    charged = 0
+    for chunk_id, pack, block, offset, length in inventory.chunks:
+        row = blocks.get((pack, block))
+        if row is None:
+            continue  # its pack is not on disk: check reports it, there is nothing to charge
+        stored = share(offset, length, row.raw_length, row.stored_length)
+        charged += stored
+        own = sums[set_of_item.get(chunk_id, NO_LAYER)]
+        if row.kind == ItemKind.DATA:
+            own.data_stored += stored
+            own.data_raw += length
+        else:
+            own.meta_stored += stored
+            own.meta_raw += length
+    return charged
+
+
+def _pack_files(inventory: Inventory) -> tuple[dict[int, int], int, int]:
+    """Return sizes of the pack files in use by number, and bytes of retired and unknown ones."""
+    stored: dict[int, int] = {}
+    for block in inventory.blocks:
+        stored[block.pack] = stored.get(block.pack, 0) + block.stored_length
+    in_use: dict[int, int] = {}
+    retired = unknown = 0
+    for file in inventory.files:
+        if file.is_directory or not file.path.startswith("packs/"):
+            continue
+        pack_id = file.path.rpartition("/")[2].removesuffix(".pack")
+        row = inventory.packs.get(pack_id)
+        misplaced = file.path != f"packs/{pack_id[:2]}/{pack_id}.pack"
+        if row is None or misplaced or file.apparent_size < stored.get(row.pack, 0):
+            unknown += file.apparent_size
+        elif row.retired is not None:
+            retired += file.apparent_size
+        else:
+            in_use[row.pack] = file.apparent_size
+    return in_use, retired, unknown

@@ -1,0 +1,161 @@
+"""``df``: what a store's disk holds, and what could be had back, as a table.
+
+The rows are the ledger's parts gathered under the words docker's ``system df`` uses;
+their sizes add up to the disk, as the ledger's do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from layerstore.measure.inventory import take_inventory
+from layerstore.measure.ledger import Ledger, Owner, take_ledger
+from layerstore.measure.table import Table, columns
+from layerstore.units import format_size
+
+if TYPE_CHECKING:
+    from layerstore.measure.inventory import Inventory
+    from layerstore.store.store import Store
+
+_ROWS = (
+    ("Images", (Owner.EXCLUSIVE, Owner.SHARED, Owner.METADATA, Owner.BLOBS)),
+    ("Build cache", (Owner.CACHE,)),
+    ("In use, no name", (Owner.HELD,)),
+    ("Writable layers", (Owner.WRITABLE,)),
+    ("Unreferenced", (Owner.UNREFERENCED,)),
+    ("Pack framing", (Owner.FRAMING,)),
+    ("Catalog and state", (Owner.CATALOG, Owner.NAMES, Owner.CONFIG, Owner.VIEWS, Owner.LOCKS)),
+    ("Other files", (Owner.WORK, Owner.QUARANTINE, Owner.OTHER)),
+)
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """One row.
+
+    Attributes:
+        count: Images, cached steps or writable layers; None where there is nothing to count.
+        active: Those of them that mounted views or commands use.
+        size: Bytes; the writable layers' are those of their files.
+        reclaimable: Bytes that ``gc`` would make free: for the build cache when told to drop it.
+    """
+
+    kind: str
+    count: int | None
+    active: int | None
+    size: int
+    reclaimable: int
+
+
+class DiskUsage(msgspec.Struct, frozen=True):
+    """The table; the rows and ``slack`` add up to ``disk_size``."""
+
+    rows: tuple[Usage, ...]
+    slack: int
+    disk_size: int
+    reclaimable: int
+    ledger: Ledger
+
+
+def take_df(store: Store) -> DiskUsage:
+    """Return the disk usage of a store as it is now.
+
+    Raises:
+        IntegrityError: The catalog or a layer's record is damaged.
+        StorageError: The store cannot be read.
+    """
+    inventory = take_inventory(store)
+    return disk_usage(inventory, take_ledger(store, inventory))
+
+
+def disk_usage(inventory: Inventory, ledger: Ledger) -> DiskUsage:
+    """Gather a ledger's parts into rows."""
+    rows = tuple(
+        row
+        for kind, owners in _ROWS
+        if (row := _row(inventory, ledger, kind, owners)).size or row.count is not None
+    )
+    return DiskUsage(
+        rows=rows,
+        slack=ledger.slack,
+        disk_size=ledger.disk_size,
+        reclaimable=sum(row.reclaimable for row in rows),
+        ledger=ledger,
+    )
+
+
+def _row(inventory: Inventory, ledger: Ledger, kind: str, owners: tuple[Owner, ...]) -> Usage:
+    size = sum(ledger.size_of(owner) for owner in owners)
+    free = Owner.UNREFERENCED in owners or Owner.CACHE in owners
+    count: int | None = None
+    active: int | None = None
+    if Owner.EXCLUSIVE in owners:
+        tagged = inventory.tagged()
+        count = len(tagged)
+        active = sum(inventory.held_layers.issuperset(image.layers) for image in tagged)
+    elif Owner.CACHE in owners:
+        count = inventory.cache_count
+    elif Owner.WRITABLE in owners:
+        count = len(ledger.writable)
+    return Usage(kind, count, active, size, size if free else 0)
+
+
+def df_table(usage: DiskUsage) -> Table:
+    """Return the table for people."""
+    rows = [
+        (row.kind, _number(row.count), _number(row.active), *_sizes(row.size, row.reclaimable))
+        for row in usage.rows
+    ]
+    rows.append(("Allocation slack", "", "", *_sizes(usage.slack, 0)))
+    notes = []
+    if usage.ledger.unreadable_layers:
+        notes.append(
+            f"{len(usage.ledger.unreadable_layers)} layers cannot be read, their bytes count as "
+            "unreferenced: run 'layerstore check'"
+        )
+    return Table(
+        title="",
+        columns=columns(["TYPE"], ["COUNT", "ACTIVE", "SIZE", "RECLAIMABLE"]),
+        rows=tuple(rows),
+        total=("On disk", "", "", *_sizes(usage.disk_size, usage.reclaimable)),
+        notes=tuple(notes),
+    )
+
+
+def df_images_table(usage: DiskUsage) -> Table:
+    """Return what each named image has in the store, for ``df --verbose``."""
+    return Table(
+        title="",
+        columns=columns(["IMAGE", "ID"], ["EXCLUSIVE", "SHARED"]),
+        rows=tuple(
+            (
+                ", ".join(image.names),
+                image.image_id.partition(":")[2][:12],
+                format_size(image.exclusive_size),
+                format_size(image.shared_size),
+            )
+            for image in usage.ledger.images
+        ),
+        notes=("exclusive is what removing the image makes free; shared stays for others",),
+    )
+
+
+def ledger_table(ledger: Ledger) -> Table:
+    """Return the parts of a ledger, to the byte."""
+    rows = [(part.label, f"{part.size:,}") for part in ledger.parts]
+    rows.append(("allocation slack", f"{ledger.slack:,}"))
+    return Table(
+        title="",
+        columns=columns(["OWNER"], ["BYTES"]),
+        rows=tuple(rows),
+        total=("on disk", f"{ledger.disk_size:,}"),
+    )
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _sizes(size: int, reclaimable: int) -> tuple[str, str]:
+    return format_size(size), format_size(reclaimable) if reclaimable else ""

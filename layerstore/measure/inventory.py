@@ -1,0 +1,146 @@
+"""Everything measuring asks of a store, read once: what the catalog says, who claims what.
+
+The catalog is read in one SQLite read transaction, the disk is walked after it, so a pack that
+is published in between shows as bytes without an owner and never as an owner without bytes.
+Nothing is written or locked. Do not share the store's catalog with a writing thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from layerstore.digest import DiffId, Digest
+from layerstore.formats.tree import decode_changeset
+from layerstore.measure.disk import FileSize, walk_sizes
+from layerstore.store.leases import live_leases
+from layerstore.store.records import LayerRecord, decode_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.digest import ImageId
+    from layerstore.formats.tree import Changeset
+    from layerstore.store.catalog import BlockRow, Catalog, ChunkRow, ImageRecord, PackRow
+    from layerstore.store.store import Store
+
+
+class Inventory(NamedTuple):
+    """A store at one moment.
+
+    Attributes:
+        images: Every image, tagged or not, oldest first.
+        names: Names of each tagged image, sorted.
+        layers: Every published layer with its record, in order of diff id.
+        cache_layers: Layers that the build cache remembers.
+        cache_count: Remembered build steps, those without a layer too.
+        held_layers: Layers of mounted views and of running commands.
+        packs: Packs by their hexadecimal id.
+        files: Everything under the root, the root first.
+    """
+
+    root: Path
+    images: tuple[ImageRecord, ...]
+    names: dict[ImageId, tuple[str, ...]]
+    layers: dict[DiffId, LayerRecord]
+    layer_bytes: dict[DiffId, bytes]
+    cache_layers: frozenset[DiffId]
+    cache_count: int
+    held_layers: frozenset[DiffId]
+    packs: dict[str, PackRow]
+    blocks: list[BlockRow]
+    chunks: list[ChunkRow]
+    files: list[FileSize]
+
+    def tagged(self) -> list[ImageRecord]:
+        """Return the images that have a name, oldest first."""
+        return [image for image in self.images if image.image_id in self.names]
+
+
+def take_inventory(store: Store) -> Inventory:
+    """Read the catalog and walk the disk.
+
+    Raises:
+        CatalogDamagedError: The catalog is not usable.
+        FormatError: A layer's record is damaged.
+        StorageError: The root cannot be read.
+    """
+    catalog = store.catalog
+    with _one_moment(catalog):
+        images = sorted(catalog.images(), key=lambda image: (image.created, image.image_id))
+        tags = catalog.tags()
+        layer_bytes = dict(catalog.layers())
+        cache = [record.diff_id for record in store.cache_records()]
+        packs = {row.pack_id.hex(): row for row in catalog.pack_rows()}
+        blocks = catalog.block_rows()
+        chunks = catalog.chunk_rows()
+        held = _held_layers(store)
+    names: dict[ImageId, tuple[str, ...]] = {}
+    for name, image_id in tags.items():
+        names[image_id] = (*names.get(image_id, ()), name)
+    return Inventory(
+        root=Path(store.root),
+        images=tuple(images),
+        names=names,
+        layers={diff_id: decode_layer(data) for diff_id, data in layer_bytes.items()},
+        layer_bytes=layer_bytes,
+        cache_layers=frozenset(diff_id for diff_id in cache if diff_id is not None),
+        cache_count=len(cache),
+        held_layers=held,
+        packs=packs,
+        blocks=blocks,
+        chunks=chunks,
+        files=list(walk_sizes(Path(store.root))),
+    )
+
+
+def read_changeset(store: Store, record: LayerRecord) -> Changeset:
+    """Return a layer's entries, verified.
+
+    Raises:
+        IntegrityError: The layer's tree is damaged or missing.
+    """
+    return decode_changeset(store.read_refs(record.tree))
+
+
+@contextlib.contextmanager
+def _one_moment(catalog: Catalog) -> Iterator[None]:
+    """Let every statement in the block see the same state of the catalog."""
+    catalog.query("BEGIN")
+    try:
+        yield
+    finally:
+        catalog.query("COMMIT")
+
+
+def _held_layers(store: Store) -> frozenset[DiffId]:
+    """Return the layers that views and living leases hold, whether a name holds them or not."""
+    catalog = store.catalog
+    alive = {lease.lease_id for lease in live_leases(catalog)}
+    holds = catalog.query("SELECT lease, kind, id FROM lease_holds")
+    held = {str(what): str(kind) for lease, kind, what in holds if lease in alive}
+    layers = {DiffId(Digest(what)) for what, kind in held.items() if kind == "layer"}
+    for image in catalog.images():
+        if held.get(image.image_id) == "image":
+            layers.update(image.layers)
+    for record in Path(catalog.paths.views).glob("*.json"):
+        layers.update(_view_layers(record))
+    return frozenset(layers)
+
+
+class _View(msgspec.Struct):
+    """What measuring reads of a mounted view's record."""
+
+    layers: list[str] = []
+
+
+def _view_layers(record: Path) -> list[DiffId]:
+    """Return the layers a view's record names; none when it is just being written or removed."""
+    try:
+        view = msgspec.json.decode(record.read_bytes(), type=_View)
+    except (OSError, msgspec.MsgspecError):
+        return []
+    return [DiffId(Digest(name)) for name in view.layers]

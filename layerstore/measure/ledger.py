@@ -1,0 +1,356 @@
+"""The ledger: every byte on disk with its owner.
+
+Two sums hold exactly, always, and :func:`assert_exact` checks them:
+
+- the sizes of all parts add up to the sizes of all files under the store's root;
+- those and the allocation slack (blocks beyond the files' ends, directories) add
+  up to ``disk_size``, the bytes the host file system allocates, which is what
+  ``du`` prints.
+
+Bytes inside packs are divided by :mod:`layerstore.measure.attribution`; everything
+else belongs to the area of the store it lies in.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from layerstore.digest import hex_of
+from layerstore.errors import IntegrityError, NotFoundError
+from layerstore.measure.attribution import Attribution, Group, attribute
+from layerstore.measure.inventory import Inventory, read_changeset, take_inventory
+from layerstore.store.references import tree_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from layerstore.digest import ChunkId, DiffId, ImageId
+    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.store import Store
+
+
+class Owner(enum.StrEnum):
+    """Who or what a part of the disk belongs to, most useful first."""
+
+    EXCLUSIVE = "exclusive"
+    SHARED = "shared"
+    METADATA = "image_metadata"
+    BLOBS = "blobs"
+    CACHE = "build_cache"
+    HELD = "held"
+    WRITABLE = "writable_layers"
+    UNREFERENCED = "unreferenced"
+    FRAMING = "pack_framing"
+    CATALOG = "catalog"
+    NAMES = "names_log"
+    CONFIG = "config"
+    VIEWS = "views"
+    LOCKS = "locks"
+    WORK = "work_in_progress"
+    QUARANTINE = "quarantine"
+    OTHER = "other"
+
+
+LABELS = {
+    Owner.EXCLUSIVE: "file contents of one image",
+    Owner.SHARED: "file contents shared by images",
+    Owner.METADATA: "trees, recipes and layer records",
+    Owner.BLOBS: "image configs and manifests",
+    Owner.CACHE: "build cache only",
+    Owner.HELD: "in use by views or commands only",
+    Owner.WRITABLE: "writable layers",
+    Owner.UNREFERENCED: "unreferenced, for gc to free",
+    Owner.FRAMING: "pack headers, padding and footers",
+    Owner.CATALOG: "catalog",
+    Owner.NAMES: "log of names",
+    Owner.CONFIG: "store config",
+    Owner.VIEWS: "state of mounted views",
+    Owner.LOCKS: "locks",
+    Owner.WORK: "work in progress",
+    Owner.QUARANTINE: "quarantine",
+    Owner.OTHER: "other files",
+}
+
+_AREAS = {
+    "uppers": Owner.WRITABLE,
+    "views": Owner.VIEWS,
+    "locks": Owner.LOCKS,
+    "tmp": Owner.WORK,
+    "quarantine": Owner.QUARANTINE,
+    "catalog.sqlite": Owner.CATALOG,
+    "catalog.sqlite-wal": Owner.CATALOG,
+    "catalog.sqlite-shm": Owner.CATALOG,
+    "names.log": Owner.NAMES,
+    "config.toml": Owner.CONFIG,
+}
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Bytes of one owner; a part of nothing is left out of a ledger."""
+
+    owner: Owner
+    size: int
+
+    @property
+    def label(self) -> str:
+        """What people read."""
+        return LABELS[self.owner]
+
+
+class ImageShare(msgspec.Struct, frozen=True):
+    """What one named image has in the store, metadata included.
+
+    Attributes:
+        exclusive_size: Stored bytes that no other image, cache entry or view needs.
+        shared_size: Stored bytes that something else needs as well.
+    """
+
+    image_id: str
+    names: tuple[str, ...]
+    exclusive_size: int
+    shared_size: int
+
+
+class WritableLayer(msgspec.Struct, frozen=True):
+    """One writable layer: a directory below ``uppers/``."""
+
+    name: str
+    size: int
+    disk_size: int
+
+
+class Ledger(msgspec.Struct, frozen=True):
+    """Every byte of a store.
+
+    Attributes:
+        parts: Bytes of files by owner, most useful first.
+        file_size: Sum of the parts, and of the sizes of all files.
+        slack: Blocks allocated beyond the files' ends, and directories; negative when a
+            sparse file outweighs them.
+        disk_size: Bytes the host file system allocates.
+        images: Named images, oldest first.
+        unreadable_layers: Layers whose trees are damaged: what only they need counts as
+            unreferenced, although gc will refuse to free it.
+    """
+
+    parts: tuple[Part, ...]
+    file_size: int
+    slack: int
+    disk_size: int
+    images: tuple[ImageShare, ...]
+    writable: tuple[WritableLayer, ...]
+    unreadable_layers: tuple[str, ...] = ()
+
+    def size_of(self, owner: Owner) -> int:
+        """Return the bytes of one owner, 0 when it has none."""
+        return sum(part.size for part in self.parts if part.owner is owner)
+
+
+class Census:
+    """Classifies groups of items by the named images, cache entries and holders behind them."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._cache = inventory.cache_layers
+        self._held = inventory.held_layers
+        self._images: dict[DiffId, set[ImageId]] = {}
+        for image in inventory.tagged():
+            for diff_id in image.layers:
+                self._images.setdefault(diff_id, set()).add(image.image_id)
+
+    def images(self, group: Group) -> frozenset[ImageId]:
+        """Return the named images that need a group."""
+        return frozenset().union(*(self._images.get(diff_id, ()) for diff_id in group.layers))
+
+    def others(self, group: Group) -> Owner | None:
+        """Return what beside images keeps a group alive: the cache, a holder, or nothing."""
+        if not self._held.isdisjoint(group.layers):
+            return Owner.HELD
+        return Owner.CACHE if not self._cache.isdisjoint(group.layers) else None
+
+
+def ledger_of(
+    inventory: Inventory, attribution: Attribution, census: Census | None = None
+) -> Ledger:
+    """Account for every file of an inventory."""
+    census = census or Census(inventory)
+    sizes = dict.fromkeys(Owner, 0)
+    for group in attribution.groups:
+        _add_group(sizes, group, census)
+    lost = attribution.dead + attribution.retired + attribution.unknown
+    sizes[Owner.UNREFERENCED] += lost
+    sizes[Owner.FRAMING] += attribution.framing
+    blobs = _blob_owners(inventory)
+    for file in inventory.files:
+        if not file.path.startswith("packs/"):
+            sizes[_area_of(file.path, blobs)] += file.apparent_size
+    file_size = sum(file.apparent_size for file in inventory.files)
+    disk_size = sum(file.allocated_size for file in inventory.files)
+    return Ledger(
+        parts=tuple(Part(owner, size) for owner, size in sizes.items() if size),
+        file_size=file_size,
+        slack=disk_size - file_size,
+        disk_size=disk_size,
+        images=_image_shares(inventory, attribution, census),
+        writable=_writable(inventory),
+    )
+
+
+def assert_exact(ledger: Ledger) -> None:
+    """Check that the ledger adds up; an AssertionError here is a bug of layerstore."""
+    total = sum(part.size for part in ledger.parts)
+    if total != ledger.file_size:
+        raise AssertionError(f"parts add up to {total} bytes, files to {ledger.file_size}")
+    if ledger.file_size + ledger.slack != ledger.disk_size:
+        raise AssertionError("files and slack do not add up to the bytes on disk")
+    if min((part.size for part in ledger.parts), default=0) < 0:
+        raise AssertionError("a part of the ledger is negative")
+
+
+def take_ledger(store: Store, inventory: Inventory | None = None) -> Ledger:
+    """Return the ledger of a store as it is now, or as it was when ``inventory`` was taken.
+
+    Raises:
+        IntegrityError: The catalog or a layer's record is damaged. A damaged tree is not
+            an error: see ``unreadable_layers``.
+        StorageError: The store cannot be read.
+    """
+    inventory = take_inventory(store) if inventory is None else inventory
+    reader = ChunkReader(store, inventory)
+    ledger = ledger_of(inventory, attribute(inventory, reader))
+    assert_exact(ledger)
+    return msgspec.structs.replace(ledger, unreadable_layers=tuple(reader.unreadable))
+
+
+class ChunkReader:
+    """Finds the file chunks of layers; a layer that cannot be read is remembered, not raised.
+
+    Attributes:
+        unreadable: Layers whose trees are damaged or missing.
+    """
+
+    def __init__(self, store: Store, inventory: Inventory) -> None:
+        self._store = store
+        self._records = inventory.layers
+        self.unreadable: list[DiffId] = []
+
+    def __call__(self, diff_id: DiffId) -> Collection[ChunkId]:
+        """Return the chunks of a layer's files, each once."""
+        try:
+            return tree_chunks(read_changeset(self._store, self._records[diff_id]))
+        except (IntegrityError, NotFoundError):
+            self.unreadable.append(diff_id)
+            return ()
+
+
+def _add_group(sizes: dict[Owner, int], group: Group, census: Census) -> None:
+    images = census.images(group)
+    if not images:
+        sizes[census.others(group) or Owner.UNREFERENCED] += group.stored
+        return
+    alone = len(images) == 1
+    sizes[Owner.EXCLUSIVE if alone else Owner.SHARED] += group.data_stored
+    sizes[Owner.METADATA] += group.meta_stored
+
+
+def blob_sizes(inventory: Inventory) -> dict[str, int]:
+    """Return the bytes on disk of every config and manifest that an image names, by digest."""
+    files = {file.path: file.apparent_size for file in inventory.files}
+    return {
+        digest: files.get(_blob_path(digest), 0)
+        for image in inventory.images
+        for digest in _blobs(image)
+    }
+
+
+def freed_by_removing(
+    inventory: Inventory, attribution: Attribution, image_ids: Collection[ImageId]
+) -> int:
+    """Return the bytes that become unreferenced when these named images lose all their names.
+
+    Exact for what is referenced; gc then frees them, and a little more or less with the
+    headers and footers of the packs it writes anew.
+    """
+    census = Census(inventory)
+    gone = frozenset(image_ids)
+    freed = 0
+    for group in attribution.groups:
+        owners = census.images(group)
+        if owners and owners <= gone and census.others(group) is None:
+            freed += group.stored
+    blobs = blob_sizes(inventory)
+    staying = {d for i in inventory.tagged() if i.image_id not in gone for d in _blobs(i)}
+    losing = {
+        d
+        for i in inventory.tagged()
+        if i.image_id in gone and not _holds(inventory, i)
+        for d in _blobs(i)
+    }
+    return freed + sum(blobs[digest] for digest in losing - staying)
+
+
+def _holds(inventory: Inventory, image: ImageRecord) -> bool:
+    """Return whether a view or a command holds an image, whatever its names."""
+    return bool(image.layers) and inventory.held_layers.issuperset(image.layers)
+
+
+def _blob_owners(inventory: Inventory) -> dict[str, Owner]:
+    """Return the owner of each blob file that an image names."""
+    owners: dict[str, Owner] = {}
+    for image in sorted(inventory.images, key=lambda image: image.image_id in inventory.names):
+        named = image.image_id in inventory.names
+        held = _holds(inventory, image)
+        owner = Owner.BLOBS if named else Owner.HELD if held else Owner.UNREFERENCED
+        owners.update((_blob_path(digest), owner) for digest in _blobs(image))
+    return owners
+
+
+def _blobs(image: ImageRecord) -> tuple[str, str]:
+    return image.image_id, image.manifest_digest
+
+
+def _blob_path(digest: str) -> str:
+    return f"blobs/sha256/{hex_of(digest)}"
+
+
+def _area_of(path: str, blobs: dict[str, Owner]) -> Owner:
+    area = path.partition("/")[0]
+    if area == "blobs":
+        return blobs.get(path, Owner.UNREFERENCED)
+    return _AREAS.get(area, Owner.OTHER)
+
+
+def _image_shares(
+    inventory: Inventory, attribution: Attribution, census: Census
+) -> tuple[ImageShare, ...]:
+    images = inventory.tagged()
+    blobs = blob_sizes(inventory)
+    exclusive = {image.image_id: sum(blobs[digest] for digest in _blobs(image)) for image in images}
+    shared = dict.fromkeys(exclusive, 0)
+    for group in attribution.groups:
+        owners = census.images(group)
+        alone = len(owners) == 1 and census.others(group) is None
+        for image_id in owners:
+            (exclusive if alone else shared)[image_id] += group.stored
+    return tuple(
+        ImageShare(
+            image.image_id,
+            inventory.names[image.image_id],
+            exclusive[image.image_id],
+            shared[image.image_id],
+        )
+        for image in images
+    )
+
+
+def _writable(inventory: Inventory) -> tuple[WritableLayer, ...]:
+    sizes: dict[str, tuple[int, int]] = {}
+    for file in inventory.files:
+        area, _, rest = file.path.partition("/")
+        if area == "uppers" and rest:
+            name = rest.partition("/")[0]
+            size, disk_size = sizes.get(name, (0, 0))
+            sizes[name] = (size + file.apparent_size, disk_size + file.allocated_size)
+    return tuple(WritableLayer(name, *pair) for name, pair in sorted(sizes.items()))
