@@ -31,34 +31,48 @@ def diff(lower: Node, upper: Node) -> Changeset:
     numbers do not.
     """
     kept = _kept_nodes(lower, upper)
-    entries: list[Entry] = []
+    added: list[tuple[bytes, Node]] = []
     whiteouts: list[bytes] = []
-    first_names: dict[int, bytes] = {}
     for path, below, above in _walk_both(lower, upper):
         if above is None:
             whiteouts.append(path)
-        elif above.children is not None:
-            if below is None or not _same(below, above):
-                entries.append(_named(above.entry, path))
-        elif id(above) not in kept:
-            first = first_names.setdefault(id(above), path)
-            entries.append(_named(above.entry, path) if first == path else _link(path, first))
+        elif above.children is None:
+            if id(above) not in kept:
+                added.append((path, above))
+        elif below is None or not _same(below, above):
+            added.append((path, above))
+    added.sort(key=lambda item: path_key(item[0]))
     return Changeset(
-        entries=tuple(sorted(entries, key=_order)),
-        whiteouts=tuple(sorted(whiteouts)),
+        entries=tuple(_entries(added)), whiteouts=tuple(sorted(whiteouts, key=path_key))
     )
 
 
-def _order(entry: Entry) -> bytes:
-    return path_key(entry.path)
+def _entries(added: list[tuple[bytes, Node]]) -> Iterator[Entry]:
+    """Yield entries in path order; all but the first name of an inode as hard links to that."""
+    first_names: dict[int, bytes] = {}
+    for path, node in added:
+        first = path if node.nlink < 2 else first_names.setdefault(id(node), path)
+        if first == path or node.children is not None:
+            yield _named(node.entry, path)
+        else:
+            yield _link(node.entry, path, first)
 
 
 def _named(entry: Entry, path: bytes) -> Entry:
     return entry if entry.path == path else msgspec.structs.replace(entry, path=path)
 
 
-def _link(path: bytes, target: bytes) -> Entry:
-    return Entry(path=path, kind=Kind.HARDLINK, target=target)
+def _link(entry: Entry, path: bytes, target: bytes) -> Entry:
+    """Return a further name of an inode; it repeats what the format asks it to."""
+    return Entry(
+        path=path,
+        kind=Kind.HARDLINK,
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        mtime_ns=entry.mtime_ns,
+        target=target,
+    )
 
 
 def _same(below: Node, above: Node) -> bool:

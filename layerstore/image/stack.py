@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from layerstore.errors import FormatError, UnsafeContentError
-from layerstore.formats.tree import Changeset, Entry, Kind
+from layerstore.formats.tree import Changeset, Entry, Kind, decode_changeset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,9 +84,9 @@ def load_root(store: Store, diff_ids: Sequence[DiffId]) -> Node:
         NotFoundError: The store has no such layer.
         IntegrityError: A layer's record is damaged.
     """
-    from layerstore.image.layers import load_changeset  # it needs the store's floor, stack does not
-
-    return stack([load_changeset(store, diff_id) for diff_id in diff_ids])
+    return stack(
+        [decode_changeset(store.read_refs(store.layer(diff_id).tree)) for diff_id in diff_ids]
+    )
 
 
 def lookup(root: Node, path: bytes) -> Node | None:

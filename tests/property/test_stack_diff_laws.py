@@ -5,7 +5,14 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore.formats.tree import Changeset, Entry, Kind, path_key
+from layerstore.formats.tree import (
+    Changeset,
+    Entry,
+    Kind,
+    decode_changeset,
+    encode_changeset,
+    path_key,
+)
 from layerstore.image.diff import diff, flatten, same_tree
 from layerstore.image.stack import Node, empty_root, implied_directory, stack, walk
 
@@ -57,7 +64,7 @@ def test_diff_with_itself_is_empty(tree: Node) -> None:
 def test_diff_leads_from_one_tree_to_the_other(a: Node, b: Node) -> None:
     changes = diff(a, b)
     assert same_tree(stack([flatten(a), changes]), b)
-    assert list(changes.entries) == sorted(changes.entries, key=lambda e: path_key(e.path))
+    assert decode_changeset(encode_changeset(changes)) == changes
 
 
 @given(trees(), trees(), trees())

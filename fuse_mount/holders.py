@@ -1,0 +1,64 @@
+"""Who keeps a mount busy, as far as /proc tells: looked up only when unmounting failed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SHOWN = 8
+
+
+def describe_holders(target: str) -> str:
+    """Return a phrase that names the processes and mounts below ``target``."""
+    words = [f"process {pid} ({command})" for pid, command in holders(target)]
+    words += [f"mount {path}" for path in mounts_below(target)]
+    if not words:
+        return "something uses it that /proc does not show"
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return "used by " + ", ".join(words[:_SHOWN]) + more
+
+
+def holders(target: str) -> Iterator[tuple[int, str]]:
+    """Yield pid and command of processes that have a directory, file or program there."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and any(_is_below(path, target) for path in _open_paths(name)):
+            yield int(name), _command(name)
+
+
+def mounts_below(target: str) -> list[str]:
+    """Return mount points under ``target``, as this process sees them."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        points = [os.fsdecode(_unescape(line.split(b" ", 5)[4])) for line in file]
+    return [point for point in points if point.startswith(f"{target}/")]
+
+
+def _open_paths(pid: str) -> Iterator[str]:
+    links = [f"/proc/{pid}/{name}" for name in ("cwd", "root", "exe")]
+    with contextlib.suppress(OSError):
+        links += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+    for link in links:
+        with contextlib.suppress(OSError):
+            yield os.readlink(link)
+
+
+def _is_below(path: str, target: str) -> bool:
+    return path == target or path.startswith(f"{target}/")
+
+
+def _command(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return "?"
+
+
+def _unescape(path: bytes) -> bytes:
+    """Undo the octal escapes of mountinfo (proc(5)): space, tab, newline, backslash."""
+    for code in (b"\\040", b"\\011", b"\\012", b"\\134"):
+        path = path.replace(code, bytes([int(code[1:], 8)]))
+    return path

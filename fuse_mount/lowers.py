@@ -1,0 +1,371 @@
+"""Read-only FUSE mounts of whole images, shared by everything that needs the same layers.
+
+One mount and one server process serve all views of a chain of layers. What is
+known about it lies in the store:
+
+    views/lowers/CHAIN/current        symlink: the instance new users join
+    views/lowers/CHAIN/INSTANCE/      one server's life
+        root/                         where the tree is mounted
+        alive                         flocked by the server as long as it lives
+        spec.json  log                what it was told, what it had to say
+        users/NAME                    who needs it; the last to leave unmounts
+    views/lower-INSTANCE.json         keeps the garbage collector off its layers
+
+Starting and stopping happen under a file lock per chain, so that two mounts of one
+image never start two servers. A server that died (its lock is free) is never
+joined again: the next user starts a fresh instance, and the views of the dead one
+answer ENOTCONN until they are unmounted. The server removes its files when the last
+mount of its tree is gone, wherever that was; :func:`clean_dead` removes those of servers
+that were killed.
+
+On the fast path: imports nothing that bare Python lacks but ctypes, json and fcntl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.digest import chain_id, hex_of
+from layerstore.errors import MountError, UnsupportedError
+from layerstore.linux import mounts
+from layerstore.linux.files import make_private_dir, open_private, write_all
+from layerstore.linux.locks import FileLock, is_held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from layerstore.digest import DiffId
+
+LOCK_BUCKETS_HEX = 2
+"""Chains and targets share 256 lock files each, so that lock files need never be removed."""
+
+READY_FD = 3
+LIFE_FD = 4
+"""Descriptors a server finds open: where it reports, and whose end of file means die."""
+
+_CHAIN_HEX = 32
+_LOG_TAIL_BYTES = 2000
+
+
+class Lower(NamedTuple):
+    """One server's instance.
+
+    Attributes:
+        directory: Its directory under ``views/lowers``.
+        root: Where the image's tree is mounted.
+    """
+
+    directory: str
+    root: str
+
+    @property
+    def alive(self) -> str:
+        """The file its server holds locked."""
+        return f"{self.directory}/alive"
+
+
+def lowers_directory(store_root: str) -> str:
+    """Return where all instances of a store lie."""
+    return f"{store_root}/views/lowers"
+
+
+def chain_name(layers: Sequence[DiffId]) -> str:
+    """Return the file name that stands for a chain of layers: 128 bits of its chain ID."""
+    return hex_of(chain_id(layers))[:_CHAIN_HEX]
+
+
+def is_alive(directory: str) -> bool:
+    """Whether the server of an instance runs."""
+    return is_held(f"{directory}/alive")
+
+
+def acquire(store_root: str, layers: Sequence[DiffId], user: str) -> Lower:
+    """Join the running instance of a chain as ``user``, or start one.
+
+    Success means that the tree is mounted and answers.
+
+    Args:
+        store_root: An existing store.
+        layers: Diff ids, lowest first.
+        user: A file name, unique among this chain's users; give it to :func:`release`.
+
+    Raises:
+        UnsupportedError: FUSE is missing here; the hint says how to get it.
+        MountError: The server could not start; the message is its own.
+    """
+    chain = chain_name(layers)
+    with _chain_lock(store_root, chain):
+        lower = _running(store_root, chain)
+        if lower is None:
+            lower = _start(store_root, chain, layers)
+        os.close(open_private(f"{lower.directory}/users/{user}", os.O_WRONLY | os.O_CREAT))
+        return lower
+
+
+def release(store_root: str, directory: str, user: str) -> None:
+    """Leave an instance; the last user to leave unmounts it and its server ends.
+
+    Harmless when the instance or the user is gone already.
+    """
+    chain = os.path.basename(os.path.dirname(directory))
+    with _chain_lock(store_root, chain):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{directory}/users/{user}")
+        if not _has_users(directory):
+            _stop(directory)
+
+
+def release_everywhere(store_root: str, layers: Sequence[DiffId], user: str) -> None:
+    """Leave whatever instance of a chain ``user`` joined before it could note which."""
+    base = f"{lowers_directory(store_root)}/{chain_name(layers)}"
+    for instance in _names(base):
+        if instance != "current" and os.path.lexists(f"{base}/{instance}/users/{user}"):
+            release(store_root, f"{base}/{instance}", user)
+
+
+def start_at(store_root: str, layers: Sequence[DiffId], target: str) -> Lower:
+    """Start a server of its own for one target; for callers who may not bind mounts.
+
+    Raises:
+        UnsupportedError: FUSE is missing here.
+        MountError: The server could not start.
+    """
+    return _start(store_root, chain_name(layers), layers, target=target)
+
+
+def clean_dead(store_root: str) -> list[str]:
+    """Unmount and remove what killed servers left; return the instances' directories.
+
+    Users are not asked: whatever still shows such an instance answers ENOTCONN.
+    """
+    cleaned = []
+    for chain in _names(lowers_directory(store_root)):
+        with _chain_lock(store_root, chain):
+            for instance in _names(f"{lowers_directory(store_root)}/{chain}"):
+                directory = f"{lowers_directory(store_root)}/{chain}/{instance}"
+                if instance != "current" and not is_alive(directory):
+                    _stop(directory)
+                    cleaned.append(directory)
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{lowers_directory(store_root)}/{chain}")
+    return cleaned
+
+
+@contextlib.contextmanager
+def _chain_lock(store_root: str, chain: str) -> Iterator[None]:
+    with FileLock(f"{store_root}/locks/lower-{chain[:LOCK_BUCKETS_HEX]}"):
+        yield
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _running(store_root: str, chain: str) -> Lower | None:
+    """Return the instance to join: its server lives and its tree is mounted for us to see."""
+    base = f"{lowers_directory(store_root)}/{chain}"
+    try:
+        directory = f"{base}/{os.readlink(f'{base}/current')}"
+    except OSError:
+        return None
+    lower = Lower(directory, f"{directory}/root")
+    if not is_alive(directory):
+        return None
+    try:
+        return lower if mounts.identify(lower.root).is_root else None
+    except OSError:
+        return None
+
+
+def _has_users(directory: str) -> bool:
+    try:
+        with os.scandir(f"{directory}/users") as users:
+            return next(users, None) is not None
+    except FileNotFoundError:
+        return False
+
+
+def _start(
+    store_root: str, chain: str, layers: Sequence[DiffId], *, target: str | None = None
+) -> Lower:
+    instance = os.urandom(6).hex()
+    base = f"{lowers_directory(store_root)}/{chain}"
+    lower = Lower(f"{base}/{instance}", target or f"{base}/{instance}/root")
+    for path in (
+        f"{store_root}/views",
+        lowers_directory(store_root),
+        base,
+        lower.directory,
+        f"{lower.directory}/root",
+        f"{lower.directory}/users",
+    ):
+        make_private_dir(path, durable=False)
+    record = f"{store_root}/views/lower-{instance}.json"
+    write_private_json(record, {"kind": "lower", "image_id": None, "layers": list(layers)})
+    spec: dict[str, object] = {
+        "store": store_root,
+        "layers": list(layers),
+        "mountpoint": lower.root,
+        "alive": lower.alive,
+        "record": record,
+        "directory": lower.directory,
+    }
+    try:
+        start_server(lower.directory, spec)
+    except BaseException:
+        _stop(lower.directory)
+        raise
+    if target is None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{base}/current")
+        os.symlink(instance, f"{base}/current")
+    return lower
+
+
+def _stop(directory: str) -> None:
+    """Unmount an instance; its server removes the files, or we do if it is dead.
+
+    Detaching is right here: nobody works in this hidden directory, and what still
+    shows the tree elsewhere keeps it and its server until it is unmounted there.
+    """
+    root = f"{directory}/root"
+    with contextlib.suppress(OSError):
+        while mounts.identify(root).is_root:
+            mounts.unmount(root, lazy=True)
+    base, instance = os.path.split(directory)
+    with contextlib.suppress(OSError):
+        if os.readlink(f"{base}/current") == instance:
+            os.unlink(f"{base}/current")
+    if not is_alive(directory):
+        remove_instance(directory)
+
+
+def remove_instance(directory: str) -> None:
+    """Remove an instance's files and its record; the mount must be gone."""
+    base, instance = os.path.split(directory)
+    views = os.path.dirname(os.path.dirname(base))
+    for user in _names(f"{directory}/users"):
+        with contextlib.suppress(OSError):
+            os.unlink(f"{directory}/users/{user}")
+    for name in ("spec.json", "log", "alive"):
+        with contextlib.suppress(OSError):
+            os.unlink(f"{directory}/{name}")
+    for path in (f"{directory}/users", f"{directory}/root", directory, base):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+    with contextlib.suppress(OSError):
+        os.unlink(f"{views}/lower-{instance}.json")
+
+
+def write_private_json(path: str, value: object) -> None:
+    """Write a small record whole or not at all.
+
+    Not forced to disk: records of mounts say nothing true after a power cut.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        write_all(fd, json.dumps(value, sort_keys=True).encode())
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+
+
+def start_server(directory: str, spec: dict[str, object], *, life_fd: int | None = None) -> int:
+    """Run ``python -m fuse_mount.server`` on a spec; return its pid once its mount works.
+
+    The server is nobody's child: it forks away, so that the caller has no zombie to
+    wait for and may die at any moment.
+
+    Args:
+        directory: Where spec.json and log go.
+        spec: See :mod:`fuse_mount.server`.
+        life_fd: The reading end of a pipe; the server ends when its writers are gone.
+
+    Raises:
+        UnsupportedError: FUSE is missing here.
+        MountError: It failed; the message is its own.
+    """
+    write_private_json(f"{directory}/spec.json", spec)
+    log = f"{directory}/log"
+    os.close(open_private(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    ready, report = os.pipe()
+    try:
+        _spawn(directory, log, report, life_fd)
+        os.close(report)
+        report = -1
+        answer = b"".join(iter(lambda: os.read(ready, 65536), b""))
+    finally:
+        os.close(ready)
+        if report >= 0:
+            os.close(report)
+    return _read_report(answer, log)
+
+
+def _spawn(directory: str, log: str, report: int, life_fd: int | None) -> None:
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    # Away from the numbers that the server expects, so that no dup2 overwrites another.
+    given = [report] if life_fd is None else [report, life_fd]
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LIFE_FD + 1) for fd in given]
+    actions += [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_APPEND, 0),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+        *((os.POSIX_SPAWN_DUP2, fd, READY_FD + i) for i, fd in enumerate(moved)),
+    ]
+    package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # A server lives long: nothing of the caller's environment, least of all secrets, goes in.
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "PYTHONPATH": package_root,
+    }
+    # -P: the current directory is not searched for modules; it may be anybody's.
+    command = [sys.executable, "-P", "-m", "fuse_mount.server", directory]
+    try:
+        pid = os.posix_spawn(
+            sys.executable, command, environment, file_actions=actions, setsid=True
+        )
+    except OSError as err:
+        raise MountError(f"could not start {sys.executable}: {err.strerror}") from err
+    finally:
+        for fd in moved:
+            os.close(fd)
+    with contextlib.suppress(ChildProcessError):  # the caller ignores SIGCHLD
+        os.waitpid(pid, 0)  # it forks at once and leaves
+
+
+def _read_report(answer: bytes, log: str) -> int:
+    """Return the pid out of a server's report, or raise what it says went wrong."""
+    try:
+        report = json.loads(answer)
+    except ValueError:
+        report = {"error": "the FUSE server died before its mount worked"}
+    if "pid" in report:
+        return int(report["pid"])
+    message = str(report["error"])
+    tail = _tail(log)
+    if tail:
+        message = f"{message} ({tail})"
+    kind = UnsupportedError if report.get("unsupported") else MountError
+    raise kind(message, hint=report.get("hint"))
+
+
+def _tail(log: str) -> str:
+    """Return the last line that the server or libfuse wrote."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _LOG_TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

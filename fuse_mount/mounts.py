@@ -1,0 +1,459 @@
+"""Views of images on this host: mount, list, unmount, and what a crash left behind.
+
+A view is a read-only bind of a shared FUSE mount, or an overlay over it whose upper
+directory takes the writes. Each has a record, ``views/ID.json``, whose ID is derived
+from the target: finding the view of a directory reads one file, however many views
+there are. The record is written before the mount is made and removed after everything
+else is undone, so a crash at any point leaves a record that :func:`unmount` or
+:func:`clean_stale` completes; while it exists its layers are not collected.
+
+Mounts on the host are always nosuid and nodev: a container runtime that uses a view
+as a root file system makes its own mount inside its own namespace.
+
+On the fast path: what runtimes call in loops must not import much.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from fuse_mount import lowers
+from fuse_mount.holders import describe_holders
+from layerstore.digest import DiffId, Digest
+from layerstore.errors import ConflictError, InputError, MountError, NotFoundError, UnsupportedError
+from layerstore.linux import mounts as syscalls
+from layerstore.linux.files import make_private_dir
+from layerstore.linux.locks import FileLock
+from layerstore.linux.removal import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.store.catalog import ImageRecord
+
+MOUNTED = "mounted"
+STALE = "stale"
+ELSEWHERE = "other namespace"
+
+_ID_HEX = 12
+_VIEW_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
+
+
+class MountRecord(NamedTuple):
+    """One view, as its record in the store tells it.
+
+    Attributes:
+        view_id: 12 hex digits derived from the target.
+        image: What the user called the image, may be "".
+        mode: ``ro`` or ``rw``.
+        kind: ``bind``, ``overlay``, or ``fuse`` (its own server, for users without privileges).
+        upper: Directory that takes the writes of an ``rw`` view, else None.
+        lower: Directory of the FUSE instance below.
+        mount_id: The kernel's id of the mount; 0 while it is being made.
+        namespace: Inode number of the mount namespace it was made in.
+        created: Seconds since the epoch.
+    """
+
+    view_id: str
+    image_id: str
+    image: str
+    layers: tuple[DiffId, ...]
+    target: str
+    mode: str
+    kind: str
+    upper: str | None
+    lower: str
+    mount_id: int
+    device: int
+    boot_id: str
+    namespace: int
+    created: float
+
+
+class ListedMount(NamedTuple):
+    """A record with what is true of it now: ``mounted``, ``stale``, or ``other namespace``."""
+
+    record: MountRecord
+    state: str
+    reason: str
+
+
+def mount(
+    store_root: str, image: ImageRecord, target: str, *, rw: bool = False, name: str = ""
+) -> MountRecord:
+    """Show an image at a directory.
+
+    Success means that the view answers. It stays until it is unmounted or the host
+    restarts, whatever becomes of the caller.
+
+    Args:
+        store_root: An existing store.
+        image: What to show.
+        target: An existing directory; a relative one and symlinks are resolved.
+        rw: Whether the view gets its own writable upper directory, which
+            :func:`unmount` removes.
+        name: What the user called the image, for listings.
+
+    Raises:
+        InputError: The target is missing or no directory.
+        ConflictError: It is a view already.
+        UnsupportedError: The host or the caller's privileges do not suffice.
+        MountError: The kernel or the FUSE server refused.
+    """
+    target = _checked_target(target)
+    view_id = view_id_of(target)
+    with _view_lock(store_root, view_id):
+        _refuse_second_view(store_root, view_id, target)
+        privileged = os.geteuid() == 0
+        if rw and not privileged:
+            raise UnsupportedError(
+                "a writable view needs an overlay mount, which takes privileges",
+                hint="run it as root, or in a namespace of your own: "
+                "unshare --user --map-root-user --mount",
+            )
+        record = MountRecord(
+            view_id=view_id,
+            image_id=image.image_id,
+            image=name,
+            layers=tuple(image.layers),
+            target=target,
+            mode="rw" if rw else "ro",
+            kind="overlay" if rw else "bind" if privileged else "fuse",
+            upper=f"{store_root}/uppers/{view_id}-{os.urandom(4).hex()}" if rw else None,
+            lower="",
+            mount_id=0,
+            device=0,
+            boot_id=_boot_id(),
+            namespace=_namespace(),
+            created=time.time(),
+        )
+        make_private_dir(f"{store_root}/views", durable=False)
+        _write(store_root, record)
+        try:
+            return _make(store_root, record)
+        except BaseException:
+            _undo(store_root, _read(store_root, view_id) or record, lazy=True)
+            raise
+
+
+def unmount(
+    store_root: str, target_or_id: str, *, lazy: bool = False, keep_upper: bool = False
+) -> MountRecord:
+    """Take a view away, with its writable layer; also completes what a crash left half done.
+
+    Args:
+        store_root: The store that the view belongs to.
+        target_or_id: Its directory or its id.
+        lazy: Detach a busy view; processes that use it keep what they have open, and
+            lose what they wrote.
+        keep_upper: Leave the upper directory; the returned record says where it is.
+
+    Raises:
+        NotFoundError: No view of this store is there.
+        MountError: It is busy; the message names who uses it.
+    """
+    view_id = _find_id(store_root, target_or_id)
+    with _view_lock(store_root, view_id):
+        record = _read(store_root, view_id)
+        if record is None:
+            raise _no_view(target_or_id)
+        state, reason = _state(record)
+        if state == ELSEWHERE:
+            raise MountError(
+                f"the view at {record.target} was mounted in another mount namespace ({reason})",
+                hint=f"unmount it there: nsenter --target PID --mount -- "
+                f"layerstore umount {record.target}",
+            )
+        _undo(store_root, record, lazy=lazy, keep_upper=keep_upper)
+        return record
+
+
+def mounts(store_root: str) -> list[ListedMount]:
+    """Return all views of a store, sorted by target, with the state each is in."""
+    listed = []
+    for view_id in _view_ids(store_root):
+        record = _read(store_root, view_id)
+        if record is not None:
+            state, reason = _state(record)
+            listed.append(ListedMount(record, state, reason))
+    return sorted(listed, key=lambda item: item.record.target)
+
+
+def clean_stale(store_root: str) -> list[MountRecord]:
+    """Undo every view that is not whole any more; return their records.
+
+    Also removes what killed FUSE servers left. Writable layers of stale views go
+    too: they are those of views that nobody can reach.
+    """
+    cleaned = []
+    for item in mounts(store_root):
+        if item.state != STALE:
+            continue
+        with _view_lock(store_root, item.record.view_id):
+            record = _read(store_root, item.record.view_id)
+            if record is not None and _state(record)[0] == STALE:
+                _undo(store_root, record, lazy=True)
+                cleaned.append(record)
+    lowers.clean_dead(store_root)
+    return cleaned
+
+
+def view_id_of(target: str) -> str:
+    """Return the id that a view at this (resolved) directory has."""
+    return hashlib.sha256(os.fsencode(target)).hexdigest()[:_ID_HEX]
+
+
+def _checked_target(target: str) -> str:
+    resolved = os.path.realpath(target)
+    try:
+        mode = os.stat(resolved).st_mode
+    except FileNotFoundError as err:
+        raise InputError(
+            f"mount point {target} does not exist", hint=f"make it: mkdir -p {target}"
+        ) from err
+    except OSError as err:
+        if err.errno == errno.ENOTCONN:
+            return resolved  # a dead view: told apart below, with the remedy
+        raise InputError(f"mount point {target} cannot be used: {err.strerror}") from err
+    if not stat.S_ISDIR(mode):
+        raise InputError(f"mount point {target} is not a directory")
+    return resolved
+
+
+def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
+    record = _read(store_root, view_id)
+    if record is None:
+        return
+    state, reason = _state(record)
+    what = record.image or record.image_id
+    if state == STALE:
+        raise ConflictError(
+            f"{target} holds a stale view of {what}: {reason}",
+            hint=f"clean it up: layerstore umount {target}",
+        )
+    raise ConflictError(
+        f"{target} is a view of {what} already",
+        hint=f"unmount it first: layerstore umount {target}",
+    )
+
+
+def _make(store_root: str, record: MountRecord) -> MountRecord:
+    """Join or start the FUSE mount, mount the view on it, and complete the record."""
+    if record.kind == "fuse":
+        lower = lowers.start_at(store_root, record.layers, record.target)
+    else:
+        lower = lowers.acquire(store_root, record.layers, record.view_id)
+    record = record._replace(lower=lower.directory)
+    _write(store_root, record)
+    if record.kind == "overlay":
+        _mount_writable(store_root, record, lower.root)
+    elif record.kind == "bind":
+        syscalls.bind(lower.root, record.target, flags=_VIEW_FLAGS | syscalls.MS_RDONLY)
+    identity = syscalls.identify(record.target)
+    record = record._replace(mount_id=identity.mount_id, device=identity.device)
+    _write(store_root, record)
+    return record
+
+
+def _mount_writable(store_root: str, record: MountRecord, lower: str) -> None:
+    assert record.upper is not None
+    make_private_dir(f"{store_root}/uppers", durable=False)
+    make_private_dir(record.upper, durable=False)
+    for name in ("upper", "work"):
+        make_private_dir(f"{record.upper}/{name}", durable=False)
+    # The upper's own root becomes the root of the view: it has to look like the image's.
+    copy_directory_attributes(lower, f"{record.upper}/upper")
+    overlay = syscalls.Overlay(
+        lowers=(lower,),
+        upper=f"{record.upper}/upper",
+        work=f"{record.upper}/work",
+        options=overlay_options(),
+    )
+    syscalls.mount_overlay(overlay, record.target, _VIEW_FLAGS)
+
+
+def copy_directory_attributes(source: str, target: str) -> None:
+    """Give an upper directory the owner, mode, times and attributes of the lower root."""
+    status = os.stat(source)
+    os.chown(target, status.st_uid, status.st_gid)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    with contextlib.suppress(OSError):
+        for name in os.listxattr(source):
+            os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def overlay_options() -> tuple[str, ...]:
+    """Return ``userxattr`` inside a user namespace, where ``trusted.`` names are out of reach."""
+    return ("userxattr",) if in_user_namespace() else ()
+
+
+def in_user_namespace() -> bool:
+    """Whether ids here are mapped: the initial namespace maps all of them onto themselves."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return file.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool = False) -> None:
+    """Unmount, leave the lower, remove the upper, and last the record."""
+    _unmount_target(record, lazy=lazy)
+    if record.lower:
+        lowers.release(store_root, record.lower, record.view_id)
+    else:  # died before it knew: no other user of any chain has this name
+        lowers.release_everywhere(store_root, record.layers, record.view_id)
+    if record.upper is not None and not keep_upper:
+        remove_tree(record.upper)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_path(store_root, record.view_id))
+
+
+def _unmount_target(record: MountRecord, *, lazy: bool) -> None:
+    if not _is_mounted(record):
+        return
+    try:
+        if record.kind == "fuse" and os.geteuid() != 0:
+            _fusermount(record.target, lazy=lazy)
+        else:
+            syscalls.unmount(record.target, lazy=lazy)
+    except syscalls.MountCallError as err:
+        if err.code == errno.EBUSY:
+            raise MountError(
+                f"{record.target} is busy: {describe_holders(record.target)}",
+                hint=f"end what uses it, or detach it: layerstore umount --lazy {record.target}",
+            ) from err
+        raise
+
+
+def _fusermount(target: str, *, lazy: bool) -> None:
+    """Unmount without privileges, through the set-user-id helper."""
+    command = ["fusermount", "-u", *(["-z"] if lazy else []), "--", target]
+    try:
+        pid = os.posix_spawnp(command[0], command, os.environ)
+    except FileNotFoundError as err:
+        raise UnsupportedError(
+            "fusermount is missing", hint="install it: apt-get install fuse"
+        ) from err
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0:
+        raise syscalls.MountCallError(f"fusermount could not unmount {target}", errno.EBUSY)
+
+
+def _state(record: MountRecord) -> tuple[str, str]:
+    """Return the state of a view and, if it is not mounted, the reason."""
+    if record.boot_id != _boot_id():
+        return STALE, "the host was restarted"
+    if not lowers.is_alive(record.lower):
+        return STALE, "its FUSE server is gone"
+    if _is_mounted(record):
+        return MOUNTED, ""
+    if record.namespace != _namespace():
+        return ELSEWHERE, f"namespace {record.namespace}"
+    return STALE, "it was unmounted by something else"
+
+
+def _is_mounted(record: MountRecord) -> bool:
+    """Whether the very mount of the record is what one sees at its target."""
+    if record.boot_id != _boot_id():
+        return False
+    try:
+        identity = syscalls.identify(record.target)
+    except OSError:
+        return False
+    if record.mount_id == 0:  # died between mounting and taking note of it
+        return identity.is_root and _is_on(record, identity)
+    return (
+        identity.is_root
+        and identity.mount_id == record.mount_id
+        and identity.device == record.device
+    )
+
+
+def _is_on(record: MountRecord, identity: syscalls.MountIdentity) -> bool:
+    """Whether a mount without a noted id is the one that the record announced."""
+    if record.kind == "bind":
+        with contextlib.suppress(OSError):
+            return syscalls.identify(f"{record.lower}/root").device == identity.device
+        return False
+    if record.upper is None:
+        return False
+    try:  # an overlay shows its upper's inode numbers at its root
+        return os.stat(record.target).st_ino == os.stat(f"{record.upper}/upper").st_ino
+    except OSError:
+        return False
+
+
+def _find_id(store_root: str, target_or_id: str) -> str:
+    if "/" not in target_or_id and os.path.exists(_path(store_root, target_or_id)):
+        return target_or_id
+    view_id = view_id_of(os.path.realpath(target_or_id))
+    if not os.path.exists(_path(store_root, view_id)):
+        raise _no_view(target_or_id)
+    return view_id
+
+
+def _no_view(target: str) -> NotFoundError:
+    return NotFoundError(
+        f"no view of this store is mounted at {target}",
+        hint="list them: layerstore mounts; another store is named with --store",
+    )
+
+
+@contextlib.contextmanager
+def _view_lock(store_root: str, view_id: str) -> Iterator[None]:
+    with FileLock(f"{store_root}/locks/view-{view_id[: lowers.LOCK_BUCKETS_HEX]}"):
+        yield
+
+
+def _path(store_root: str, view_id: str) -> str:
+    return f"{store_root}/views/{view_id}.json"
+
+
+def _view_ids(store_root: str) -> list[str]:
+    try:
+        names = os.listdir(f"{store_root}/views")
+    except FileNotFoundError:
+        return []
+    ids = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return [view_id for view_id in ids if len(view_id) == _ID_HEX]
+
+
+def _write(store_root: str, record: MountRecord) -> None:
+    lowers.write_private_json(_path(store_root, record.view_id), record._asdict())
+
+
+def _read(store_root: str, view_id: str) -> MountRecord | None:
+    """Return a view's record, or None when there is none (any more)."""
+    try:
+        with open(_path(store_root, view_id), "rb") as file:
+            value = json.loads(file.read())
+        value["layers"] = tuple(DiffId(Digest(layer)) for layer in value["layers"])
+        return MountRecord(**value)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as err:
+        raise MountError(
+            f"the record of view {view_id} cannot be read: {err}",
+            hint=f"unmount it by hand and remove {_path(store_root, view_id)}",
+        ) from err
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> int:
+    return os.stat("/proc/self/ns/mnt").st_ino

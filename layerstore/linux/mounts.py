@@ -1,0 +1,375 @@
+"""Mounting by system calls: bind, overlay, move, propagation, unmounting, identity of mounts.
+
+mount(8) costs milliseconds a call and follows links of its own accord; these are
+the plain calls through ctypes. Every failure is a :class:`MountCallError` that
+names the call, the paths, and the kernel's own words where it has any. The module
+knows nothing of images. On the fast path: imports ctypes and os only.
+
+Overlays are made through fsopen(2) where the kernel takes ``lowerdir+`` (Linux 6.7),
+because its options have no length limit and it explains failures; elsewhere through
+mount(2), whose options end at one page.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import NamedTuple, Self
+
+from layerstore.errors import MountError, UnsupportedError
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_MOVE = 0x2000
+MS_REC = 0x4000
+MS_SILENT = 0x8000
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+
+MNT_FORCE = 0x1
+MNT_DETACH = 0x2
+UMOUNT_NOFOLLOW = 0x8
+
+OPTIONS_MAX_BYTES = 4095
+"""mount(2) copies one page of options and silently cuts the rest."""
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_MNT_ID = 0x1000
+_STATX_MNT_ID_UNIQUE = 0x4000
+_STATX_ATTR_MOUNT_ROOT = 0x2000
+
+# The same numbers on every architecture but alpha.
+_SYS_MOVE_MOUNT = 429
+_SYS_FSOPEN = 430
+_SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
+
+_FSOPEN_CLOEXEC = 1
+_FSMOUNT_CLOEXEC = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_FSCONFIG_SET_FLAG = 0
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_CREATE = 6
+
+_MOUNT_ATTRS = {MS_RDONLY: 0x1, MS_NOSUID: 0x2, MS_NODEV: 0x4, MS_NOEXEC: 0x8}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class MountCallError(MountError):
+    """A mounting system call failed.
+
+    Attributes:
+        code: The errno, for callers that know what to do about some.
+    """
+
+    def __init__(self, message: str, code: int, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+class MountIdentity(NamedTuple):
+    """Which mount a path lies on.
+
+    Attributes:
+        mount_id: The kernel's id; never used twice if ``unique``, else reused after unmounting.
+        is_root: Whether the path is the very place where that mount is mounted.
+        device: ``st_dev`` of the mounted file system.
+    """
+
+    mount_id: int
+    is_root: bool
+    device: int
+    unique: bool
+
+
+class Overlay(NamedTuple):
+    """Describes an overlay mount; :func:`mount_overlay` executes it.
+
+    Attributes:
+        lowers: Directories, uppermost first (as overlayfs lists them).
+        upper: Takes the writes; None for a read-only overlay.
+        work: Empty directory on the file system of ``upper``.
+        options: Further options, such as ``userxattr``.
+    """
+
+    lowers: tuple[str, ...]
+    upper: str | None = None
+    work: str | None = None
+    options: tuple[str, ...] = ()
+
+
+def mount(source: str, target: str, fstype: str | None, flags: int = 0, data: str = "") -> None:
+    """Mount a file system, or change a mount, through the classic call.
+
+    Raises:
+        MountCallError: The kernel refused, or ``data`` is longer than it reads.
+    """
+    encoded = os.fsencode(data)
+    if len(encoded) > OPTIONS_MAX_BYTES:
+        raise MountCallError(
+            f"mount options for {target} take {len(encoded)} bytes, "
+            f"this kernel reads {OPTIONS_MAX_BYTES}",
+            errno.E2BIG,
+        )
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        fstype.encode() if fstype is not None else None,
+        ctypes.c_ulong(flags),
+        encoded or None,
+    )
+    if result != 0:
+        raise _failed(f"could not mount {fstype or source} at {target}", ctypes.get_errno())
+
+
+def unmount(target: str, *, lazy: bool = False, force: bool = False) -> None:
+    """Unmount the topmost mount at ``target`` (umount2(2)); never follows a symlink there.
+
+    Args:
+        target: The mount point.
+        lazy: Detach now, let go of the file system when its last user does.
+        force: Abort requests that hang (FUSE, network).
+
+    Raises:
+        MountCallError: ``code`` is EBUSY when somebody uses it, EINVAL when it is no mount.
+    """
+    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0) | (MNT_FORCE if force else 0)
+    if _libc.umount2(os.fsencode(target), flags) != 0:
+        raise _failed(f"could not unmount {target}", ctypes.get_errno())
+
+
+def bind(source: str, target: str, *, flags: int = 0, recursive: bool = False) -> None:
+    """Show ``source`` at ``target`` as well; ``flags`` such as MS_RDONLY hold for the new mount.
+
+    The flags take a second call. What the source's own mount forbids stays forbidden
+    in between; if the second call fails, nothing stays mounted.
+    """
+    mount(source, target, None, MS_BIND | (MS_REC if recursive else 0))
+    if not flags:
+        return
+    try:
+        mount("none", target, None, MS_REMOUNT | MS_BIND | flags)
+    except MountCallError:
+        unmount(target, lazy=True)
+        raise
+
+
+def move(source: str, target: str) -> None:
+    """Move a mount to another place; refused by the kernel below shared mounts."""
+    mount(source, target, None, MS_MOVE)
+
+
+def set_propagation(target: str, kind: int, *, recursive: bool = True) -> None:
+    """Set how mount events travel: ``kind`` is MS_PRIVATE or MS_SLAVE."""
+    mount("none", target, None, kind | (MS_REC if recursive else 0))
+
+
+def identify(path: str) -> MountIdentity:
+    """Return which mount ``path`` lies on, without asking the file system itself.
+
+    Works on a mount whose FUSE server is dead, and follows a symlink at the end.
+
+    Raises:
+        OSError: The path cannot be reached.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return identify_fd(fd)
+    finally:
+        os.close(fd)
+
+
+def identify_fd(fd: int) -> MountIdentity:
+    """Return which mount an open descriptor (O_PATH is enough) lies on.
+
+    Source: statx(2); the unique id needs Linux 6.8, the plain one 5.8.
+    """
+    buffer = ctypes.create_string_buffer(256)
+    result = _libc.statx(
+        fd,
+        b"",
+        _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC,
+        ctypes.c_uint(_STATX_MNT_ID | _STATX_MNT_ID_UNIQUE),
+        buffer,
+    )
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    raw = buffer.raw
+    # struct statx: stx_mask, stx_attributes, stx_dev_major/minor, stx_mnt_id.
+    mask = int.from_bytes(raw[0:4], "little")
+    attributes = int.from_bytes(raw[8:16], "little")
+    device = os.makedev(
+        int.from_bytes(raw[136:140], "little"), int.from_bytes(raw[140:144], "little")
+    )
+    return MountIdentity(
+        mount_id=int.from_bytes(raw[144:152], "little"),
+        is_root=bool(attributes & _STATX_ATTR_MOUNT_ROOT),
+        device=device,
+        unique=bool(mask & _STATX_MNT_ID_UNIQUE),
+    )
+
+
+def mount_overlay(overlay: Overlay, target: str, flags: int = 0) -> None:
+    """Mount an overlay at ``target``; any bytes may stand in its paths.
+
+    Args:
+        overlay: What to mount.
+        target: An existing directory.
+        flags: Of MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC. Overlays inherit none of
+            them from their lower directories.
+
+    Raises:
+        MountCallError: The kernel refused; the message holds its reason.
+        UnsupportedError: The options do not fit and the kernel has no other way.
+    """
+    with _SafePaths() as paths:
+        lowers = [paths.safe(lower) for lower in overlay.lowers]
+        options = [
+            (key, paths.safe(path))
+            for key, path in (("upperdir", overlay.upper), ("workdir", overlay.work))
+            if path is not None
+        ]
+        if _mount_overlay_by_context(lowers, options, overlay.options, target, flags):
+            return
+        words = [f"lowerdir={':'.join(lowers)}", *(f"{k}={v}" for k, v in options)]
+        data = ",".join([*words, *overlay.options])
+        if len(os.fsencode(data)) > OPTIONS_MAX_BYTES:
+            raise UnsupportedError(
+                f"an overlay of {len(lowers)} directories needs {len(os.fsencode(data))} bytes "
+                f"of mount options, this kernel reads {OPTIONS_MAX_BYTES}",
+                hint="use Linux 6.7 or newer, or a store with a shorter path",
+            )
+        mount("layerstore", target, "overlay", flags, data)
+
+
+class _SafePaths:
+    """Names directories without the characters that overlayfs gives a meaning.
+
+    How many times a comma, colon or backslash is unescaped differs between kernel
+    versions and between mount(2) and fsconfig(2); a path through an open descriptor
+    holds none of them.
+    """
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def safe(self, path: str) -> str:
+        if not any(character in path for character in "\\,:"):
+            return path
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._fds.append(fd)
+        return f"/proc/self/fd/{fd}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+
+def _mount_overlay_by_context(
+    lowers: list[str],
+    options: list[tuple[str, str]],
+    words: tuple[str, ...],
+    target: str,
+    flags: int,
+) -> bool:
+    """Mount through fsopen(2); False when this kernel cannot, and nothing has happened then."""
+    context = _libc.syscall(ctypes.c_long(_SYS_FSOPEN), b"overlay", ctypes.c_uint(_FSOPEN_CLOEXEC))
+    if context < 0:
+        code = ctypes.get_errno()
+        if code in {errno.ENOSYS, errno.EPERM}:
+            return False  # no such call, or a seccomp filter that allows mount(2) only
+        raise _failed(f"could not mount an overlay at {target}", code)
+    try:
+        for lower in lowers:
+            if not _configure(context, _FSCONFIG_SET_STRING, "lowerdir+", lower):
+                if ctypes.get_errno() == errno.EINVAL:
+                    return False  # before Linux 6.7; mount(2) tells what else may be wrong
+                raise _context_failed(context, target)
+        for key, value in [("source", "layerstore"), *options]:
+            if not _configure(context, _FSCONFIG_SET_STRING, key, value):
+                raise _context_failed(context, target)
+        for word in words:
+            key, _, value = word.partition("=")
+            kind = _FSCONFIG_SET_STRING if value else _FSCONFIG_SET_FLAG
+            if not _configure(context, kind, key, value or None):
+                raise _context_failed(context, target)
+        if not _configure(context, _FSCONFIG_CMD_CREATE, None, None):
+            raise _context_failed(context, target)
+        _attach(context, target, flags)
+    finally:
+        os.close(context)
+    return True
+
+
+def _configure(context: int, command: int, key: str | None, value: str | None) -> bool:
+    result: int = _libc.syscall(
+        ctypes.c_long(_SYS_FSCONFIG),
+        ctypes.c_int(context),
+        ctypes.c_uint(command),
+        None if key is None else key.encode(),
+        None if value is None else os.fsencode(value),
+        ctypes.c_int(0),
+    )
+    return result == 0
+
+
+def _attach(context: int, target: str, flags: int) -> None:
+    attributes = sum(attr for flag, attr in _MOUNT_ATTRS.items() if flags & flag)
+    detached = _libc.syscall(
+        ctypes.c_long(_SYS_FSMOUNT),
+        ctypes.c_int(context),
+        ctypes.c_uint(_FSMOUNT_CLOEXEC),
+        ctypes.c_uint(attributes),
+    )
+    if detached < 0:
+        raise _context_failed(context, target)
+    try:
+        result = _libc.syscall(
+            ctypes.c_long(_SYS_MOVE_MOUNT),
+            ctypes.c_int(detached),
+            b"",
+            ctypes.c_int(_AT_FDCWD),
+            os.fsencode(target),
+            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+        )
+        if result != 0:
+            raise _failed(f"could not mount an overlay at {target}", ctypes.get_errno())
+    finally:
+        os.close(detached)
+
+
+def _context_failed(context: int, target: str) -> MountCallError:
+    """Return the error of the last call, with what the kernel wrote about it."""
+    code = ctypes.get_errno()
+    words = []
+    try:
+        while message := os.read(context, 4096):
+            words.append(os.fsdecode(message).partition(" ")[2].strip())
+    except OSError:  # ENODATA: no further message
+        pass
+    what = f"could not mount an overlay at {target}"
+    return _failed(f"{what} ({'; '.join(words)})" if words else what, code)
+
+
+_HINTS = {
+    errno.EPERM: "run as root, or inside a user and mount namespace of your own "
+    "(unshare --user --map-root-user --mount)",
+    errno.ENODEV: "load the file system's kernel module (modprobe overlay, modprobe fuse)",
+    errno.ENOSPC: "the kernel's limit on mounts is reached: see /proc/sys/fs/mount-max",
+}
+
+
+def _failed(what: str, code: int) -> MountCallError:
+    return MountCallError(f"{what}: {os.strerror(code)}", code, hint=_HINTS.get(code))

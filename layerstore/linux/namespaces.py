@@ -1,0 +1,60 @@
+"""Entering a mount namespace of one's own, so that mounts end with the process.
+
+Mounts made in a private namespace vanish when its last process does, however that
+came about: this is how a killed build leaves none behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from layerstore.errors import MountError, UnsupportedError
+from layerstore.linux import mounts
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+
+
+def unshare(flags: int) -> None:
+    """Move the calling thread into new namespaces.
+
+    Raises:
+        UnsupportedError: Not permitted here.
+        MountError: The kernel refused for another reason.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(ctypes.c_int(flags)) == 0:
+        return
+    code = ctypes.get_errno()
+    if code == 1:  # EPERM
+        raise UnsupportedError(
+            "may not create a namespace: " + os.strerror(code),
+            hint="run as root, or where user namespaces are allowed "
+            "(sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone)",
+        )
+    raise MountError(f"could not create a namespace: {os.strerror(code)}")
+
+
+def enter_private_mount_namespace() -> None:
+    """Give this process its own mount table.
+
+    From here on its mounts are invisible outside and end with the last process
+    inside; what the host mounts or unmounts still arrives (slave propagation), so
+    nothing of the host's is pinned.
+
+    Raises:
+        MountError: Other threads run (they would stay outside), or it is not permitted.
+    """
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise MountError(
+            f"a mount namespace must be entered before threads start; {threads} are running"
+        )
+    unshare(CLONE_NEWNS)
+    mounts.set_propagation("/", mounts.MS_SLAVE)
+
+
+def current_mount_namespace() -> int:
+    """Return the inode number that names this process's mount namespace."""
+    return os.stat("/proc/self/ns/mnt").st_ino

@@ -1,0 +1,173 @@
+"""Helpers for tests of views: images straight from directories, and mounts that always end.
+
+The scanner here is deliberately a second, simple implementation: what a view shows
+is then compared with a plain directory without trusting the importer's own scan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fuse_mount import lowers, mounts
+from layerstore.digest import DiffId, Digest
+from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset, path_key
+from layerstore.linux import mounts as syscalls
+from layerstore.linux.xattrs import read_xattrs
+from layerstore.store.records import LayerRecord
+from layerstore.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.session import WriteSession
+
+_KINDS = {
+    stat.S_IFDIR: Kind.DIR,
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFCHR: Kind.CHAR,
+    stat.S_IFBLK: Kind.BLOCK,
+    stat.S_IFIFO: Kind.FIFO,
+}
+_HOLE_BYTES = 1 << 16
+
+needs_root = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
+]
+needs_fuse = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse"),
+]
+
+
+def changeset_of(session: WriteSession, root: Path) -> Changeset:
+    """Read a directory into a changeset, its content into the store."""
+    found: dict[bytes, os.stat_result] = {}
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        full = os.path.join(os.fsencode(root), path) if path else os.fsencode(root)
+        status = os.lstat(full)
+        if stat.S_ISSOCK(status.st_mode):
+            continue
+        found[path] = status
+        if stat.S_ISDIR(status.st_mode):
+            pending += [path + b"/" + name if path else name for name in os.listdir(full)]
+    entries: dict[bytes, Entry] = {}
+    first: dict[tuple[int, int], Entry] = {}
+    for path in sorted(found, key=path_key):
+        status = found[path]
+        named = first.get((status.st_dev, status.st_ino))
+        if named is None or stat.S_ISDIR(status.st_mode):
+            full = os.path.join(os.fsencode(root), path) if path else os.fsencode(root)
+            entries[path] = _entry(session, path, full, status)
+            first[status.st_dev, status.st_ino] = entries[path]
+        else:
+            entries[path] = _link(path, named)
+    return Changeset(entries=tuple(entries.values()))
+
+
+def _link(path: bytes, named: Entry) -> Entry:
+    return Entry(
+        path=path,
+        kind=Kind.HARDLINK,
+        mode=named.mode,
+        uid=named.uid,
+        gid=named.gid,
+        mtime_ns=named.mtime_ns,
+        target=named.path,
+    )
+
+
+def _entry(session: WriteSession, path: bytes, full: bytes, status: os.stat_result) -> Entry:
+    kind = _KINDS[stat.S_IFMT(status.st_mode)]
+    device = kind in (Kind.CHAR, Kind.BLOCK)
+    return Entry(
+        path=path,
+        kind=kind,
+        mode=0o777 if kind is Kind.SYMLINK else stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime_ns=status.st_mtime_ns,
+        size=status.st_size if kind is Kind.FILE else 0,
+        extents=tuple(_extents(session, full)) if kind is Kind.FILE else (),
+        target=os.readlink(full) if kind is Kind.SYMLINK else b"",
+        dev_major=os.major(status.st_rdev) if device else 0,
+        dev_minor=os.minor(status.st_rdev) if device else 0,
+        xattrs=read_xattrs(full),
+    )
+
+
+def _extents(session: WriteSession, full: bytes) -> Iterator[tuple[int, bytes | None]]:
+    """Yield a file's content; long runs of zeros as holes, neighbours joined."""
+    hole = 0
+    with open(full, "rb") as file:
+        while part := file.read(_HOLE_BYTES):
+            if len(part) == _HOLE_BYTES and not any(part):
+                hole += len(part)
+                continue
+            if hole:
+                yield hole, None
+                hole = 0
+            yield from session.put_bytes(part)
+    if hole:
+        yield hole, None
+
+
+def publish_changeset(session: WriteSession, changeset: Changeset) -> DiffId:
+    """Publish a changeset as a layer under a made-up but stable diff id."""
+    encoded = encode_changeset(changeset)
+    diff_id = DiffId(Digest("sha256:" + hashlib.sha256(encoded).hexdigest()))
+    session.publish_layer(
+        LayerRecord(
+            diff_id=diff_id,
+            tar_size=0,
+            tree=session.put_bytes(encoded, meta=True),
+            recipe=(),
+            recipe_format="canonical-1",
+            entry_count=len(changeset.entries),
+            content_size=sum(entry.size for entry in changeset.entries),
+        )
+    )
+    return diff_id
+
+
+def publish_image(session: WriteSession, layers: list[DiffId], name: str) -> ImageRecord:
+    """Publish an image with a minimal config."""
+    diff_ids = ", ".join(f'"{layer}"' for layer in layers)
+    config = f'{{"comment": "{name}", "rootfs": {{"type": "layers", "diff_ids": [{diff_ids}]}}}}'
+    return session.publish_image(config.encode(), b"{}", layers, names=[name])
+
+
+def image_of(store_root: Path, directory: Path, name: str = "odd:1") -> ImageRecord:
+    """Make an image of one layer that holds a directory's tree."""
+    with Store.open(store_root, create=True) as store, store.begin("test") as session:
+        diff_id = publish_changeset(session, changeset_of(session, directory))
+        return publish_image(session, [diff_id], name)
+
+
+def undo_all_mounts(store_root: Path) -> None:
+    """Unmount every view of a store, and every server's mount, whatever state they are in."""
+    root = str(store_root)
+    for item in mounts.mounts(root):
+        mounts.unmount(root, item.record.view_id, lazy=True)
+    base = lowers.lowers_directory(root)
+    for directory, names, _ in os.walk(base, topdown=True):
+        if "root" in names:
+            names.remove("root")
+            place = f"{directory}/root"
+            while syscalls.identify(place).is_root:
+                syscalls.unmount(place, lazy=True)
+
+
+def is_mounted(path: Path | str) -> bool:
+    """Whether a mount's root is at this path."""
+    return syscalls.identify(str(path)).is_root
