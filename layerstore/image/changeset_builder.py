@@ -1,0 +1,171 @@
+"""Gathers the entries of a layer in any order and makes a valid changeset of them.
+
+The rules that need the whole layer live here: the last of several members of one name
+wins; nothing is ever reached through a symlink or file of the same layer; hard links
+name what came before them, and in the end the first name of a group is the file.
+What two extractors would unpack differently is refused.
+
+Not thread-safe; no I/O.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from layerstore.errors import UnsafeContentError
+from layerstore.formats.tree import Changeset, Entry, Kind, path_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class ChangesetBuilder:
+    """Collects entries, whiteouts and opaque directories of one layer."""
+
+    def __init__(self) -> None:
+        self._entries: dict[bytes, Entry] = {}
+        self._parents: set[bytes] = {b""}
+        self._linked: set[bytes] = set()
+        self._whiteouts: set[bytes] = set()
+        self._opaques: set[bytes] = set()
+        self._moved: dict[int, Entry] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry; it replaces an earlier one of its path.
+
+        Raises:
+            UnsafeContentError: It lies below something that is not a directory, takes
+                the place of a directory with entries or of a hard link's file, or is a
+                hard link to a directory or to itself.
+        """
+        path = entry.path
+        if path.rpartition(b"/")[0] not in self._parents:
+            self._add_parents(path)
+        if entry.kind is not Kind.DIR and path in self._parents:
+            raise UnsafeContentError("takes the place of a directory that has entries")
+        if entry.kind is Kind.HARDLINK:
+            entry = self._resolved(entry)
+        elif path in self._linked:
+            raise UnsafeContentError("replaces a file that an earlier hard link names")
+        self._entries[path] = entry
+
+    def add_whiteout(self, path: bytes) -> None:
+        """Remove ``path`` from lower layers.
+
+        Raises:
+            UnsafeContentError: It lies below something that is not a directory.
+        """
+        self._add_parents(path)
+        self._whiteouts.add(path)
+
+    def add_opaque(self, path: bytes) -> None:
+        """Hide lower children of the directory ``path``.
+
+        Raises:
+            UnsafeContentError: It is not a directory here, or lies below such.
+        """
+        self._add_parents(path + b"/")
+        self._opaques.add(path)
+
+    def _add_parents(self, path: bytes) -> None:
+        end = path.rfind(b"/")
+        while end > 0:
+            parent = path[:end]
+            if parent in self._parents:
+                return
+            self._require_directory(parent)
+            self._parents.add(parent)
+            end = path.rfind(b"/", 0, end)
+
+    def _require_directory(self, path: bytes) -> None:
+        known = self._entries.get(path)
+        if known is not None and known.kind is not Kind.DIR:
+            raise UnsafeContentError(
+                f"lies below {path[:300]!r}, which is a {known.kind.name.lower()} in this layer"
+            )
+
+    def _resolved(self, link: Entry) -> Entry:
+        """Return a hard link that names the file itself, not another link."""
+        target = link.target
+        known = self._entries.get(target)
+        if known is not None and known.kind is Kind.HARDLINK:
+            target = known.target
+            known = self._entries.get(target)
+        if target == link.path:
+            raise UnsafeContentError("hard link to itself")
+        if link.path in self._linked:
+            raise UnsafeContentError("replaces a file that an earlier hard link names")
+        if target in self._parents or (known is not None and known.kind is Kind.DIR):
+            raise UnsafeContentError(f"hard link to the directory {target[:300]!r}")
+        if known is None:
+            self._check_lower_target(target)
+        self._linked.add(target)
+        return msgspec.structs.replace(link, target=target)
+
+    def _check_lower_target(self, target: bytes) -> None:
+        end = target.rfind(b"/")
+        while end > 0:
+            self._require_directory(target[:end])
+            end = target.rfind(b"/", 0, end)
+
+    def unresolved_links(self) -> list[Entry]:
+        """Return hard links to paths that this layer does not bring: a lower one must."""
+        return [
+            entry
+            for entry in self._entries.values()
+            if entry.kind is Kind.HARDLINK and entry.target not in self._entries
+        ]
+
+    def finish(self) -> Changeset:
+        """Return the canonical changeset of everything taken."""
+        self._order_links()
+        return Changeset(
+            entries=tuple(sorted(self._entries.values(), key=lambda e: path_key(e.path))),
+            whiteouts=_sorted_paths(self._whiteouts),
+            opaques=_sorted_paths(self._opaques),
+        )
+
+    def final(self, entry: Entry) -> Entry | None:
+        """Return what became of an entry after :meth:`finish`.
+
+        That is itself, or the entry that got its content because its group's first name
+        is another; None when a later member replaced it.
+        """
+        moved = self._moved.get(id(entry))
+        if moved is not None:
+            return moved
+        return entry if self._entries.get(entry.path) is entry else None
+
+    def _order_links(self) -> None:
+        """Make the first name of every group of hard links the file."""
+        groups: dict[bytes, list[bytes]] = {}
+        for entry in self._entries.values():
+            if entry.kind is Kind.HARDLINK and entry.target in self._entries:
+                groups.setdefault(entry.target, []).append(entry.path)
+        for target, names in groups.items():
+            file = self._entries[target]
+            first, *others = sorted([target, *names], key=path_key)
+            if first != target:
+                moved = msgspec.structs.replace(file, path=first)
+                self._moved[id(file)] = self._entries[first] = moved
+            for name in others:
+                self._entries[name] = hard_link(name, first, file)
+
+
+def hard_link(path: bytes, target: bytes, file: Entry) -> Entry:
+    """Return the hard link ``path`` to the entry ``file`` whose path is ``target``."""
+    return Entry(
+        path=path,
+        kind=Kind.HARDLINK,
+        mode=file.mode,
+        uid=file.uid,
+        gid=file.gid,
+        mtime_ns=file.mtime_ns,
+        target=target,
+    )
+
+
+def _sorted_paths(paths: Iterable[bytes]) -> tuple[bytes, ...]:
+    return tuple(sorted(paths, key=path_key))
