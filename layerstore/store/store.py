@@ -25,7 +25,7 @@ from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.records import CacheRecord, LayerRecord, decode_layer
 from layerstore.store.session import WriteSession
-from layerstore.store.tags import tag_all, untag_all
+from layerstore.store.tags import delete_image, tag_all, untag_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -229,6 +229,23 @@ class Store:
                 )
             untag_all(connection, self.paths.names_log, [full])
         return image_id
+
+    def remove_image(self, image_id: ImageId) -> bool:
+        """Forget an image and all its names, durably; its bytes stay until gc.
+
+        Returns:
+            False when a running session holds the image: its names are gone, and
+            the image goes with the next gc after that session.
+
+        Raises:
+            ImageNotFoundError: Not in the store.
+        """
+        require_writable(self.config)
+        with self.catalog.write() as connection:
+            self.image(image_id)
+            names = [name for name, named in self.catalog.tags().items() if named == image_id]
+            untag_all(connection, self.paths.names_log, names)
+            return delete_image(connection, image_id)
 
     # -- build cache
 

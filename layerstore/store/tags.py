@@ -61,6 +61,20 @@ def insert_image(connection: sqlite3.Connection, record: ImageRecord) -> None:
     )
 
 
+def delete_image(connection: sqlite3.Connection, image_id: ImageId) -> bool:
+    """Delete an image's rows unless a session holds it; return whether they are gone.
+
+    What a session holds stays for its sake; gc deletes it once nothing needs it.
+    """
+    held = connection.execute(
+        "SELECT 1 FROM lease_holds WHERE kind = 'image' AND id = ?", (image_id,)
+    ).fetchone()
+    if held is None:
+        connection.execute("DELETE FROM images WHERE image_id = ?", (image_id,))
+        connection.execute("DELETE FROM image_layers WHERE image_id = ?", (image_id,))
+    return held is None
+
+
 def tag_all(
     connection: sqlite3.Connection, log: str, names: Sequence[str], image_id: ImageId
 ) -> None:

@@ -142,3 +142,20 @@ def test_platform_has_ocis_words():
 def test_decoding_what_was_stored(store):
     image = make(store)
     assert decode_config(store.get_blob(image.image_id)).author == "someone"
+
+
+def test_removing_an_image_takes_its_names(store):
+    image = make(store, names=("web:1", "web:2"))
+    assert store.remove_image(image.image_id)
+    assert (store.tags(), store.images()) == ({}, [])
+    with pytest.raises(NotFoundError):
+        store.remove_image(image.image_id)
+
+
+def test_an_image_in_use_loses_only_its_names(store):
+    with store.begin("holder") as session:
+        layers = [put_layer(session, b"one")]
+        image = create_image(session, CONFIG, layers, STEPS[:1], names=["a:1"], created=CREATED)
+        assert not store.remove_image(image.image_id)
+        assert store.tags() == {}
+        assert store.images() == [image]
