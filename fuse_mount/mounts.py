@@ -31,7 +31,9 @@ from layerstore.errors import ConflictError, InputError, MountError, NotFoundErr
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock
+from layerstore.linux.namespaces import current_mount_namespace
 from layerstore.linux.removal import remove_tree
+from layerstore.snapshot.overlay import copy_root_attributes, overlay_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +133,7 @@ def mount(
             mount_id=0,
             device=0,
             boot_id=_boot_id(),
-            namespace=_namespace(),
+            namespace=current_mount_namespace(),
             created=time.time(),
         )
         make_private_dir(f"{store_root}/views", durable=False)
@@ -268,8 +270,7 @@ def _mount_writable(store_root: str, record: MountRecord, lower: str) -> None:
     make_private_dir(record.upper, durable=False)
     for name in ("upper", "work"):
         make_private_dir(f"{record.upper}/{name}", durable=False)
-    # The upper's own root becomes the root of the view: it has to look like the image's.
-    copy_directory_attributes(lower, f"{record.upper}/upper")
+    copy_root_attributes(lower, f"{record.upper}/upper")
     overlay = syscalls.Overlay(
         lowers=(lower,),
         upper=f"{record.upper}/upper",
@@ -277,31 +278,6 @@ def _mount_writable(store_root: str, record: MountRecord, lower: str) -> None:
         options=overlay_options(),
     )
     syscalls.mount_overlay(overlay, record.target, _VIEW_FLAGS)
-
-
-def copy_directory_attributes(source: str, target: str) -> None:
-    """Give an upper directory the owner, mode, times and attributes of the lower root."""
-    status = os.stat(source)
-    os.chown(target, status.st_uid, status.st_gid)
-    os.chmod(target, stat.S_IMODE(status.st_mode))
-    with contextlib.suppress(OSError):
-        for name in os.listxattr(source):
-            os.setxattr(target, name, os.getxattr(source, name))
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def overlay_options() -> tuple[str, ...]:
-    """Return ``userxattr`` inside a user namespace, where ``trusted.`` names are out of reach."""
-    return ("userxattr",) if in_user_namespace() else ()
-
-
-def in_user_namespace() -> bool:
-    """Whether ids here are mapped: the initial namespace maps all of them onto themselves."""
-    try:
-        with open("/proc/self/uid_map", encoding="ascii") as file:
-            return file.read().split() != ["0", "0", "4294967295"]
-    except OSError:
-        return False
 
 
 def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool = False) -> None:
@@ -356,7 +332,7 @@ def _state(record: MountRecord) -> tuple[str, str]:
         return STALE, "its FUSE server is gone"
     if _is_mounted(record):
         return MOUNTED, ""
-    if record.namespace != _namespace():
+    if record.namespace != current_mount_namespace():
         return ELSEWHERE, f"namespace {record.namespace}"
     return STALE, "it was unmounted by something else"
 
@@ -453,7 +429,3 @@ def _boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
-
-
-def _namespace() -> int:
-    return os.stat("/proc/self/ns/mnt").st_ino

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from layerstore.errors import NotFoundError
 from layerstore.vfs.view import (
     Attributes,
     DirectoryEntry,
     ImageView,
-    NoSuchPathError,
     NoSuchXattrError,
-    NotADirectoryInViewError,
     Totals,
     WrongKindError,
 )
@@ -25,7 +23,11 @@ from layerstore.vfs.view import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_ROOT_INO = 1
+_TOP_INO = 1 << 62
+"""Far from the numbers that the views count up from 1."""
+
+VIEWS_MAX = 8
+"""Views kept loaded; one that is asked for again is loaded again, with the same numbers."""
 
 
 class SingleTree:
@@ -84,20 +86,20 @@ class GrowingTree:
     """A directory of views, each loaded when its name is first asked for.
 
     Args:
-        load: Gives the view of a name, or raises NotFoundError.
+        load: Gives the view of a name, or raises NoSuchPathError.
         on_ready: Called once the kernel has mounted it.
     """
 
     def __init__(self, load: Callable[[bytes], ImageView], on_ready: Callable[[], None]) -> None:
         self._load = load
-        self._views: dict[bytes, ImageView] = {}
+        self._views: OrderedDict[bytes, ImageView] = OrderedDict()
         self.ready = on_ready
 
     def attributes(self, path: bytes) -> Attributes:
         """Return what stat(2) says; the top belongs to whoever mounted it."""
         if path == b"/":
             mode = stat.S_IFDIR | 0o755
-            return Attributes(_ROOT_INO, mode, 2, os.getuid(), os.getgid(), 0, 4096, 8, 0)
+            return Attributes(_TOP_INO, mode, 2, os.getuid(), os.getgid(), 0, 4096, 8, 0)
         view, inside = self._locate(path)
         return view.attributes(view.find(inside))
 
@@ -105,7 +107,7 @@ class GrowingTree:
         """Yield a directory's names; the top lists the views loaded so far."""
         if path == b"/":
             for name in (b".", b"..", *self._views):
-                yield DirectoryEntry(name, _ROOT_INO, stat.S_IFDIR)
+                yield DirectoryEntry(name, _TOP_INO, stat.S_IFDIR)
             return
         view, inside = self._locate(path)
         yield from dots(view, inside)
@@ -150,11 +152,10 @@ class GrowingTree:
         name, _, inside = path[1:].partition(b"/")
         view = self._views.get(name)
         if view is None:
-            try:
-                view = self._views[name] = self._load(name)
-            except NotFoundError as err:
-                raise NoSuchPathError(f"there is no view {name!r}") from err
+            view = self._load(name)
+            while len(self._views) >= VIEWS_MAX:
+                self._views.popitem(last=False)
+            self._views[name] = view
+        else:
+            self._views.move_to_end(name)
         return view, inside
-
-
-__all__ = ["GrowingTree", "NotADirectoryInViewError", "SingleTree"]

@@ -29,11 +29,12 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from fuse_mount.lowers import LIFE_FD, READY_FD, remove_instance
-from layerstore.errors import LayerstoreError, NotFoundError, UnsupportedError
+from layerstore.errors import LayerstoreError, UnsupportedError
 
 if TYPE_CHECKING:
     from fuse_mount._binding import Tree
     from layerstore.digest import DiffId
+    from layerstore.formats.tree import Changeset
     from layerstore.store.store import Store
     from layerstore.vfs.view import ImageView
 
@@ -193,37 +194,41 @@ def _tree(store: Store, spec: dict[str, object], report: _Report, mountpoint: by
 
 
 class _Grower:
-    """Loads chains by name and keeps the layers they share in memory once."""
+    """Loads chains by name; layers that chains share are decoded once."""
 
     def __init__(self, store: Store, directory: str) -> None:
         self._store = store
         self._directory = directory
+        self._changesets: dict[DiffId, Changeset] = {}
 
     def load(self, name: bytes) -> ImageView:
         """Return the view whose diff ids the file of this name lists."""
-        if not name.isalnum():
-            raise NotFoundError(f"{name!r} is not the name of a chain")
+        from layerstore.vfs.view import NoSuchPathError
+
         try:
-            with open(os.path.join(os.fsencode(self._directory), name), encoding="ascii") as file:
+            # Names are hex: anything else is not ours to open.
+            path = os.path.join(self._directory, bytes.fromhex(name.decode("ascii")).hex())
+            with open(path, encoding="ascii") as file:
                 layers = file.read().split()
-        except OSError as err:
-            raise NotFoundError(f"no chain {name!r}") from err
+        except (ValueError, FileNotFoundError) as err:
+            raise NoSuchPathError(f"no chain {name!r}") from err
         return self.view(layers)
 
     def view(self, layers: list[str]) -> ImageView:
         """Return the view of a chain of layers."""
-        from layerstore.digest import parse_digest
-        from layerstore.image.stack import load_root
+        from layerstore.image.stack import stack
         from layerstore.vfs.view import ImageView
 
-        diff_ids: list[DiffId] = [_as_diff_id(parse_digest(layer)) for layer in layers]
-        return ImageView(self._store, load_root(self._store, diff_ids))
+        return ImageView(self._store, stack([self._changeset(layer) for layer in layers]))
 
+    def _changeset(self, layer: str) -> Changeset:
+        from layerstore.digest import DiffId, parse_digest
+        from layerstore.image.stack import read_changeset
 
-def _as_diff_id(digest: object) -> DiffId:
-    from typing import cast
-
-    return cast("DiffId", digest)
+        diff_id = DiffId(parse_digest(layer))
+        if diff_id not in self._changesets:
+            self._changesets[diff_id] = read_changeset(self._store, diff_id)
+        return self._changesets[diff_id]
 
 
 def _read_ahead(mountpoint: bytes) -> None:

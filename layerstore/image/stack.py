@@ -84,9 +84,17 @@ def load_root(store: Store, diff_ids: Sequence[DiffId]) -> Node:
         NotFoundError: The store has no such layer.
         IntegrityError: A layer's record is damaged.
     """
-    return stack(
-        [decode_changeset(store.read_refs(store.layer(diff_id).tree)) for diff_id in diff_ids]
-    )
+    return stack([read_changeset(store, diff_id) for diff_id in diff_ids])
+
+
+def read_changeset(store: Store, diff_id: DiffId) -> Changeset:
+    """Read one layer's changeset from the store.
+
+    Raises:
+        NotFoundError: The store has no such layer.
+        IntegrityError: Its record or tree is damaged.
+    """
+    return decode_changeset(store.read_refs(store.layer(diff_id).tree))
 
 
 def lookup(root: Node, path: bytes) -> Node | None:

@@ -58,3 +58,12 @@ def enter_private_mount_namespace() -> None:
 def current_mount_namespace() -> int:
     """Return the inode number that names this process's mount namespace."""
     return os.stat("/proc/self/ns/mnt").st_ino
+
+
+def in_user_namespace() -> bool:
+    """Whether ids here are mapped: the initial namespace maps all of them onto themselves."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return file.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False

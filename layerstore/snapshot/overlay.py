@@ -1,0 +1,106 @@
+"""Writable roots as overlayfs over whatever shows the layers.
+
+Meant for build steps: set-user-id programs and devices work in the mount, so make it
+inside a private mount namespace (:mod:`layerstore.linux.namespaces`), where nobody
+else sees it and it ends with the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from layerstore.errors import MountError
+from layerstore.linux import mounts
+from layerstore.linux.namespaces import in_user_namespace
+from layerstore.linux.xattrs import read_xattrs
+from layerstore.snapshot.base import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from layerstore.digest import DiffId
+    from layerstore.snapshot.base import LowerProvider
+
+PLAIN_OPTIONS = ("redirect_dir=off", "metacopy=off", "index=off")
+"""Keep upper directories complete in themselves, whatever the kernel's defaults are: with
+redirects or metacopy an upper refers to the lower tree and cannot become a layer alone."""
+
+
+class OverlaySnapshotter:
+    """Prepares roots with overlayfs.
+
+    Args:
+        lowers: Shows the layers below.
+    """
+
+    def __init__(self, lowers: LowerProvider) -> None:
+        self._lowers = lowers
+
+    @contextlib.contextmanager
+    def prepare(self, layers: Sequence[DiffId], scratch: Path) -> Iterator[Snapshot]:
+        """Make a writable root over the layers; see :class:`layerstore.snapshot.base.Snapshotter`.
+
+        Writes are not forced to disk when the programs inside ask for it: the upper is
+        scratch until it is ingested, and dpkg would wait for every file otherwise.
+        """
+        snapshot = Snapshot(
+            root=scratch / "root",
+            upper=scratch / "upper",
+            xattr_prefix=b"user.overlay." if in_user_namespace() else b"trusted.overlay.",
+        )
+        for directory in (scratch, snapshot.root, snapshot.upper, scratch / "work"):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._lowers.lower(layers) as lower:
+            copy_root_attributes(str(lower), str(snapshot.upper))
+            _mount(str(lower), snapshot, str(scratch / "work"))
+            try:
+                yield snapshot
+            finally:
+                _unmount(str(snapshot.root))
+
+
+def overlay_options() -> tuple[str, ...]:
+    """Return the options every overlay of ours has on this host."""
+    return (*PLAIN_OPTIONS, "userxattr") if in_user_namespace() else PLAIN_OPTIONS
+
+
+def copy_root_attributes(lower: str, upper: str) -> None:
+    """Give an upper directory the owner, mode, times and attributes of the lower root.
+
+    An overlay shows its upper's own attributes at its root.
+    """
+    status = os.stat(lower)
+    os.chown(upper, status.st_uid, status.st_gid)
+    os.chmod(upper, stat.S_IMODE(status.st_mode))
+    for name, value in read_xattrs(lower):
+        with contextlib.suppress(OSError):  # security.* that this kernel or namespace refuses
+            os.setxattr(upper, name, value)
+    os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _mount(lower: str, snapshot: Snapshot, work: str) -> None:
+    options = overlay_options()
+    overlay = mounts.Overlay((lower,), str(snapshot.upper), work, (*options, "volatile"))
+    try:
+        mounts.mount_overlay(overlay, str(snapshot.root))
+    except mounts.MountCallError as err:
+        if err.code != errno.EINVAL:
+            raise
+        # Before Linux 5.10 overlayfs does not know "volatile".
+        mounts.mount_overlay(overlay._replace(options=options), str(snapshot.root))
+
+
+def _unmount(root: str) -> None:
+    """Unmount; a root that something still uses is detached and goes when that ends."""
+    try:
+        mounts.unmount(root)
+    except mounts.MountCallError as err:
+        if err.code == errno.EBUSY:
+            mounts.unmount(root, lazy=True)
+        elif err.code != errno.EINVAL:  # EINVAL: somebody inside has unmounted it already
+            raise MountError(f"the root of a finished step stays mounted: {err.message}") from err
