@@ -250,11 +250,13 @@ def image_sizes(
     system = _FileSystem()
     # An explicit stack: 512 layers would exhaust the interpreter's.
     pending: list[tuple[Chain, _ChainNode | None, int]] = [((), root, 0)]
-    while pending:
+    unvisited = 1
+    while unvisited:  # what is applied last need not be undone
         chain, visited, mark = pending.pop()
         if visited is None:
             system.roll_back(mark)
             continue
+        unvisited += len(visited.above) - 1
         pending.append((chain, None, system.mark()))
         if chain:
             system.apply(load(chain[-1]))

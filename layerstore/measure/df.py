@@ -6,6 +6,7 @@ their sizes add up to the disk, as the ledger's do.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,7 +37,7 @@ class Usage(msgspec.Struct, frozen=True):
 
     Attributes:
         count: Images, cached steps or writable layers; None where there is nothing to count.
-        active: Those of them that mounted views or commands use.
+        active: Those of them that mounted views use.
         size: Bytes; the writable layers' are those of their files.
         reclaimable: Bytes that ``gc`` would make free: for the build cache when told to drop it.
     """
@@ -93,11 +94,14 @@ def _row(inventory: Inventory, ledger: Ledger, kind: str, owners: tuple[Owner, .
     if Owner.EXCLUSIVE in owners:
         tagged = inventory.tagged()
         count = len(tagged)
-        active = sum(inventory.held_layers.issuperset(image.layers) for image in tagged)
+        viewed = {view.image_id for view in inventory.views}
+        active = sum(image.image_id in viewed for image in tagged)
     elif Owner.CACHE in owners:
         count = inventory.cache_count
     elif Owner.WRITABLE in owners:
         count = len(ledger.writable)
+        used = {os.path.basename(view.upper) for view in inventory.views if view.upper}
+        active = sum(layer.name in used for layer in ledger.writable)
     return Usage(kind, count, active, size, size if free else 0)
 
 

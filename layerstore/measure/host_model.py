@@ -37,8 +37,9 @@ def allocated_size(entry: Entry) -> int:
     """
     kind = entry.kind
     if kind == Kind.FILE:
-        if any(chunk_id is None for _, chunk_id in entry.extents):
-            return _sparse_size(entry.extents)
+        extents = entry.extents
+        if len(extents) > 1 or (extents and extents[0][1] is None):
+            return _sparse_size(extents)
         return round_up(entry.size)
     if kind == Kind.DIR:
         return BLOCK_BYTES

@@ -20,12 +20,24 @@ from layerstore.store.leases import live_leases
 from layerstore.store.records import LayerRecord, decode_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from layerstore.digest import ImageId
     from layerstore.formats.tree import Changeset
     from layerstore.store.catalog import BlockRow, Catalog, ChunkRow, ImageRecord, PackRow
     from layerstore.store.store import Store
+
+
+class View(msgspec.Struct, frozen=True):
+    """What measuring reads of a view's record, ``views/ID.json``.
+
+    Attributes:
+        upper: The writable layer's directory, None for a read-only view.
+    """
+
+    image_id: str
+    layers: tuple[str, ...] = ()
+    upper: str | None = None
 
 
 class Inventory(NamedTuple):
@@ -38,6 +50,7 @@ class Inventory(NamedTuple):
         cache_layers: Layers that the build cache remembers.
         cache_count: Remembered build steps, those without a layer too.
         held_layers: Layers of mounted views and of running commands.
+        views: Mounted views, read-only and writable ones.
         packs: Packs by their hexadecimal id.
         files: Everything under the root, the root first.
     """
@@ -50,6 +63,7 @@ class Inventory(NamedTuple):
     cache_layers: frozenset[DiffId]
     cache_count: int
     held_layers: frozenset[DiffId]
+    views: tuple[View, ...]
     packs: dict[str, PackRow]
     blocks: list[BlockRow]
     chunks: list[ChunkRow]
@@ -77,7 +91,8 @@ def take_inventory(store: Store) -> Inventory:
         packs = {row.pack_id.hex(): row for row in catalog.pack_rows()}
         blocks = catalog.block_rows()
         chunks = catalog.chunk_rows()
-        held = _held_layers(store)
+        views = _views(store)
+        held = _held_layers(store, views)
     names: dict[ImageId, tuple[str, ...]] = {}
     for name, image_id in tags.items():
         names[image_id] = (*names.get(image_id, ()), name)
@@ -90,6 +105,7 @@ def take_inventory(store: Store) -> Inventory:
         cache_layers=frozenset(diff_id for diff_id in cache if diff_id is not None),
         cache_count=len(cache),
         held_layers=held,
+        views=views,
         packs=packs,
         blocks=blocks,
         chunks=chunks,
@@ -116,31 +132,25 @@ def _one_moment(catalog: Catalog) -> Iterator[None]:
         catalog.query("COMMIT")
 
 
-def _held_layers(store: Store) -> frozenset[DiffId]:
+def _held_layers(store: Store, views: Iterable[View]) -> frozenset[DiffId]:
     """Return the layers that views and living leases hold, whether a name holds them or not."""
     catalog = store.catalog
     alive = {lease.lease_id for lease in live_leases(catalog)}
-    holds = catalog.query("SELECT lease, kind, id FROM lease_holds")
-    held = {str(what): str(kind) for lease, kind, what in holds if lease in alive}
-    layers = {DiffId(Digest(what)) for what, kind in held.items() if kind == "layer"}
+    rows = catalog.query("SELECT lease, kind, id FROM lease_holds")
+    held = {(kind, what) for lease, kind, what in rows if lease in alive}
+    layers = {DiffId(Digest(str(what))) for kind, what in held if kind == "layer"}
     for image in catalog.images():
-        if held.get(image.image_id) == "image":
+        if ("image", image.image_id) in held:
             layers.update(image.layers)
-    for record in Path(catalog.paths.views).glob("*.json"):
-        layers.update(_view_layers(record))
+    for view in views:
+        layers.update(DiffId(Digest(name)) for name in view.layers)
     return frozenset(layers)
 
 
-class _View(msgspec.Struct):
-    """What measuring reads of a mounted view's record."""
-
-    layers: list[str] = []
-
-
-def _view_layers(record: Path) -> list[DiffId]:
-    """Return the layers a view's record names; none when it is just being written or removed."""
-    try:
-        view = msgspec.json.decode(record.read_bytes(), type=_View)
-    except (OSError, msgspec.MsgspecError):
-        return []
-    return [DiffId(Digest(name)) for name in view.layers]
+def _views(store: Store) -> tuple[View, ...]:
+    """Return the records of views; one that is just being written or removed is left out."""
+    views = []
+    for path in sorted(Path(store.paths.views).glob("*.json")):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            views.append(msgspec.json.decode(path.read_bytes(), type=View))
+    return tuple(views)

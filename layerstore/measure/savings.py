@@ -25,6 +25,7 @@ scheme; their measured size stands beside the table and in none of the rows.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -172,7 +173,7 @@ class _Layers:
 
 
 def take_savings(
-    store: Store, references: Sequence[str] = (), *, copies: int | Mapping[ImageId, int] = 1
+    store: Store, references: Sequence[str] = (), *, copies: int | None = 1
 ) -> Savings:
     """Compare the schemes for images of a store.
 
@@ -180,7 +181,8 @@ def take_savings(
         store: Where the images are.
         references: Names or ids, in the order they were built; none means all named
             images, oldest first. An image named twice counts once.
-        copies: Containers of each image, or of each image id (others count one).
+        copies: Containers of each image. None counts its mounted views, and without
+            references leaves out images that have none.
 
     Raises:
         NotFoundError: A reference names nothing.
@@ -189,8 +191,15 @@ def take_savings(
     """
     inventory = take_inventory(store)
     layers = _Layers(store, inventory)
+    if copies is not None and copies < 0:
+        raise InputError(f"{copies} copies of an image make no sense: expected 0 or more")
     chosen = _choose(store, inventory, references)
-    numbers = {image.image_id: _copies_of(image, copies) for image in chosen}
+    if copies is None:
+        views = Counter(view.image_id for view in inventory.views)
+        chosen = [image for image in chosen if references or views[image.image_id]]
+        numbers = {image.image_id: views[image.image_id] for image in chosen}
+    else:
+        numbers = {image.image_id: copies for image in chosen}
     sizes = image_sizes([image.layers for image in chosen], layers.changeset)
     attribution = attribute(inventory, lambda diff_id: layers.content(diff_id).chunks)
     return _compare(inventory, attribution, chosen, numbers, sizes, layers)
@@ -198,16 +207,9 @@ def take_savings(
 
 def _choose(store: Store, inventory: Inventory, references: Sequence[str]) -> list[ImageRecord]:
     if not references:
-        return inventory.tagged()
+        return list(inventory.tagged())
     chosen = {image.image_id: image for image in map(store.resolve, references)}
     return list(chosen.values())
-
-
-def _copies_of(image: ImageRecord, copies: int | Mapping[ImageId, int]) -> int:
-    number = copies if isinstance(copies, int) else copies.get(image.image_id, 1)
-    if number < 0:
-        raise InputError(f"{number} copies of an image make no sense: expected 0 or more")
-    return number
 
 
 def _compare(

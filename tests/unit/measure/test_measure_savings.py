@@ -92,12 +92,21 @@ def test_the_same_layer_over_another_parent_is_unpacked_again_by_docker(store):
     assert savings.size_of(Scheme.PLAIN_LAYERS) == base_size + other_size + 2 * app_size
 
 
-def test_copies_may_differ_by_image(store):
+def test_mounted_views_are_counted_as_containers(store):
     one = build(store, "one", BASE, created=1)
     build(store, "two", APP, created=2)
-    savings = take_savings(store, copies={one.image_id: 40})
-    assert [row.copies for row in savings.images] == [40, 1]
-    assert savings.containers == 41
+    for number in range(3):
+        upper = store.root / "uppers" / f"v{number}"
+        upper.mkdir()
+        view = {"image_id": one.image_id, "layers": one.layers, "upper": str(upper)}
+        (store.root / "views" / f"{number}.json").write_text(json.dumps(view))
+    (store.root / "views" / "torn.json").write_text('{"image_')
+    savings = take_savings(store, copies=None)
+    assert [(row.names, row.copies) for row in savings.images] == [(("one:latest",), 3)]
+    assert [row.copies for row in take_savings(store, ["two", "one"], copies=None).images] == [0, 3]
+    rows = {row.kind: row for row in take_df(store).rows}
+    assert (rows["Images"].count, rows["Images"].active) == (2, 1)
+    assert (rows["Writable layers"].count, rows["Writable layers"].active) == (3, 3)
 
 
 def test_bad_questions_are_refused(store):
