@@ -1,0 +1,99 @@
+"""Commands that measure: df and savings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerstore.cli.common import Json, settings_of
+from layerstore.cli.output import write_json, write_line
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    from layerstore.measure.savings import Savings
+    from layerstore.measure.table import Table
+
+BAR_CELLS = 40
+"""Characters of the longest bar: the chart fits 100 columns with its labels."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands."""
+    app.command("df")(disk_usage)
+    app.command("savings")(savings)
+
+
+def disk_usage(
+    context: typer.Context,
+    *,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Each image's bytes, and the ledger exactly.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what the store holds on disk, and what gc could free."""
+    import msgspec
+
+    from layerstore.measure.df import df_images_table, df_table, ledger_table, take_df
+
+    with settings_of(context).open_store() as store:
+        usage = take_df(store)
+    if as_json:
+        write_json(msgspec.to_builtins(usage))
+        return
+    _print_table(df_table(usage))
+    if verbose:
+        for table in (df_images_table(usage), ledger_table(usage.ledger)):
+            write_line()
+            _print_table(table)
+
+
+def savings(
+    context: typer.Context,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE...]", help="Names or ids; all named images if none."),
+    ] = None,
+    *,
+    copies: Annotated[
+        int | None, typer.Option(min=0, help="Containers of each image; 1 if not given.")
+    ] = None,
+    mounted: Annotated[
+        bool, typer.Option("--mounted", help="Count the mounted views as containers.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare what the same containers take as full copies, as plain layers, and here."""
+    import msgspec
+
+    from layerstore.measure.savings import take_savings
+
+    if mounted and copies is not None:
+        raise InputError("--mounted counts the containers: leave out --copies")
+    number = None if mounted else 1 if copies is None else copies
+    with settings_of(context).open_store() as store:
+        taken = take_savings(store, images or (), copies=number)
+    if as_json:
+        write_json(msgspec.to_builtins(taken))
+    else:
+        _print_savings(taken)
+
+
+def _print_savings(taken: Savings) -> None:
+    from layerstore.measure.savings_report import images_table, schemes_chart, schemes_table
+    from layerstore.measure.table import chart_lines
+
+    _print_table(schemes_table(taken))
+    write_line()
+    for line in chart_lines(schemes_chart(taken), BAR_CELLS):
+        write_line(line)
+    write_line()
+    _print_table(images_table(taken))
+
+
+def _print_table(table: Table) -> None:
+    from layerstore.measure.table import table_lines
+
+    for line in table_lines(table):
+        write_line(line)
