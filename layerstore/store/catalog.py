@@ -203,29 +203,31 @@ class Catalog:
 
     def close(self) -> None:
         """Close the connection; harmless when closed before."""
-        with self._mutex:
+        with self._guard():
             connection, self._connection = self._connection, None
-            if connection is None:
-                return
-            if self._pid != os.getpid():
-                _FOREIGN_CONNECTIONS.append(connection)
-            else:
+            if connection is not None:
                 connection.close()
 
-    def _live(self) -> sqlite3.Connection:
-        """Return this process's connection, opening one after a fork."""
-        if self._pid != os.getpid() or self._connection is None:
+    def _guard(self) -> threading.RLock:
+        """Return this process's mutex, leaving the parent's things alone after a fork."""
+        if self._pid != os.getpid():
             if self._connection is not None:
                 _FOREIGN_CONNECTIONS.append(self._connection)
                 self._connection = None
-                self._mutex = threading.RLock()
+            self._mutex = threading.RLock()
+            self._writing = False
+            self._pid = os.getpid()
+        return self._mutex
+
+    def _live(self) -> sqlite3.Connection:
+        if self._connection is None:
             self._open()
         assert self._connection is not None
         return self._connection
 
     def reopen_if_replaced(self) -> None:
         """Open the catalog again if a rebuild put another file in its place."""
-        with self._mutex:
+        with self._guard():
             try:
                 status = os.stat(self.paths.catalog)
             except FileNotFoundError as err:
@@ -240,7 +242,7 @@ class Catalog:
         Raises:
             CatalogDamagedError: The database is malformed.
         """
-        with self._mutex:
+        with self._guard():
             try:
                 return self._live().execute(sql, parameters).fetchall()
             except sqlite3.Error as err:
@@ -262,7 +264,7 @@ class Catalog:
             StoreFullError: The disk is full; nothing of the transaction remains.
             ReadOnlyStoreError: The store may not be written.
         """
-        with self._mutex, self._catalog_lock():
+        with self._guard(), self._catalog_lock():
             if self._writing:
                 raise AssertionError("catalog write transactions do not nest")
             self.reopen_if_replaced()
@@ -379,7 +381,7 @@ class Catalog:
 
     def has_chunk(self, chunk_id: bytes) -> bool:
         """Return whether a committed pack holds a chunk."""
-        with self._mutex:
+        with self._guard():
             try:
                 cursor = self._live().execute("SELECT 1 FROM chunks WHERE id = ?", (chunk_id,))
                 return cursor.fetchone() is not None
@@ -390,12 +392,22 @@ class Catalog:
         """Return those of ``chunk_ids`` that no committed pack holds."""
         return {chunk_id for chunk_id in chunk_ids if not self.has_chunk(chunk_id)}
 
+    def scan_chunks(self) -> Iterator[ChunkRow]:
+        """Yield the whole chunk index in order of id, as it is now, in little memory.
+
+        Reads through a connection of its own: what is published meanwhile is not seen.
+        """
+        try:
+            connection = _connect(self.paths.catalog)
+            with contextlib.closing(connection):
+                for row in connection.execute("SELECT id, pack, block, offset, length FROM chunks"):
+                    yield ChunkRow(*row)
+        except sqlite3.Error as err:
+            raise catalog_error(err) from err
+
     def chunk_rows(self) -> list[ChunkRow]:
         """Return the whole chunk index in order of position: pack, block, offset."""
-        rows = self.query(
-            "SELECT id, pack, block, offset, length FROM chunks ORDER BY pack, block, offset"
-        )
-        return [ChunkRow(*row) for row in rows]  # type: ignore[arg-type]
+        return sorted(self.scan_chunks(), key=lambda row: row[1:])
 
     def block_rows(self) -> list[BlockRow]:
         """Return every block of every pack in use."""

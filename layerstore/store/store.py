@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from layerstore.digest import ChunkId, DiffId, Digest, ImageId
+    from layerstore.progress import Progress
+    from layerstore.store.rebuild import RebuildReport
     from layerstore.store.records import Refs
 
 _LOOKUPS_MAX = 4
@@ -283,6 +285,18 @@ class Store:
         """Forget build steps; their layers stay until gc."""
         with self.catalog.write() as connection:
             connection.executemany("DELETE FROM build_cache WHERE key = ?", [(k,) for k in keys])
+
+    def rebuild_catalog(self, progress: Progress | None = None) -> RebuildReport:
+        """Make the catalog again from packs, blobs and names.log.
+
+        A store whose catalog is missing cannot be opened: call
+        :func:`layerstore.store.rebuild.rebuild_catalog` with its root then.
+        """
+        from layerstore.store.rebuild import rebuild_catalog  # lazily: seldom needed
+
+        report = rebuild_catalog(self.paths.root, progress)
+        self.catalog.reopen_if_replaced()
+        return report
 
     def blob_size(self, digest: Digest) -> int:
         """Return the bytes of a manifest's or config's file."""

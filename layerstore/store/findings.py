@@ -1,0 +1,100 @@
+"""What a check can find wrong, as typed values."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from layerstore.digest import ImageId
+
+
+class Problem(enum.StrEnum):
+    """Kinds of findings; the words are stable and appear in JSON output."""
+
+    CATALOG_DAMAGED = "catalog-damaged"
+    CATALOG_DIFFERS = "catalog-differs"
+    PACK_MISSING = "pack-missing"
+    PACK_DAMAGED = "pack-damaged"
+    BLOCK_DAMAGED = "block-damaged"
+    CHUNK_DAMAGED = "chunk-damaged"
+    CHUNK_MISSING = "chunk-missing"
+    LAYER_DAMAGED = "layer-damaged"
+    LAYER_MISSING = "layer-missing"
+    BLOB_MISSING = "blob-missing"
+    BLOB_DAMAGED = "blob-damaged"
+    IMAGE_MISSING = "image-missing"
+    NAMES_LOG_DAMAGED = "names-log-damaged"
+    NAMES_LOG_DIFFERS = "names-log-differs"
+    UNKNOWN_FILE = "unknown-file"
+
+
+NOTES = frozenset({Problem.NAMES_LOG_DIFFERS, Problem.NAMES_LOG_DAMAGED, Problem.UNKNOWN_FILE})
+"""Findings that harm no image: leftovers of a crash, say."""
+
+_REBUILD = "run 'layerstore check --rebuild-index'"
+_AGAIN = "import or build the harmed images again: what is damaged is then stored anew"
+REMEDIES = {
+    Problem.CATALOG_DAMAGED: _REBUILD,
+    Problem.CATALOG_DIFFERS: _REBUILD,
+    Problem.LAYER_MISSING: _AGAIN,
+    Problem.IMAGE_MISSING: "give the name to another image, or remove it",
+    Problem.NAMES_LOG_DAMAGED: "nothing to do: the catalog has the names; the next change of "
+    "a name writes them all anew",
+    Problem.NAMES_LOG_DIFFERS: "nothing to do: the next change of a name sets it right",
+    Problem.UNKNOWN_FILE: "run 'layerstore gc'",
+}
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong.
+
+    Attributes:
+        where: File or table, with offset where there is one.
+        digest: Hex or digest of what is harmed: a pack, chunk, layer, blob or image.
+        images: Images that can no longer be read whole because of it.
+    """
+
+    problem: Problem
+    where: str
+    digest: str
+    message: str
+    images: tuple[ImageId, ...] = ()
+
+    @property
+    def is_error(self) -> bool:
+        """Whether data or its index is harmed, as opposed to a mere note."""
+        return self.problem not in NOTES
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return REMEDIES.get(self.problem, "run 'layerstore check --repair', then " + _AGAIN)
+
+
+class CheckReport(NamedTuple):
+    """Everything a check found.
+
+    Attributes:
+        read_data: Whether every byte was read and hashed.
+        bytes_read: Bytes of pack files that were read and verified.
+    """
+
+    findings: tuple[Finding, ...]
+    read_data: bool
+    packs: int
+    chunks: int
+    layers: int
+    images: int
+    blobs: int
+    bytes_read: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is harmed; notes do not count."""
+        return not any(finding.is_error for finding in self.findings)
+
+    @property
+    def scope(self) -> str:
+        """What was looked at, for people."""
+        return "all bytes read" if self.read_data else "structure only"

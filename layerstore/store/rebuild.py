@@ -1,0 +1,243 @@
+"""Making the catalog again from what it indexes: packs, blobs and names.log.
+
+Layers come from the LAYER items of packs, images from manifests and configs, names
+from names.log. Leases and the build cache are lost. The new catalog is made
+beside the old one and takes its place in one rename; the old one is kept in
+``quarantine/``. May be killed at any instant and run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.digest import DiffId, Digest, ImageId
+from layerstore.errors import FormatError, IntegrityError, LayerstoreError
+from layerstore.formats.pack import ItemKind
+from layerstore.linux.files import fsync_directory, make_private_dir, remove_if_present
+from layerstore.linux.locks import exclusive
+from layerstore.progress import Silent
+from layerstore.store import names_log
+from layerstore.store.blobs import blob_digests, get_blob
+from layerstore.store.catalog import Catalog, ImageRecord
+from layerstore.store.commit import insert_pack
+from layerstore.store.config import load_config, require_writable
+from layerstore.store.failures import CorruptPackError, catalog_error, storage_errors
+from layerstore.store.pack_reader import PackReader
+from layerstore.store.paths import StorePaths
+from layerstore.store.records import LayerRecord, decode_layer, encode_layer, layer_item_id
+from layerstore.store.sweep import pack_files
+from layerstore.store.tags import image_facts, insert_image
+
+if TYPE_CHECKING:
+    from layerstore.digest import PackId
+    from layerstore.formats.pack import Block
+    from layerstore.progress import Progress
+
+QUARANTINED_CATALOG = "catalog-"
+
+
+class RebuildReport(NamedTuple):
+    """What a new catalog holds, and what could not be used.
+
+    Attributes:
+        damaged_packs: Packs whose footer cannot be read, with the reason; their chunks
+            are missing. The files are left where they are.
+        lost_layers: Layer records that could not be read.
+        unreadable_names: Lines of names.log that could not be read.
+    """
+
+    packs: int
+    chunks: int
+    layers: int
+    images: int
+    tags: int
+    damaged_packs: dict[PackId, str]
+    lost_layers: int
+    unreadable_names: int
+
+
+def rebuild_catalog(root: str, progress: Progress | None = None) -> RebuildReport:
+    """Make the catalog of the store at ``root`` again and put it in its place.
+
+    Works when the catalog is missing or damaged, and waits for a running gc.
+    Running sessions go on: they look up anew what they rely on.
+
+    Raises:
+        NotFoundError: No store there.
+        StorageError: It cannot be written.
+    """
+    paths = StorePaths(os.path.abspath(root))
+    require_writable(load_config(paths))
+    with (
+        storage_errors("rebuild the catalog"),
+        exclusive(paths.gc_lock),
+        exclusive(paths.catalog_lock),
+    ):
+        return _Rebuild(paths, progress or Silent()).run()
+
+
+class _Rebuild:
+    """One rebuild, under the gc lock and the catalog lock."""
+
+    def __init__(self, paths: StorePaths, progress: Progress) -> None:
+        self._paths = paths
+        self._progress = progress
+        self._reader = PackReader(paths)
+        self._damaged: dict[PackId, str] = {}
+        self._layers: dict[DiffId, list[LayerRecord]] = {}
+        self._lost_layers = 0
+
+    def run(self) -> RebuildReport:
+        draft = StorePaths(f"{self._paths.tmp}/rebuild")
+        self._clear_draft(draft)
+        make_private_dir(draft.root)
+        Catalog.create(draft).close()
+        try:
+            connection = sqlite3.connect(draft.catalog, isolation_level=None)
+            with contextlib.closing(connection):
+                connection.execute("PRAGMA journal_mode=DELETE")
+                report = self._fill(connection)
+                # Beside a catalog of the old one's time, leases must never compare as current.
+                epoch = (1 << 32) + int.from_bytes(os.urandom(4), "big")
+                connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
+                connection.execute("COMMIT")
+                connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.Error as err:
+            raise catalog_error(err) from err
+        finally:
+            self._reader.close()
+        self._swap(draft)
+        return report
+
+    def _clear_draft(self, draft: StorePaths) -> None:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            remove_if_present(draft.catalog + suffix)
+
+    def _fill(self, connection: sqlite3.Connection) -> RebuildReport:
+        connection.execute("BEGIN IMMEDIATE")
+        packs = self._add_packs(connection)
+        self._add_layers(connection)
+        images = self._add_images(connection)
+        tags, unreadable = self._add_tags(connection, images)
+        (chunks,) = connection.execute("SELECT count(*) FROM chunks").fetchone()
+        (layers,) = connection.execute("SELECT count(*) FROM layers").fetchone()
+        return RebuildReport(
+            packs, chunks, layers, len(images), tags, self._damaged, self._lost_layers, unreadable
+        )
+
+    def _add_packs(self, connection: sqlite3.Connection) -> int:
+        files = list(pack_files(self._paths))
+        self._progress.start("reading packs", len(files))
+        for pack_id, size in files:
+            try:
+                blocks = self._reader.footer(pack_id)
+            except (IntegrityError, OSError) as err:
+                self._damaged[pack_id] = str(err)
+            else:
+                insert_pack(connection, pack_id, size, blocks, None)
+                self._read_layers(pack_id, blocks)
+            self._progress.advance(1)
+        self._progress.finish()
+        return len(files) - len(self._damaged)
+
+    def _read_layers(self, pack_id: PackId, blocks: list[Block]) -> None:
+        for block in blocks:
+            if block.kind is not ItemKind.LAYER:
+                continue
+            try:
+                raw = self._reader.block(
+                    pack_id, block.offset, block.stored_length, block.raw_length
+                )
+            except CorruptPackError:
+                self._lost_layers += len(block.items)
+                continue
+            offset = 0
+            for item_id, length in block.items:
+                self._read_layer(item_id, raw[offset : offset + length])
+                offset += length
+
+    def _read_layer(self, item_id: bytes, encoded: bytes) -> None:
+        try:
+            if layer_item_id(encoded) != item_id:
+                raise FormatError("layer record does not match its id")
+            record = decode_layer(encoded)
+        except FormatError:
+            self._lost_layers += 1
+        else:
+            self._layers.setdefault(record.diff_id, []).append(record)
+
+    def _add_layers(self, connection: sqlite3.Connection) -> None:
+        """Insert a record for each layer, preferring one whose chunks are all there."""
+
+        def whole(record: LayerRecord) -> bool:
+            return all(
+                connection.execute("SELECT 1 FROM chunks WHERE id = ?", (chunk_id,)).fetchone()
+                for _, chunk_id in record.tree + record.recipe
+            )
+
+        for diff_id, records in sorted(self._layers.items()):
+            best = next((record for record in records if whole(record)), records[0])
+            encoded = encode_layer(best)
+            connection.execute(
+                "INSERT INTO layers VALUES (?, ?, ?)", (diff_id, layer_item_id(encoded), encoded)
+            )
+
+    def _add_images(self, connection: sqlite3.Connection) -> set[str]:
+        """Insert every image whose manifest, config and layers are there; return their ids."""
+        found: set[str] = set()
+        for digest in blob_digests(self._paths):
+            record = self._image(digest)
+            if record is not None and record.image_id not in found:
+                insert_image(connection, record)
+                found.add(record.image_id)
+        return found
+
+    def _image(self, digest: Digest) -> ImageRecord | None:
+        """Return the image of a blob that is a manifest, or None."""
+        try:
+            document = json.loads(get_blob(self._paths, digest))
+            image_id = document["config"]["digest"]
+            facts = image_facts(get_blob(self._paths, image_id))
+            size = sum(self._layers[diff_id][0].content_size for diff_id in facts.diff_ids)
+        except (ValueError, RecursionError, KeyError, TypeError, LayerstoreError):
+            return None
+        return ImageRecord(ImageId(image_id), digest, facts.created, facts.diff_ids, size)
+
+    def _add_tags(self, connection: sqlite3.Connection, images: set[str]) -> tuple[int, int]:
+        try:
+            with open(self._paths.names_log, "rb") as file:
+                log = names_log.decode_log(file.read())
+        except FileNotFoundError:
+            log = names_log.LogContent([], 0)
+        names = names_log.replay(log.records, images)
+        connection.executemany("INSERT INTO tags VALUES (?, ?)", sorted(names.items()))
+        # The log may name images that were collected: a size that differs makes the
+        # next change of a name write a snapshot first.
+        size = -1 if log.unreadable else names_log.log_size(self._paths.names_log)
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'names_log_size'", (size,))
+        return len(names), log.unreadable
+
+    def _swap(self, draft: StorePaths) -> None:
+        """Put the draft in the catalog's place, the old one into quarantine."""
+        fd = os.open(draft.catalog, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        keep = f"{self._paths.quarantine}/{QUARANTINED_CATALOG}{os.urandom(4).hex()}"
+        # The log first: a log beside a database that it does not belong to would be
+        # replayed into it.
+        for suffix in ("-wal", "-shm", ""):
+            if os.path.lexists(self._paths.catalog + suffix):
+                make_private_dir(keep)
+                os.rename(self._paths.catalog + suffix, f"{keep}/catalog.sqlite{suffix}")
+        fsync_directory(self._paths.root)
+        os.rename(draft.catalog, self._paths.catalog)
+        fsync_directory(self._paths.root)
+        self._clear_draft(draft)
+        with contextlib.suppress(OSError):
+            os.rmdir(draft.root)

@@ -1,0 +1,128 @@
+"""Repairing a store: damaged packs move aside, what they still hold is kept.
+
+A plan names the packs and what is lost; executing copies every readable chunk of
+them into new packs, forgets the unreadable ones and moves the files to
+``quarantine/``. Importing or building a harmed image again then stores the lost
+chunks anew: they have the same ids. May be killed at any instant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.linux.files import fsync_directory
+from layerstore.linux.locks import exclusive
+from layerstore.store.commit import publish_pack
+from layerstore.store.config import require_writable
+from layerstore.store.failures import CorruptPackError, storage_errors
+from layerstore.store.findings import Problem
+from layerstore.store.leases import Lease
+from layerstore.store.rewrite import Rewriter
+
+if TYPE_CHECKING:
+    from layerstore.digest import ImageId, PackId
+    from layerstore.store.findings import CheckReport
+    from layerstore.store.store import Store
+
+_OF_PACKS = frozenset(
+    {
+        Problem.PACK_MISSING,
+        Problem.PACK_DAMAGED,
+        Problem.BLOCK_DAMAGED,
+        Problem.CHUNK_DAMAGED,
+    }
+)
+
+
+class RepairPlan(NamedTuple):
+    """Packs to move aside, and the images that lost data with them."""
+
+    store: Store
+    packs: tuple[PackId, ...]
+    images: tuple[ImageId, ...]
+
+
+class RepairReport(NamedTuple):
+    """What a repair did: packs moved aside or forgotten, chunks saved and lost."""
+
+    packs: int
+    saved_chunks: int
+    lost_chunks: int
+
+
+def plan_repair(store: Store, report: CheckReport) -> RepairPlan:
+    """Return what to do about the packs that a check found damaged or missing.
+
+    Only a check that read the data knows every damaged block.
+    """
+    known = {store.paths.pack(row.pack_id): row.pack_id for row in store.catalog.pack_rows()}
+    packs: set[PackId] = set()
+    images: set[ImageId] = set()
+    for finding in report.findings:
+        pack_id = known.get(finding.where.partition(" offset ")[0])
+        if finding.problem in _OF_PACKS and pack_id is not None:
+            packs.add(pack_id)
+            images.update(finding.images)
+    return RepairPlan(store, tuple(sorted(packs)), tuple(sorted(images)))
+
+
+def execute_repair(plan: RepairPlan) -> RepairReport:
+    """Carry out a repair; waits for a running gc or check.
+
+    Raises:
+        StoreFullError: No space for what can be saved; nothing was changed.
+    """
+    store = plan.store
+    require_writable(store.config)
+    with storage_errors("repair the store"), exclusive(store.paths.gc_lock):
+        lease = Lease(store.catalog, "repair")
+        try:
+            report = RepairReport(0, 0, 0)
+            for pack_id in plan.packs:
+                saved, lost = _move_aside(store, pack_id, lease)
+                report = RepairReport(
+                    report.packs + 1, report.saved_chunks + saved, report.lost_chunks + lost
+                )
+            return report
+        finally:
+            lease.close()
+
+
+def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
+    """Save what one pack still holds, forget it, move its file; return chunks saved and lost."""
+    rows = store.catalog.query(
+        "SELECT c.id FROM chunks c JOIN packs p ON p.pack = c.pack WHERE p.id = ?", (pack_id,)
+    )
+    held = {row[0] for row in rows if isinstance(row[0], bytes)}
+    staging = iter(range(1 << 30))
+    rewriter = Rewriter(
+        store.reader,
+        lambda: store.paths.temporary(lease.lease_id, f"{pack_id.hex()}.{next(staging)}.pack"),
+    )
+    try:
+        # Without a footer nothing in the file can be found.
+        with contextlib.suppress(CorruptPackError, FileNotFoundError):
+            rewriter.copy_pack(pack_id, held, salvage=True)
+        packs = rewriter.finish()
+        saved = sum(len(block.items) for pack in packs for block in pack.blocks)
+        with store.catalog.write() as connection:
+            row = connection.execute("SELECT pack FROM packs WHERE id = ?", (pack_id,)).fetchone()
+            for table in ("chunks", "blocks", "packs"):
+                # Table names are ours, not input.
+                connection.execute(f"DELETE FROM {table} WHERE pack = ?", row)  # noqa: S608
+            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+            for pack in packs:
+                publish_pack(connection, store.paths, pack, None)
+    finally:
+        rewriter.discard()
+    store.reader.forget(pack_id)
+    path = store.paths.pack(pack_id)
+    # A pack damaged only outside its frames comes out whole under the same id and name.
+    healed = any(pack.pack_id == pack_id for pack in packs)
+    if os.path.lexists(path) and not healed:
+        os.rename(path, f"{store.paths.quarantine}/{os.path.basename(path)}")
+        fsync_directory(store.paths.quarantine)
+        fsync_directory(os.path.dirname(path))
+    return saved, len(held) - saved

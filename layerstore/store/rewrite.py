@@ -1,0 +1,173 @@
+"""Copying what lives of some packs into new packs.
+
+Blocks that live wholly are copied as they are after verification; of others the
+living items are grouped anew. Every item is hashed on the way, so damage is never
+copied. The result depends only on the packs and the living ids, which lets a plan
+measure its exact size without writing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.digest import blake3_id
+from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
+from layerstore.store.codec import compress_block
+from layerstore.store.failures import CorruptPackError
+from layerstore.store.pack_writer import PackWriter
+from layerstore.store.records import layer_item_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from layerstore.digest import PackId
+    from layerstore.formats.pack import Block
+    from layerstore.store.pack_reader import PackReader
+    from layerstore.store.pack_writer import SealedPack
+
+
+class Rewritten(NamedTuple):
+    """New packs, and the old ones that could not be copied because they are damaged."""
+
+    packs: list[SealedPack]
+    damaged: dict[PackId, CorruptPackError]
+
+
+class _Group:
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.parts: list[bytes] = []
+        self.size = 0
+
+
+class Rewriter:
+    """Feeds living items of old packs into new ones. Use :func:`rewrite_packs`."""
+
+    def __init__(self, reader: PackReader, staging_path: Callable[[], str | None]) -> None:
+        self._reader = reader
+        self._staging_path = staging_path
+        self._writer: PackWriter | None = None
+        self._groups = {kind: _Group() for kind in ItemKind}
+        self.packs: list[SealedPack] = []
+
+    def copy_pack(self, pack_id: PackId, alive: Collection[bytes], *, salvage: bool) -> bool:
+        """Copy the living items of one pack; return False if some could not be read.
+
+        Raises:
+            CorruptPackError: Something is damaged and ``salvage`` is false.
+        """
+        whole = True
+        for block in self._reader.footer(pack_id):
+            wanted = [item for item in block.items if item.item_id in alive]
+            if not wanted:
+                continue
+            try:
+                parts = dict(self._verified(pack_id, block, wanted, salvage=salvage))
+            except CorruptPackError:
+                if not salvage:
+                    raise
+                parts = {}
+            whole = whole and len(parts) == len(wanted)
+            if len(parts) == len(block.items):
+                frame = self._reader.frame(pack_id, block.offset, block.stored_length)
+                self._add(block.kind, block.items, frame, block.raw_length)
+            else:
+                for item, data in parts.items():
+                    self._regroup(block.kind, item, data)
+        return whole
+
+    def _verified(
+        self, pack_id: PackId, block: Block, wanted: Iterable[Item], *, salvage: bool
+    ) -> Iterator[tuple[Item, bytes]]:
+        raw = self._reader.block(pack_id, block.offset, block.stored_length, block.raw_length)
+        chosen = set(wanted)
+        offset = 0
+        for item in block.items:
+            if item in chosen:
+                data = raw[offset : offset + item.length]
+                if item_matches(block.kind, item, data):
+                    yield item, data
+                elif not salvage:
+                    raise CorruptPackError(
+                        f"chunk {item.item_id.hex()[:16]} does not match its id",
+                        pack=pack_id.hex(),
+                        offset=block.offset,
+                    )
+            offset += item.length
+
+    def _regroup(self, kind: ItemKind, item: Item, data: bytes) -> None:
+        group = self._groups[kind]
+        if group.size + item.length > BLOCK_MAX_BYTES:
+            self._close_group(kind)
+            group = self._groups[kind]
+        group.items.append(item)
+        group.parts.append(data)
+        group.size += item.length
+
+    def _close_group(self, kind: ItemKind) -> None:
+        group = self._groups[kind]
+        if group.items:
+            self._groups[kind] = _Group()
+            raw = b"".join(group.parts)
+            self._add(kind, group.items, compress_block(raw), len(raw))
+
+    def _add(self, kind: ItemKind, items: Iterable[Item], frame: bytes, raw_length: int) -> None:
+        if self._writer is None:
+            self._writer = PackWriter(self._staging_path())
+        self._writer.add_frame(kind, tuple(items), frame, raw_length)
+        if self._writer.full:
+            self._seal()
+
+    def _seal(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            self.packs.append(writer.seal())
+
+    def finish(self) -> list[SealedPack]:
+        """Close what is open and return all new packs."""
+        for kind in ItemKind:
+            self._close_group(kind)
+        self._seal()
+        return self.packs
+
+    def discard(self) -> None:
+        """Remove every temporary file."""
+        if self._writer is not None:
+            self._writer.discard()
+        for pack in self.packs:
+            if pack.staged is not None:
+                pack.staged.discard()
+
+
+def item_matches(kind: ItemKind, item: Item, data: bytes) -> bool:
+    """Return whether an item's bytes have its id in the domain of its kind."""
+    found = layer_item_id(data) if kind is ItemKind.LAYER else blake3_id(data)
+    return found == item.item_id
+
+
+def rewrite_packs(
+    reader: PackReader,
+    alive: dict[PackId, set[bytes]],
+    staging_path: Callable[[], str | None],
+) -> Rewritten:
+    """Copy the living items of packs, in order of pack id, into new packs.
+
+    A damaged pack is left alone and reported; what was copied of it before the
+    damage is merely a duplicate. ``staging_path`` gives temporary paths, or None
+    to measure only.
+
+    Raises:
+        StorageError: The new packs could not be written; nothing is left of them.
+    """
+    rewriter = Rewriter(reader, staging_path)
+    damaged: dict[PackId, CorruptPackError] = {}
+    try:
+        for pack_id in sorted(alive):
+            try:
+                rewriter.copy_pack(pack_id, alive[pack_id], salvage=False)
+            except CorruptPackError as err:
+                damaged[pack_id] = err
+        return Rewritten(rewriter.finish(), damaged)
+    except BaseException:
+        rewriter.discard()
+        raise

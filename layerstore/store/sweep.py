@@ -1,0 +1,232 @@
+"""Files of a store that nothing accounts for: finding them, and removing them.
+
+Retired packs whose time has come, pack files without a row (left by a crash
+between naming and commit, or between a collection's commit and its unlinking),
+blobs that no image names, and what dead leases left in ``tmp/`` and ``locks/``.
+Removal happens under the catalog lock, where pack files and blobs appear too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.digest import ID_BYTES, PackId
+from layerstore.linux.files import fsync_directory, remove_if_present
+from layerstore.linux.locks import is_held
+from layerstore.store import names_log
+from layerstore.store.blobs import blob_digests
+from layerstore.store.failures import storage_errors
+from layerstore.store.leases import live_leases, lock_file_ids
+from layerstore.store.paths import LEASE_PREFIX, PACK_SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.digest import Digest
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.marks import Marks
+    from layerstore.store.paths import StorePaths
+    from layerstore.store.store import Store
+
+
+class Leavings(NamedTuple):
+    """Files to remove, with their bytes.
+
+    Attributes:
+        packs: Pack files without a row, and retired ones nobody can need.
+        blobs: Manifests and configs of no image.
+        temporary: Paths in ``tmp/`` of dead leases.
+        size: Bytes of all of these.
+        deferred_size: Bytes of retired packs that a living lease may still need.
+    """
+
+    packs: dict[PackId, int]
+    blobs: dict[Digest, int]
+    temporary: dict[str, int]
+    size: int
+    deferred_size: int
+
+
+def dead_leases(catalog: Catalog) -> list[str]:
+    """Return ids of leases whose holder is gone, whatever still speaks of them."""
+    rows = catalog.query(
+        "SELECT lease FROM leases UNION SELECT lease FROM packs WHERE lease IS NOT NULL"
+    )
+    known = {str(row[0]) for row in rows} | set(lock_file_ids(catalog.paths))
+    return sorted(name for name in known if not is_held(catalog.paths.lease(name)))
+
+
+def oldest_lease_epoch(catalog: Catalog, *, own_lease: str | None) -> int | None:
+    """Return the epoch of the oldest living lease, or None when there is none.
+
+    A living lease without a row (the catalog was rebuilt under it) counts as epoch 0.
+    """
+    epochs = {lease.lease_id: lease.epoch for lease in live_leases(catalog)}
+    for lease_id in lock_file_ids(catalog.paths):
+        if lease_id not in epochs and is_held(catalog.paths.lease(lease_id)):
+            epochs[lease_id] = 0
+    if own_lease is not None:
+        epochs.pop(own_lease, None)
+    return min(epochs.values(), default=None)
+
+
+def may_free(catalog: Catalog, *, own_lease: str | None) -> bool:
+    """Return whether packs that are retired now could be unlinked at once."""
+    return oldest_lease_epoch(catalog, own_lease=own_lease) is None
+
+
+def free_retired(catalog: Catalog, *, own_lease: str) -> int:
+    """Delete, durably, the rows of retired packs that no living lease can need; return how many.
+
+    Their files are orphans then, for :func:`remove_leavings`.
+    """
+    with catalog.write() as connection:
+        oldest = oldest_lease_epoch(catalog, own_lease=own_lease)
+        if oldest is None:
+            cursor = connection.execute("DELETE FROM packs WHERE retired IS NOT NULL")
+        else:
+            cursor = connection.execute("DELETE FROM packs WHERE retired <= ?", (oldest,))
+        return cursor.rowcount
+
+
+def find_leavings(store: Store, marks: Marks) -> Leavings:
+    """Return what :func:`remove_leavings` would remove once rows of dead things are gone."""
+    oldest = oldest_lease_epoch(store.catalog, own_lease=None)
+    kept: set[PackId] = set()
+    deferred = 0
+    for row in store.catalog.pack_rows():
+        if row.retired is None:
+            kept.add(row.pack_id)
+        elif oldest is not None and row.retired > oldest:
+            kept.add(row.pack_id)
+            deferred += row.size
+    packs: dict[PackId, int] = {}
+    blobs: dict[Digest, int] = {}
+    if not log_is_ahead(store):
+        packs = {pack_id: size for pack_id, size in pack_files(store.paths) if pack_id not in kept}
+        for digest in blob_digests(store.paths):
+            if digest not in marks.blobs:
+                blobs[digest] = _size(store.paths.blob(digest))
+    temporary = dict(_dead_temporaries(store.catalog, own_lease=None))
+    size = sum(packs.values()) + sum(blobs.values()) + sum(temporary.values())
+    return Leavings(packs, blobs, temporary, size, deferred)
+
+
+def log_is_ahead(store: Store) -> bool:
+    """Return whether names.log names an image whose config is stored but not in the catalog.
+
+    Then the catalog may be an older copy, and files without rows may be somebody's
+    only data: they are left alone until the index is rebuilt or the name is set anew.
+    """
+    row = store.catalog.one("SELECT value FROM meta WHERE key = 'names_log_size'")
+    if row is not None and row[0] == names_log.log_size(store.paths.names_log):
+        return False
+    try:
+        with open(store.paths.names_log, "rb") as file:
+            records = names_log.decode_log(file.read()).records
+    except FileNotFoundError:
+        return False
+    known: set[str] = {image.image_id for image in store.images()}
+    named = {record[2] for record in records if record[0] == names_log.TAG} - known
+    stored: set[str] = set(blob_digests(store.paths))
+    return not named.isdisjoint(stored)
+
+
+def pack_files(paths: StorePaths) -> Iterator[tuple[PackId, int]]:
+    """Yield id and size of every pack file, in order of id."""
+    for prefix in sorted(os.listdir(paths.packs)):
+        directory = f"{paths.packs}/{prefix}"
+        if not os.path.isdir(directory):
+            continue
+        for name in sorted(os.listdir(directory)):
+            pack_id = pack_id_of(name)
+            if pack_id is not None and pack_id[:1].hex() == prefix:
+                yield pack_id, _size(f"{directory}/{name}")
+
+
+def pack_id_of(name: str) -> PackId | None:
+    """Return the id that a pack's file name spells, or None if it is not one."""
+    if not name.endswith(PACK_SUFFIX):
+        return None
+    text = name.removesuffix(PACK_SUFFIX)
+    if len(text) != 2 * ID_BYTES or text != text.lower():
+        return None
+    try:
+        return PackId(bytes.fromhex(text))
+    except ValueError:
+        return None
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _dead_temporaries(catalog: Catalog, *, own_lease: str | None) -> Iterator[tuple[str, int]]:
+    """Yield paths in ``tmp/`` whose lease is not alive, with the bytes below them."""
+    paths = catalog.paths
+    for name in sorted(os.listdir(paths.tmp)):
+        if not name.startswith(LEASE_PREFIX):
+            continue
+        lease_id = name.removeprefix(LEASE_PREFIX).partition(".")[0]
+        if lease_id == own_lease or is_held(paths.lease(lease_id)):
+            continue
+        yield f"{paths.tmp}/{name}", _tree_size(f"{paths.tmp}/{name}")
+
+
+def _tree_size(path: str) -> int:
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode):
+        return status.st_size
+    total = 0
+    for folder, _, files in os.walk(path):
+        total += sum(_size(f"{folder}/{name}") for name in files)
+    return total
+
+
+def remove_leavings(store: Store, marks: Marks, *, own_lease: str) -> Leavings:
+    """Remove, under the catalog lock, what :func:`find_leavings` finds; return what it was."""
+    catalog, paths = store.catalog, store.paths
+    with catalog.write(), storage_errors("remove garbage"):
+        # What was published since marking is not garbage: its rows are there by now.
+        for image in store.images():
+            marks.blobs.update((image.image_id, image.manifest_digest))
+        found = find_leavings(store, marks)
+        for pack_id in found.packs:
+            store.reader.forget(pack_id)
+            remove_if_present(paths.pack(pack_id))
+        for digest in found.blobs:
+            remove_if_present(paths.blob(digest))
+        for path in found.temporary:
+            _remove_tree(path)
+        for lease_id in dead_leases(catalog):
+            if lease_id != own_lease:
+                remove_if_present(paths.lease(lease_id))
+    for prefix in {pack_id[:1].hex() for pack_id in found.packs}:
+        with contextlib.suppress(OSError):
+            fsync_directory(f"{paths.packs}/{prefix}")
+    return found
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a leftover; never follows symlinks and never leaves the file system."""
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        if not _holds_mount(path):
+            shutil.rmtree(path)
+    else:
+        remove_if_present(path)
+
+
+def _holds_mount(path: str) -> bool:
+    device = os.lstat(path).st_dev
+    return any(
+        os.lstat(f"{folder}/{name}").st_dev != device
+        for folder, directories, _ in os.walk(path)
+        for name in directories
+    )
