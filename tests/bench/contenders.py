@@ -96,12 +96,12 @@ CONTENDERS = (
     Contender(
         "layerstore import DIR",
         _import,
-        (sys.executable, "-m", "layerstore", "--version"),
+        (sys.executable, "-m", "layerstore", "version"),
     ),
     Contender(
         "layerstore import TAR",
         _import,
-        (sys.executable, "-m", "layerstore", "--version"),
+        (sys.executable, "-m", "layerstore", "version"),
         reads_tar=True,
     ),
     Contender("casync", _casync, ("casync", "--version")),

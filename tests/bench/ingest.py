@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +32,7 @@ from tests.bench.harness import (
     warm,
 )
 from tests.bench.related import make_related
+from tests.bench.trees import copy, pack, unpack_or_copy
 
 CPU_TARGET = 1.5
 RSS_TARGET_BYTES = 300e6
@@ -71,39 +71,16 @@ class Bench:
         interleave(rounds, tasks, say=say)
 
 
-def _bootstrap(work: Path) -> Path:
-    say("no --tree and no --tar: making a Debian root file system with mmdebstrap")
-    tar = work / "bookworm.tar"
-    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(tar)], check=True)
-    return tar
-
-
-def _unpack(tar: Path, tree: Path) -> None:
-    tree.mkdir()
-    options = ["--numeric-owner", "--xattrs", "--xattrs-include=*", "-p"]
-    subprocess.run(["tar", "-C", str(tree), *options, "-xf", str(tar)], check=True)
-
-
-def _pack(tree: Path) -> None:
-    """Write ``<tree>.tar`` beside the tree, as ``tar`` makes it by default with all it can keep."""
-    options = ["--format=pax", "--xattrs", "--xattrs-include=*", "--sparse"]
-    target = tree.with_suffix(".tar")
-    subprocess.run(["tar", "-C", str(tree), *options, "-cf", str(target), "."], check=True)
-
-
 def prepare_trees(work: Path, given: argparse.Namespace) -> dict[str, Path]:
     """Return the first and the second tree, each with a tar beside it, below ``work``."""
     first, second = work / "first", work / "second"
-    if given.tree:
-        subprocess.run(["cp", "-a", str(given.tree), str(first)], check=True)
-    else:
-        _unpack(given.tar or _bootstrap(work), first)
+    unpack_or_copy(given, work, first)
     if given.second:
-        subprocess.run(["cp", "-a", str(given.second), str(second)], check=True)
+        copy(given.second, second)
     else:
         make_related(first, second)
     for tree in (first, second):
-        _pack(tree)
+        pack(tree, tree.with_suffix(".tar"))
         say(f"{tree.name}: {megabytes(warm(tree))} MB in files, read once")
     return {"first": first, "second": second}
 
