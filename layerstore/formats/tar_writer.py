@@ -103,7 +103,7 @@ def canonical_members(changeset: Changeset) -> Iterator[tuple[bytes, Entry | Non
     In each directory its opaque marker comes first, then whiteouts, then entries, so
     that a reader that applies member by member never removes what this layer brings.
     """
-    for _, header, entry in _in_order(changeset):
+    for header, entry in in_canonical_order(changeset):
         if header is None:
             assert entry is not None
             yield member_header(entry), entry if entry.kind is Kind.FILE else None
@@ -111,34 +111,26 @@ def canonical_members(changeset: Changeset) -> Iterator[tuple[bytes, Entry | Non
             yield header, None
 
 
-def canonical_key(path: bytes, *, marker: bytes | None = None) -> bytes:
-    """Return the sort key of an entry, or of a marker for or in a directory.
-
-    Args:
-        path: Of the entry, or of the directory that a marker stands in.
-        marker: ``b""`` for the opaque marker, a name for its whiteout, None for entries.
-    """
-    key = path_key(path)
-    if marker is None:
-        return key
-    # No name begins with NUL or 1 after the separator's NUL, so markers come first.
-    return (key + b"\0" if key else b"") + (b"\0\1" + marker if marker else b"\0")
-
-
-def _in_order(changeset: Changeset) -> Iterator[tuple[bytes, bytes | None, Entry | None]]:
-    entries = ((path_key(entry.path), None, entry) for entry in changeset.entries)
+def in_canonical_order(changeset: Changeset) -> Iterator[tuple[bytes | None, Entry | None]]:
+    """Yield an entry, or the whole member of a whiteout, in the order of the canonical tar."""
     if not changeset.whiteouts and not changeset.opaques:
-        yield from entries
+        yield from ((None, entry) for entry in changeset.entries)
         return
-    rows: list[tuple[bytes, bytes | None, Entry | None]] = list(entries)
+    rows: list[tuple[bytes, bytes | None, Entry | None]] = [
+        (path_key(entry.path), None, entry) for entry in changeset.entries
+    ]
     for path in changeset.whiteouts:
         head, _, name = path.rpartition(b"/")
-        rows.append((canonical_key(head, marker=name), whiteout_header(path), None))
-    rows += [
-        (canonical_key(path, marker=b""), opaque_header(path), None) for path in changeset.opaques
-    ]
+        rows.append((_marker_key(head, b"\1" + name), whiteout_header(path), None))
+    rows += [(_marker_key(path, b""), opaque_header(path), None) for path in changeset.opaques]
     rows.sort(key=lambda row: row[0])
-    yield from rows
+    yield from ((header, entry) for _, header, entry in rows)
+
+
+def _marker_key(directory: bytes, suffix: bytes) -> bytes:
+    # No name is empty or holds a NUL, so a second NUL sorts markers before all children.
+    key = path_key(directory)
+    return (key + b"\0\0" if key else b"\0") + suffix
 
 
 def _sparse_header(entry: Entry, regions: list[tuple[int, int]]) -> bytes:
