@@ -26,6 +26,7 @@ _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?", re.ASCII)
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+_MAYBE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}", re.ASCII)
 _HEX_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -93,6 +94,18 @@ def parse_tag_name(text: str) -> str:
     if reference.digest is not None:
         raise _wrong(text, "a digest cannot be given to an image")
     return reference.name
+
+
+def lookup_form(text: str) -> str:
+    """Return what to ask a store for: an id or its beginning as it is, a name in familiar form.
+
+    Raises:
+        InputError: Neither an id nor a name.
+    """
+    if _MAYBE_ID.fullmatch(text):
+        return text
+    reference = parse_reference(text)
+    return reference.digest or reference.name
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 import pytest
 
 from layerstore.errors import InputError
-from layerstore.image.reference import parse_reference, parse_tag_name, split_name
+from layerstore.image.reference import lookup_form, parse_reference, parse_tag_name, split_name
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -95,3 +95,18 @@ def test_tag_may_have_128_characters():
 
 def test_split_name():
     assert split_name("localhost:5000/app:1") == ("localhost:5000/app", "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("docker.io/library/web", "web:latest"),
+        ("deadbeef", "deadbeef"),
+        ("sha256:dead", "sha256:dead"),
+        ("f" * 64, "f" * 64),
+        (f"web:1@{DIGEST}", DIGEST),
+        ("abc", "abc:latest"),
+    ],
+)
+def test_lookup_form(text, form):
+    assert lookup_form(text) == form

@@ -1,0 +1,85 @@
+"""The command line's root: registers the commands of every noun.
+
+Modules of a noun import typer at their top and everything else inside functions,
+so that a command pays only for what it uses. Commands of the fast path appear
+here for the help; their options live in :mod:`layerstore.cli.fast` alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerstore.cli import image, measure, store, transfer
+from layerstore.cli.common import Settings, fast_command
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "layerstore"
+HELP_WIDTH = 88
+
+
+def build_app() -> typer.Typer:
+    """Return the command line as typer sees it."""
+    app = typer.Typer(
+        name=PROGRAM,
+        help="Build images, store every byte once, mount shared root file systems, "
+        "and account for the savings.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
+    )
+    app.callback()(_root)
+    transfer.register(app)
+    image.register(app)
+    fast_command(app, "images")
+    for name in ("mount", "mounts", "umount"):
+        fast_command(app, name)
+    measure.register(app)
+    store.register(app)
+    return app
+
+
+def _root(
+    context: typer.Context,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="The store; by default $LAYERSTORE_ROOT, else /var/lib/layerstore for root and "
+            "$XDG_DATA_HOME/layerstore for everyone else. May stand after the command too.",
+        ),
+    ] = None,
+) -> None:
+    context.obj = Settings(store)
+
+
+def run(arguments: Sequence[str], store: str | None) -> int:
+    """Run a command line without its ``--store`` and return the exit code.
+
+    Raises:
+        LayerstoreError: The command failed.
+    """
+    prefix = ["--store", store] if store else []
+    line = [*prefix, *_format_as_flag(arguments)]
+    code = build_app()(line, prog_name=PROGRAM, standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _format_as_flag(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with ``--format json`` written as ``--json``, which means the same.
+
+    Scripts written for docker say the former; every command takes both.
+    """
+    line = list(arguments)
+    end = line.index("--") if "--" in line else len(line)
+    for position in reversed(range(end)):
+        if line[position] == "--format=json":
+            line[position] = "--json"
+        elif line[position : position + 2] == ["--format", "json"]:
+            line[position : position + 2] = ["--json"]
+    return line

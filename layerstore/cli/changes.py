@@ -1,0 +1,89 @@
+"""``--change`` of import: single Dockerfile instructions applied to a config.
+
+The instructions go through the builder's parser, expansion and stage state, so they
+mean here what they mean in a Dockerfile. Those that need a build are refused.
+
+Source: ``docker import --change``, whose list of instructions this extends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerstore.build.dockerfile import syntax
+from layerstore.build.dockerfile.errors import SpecError
+from layerstore.build.dockerfile.expand import expand_instruction
+from layerstore.build.dockerfile.parser import parse_dockerfile
+from layerstore.build.graph import BaseOp, Vertex
+from layerstore.build.stage import StageState
+from layerstore.formats.oci_config import ImageConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerstore.build.dockerfile.syntax import CommandLine, StageInstruction
+    from layerstore.formats.oci_config import ContainerConfig
+
+FILE_NAME = "--change"
+
+
+def apply_changes(changes: Sequence[str]) -> ContainerConfig:
+    """Return what instructions make of an empty config.
+
+    Raises:
+        SpecError: One is not an instruction, or one that needs a build.
+    """
+    state = StageState(Vertex(BaseOp(()), (), None), ImageConfig(architecture=""))
+    for change in changes:
+        # One file each, so that no instruction can continue in the next option.
+        text = f"FROM scratch\n{change}\n".encode("utf-8", "surrogateescape")
+        dockerfile = parse_dockerfile(text, FILE_NAME)
+        for instruction in dockerfile.stages[-1].instructions:
+            _apply(state, expand_instruction(instruction, state.env, dockerfile.escape))
+    return state.config
+
+
+def _apply(state: StageState, item: StageInstruction) -> None:
+    match item:
+        case syntax.Cmd():
+            state.set_cmd(_arguments(state, item.command))
+        case syntax.Entrypoint():
+            state.set_entrypoint(_arguments(state, item.command))
+        case syntax.Env():
+            state.set_env([(pair.key, pair.value) for pair in item.pairs])
+        case syntax.Label():
+            state.set_labels([(pair.key, pair.value) for pair in item.pairs])
+        case syntax.Workdir():
+            state.set_workdir(state.absolute(item.path).rstrip("/") or "/")
+        case _:
+            _apply_rarer(state, item)
+
+
+def _apply_rarer(state: StageState, item: StageInstruction) -> None:
+    match item:
+        case syntax.User():
+            state.set_user(item.user)
+        case syntax.Expose():
+            state.expose(item.ports)
+        case syntax.Volume():
+            state.add_volumes(item.paths)
+        case syntax.StopSignal():
+            state.set_stop_signal(item.signal)
+        case syntax.Healthcheck():
+            state.set_healthcheck(item)
+        case syntax.Shell():
+            state.set_shell(item.argv)
+        case syntax.Onbuild():
+            state.add_trigger(item.trigger)
+        case _:
+            raise SpecError(
+                f"{item.KEYWORD} needs a build and cannot be applied to an import",
+                item.span,
+                hint="import without it, then build FROM the image",
+            )
+
+
+def _arguments(state: StageState, command: CommandLine) -> tuple[str, ...]:
+    if command.argv is not None:
+        return command.argv
+    return state.with_shell(command.shell or "")

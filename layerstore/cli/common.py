@@ -1,0 +1,99 @@
+"""What the commands share: the store they open, options that many have, pass-through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerstore.cli.settings import current_root
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.store import Store
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines; also --format json.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
+NoTrunc = Annotated[bool, typer.Option("--no-trunc", help="Do not shorten ids and commands.")]
+
+
+class Settings:
+    """What the root's options say."""
+
+    __slots__ = ("store_option",)
+
+    def __init__(self, store_option: str | None) -> None:
+        self.store_option = store_option
+
+    @property
+    def root(self) -> str:
+        """Path of the store."""
+        return current_root(self.store_option)
+
+    def open_store(self, *, create: bool = False) -> Store:
+        """Open the store, for writing commands making it when it is absent.
+
+        Raises:
+            NotFoundError: There is no store and the command only reads.
+        """
+        from pathlib import Path
+
+        from layerstore.store.store import Store
+
+        return Store.open(Path(self.root), create=create)
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """Return what the root's options say."""
+    settings = context.obj
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def fast_command(app: typer.Typer, name: str) -> None:
+    """List a command of the fast path; its arguments pass through untouched."""
+    from layerstore.cli import fast
+
+    def pass_through(context: typer.Context) -> None:
+        store = settings_of(context).store_option
+        raise typer.Exit(fast.run(name, list(context.args), store))
+
+    app.command(
+        name,
+        help=fast.summary_of(name),
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(pass_through)
+
+
+def resolve_image(store: Store, text: str) -> ImageRecord:
+    """Return the image that a person's words name.
+
+    Raises:
+        ImageNotFoundError: There is none.
+        InputError: The words are neither a name nor an id.
+    """
+    from layerstore.image.reference import lookup_form
+
+    return store.resolve(lookup_form(text))
+
+
+def now_rfc3339() -> str:
+    """Return the time for new images: now, or ``$SOURCE_DATE_EPOCH`` where a build sets it.
+
+    Raises:
+        InputError: The variable is not a number of seconds.
+
+    Source: reproducible-builds.org, SOURCE_DATE_EPOCH specification 1.1.
+    """
+    import os
+    from datetime import UTC, datetime
+
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError) as err:
+        raise InputError(f"SOURCE_DATE_EPOCH is {epoch!r}, expected seconds since 1970") from err
+    return moment.isoformat().replace("+00:00", "Z")

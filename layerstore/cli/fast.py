@@ -1,0 +1,298 @@
+"""The commands that container runtimes call in loops, parsed without typer.
+
+Options of these commands are declared here only; the root's help lists them through
+pass-through commands. Modules are imported inside the functions that need them, so
+that ``mounts`` does not pay for the catalog nor ``images`` for mounting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import TYPE_CHECKING, NoReturn
+
+from layerstore.cli.failure import tell_all
+from layerstore.cli.output import (
+    age,
+    short_id,
+    write_json,
+    write_line,
+    write_table,
+)
+from layerstore.cli.settings import current_root
+from layerstore.errors import InputError, LayerstoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fuse_mount.mounts import ListedMount
+    from layerstore.store.catalog import Catalog, ImageRecord
+
+PROGRAM = "layerstore"
+NAMELESS = "<none>"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises our error instead of printing its own and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, hint=f"'{self.prog} --help' lists what it takes")
+
+
+def run(command: str, arguments: Sequence[str], store: str | None) -> int:
+    """Run one fast command and return its exit code.
+
+    Raises:
+        LayerstoreError: The command failed.
+    """
+    execute = _COMMANDS[command][1]
+    try:
+        options = parser_of(command).parse_args(arguments)
+    except SystemExit as err:  # after printing its help
+        return int(err.code or 0)
+    return execute(options, current_root(store))
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """Return the parser of a fast command, which also formats its help."""
+    fill, _, summary = _COMMANDS[command]
+    parser = _Parser(prog=f"{PROGRAM} {command}", description=summary, allow_abbrev=False)
+    fill(parser)
+    return parser
+
+
+def summary_of(command: str) -> str:
+    """Return a fast command's one line of help."""
+    return _COMMANDS[command][2]
+
+
+# -- images
+
+
+def _images_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only this repository or name")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print ids only")
+    parser.add_argument("--no-trunc", action="store_true", help="print whole ids")
+    parser.add_argument("--digests", action="store_true", help="print manifest digests")
+    _json_option(parser)
+
+
+def _images(options: argparse.Namespace, root: str) -> int:
+    with contextlib.closing(_open_catalog(root)) as catalog:
+        tags, images = catalog.tags(), catalog.images()
+    names: dict[str, list[str]] = {}
+    for name, image_id in tags.items():
+        if _matches(name, options.name):
+            names.setdefault(image_id, []).append(name)
+    if options.name is not None:
+        images = [image for image in images if image.image_id in names]
+    if options.format == "json":
+        write_json([_image_to_json(image, names.get(image.image_id, [])) for image in images])
+    elif options.quiet:
+        for image in images:
+            write_line(image.image_id if options.no_trunc else short_id(image.image_id))
+    else:
+        _print_images(images, names, no_trunc=options.no_trunc, digests=options.digests)
+    return 0
+
+
+def _matches(name: str, wanted: str | None) -> bool:
+    if wanted is None:
+        return True
+    from layerstore.image.reference import parse_reference, split_name
+
+    reference = parse_reference(wanted)
+    repository, tag = split_name(name)
+    return repository == reference.repository and reference.tag in (None, tag)
+
+
+def _print_images(
+    images: Sequence[ImageRecord], names: dict[str, list[str]], *, no_trunc: bool, digests: bool
+) -> None:
+    import time
+
+    from layerstore.units import format_size
+
+    now_s = time.time()
+    rows = []
+    for image in images:
+        for name in names.get(image.image_id, [f"{NAMELESS}:{NAMELESS}"]):
+            repository, _, tag = name.rpartition(":")
+            row = [repository, tag]
+            if digests:
+                row.append(image.manifest_digest)
+            row.append(image.image_id if no_trunc else short_id(image.image_id))
+            rows.append([*row, age(image.created, now_s), format_size(image.size)])
+    headers = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]
+    if digests:
+        headers.insert(2, "DIGEST")
+    write_table(headers, rows)
+
+
+def _image_to_json(image: ImageRecord, names: list[str]) -> dict[str, object]:
+    return {
+        "id": image.image_id,
+        "names": names,
+        "created": image.created,
+        "size": image.size,
+        "layers": list(image.layers),
+        "manifest_digest": image.manifest_digest,
+    }
+
+
+# -- mount
+
+
+def _mount_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="name or id")
+    parser.add_argument("target", metavar="DIR", help="an existing directory")
+    parser.add_argument(
+        "--rw", action="store_true", help="give the view a writable layer of its own"
+    )
+    _json_option(parser)
+
+
+def _mount(options: argparse.Namespace, root: str) -> int:
+    from fuse_mount.mounts import mount
+    from layerstore.image.reference import lookup_form
+    from layerstore.store.names import resolve
+
+    with contextlib.closing(_open_catalog(root)) as catalog:
+        image = resolve(catalog, lookup_form(options.image))
+    record = mount(root, image, options.target, rw=options.rw, name=options.image)
+    if options.format == "json":
+        write_json(record._asdict())
+    return 0
+
+
+# -- mounts
+
+
+def _mounts_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="print directories only")
+    _json_option(parser)
+
+
+def _mounts(options: argparse.Namespace, root: str) -> int:
+    from fuse_mount.mounts import mounts
+
+    _require_store(root)
+    listed = mounts(root)
+    if options.format == "json":
+        write_json([_view_to_json(view) for view in listed])
+    elif options.quiet:
+        for view in listed:
+            write_line(view.record.target)
+    else:
+        _print_mounts(listed)
+    return 0
+
+
+def _print_mounts(listed: Sequence[ListedMount]) -> None:
+    import time
+
+    now_s = time.time()
+    rows = []
+    for view in listed:
+        record = view.record
+        state = f"{view.state}: {view.reason}" if view.reason else view.state
+        created = age(_rfc3339(record.created), now_s)
+        image = record.image or short_id(record.image_id)
+        rows.append([record.view_id, image, record.mode, record.target, created, state])
+    write_table(["VIEW", "IMAGE", "MODE", "DIRECTORY", "MOUNTED", "STATE"], rows)
+
+
+def _rfc3339(seconds: float) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _view_to_json(view: ListedMount) -> dict[str, object]:
+    return {**view.record._asdict(), "state": view.state, "reason": view.reason}
+
+
+# -- umount
+
+
+def _umount_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", nargs="*", metavar="DIR", help="directory or id of a view")
+    parser.add_argument("--all", action="store_true", help="every view of the store")
+    parser.add_argument(
+        "--lazy", action="store_true", help="detach busy views; they end with their last user"
+    )
+    parser.add_argument(
+        "--keep-upper", action="store_true", help="keep the writable layer and print where it is"
+    )
+
+
+def _umount(options: argparse.Namespace, root: str) -> int:
+    from fuse_mount.mounts import clean_stale, mounts, unmount
+
+    if bool(options.target) == options.all:
+        raise InputError("give directories to unmount, or --all", hint="layerstore mounts")
+    _require_store(root)
+    targets = [view.record.target for view in mounts(root)] if options.all else options.target
+    failures: list[LayerstoreError] = []
+    for target in targets:
+        try:
+            record = unmount(root, target, lazy=options.lazy, keep_upper=options.keep_upper)
+        except LayerstoreError as err:
+            failures.append(err)
+            continue
+        if options.keep_upper and record.upper is not None:
+            write_line(f"{record.upper}/upper")
+    if options.all:
+        clean_stale(root)
+    tell_all(failures)
+    return 0
+
+
+# -- shared
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="json for machines"
+    )
+    parser.add_argument(
+        "--json",
+        dest="format",
+        action="store_const",
+        const="json",
+        help="the same as --format json",
+    )
+
+
+def _require_store(root: str) -> None:
+    from layerstore.store.config import load_config
+    from layerstore.store.paths import StorePaths
+
+    load_config(StorePaths(root))
+
+
+def _open_catalog(root: str) -> Catalog:
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.paths import StorePaths
+
+    _require_store(root)
+    return Catalog(StorePaths(root))
+
+
+_COMMANDS: dict[
+    str,
+    tuple[
+        Callable[[argparse.ArgumentParser], None],
+        Callable[[argparse.Namespace, str], int],
+        str,
+    ],
+] = {
+    "images": (_images_options, _images, "List images, newest first."),
+    "mount": (_mount_options, _mount, "Show an image at a directory."),
+    "mounts": (_mounts_options, _mounts, "List views and their state."),
+    "umount": (
+        _umount_options,
+        _umount,
+        "Take views away, with their writable layers.",
+    ),
+}

@@ -1,0 +1,47 @@
+"""The entry point: sorts out ``--store``, takes the fast path where there is one.
+
+Container runtimes call ``mount``, ``umount``, ``mounts`` and ``images`` in loops;
+these are parsed with argparse in :mod:`layerstore.cli.fast` without importing
+typer, which costs more than the commands themselves. Everything else goes to
+:mod:`layerstore.cli.app`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from layerstore.cli.failure import Terminated, guarded
+from layerstore.cli.settings import take_store_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FAST_COMMANDS = ("images", "mount", "mounts", "umount")
+
+
+def main() -> int:
+    """Run the command line of this process and return its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    return guarded(lambda: dispatch(sys.argv[1:]))
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run one command line; errors are raised, not told.
+
+    Raises:
+        LayerstoreError: The command failed.
+    """
+    store, rest = take_store_option(arguments)
+    if rest and rest[0] in FAST_COMMANDS:
+        from layerstore.cli import fast
+
+        return fast.run(rest[0], rest[1:], store)
+    from layerstore.cli import app
+
+    return app.run(rest, store)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise Terminated

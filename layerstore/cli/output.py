@@ -1,0 +1,106 @@
+"""What commands print: tables, JSON, times for people; everything made safe for terminals.
+
+Names, labels and commands come from images of strangers; a control character in
+one of them could redraw the terminal or forge a line of output, so text leaves
+this program only through :func:`printable` or as ASCII JSON. On the fast path:
+nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHORT_ID_DIGITS = 12
+
+# C0 and C1 controls, DEL, line separators, and what turns the direction of writing.
+_HARMFUL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+_DAY_S = 86400
+# (below this many seconds, count in units of so many, unit): where docker changes its unit.
+_UNITS = (
+    (60, 1, "second"),
+    (3600, 60, "minute"),
+    (2 * _DAY_S, 3600, "hour"),
+    (14 * _DAY_S, _DAY_S, "day"),
+    (60 * _DAY_S, 7 * _DAY_S, "week"),
+    (730 * _DAY_S, 30 * _DAY_S, "month"),
+    (float("inf"), 365 * _DAY_S, "year"),
+)
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with every character that acts instead of showing written as ``\x1b``."""
+    return _HARMFUL.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    names = {9: r"\t", 10: r"\n", 13: r"\r"}
+    return names.get(code) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def write_line(text: str = "") -> None:
+    """Print one line of output."""
+    sys.stdout.write(printable(text) + "\n")
+
+
+def write_note(text: str) -> None:
+    """Tell the person something on stderr that programs need not read."""
+    sys.stdout.flush()
+    sys.stderr.write(printable(text) + "\n")
+
+
+def write_json(value: object) -> None:
+    """Print a value for machines: indented ASCII JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
+
+
+def write_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns as docker does: left aligned, three spaces between them."""
+    cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    for row in cells:
+        line = "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(line.rstrip() + "\n")
+
+
+def short_id(digest: str) -> str:
+    """Return the twelve digits that people tell images apart by."""
+    return digest.partition(":")[2][:SHORT_ID_DIGITS]
+
+
+def shorten(text: str, width: int) -> str:
+    """Return at most ``width`` characters of ``text``, the last one an ellipsis when cut."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def age(created: str, now_s: float) -> str:
+    """Return how long ago an RFC 3339 time was, as docker says it; ``N/A`` when unknown.
+
+    Args:
+        created: The time; years that no calendar has count as unknown.
+        now_s: Seconds since the epoch.
+    """
+    from datetime import datetime
+
+    try:
+        seconds = now_s - datetime.fromisoformat(created).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return "N/A"
+    if created.startswith("0001-01-01"):
+        return "N/A"  # Go's zero time: the config does not say
+    if seconds < 1:
+        return "Less than a second ago" if seconds > -60 else "in the future"
+    size_s, unit = next((size_s, unit) for below, size_s, unit in _UNITS if seconds < below)
+    count = int(seconds / size_s)
+    if count == 1:
+        return {"minute": "About a minute", "hour": "About an hour"}.get(unit, f"1 {unit}") + " ago"
+    return f"{count} {unit}s ago"

@@ -1,0 +1,123 @@
+"""Root file systems from outside become images of one layer.
+
+Accepts a tar, compressed or not, or a directory of the host. The image is durable
+and visible when the import returns, and absent when it raises or dies: content
+that was already stored is garbage until gc.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from layerstore.errors import InputError, NotFoundError
+from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
+from layerstore.image.images import create_image, host_platform
+from layerstore.image.ingest_tar import ingest_tar
+from layerstore.image.layer_writer import write_layer
+from layerstore.image.scan import scan_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from layerstore.progress import Progress
+    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.records import LayerRecord
+    from layerstore.store.session import SessionStats, WriteSession
+    from layerstore.store.store import Store
+
+
+class ImportSpec(NamedTuple):
+    """What the new image is to be called and to say of itself.
+
+    Attributes:
+        names: Familiar names; none leaves the image to the next gc.
+        config: What its containers start with.
+        message: For the history.
+        created: RFC 3339.
+    """
+
+    names: tuple[str, ...]
+    config: ContainerConfig
+    message: str
+    created: str
+
+
+class ImportedImage(NamedTuple):
+    """A new image and what it cost the store."""
+
+    image: ImageRecord
+    stats: SessionStats
+
+
+def import_tar(
+    store: Store, stream: BinaryIO, source: str, spec: ImportSpec, *, progress: Progress
+) -> ImportedImage:
+    """Make an image from a tar; ``source`` is what the history calls it: no host path.
+
+    Raises:
+        FormatError: Not a tar, or one that readers would understand differently.
+        UnsafeContentError: The tar would harm a host.
+    """
+    with store.begin(f"import {source}") as session:
+        layer = ingest_tar(session, stream, progress=progress, rootfs=True)
+        return _finish(session, layer, source, spec)
+
+
+def import_directory(
+    store: Store,
+    root: Path,
+    spec: ImportSpec,
+    *,
+    progress: Progress,
+    on_skip: Callable[[bytes, str], None] | None = None,
+) -> ImportedImage:
+    """Make an image from a directory of the host, which must hold still meanwhile.
+
+    Args:
+        store: Where to.
+        root: The directory; what is mounted inside of it stays out.
+        spec: What to call the image.
+        progress: Hears the bytes of content.
+        on_skip: Hears what no image can hold, such as sockets, and why.
+
+    Raises:
+        NotFoundError: No such directory.
+        InputError: Not a directory, or one that holds the store itself.
+    """
+    _refuse_odd_roots(store, root)
+    with store.begin(f"import {root}") as session:
+        items = scan_directory(root, on_skip=on_skip)
+        layer = write_layer(session, store, items, progress=progress)
+        return _finish(session, layer, root.resolve().name or "/", spec)
+
+
+def _refuse_odd_roots(store: Store, root: Path) -> None:
+    if not root.exists():
+        raise NotFoundError(f"{root} does not exist")
+    if not root.is_dir():
+        raise InputError(f"{root} is not a directory")
+    inside = os.path.realpath(store.root)
+    outside = os.path.realpath(root)
+    if os.path.commonpath([inside, outside]) == outside:
+        raise InputError(
+            f"{root} holds the store {store.root}, which would import itself",
+            hint="import from elsewhere, or put the store elsewhere with --store",
+        )
+
+
+def _finish(
+    session: WriteSession, layer: LayerRecord, source: str, spec: ImportSpec
+) -> ImportedImage:
+    architecture, variant = host_platform()
+    config = ImageConfig(architecture=architecture, variant=variant, config=spec.config)
+    step = History(
+        created=spec.created,
+        created_by=f"layerstore import {source}",
+        comment=spec.message or f"Imported from {source}",
+    )
+    image = create_image(
+        session, config, [layer.diff_id], [step], names=spec.names, created=spec.created
+    )
+    return ImportedImage(image, session.stats)
