@@ -27,8 +27,8 @@ class SpecError(InputError):
     """
 
     def __init__(self, reason: str, span: SourceSpan, *, hint: str | None = None) -> None:
-        super().__init__(f"{span}: {reason}", hint=hint)
-        self.reason = reason
+        self.reason = printable(reason)
+        super().__init__(f"{printable(str(span))}: {self.reason}", hint=hint)
         self.span = span
 
     @property
@@ -53,6 +53,16 @@ class SpecError(InputError):
         column, so the text is safe and short enough for a terminal.
         """
         return excerpt(self.span)
+
+
+def printable(text: str) -> str:
+    """Return text with control and direction characters written as escapes.
+
+    A message quotes the file, and the file must not be able to draw on the terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def excerpt(span: SourceSpan) -> str:

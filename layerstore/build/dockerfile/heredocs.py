@@ -35,7 +35,7 @@ def find_heredocs(text: str) -> list[Heredoc]:
 
 def parse_heredoc(word: str) -> Heredoc | None:
     """Return the heredoc a word opens, None when it opens none."""
-    match = _OPENING.fullmatch(word)
+    match = _OPENING.fullmatch(word) if "<<" in word else None
     if match is None:
         return None
     try:

@@ -174,7 +174,8 @@ def _unknown_instruction(word: str, span: SourceSpan) -> SpecError:
         return SpecError("a continuation mark continues nothing", span)
     near = nearest(word, [name.lower() for name in PARSERS])
     hint = f"did you mean {near.upper()}?" if near else "a comment begins with #"
-    shown = word if len(word) <= 40 else word[:40] + "..."
+    # Letters that only look like Latin ones are what such a message has to show.
+    shown = word[:40] if word.isascii() else ascii(word[:40])
     return SpecError(f"unknown instruction {shown}", span, hint=hint)
 
 
@@ -228,11 +229,19 @@ def _arg(request: _Request) -> Arg:
         raise SpecError("ARG needs a name", request.span(), hint="ARG NAME or ARG NAME=VALUE")
     definitions = []
     for word in words:
-        name, equals, default = request.check(word).partition("=")
+        name, equals, default = _partition(request, word)
         if not name:
             raise SpecError("ARG needs a name before =", request.span(word.offset))
         definitions.append(ArgDefinition(name, default if equals else None))
     return Arg(**request.common(flags), args=tuple(definitions))
+
+
+def _partition(request: _Request, word: Word) -> tuple[str, str, str]:
+    """Split at the first ``=``, quoted or not, and check both sides on their own."""
+    name, equals, value = word.text.partition("=")
+    request.check(Word(name, word.offset))
+    request.check(Word(value, word.offset + len(name) + 1))
+    return name, equals, value
 
 
 def _pairs(request: _Request) -> tuple[Pair, ...]:
@@ -245,7 +254,7 @@ def _pairs(request: _Request) -> tuple[Pair, ...]:
         return (_legacy_pair(request),)
     pairs = []
     for word in words:
-        key, equals, value = request.check(word).partition("=")
+        key, equals, value = _partition(request, word)
         if not equals:
             hint = "write NAME=VALUE; quote a value that holds spaces"
             reason = f"{word.text!r} is not NAME=VALUE"
@@ -371,14 +380,17 @@ def _transfer(request: _Request, flags: ParsedFlags) -> _Transfer:
         reason = f"{request.keyword} needs at least one source and a destination"
         raise SpecError(reason, request.span(), hint=hint)
     *sources, dest = words
-    plain = request.json is None
-    if plain and parse_heredoc(dest.text) is not None:
-        raise SpecError("a heredoc cannot be the destination", request.span(dest.offset))
-    opened = {word: parse_heredoc(word.text) for word in sources} if plain else {}
+    opened: list[tuple[Word, Heredoc]] = []
+    if request.json is None:
+        if parse_heredoc(dest.text) is not None:
+            raise SpecError("a heredoc cannot be the destination", request.span(dest.offset))
+        found = ((word, parse_heredoc(word.text)) for word in sources)
+        opened = [(word, heredoc) for word, heredoc in found if heredoc is not None]
+    not_paths = {word for word, _ in opened}
     return _Transfer(
-        sources=tuple(word.text for word in sources if opened.get(word) is None),
+        sources=tuple(word.text for word in sources if word not in not_paths),
         dest=dest.text,
-        heredocs=tuple(_content(request, word, h) for word, h in opened.items() if h is not None),
+        heredocs=tuple(_content(request, word, heredoc) for word, heredoc in opened),
         chown=_checked(request, flags, "chown", values.check_chown),
         chmod=_checked(request, flags, "chmod", values.check_chmod),
         link=bool(flags.switch("link")),

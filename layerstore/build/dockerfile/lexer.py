@@ -258,7 +258,7 @@ class Lexer:
             _check_options(value, span)
             self.notices.append(Notice("the directive check has no effect here", span))
         elif _FRONTENDS.fullmatch(value.split()[0]):
-            message = f"syntax {value} is built in: nothing is fetched"
+            message = f"syntax {value.split()[0]} is built in: nothing is fetched"
             self.notices.append(Notice(message, span))
         else:
             hint = "remove the line, or write it in the Dockerfile language"

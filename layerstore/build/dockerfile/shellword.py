@@ -340,7 +340,8 @@ class ShellWord:
         replaced = pattern.replace(value or "", replacement, everywhere=everywhere, budget=budget)
         if replaced is None:
             raise WordLimitError("the word expands to too many characters", budget)
-        return self._charge(replaced)
+        self._charge(replaced[len(value or "") :])
+        return replaced
 
     def _pattern(self, written: str, start: int) -> Wildcard | None:
         if len(written) > limits.MAX_PATTERN_CHARS:
