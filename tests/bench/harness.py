@@ -49,7 +49,7 @@ def run_costed(
         begun = time.perf_counter()
         process = subprocess.Popen(
             command,
-            env={**os.environ, **(env or {})},
+            env={**clean_environment(), **(env or {})},
             cwd=cwd,
             stdin=silence,
             stdout=log,
@@ -63,6 +63,15 @@ def run_costed(
             tail = log.read().decode("utf-8", "replace")[-2000:]
             raise CommandError(f"{' '.join(command)}: exit {process.returncode}\n{tail}")
     return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024, load)
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without what makes Python slow on purpose.
+
+    With PYTHONDONTWRITEBYTECODE every run would compile its sources again.
+    """
+    slow = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONDEVMODE", "LAYERSTORE_DEBUG")
+    return {name: value for name, value in os.environ.items() if name not in slow}
 
 
 def disk_bytes(path: Path) -> tuple[int, int]:
