@@ -25,7 +25,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import lowers
-from fuse_mount.holders import describe_holders
+from fuse_mount.holders import describe_holders, is_overlay_of
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import ConflictError, InputError, MountError, NotFoundError, UnsupportedError
 from layerstore.linux import mounts as syscalls
@@ -360,12 +360,7 @@ def _is_on(record: MountRecord, identity: syscalls.MountIdentity) -> bool:
         with contextlib.suppress(OSError):
             return syscalls.identify(f"{record.lower}/root").device == identity.device
         return False
-    if record.upper is None:
-        return False
-    try:  # an overlay shows its upper's inode numbers at its root
-        return os.stat(record.target).st_ino == os.stat(f"{record.upper}/upper").st_ino
-    except OSError:
-        return False
+    return record.upper is not None and is_overlay_of(record.target, record.upper)
 
 
 def _find_id(store_root: str, target_or_id: str) -> str:

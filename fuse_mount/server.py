@@ -223,11 +223,11 @@ class _Grower:
 
     def _changeset(self, layer: str) -> Changeset:
         from layerstore.digest import DiffId, parse_digest
-        from layerstore.image.stack import read_changeset
+        from layerstore.image.layers import load_changeset
 
         diff_id = DiffId(parse_digest(layer))
         if diff_id not in self._changesets:
-            self._changesets[diff_id] = read_changeset(self._store, diff_id)
+            self._changesets[diff_id] = load_changeset(self._store, diff_id)
         return self._changesets[diff_id]
 
 

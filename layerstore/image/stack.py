@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from layerstore.errors import FormatError, UnsafeContentError
-from layerstore.formats.tree import Changeset, Entry, Kind, decode_changeset
+from layerstore.formats.tree import Changeset, Entry, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,17 +84,9 @@ def load_root(store: Store, diff_ids: Sequence[DiffId]) -> Node:
         NotFoundError: The store has no such layer.
         IntegrityError: A layer's record is damaged.
     """
-    return stack([read_changeset(store, diff_id) for diff_id in diff_ids])
+    from layerstore.image.layers import load_changeset  # the store's floor: stack() needs none
 
-
-def read_changeset(store: Store, diff_id: DiffId) -> Changeset:
-    """Read one layer's changeset from the store.
-
-    Raises:
-        NotFoundError: The store has no such layer.
-        IntegrityError: Its record or tree is damaged.
-    """
-    return decode_changeset(store.read_refs(store.layer(diff_id).tree))
+    return stack([load_changeset(store, diff_id) for diff_id in diff_ids])
 
 
 def lookup(root: Node, path: bytes) -> Node | None:

@@ -1,0 +1,187 @@
+"""What this host can do, found out by trying: each answer with its reason and remedy.
+
+Versions say little - distributions backport, containers filter system calls, modules
+are missing - so every probe does the thing in a child process with namespaces of its
+own and looks at what came of it. Nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import tempfile
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.errors import LayerstoreError
+from layerstore.linux import mounts, namespaces
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FUSE_LIBRARY = "libfuse.so.2"
+
+
+class Finding(NamedTuple):
+    """One answer.
+
+    Attributes:
+        name: What was tried.
+        works: Whether it did.
+        reason: What happened, for people.
+        remedy: What to type or change if it did not work, else "".
+    """
+
+    name: str
+    works: bool
+    reason: str
+    remedy: str = ""
+
+
+def probe_all() -> list[Finding]:
+    """Try everything that views and builds may use; takes some tens of milliseconds."""
+    return [
+        fuse_device(),
+        fuse_library(),
+        fusermount(),
+        overlay(),
+        overlay_options_without_limit(),
+        user_namespaces(),
+    ]
+
+
+def fuse_device() -> Finding:
+    """Whether /dev/fuse can be opened."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return Finding(
+            "/dev/fuse",
+            False,
+            "it does not exist",
+            "modprobe fuse; in a container, run it with --device /dev/fuse",
+        )
+    except OSError as err:
+        return Finding(
+            "/dev/fuse",
+            False,
+            f"it cannot be opened: {err.strerror}",
+            "give this user access: ls -l /dev/fuse",
+        )
+    return Finding("/dev/fuse", True, "it can be opened")
+
+
+def fuse_library() -> Finding:
+    """Whether libfuse 2 can be loaded."""
+    try:
+        ctypes.CDLL(FUSE_LIBRARY)
+    except OSError as err:
+        return Finding(FUSE_LIBRARY, False, str(err), "apt-get install libfuse2")
+    return Finding(FUSE_LIBRARY, True, "it can be loaded")
+
+
+def fusermount() -> Finding:
+    """Whether the helper that mounts for users without privileges is there."""
+    for directory in ("/usr/bin", "/bin", "/usr/local/bin"):
+        path = f"{directory}/fusermount"
+        if os.access(path, os.X_OK):
+            if os.stat(path).st_mode & 0o4000 or os.geteuid() == 0:
+                return Finding("fusermount", True, f"{path} is installed")
+            return Finding(
+                "fusermount", False, f"{path} is not set-user-id root", f"chmod u+s {path}"
+            )
+    return Finding("fusermount", False, "it is not installed", "apt-get install fuse")
+
+
+def overlay() -> Finding:
+    """Whether a writable overlay can be mounted, by this user or in a namespace of its own."""
+    return _tried("overlay", "modprobe overlay, or a kernel with overlayfs", _try_overlay)
+
+
+def overlay_options_without_limit() -> Finding:
+    """Whether overlays of very many directories can be mounted (fsconfig, lowerdir+)."""
+    return _tried("overlay of 200 layers", "Linux 6.7 or newer", _try_many_lowers)
+
+
+def user_namespaces() -> Finding:
+    """Whether a process without privileges may become root in a namespace of its own."""
+    return _tried(
+        "user namespaces",
+        "sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, "
+        "kernel.apparmor_restrict_unprivileged_userns=0",
+        _try_user_namespace,
+    )
+
+
+def _tried(name: str, remedy: str, attempt: Callable[[str], None]) -> Finding:
+    with tempfile.TemporaryDirectory(prefix="layerstore-probe-") as directory:
+        problem = _in_child(lambda: attempt(directory))
+    if problem is None:
+        return Finding(name, True, "a trial worked")
+    return Finding(name, False, problem, remedy)
+
+
+def _in_child(attempt: Callable[[], None]) -> str | None:
+    """Run a trial in a child, whose mounts and namespaces end with it; return its problem."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        problem = "the trial crashed"
+        try:
+            attempt()
+            problem = ""
+        except LayerstoreError as err:
+            problem = err.message
+        except OSError as err:
+            problem = str(err)
+        finally:
+            with contextlib.suppress(OSError):
+                os.write(writing, problem.encode())
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        problem = file.read().decode()
+    os.waitpid(pid, 0)
+    return problem or None
+
+
+def _enter_namespaces() -> None:
+    if os.geteuid() == 0:
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+    else:
+        namespaces.become_root_in_namespace()
+    mounts.set_propagation("/", mounts.MS_PRIVATE)
+
+
+def _make(directory: str, *names: str) -> None:
+    for name in names:
+        os.mkdir(f"{directory}/{name}")
+
+
+def _try_overlay(directory: str) -> None:
+    _enter_namespaces()
+    # On a tmpfs, for the temporary directory may itself lie on an overlay.
+    mounts.mount("tmpfs", directory, "tmpfs")
+    _make(directory, "lower", "upper", "work", "root")
+    options = ("userxattr",) if namespaces.in_user_namespace() else ()
+    mounts.mount_overlay(
+        mounts.Overlay((f"{directory}/lower",), f"{directory}/upper", f"{directory}/work", options),
+        f"{directory}/root",
+    )
+    _make(directory, "root/written")
+
+
+def _try_many_lowers(directory: str) -> None:
+    _enter_namespaces()
+    mounts.mount("tmpfs", directory, "tmpfs")
+    lowers = [f"lower-{number:03}" for number in range(200)]
+    _make(directory, "root", *lowers)
+    mounts.mount_overlay(
+        mounts.Overlay(tuple(f"{directory}/{name}" for name in lowers)), f"{directory}/root"
+    )
+
+
+def _try_user_namespace(_directory: str) -> None:
+    namespaces.become_root_in_namespace()
+    if os.geteuid() != 0:
+        raise OSError("the user is not root inside the namespace")
