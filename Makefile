@@ -42,7 +42,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@.ci/system-packages venv
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --config-settings editable_mode=compat --editable .
 	touch $@
 
 lock: ## Pin the newest versions that pyproject.toml allows
