@@ -13,6 +13,7 @@ import typer
 
 from layerstore.cli import image, measure, store, transfer
 from layerstore.cli.common import Settings, fast_command
+from layerstore.cli.store import print_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,6 @@ def build_app() -> typer.Typer:
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
     )
     app.callback()(_root)
@@ -54,6 +54,13 @@ def _root(
             "$XDG_DATA_HOME/layerstore for everyone else. May stand after the command too.",
         ),
     ] = None,
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=print_version, help="Print the version and exit."
+        ),
+    ] = False,
 ) -> None:
     context.obj = Settings(store)
 
@@ -65,9 +72,15 @@ def run(arguments: Sequence[str], store: str | None) -> int:
         LayerstoreError: The command failed.
     """
     prefix = ["--store", store] if store else []
-    line = [*prefix, *_format_as_flag(arguments)]
-    code = build_app()(line, prog_name=PROGRAM, standalone_mode=False)
-    return code if isinstance(code, int) else 0
+    line = [*prefix, *(_format_as_flag(arguments) or ["--help"])]
+    command = typer.main.get_command(build_app())
+    try:
+        # Not command.main(): it ends the process by itself on broken pipes and Ctrl-C.
+        with command.make_context(PROGRAM, line) as context:
+            command.invoke(context)
+    except typer.Exit as err:
+        return err.exit_code
+    return 0
 
 
 def _format_as_flag(arguments: Sequence[str]) -> list[str]:

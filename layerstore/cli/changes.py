@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from layerstore.build.dockerfile import syntax
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.expand import expand_instruction
-from layerstore.build.dockerfile.parser import parse_dockerfile
+from layerstore.build.dockerfile.instructions import parse_line
+from layerstore.build.dockerfile.lexer import Lexer, decode
 from layerstore.build.graph import BaseOp, Vertex
 from layerstore.build.stage import StageState
 from layerstore.formats.oci_config import ImageConfig
@@ -21,7 +22,7 @@ from layerstore.formats.oci_config import ImageConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.build.dockerfile.syntax import CommandLine, StageInstruction
+    from layerstore.build.dockerfile.syntax import CommandLine, Instruction
     from layerstore.formats.oci_config import ContainerConfig
 
 FILE_NAME = "--change"
@@ -35,15 +36,21 @@ def apply_changes(changes: Sequence[str]) -> ContainerConfig:
     """
     state = StageState(Vertex(BaseOp(()), (), None), ImageConfig(architecture=""))
     for change in changes:
-        # One file each, so that no instruction can continue in the next option.
-        text = f"FROM scratch\n{change}\n".encode("utf-8", "surrogateescape")
-        dockerfile = parse_dockerfile(text, FILE_NAME)
-        for instruction in dockerfile.stages[-1].instructions:
-            _apply(state, expand_instruction(instruction, state.env, dockerfile.escape))
+        instruction = _parse(change)
+        _apply(state, expand_instruction(instruction, state.env))
     return state.config
 
 
-def _apply(state: StageState, item: StageInstruction) -> None:
+def _parse(change: str) -> Instruction:
+    source = decode(change.encode("utf-8", "surrogateescape"), FILE_NAME)
+    lexer = Lexer(source)
+    instructions = [parse_line(lexer, line) for line in lexer]
+    if len(instructions) != 1:
+        raise SpecError("expected one instruction", source.span(1))
+    return instructions[0]
+
+
+def _apply(state: StageState, item: Instruction) -> None:
     match item:
         case syntax.Cmd():
             state.set_cmd(_arguments(state, item.command))
@@ -59,7 +66,7 @@ def _apply(state: StageState, item: StageInstruction) -> None:
             _apply_rarer(state, item)
 
 
-def _apply_rarer(state: StageState, item: StageInstruction) -> None:
+def _apply_rarer(state: StageState, item: Instruction) -> None:
     match item:
         case syntax.User():
             state.set_user(item.user)

@@ -187,6 +187,15 @@ def _print_check(report: CheckReport) -> None:
     )
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version and end, for ``--version``."""
+    if wanted:
+        from importlib import metadata
+
+        write_line(f"layerstore {metadata.version('layerstore')}")
+        raise typer.Exit
+
+
 def version(*, as_json: Json = False) -> None:
     """Print versions."""
     import platform
