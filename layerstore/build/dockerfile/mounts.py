@@ -5,6 +5,7 @@ Source: Dockerfile reference, "RUN --mount". Fields may come in any order.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from layerstore.build.dockerfile.errors import SpecError
@@ -79,9 +80,9 @@ def parse_mount(raw: str, span: SourceSpan, expand: Callable[[str], str]) -> Run
             raise SpecError(f"a {kind} mount takes no {name}", span, hint=hint)
     fields.setdefault("readonly", kind not in ("cache", "tmpfs"))
     mount = RunMount(raw=raw, span=span, **fields)
-    if kind == "secret":
-        _check_secret(mount)
-    return mount
+    if kind == "ssh" and mount.source is not None:
+        raise SpecError("an ssh mount takes no source", span, hint="write id=NAME")
+    return _secret(mount) if kind == "secret" else mount
 
 
 def unresolved_mount(raw: str, span: SourceSpan, check: Callable[[str], str]) -> RunMount:
@@ -208,7 +209,8 @@ def _size(value: str, span: SourceSpan) -> int:
         raise SpecError(f"size of a mount: {err.message}", span, hint=err.hint) from err
 
 
-def _check_secret(mount: RunMount) -> None:
+def _secret(mount: RunMount) -> RunMount:
+    """Return the secret mount with its name in ``id``, where ``source`` may have had it."""
     if mount.from_ is not None:
         raise SpecError("a secret mount takes no from", mount.span)
     if mount.source is not None and mount.id is not None:
@@ -216,3 +218,4 @@ def _check_secret(mount: RunMount) -> None:
     if mount.source is None and mount.target is None and mount.id is None:
         hint = "--mount=type=secret,id=NAME"
         raise SpecError("a secret mount needs an id or a target", mount.span, hint=hint)
+    return replace(mount, id=mount.id or mount.source, source=None)
