@@ -44,6 +44,7 @@ from layerstore.formats.tree import (
     SIZE_MAX,
     Kind,
 )
+from layerstore.formats.xattrs import without_minimal_acl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -399,7 +400,9 @@ class TarReader:
             limit = self._limits.owner_name_bytes
             if len(get(key, b"")) > limit:
                 raise exceeded("owner_name_bytes", len(records[key]), limit, key.decode())
-        member.xattrs = tar_pax.xattrs_of(records, self._limits)
+        if len(records) > 1 or b"mtime" not in records:
+            xattrs = tar_pax.xattrs_of(records, self._limits)
+            member.xattrs = without_minimal_acl(xattrs, member.mode) if xattrs else ()
 
     def _apply_size(self, member: Member, size: int, header: Header) -> None:
         # Readers that do not know the record would find the next header elsewhere; only

@@ -162,13 +162,13 @@ def check_changeset(changeset: Changeset) -> None:
     """
     paths = [entry.path for entry in changeset.entries]
     _check_order(paths, "entries")
-    _check_names(paths)
+    check_paths(paths)
     _check_order(changeset.whiteouts, "whiteouts")
-    _check_names(changeset.whiteouts)
+    check_paths(changeset.whiteouts)
     if b"" in changeset.whiteouts:
         raise FormatError("whiteout of the root")
     _check_order(changeset.opaques, "opaques")
-    _check_names(changeset.opaques)
+    check_paths(changeset.opaques)
     before: Entry | None = None
     links = []
     for entry in changeset.entries:
@@ -194,7 +194,12 @@ def _check_order(paths: Sequence[bytes], what: str) -> None:
         raise FormatError(f"{what} out of order or twice at {paths[wrong]!r}")
 
 
-def _check_names(paths: Sequence[bytes]) -> None:
+def check_paths(paths: Sequence[bytes]) -> None:
+    """Refuse paths that no entry may have; the root may only come first.
+
+    Raises:
+        FormatError: Names the first bad path and what is wrong with it.
+    """
     # All paths in one buffer: four scans in C instead of a loop in Python.
     joined = b"/" + b"/\0/".join(paths) + b"/"
     slashes_of_root = 1 if b"" in paths[:1] else 0

@@ -98,6 +98,25 @@ def _is_complete(tags: set[int]) -> bool:
     return needed <= tags
 
 
+def without_minimal_acl(
+    xattrs: tuple[tuple[bytes, bytes], ...], mode: int
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Leave out an access ACL that says no more than the mode, as the kernel does.
+
+    Raises:
+        FormatError: Such an ACL contradicts the mode.
+    """
+    for pair in xattrs:
+        name, value = pair
+        if name != ACL_NAMES[0] or len(value) > 4 + 3 * _ACL_ENTRY.size:
+            continue
+        bits = [permissions for _, permissions, _ in _ACL_ENTRY.iter_unpack(value[4:])]
+        if bits and bits != [(mode >> 6) & 7, (mode >> 3) & 7, mode & 7]:
+            raise FormatError(f"ACL contradicts the mode {mode:o}")
+        return tuple(other for other in xattrs if other is not pair)
+    return xattrs
+
+
 def acl_from_text(text: bytes) -> bytes:
     """Return the kernel's form of an ACL in text with numeric ids, as GNU tar and star write.
 
@@ -132,6 +151,8 @@ def _acl_entry(part: bytes) -> tuple[int, int, int]:
     bits = _acl_permissions(permissions, part)
     if not qualifier:
         return _OBJECT_TAGS[tag], bits, _NO_ID
+    if qualifier == b"root":
+        qualifier = b"0"  # the one name whose number is the same everywhere
     if not qualifier.isdigit() or len(qualifier) > 10 or int(qualifier) >= _NO_ID:
         raise FormatError(f"ACL entry {part[:100]!r} names somebody without a number")
     return tag, bits, int(qualifier)

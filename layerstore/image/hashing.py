@@ -12,11 +12,11 @@ from layerstore.digest import DiffId, Digest
 if TYPE_CHECKING:
     from types import TracebackType
 
-_QUEUED_SPANS: Final = 8
-"""Spans that may wait; with spans of 1 MiB they bound the memory to 8 MiB."""
+_QUEUED_BATCHES: Final = 8
+"""Batches that may wait; with pieces of up to 1 MiB they bound the memory to about 10 MiB."""
 
-_SMALL_BYTES: Final = 1 << 18
-"""Spans are gathered up to this size: waking the thread costs more than hashing 16 KiB."""
+_BATCH_BYTES: Final = 1 << 18
+"""Pieces are gathered up to this size: waking the thread costs more than hashing 16 KiB."""
 
 
 class DiffIdHasher:
@@ -26,19 +26,20 @@ class DiffIdHasher:
     """
 
     def __init__(self) -> None:
-        self._spans: queue.Queue[bytes | None] = queue.Queue(_QUEUED_SPANS)
+        self._batches: queue.Queue[list[bytes] | None] = queue.Queue(_QUEUED_BATCHES)
         self._digest = hashlib.sha256()
-        self._small: list[bytes] = []
-        self._small_bytes = 0
+        self._batch: list[bytes] = []
+        self._batch_bytes = 0
         self._thread: threading.Thread | None = None
         self.size = 0
 
     def update(self, data: bytes) -> None:
         """Take the next bytes of the tar; they must not change afterwards."""
-        self.size += len(data)
-        self._small.append(data)
-        self._small_bytes += len(data)
-        if self._small_bytes >= _SMALL_BYTES:
+        size = len(data)
+        self.size += size
+        self._batch.append(data)
+        self._batch_bytes += size
+        if self._batch_bytes >= _BATCH_BYTES:
             self._flush()
 
     def diff_id(self) -> DiffId:
@@ -48,23 +49,24 @@ class DiffIdHasher:
         return DiffId(Digest("sha256:" + self._digest.hexdigest()))
 
     def _flush(self) -> None:
-        if not self._small:
+        if not self._batch:
             return
-        span = self._small[0] if len(self._small) == 1 else b"".join(self._small)
-        self._small.clear()
-        self._small_bytes = 0
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
             self._thread.start()
-        self._spans.put(span)
+        self._batches.put(self._batch)
+        self._batch = []
+        self._batch_bytes = 0
 
     def _run(self) -> None:
-        while (span := self._spans.get()) is not None:
-            self._digest.update(span)
+        update = self._digest.update
+        while (batch := self._batches.get()) is not None:
+            for piece in batch:
+                update(piece)
 
     def _stop(self) -> None:
         if self._thread is not None:
-            self._spans.put(None)
+            self._batches.put(None)
             self._thread.join()
             self._thread = None
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import msgspec
 
 from layerstore.chunking.cutter import WHOLE_MAX_BYTES
-from layerstore.errors import UnsafeContentError
+from layerstore.errors import FormatError, UnsafeContentError
 from layerstore.formats import tar_writer
 from layerstore.formats.recipe import CANONICAL
-from layerstore.formats.tree import WHITEOUT_PREFIX, Changeset, Entry, Extent, Kind, path_fault
+from layerstore.formats.tree import WHITEOUT_PREFIX, Changeset, Entry, Extent, Kind, check_paths
 from layerstore.image.changeset_builder import ChangesetBuilder
 from layerstore.image.hashing import DiffIdHasher
 from layerstore.image.layers import publish
@@ -22,7 +22,7 @@ from layerstore.image.source_file import SourceChangedError, SourceFile
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from layerstore.store.records import LayerRecord, Refs
     from layerstore.store.session import WriteSession
@@ -109,14 +109,22 @@ def _gather(
     items: Iterable[LayerItem], whiteouts: Iterable[bytes], opaques: Iterable[bytes]
 ) -> _Gathered:
     by_path = {item.entry.path: item for item in items}
+    whiteouts, opaques = list(whiteouts), list(opaques)
+    check_image_paths(sorted(by_path))
+    check_image_paths(sorted([*whiteouts, *opaques]))
     builder = ChangesetBuilder()
-    # Links last: then every link finds its file, whatever the order of the items was.
-    for item in sorted(by_path.values(), key=lambda item: item.entry.kind is Kind.HARDLINK):
-        _checked(item.entry.path, lambda item=item: builder.add(item.entry))  # type: ignore[misc]
-    for path in whiteouts:
-        _checked(path, lambda path=path: builder.add_whiteout(path))  # type: ignore[misc]
-    for path in opaques:
-        _checked(path, lambda path=path: builder.add_opaque(path))  # type: ignore[misc]
+    path = b""
+    try:
+        # Links last: then every link finds its file, whatever the order of the items was.
+        for item in sorted(by_path.values(), key=lambda item: item.entry.kind is Kind.HARDLINK):
+            path = item.entry.path
+            builder.add(item.entry)
+        for path in whiteouts:
+            builder.add_whiteout(path)
+        for path in opaques:
+            builder.add_opaque(path)
+    except UnsafeContentError as err:
+        raise UnsafeContentError(f"{path[:300]!r}: {err.message}") from err
     changeset = builder.finish()
     sources = {}
     for item in by_path.values():
@@ -127,17 +135,21 @@ def _gather(
     return _Gathered(changeset, sources)
 
 
-def _checked(path: bytes, add: Callable[[], None]) -> None:
-    fault = path_fault(path)
-    if fault is not None:
-        hint = None
-        if WHITEOUT_PREFIX in path:
-            hint = "names that begin with .wh. mean whiteouts in layers: rename the file"
-        raise UnsafeContentError(f"path {path[:300]!r} {fault}", hint=hint)
+def check_image_paths(paths: Sequence[bytes]) -> None:
+    """Refuse names that a layer cannot carry.
+
+    Args:
+        paths: Relative to the image's root; the root itself may only come first.
+
+    Raises:
+        UnsafeContentError: Names the path and what to do about it.
+    """
     try:
-        add()
-    except UnsafeContentError as err:
-        raise UnsafeContentError(f"{path[:300]!r}: {err.message}") from err
+        check_paths(paths)
+    except FormatError as err:
+        hint = "names that begin with .wh. mean whiteouts in layers: rename or exclude the file"
+        whiteout = any(b"/" + WHITEOUT_PREFIX in b"/" + path for path in paths)
+        raise UnsafeContentError(err.message, hint=hint if whiteout else None) from err
 
 
 class _Writer:

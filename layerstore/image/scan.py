@@ -15,10 +15,10 @@ import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerstore.errors import InputError, StorageError, UnsafeContentError
-from layerstore.formats.tree import WHITEOUT_PREFIX, Entry, Kind, path_fault, path_key
+from layerstore.formats.tree import Entry, Kind, path_key
 from layerstore.formats.xattrs import is_kept
 from layerstore.image.changeset_builder import hard_link
-from layerstore.image.layer_writer import LayerItem
+from layerstore.image.layer_writer import LayerItem, check_image_paths
 from layerstore.image.source_file import SourceChangedError, SourceFile
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ Skipped = tuple[bytes, str]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_CHAIN_MAX = 100
+"""Directories kept open at most: the usual limit of descriptors is 1024."""
 _SECTOR_BYTES = 512
 _VERIFY_BYTES = 1 << 20
 _KINDS: Final = {
@@ -115,27 +117,29 @@ class _Root:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as err:
             raise InputError(f"{os.fspath(path)!r}: {err.strerror}, expected a directory") from err
-        self._last = (b"", self.descriptor)
-        weakref.finalize(self, _close_all, holder := [self.descriptor])
-        self._open = holder
+        self._chain = [(b"", self.descriptor)]
+        weakref.finalize(self, _close_all, self._chain)
 
     def directory(self, path: bytes) -> int:
-        """Return a descriptor of a directory below; it is valid until the next call."""
-        if path == self._last[0]:
-            return self._last[1]
-        current = self.descriptor
-        for name in path.split(b"/") if path else ():
-            try:
-                deeper = os.open(name, _DIRECTORY, dir_fd=current)
-            finally:
-                if current != self.descriptor:
-                    os.close(current)
-            current = deeper
-        for stale in self._open[1:]:
-            os.close(stale)
-        self._open[1:] = [current] if current != self.descriptor else []
-        self._last = (path, current)
-        return current
+        """Return a descriptor of a directory below; it is valid until the next call.
+
+        Directories on the way stay open, since the next path is mostly near this one.
+        """
+        chain = self._chain
+        if chain[-1][0] == path:
+            return chain[-1][1]
+        while chain[-1][0] and not path.startswith(chain[-1][0] + b"/"):
+            os.close(chain.pop()[1])
+        done, descriptor = chain[-1]
+        rest = path[len(done) :].lstrip(b"/")
+        for name in rest.split(b"/") if rest else ():
+            descriptor = os.open(name, _DIRECTORY, dir_fd=descriptor)
+            done = done + b"/" + name if done else name
+            chain.append((done, descriptor))
+            if len(chain) > _CHAIN_MAX:
+                # Between the root and here; the path down to here stays open.
+                os.close(chain.pop(1)[1])
+        return descriptor
 
     def open_file(self, path: bytes, expected: os.stat_result) -> SourceFile:
         """Open a regular file below that must still be what a scan saw."""
@@ -149,8 +153,8 @@ class _Root:
         return SourceFile(descriptor, path, expected)
 
 
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
+def _close_all(chain: list[tuple[bytes, int]]) -> None:
+    for _, descriptor in chain:
         os.close(descriptor)
 
 
@@ -188,6 +192,7 @@ class _Scanner:
         except OSError as err:
             where = f" {os.fsdecode(err.filename)!r}" if err.filename else ""
             raise StorageError(f"cannot scan{where}: {err.strerror}") from err
+        check_image_paths(sorted(item.entry.path for item in self.items))
         # Directories were read one after another, not one inside the other.
         self.items.sort(key=lambda item: path_key(item.entry.path))
         self._order_links()
@@ -227,7 +232,7 @@ class _Scanner:
         names = _listxattr(proc)
         if self._overlay is not None and names and self._overlay_marks(path, proc, names):
             return
-        _check_name(path, kind, status)
+        _check_device(path, kind, status)
         xattrs = self._xattrs(path, proc, names) if names else ()
         entry = _entry(path, kind, status, proc, xattrs)
         if kind is Kind.DIR:
@@ -322,13 +327,7 @@ def _is_whiteout(kind: Kind, status: os.stat_result) -> bool:
     return kind is Kind.CHAR and status.st_rdev == 0
 
 
-def _check_name(path: bytes, kind: Kind, status: os.stat_result) -> None:
-    fault = path_fault(path)
-    if fault is not None:
-        hint = "names that begin with .wh. mean whiteouts in layers: rename or exclude the file"
-        raise UnsafeContentError(
-            f"path {path[:300]!r} {fault}", hint=hint if WHITEOUT_PREFIX in path else None
-        )
+def _check_device(path: bytes, kind: Kind, status: os.stat_result) -> None:
     if _is_whiteout(kind, status):
         raise UnsafeContentError(
             f"{path[:300]!r} is the character device 0:0, which means a whiteout in a layer",

@@ -22,27 +22,22 @@ class SourceChangedError(StorageError):
 class SourceFile(io.FileIO):
     """A regular file that must stay what ``expected`` says it is.
 
+    Whoever reads it calls :meth:`verify` after the last byte; only then is what was read
+    known to be the file that was expected.
+
     Args:
-        descriptor: Open for reading; closed with this object.
+        descriptor: Open for reading and non-blocking; closed with this object.
         path: For messages.
         expected: Its status when the tree was scanned.
-
-    Raises:
-        SourceChangedError: It is another file, or one written to since.
     """
 
     def __init__(self, descriptor: int, path: bytes, expected: os.stat_result) -> None:
         super().__init__(descriptor, "rb", closefd=True)
         self._path = path
         self._expected = expected
-        try:
-            self.verify()
-        except BaseException:
-            self.close()
-            raise
 
     def verify(self) -> None:
-        """Compare the open file with what was seen; call it again after the last read.
+        """Compare the open file with what was seen.
 
         Raises:
             SourceChangedError: They differ.
