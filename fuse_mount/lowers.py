@@ -321,12 +321,13 @@ def _spawn(directory: str, log: str, report: int, life_fd: int | None) -> None:
         (os.POSIX_SPAWN_DUP2, 1, 2),
         *((os.POSIX_SPAWN_DUP2, fd, READY_FD + i) for i, fd in enumerate(moved)),
     ]
-    package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # What the caller can import the server can: however layerstore was installed.
+    imports = [path for path in sys.path if os.path.isabs(path)]
     # A server lives long: nothing of the caller's environment, least of all secrets, goes in.
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C.UTF-8",
-        "PYTHONPATH": package_root,
+        "PYTHONPATH": os.pathsep.join(imports),
     }
     # -P: the current directory is not searched for modules; it may be anybody's.
     command = [sys.executable, "-P", "-m", "fuse_mount.server", directory]

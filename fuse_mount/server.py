@@ -134,6 +134,11 @@ def _check_host() -> None:
             hint="load the kernel module: modprobe fuse; in a container, run it with "
             "--device /dev/fuse",
         )
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise UnsupportedError(
+            "this user may not open /dev/fuse",
+            hint="let every user open it, as udev does by default: chmod 666 /dev/fuse",
+        )
     if os.geteuid() != 0 and not _on_path("fusermount"):
         raise UnsupportedError(
             "fusermount is missing, which mounts for users without privileges",

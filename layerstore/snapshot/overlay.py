@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.snapshot.base import LowerProvider
 
-PLAIN_OPTIONS = ("redirect_dir=off", "metacopy=off", "index=off")
+PLAIN_OPTIONS = ("redirect_dir=nofollow", "metacopy=off", "index=off")
 """Keep upper directories complete in themselves, whatever the kernel's defaults are: with
-redirects or metacopy an upper refers to the lower tree and cannot become a layer alone."""
+redirects or metacopy an upper refers to the lower tree and cannot become a layer alone.
+``nofollow`` also ignores redirects that an image's own content may bring."""
+
+USER_OPTIONS = ("userxattr", "index=off")
+"""Inside a user namespace, where ``trusted.`` attributes are out of reach; this implies
+neither redirects nor metacopy, and refuses to hear it said."""
 
 
 class OverlaySnapshotter:
@@ -66,7 +71,7 @@ class OverlaySnapshotter:
 
 def overlay_options() -> tuple[str, ...]:
     """Return the options every overlay of ours has on this host."""
-    return (*PLAIN_OPTIONS, "userxattr") if in_user_namespace() else PLAIN_OPTIONS
+    return USER_OPTIONS if in_user_namespace() else PLAIN_OPTIONS
 
 
 def copy_root_attributes(lower: str, upper: str) -> None:
