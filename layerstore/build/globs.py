@@ -7,8 +7,8 @@ Two dialects share one machine:
 - ``.dockerignore`` adds ``**``, which crosses components.
 
 An automaton holds any number of patterns side by side in one integer: bit *i* set
-means that token *i* is next. Regular expressions that backtrack would take
-exponential time on patterns like ``*a*a*a*b``, which any build context may bring.
+means that token *i* is next. Regular expressions that backtrack take time
+like a power of the path's length on ``*a*a*a*b``, which any build context may bring.
 
 Source: Go path/filepath.Match; github.com/moby/patternmatcher; G. Navarro and
 M. Raffinot, Flexible Pattern Matching in Strings (2002), chapter 4.
