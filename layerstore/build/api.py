@@ -1,0 +1,289 @@
+"""Building an image: the one function the command line and other programs call."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from layerstore.build.context import Context
+from layerstore.build.dockerfile.parser import parse_dockerfile
+from layerstore.build.dockerfile.syntax import Notice, SourceSpan
+from layerstore.build.executor import BuildExecutor
+from layerstore.build.ignore import IgnoreRules
+from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
+from layerstore.build.platforms import Platform
+from layerstore.build.run.settings import RunSettings
+from layerstore.build.solver import Solver
+from layerstore.build.stage import finished_history
+from layerstore.errors import InputError, NotFoundError
+from layerstore.image.images import create_image, host_platform, load_config
+from layerstore.image.reference import parse_tag_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from layerstore.build.lower import Plan
+    from layerstore.build.solver import Result
+    from layerstore.build.ui import BuildUi, StepOutcome
+    from layerstore.digest import ImageId
+    from layerstore.formats.oci_config import ImageConfig
+    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.records import CacheRecord
+    from layerstore.store.store import Store
+
+HISTORY_COMMENT = "buildkit.dockerfile.v0"
+"""Says which rules the history follows, as other builders of this dialect write it."""
+
+DOCKERFILE_MAX_BYTES = 10 << 20
+_CACHE_MOUNTS = "cache-mounts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """What to build.
+
+    Attributes:
+        context: Directory that COPY and ADD take files from.
+        dockerfile: The Dockerfile; ``Dockerfile`` in the context when None. May lie outside.
+        dockerfile_text: Its content, when it is not in a file (then ``dockerfile`` names it).
+        tags: Names of the image.
+        target: Stage to build; the last one when None.
+        build_args: Values of ARG.
+        labels: Set on the image.
+        secrets: Values by id, for ``RUN --mount=type=secret``.
+        no_cache: Run every step; the results are remembered all the same.
+        network: False gives no RUN a network.
+        source_date_epoch: Seconds: no time in the image is later. A build argument
+            SOURCE_DATE_EPOCH means the same.
+    """
+
+    context: Path
+    dockerfile: Path | None = None
+    dockerfile_text: bytes | None = None
+    tags: Sequence[str] = ()
+    target: str | None = None
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    no_cache: bool = False
+    network: bool = True
+    source_date_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """A built image.
+
+    Attributes:
+        image: As the store lists it.
+        names: Full names that it got.
+        steps: Steps the target needed, ``cached`` of them from the cache.
+    """
+
+    image: ImageRecord
+    names: tuple[str, ...]
+    steps: int
+    cached: int
+
+    @property
+    def image_id(self) -> ImageId:
+        """The image's id."""
+        return self.image.image_id
+
+
+def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
+    """Build an image; it is durable and named when this returns.
+
+    Steps that were finished stay cached when a later one fails.
+
+    Raises:
+        SpecError: The Dockerfile is wrong; has file, line and column.
+        BuildError: A step failed.
+        InputError: The request or the build context is wrong.
+        UnsupportedError: The host lacks what a RUN needs.
+    """
+    names = [parse_tag_name(tag) for tag in request.tags]
+    text, filename, ignore = _read_spec(request)
+    dockerfile = parse_dockerfile(text, filename)
+    for notice in dockerfile.notices:
+        ui.warning(notice)
+    epoch = _epoch(request)
+    plan = lower(dockerfile, _lower_options(request), _StoredImages(store))
+    _warn_of_unused(plan, ui, filename)
+    counter = _Counter(ui)
+    settings = _run_settings(store, request)
+    now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
+    with (
+        Context(request.context, ignore, now_ns=now_ns) as context,
+        BuildExecutor(store, context, settings, counter, epoch=epoch) as executor,
+    ):
+        cache = _StoreCache(store, executor)
+        solver = Solver(
+            executor,
+            cache=None if request.no_cache else cache,
+            remember=cache,
+            ui=counter,
+            epoch=epoch,
+        )
+        result = solver.solve(plan.state.vertex)
+        image = _publish(executor, plan, solver, result, names, epoch)
+    return BuildResult(image, tuple(names), counter.total, counter.cached)
+
+
+class _StoredImages:
+    """Base images of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def find(self, reference: str) -> ImageConfig | None:
+        """Return a stored image's config."""
+        try:
+            return load_config(self._store, self._store.resolve(reference).image_id)
+        except NotFoundError:
+            return None
+
+
+class _StoreCache:
+    """The build cache of a store; writes go through the build's session."""
+
+    def __init__(self, store: Store, executor: BuildExecutor) -> None:
+        self._store = store
+        self._executor = executor
+
+    def get(self, key: str) -> CacheRecord | None:
+        """Return a remembered step whose layer is there."""
+        return self._store.cache_get(key)
+
+    def put(self, records: Sequence[CacheRecord]) -> None:
+        """Remember steps."""
+        for record in records:
+            self._executor.session.cache_put(record)
+
+
+class _Counter:
+    """Passes everything on and counts steps."""
+
+    def __init__(self, ui: BuildUi) -> None:
+        self._ui = ui
+        self.total = 0
+        self.cached = 0
+        self.started = ui.started
+        self.failed = ui.failed
+        self.output = ui.output
+        self.warning = ui.warning
+        self.message = ui.message
+
+    def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
+        """Count a finished step and pass it on."""
+        self.total += 1
+        self.cached += outcome.cached
+        self._ui.finished(number, label, outcome)
+
+
+def _read_spec(request: BuildRequest) -> tuple[bytes, str, IgnoreRules]:
+    """Return the Dockerfile's text and name, and the rules of what the context leaves out."""
+    path = request.dockerfile or request.context / "Dockerfile"
+    text = request.dockerfile_text
+    if text is None:
+        text = _read_file(path, f"the Dockerfile {path}")
+        if text is None:
+            raise InputError(
+                f"there is no Dockerfile {path}", hint="name it: layerstore build -f FILE CONTEXT"
+            )
+    for candidate in (
+        path.with_name(path.name + ".dockerignore"),
+        request.context / ".dockerignore",
+    ):
+        data = _read_file(candidate, str(candidate))
+        if data is not None:
+            return text, str(path), IgnoreRules.parse(data, str(candidate))
+    return text, str(path), IgnoreRules()
+
+
+def _read_file(path: Path, what: str) -> bytes | None:
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            data = file.read(DOCKERFILE_MAX_BYTES + 1)
+    except OSError as err:
+        raise InputError(f"cannot read {what}: {err.strerror}") from err
+    if len(data) > DOCKERFILE_MAX_BYTES:
+        raise InputError(f"{what} is larger than {DOCKERFILE_MAX_BYTES} bytes")
+    return data
+
+
+def _epoch(request: BuildRequest) -> int | None:
+    if request.source_date_epoch is not None:
+        return request.source_date_epoch
+    text = request.build_args.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise InputError(f"SOURCE_DATE_EPOCH is {text!r}, expected seconds since 1970")
+    return int(text)
+
+
+def _lower_options(request: BuildRequest) -> LowerOptions:
+    architecture, variant = host_platform()
+    if (architecture, variant) == ("arm64", "v8"):
+        variant = ""
+    return LowerOptions(
+        build_args=request.build_args,
+        labels=request.labels,
+        target=request.target,
+        network=request.network,
+        platform=Platform("linux", architecture, variant),
+    )
+
+
+def _run_settings(store: Store, request: BuildRequest) -> RunSettings:
+    proxies: dict[str, str] = {}
+    for name, value in request.build_args.items():
+        if name.lower() in PROXY_ARGS:
+            proxies[name.upper()] = proxies[name.lower()] = value
+    return RunSettings(
+        proxies=proxies, secrets=request.secrets, cache_root=store.root / _CACHE_MOUNTS
+    )
+
+
+def _warn_of_unused(plan: Plan, ui: BuildUi, filename: str) -> None:
+    for name in plan.unused_args:
+        message = f"the build argument {name} is declared by no ARG and has no effect"
+        ui.warning(Notice(message, SourceSpan(filename, 1, 1, 1)))
+
+
+def _publish(
+    executor: BuildExecutor,
+    plan: Plan,
+    solver: Solver,
+    result: Result,
+    names: Sequence[str],
+    epoch: int | None,
+) -> ImageRecord:
+    state = plan.state
+    steps: list[tuple[str, str | None]] = []
+    for step in state.steps:
+        made = solver.result(step.vertex) if step.vertex is not None else None
+        has_layer = made is not None and made.diff_id is not None
+        steps.append(
+            (step.created_by, _rfc3339(made.created) if has_layer and made is not None else None)
+        )
+    history = finished_history(state.image.history, steps, HISTORY_COMMENT)
+    created = next((step.created for step in reversed(history) if step.created), "")
+    if epoch is not None or not created:
+        created = _rfc3339(float(epoch) if epoch is not None else 0.0)
+    config = state.final_config()
+    return create_image(
+        executor.session, config, result.layers, history, names=names, created=created
+    )
+
+
+def _rfc3339(seconds: float) -> str:
+    whole = int(seconds)
+    micro = round((seconds - whole) * 1_000_000) % 1_000_000
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{text}.{micro:06d}Z" if micro else f"{text}Z"

@@ -1,0 +1,305 @@
+"""The build context: a directory of the host, read without ever leaving it.
+
+Directories are listed and files opened below a descriptor of the context's root with
+openat2(2), so no symlink is followed by the kernel, a file that turns into one
+included. Links are copied as links. Only regular files are opened; fifos and devices
+are refused by name, sockets do not exist for a build, as for docker. Owners become
+root and only file capabilities are kept of the extended attributes.
+
+What was hashed for the cache key is what a layer gets: content is hashed again while it
+is copied and a difference is an error. Single-threaded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+from blake3 import blake3
+
+from layerstore.build.source import SourceNode
+from layerstore.errors import InputError, LimitExceededError, NotFoundError, UnsafeContentError
+from layerstore.formats.tree import Entry, Kind
+from layerstore.linux.files import (
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    openat2,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from layerstore.build.ignore import IgnoreRules
+
+MAX_ENTRIES = 2_000_000
+MAX_CONTENT_BYTES = 100 << 30
+"""Logical bytes of all files a build reads from its context."""
+
+READ_BYTES = 1 << 20
+_RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+_CAPABILITY = "security.capability"
+_PSEUDO_ROOTS = ("/proc", "/sys", "/dev")
+_OTHER_KINDS = {
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFCHR: Kind.CHAR,
+    stat.S_IFBLK: Kind.BLOCK,
+}
+_REFUSED = {Kind.FIFO: "a named pipe", Kind.CHAR: "a device", Kind.BLOCK: "a device"}
+
+
+class Context:
+    """An open build context. Close it, or use it in a ``with`` block.
+
+    Args:
+        root: The directory; a symlink to one will do.
+        ignore: The rules of its .dockerignore.
+        now_ns: What the root's own time is taken for: its name is not part of it.
+
+    Raises:
+        NotFoundError: There is no such directory.
+        UnsafeContentError: It is a part of /proc, /sys or /dev.
+    """
+
+    def __init__(self, root: Path, ignore: IgnoreRules, *, now_ns: int) -> None:
+        self.root = root
+        self._ignore = ignore
+        self._entries = 0
+        self._bytes = 0
+        self._now_ns = now_ns
+        self.digests: dict[bytes, bytes] = {}
+        real = os.path.realpath(root)
+        if any(real == top or real.startswith(top + "/") for top in _PSEUDO_ROOTS):
+            raise UnsafeContentError(f"the build context {root} is part of a kernel file system")
+        try:
+            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as err:
+            raise NotFoundError(
+                f"the build context {root} is not a directory that can be read: {err.strerror}"
+            ) from err
+
+    def close(self) -> None:
+        """Let go of the directory; harmless when repeated."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def tree(self) -> ContextNode:
+        """Return the root, from which everything else is reached lazily."""
+        entry = Entry(path=b"", kind=Kind.DIR, mode=0o755, mtime_ns=self._now_ns)
+        return ContextNode(self, b"", entry, None)
+
+    def open(self, path: bytes, flags: int) -> int:
+        """Return a descriptor of something in the context; follows no link.
+
+        Raises:
+            InputError: It cannot be opened.
+        """
+        try:
+            return openat2(self._fd, path or b".", flags | os.O_CLOEXEC, resolve=_RESOLVE)
+        except OSError as err:
+            raise _unreadable(path, err) from err
+
+    def list(self, path: bytes) -> dict[bytes, SourceNode]:
+        """Return the nodes of a directory that the ignore rules leave, in byte order."""
+        children: dict[bytes, SourceNode] = {}
+        fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in sorted(map(os.fsencode, os.listdir(fd))):
+                below = path + b"/" + name if path else name
+                node = self._node(fd, name, below)
+                if node is not None:
+                    children[name] = node
+        except OSError as err:
+            raise _unreadable(path, err) from err
+        finally:
+            os.close(fd)
+        return children
+
+    def charge(self, size: int) -> None:
+        """Count a file's bytes against the limit."""
+        self._bytes += size
+        if self._bytes > MAX_CONTENT_BYTES:
+            raise LimitExceededError(
+                f"the files taken from the build context hold more than {MAX_CONTENT_BYTES} bytes",
+                hint="name what the build does not need in .dockerignore",
+            )
+
+    def _node(self, dir_fd: int, name: bytes, path: bytes) -> ContextNode | None:
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise LimitExceededError(
+                f"the build context has more than {MAX_ENTRIES} files",
+                hint="name what the build does not need in .dockerignore",
+            )
+        out = bool(self._ignore) and self._ignore.excluded(path)
+        if out and not self._ignore.may_contain_included(path):
+            return None
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFSOCK or (out and kind != stat.S_IFDIR):
+            return None
+        node = ContextNode(self, path, self._entry(dir_fd, name, path, status), status)
+        if out and not node.children():
+            return None  # a directory that the rules leave out and bring nothing of back
+        return node
+
+    def _entry(self, dir_fd: int, name: bytes, path: bytes, status: os.stat_result) -> Entry:
+        kind = stat.S_IFMT(status.st_mode)
+        mode = stat.S_IMODE(status.st_mode)
+        if kind == stat.S_IFDIR:
+            return Entry(path=path, kind=Kind.DIR, mode=mode, mtime_ns=status.st_mtime_ns)
+        if kind == stat.S_IFLNK:
+            target = os.readlink(name, dir_fd=dir_fd)
+            return Entry(
+                path=path, kind=Kind.SYMLINK, mode=0o777, mtime_ns=status.st_mtime_ns, target=target
+            )
+        if kind != stat.S_IFREG:
+            return Entry(path=path, kind=_OTHER_KINDS[kind])
+        return Entry(
+            path=path, kind=Kind.FILE, mode=mode, mtime_ns=status.st_mtime_ns,
+            size=status.st_size, xattrs=_capability(dir_fd, name, mode),
+        )  # fmt: skip
+
+
+class ContextNode(SourceNode):
+    """A file or directory of a context."""
+
+    __slots__ = ("_children", "_context", "_status")
+
+    def __init__(
+        self, context: Context, path: bytes, entry: Entry, status: os.stat_result | None
+    ) -> None:
+        super().__init__(entry)
+        assert entry.path == path
+        self._context = context
+        self._status = status
+        self._children: dict[bytes, SourceNode] | None = None
+
+    def children(self) -> Mapping[bytes, SourceNode]:
+        """Return the directory's names, read when first asked for."""
+        if self.entry.kind is not Kind.DIR:
+            return {}
+        if self._children is None:
+            self._children = self._context.list(self.entry.path)
+        return self._children
+
+    def check(self) -> None:
+        """Refuse pipes and devices: reading one may block for ever or do harm.
+
+        Raises:
+            InputError: It is one.
+        """
+        what = _REFUSED.get(self.entry.kind)
+        if what is not None:
+            shown = os.fsdecode(self.entry.path)
+            raise InputError(
+                f"{shown} in the build context is {what}: "
+                "only files, directories and symlinks can be copied",
+                hint=f"remove it, or name it in .dockerignore: {shown}",
+            )
+
+    def opener(self) -> Callable[[], BinaryIO] | None:
+        """Return how to read the file; what is read is compared with what was hashed."""
+        return self._open
+
+    def content_digest(self) -> bytes:
+        """Return the BLAKE3 digest of the content, read once per build."""
+        path = self.entry.path
+        known = self._context.digests.get(path)
+        if known is None:
+            self._context.charge(self.entry.size)
+            with self._open() as file:
+                while file.read(READ_BYTES):
+                    pass
+            known = self._context.digests[path]
+        return known
+
+    def link_identity(self) -> object | None:
+        """Return device and inode number of a file with several names."""
+        status = self._status
+        if status is None or status.st_nlink < 2 or self.entry.kind is not Kind.FILE:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _open(self) -> BinaryIO:
+        path = self.entry.path
+        fd = self._context.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        status = os.fstat(fd)
+        seen = self._status
+        assert seen is not None
+        same_file = (status.st_dev, status.st_ino) == (seen.st_dev, seen.st_ino)
+        if not stat.S_ISREG(status.st_mode) or not same_file or status.st_size != seen.st_size:
+            os.close(fd)
+            raise _changed(path)
+        return io.BufferedReader(
+            _CheckedFile(fd, path, status.st_size, self._context.digests), READ_BYTES
+        )
+
+
+class _CheckedFile(io.RawIOBase):
+    """A file that hashes what it gives and complains at its end if that was different before."""
+
+    def __init__(self, fd: int, path: bytes, size: int, digests: dict[bytes, bytes]) -> None:
+        super().__init__()
+        self._fd = fd
+        self._path = path
+        self._left = size
+        self._digests = digests
+        self._hash = blake3()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        view = memoryview(buffer)[: self._left]
+        count = os.readv(self._fd, [view]) if view else 0
+        self._hash.update(view[:count])
+        self._left -= count
+        if self._left == 0:
+            digest = self._hash.digest()
+            if self._digests.setdefault(self._path, digest) != digest:
+                raise _changed(self._path)
+        elif count == 0:
+            raise _changed(self._path)
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
+
+
+def _capability(dir_fd: int, name: bytes, mode: int) -> tuple[tuple[bytes, bytes], ...]:
+    """Return a file's capabilities as xattrs; only programs have any."""
+    if not mode & 0o111:
+        return ()
+    path = b"/proc/self/fd/%d/%b" % (dir_fd, name)
+    try:
+        value = os.getxattr(path, _CAPABILITY, follow_symlinks=False)
+    except OSError:  # none, or a file system that has no xattrs
+        return ()
+    return ((os.fsencode(_CAPABILITY), value),)
+
+
+def _unreadable(path: bytes, err: OSError) -> InputError:
+    return InputError(
+        f"cannot read {os.fsdecode(path) or '.'} in the build context: {err.strerror}",
+        hint="check its permissions, or name it in .dockerignore",
+    )
+
+
+def _changed(path: bytes) -> InputError:
+    return InputError(
+        f"{os.fsdecode(path)} changed while the build read it",
+        hint="run the build again when nothing writes to the build context",
+    )

@@ -1,0 +1,170 @@
+"""The build graph: operations on root file systems, and what feeds them.
+
+A vertex is one operation and its inputs; its result is a stack of layers, or for
+:class:`ContextOp` the build context. Operations are plain values whose encoding is
+part of the cache key, so everything that changes a result must be in them, and
+nothing that does not: no secrets, no proxies, no paths of the host. Immutable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from layerstore.digest import DiffId  # noqa: TC001 -- msgspec reads the annotation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.build.dockerfile.syntax import SourceSpan
+
+
+class BaseOp(msgspec.Struct, frozen=True, tag="base"):
+    """The layers of a stored image; none of them is ``FROM scratch``."""
+
+    layers: tuple[DiffId, ...]
+
+
+class ContextOp(msgspec.Struct, frozen=True, tag="context"):
+    """The build context."""
+
+
+class MkdirOp(msgspec.Struct, frozen=True, tag="mkdir"):
+    """Make a directory and its parents (WORKDIR).
+
+    Attributes:
+        path: Absolute.
+        user: Owner of what is created, as USER says; empty is root.
+    """
+
+    path: str
+    user: str
+
+
+class Document(msgspec.Struct, frozen=True):
+    """A here-document: a file that stands in the Dockerfile itself."""
+
+    name: str
+    content: str
+
+
+class CopyOp(msgspec.Struct, frozen=True, tag="copy"):
+    """COPY or ADD. Input 0 is the root to copy into, input 1 what to copy from.
+
+    Attributes:
+        sources: Patterns, as the Dockerfile has them after expansion.
+        dest: Absolute; a trailing slash says that it is a directory.
+        owner: ``user[:group]``; empty keeps the source's (root's, of a context).
+        mode: ``--chmod``; empty keeps the source's.
+        unpack: Local archives are unpacked.
+        parents: Source paths are recreated below the destination.
+        link: The layer depends on nothing below it.
+    """
+
+    sources: tuple[str, ...]
+    documents: tuple[Document, ...]
+    dest: str
+    owner: str
+    mode: str
+    unpack: bool
+    parents: bool
+    link: bool
+    exclude: tuple[str, ...]
+
+
+class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One ``--mount`` of a RUN.
+
+    Attributes:
+        input: Number of the vertex's input that a bind or a cache shows, None for none.
+        source: Path inside that input.
+        target: Absolute path in the container; empty for a secret that is only a variable.
+        id: Of a cache or secret.
+        size: Bytes of a tmpfs, 0 for the kernel's default.
+        mode: Permission bits, None for the type's default.
+        env: Variable that gets a secret.
+        content: Of a program that stands in the Dockerfile, with its name in ``source``.
+    """
+
+    type: str
+    target: str
+    input: int | None = None
+    source: str = ""
+    readonly: bool = True
+    id: str = ""
+    sharing: str = "shared"
+    required: bool = False
+    size: int = 0
+    mode: int | None = None
+    uid: int = 0
+    gid: int = 0
+    owned: bool = False
+    env: str = ""
+    content: str = ""
+
+
+class RunOp(msgspec.Struct, frozen=True, tag="run"):
+    """RUN: a process over input 0; mounts name further inputs.
+
+    Attributes:
+        env: ``NAME=value`` in the order that the process gets.
+        network: False leaves it a loopback only.
+    """
+
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    user: str
+    network: bool
+    mounts: tuple[MountSpec, ...]
+
+
+Op = BaseOp | ContextOp | MkdirOp | CopyOp | RunOp
+
+
+class Vertex:
+    """One operation of a graph; compared by identity.
+
+    Attributes:
+        inputs: Each made before this one.
+        span: The instruction's place, for messages.
+        label: What people see: ``[builder 2/5] RUN make``.
+        original: The instruction as written.
+    """
+
+    __slots__ = ("inputs", "label", "op", "original", "span")
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: tuple[Vertex, ...],
+        span: SourceSpan | None,
+        label: str = "",
+        original: str = "",
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.span = span
+        self.label = label
+        self.original = original
+
+
+def topological(target: Vertex) -> list[Vertex]:
+    """Return everything ``target`` needs, itself last, each after its inputs."""
+    order: list[Vertex] = []
+    done: set[int] = set()
+    stack: list[tuple[Vertex, Iterator[Vertex]]] = [(target, iter(target.inputs))]
+    on_stack = {id(target)}
+    while stack:
+        vertex, inputs = stack[-1]
+        for needed in inputs:
+            if id(needed) not in done and id(needed) not in on_stack:
+                on_stack.add(id(needed))
+                stack.append((needed, iter(needed.inputs)))
+                break
+        else:
+            stack.pop()
+            done.add(id(vertex))
+            order.append(vertex)
+    return order

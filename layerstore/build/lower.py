@@ -1,0 +1,468 @@
+"""From the syntax tree to the build graph.
+
+One stage after another, and only those that the target needs: a stage is lowered when
+something asks for it. Every word is expanded here, so the graph holds what will happen
+and nothing that depends on how it was written. Nothing runs and no file is read, but
+base images are looked up, because their config decides what instructions mean.
+
+Source: Dockerfile reference; BuildKit, frontend/dockerfile/dockerfile2llb (behaviour).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+
+from layerstore.build.dockerfile.errors import SpecError, unsupported
+from layerstore.build.dockerfile.expand import (
+    check_environment,
+    expand_instruction,
+    expand_word,
+)
+from layerstore.build.dockerfile.parser import parse_instruction
+from layerstore.build.dockerfile.syntax import (
+    Add,
+    Arg,
+    Cmd,
+    Copy,
+    Entrypoint,
+    Env,
+    Expose,
+    Healthcheck,
+    Label,
+    Maintainer,
+    Onbuild,
+    Run,
+    Shell,
+    StageInstruction,
+    StopSignal,
+    User,
+    Volume,
+    Workdir,
+)
+from layerstore.build.graph import BaseOp, ContextOp, CopyOp, Document, MkdirOp, Op, Vertex
+from layerstore.build.lower_run import lower_run
+from layerstore.build.platforms import Platform, parse_platform
+from layerstore.build.stage import StageState
+from layerstore.formats.oci_config import ContainerConfig, ImageConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from layerstore.build.dockerfile.syntax import CommandLine, Dockerfile, SourceSpan, Stage
+
+SCRATCH = "scratch"
+_REMOTE = ("http://", "https://", "git://", "ssh://", "git@", "ftp://", "file://")
+
+
+class Images(Protocol):
+    """Finds base images."""
+
+    def find(self, reference: str) -> ImageConfig | None:
+        """Return the config of a stored image, None when there is none of that name."""
+
+
+class LowerOptions(NamedTuple):
+    """What the command line adds to the Dockerfile.
+
+    Attributes:
+        platform: What the result is for, and what runs here: they are the same.
+    """
+
+    build_args: Mapping[str, str]
+    labels: Mapping[str, str]
+    target: str | None
+    network: bool
+    platform: Platform
+
+
+class Plan(NamedTuple):
+    """A lowered Dockerfile.
+
+    Attributes:
+        state: The target stage at its end.
+        unused_args: Build arguments that nothing declared.
+    """
+
+    state: StageState
+    unused_args: tuple[str, ...]
+
+
+def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan:
+    """Return the graph of the target stage.
+
+    Raises:
+        SpecError: The Dockerfile asks for something impossible or not supported; has the place.
+    """
+    lowering = Lowering(dockerfile, options, images)
+    state = lowering.stage_state(lowering.target())
+    if options.labels:
+        state.config = _with_labels(state, options.labels)
+    return Plan(state, lowering.unused_args())
+
+
+class Lowering:
+    """The state of one :func:`lower`."""
+
+    def __init__(self, dockerfile: Dockerfile, options: LowerOptions, images: Images) -> None:
+        self.dockerfile = dockerfile
+        self.options = options
+        self.escape = dockerfile.escape
+        self.context = Vertex(ContextOp(), (), None)
+        self._images = images
+        self._done: dict[int, StageState] = {}
+        self._declared: set[str] = set()
+        self._image_roots: dict[str, tuple[Vertex, ImageConfig]] = {}
+        self._globals = self._global_args()
+
+    def target(self) -> Stage:
+        """Return the stage to build."""
+        stages = self.dockerfile.stages
+        name = self.options.target
+        if not name:
+            return stages[-1]
+        stage = self.dockerfile.stage_named(name)
+        if stage is None:
+            names = [each.name for each in stages if each.name]
+            hint = f"the Dockerfile has: {', '.join(names)}" if names else "no stage has a name"
+            raise SpecError(f"there is no stage {name!r} to build", stages[0].span, hint=hint)
+        return stage
+
+    def unused_args(self) -> tuple[str, ...]:
+        """Return build arguments that no ARG took and that mean nothing by themselves."""
+        known = self._declared | {"SOURCE_DATE_EPOCH"}
+        return tuple(
+            name
+            for name in sorted(self.options.build_args)
+            if name not in known
+            and name.lower() not in PROXY_ARGS
+            and not name.startswith("BUILDKIT_")
+        )
+
+    def stage_state(self, stage: Stage) -> StageState:
+        """Return a stage's end, lowering it first if nobody has asked before."""
+        known = self._done.get(stage.index)
+        if known is None:
+            known = self._done[stage.index] = _StageLowering(self, stage).run()
+        return known
+
+    def stage_before(self, name: str, current: Stage) -> Stage | None:
+        """Return the last stage of that name in front of ``current``, which FROM may name."""
+        wanted = name.lower()
+        for stage in reversed(self.dockerfile.stages[: current.index]):
+            if stage.name == wanted:
+                return stage
+        return None
+
+    def source_root(self, name: str, current: Stage, span: SourceSpan) -> Vertex:
+        """Return the root that ``--from=name`` means: a stage, an image, or nothing.
+
+        Raises:
+            SpecError: A stage that comes later, or no such image.
+        """
+        stage = self.dockerfile.stage_named(name)
+        if stage is not None:
+            if stage.index >= current.index:
+                raise SpecError(
+                    f"cannot copy from the stage {name!r}: it must stand before this one", span
+                )
+            return self.stage_state(stage).vertex
+        if name.isascii() and name.isdigit():
+            count = len(self.dockerfile.stages)
+            raise SpecError(f"there is no stage number {name}: the file has {count}", span)
+        return self.image_root(name, span)[0]
+
+    def image_root(self, reference: str, span: SourceSpan) -> tuple[Vertex, ImageConfig]:
+        """Return a stored image, or the empty root for ``scratch``.
+
+        Raises:
+            SpecError: No such image.
+        """
+        known = self._image_roots.get(reference)
+        if known is None:
+            if reference == SCRATCH:
+                config = scratch_config(self.options.platform)
+            else:
+                found = self._images.find(reference)
+                if found is None:
+                    raise SpecError(
+                        f"there is no image {reference!r} in the store", span,
+                        hint=f"get it first: layerstore import ROOTFS.tar -t {reference}",
+                    )  # fmt: skip
+                config = found
+            vertex = Vertex(BaseOp(config.diff_ids), (), span, f"FROM {reference}")
+            known = self._image_roots[reference] = (vertex, config)
+        return known
+
+    def global_env(self) -> dict[str, str]:
+        """Return what FROM may use."""
+        return self._globals
+
+    def arg_value(self, name: str, default: str | None) -> str | None:
+        """Return the value that an ARG of a stage gets; ``default`` is expanded."""
+        self._declared.add(name)
+        if name in self.options.build_args:
+            return self.options.build_args[name]
+        return self._globals.get(name) if default is None else default
+
+    def _global_args(self) -> dict[str, str]:
+        values = platform_args(self.options.platform)
+        last = self.dockerfile.stages[-1]
+        values["TARGETSTAGE"] = self.options.target or last.name or ""
+        for name in values:
+            if name in self.options.build_args:
+                self._declared.add(name)
+                values[name] = self.options.build_args[name]
+        for instruction in self.dockerfile.global_args:
+            for definition in instruction.args:
+                self._declared.add(definition.name)
+                value = self.options.build_args.get(definition.name)
+                if value is None and definition.default is not None:
+                    value = expand_word(definition.default, values, self.escape, instruction.span)
+                if value is not None:
+                    values[definition.name] = value
+        check_environment(values, self.dockerfile.stages[0].span)
+        return values
+
+
+class _StageLowering:
+    """One stage on its way into the graph."""
+
+    def __init__(self, lowering: Lowering, stage: Stage) -> None:
+        self._lowering = lowering
+        self._stage = stage
+        self._number = 0
+        self._total = 1 + sum(isinstance(each, _WITH_LAYER) for each in stage.instructions)
+
+    def run(self) -> StageState:
+        """Lower every instruction."""
+        state = self._begin()
+        for trigger in state.take_triggers():
+            inner = parse_instruction(trigger)
+            self._apply(state, replace(inner, span=self._stage.span))
+        for instruction in self._stage.instructions:
+            self._apply(state, instruction)
+        return state
+
+    def _begin(self) -> StageState:
+        stage, lowering = self._stage, self._lowering
+        from_ = expand_instruction(stage.from_, lowering.global_env(), lowering.escape)
+        self._number += 1
+        base = lowering.stage_before(from_.base, stage)
+        if base is not None:
+            parent = lowering.stage_state(base)
+            state = parent.child()
+            state.config = _with_triggers(state, parent.config.on_build)
+            return state
+        vertex, config = lowering.image_root(from_.base, stage.span)
+        _check_platform(from_.base, from_.platform, config, stage)
+        vertex.label = vertex.label or self._label(f"FROM {from_.base}")
+        return StageState(vertex, config)
+
+    def _apply(self, state: StageState, raw: StageInstruction) -> None:
+        # ARG defaults are expanded one by one, so that a later one sees an earlier one.
+        instruction = (
+            raw
+            if isinstance(raw, Arg)
+            else expand_instruction(raw, state.env, self._lowering.escape)
+        )
+        match instruction:
+            case Arg():
+                self._declare(state, instruction)
+            case Env():
+                state.set_env([(pair.key, pair.value) for pair in instruction.pairs])
+                check_environment(state.env, instruction.span)
+            case Label():
+                state.set_labels([(pair.key, pair.value) for pair in instruction.pairs])
+            case Run():
+                self._run(state, instruction)
+            case Copy() | Add():
+                self._copy(state, instruction)
+            case Workdir():
+                self._workdir(state, instruction)
+            case _:
+                _apply_config(state, instruction)
+
+    def _declare(self, state: StageState, instruction: Arg) -> None:
+        declared: list[tuple[str, str | None]] = []
+        for definition in instruction.args:
+            env = {**state.env, **{name: value for name, value in declared if value is not None}}
+            default = definition.default
+            given = definition.name in self._lowering.options.build_args
+            if default is not None and not given:
+                default = expand_word(default, env, self._lowering.escape, instruction.span)
+            name = expand_word(definition.name, env, self._lowering.escape, instruction.span)
+            declared.append((name, self._lowering.arg_value(name, default)))
+        state.declare_args(declared)
+        check_environment(state.env, instruction.span)
+
+    def _workdir(self, state: StageState, instruction: Workdir) -> None:
+        path = state.absolute(instruction.path)
+        user = state.config.user
+        state.set_workdir(path)
+        if path == "/":
+            state.note(f"WORKDIR {path}")
+            return
+        vertex = self._vertex(MkdirOp(path, user), (state.vertex,), instruction)
+        state.add_layer(vertex, f"WORKDIR {path}")
+
+    def _run(self, state: StageState, instruction: Run) -> None:
+        op, inputs = lower_run(self._lowering, self._stage, state, instruction)
+        vertex = self._vertex(op, inputs, instruction)
+        state.add_layer(vertex, state.run_history(op.args))
+
+    def _copy(self, state: StageState, instruction: Copy | Add) -> None:
+        _refuse_remote(instruction)
+        source = self._lowering.context
+        from_ = instruction.from_ if isinstance(instruction, Copy) else None
+        if from_ is not None:
+            span = instruction.flag_span("from")
+            source = self._lowering.source_root(from_, self._stage, span)
+        op = CopyOp(
+            sources=instruction.sources,
+            documents=tuple(Document(each.name, each.content) for each in instruction.heredocs),
+            dest=_destination(state, instruction.dest),
+            owner=instruction.chown or "",
+            mode=instruction.chmod or "",
+            unpack=isinstance(instruction, Add) and instruction.unpack is not False,
+            parents=instruction.parents if isinstance(instruction, Copy) else False,
+            link=instruction.link,
+            exclude=instruction.exclude,
+        )
+        vertex = self._vertex(op, (state.vertex, source), instruction)
+        state.add_layer(vertex, _copy_history(instruction))
+
+    def _vertex(self, op: Op, inputs: tuple[Vertex, ...], instruction: StageInstruction) -> Vertex:
+        self._number += 1
+        label = self._label(instruction.original)
+        return Vertex(op, inputs, instruction.span, label, instruction.original)
+
+    def _label(self, text: str) -> str:
+        name = f"{self._stage.name} " if self._stage.name else ""
+        if not name and len(self._lowering.dockerfile.stages) > 1:
+            name = f"stage-{self._stage.index} "
+        return f"[{name}{self._number}/{max(self._total, self._number)}] {text}"
+
+
+_WITH_LAYER = (Run, Copy, Add, Workdir)
+
+PROXY_ARGS = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+"""Build arguments that RUN gets without an ARG, in any case."""
+
+
+def scratch_config(platform: Platform) -> ImageConfig:
+    """Return the config that ``FROM scratch`` begins with, as BuildKit's does."""
+    empty = ImageConfig(
+        architecture=platform.architecture, os=platform.os, variant=platform.variant
+    )
+    return _config_with(empty, working_dir="/")
+
+
+def platform_args(platform: Platform) -> dict[str, str]:
+    """Return the predefined arguments that describe the platforms."""
+    values: dict[str, str] = {}
+    for prefix in ("BUILD", "TARGET"):
+        values |= {
+            f"{prefix}PLATFORM": str(platform),
+            f"{prefix}OS": platform.os,
+            f"{prefix}ARCH": platform.architecture,
+            f"{prefix}VARIANT": platform.variant,
+        }
+    return values
+
+
+def _apply_config(state: StageState, instruction: StageInstruction) -> None:
+    """Apply an instruction that only changes the config."""
+    match instruction:
+        case User(user=user):
+            state.set_user(user)
+        case Cmd(command=command):
+            state.set_cmd(_command(state, command))
+        case Entrypoint(command=command):
+            state.set_entrypoint(_command(state, command))
+        case Shell(argv=argv):
+            state.set_shell(argv)
+        case StopSignal(signal=signal):
+            state.set_stop_signal(signal)
+        case Expose(ports=ports):
+            state.expose(ports)
+        case Volume(paths=paths):
+            state.add_volumes(paths)
+        case Healthcheck():
+            state.set_healthcheck(instruction)
+        case Onbuild(trigger=trigger):
+            state.add_trigger(trigger)
+        case Maintainer(name=name):
+            state.set_maintainer(name)
+        case _:
+            raise AssertionError(f"{instruction.KEYWORD} is not lowered")
+
+
+def _command(state: StageState, command: CommandLine) -> tuple[str, ...]:
+    if command.argv is not None:
+        return command.argv
+    return state.with_shell(command.shell or "")
+
+
+def _destination(state: StageState, dest: str) -> str:
+    path = state.absolute(dest)
+    if (dest == "." or dest.endswith("/.")) and not path.endswith("/"):
+        return path + "/"
+    return path
+
+
+def _copy_history(instruction: Copy | Add) -> str:
+    words = [instruction.KEYWORD]
+    if isinstance(instruction, Copy) and instruction.parents:
+        words.append("--parents")
+    if instruction.chown:
+        words.append(f"--chown={instruction.chown}")
+    if instruction.chmod:
+        words.append(f"--chmod={instruction.chmod}")
+    words += instruction.sources
+    words += [f"<<{each.name}" for each in instruction.heredocs]
+    return " ".join([*words, instruction.dest, "# buildkit"])
+
+
+def _refuse_remote(instruction: Copy | Add) -> None:
+    for source in instruction.sources:
+        if not source.startswith(_REMOTE):
+            continue
+        if isinstance(instruction, Copy):
+            raise SpecError(f"COPY cannot fetch {source}", instruction.span)
+        raise unsupported(
+            instruction.span, f"ADD of the remote source {source}",
+            hint="fetch it in a RUN, or put it into the build context",
+        )  # fmt: skip
+    if isinstance(instruction, Add):
+        if instruction.checksum:
+            raise SpecError("--checksum needs a remote source", instruction.flag_span("checksum"))
+        if instruction.keep_git_dir:
+            raise SpecError(
+                "--keep-git-dir needs a git source", instruction.flag_span("keep-git-dir")
+            )
+
+
+def _check_platform(base: str, wanted: str | None, config: ImageConfig, stage: Stage) -> None:
+    if wanted is None:
+        return
+    platform = parse_platform(wanted, stage.from_.flag_span("platform"))
+    if (platform.os, platform.architecture) != (config.os, config.architecture):
+        raise SpecError(
+            f"{base} is an image for {config.os}/{config.architecture}, not for {wanted}",
+            stage.from_.flag_span("platform"),
+        )
+
+
+def _config_with(image: ImageConfig, **changes: object) -> ImageConfig:
+    return msgspec.structs.replace(image, config=msgspec.structs.replace(image.config, **changes))
+
+
+def _with_labels(state: StageState, labels: Mapping[str, str]) -> ContainerConfig:
+    return msgspec.structs.replace(state.config, labels={**state.config.labels, **labels})
+
+
+def _with_triggers(state: StageState, triggers: tuple[str, ...]) -> ContainerConfig:
+    return msgspec.structs.replace(state.config, on_build=triggers)

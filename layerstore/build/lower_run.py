@@ -1,0 +1,152 @@
+"""RUN's part of the lowering: its command line, its environment and its mounts."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from layerstore.build.dockerfile.errors import SpecError, unsupported
+from layerstore.build.graph import MountSpec, RunOp
+
+if TYPE_CHECKING:
+    from layerstore.build.dockerfile.syntax import Run, RunMount, Stage
+    from layerstore.build.graph import Vertex
+    from layerstore.build.lower import Lowering
+    from layerstore.build.stage import StageState
+
+PIPES = "/dev/pipes"
+"""Where a here-document that is a program appears, as under BuildKit."""
+
+_FORBIDDEN_TARGETS = ("/", "/proc", "/sys", "/dev")
+_DEFAULT_SECRET_DIRECTORY = "/run/secrets"  # noqa: S105 -- a path
+_ID_MAX_CHARACTERS = 4096
+
+
+def lower_run(
+    lowering: Lowering, stage: Stage, state: StageState, instruction: Run
+) -> tuple[RunOp, tuple[Vertex, ...]]:
+    """Return the operation of a RUN and its inputs, the root first.
+
+    Raises:
+        SpecError: A flag asks for what is impossible or not supported.
+    """
+    _refuse(instruction)
+    mounts = _Mounts(lowering, stage, state)
+    specs = [mounts.lower(mount) for mount in instruction.mounts]
+    args, program = _command(state, instruction)
+    if program is not None:
+        specs.append(program)
+    op = RunOp(
+        args=args,
+        env=tuple(f"{name}={value}" for name, value in state.env.items()),
+        cwd=state.config.working_dir or "/",
+        user=state.config.user,
+        network=lowering.options.network and instruction.network != "none",
+        mounts=tuple(specs),
+    )
+    return op, (state.vertex, *mounts.inputs)
+
+
+def _command(state: StageState, instruction: Run) -> tuple[tuple[str, ...], MountSpec | None]:
+    """Return the argument list, and the program that stands in the Dockerfile if there is one."""
+    script = instruction.script()
+    if script is None:
+        return instruction.command.argv or (), None
+    if script.file_name is None:
+        return state.with_shell(script.text), None
+    program = MountSpec(
+        type="document", target=PIPES, source=script.file_name, content=script.text, mode=0o755
+    )
+    return state.with_shell(f"{PIPES}/{script.file_name}"), program
+
+
+def _refuse(instruction: Run) -> None:
+    if instruction.security == "insecure":
+        raise unsupported(instruction.flag_span("security"), "RUN --security=insecure")
+    if instruction.devices:
+        raise unsupported(instruction.flag_span("device"), "RUN --device")
+    if instruction.command.argv == ():
+        raise SpecError("RUN needs a command", instruction.span)
+
+
+class _Mounts:
+    """Lowers the mounts of one RUN and gathers their inputs."""
+
+    def __init__(self, lowering: Lowering, stage: Stage, state: StageState) -> None:
+        self._lowering = lowering
+        self._stage = stage
+        self._state = state
+        self.inputs: list[Vertex] = []
+
+    def lower(self, mount: RunMount) -> MountSpec:
+        """Return what one ``--mount`` means."""
+        if mount.type == "ssh":
+            raise unsupported(mount.span, "RUN --mount=type=ssh")
+        if mount.id is not None and ("\0" in mount.id or len(mount.id) > _ID_MAX_CHARACTERS):
+            raise SpecError("the mount's id is not a name", mount.span)
+        if mount.type == "secret":
+            return self._secret(mount)
+        target = self._target(mount)
+        if mount.type == "tmpfs":
+            return MountSpec(
+                type="tmpfs", target=target, readonly=False, size=mount.size or 0, mode=mount.mode
+            )
+        if mount.type == "cache":
+            return self._cache(mount, target)
+        return MountSpec(
+            type="bind",
+            target=target,
+            input=self._input(mount),
+            source=mount.source or "/",
+            readonly=mount.readonly,
+        )
+
+    def _target(self, mount: RunMount) -> str:
+        if not mount.target:
+            raise SpecError(f"the {mount.type} mount needs a target", mount.span)
+        path = self._state.absolute(mount.target)
+        clean = path.rstrip("/") or "/"
+        if clean in _FORBIDDEN_TARGETS:
+            raise SpecError(f"nothing can be mounted on {clean} in a RUN", mount.span)
+        return clean
+
+    def _secret(self, mount: RunMount) -> MountSpec:
+        identity = mount.id or posixpath.basename(mount.target or "")
+        if not identity:
+            raise SpecError("the secret mount needs an id", mount.span)
+        target = mount.target or ""
+        if not target and not mount.env:
+            target = f"{_DEFAULT_SECRET_DIRECTORY}/{posixpath.basename(identity)}"
+        return MountSpec(
+            type="secret",
+            target=self._state.absolute(target) if target else "",
+            id=identity,
+            required=mount.required,
+            mode=0o400 if mount.mode is None else mount.mode,
+            uid=mount.uid or 0,
+            gid=mount.gid or 0,
+            env=mount.env or "",
+        )
+
+    def _cache(self, mount: RunMount, target: str) -> MountSpec:
+        if mount.from_ is not None or mount.source not in {None, "/", "."}:
+            raise unsupported(mount.span, "RUN --mount=type=cache with from= or source=")
+        return MountSpec(
+            type="cache",
+            target=target,
+            readonly=mount.readonly,
+            id=mount.id or target,
+            sharing=mount.sharing or "shared",
+            mode=mount.mode,
+            uid=mount.uid or 0,
+            gid=mount.gid or 0,
+            owned=not (mount.uid is None and mount.gid is None and mount.mode is None),
+        )
+
+    def _input(self, mount: RunMount) -> int:
+        if mount.from_ is None:
+            vertex = self._lowering.context
+        else:
+            vertex = self._lowering.source_root(mount.from_, self._stage, mount.span)
+        self.inputs.append(vertex)
+        return len(self.inputs)

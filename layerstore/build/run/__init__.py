@@ -1,0 +1,1 @@
+"""RUN steps: the OCI bundle, its mounts, and the processes around the runtime."""

@@ -1,0 +1,231 @@
+"""The mounts a RUN asks for: bind, cache, tmpfs, secret, and programs from the Dockerfile.
+
+Everything is mounted by descriptor at a scratch place first and bound into the container
+from there, so no path that an image or context controls is resolved by the runtime.
+Secrets lie on a tmpfs that exists only inside the sandbox: they never reach a disk.
+All functions run in the sandbox's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING, Protocol
+
+from layerstore.build.run.oci_spec import ExtraMount
+from layerstore.errors import BuildError
+from layerstore.linux import mounts
+from layerstore.linux.files import (
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    make_private_dir,
+    openat2,
+)
+from layerstore.linux.locks import FileLock, LockBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from layerstore.build.graph import MountSpec
+
+SECRET_MAX_BYTES = 500 << 10
+"""As docker's: a secret is a key or a token, not a data set."""
+
+_SECRETS_SIZE = "mode=0700,size=16m"
+_PRIVATE_CACHES_MAX = 64
+_CACHE_MODE = 0o755
+_SAFE = ("nosuid", "nodev")
+
+
+class MountSources(Protocol):
+    """Shows what a step's inputs hold."""
+
+    def show(self, number: int, *, writable: bool) -> AbstractContextManager[Path]:
+        """Return input ``number`` as a directory; writes to it vanish."""
+
+
+class MountSet:
+    """The mounts of one step.
+
+    Attributes:
+        mounts: For the runtime.
+        targets: Mount points that must exist: (path, whether a directory).
+        env: Variables that hold secrets.
+
+    Args:
+        scratch: A directory of this step's own.
+        cache_root: Where cache mounts live between builds.
+        stack: Closed after the step; undoes everything.
+    """
+
+    def __init__(self, scratch: Path, cache_root: Path, stack: contextlib.ExitStack) -> None:
+        self._scratch = scratch
+        self._cache_root = cache_root
+        self._stack = stack
+        self._secrets_ready = False
+        self._count = 0
+        self.mounts: list[ExtraMount] = []
+        self.targets: list[tuple[str, bool]] = []
+        self.env: dict[str, str] = {}
+
+    def add(self, spec: MountSpec, secrets: Mapping[str, bytes], sources: MountSources) -> None:
+        """Prepare one mount.
+
+        Raises:
+            BuildError: A required secret was not given; a source does not exist.
+        """
+        match spec.type:
+            case "tmpfs":
+                self._tmpfs(spec)
+            case "secret":
+                self._secret(spec, secrets.get(spec.id))
+            case "document":
+                self._document(spec)
+            case "cache":
+                self._cache(spec)
+            case "bind":
+                self._bind(spec, sources)
+            case _:
+                raise AssertionError(f"mount type {spec.type} was let through")
+
+    def _place(self, *, is_directory: bool) -> Path:
+        """Return a new mount point of our own."""
+        self._count += 1
+        self._scratch.mkdir(mode=0o700, exist_ok=True)
+        place = self._scratch / str(self._count)
+        if is_directory:
+            place.mkdir(mode=0o700)
+        else:
+            place.touch(mode=0o600)
+        return place
+
+    def _take(
+        self, spec: MountSpec, source: Path, *, is_directory: bool, flags: tuple[str, ...]
+    ) -> None:
+        access = "ro" if spec.readonly else "rw"
+        self.mounts.append(ExtraMount(spec.target, str(source), ("bind", access, *flags)))
+        self.targets.append((spec.target, is_directory))
+
+    def _tmpfs(self, spec: MountSpec) -> None:
+        options = [*_SAFE, f"mode={spec.mode if spec.mode is not None else 0o1777:o}"]
+        if spec.size:
+            options.append(f"size={spec.size}")
+        self.mounts.append(ExtraMount(spec.target, "tmpfs", tuple(options), "tmpfs"))
+        self.targets.append((spec.target, True))
+
+    def _secret(self, spec: MountSpec, value: bytes | None) -> None:
+        if value is None:
+            if spec.required:
+                raise BuildError(
+                    f"the step needs the secret {spec.id!r}, which was not given",
+                    hint=f"add --secret id={spec.id},src=FILE",
+                )
+            return
+        if spec.env:
+            self.env[spec.env] = value.decode("utf-8", "surrogateescape")
+        if not spec.target:
+            return
+        place = self._secret_file(value, spec)
+        self.mounts.append(ExtraMount(spec.target, str(place), ("bind", "ro", *_SAFE, "noexec")))
+        self.targets.append((spec.target, False))
+
+    def _secret_file(self, value: bytes, spec: MountSpec) -> Path:
+        if not self._secrets_ready:
+            place = self._place(is_directory=True)
+            mounts.mount(
+                "tmpfs", str(place), "tmpfs",
+                mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC, _SECRETS_SIZE,
+            )  # fmt: skip
+            self._stack.callback(_unmount, place)
+            self._secret_place = place
+            self._secrets_ready = True
+        self._count += 1
+        path = self._secret_place / str(self._count)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(value)
+            os.fchown(fd, spec.uid, spec.gid)
+            os.fchmod(fd, spec.mode if spec.mode is not None else 0o400)
+        return path
+
+    def _document(self, spec: MountSpec) -> None:
+        place = self._place(is_directory=True)
+        place.chmod(_CACHE_MODE)
+        path = place / os.path.basename(spec.source)
+        path.write_text(spec.content, encoding="utf-8", errors="surrogateescape")
+        path.chmod(0o755)
+        self._take(spec, place, is_directory=True, flags=_SAFE)
+
+    def _cache(self, spec: MountSpec) -> None:
+        directory = self._cache_directory(spec)
+        self._take(spec, directory, is_directory=True, flags=())
+
+    def _cache_directory(self, spec: MountSpec) -> Path:
+        make_private_dir(str(self._cache_root), durable=False)
+        name = _cache_name(spec)
+        for number in range(_PRIVATE_CACHES_MAX):
+            top = self._cache_root / (f"{name}-{number}" if number else name)
+            make_private_dir(str(top), durable=False)
+            lock = self._cache_lock(str(top / "lock"), spec.sharing)
+            if lock is None:
+                continue
+            self._stack.callback(lock.close)
+            data = top / "data"
+            if not data.exists():
+                fresh = top / f"fresh-{os.getpid()}"
+                fresh.mkdir(mode=0o700, exist_ok=True)
+                os.chown(fresh, spec.uid, spec.gid)
+                fresh.chmod(spec.mode if spec.mode is not None else _CACHE_MODE)
+                with contextlib.suppress(OSError):  # another build was first
+                    fresh.rename(data)
+            return data
+        raise BuildError(f"too many builds use the cache mount {spec.id!r} at once")
+
+    def _cache_lock(self, path: str, sharing: str) -> FileLock | None:
+        """Lock a cache as its ``sharing`` asks; None when a private one is taken."""
+        if sharing == "shared":
+            return FileLock(path, shared=True)
+        if sharing == "locked":
+            return FileLock(path)
+        try:
+            return FileLock(path, wait=False)
+        except LockBusyError:
+            return None
+
+    def _bind(self, spec: MountSpec, sources: MountSources) -> None:
+        assert spec.input is not None
+        shown = self._stack.enter_context(sources.show(spec.input, writable=not spec.readonly))
+        root_fd = os.open(shown, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = openat2(
+                root_fd, os.fsencode(spec.source.lstrip("/")) or b".", os.O_PATH,
+                resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+            )  # fmt: skip
+        except OSError as err:
+            raise BuildError(f"cannot mount {spec.source}: {err.strerror} in its source") from err
+        finally:
+            os.close(root_fd)
+        try:
+            is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+            place = self._place(is_directory=is_directory)
+            mounts.bind(f"/proc/self/fd/{fd}", str(place))
+        finally:
+            os.close(fd)
+        self._stack.callback(_unmount, place)
+        self._take(spec, place, is_directory=is_directory, flags=_SAFE)
+
+
+def _cache_name(spec: MountSpec) -> str:
+    """Return the directory name of a cache; ids come from strangers, so they are hashed."""
+    owner = f"{spec.uid}:{spec.gid}:{spec.mode}" if spec.owned else ""
+    text = f"{spec.id}\0{owner}".encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:32]
+
+
+def _unmount(place: Path) -> None:
+    with contextlib.suppress(mounts.MountCallError):
+        mounts.unmount(str(place), lazy=True)

@@ -1,0 +1,273 @@
+"""The first process of a build's own pid namespace: starts containers, cleans up at the end.
+
+Runs as ``python -I -S reaper.py FD CGROUP SCRATCH`` and imports nothing but the standard
+library. Everything a build starts lives in the pid and mount namespaces of this process,
+so that when it ends the kernel kills what is left and drops every mount. It ends when
+the socket ``FD`` does: the builder closed it, or died. Before that it kills all others,
+removes the control groups ``CGROUP`` and, when the builder died, the directory ``SCRATCH``.
+
+One request is one datagram: a JSON array of the runtime's arguments, with the
+descriptor for its output. The answer, one datagram too, is ``{"pid": N, "status": S}``,
+S as os.waitstatus_to_exitcode gives it. A datagram ``quit`` announces an orderly end.
+
+The functions that remove directory trees serve the builder as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+
+_CLONE_NEWNS = 0x00020000
+_MS_NOSUID_NODEV_NOEXEC = 0xE
+_MS_PRIVATE_REC = (1 << 18) | 0x4000
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IOC_SETFLAGS = 0x40086602
+_FS_PINNED = 0x00000010 | 0x00000020  # immutable, append-only
+_REQUEST_MAX_BYTES = 1 << 20
+_CGROUPS = "/sys/fs/cgroup"
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and everything below, however deep, immutable files too.
+
+    Follows no link and crosses into nothing: what is mounted below must be gone first.
+    Harmless when ``path`` does not exist.
+
+    Raises:
+        OSError: Something could not be removed.
+    """
+    parent, name = os.path.split(path)
+    parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _remove_below(parent_fd, name)
+    finally:
+        os.close(parent_fd)
+
+
+def _remove_below(parent_fd: int, name: str) -> None:
+    """Empty and remove a directory without recursion and with few descriptors open.
+
+    A directory found inside is moved up beside the first one's children before it is
+    emptied, so depth never grows: 10,000 nested directories cost no stack and no
+    path longer than the kernel takes.
+    """
+    try:
+        fd = os.open(
+            name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd
+        )
+    except FileNotFoundError:
+        return
+    try:
+        _unpin(fd)
+        lifted = f".lifted-{os.urandom(8).hex()}-"  # not to be guessed by what is removed
+        counter = 0
+        pending = _unlink_files(fd)
+        while pending:
+            child = pending.pop()
+            child_fd = os.open(
+                child, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
+            )
+            try:
+                _unpin(child_fd)
+                for nested in _unlink_files(child_fd):
+                    counter += 1
+                    _lift(child_fd, nested, fd, f"{lifted}{counter}")
+                    pending.append(os.fsencode(f"{lifted}{counter}"))
+            finally:
+                os.close(child_fd)
+            os.rmdir(child, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent_fd)
+
+
+def _lift(source_fd: int, name: bytes, target_fd: int, target: str) -> None:
+    try:
+        os.rename(name, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+    except PermissionError:
+        _unpin_file(source_fd, name)
+        os.rename(name, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+
+
+def _unlink_files(fd: int) -> list[bytes]:
+    """Remove everything in a directory but its subdirectories, whose names are returned."""
+    directories = []
+    for name in map(os.fsencode, os.listdir(fd)):
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            directories.append(name)
+            continue
+        try:
+            os.unlink(name, dir_fd=fd)
+        except PermissionError:
+            _unpin_file(fd, name)
+            os.unlink(name, dir_fd=fd)
+    return directories
+
+
+def _unpin_file(dir_fd: int, name: bytes) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd
+        )
+        try:
+            _unpin(fd)
+        finally:
+            os.close(fd)
+
+
+def _unpin(fd: int) -> None:
+    """Take the immutable and append-only flags from an open file, where there are any."""
+    with contextlib.suppress(OSError):
+        raw = fcntl.ioctl(fd, _FS_IOC_GETFLAGS, struct.pack("l", 0))
+        flags = struct.unpack("l", raw)[0]
+        if flags & _FS_PINNED:
+            fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("l", flags & ~_FS_PINNED))
+
+
+def unmount_below(path: str) -> None:
+    """Detach every mount at or below ``path`` in this mount namespace, last one first."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/self/mountinfo", "rb") as table:
+        targets = [line.split(b" ")[4] for line in table]
+    prefix = os.fsencode(path)
+    for target in reversed(targets):
+        plain = _unescape(target)
+        if plain == prefix or plain.startswith(prefix + b"/"):
+            libc.umount2(plain, 2)  # MNT_DETACH
+
+
+def _unescape(text: bytes) -> bytes:
+    """Undo mountinfo's octal escapes: backslash and three digits for a space."""
+    parts = text.split(b"\\")
+    return parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])
+
+
+def remove_cgroups(path: str) -> None:
+    """Remove the control group ``path`` from every hierarchy; what is busy or absent stays."""
+    with contextlib.suppress(OSError):
+        for hierarchy in ["", *os.listdir(_CGROUPS)]:
+            top = os.path.join(_CGROUPS, hierarchy, path.lstrip("/"))
+            for directory, _, _ in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
+
+
+class _Reaper:
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._containers: set[int] = set()
+
+    def serve(self) -> bool:
+        """Answer requests until the socket ends; return whether the end was announced."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_write)
+        while True:
+            watched: list[socket.socket | int] = [self._control, wake_read]
+            ready, _, _ = select.select(watched, [], [])
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+                self._reap()
+            if self._control in ready:
+                data, fds, _, _ = socket.recv_fds(self._control, _REQUEST_MAX_BYTES, 4)
+                if data in {b"", b"quit"}:
+                    return data == b"quit"
+                self._start(json.loads(data), fds)
+
+    def _start(self, arguments: list[str], fds: list[int]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            _become(arguments, fds[0])
+        for fd in fds:
+            os.close(fd)
+        self._containers.add(pid)
+        self._send({"started": pid})
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._containers:
+                self._containers.discard(pid)
+                self._send({"pid": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def _send(self, message: dict[str, int]) -> None:
+        with contextlib.suppress(OSError):
+            self._control.send(json.dumps(message).encode())
+
+
+def _become(arguments: list[str], output: int) -> None:
+    """Turn a fresh child into the runtime: own /proc, only descriptors 0 to 2."""
+    status = 125
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        _own_proc()
+        null = os.open("/dev/null", os.O_RDONLY)
+        for source, number in ((null, 0), (output, 1), (output, 2)):
+            os.dup2(source, number)
+        os.closerange(3, 1 << 16)
+        os.execvp(arguments[0], arguments)  # noqa: S606 -- no shell wanted
+    except OSError as err:
+        os.write(2, f"could not start {arguments[0]}: {err}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def _own_proc() -> None:
+    """Mount the /proc of this pid namespace, which the runtime reads, for this process only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for failed in (
+        libc.unshare(_CLONE_NEWNS),
+        libc.mount(None, b"/", None, _MS_PRIVATE_REC, None),
+        libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID_NODEV_NOEXEC, None),
+    ):
+        if failed:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+
+def _kill_all() -> None:
+    """Kill every other process of this pid namespace and wait until none is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
+def main(arguments: list[str]) -> None:
+    """Serve, then leave nothing behind."""
+    control = socket.socket(fileno=int(arguments[0]))
+    cgroup, scratch = arguments[1], arguments[2]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    announced = _Reaper(control).serve()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _kill_all()
+    remove_cgroups(cgroup)
+    if not announced:
+        unmount_below(scratch)
+        with contextlib.suppress(OSError):
+            remove_tree(scratch)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,248 @@
+"""One RUN: from an operation and the layers below it to the items of a new layer.
+
+The root is prepared inside the sandbox, the container runs over it, and the upper
+directory that is left is scanned once nothing is mounted any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.build.run.mounts import MountSet, MountSources
+from layerstore.build.run.oci_spec import (
+    STANDARD_DIRECTORIES,
+    ContainerProcess,
+    ExtraMount,
+    Isolation,
+    container_config,
+)
+from layerstore.build.run.stubs import Stub, make_stubs, remove_stubs
+from layerstore.build.users import MAX_FILE_BYTES, RunUser, UserDatabase, resolve_run_user
+from layerstore.formats.tree import Kind
+from layerstore.image.scan import UpperScan, scan_upper
+from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from layerstore.build.graph import RunOp
+    from layerstore.build.run.sandbox import Sandbox
+    from layerstore.build.run.settings import RunSettings
+    from layerstore.digest import DiffId
+    from layerstore.image.layer_writer import LayerItem
+    from layerstore.snapshot.base import Snapshot, Snapshotter
+
+_RESOLV_CONF = "/etc/resolv.conf"
+_HOSTS = "/etc/hosts"
+_FILE_MAX_BYTES = 1 << 20
+_BIND_READONLY = ("bind", "ro", "nosuid", "nodev", "noexec")
+
+
+class RunOutcome(NamedTuple):
+    """What a container left.
+
+    Attributes:
+        items: Entries of the new layer, None when the command failed.
+        skipped: What no layer can carry.
+    """
+
+    status: int
+    items: list[LayerItem]
+    whiteouts: list[bytes]
+    opaques: list[bytes]
+    skipped: list[tuple[bytes, str]]
+
+
+class _Prepared(NamedTuple):
+    """A root that is ready to run on, inside the sandbox."""
+
+    stack: contextlib.ExitStack
+    snapshot: Snapshot
+    user: RunUser
+    mounts: MountSet
+    stubs: list[Stub]
+    root_before: os.stat_result
+
+
+class RunStep:
+    """Runs steps of one build in its sandbox.
+
+    Args:
+        sandbox: Where mounts and containers live.
+        snapshotter: Prepares roots.
+        settings: Shared by all steps.
+    """
+
+    def __init__(self, sandbox: Sandbox, snapshotter: Snapshotter, settings: RunSettings) -> None:
+        self._sandbox = sandbox
+        self._snapshotter = snapshotter
+        self._settings = settings
+        self._network_files: tuple[ExtraMount, ...] = ()
+
+    def run(
+        self,
+        op: RunOp,
+        name: str,
+        layers: Sequence[DiffId],
+        sources: MountSources,
+        on_output: Callable[[bytes], None],
+    ) -> RunOutcome:
+        """Run a command over the layers.
+
+        Args:
+            op: What to run.
+            name: Unique in the build, fit for a file name.
+            layers: Lowest first.
+            sources: What bind mounts show.
+            on_output: Gets the command's output.
+
+        Raises:
+            BuildError: The user is unknown, a secret is missing, the runtime is gone.
+            MountError: The root could not be mounted.
+        """
+        scratch = self._sandbox.scratch / f"step-{name}"
+        prepared = self._sandbox.call(self._prepare, op, layers, scratch, sources)
+        restored: dict[bytes, os.stat_result] = {}
+        try:
+            config = self._config(op, name, prepared)
+            status = self._sandbox.run(config, name, on_output)
+        finally:
+            restored = self._sandbox.call(_leave, prepared)
+        if status != 0:
+            return RunOutcome(status, [], [], [], [])
+        scan = scan_upper(prepared.snapshot.upper, xattr_prefix=prepared.snapshot.xattr_prefix)
+        items = _without_traces(scan, restored, prepared.root_before)
+        return RunOutcome(0, items, scan.whiteouts, scan.opaques, scan.skipped)
+
+    def _prepare(
+        self, op: RunOp, layers: Sequence[DiffId], scratch: Path, sources: MountSources
+    ) -> _Prepared:
+        """Mount everything; runs in the sandbox's thread."""
+        with contextlib.ExitStack() as stack:
+            snapshot = stack.enter_context(self._snapshotter.prepare(layers, scratch))
+            root = str(snapshot.root)
+            root_before = os.stat(root)
+            user = resolve_run_user(_users_of(root), op.user)
+            mounts = MountSet(scratch / "mounts", self._settings.cache_root, stack)
+            for spec in op.mounts:
+                mounts.add(spec, self._settings.secrets, sources)
+            targets = [(path, True) for path in STANDARD_DIRECTORIES]
+            targets += [(mount.destination, False) for mount in self._etc_files()]
+            targets += mounts.targets
+            stubs = make_stubs(root, targets)
+            return _Prepared(stack.pop_all(), snapshot, user, mounts, stubs, root_before)
+
+    def _config(self, op: RunOp, name: str, prepared: _Prepared) -> dict[str, object]:
+        user = prepared.user
+        env = {item.partition("=")[0]: item.partition("=")[2] for item in op.env}
+        env.setdefault("HOME", user.home)
+        for variable, value in self._settings.proxies.items():
+            env.setdefault(variable, value)
+        env.update(prepared.mounts.env)
+        process = ContainerProcess(
+            args=op.args,
+            env=tuple(f"{variable}={value}" for variable, value in env.items()),
+            cwd=op.cwd,
+            uid=user.uid,
+            gid=user.gid,
+            groups=user.groups,
+        )
+        isolation = Isolation(
+            host_network=op.network,
+            cgroup=f"{self._sandbox.cgroup_root}/{name}",
+            machine=os.uname().machine,
+        )
+        mounts = (*self._etc_files(), *prepared.mounts.mounts)
+        return container_config(str(prepared.snapshot.root), process, mounts, isolation)
+
+    def _etc_files(self) -> tuple[ExtraMount, ...]:
+        """Return the mounts of copies of the host's resolver configuration.
+
+        Copies, so that no step can reach a file of the host through them.
+        """
+        if not self._network_files:
+            directory = self._sandbox.scratch / "etc"
+            directory.mkdir(mode=0o755, exist_ok=True)
+            self._network_files = tuple(
+                _copied(directory, path, default)
+                for path, default in (
+                    (_RESOLV_CONF, b""),
+                    (_HOSTS, b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n"),
+                )
+            )
+        return self._network_files
+
+
+def _copied(directory: Path, path: str, default: bytes) -> ExtraMount:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_FILE_MAX_BYTES)
+    except OSError:
+        content = default
+    copy = directory / os.path.basename(path)
+    copy.write_bytes(content)
+    copy.chmod(0o644)
+    return ExtraMount(path, str(copy), _BIND_READONLY)
+
+
+def _leave(prepared: _Prepared) -> dict[bytes, os.stat_result]:
+    """Take stubs and mounts away; runs in the sandbox's thread."""
+    with prepared.stack:
+        return remove_stubs(str(prepared.snapshot.root), prepared.stubs)
+
+
+def _without_traces(
+    scan: UpperScan, restored: dict[bytes, os.stat_result], root_before: os.stat_result
+) -> list[LayerItem]:
+    """Return the scan's items without directories that only the stubs brought into it."""
+    busy = {item.entry.path.rpartition(b"/")[0] for item in scan.items if item.entry.path}
+    busy |= {path.rpartition(b"/")[0] for path in scan.whiteouts}
+    busy |= set(scan.opaques)
+    kept = []
+    for item in scan.items:
+        entry = item.entry
+        before = root_before if not entry.path else restored.get(entry.path)
+        if before is not None and entry.kind is Kind.DIR:
+            same = (entry.mode, entry.uid, entry.gid) == (
+                stat.S_IMODE(before.st_mode), before.st_uid, before.st_gid,
+            )  # fmt: skip
+            # docker's layers say nothing of the root but what a step changed on purpose.
+            quiet = not entry.path or (
+                entry.path not in busy and entry.mtime_ns == before.st_mtime_ns
+            )
+            if same and quiet:
+                continue
+        kept.append(item)
+    return kept
+
+
+def _users_of(root: str) -> UserDatabase:
+    return UserDatabase(
+        passwd=lambda: _read_in_root(root, b"etc/passwd"),
+        group=lambda: _read_in_root(root, b"etc/group"),
+    )
+
+
+def _read_in_root(root: str, path: bytes) -> bytes | None:
+    """Return a regular file of the mounted root, links followed inside it."""
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = openat2(
+            root_fd, path, os.O_RDONLY | os.O_NONBLOCK,
+            resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+        )  # fmt: skip
+    except OSError:
+        return None
+    finally:
+        os.close(root_fd)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return read_at(fd, min(status.st_size, MAX_FILE_BYTES + 1), 0)
+    finally:
+        os.close(fd)

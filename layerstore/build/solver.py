@@ -1,0 +1,169 @@
+"""Walks the graph: what is in the cache is taken from there, the rest is executed.
+
+Vertices are solved one after another, each after its inputs. A vertex needs nothing
+but its inputs' results, and an :class:`Executor` carries out one operation without
+knowing the others, so branches can run side by side once an executor allows it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from layerstore.build.cache_key import layers_input, step_key
+from layerstore.build.graph import BaseOp, ContextOp, CopyOp, RunOp, topological
+from layerstore.build.ui import StepOutcome
+from layerstore.store.records import CacheRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from layerstore.build.graph import Vertex
+    from layerstore.build.ui import BuildUi
+    from layerstore.digest import DiffId
+
+
+class Result(NamedTuple):
+    """What a vertex came to.
+
+    Attributes:
+        layers: The whole stack, lowest first.
+        diff_id: The layer of this very vertex, None when it changed nothing.
+        created: Seconds since the epoch when that layer was made.
+    """
+
+    layers: tuple[DiffId, ...]
+    diff_id: DiffId | None = None
+    created: float = 0.0
+
+
+class Made(NamedTuple):
+    """What executing an operation gave."""
+
+    diff_id: DiffId | None
+    new_bytes: int = 0
+    reused_bytes: int = 0
+
+
+class Executor(Protocol):
+    """Carries out operations and knows the content of files."""
+
+    def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
+        """Return how the files that a vertex takes from its inputs are named in its key."""
+
+    def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:
+        """Carry out an operation and publish its layer."""
+
+
+class Cache(Protocol):
+    """Remembers steps."""
+
+    def get(self, key: str) -> CacheRecord | None:
+        """Return a remembered step whose layer is there."""
+
+    def put(self, records: Sequence[CacheRecord]) -> None:
+        """Remember steps."""
+
+
+class Solver:
+    """Solves one graph.
+
+    Args:
+        executor: Runs what is not cached.
+        cache: Where steps are looked up; None to run everything.
+        remember: Where they are remembered.
+        ui: Hears of every step.
+        epoch: SOURCE_DATE_EPOCH, None for the real time.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        cache: Cache | None,
+        remember: Cache,
+        ui: BuildUi,
+        epoch: int | None,
+    ) -> None:
+        self._executor = executor
+        self._cache = cache
+        self._remember = remember
+        self._ui = ui
+        self._epoch = epoch
+        self._results: dict[int, Result] = {}
+
+    def solve(self, target: Vertex) -> Result:
+        """Return the target's result after solving everything it needs.
+
+        Raises:
+            BuildError: A step failed; the finished ones stay in the cache.
+        """
+        number = 0
+        for vertex in topological(target):
+            match vertex.op:
+                case ContextOp():
+                    result = Result(())
+                case BaseOp(layers=layers):
+                    result = Result(layers)
+                case _:
+                    number += 1
+                    inputs = [self._results[id(each)] for each in vertex.inputs]
+                    result = self._step(number, vertex, inputs)
+            self._results[id(vertex)] = result
+        return self._results[id(target)]
+
+    def result(self, vertex: Vertex) -> Result:
+        """Return the result of a vertex that was solved."""
+        return self._results[id(vertex)]
+
+    def _step(self, number: int, vertex: Vertex, inputs: list[Result]) -> Result:
+        keys: list[str] = []
+        for key in self._keys(vertex, inputs):
+            keys.append(key)
+            record = self._cache.get(key) if self._cache is not None else None
+            if record is not None:
+                if len(keys) > 1:
+                    self._store(keys[:-1], record.diff_id, record.created)
+                self._ui.finished(number, vertex.label, StepOutcome(cached=True))
+                return _stacked(inputs[0], record.diff_id, record.created)
+        return self._execute(number, vertex, inputs, keys)
+
+    def _keys(self, vertex: Vertex, inputs: list[Result]) -> Iterator[str]:
+        """Yield the vertex's keys, the cheap one first; content is read only for the second."""
+        op = vertex.op
+        base = [] if isinstance(op, CopyOp) and op.link else [layers_input(inputs[0].layers)]
+        if len(inputs) > 1 and not any(isinstance(each.op, ContextOp) for each in vertex.inputs):
+            stages = [layers_input(each.layers) for each in inputs[1:]]
+            yield step_key(op, [*base, *stages], self._epoch)
+            if isinstance(op, RunOp):
+                return
+        yield step_key(op, [*base, *self._executor.content_key(vertex, inputs)], self._epoch)
+
+    def _execute(
+        self, number: int, vertex: Vertex, inputs: list[Result], keys: list[str]
+    ) -> Result:
+        self._ui.started(number, vertex.label)
+        began = time.monotonic()
+        try:
+            made = self._executor.execute(number, vertex, inputs)
+        except BaseException:
+            self._ui.failed(number, vertex.label)
+            raise
+        created = time.time() if self._epoch is None else float(self._epoch)
+        self._store(keys, made.diff_id, created)
+        outcome = StepOutcome(
+            cached=False,
+            seconds=time.monotonic() - began,
+            new_bytes=made.new_bytes,
+            reused_bytes=made.reused_bytes,
+        )
+        self._ui.finished(number, vertex.label, outcome)
+        return _stacked(inputs[0], made.diff_id, created)
+
+    def _store(self, keys: list[str], diff_id: DiffId | None, created: float) -> None:
+        self._remember.put([CacheRecord(key, diff_id, b"", created) for key in keys])
+
+
+def _stacked(base: Result, diff_id: DiffId | None, created: float) -> Result:
+    layers = base.layers if diff_id is None else (*base.layers, diff_id)
+    return Result(layers, diff_id, created)
