@@ -159,6 +159,8 @@ def decode_footer(data: bytes, trailer: Trailer) -> list[Block]:
     """
     if len(data) != trailer.footer_length or blake3(data).digest() != trailer.footer_hash:
         raise FormatError("pack footer does not match its checksum")
+    if len(data) < COUNTS.size:
+        raise FormatError("pack footer is shorter than its counts")
     block_count, item_count = COUNTS.unpack_from(data)
     tables = block_count * BLOCK_ENTRY.size + item_count * ITEM_ENTRY.size
     if item_count > ITEMS_MAX or COUNTS.size + tables != len(data):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.chunking import cutter
 from layerstore.errors import FormatError, NotFoundError, UnsupportedVersionError
-from layerstore.linux.files import publish_bytes, read_file
+from layerstore.linux.files import publish_bytes, read_file, remove_if_present
 from layerstore.linux.locks import exclusive
 from layerstore.store.catalog import Catalog, make_store_directories
 from layerstore.store.failures import (
@@ -151,7 +151,7 @@ def load_config(paths: StorePaths) -> StoreConfig:
 
 
 def _absent(paths: StorePaths) -> Exception:
-    if os.path.isdir(paths.packs) and any(os.scandir(paths.packs)):
+    if os.path.isdir(paths.packs) and os.listdir(paths.packs):
         return FormatError(
             f"{paths.root} holds packs but no config.toml: it was not wholly copied",
             hint="restore config.toml from where the store came from",
@@ -177,7 +177,8 @@ def create_store(paths: StorePaths) -> None:
             if os.path.exists(paths.config):
                 return
             Catalog.create(paths).close()
-            staging = f"{paths.tmp}/config.{os.getpid()}"
+            staging = paths.temporary("create", str(os.getpid()))
+            remove_if_present(staging)
             publish_bytes(_TEMPLATE.encode(), staging=staging, target=paths.config)
 
 

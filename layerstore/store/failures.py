@@ -17,6 +17,7 @@ from layerstore.errors import (
     NotFoundError,
     StorageError,
 )
+from layerstore.linux.locks import LockBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,9 +114,11 @@ def storage_error(err: OSError, doing: str) -> StorageError:
 
 @contextlib.contextmanager
 def storage_errors(doing: str) -> Iterator[None]:
-    """Turn OSError inside the block into the store's storage errors."""
+    """Turn OSError inside the block into the store's storage errors; a busy lock is none."""
     try:
         yield
+    except LockBusyError:
+        raise
     except OSError as err:
         raise storage_error(err, doing) from err
 

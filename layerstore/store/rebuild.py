@@ -9,7 +9,6 @@ beside the old one and takes its place in one rename; the old one is kept in
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,7 +29,7 @@ from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.records import LayerRecord, decode_layer, encode_layer, layer_item_id
 from layerstore.store.sweep import pack_files
-from layerstore.store.tags import image_facts, insert_image
+from layerstore.store.tags import image_facts, insert_image, manifest_config
 
 if TYPE_CHECKING:
     from layerstore.digest import PackId
@@ -92,7 +91,8 @@ class _Rebuild:
         self._lost_layers = 0
 
     def run(self) -> RebuildReport:
-        draft = StorePaths(f"{self._paths.tmp}/rebuild")
+        # Named like a dead lease's leaving: gc, locked out meanwhile, removes what a crash left.
+        draft = StorePaths(self._paths.temporary("rebuild", "catalog"))
         self._clear_draft(draft)
         make_private_dir(draft.root)
         Catalog.create(draft).close()
@@ -199,13 +199,12 @@ class _Rebuild:
     def _image(self, digest: Digest) -> ImageRecord | None:
         """Return the image of a blob that is a manifest, or None."""
         try:
-            document = json.loads(get_blob(self._paths, digest))
-            image_id = document["config"]["digest"]
+            image_id = manifest_config(get_blob(self._paths, digest))
             facts = image_facts(get_blob(self._paths, image_id))
             size = sum(self._layers[diff_id][0].content_size for diff_id in facts.diff_ids)
-        except (ValueError, RecursionError, KeyError, TypeError, LayerstoreError):
+        except (KeyError, LayerstoreError):
             return None
-        return ImageRecord(ImageId(image_id), digest, facts.created, facts.diff_ids, size)
+        return ImageRecord(ImageId(Digest(image_id)), digest, facts.created, facts.diff_ids, size)
 
     def _add_tags(self, connection: sqlite3.Connection, images: set[str]) -> tuple[int, int]:
         try:

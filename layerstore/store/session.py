@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from blake3 import blake3
 
 from layerstore.chunking.cutter import CUT_MAX_BYTES, WHOLE_MAX_BYTES, SourceEndedError, cut_stream
-from layerstore.digest import ChunkId, ImageId
-from layerstore.errors import FormatError, IntegrityError
+from layerstore.digest import ChunkId, ImageId, sha256_digest
+from layerstore.errors import FormatError, IntegrityError, LimitExceededError
 from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
 from layerstore.store.adopt import adopt_missing
 from layerstore.store.blobs import put_blob
@@ -32,7 +32,7 @@ from layerstore.store.names import normalize_name
 from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import LayerRecord, encode_layer, layer_item_id
 from layerstore.store.references import layer_chunks
-from layerstore.store.tags import image_facts, insert_image, tag_all
+from layerstore.store.tags import image_facts, insert_image, manifest_config, tag_all
 
 if TYPE_CHECKING:
     import sqlite3
@@ -236,15 +236,25 @@ class WriteSession:
 
         Raises:
             IntegrityError: The record or its tree names a chunk the store does not have.
+            LimitExceededError: Its record does not fit a block.
         """
         encoded = encode_layer(record)
-        known = self._catalog.layer(record.diff_id)
+        if len(encoded) > BLOCK_MAX_BYTES:
+            raise LimitExceededError(
+                f"layer {record.diff_id} has {len(record.tree) + len(record.recipe)} chunks of "
+                f"metadata; its record would have {len(encoded)} bytes, over the limit of "
+                f"{BLOCK_MAX_BYTES}"
+            )
         item_id = layer_item_id(encoded)
-        if known != encoded and not self._catalog.has_chunk(item_id):
+        if not self._catalog.has_chunk(item_id):
             self._close_group(ItemKind.DATA)
             self._close_group(ItemKind.META)
             self._submit(BlockJob(ItemKind.LAYER, (Item(item_id, len(encoded)),), (encoded,)))
         self._finish_packs()
+        meta = {chunk_id for _, chunk_id in record.tree + record.recipe}
+        if self._catalog.missing(meta):  # gc took them: the tree must be readable first
+            with self._catalog.write() as connection:
+                self._require_chunks(connection, meta, record.diff_id)
         needed = layer_chunks(record, self._store.read_refs)
         with self._catalog.write() as connection:
             self._require_chunks(connection, {*needed, item_id}, record.diff_id)
@@ -285,11 +295,14 @@ class WriteSession:
 
         Raises:
             LayerNotFoundError: A layer was not published.
-            FormatError: The config is not one, or lists other layers.
+            FormatError: The config is not one or lists other layers, or the manifest
+                is not that of this config.
         """
         facts = image_facts(config)
         if facts.diff_ids != tuple(layers):
             raise FormatError("the image config lists other layers than the image has")
+        if manifest_config(manifest) != sha256_digest(config):
+            raise FormatError("the image manifest belongs to another config")
         full_names = [normalize_name(name) for name in names]
         with self._catalog.write() as connection:
             # Blobs are written under the lock: gc removes unused ones under it.

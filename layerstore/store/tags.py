@@ -49,6 +49,21 @@ def image_facts(config: bytes) -> ImageFacts:
     return facts
 
 
+def manifest_config(manifest: bytes) -> str:
+    """Return the digest of the config that an image manifest names.
+
+    Raises:
+        FormatError: Not an image manifest.
+
+    Source: OCI image spec, manifest.md, "config".
+    """
+    try:
+        digest = json.loads(manifest)["config"]["digest"]
+    except (ValueError, RecursionError, KeyError, TypeError) as err:
+        raise FormatError(f"not an image manifest: {type(err).__name__} {err}") from err
+    return parse_digest(digest if isinstance(digest, str) else repr(digest))
+
+
 def insert_image(connection: sqlite3.Connection, record: ImageRecord) -> None:
     """Insert an image; the same image again changes nothing."""
     connection.execute(

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerstore.linux.locks import FileLock
+from layerstore.store.check import check
+from layerstore.store.failures import DanglingReferenceError, GcRunningError
+from layerstore.store.gc import execute, plan_gc
+from layerstore.store.records import CacheRecord
+from layerstore.store.store import Store
+from tests.support.store import (
+    add_image,
+    assert_sound,
+    blobs_of,
+    disk_bytes,
+    noise,
+    put_image,
+    put_layer,
+    put_unpublished_layer,
+    read_image,
+    text,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEEP = {b"keep/%d" % n: text(n, 5_000) for n in range(20)}
+DROP = {b"drop/%d" % n: noise(n, 50_000) for n in range(20)}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def collect(store: Store, **options: object) -> int:
+    """Collect and hold the plan to its word, to the byte."""
+    before = disk_bytes(store.root)
+    plan = plan_gc(store, **options)  # type: ignore[arg-type]
+    assert disk_bytes(store.root) == before, "a plan changes nothing"
+    report = execute(plan)
+    assert report.freed_bytes == plan.freed_bytes
+    assert before - disk_bytes(store.root) == plan.freed_bytes
+    assert report.deferred_bytes == plan.deferred_bytes
+    return report.freed_bytes
+
+
+def test_nothing_is_collected_from_a_store_in_full_use(root: Path) -> None:
+    add_image(root, "web", KEEP, DROP)
+    with Store.open(root) as store:
+        assert collect(store) == 0
+    assert_sound(root, {"web": [KEEP, DROP]})
+
+
+def test_an_untagged_image_goes_with_everything_only_it_needs(root: Path) -> None:
+    add_image(root, "keep", KEEP)
+    add_image(root, "drop", KEEP, DROP)
+    with Store.open(root) as store:
+        drop = store.resolve("drop")
+        store.untag("drop")
+        assert store.resolve(drop.image_id) == drop, "visible until gc"
+        assert collect(store) > 20 * 50_000
+        assert len(store.images()) == 1
+        assert len(list(store.layers())) == 1
+        assert not store.has_blob(drop.image_id)
+        assert not store.has_blob(drop.manifest_digest)
+        assert collect(store) == 0
+    assert_sound(root, {"keep": [KEEP]})
+
+
+def test_a_half_dead_pack_is_rewritten(root: Path) -> None:
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        for files in (KEEP, DROP):  # one pack: nothing is flushed between the two
+            put_unpublished_layer(session, files)
+        put_image(session, KEEP, names=["keep"])
+        put_image(session, DROP, names=["drop"])
+    assert len(list((root / "packs").rglob("*.pack"))) == 2
+    with Store.open(root) as store:
+        store.untag("drop")
+        plan = plan_gc(store)
+        assert plan.sparse_packs
+        assert plan.written_bytes > 0
+        assert collect(store) > 19 * 50_000
+        packs = sum(row.size for row in store.catalog.pack_rows())
+        assert packs < 60_000
+        assert collect(store) == 0
+    assert_sound(root, {"keep": [KEEP]})
+
+
+def test_everything_dead_leaves_an_empty_store(root: Path) -> None:
+    add_image(root, "a", KEEP)
+    add_image(root, "b", DROP)
+    with Store.open(root) as store:
+        store.untag("a")
+        store.untag("b")
+        collect(store)
+        assert disk_bytes(root) == 0
+        assert store.catalog.pack_rows() == []
+    add_image(root, "a", KEEP)
+    assert_sound(root, {"a": [KEEP]})
+
+
+def test_the_build_cache_keeps_its_layers_unless_told_otherwise(root: Path) -> None:
+    with Store.open(root, create=True) as store:
+        with store.begin("test") as session:
+            layer = put_layer(session, DROP).diff_id
+            session.cache_put(CacheRecord("step", layer, b"", 0))
+            session.cache_put(CacheRecord("none", None, b"", 1))
+        assert collect(store) == 0
+        assert store.cache_get("step") is not None
+        plan = plan_gc(store, keep_cache=False)
+        assert plan.cache_keys == ("step",)
+        assert collect(store, keep_cache=False) > 0
+        assert store.cache_get("step") is None
+        assert store.cache_get("none") is not None
+        assert disk_bytes(root) == 0
+
+
+def test_a_mounted_view_keeps_its_layers(root: Path) -> None:
+    image = add_image(root, "web", KEEP)
+    with Store.open(root) as store:
+        store.untag("web")
+        view = root / "views" / "v1.json"
+        view.write_text(json.dumps({"image_id": image.image_id, "layers": list(image.layers)}))
+        assert collect(store) == 0
+        assert read_image(store, image.image_id) == [KEEP]
+        view.write_text("{torn")
+        plan = plan_gc(store)
+        with pytest.raises(DanglingReferenceError, match=r"v1\.json"):
+            execute(plan)
+        view.unlink()
+        assert collect(store) > 0
+
+
+def test_a_session_protects_what_it_wrote_and_published(root: Path) -> None:
+    with Store.open(root, create=True) as store:
+        with store.begin("build") as session:
+            record = put_layer(session, KEEP)
+            unpublished = put_unpublished_layer(session, DROP)
+            session._finish_packs()
+            assert collect(store) == 0
+            session.publish_layer(unpublished)
+            assert collect(store) == 0
+            ids = [record.diff_id, unpublished.diff_id]
+            image = session.publish_image(*blobs_of(ids), ids)
+            assert collect(store) == 0
+            assert read_image(store, image.image_id) == [KEEP, DROP]
+        assert collect(store) > 0, "nothing names it and nobody is at work"
+
+
+def test_a_session_gets_back_what_it_found_and_gc_took(root: Path) -> None:
+    add_image(root, "old", DROP)
+    with Store.open(root) as store, Store.open(root) as other:
+        with store.begin("build") as session:
+            unpublished = put_unpublished_layer(session, DROP)
+            assert session.stats.new_bytes == 0
+            other.untag("old")
+            plan = plan_gc(other)
+            report = execute(plan)
+            assert plan.deferred_bytes > 0
+            assert report.deferred_bytes == plan.deferred_bytes
+            assert not other.has_chunk(unpublished.tree[0][1])
+            execute(plan_gc(other))
+            session.publish_layer(unpublished)
+            ids = [unpublished.diff_id]
+            session.publish_image(*blobs_of(ids), ids, names=["new"])
+        collect(other)
+    assert_sound(root, {"new": [DROP]})
+
+
+def test_a_session_gets_back_what_gc_moved(root: Path) -> None:
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        put_unpublished_layer(session, {**KEEP, **DROP})
+        put_image(session, KEEP, names=["keep"])
+        put_image(session, DROP, names=["drop"])
+    with Store.open(root) as store, Store.open(root) as other:
+        with store.begin("build") as session:
+            unpublished = put_unpublished_layer(session, DROP)
+            other.untag("drop")
+            assert plan_gc(other).sparse_packs
+            execute(plan_gc(other))
+            assert read_image(store, "keep") == [KEEP]
+            session.publish_layer(unpublished)
+            ids = [unpublished.diff_id]
+            session.publish_image(*blobs_of(ids), ids, names=["new"])
+        assert_sound(root, {"keep": [KEEP], "new": [DROP]})
+        collect(other)
+    assert_sound(root, {"keep": [KEEP], "new": [DROP]})
+
+
+def test_a_reader_follows_chunks_that_gc_moves(root: Path) -> None:
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        put_unpublished_layer(session, {**KEEP, **DROP})
+        put_image(session, KEEP, names=["keep"])
+        put_image(session, DROP, names=["drop"])
+    with Store.open(root) as reader, Store.open(root) as store:
+        place = reader.catalog.locate(reader.layer(reader.resolve("keep").layers[0]).tree[0][1])
+        store.untag("drop")
+        execute(plan_gc(store))
+        assert place is not None
+        assert not os.path.exists(reader.paths.pack(place.pack_id))
+        assert read_image(reader, "keep") == [KEEP]
+
+
+def test_what_is_published_between_plan_and_execution_is_kept(root: Path) -> None:
+    add_image(root, "drop", DROP)
+    with Store.open(root) as store:
+        image = store.resolve("drop")
+        store.untag("drop")
+        plan = plan_gc(store)
+        assert plan.images == (image.image_id,)
+        store.tag("saved", image.image_id)
+        with store.begin("test") as session:
+            put_image(session, KEEP, names=["new"])
+        report = execute(plan)
+        assert report.images == 0
+        assert report.freed_bytes == 0
+    assert_sound(root, {"saved": [DROP], "new": [KEEP]})
+
+
+def test_gc_deletes_nothing_while_a_reference_dangles(root: Path) -> None:
+    add_image(root, "web", KEEP)
+    add_image(root, "drop", DROP)
+    with Store.open(root) as store:
+        store.untag("drop")
+        record = store.layer(store.resolve("web").layers[0])
+        with store.catalog.write() as connection:
+            connection.execute("DELETE FROM chunks WHERE id = ?", (record.tree[0][1],))
+        before = disk_bytes(root)
+        plan = plan_gc(store)
+        assert any("cannot be read" in why for why in plan.dangling)
+        with pytest.raises(DanglingReferenceError) as caught:
+            execute(plan)
+        assert caught.value.hint
+        assert disk_bytes(root) == before
+
+
+def test_gc_refuses_when_a_config_is_gone(root: Path) -> None:
+    image = add_image(root, "web", KEEP)
+    with Store.open(root) as store:
+        os.unlink(store.paths.blob(image.image_id))
+        with pytest.raises(DanglingReferenceError, match="blob"):
+            execute(plan_gc(store))
+
+
+def test_leftovers_of_dead_leases_go_and_of_living_ones_stay(root: Path) -> None:
+    add_image(root, "web", KEEP)
+    (root / "tmp" / "lease-0011223344556677.1.pack").write_bytes(b"x" * 1000)
+    (root / "tmp" / "lease-0011223344556677.scratch" / "deep").mkdir(parents=True)
+    (root / "tmp" / "lease-0011223344556677.scratch" / "deep" / "f").write_bytes(b"y" * 10)
+    (root / "tmp" / "somebody-elses").write_bytes(b"z")
+    (root / "locks" / "lease-0011223344556677").write_bytes(b"")
+    orphan = root / "packs" / "ab" / ("ab" * 32 + ".pack")
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(b"o" * 77)
+    with Store.open(root) as store:
+        with store.begin("alive") as session:
+            scratch = session.temporary("mine")
+            with open(scratch, "wb") as file:
+                file.write(b"m" * 5)
+            assert collect(store) == 1000 + 10 + 77
+            assert os.path.exists(scratch)
+        assert collect(store) == 5
+    assert [path.name for path in (root / "tmp").iterdir()] == ["somebody-elses"]
+    assert list((root / "locks").glob("lease-*")) == []
+
+
+def test_only_one_gc_at_a_time(root: Path) -> None:
+    add_image(root, "web", KEEP)
+    with Store.open(root) as store, FileLock(store.paths.gc_lock):
+        with pytest.raises(GcRunningError):
+            execute(plan_gc(store))
+        with pytest.raises(GcRunningError):
+            check(store, read_data=False)
+
+
+def test_a_damaged_half_empty_pack_is_left_alone(root: Path) -> None:
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        put_unpublished_layer(session, {**KEEP, **DROP})
+        put_image(session, KEEP, names=["keep"])
+        put_image(session, DROP, names=["drop"])
+    with Store.open(root) as store:
+        store.untag("drop")
+        (pack,) = [row for row in store.catalog.pack_rows() if row.size > 500_000]
+        path = store.paths.pack(pack.pack_id)
+        place = store.catalog.locate(store.layer(store.resolve("keep").layers[0]).tree[0][1])
+        assert place is not None
+        block = next(b for b in store.catalog.block_rows() if b.kind == 1)
+        with open(path, "r+b") as file:
+            file.seek(block.offset + 100)
+            file.write(b"\xff\x00\xff\x00")
+        plan = plan_gc(store)
+        assert plan.damaged_packs == (pack.pack_id,)
+        execute(plan)
+        assert os.path.exists(path)
+
+
+def test_a_catalog_older_than_the_log_costs_no_data(root: Path) -> None:
+    add_image(root, "old", KEEP)
+    with Store.open(root) as store, store.catalog.write():
+        copy = (root / "catalog.sqlite").read_bytes()
+        wal = root / "catalog.sqlite-wal"
+        old_wal = wal.read_bytes() if wal.exists() else None
+    add_image(root, "new", DROP)
+    (root / "catalog.sqlite").write_bytes(copy)
+    if old_wal is not None:
+        wal.write_bytes(old_wal)
+    with Store.open(root) as store:
+        assert "new:latest" not in store.tags()
+        execute(plan_gc(store))
+        store.rebuild_catalog()
+    assert_sound(root, {"old": [KEEP], "new": [DROP]})
