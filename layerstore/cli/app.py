@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import image, measure, store, transfer
+from layerstore.cli import build, image, measure, store, transfer
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.store import print_version
 
@@ -34,6 +34,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
     )
     app.callback()(_root)
+    build.register(app)
     transfer.register(app)
     image.register(app)
     fast_command(app, "images")

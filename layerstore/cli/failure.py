@@ -55,7 +55,7 @@ class Report(NamedTuple):
 def describe(error: BaseException) -> Report:
     """Return what to tell about an error."""
     if isinstance(error, LayerstoreError):
-        return Report(error.exit_code, error.message, error.hint)
+        return Report(error.exit_code, error.message + _excerpt_of(error), error.hint)
     if isinstance(error, OSError):
         return _describe_os_error(error)
     if isinstance(error, MemoryError):
@@ -119,6 +119,17 @@ def _indented(text: str) -> str:
     """Return a message of several lines (output of a tool) with its later lines set off."""
     first, *rest = text.rstrip("\n").split("\n")
     return "\n".join([printable(first), *("  " + printable(line) for line in rest)])
+
+
+def _excerpt_of(error: LayerstoreError) -> str:
+    """Return the line of the spec that an error points at, with a caret, on lines of its own."""
+    span = getattr(error, "span", None)
+    if span is None:
+        return ""
+    from layerstore.build.dockerfile.errors import excerpt
+
+    text = excerpt(span)
+    return "\n" + text if text else ""
 
 
 def _describe_os_error(error: OSError) -> Report:
