@@ -282,8 +282,8 @@ def write_private_json(path: str, value: object) -> None:
 def start_server(directory: str, spec: dict[str, object], *, life_fd: int | None = None) -> int:
     """Run ``python -m fuse_mount.server`` on a spec; return its pid once its mount works.
 
-    The server is nobody's child: it forks away, so that the caller has no zombie to
-    wait for and may die at any moment.
+    The server is nobody's child, so that the caller has no zombie to wait for and may
+    die at any moment.
 
     Args:
         directory: Where spec.json and log go.
@@ -329,19 +329,19 @@ def _spawn(directory: str, log: str, report: int, life_fd: int | None) -> None:
         "LC_ALL": "C.UTF-8",
         "PYTHONPATH": os.pathsep.join(imports),
     }
-    # -P: the current directory is not searched for modules; it may be anybody's.
-    command = [sys.executable, "-P", "-m", "fuse_mount.server", directory]
+    # -P: the current directory is not searched for modules; it may be anybody's. The shell
+    # starts the server in the background and leaves at once: nobody has to reap it.
+    server = [sys.executable, "-P", "-m", "fuse_mount.server", directory]
+    command = ["sh", "-c", '"$@" &', "sh", *server]
     try:
-        pid = os.posix_spawn(
-            sys.executable, command, environment, file_actions=actions, setsid=True
-        )
+        pid = os.posix_spawn("/bin/sh", command, environment, file_actions=actions, setsid=True)
     except OSError as err:
-        raise MountError(f"could not start {sys.executable}: {err.strerror}") from err
+        raise MountError(f"could not start the FUSE server: {err.strerror}") from err
     finally:
         for fd in moved:
             os.close(fd)
     with contextlib.suppress(ChildProcessError):  # the caller ignores SIGCHLD
-        os.waitpid(pid, 0)  # it forks at once and leaves
+        os.waitpid(pid, 0)
 
 
 def _read_report(answer: bytes, log: str) -> int:

@@ -15,8 +15,8 @@ and reports once on descriptor 3, as one JSON object: ``{"pid": N}`` when the ke
 mounted the tree, or ``{"error": ..., "hint": ..., "unsupported": ...}``. Descriptor 4, where
 given, is a pipe whose end of file means that the owner is gone and the mount shall go too.
 
-The process leaves its parent, session and terminal, closes every other descriptor,
-and ends when the kernel says that the last mount of its tree is gone. Killing it
+Whoever starts it gives it a session of its own. It closes every other descriptor, and
+ends when the kernel says that the last mount of its tree is gone. Killing it
 harms no data; its mounts then answer ENOTCONN.
 """
 
@@ -46,10 +46,8 @@ READ_AHEAD_KIB = 1024
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Detach, serve until unmounted, exit."""
+    """Serve until unmounted, then exit."""
     directory = arguments[0]
-    if os.fork():
-        os._exit(0)  # the starter waits for this and needs nothing more from its child
     os.chdir("/")
     os.umask(0o077)
     with open(f"{directory}/spec.json", "rb") as file:

@@ -32,6 +32,9 @@ BLOCK_BYTES = 4096
 CHUNK_CACHE_BYTES = 16 * 1024 * 1024
 """Decoded chunks kept: sixteen of the largest, so that parallel readers do not evict each other."""
 
+KEPT_CHUNK_MIN_BYTES = 128 * 1024
+"""The kernel's largest FUSE read: what is no longer is asked for once, and need not be kept."""
+
 _TYPES = {
     Kind.DIR: stat.S_IFDIR,
     Kind.FILE: stat.S_IFREG,
@@ -270,6 +273,8 @@ class ImageView:
                 self._chunks.move_to_end(chunk_id)
                 return chunk
         chunk = self._reader.read_chunk(chunk_id)
+        if len(chunk) <= KEPT_CHUNK_MIN_BYTES:
+            return chunk
         with self._lock:
             if chunk_id not in self._chunks:
                 self._chunks[chunk_id] = chunk

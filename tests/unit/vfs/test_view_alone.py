@@ -76,6 +76,7 @@ def test_a_large_chunk_read_in_pieces_is_decoded_once():
 
 def test_kept_chunks_are_bounded(monkeypatch):
     monkeypatch.setattr(view_module, "CHUNK_CACHE_BYTES", 100)
+    monkeypatch.setattr(view_module, "KEPT_CHUNK_MIN_BYTES", 0)
     chunks = Chunks()
     entry, _ = a_file(chunks, [bytes([i]) * 40 for i in range(5)])
     view = view_of(entry, chunks=chunks)
