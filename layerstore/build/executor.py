@@ -168,6 +168,9 @@ class BuildExecutor:
 
     def _copy(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> DiffId | None:
         matches = self._matches(op, vertex, inputs)
+        for source, found in matches:
+            if not found:  # BuildKit lets it pass as well, but silently
+                self._ui.message(f"{vertex.span}: no file matches {source}")
         target = self._target(() if op.link else inputs[0].layers)
         owner = self._owner(op.owner, target) if op.owner else None
         options = CopyOptions(owner, parse_mode(op.mode) if op.mode else None)
@@ -214,7 +217,7 @@ class BuildExecutor:
         """Return what each source argument stands for.
 
         Raises:
-            InputError: A named file does not exist, or no pattern matches anything.
+            InputError: A file named without wildcards does not exist.
         """
         if not op.sources:
             return []
@@ -235,8 +238,6 @@ class BuildExecutor:
             ]
             _check_found(source, found, vertex, parents=op.parents)
             matches.append((source, found))
-        if not any(found for _, found in matches) and not op.documents:
-            raise _nothing_found(" ".join(op.sources), vertex)
         return matches
 
     def _input_root(self, vertex: Vertex, inputs: Sequence[Result], index: int) -> SourceNode:

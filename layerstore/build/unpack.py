@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from layerstore.errors import FormatError, LimitExceededError, UnsafeContentError
 from layerstore.formats.decompress import decompressed
+from layerstore.formats.tar_headers import BLOCK_BYTES
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tar_reader import Member, TarReader
 from layerstore.formats.tree import Entry, Kind
@@ -28,24 +29,31 @@ if TYPE_CHECKING:
     from layerstore.build.target import Owner, TargetTree
 
 _KEPT_XATTR = b"security.capability"
-_MAGIC_BYTES = 512
 _COPY_BYTES = 1 << 20
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
-_USTAR_AT = 257
+_CHECKSUM = slice(148, 156)
 
 
 def looks_like_archive(open_content: Callable[[], BinaryIO]) -> bool:
-    """Return whether a file's first member can be read as a tar's, as docker decides it."""
+    """Return whether a file begins with a tar header, compressed or not, as docker decides it.
+
+    What follows may still be malformed: then unpacking it is an error, because copying
+    the archive instead would go unnoticed.
+    """
     with open_content() as file:
-        head = file.read(_MAGIC_BYTES)
-    if not head.startswith(_COMPRESSED) and not _is_tar_block(head):
-        return False
+        head = file.read(BLOCK_BYTES)
+    if not head.startswith(_COMPRESSED):
+        return _is_tar_block(head)
+    block = b""
     with open_content() as file:
         try:
-            spans = decompressed(file.read, Limits())
-            return TarReader(spans, Limits()).next_member() is not None
-        except (FormatError, UnsafeContentError):
+            for span in decompressed(file.read, Limits()):
+                block += span[:BLOCK_BYTES]
+                if len(block) >= BLOCK_BYTES:
+                    break
+        except FormatError:
             return False
+    return _is_tar_block(block[:BLOCK_BYTES])
 
 
 def unpack(
@@ -79,17 +87,17 @@ def unpack(
         work.finish()
 
 
-def _is_tar_block(head: bytes) -> bool:
-    if len(head) < _MAGIC_BYTES:
+def _is_tar_block(block: bytes) -> bool:
+    """Return whether a block is a tar header: its checksum is right."""
+    if len(block) < BLOCK_BYTES:
         return False
-    if head[_USTAR_AT : _USTAR_AT + 5] == b"ustar":
-        return True
-    # v7 has no magic: its checksum has to be right.
     try:
-        stored = int(head[148:156].strip(b" \0") or b"x", 8)
+        stored = int(block[_CHECKSUM].strip(b" \0") or b"x", 8)
     except ValueError:
         return False
-    return stored == sum(head[:148]) + 8 * 32 + sum(head[156:])
+    blanks = _CHECKSUM.stop - _CHECKSUM.start
+    rest = sum(block[: _CHECKSUM.start]) + sum(block[_CHECKSUM.stop :])
+    return stored == rest + blanks * ord(" ")
 
 
 class _Unpacking:
