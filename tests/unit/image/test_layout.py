@@ -1,0 +1,212 @@
+"""Saving OCI layouts: what is written, added to, and refused."""
+
+import gzip
+import hashlib
+import json
+import os
+import tarfile
+
+import pytest
+import zstandard
+
+from layerstore.errors import FormatError, IntegrityError
+from layerstore.formats import oci
+from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
+from layerstore.formats.tree import Entry, Kind
+from layerstore.image.images import create_image
+from layerstore.image.layer_writer import LayerItem, write_layer
+from layerstore.image.layout import (
+    CONTAINERD_NAME,
+    NamedImage,
+    OutputTakenError,
+    save_oci_archive,
+    save_oci_layout,
+)
+from layerstore.store.store import Store
+
+CREATED = "2026-11-23T12:00:00Z"
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "store", create=True) as opened:
+        yield opened
+
+
+def make(store, *names, cmd="sh"):
+    """Return an image of two tiny layers."""
+    with store.begin("test") as session:
+        layers = [
+            write_layer(
+                session, store, [LayerItem(Entry(path=path, kind=Kind.DIR, mode=0o755), None)]
+            ).diff_id
+            for path in (b"one", b"two")
+        ]
+        config = ImageConfig(architecture="arm64", config=ContainerConfig(cmd=(cmd,)))
+        steps = [History(created_by="a"), History(created_by="b")]
+        return create_image(session, config, layers, steps, names=names, created=CREATED)
+
+
+def read_blob(root, descriptor):
+    raw = (root / "blobs" / "sha256" / descriptor.digest.partition(":")[2]).read_bytes()
+    oci.verify(raw, descriptor)
+    return raw
+
+
+def read_index(root):
+    raw = (root / "index.json").read_bytes()
+    return raw, oci.decode_index(raw)
+
+
+DECOMPRESS = {
+    "gzip": gzip.decompress,
+    "zstd": lambda raw: zstandard.ZstdDecompressor().decompressobj().decompress(raw),
+    "none": lambda raw: raw,
+}
+
+
+@pytest.mark.parametrize("compression", sorted(DECOMPRESS))
+def test_layers_come_out_with_their_diff_ids(store, tmp_path, compression):
+    image = make(store, "web:1")
+    root = tmp_path / "layout"
+    report = save_oci_layout(store, [NamedImage("web:1", image)], root, compression=compression)
+    raw, index = read_index(root)
+    assert report.index_digest == f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    assert report.references == ("1",)
+    (entry,) = index.manifests
+    assert entry.platform is not None
+    assert (entry.platform.os, entry.platform.architecture) == ("linux", "arm64")
+    assert entry.annotations == {
+        oci.REF_NAME: "1",
+        CONTAINERD_NAME: "docker.io/library/web:1",
+    }
+    manifest = oci.decode_manifest(read_blob(root, entry), media_type=entry.media_type)
+    assert manifest.config.digest == image.image_id
+    assert read_blob(root, manifest.config) == store.get_blob(image.image_id)
+    tars = [DECOMPRESS[compression](read_blob(root, layer)) for layer in manifest.layers]
+    assert [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars] == list(image.layers)
+
+
+def test_saving_is_deterministic(store, tmp_path):
+    image = make(store, "web:1")
+    for name in ("a", "b"):
+        save_oci_layout(store, [NamedImage("web:1", image)], tmp_path / name)
+        save_oci_archive(store, [NamedImage("web:1", image)], tmp_path / f"{name}.tar")
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert read_index(tmp_path / "a")[0] == read_index(tmp_path / "b")[0]
+
+
+def test_an_existing_layout_is_added_to(store, tmp_path):
+    root = tmp_path / "layout"
+    first, second = make(store, "web:1"), make(store, "app:2", cmd="other")
+    save_oci_layout(store, [NamedImage("web:1", first)], root)
+    plain = json.loads((root / "index.json").read_bytes())
+    plain["annotations"] = {"kept": "yes"}
+    (root / "index.json").write_text(json.dumps(plain))
+    save_oci_layout(store, [NamedImage("app:2", second)], root)
+    _, index = read_index(root)
+    assert [entry.annotations[oci.REF_NAME] for entry in index.manifests] == ["1", "2"]
+    assert index.annotations == {"kept": "yes"}
+
+
+def test_a_name_saved_again_moves(store, tmp_path):
+    root = tmp_path / "layout"
+    for cmd in ("first", "second"):
+        image = make(store, "web:1", cmd=cmd)
+        save_oci_layout(store, [NamedImage("web:1", image)], root)
+    _, index = read_index(root)
+    (entry,) = index.manifests
+    assert oci.decode_manifest(read_blob(root, entry)).config.digest == image.image_id
+
+
+def test_two_repositories_with_one_tag_get_whole_names(store, tmp_path):
+    first, second = make(store, "web:1"), make(store, "app:1", cmd="other")
+    images = [NamedImage("web:1", first), NamedImage("app:1", second)]
+    for _ in range(2):
+        report = save_oci_layout(store, images, tmp_path / "layout")
+        assert report.references == ("1", "app:1")
+    assert len(read_index(tmp_path / "layout")[1].manifests) == 2
+
+
+def test_an_image_without_a_name(store, tmp_path):
+    image = make(store)
+    for _ in range(2):
+        report = save_oci_layout(store, [NamedImage(None, image)], tmp_path / "layout")
+    (entry,) = read_index(tmp_path / "layout")[1].manifests
+    assert (report.references, entry.annotations) == ((None,), {})
+
+
+def test_foreign_directories_are_refused(store, tmp_path):
+    image = make(store, "web:1")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "precious").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for name in ("taken", "file"):
+        with pytest.raises(OutputTakenError):
+            save_oci_layout(store, [NamedImage("web:1", image)], tmp_path / name)
+    assert os.listdir(tmp_path / "taken") == ["precious"]
+    with pytest.raises(OutputTakenError):
+        save_oci_archive(store, [NamedImage("web:1", image)], tmp_path / "taken")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("oci-layout", '{"imageLayoutVersion":"2.0.0"}'),
+        ("oci-layout", "[]"),
+        ("index.json", "{}"),
+        ("index.json", '{"schemaVersion":2,"manifests":[],"layers":[]}'),
+    ],
+)
+def test_layouts_that_cannot_be_understood_are_left_alone(store, tmp_path, name, text):
+    image = make(store, "web:1")
+    root = tmp_path / "layout"
+    save_oci_layout(store, [NamedImage("web:1", image)], root)
+    (root / name).write_text(text)
+    with pytest.raises(FormatError):
+        save_oci_layout(store, [NamedImage("web:1", image)], root)
+    assert (root / name).read_text() == text
+
+
+def test_an_index_without_media_type_is_read(store, tmp_path):
+    """As older umoci and skopeo wrote it."""
+    image = make(store, "web:1")
+    root = tmp_path / "layout"
+    save_oci_layout(store, [NamedImage("web:1", image)], root)
+    plain = json.loads((root / "index.json").read_bytes())
+    del plain["mediaType"]
+    (root / "index.json").write_text(json.dumps(plain))
+    save_oci_layout(store, [NamedImage("web:1", image)], root)
+    assert len(read_index(root)[1].manifests) == 1
+
+
+def test_damage_leaves_the_layout_as_it_was(store, tmp_path, monkeypatch):
+    root = tmp_path / "layout"
+    image = make(store, "web:1")
+    save_oci_layout(store, [NamedImage("web:1", image)], root)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def broken(_store, _diff_id, out):
+        out.write(b"some of it")
+        raise IntegrityError("damaged")
+
+    monkeypatch.setattr("layerstore.image.layout.export_layer", broken)
+    other = make(store, "app:2", cmd="other")
+    with pytest.raises(IntegrityError):
+        save_oci_layout(store, [NamedImage("app:2", other)], root)
+    after = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert before.items() <= after.items()
+    assert not [path for path in after if path.name.endswith(".part")]
+
+
+def test_an_archive_is_a_layout_in_a_tar(store, tmp_path):
+    image = make(store, "web:1")
+    target = tmp_path / "image.tar"
+    target.write_text("old")
+    save_oci_archive(store, [NamedImage("web:1", image)], target)
+    with tarfile.open(target) as archive:
+        assert archive.getnames()[:2] == ["oci-layout", "index.json"]
+        archive.extractall(tmp_path / "out", filter="data")
+    (entry,) = read_index(tmp_path / "out")[1].manifests
+    read_blob(tmp_path / "out", entry)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".layerstore-")]
