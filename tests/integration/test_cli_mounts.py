@@ -1,0 +1,156 @@
+"""mount, mounts and umount as container runtimes and people call them.
+
+Capabilities: fuse (/dev/fuse and libfuse 2), root (overlay mounts on the host).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import Cli
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root]
+
+
+@pytest.fixture
+def cli(tmp_path):
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    if os.geteuid() != 0:
+        pytest.skip("needs root: overlay mounts on the host")
+    root = tmp_path / "rootfs"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc" / "motd").write_text("hello\n")
+    cli = Cli(tmp_path / "store")
+    cli.ok("import", root, "-t", "web:1")
+    yield cli
+    cli("umount", "--all", "--lazy")
+
+
+@pytest.fixture
+def spots(tmp_path):
+    paths = [tmp_path / "views" / str(number) for number in range(3)]
+    for path in paths:
+        path.mkdir(parents=True)
+    return paths
+
+
+def views(cli):
+    return {view["target"]: view for view in cli.ok("mounts", "--json").json()}
+
+
+def test_views_share_an_image_and_nothing_else(cli, spots):
+    cli.ok("mount", "web:1", spots[0])
+    for spot in spots[1:]:
+        cli.ok("mount", "--rw", "web:1", spot)
+        (spot / "own").write_text(spot.name)
+    assert [(spot / "etc" / "motd").read_text() for spot in spots] == ["hello\n"] * 3
+    assert not (spots[0] / "own").exists()
+    assert [(spot / "own").read_text() for spot in spots[1:]] == ["1", "2"]
+    with pytest.raises(OSError, match="Read-only file system"):
+        (spots[0] / "new").touch()
+
+    listed = views(cli)
+    assert sorted(listed) == sorted(map(str, spots))
+    assert {view["state"] for view in listed.values()} == {"mounted"}
+    assert [listed[str(spot)]["mode"] for spot in spots] == ["ro", "rw", "rw"]
+    assert cli.ok("mounts", "-q").lines == sorted(map(str, spots))
+    header, *rows = cli.ok("mounts").lines
+    assert header.split() == ["VIEW", "IMAGE", "MODE", "DIRECTORY", "MOUNTED", "STATE"]
+    assert all("web:1" in row and "mounted" in row for row in rows)
+
+    cli.ok("umount", *spots)
+    assert views(cli) == {}
+    assert os.listdir(cli.store / "uppers") == []
+    assert [os.listdir(spot) for spot in spots] == [[], [], []]
+
+
+def test_a_mounted_image_is_kept(cli, spots):
+    cli.ok("mount", "web:1", spots[0])
+    message = cli.fails(4, "rm", "web:1")
+    assert f"is mounted at {spots[0]}" in message
+    assert f"hint: layerstore umount {spots[0]}" in message
+    cli.ok("gc")
+    assert (spots[0] / "etc" / "motd").read_text() == "hello\n"
+    cli.ok("umount", spots[0])
+    cli.ok("rm", "web:1")
+
+
+def test_missing_and_taken_mount_points(cli, spots, tmp_path):
+    message = cli.fails(2, "mount", "web:1", tmp_path / "absent")
+    assert f"hint: make it: mkdir -p {tmp_path}/absent" in message
+    (tmp_path / "file").touch()
+    assert "is not a directory" in cli.fails(2, "mount", "web:1", tmp_path / "file")
+    cli.ok("mount", "web:1", spots[0])
+    message = cli.fails(4, "mount", "web:1", spots[0])
+    assert f"hint: unmount it first: layerstore umount {spots[0]}" in message
+    assert "no image 'other:1'" in cli.fails(3, "mount", "other:1", spots[1])
+    assert list(views(cli)) == [str(spots[0])]
+
+
+def test_a_busy_view_names_who_uses_it(cli, spots):
+    cli.ok("mount", "--rw", "web:1", spots[0])
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        cwd=spots[0],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        sleeper.stdout.readline()
+        message = cli.fails(15, "umount", spots[0])
+        assert "is busy" in message
+        assert str(sleeper.pid) in message
+        assert (
+            f"hint: end what uses it, or detach it: layerstore umount --lazy {spots[0]}" in message
+        )
+        assert (spots[0] / "etc" / "motd").read_text() == "hello\n"
+        cli.ok("umount", "--lazy", spots[0])
+        assert views(cli) == {}
+    finally:
+        sleeper.communicate(b"\n")
+
+
+def test_one_busy_view_does_not_keep_the_others(cli, spots):
+    for spot in spots:
+        cli.ok("mount", "web:1", spot)
+    with (spots[1] / "etc" / "motd").open():
+        result = cli("umount", "--all")
+        assert result.code == 15
+        assert list(views(cli)) == [str(spots[1])]
+    cli.ok("umount", "--all")
+
+
+def test_a_kept_upper_holds_the_changes(cli, spots):
+    cli.ok("mount", "--rw", "web:1", spots[0])
+    (spots[0] / "new").write_text("mine")
+    upper = Path(cli.ok("umount", "--keep-upper", spots[0]).out.strip())
+    assert (upper / "new").read_text() == "mine"
+
+
+def test_a_killed_server_is_found_and_cleaned_up(cli, spots):
+    cli.ok("mount", "web:1", spots[0])
+    servers = subprocess.run(
+        ["pgrep", "-f", f"fuse_mount.server.*{cli.store}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for pid in servers.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    assert views(cli)[str(spots[0])]["state"] == "stale"
+    message = cli.fails(4, "mount", "web:1", spots[0])
+    assert f"hint: clean it up: layerstore umount {spots[0]}" in message
+    cli.ok("umount", spots[0])
+    cli.ok("mount", "web:1", spots[0])
+    assert (spots[0] / "etc" / "motd").read_text() == "hello\n"
+
+
+def test_umount_wants_to_know_what(cli, spots):
+    assert "give directories to unmount, or --all" in cli.fails(2, "umount")
+    assert "give directories to unmount, or --all" in cli.fails(2, "umount", "--all", spots[0])
+    assert "no view of this store" in cli.fails(3, "umount", spots[0])
