@@ -162,6 +162,7 @@ class Catalog:
         self._pid = 0
         self._identity = (0, 0)
         self._writing = False
+        self._pinned = False
         self._open()
 
     @classmethod
@@ -179,6 +180,21 @@ class Catalog:
         except sqlite3.Error as err:
             raise catalog_error(err) from err
         return cls(paths)
+
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[Catalog]:
+        """Lend a catalog that shows one state, whatever others commit meanwhile; read only.
+
+        For one thread. SQLite's log grows while it is held.
+        """
+        catalog = Catalog(self.paths)
+        try:
+            catalog.query("BEGIN")
+            catalog.query("SELECT count(*) FROM meta")  # the state is that of the first read
+            catalog._pinned = True
+            yield catalog
+        finally:
+            catalog.close()
 
     def _open(self) -> None:
         try:
@@ -232,7 +248,8 @@ class Catalog:
                 status = os.stat(self.paths.catalog)
             except FileNotFoundError as err:
                 raise CatalogDamagedError(f"{self.paths.catalog} is missing") from err
-            if self._identity != (status.st_dev, status.st_ino) and not self._writing:
+            busy = self._writing or self._pinned
+            if self._identity != (status.st_dev, status.st_ino) and not busy:
                 self.close()
                 self._open()
 
@@ -397,11 +414,13 @@ class Catalog:
 
         Reads through a connection of its own: what is published meanwhile is not seen.
         """
+        sql = "SELECT id, pack, block, offset, length FROM chunks"
         try:
-            connection = _connect(self.paths.catalog)
-            with contextlib.closing(connection):
-                for row in connection.execute("SELECT id, pack, block, offset, length FROM chunks"):
-                    yield ChunkRow(*row)
+            if self._pinned:
+                yield from map(ChunkRow._make, self._live().execute(sql))
+                return
+            with contextlib.closing(_connect(self.paths.catalog)) as connection:
+                yield from map(ChunkRow._make, connection.execute(sql))
         except sqlite3.Error as err:
             raise catalog_error(err) from err
 

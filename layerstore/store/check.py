@@ -4,8 +4,8 @@ Structure: catalog and pack footers agree, everything referenced is there, trees
 decode, manifests and configs match their digests. With ``read_data`` every byte
 of every pack is hashed too, every frame decoded, every chunk compared with its id.
 
-Runs beside writers and readers; only gc and rebuild wait outside meanwhile, so
-nothing vanishes between being listed and being read.
+Runs beside writers and readers: it looks at one state of the catalog, and gc and
+rebuild wait outside meanwhile, so nothing vanishes between being listed and being read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from blake3 import blake3
 from layerstore.digest import DiffId, Digest, PackId
 from layerstore.errors import FormatError, IntegrityError, LayerstoreError, NotFoundError
 from layerstore.linux.files import ShortFileError, read_at
-from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.progress import Silent
 from layerstore.store import names_log
 from layerstore.store.blobs import BlobNotFoundError, blob_digests
 from layerstore.store.codec import decompress_block
-from layerstore.store.failures import GcRunningError, ReadOnlyStoreError, storage_errors
+from layerstore.store.exclusion import without_gc
 from layerstore.store.findings import CheckReport, Finding, Problem
 from layerstore.store.pack_reader import read_footer
 from layerstore.store.records import LayerRecord, decode_layer
@@ -55,32 +54,64 @@ def check(store: Store, *, read_data: bool, progress: Progress | None = None) ->
     Raises:
         GcRunningError: A gc or rebuild is at work.
     """
-    with _without_gc(store):
-        return _Check(store, read_data=read_data, progress=progress or Silent()).run()
+    with without_gc(store.paths):
+        # Files first, rows second: what a writer adds in between is in neither or in the rows.
+        files = dict(pack_files(store.paths))
+        with store.catalog.pinned() as catalog:
+            view = store.with_catalog(catalog)
+            files.update(_sizes(view, files))
+            work = _Check(view, files, read_data=read_data, progress=progress or Silent())
+            report = work.run()
+            view.reader.close()
+        return report._replace(findings=tuple(_still_true(store, report)))
 
 
-@contextlib.contextmanager
-def _without_gc(store: Store) -> Iterator[None]:
-    """Keep gc and rebuild out, where the store can be written at all."""
+def _sizes(store: Store, files: dict[PackId, int]) -> Iterator[tuple[PackId, int]]:
+    """Yield the packs that came between listing the files and looking at the rows."""
+    for row in store.catalog.pack_rows():
+        if row.pack_id not in files:
+            with contextlib.suppress(FileNotFoundError):
+                yield row.pack_id, os.stat(store.paths.pack(row.pack_id)).st_size
+
+
+def _still_true(store: Store, report: CheckReport) -> Iterator[Finding]:
+    """Yield the findings that are not merely a writer caught between two steps."""
+    log = names_log_content(store)
+    for finding in report.findings:
+        match finding.problem:
+            case Problem.UNKNOWN_FILE:
+                if any(row.pack_id.hex() == finding.digest for row in store.catalog.pack_rows()):
+                    continue
+            case Problem.NAMES_LOG_DIFFERS:
+                tags = store.tags()
+                if _logged(store, log) == tags or names_log_content(store) != log:
+                    continue
+            case _:
+                pass
+        yield finding
+
+
+def names_log_content(store: Store) -> names_log.LogContent:
+    """Return what names.log says now."""
     try:
-        with storage_errors("lock the store"):
-            lock = FileLock(store.paths.gc_lock, shared=True, wait=False)
-    except LockBusyError as err:
-        raise GcRunningError(
-            "a gc or rebuild is at work in this store", hint="run it again later"
-        ) from err
-    except ReadOnlyStoreError:
-        yield
-        return
-    with lock:
-        yield
+        with open(store.paths.names_log, "rb") as file:
+            return names_log.decode_log(file.read())
+    except FileNotFoundError:
+        return names_log.LogContent([], 0)
+
+
+def _logged(store: Store, log: names_log.LogContent) -> dict[str, str]:
+    return names_log.replay(log.records, {image.image_id for image in store.images()})
 
 
 class _Check:
     """One check. Findings gather in order; which images they harm is worked out at the end."""
 
-    def __init__(self, store: Store, *, read_data: bool, progress: Progress) -> None:
+    def __init__(
+        self, store: Store, files: dict[PackId, int], *, read_data: bool, progress: Progress
+    ) -> None:
         self._store = store
+        self._files = files
         self._read_data = read_data
         self._progress = progress
         self._findings: list[Finding] = []
@@ -90,7 +121,7 @@ class _Check:
 
     def run(self) -> CheckReport:
         catalog = self._store.catalog
-        files = dict(pack_files(self._store.paths))
+        files = self._files
         self._integrity()
         packs = catalog.pack_rows()
         chunks = self._check_packs(packs, files)
@@ -275,9 +306,7 @@ class _Check:
             offset += item.length
 
     def _check_unknown(self, packs: list[PackRow], files: dict[PackId, int]) -> None:
-        known = {row.pack_id for row in packs} | {
-            row.pack_id for row in self._store.catalog.pack_rows()
-        }
+        known = {row.pack_id for row in packs}
         for pack_id in files:
             if pack_id not in known:
                 self._find(
@@ -359,7 +388,7 @@ class _Check:
     def _check_names(self, images: set[ImageId]) -> None:
         tags = self._store.tags()
         for name, image_id in tags.items():
-            if image_id not in images and self._store.catalog.image(image_id) is None:
+            if image_id not in images:
                 self._find(
                     Problem.IMAGE_MISSING,
                     f"name {name}",
@@ -367,17 +396,12 @@ class _Check:
                     f"the name {name} points at an image that is not in the store",
                 )
         path = self._store.paths.names_log
-        try:
-            with open(path, "rb") as file:
-                log = names_log.decode_log(file.read())
-        except FileNotFoundError:
-            log = names_log.LogContent([], 0)
+        log = names_log_content(self._store)
         if log.unreadable:
             self._find(
                 Problem.NAMES_LOG_DAMAGED, path, "", f"{log.unreadable} lines cannot be read"
             )
-        known: set[str] = {*images}
-        if names_log.replay(log.records, known) != tags and self._store.tags() == tags:
+        if _logged(self._store, log) != tags:
             self._find(
                 Problem.NAMES_LOG_DIFFERS, path, "", "the log and the catalog disagree on names"
             )

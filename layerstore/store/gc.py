@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.progress import Silent
 from layerstore.store.commit import publish_pack
 from layerstore.store.config import require_writable
-from layerstore.store.failures import DanglingReferenceError, GcRunningError, storage_errors
+from layerstore.store.exclusion import alone, without_gc
+from layerstore.store.failures import DanglingReferenceError
 from layerstore.store.leases import Lease, drop_lease_rows
 from layerstore.store.marks import Marks, find_roots
 from layerstore.store.rewrite import rewrite_packs
@@ -114,11 +114,22 @@ def plan_gc(
 
     Raises:
         CatalogDamagedError: The catalog cannot be read.
+        GcRunningError: A gc or rebuild is at work.
     """
+    with without_gc(store.paths), store.catalog.pinned() as catalog:
+        view = store.with_catalog(catalog)
+        try:
+            plan = _plan(view, keep_cache, rewrite_dead_fraction, progress or Silent())
+        finally:
+            view.reader.close()
+    return plan._replace(store=store)
+
+
+def _plan(store: Store, keep_cache: bool, dead_fraction: float, progress: Progress) -> GcPlan:
     marks = Marks()
     marks.extend(store, find_roots(store, keep_cache=keep_cache))
-    usage = _usage(store, marks, rewrite_dead_fraction)
-    rewritten = _measure(store, usage.sparse, progress or Silent())
+    usage = _usage(store, marks, dead_fraction)
+    rewritten = _measure(store, usage.sparse, progress)
     for pack_id in rewritten.damaged:
         usage.sparse.pop(pack_id)
     written = sum(pack.size for pack in rewritten.packs)
@@ -159,10 +170,12 @@ def _usage(store: Store, marks: Marks, dead_fraction: float) -> _Usage:
             key = (row.pack, row.block)
             alive_raw[key] = alive_raw.get(key, 0) + row.length
     alive_stored: dict[int, float] = {}
+    stored: dict[int, int] = {}
     for block in store.catalog.block_rows():
         raw = alive_raw.get((block.pack, block.block), 0)
         share = block.stored_length * raw / block.raw_length
         alive_stored[block.pack] = alive_stored.get(block.pack, 0) + share
+        stored[block.pack] = stored.get(block.pack, 0) + block.stored_length
     usage = _Usage([], {})
     for pack in store.catalog.pack_rows():
         if pack.retired is not None or (pack.lease is not None and pack.lease not in dying):
@@ -170,15 +183,9 @@ def _usage(store: Store, marks: Marks, dead_fraction: float) -> _Usage:
         alive = alive_stored.get(pack.pack, 0)
         if not alive:
             usage.dead.append(pack)
-        elif _is_sparse(store, pack, alive, dead_fraction):
+        elif 1 - alive / stored[pack.pack] >= dead_fraction:
             usage.sparse[pack.pack_id] = _alive_items(store, pack, marks)
     return usage
-
-
-def _is_sparse(store: Store, pack: PackRow, alive: float, dead_fraction: float) -> bool:
-    row = store.catalog.one("SELECT sum(stored) FROM blocks WHERE pack = ?", (pack.pack,))
-    total = int(str(row[0])) if row else 0
-    return total > 0 and 1 - alive / total >= dead_fraction
 
 
 def _alive_items(store: Store, pack: PackRow, marks: Marks) -> set[bytes]:
@@ -207,13 +214,8 @@ def execute(plan: GcPlan) -> GcReport:
     store = plan.store
     require_writable(store.config)
     _refuse_dangling(plan.marks)
-    try:
-        with storage_errors("lock the store for gc"), FileLock(store.paths.gc_lock, wait=False):
-            return _Execution(plan).run()
-    except LockBusyError as err:
-        raise GcRunningError(
-            "another gc, check or rebuild is at work in this store", hint="run it again later"
-        ) from err
+    with alone(store.paths):
+        return _Execution(plan).run()
 
 
 def _refuse_dangling(marks: Marks) -> None:
@@ -258,7 +260,11 @@ class _Execution:
             self._staged += 1
             return self._store.paths.temporary(lease.lease_id, f"{self._staged}.pack")
 
-        rewritten = rewrite_packs(self._store.reader, self._plan.sparse_packs, staging)
+        # Another collection may have been quicker than this plan; none is now.
+        rows = self._store.catalog.pack_rows()
+        in_use = {row.pack_id for row in rows if row.retired is None}
+        sparse = {i: alive for i, alive in self._plan.sparse_packs.items() if i in in_use}
+        rewritten = rewrite_packs(self._store.reader, sparse, staging)
         try:
             with self._store.catalog.write() as connection:
                 return self._commit(connection, rewritten)

@@ -13,9 +13,9 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.linux.files import fsync_directory
-from layerstore.linux.locks import exclusive
 from layerstore.store.commit import publish_pack
 from layerstore.store.config import require_writable
+from layerstore.store.exclusion import alone
 from layerstore.store.failures import CorruptPackError, storage_errors
 from layerstore.store.findings import Problem
 from layerstore.store.leases import Lease
@@ -69,14 +69,15 @@ def plan_repair(store: Store, report: CheckReport) -> RepairPlan:
 
 
 def execute_repair(plan: RepairPlan) -> RepairReport:
-    """Carry out a repair; waits for a running gc or check.
+    """Carry out a repair.
 
     Raises:
+        GcRunningError: A gc, check or rebuild is at work.
         StoreFullError: No space for what can be saved; nothing was changed.
     """
     store = plan.store
     require_writable(store.config)
-    with storage_errors("repair the store"), exclusive(store.paths.gc_lock):
+    with storage_errors("repair the store"), alone(store.paths):
         lease = Lease(store.catalog, "repair")
         try:
             report = RepairReport(0, 0, 0)

@@ -66,6 +66,10 @@ class Store:
         config = load_config(paths)
         return cls(paths, config, Catalog(paths))
 
+    def with_catalog(self, catalog: Catalog) -> Store:
+        """Return this store seen through another catalog, a pinned one say."""
+        return Store(self.paths, self.config, catalog)
+
     def close(self) -> None:
         """Let go of files; harmless when repeated."""
         self.reader.close()
