@@ -47,6 +47,12 @@ def is_overlay_of(target: str, upper: str) -> bool:
     return f"upperdir={upper}/" in options[-1] or "upperdir=/proc/self/fd/" in options[-1]
 
 
+def is_fuse_mount(target: str) -> bool:
+    """Whether the topmost mount at ``target`` was made by a FUSE server of ours."""
+    options = [options for point, options in _mount_table() if point == target]
+    return bool(options) and " fuse.layerstore " in options[-1]
+
+
 def _mount_table() -> Iterator[tuple[str, str]]:
     """Yield mount points and what follows them in mountinfo, in the order of mounting."""
     with open("/proc/self/mountinfo", "rb") as file:

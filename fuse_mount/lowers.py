@@ -15,8 +15,8 @@ Starting and stopping happen under a file lock per chain, so that two mounts of 
 image never start two servers. A server that died (its lock is free) is never
 joined again: the next user starts a fresh instance, and the views of the dead one
 answer ENOTCONN until they are unmounted. The server removes its files when the last
-mount of its tree is gone, wherever that was; :func:`clean_dead` removes those of servers
-that were killed.
+mount of its tree is gone, wherever that was; :func:`clean_unused` removes those of servers
+that were killed, and stops those whose users were.
 
 On the fast path: imports nothing that bare Python lacks but ctypes, json and fcntl.
 """
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 LOCK_BUCKETS_HEX = 2
 """Chains and targets share 256 lock files each, so that lock files need never be removed."""
+
+PROCESS_USER = "process-"
+"""Users called ``process-PID-...`` need an instance as long as that process lives; all other
+users are ids of views, and need it as long as the view's record exists."""
 
 READY_FD = 3
 LIFE_FD = 4
@@ -102,8 +106,8 @@ def acquire(store_root: str, layers: Sequence[DiffId], user: str) -> Lower:
     with _chain_lock(store_root, chain):
         lower = _running(store_root, chain)
         if lower is None:
-            lower = _start(store_root, chain, layers)
-        os.close(open_private(f"{lower.directory}/users/{user}", os.O_WRONLY | os.O_CREAT))
+            return _start(store_root, chain, layers, user)
+        _add_user(lower.directory, user)
         return lower
 
 
@@ -128,32 +132,51 @@ def release_everywhere(store_root: str, layers: Sequence[DiffId], user: str) -> 
             release(store_root, f"{base}/{instance}", user)
 
 
-def start_at(store_root: str, layers: Sequence[DiffId], target: str) -> Lower:
+def start_at(store_root: str, layers: Sequence[DiffId], user: str, target: str) -> Lower:
     """Start a server of its own for one target; for callers who may not bind mounts.
+
+    Release it like an acquired one, after unmounting the target.
 
     Raises:
         UnsupportedError: FUSE is missing here.
         MountError: The server could not start.
     """
-    return _start(store_root, chain_name(layers), layers, target=target)
+    return _start(store_root, chain_name(layers), layers, user, target=target)
 
 
-def clean_dead(store_root: str) -> list[str]:
-    """Unmount and remove what killed servers left; return the instances' directories.
+def clean_unused(store_root: str) -> list[str]:
+    """Stop and remove instances that are dead or needed by nobody alive; return their directories.
 
-    Users are not asked: whatever still shows such an instance answers ENOTCONN.
+    A killed server's users are not asked: what still shows its tree answers ENOTCONN.
     """
     cleaned = []
     for chain in _names(lowers_directory(store_root)):
+        base = f"{lowers_directory(store_root)}/{chain}"
         with _chain_lock(store_root, chain):
-            for instance in _names(f"{lowers_directory(store_root)}/{chain}"):
-                directory = f"{lowers_directory(store_root)}/{chain}/{instance}"
-                if instance != "current" and not is_alive(directory):
-                    _stop(directory)
-                    cleaned.append(directory)
+            for instance in _names(base):
+                directory = f"{base}/{instance}"
+                if instance == "current" or _is_needed(store_root, directory):
+                    continue
+                _stop(directory)
+                cleaned.append(directory)
             with contextlib.suppress(OSError):
-                os.rmdir(f"{lowers_directory(store_root)}/{chain}")
+                os.rmdir(base)
     return cleaned
+
+
+def _is_needed(store_root: str, directory: str) -> bool:
+    """Whether an instance's server lives and has users; forgets users that are gone."""
+    if not is_alive(directory):
+        return False
+    for user in _names(f"{directory}/users"):
+        if user.startswith(PROCESS_USER):
+            exists = os.path.exists(f"/proc/{user.split('-')[1]}")
+        else:  # a view, whose record is older than its membership here
+            exists = os.path.exists(f"{store_root}/views/{user}.json")
+        if not exists:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{directory}/users/{user}")
+    return _has_users(directory)
 
 
 @contextlib.contextmanager
@@ -193,8 +216,12 @@ def _has_users(directory: str) -> bool:
         return False
 
 
+def _add_user(directory: str, user: str) -> None:
+    os.close(open_private(f"{directory}/users/{user}", os.O_WRONLY | os.O_CREAT))
+
+
 def _start(
-    store_root: str, chain: str, layers: Sequence[DiffId], *, target: str | None = None
+    store_root: str, chain: str, layers: Sequence[DiffId], user: str, *, target: str | None = None
 ) -> Lower:
     instance = os.urandom(6).hex()
     base = f"{lowers_directory(store_root)}/{chain}"
@@ -208,6 +235,8 @@ def _start(
         f"{lower.directory}/users",
     ):
         make_private_dir(path, durable=False)
+    # Before the server starts: should we be killed, whoever cleans up finds whom it was for.
+    _add_user(lower.directory, user)
     record = f"{store_root}/views/lower-{instance}.json"
     write_private_json(record, {"kind": "lower", "image_id": None, "layers": list(layers)})
     spec: dict[str, object] = {
@@ -222,6 +251,7 @@ def _start(
         start_server(lower.directory, spec)
     except BaseException:
         _stop(lower.directory)
+        remove_instance(lower.directory)  # the server may not have exited yet, but it has failed
         raise
     if target is None:
         with contextlib.suppress(FileNotFoundError):

@@ -25,7 +25,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import lowers
-from fuse_mount.holders import describe_holders, is_overlay_of
+from fuse_mount.holders import describe_holders, is_fuse_mount, is_overlay_of
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import ConflictError, InputError, MountError, NotFoundError, UnsupportedError
 from layerstore.linux import mounts as syscalls
@@ -117,8 +117,7 @@ def mount(
         if rw and not privileged:
             raise UnsupportedError(
                 "a writable view needs an overlay mount, which takes privileges",
-                hint="run it as root, or in a namespace of your own: "
-                "unshare --user --map-root-user --mount",
+                hint="run it as root, or inside a namespace of your own: layerstore unshare",
             )
         record = MountRecord(
             view_id=view_id,
@@ -203,7 +202,7 @@ def clean_stale(store_root: str) -> list[MountRecord]:
             if record is not None and _state(record)[0] == STALE:
                 _undo(store_root, record, lazy=True)
                 cleaned.append(record)
-    lowers.clean_dead(store_root)
+    lowers.clean_unused(store_root)
     return cleaned
 
 
@@ -249,7 +248,7 @@ def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
 def _make(store_root: str, record: MountRecord) -> MountRecord:
     """Join or start the FUSE mount, mount the view on it, and complete the record."""
     if record.kind == "fuse":
-        lower = lowers.start_at(store_root, record.layers, record.target)
+        lower = lowers.start_at(store_root, record.layers, record.view_id, record.target)
     else:
         lower = lowers.acquire(store_root, record.layers, record.view_id)
     record = record._replace(lower=lower.directory)
@@ -360,6 +359,8 @@ def _is_on(record: MountRecord, identity: syscalls.MountIdentity) -> bool:
         with contextlib.suppress(OSError):
             return syscalls.identify(f"{record.lower}/root").device == identity.device
         return False
+    if record.kind == "fuse":
+        return is_fuse_mount(record.target)
     return record.upper is not None and is_overlay_of(record.target, record.upper)
 
 

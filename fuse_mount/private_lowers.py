@@ -143,7 +143,7 @@ class SharedLowers:
             UnsupportedError: FUSE is missing here.
             MountError: The server could not start.
         """
-        user = f"process-{os.getpid()}-{os.urandom(4).hex()}"
+        user = f"{lowers.PROCESS_USER}{os.getpid()}-{os.urandom(4).hex()}"
         lower = lowers.acquire(self._store_root, layers, user)
         try:
             yield Path(lower.root)

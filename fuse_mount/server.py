@@ -91,16 +91,21 @@ class _Report:
     def failed(self, message: str, hint: str | None, *, unsupported: bool = False) -> None:
         self._send({"error": message, "hint": hint, "unsupported": unsupported})
 
-    def ready(self) -> None:
-        self._send({"pid": os.getpid()})
+    def ready(self) -> bool:
+        """Say that the mount works; False if nobody is left who wants to know."""
+        return self._send({"pid": os.getpid()})
 
-    def _send(self, value: dict[str, object]) -> None:
+    def _send(self, value: dict[str, object]) -> bool:
         if not self._open:
-            return
+            return True
         self._open = False
-        with contextlib.suppress(OSError):  # the starter is gone; the mount is not for it alone
+        try:
             os.write(READY_FD, json.dumps(value).encode())
-        os.close(READY_FD)
+        except OSError:
+            return False
+        finally:
+            os.close(READY_FD)
+        return True
 
 
 def _serve(spec: dict[str, object], report: _Report) -> None:
@@ -185,7 +190,10 @@ def _tree(store: Store, spec: dict[str, object], report: _Report, mountpoint: by
     def ready() -> None:
         import threading
 
-        report.ready()
+        # Nobody can have joined this instance before its starter heard of it.
+        if not report.ready():
+            threading.Thread(target=_take_mount_away, args=(mountpoint,), daemon=True).start()
+            return
         threading.Thread(target=_read_ahead, args=(mountpoint,), daemon=True).start()
 
     grow = spec.get("grow")
@@ -257,6 +265,11 @@ def _die_with_owner(mountpoint: bytes) -> None:
                 break
         except OSError:
             break
+    _take_mount_away(mountpoint)
+
+
+def _take_mount_away(mountpoint: bytes) -> None:
+    """Detach our own mount and end at once; closing /dev/fuse fails what still waits."""
     from layerstore.linux import mounts
 
     with contextlib.suppress(LayerstoreError):

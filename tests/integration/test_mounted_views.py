@@ -395,12 +395,43 @@ class TestAfterACrash:
         host.wait_for_no_server()
 
 
+def test_instances_without_living_users_are_stopped(host: Host) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    lower = lowers.acquire(host.store, host.image.layers, f"process-{gone.pid}-x")
+    lowers.acquire(host.store, host.image.layers, "0123456789ab")
+    kept = lowers.acquire(host.store, host.image.layers, f"process-{os.getpid()}-x")
+    assert lower == kept
+    assert lowers.clean_unused(host.store) == []
+    assert os.listdir(f"{kept.directory}/users") == [f"process-{os.getpid()}-x"]
+    lowers.release(host.store, kept.directory, f"process-{os.getpid()}-x")
+    host.wait_for_no_server()
+
+
+def test_a_starter_killed_while_it_waits_leaves_nothing(host: Host) -> None:
+    code = (
+        "import os, sys; from fuse_mount import lowers\n"
+        "lowers._read_report = os.abort\n"
+        "real = os.read\n"
+        "def read(fd, size): os.kill(os.getpid(), 9)\n"
+        "os.read = read\n"
+        "lowers.acquire(sys.argv[1], sys.argv[2:], '0123456789ab')"
+    )
+    command = [sys.executable, "-c", code, host.store, *host.image.layers]
+    done = subprocess.run(command, check=False)
+    assert done.returncode == -signal.SIGKILL
+    time.sleep(0.1)
+    host.wait_for_no_server()
+    mounts.clean_stale(host.store)
+    assert host.leftovers() == []
+
+
 def test_a_writable_view_takes_privileges(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(UnsupportedError, match="takes privileges") as caught:
         mounts.mount(host.store, host.image, str(host.target()), rw=True)
     assert caught.value.hint is not None
-    assert "unshare" in caught.value.hint
+    assert "layerstore unshare" in caught.value.hint
 
 
 def test_layers_of_a_mounted_image_are_roots_for_the_collector(host: Host) -> None:

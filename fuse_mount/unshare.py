@@ -1,0 +1,139 @@
+"""A user and mount namespace in which a user without privileges may mount writable views.
+
+Inside, the user is root and a range of subordinate ids (subuid(5)) stands for everyone
+else, so that files of an image keep their owners. The range is mapped by the
+set-user-id helpers newuidmap and newgidmap; without them the user alone is mapped, and
+other owners show as nobody. Mounts made inside end with the last process inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+from typing import NamedTuple, NoReturn
+
+from layerstore.errors import InputError, UnsupportedError
+from layerstore.linux import mounts
+from layerstore.linux.namespaces import (
+    CLONE_NEWNS,
+    CLONE_NEWUSER,
+    become_root_in_namespace,
+    unshare,
+)
+
+
+class IdRange(NamedTuple):
+    """Subordinate ids that a user may map."""
+
+    first: int
+    length: int
+
+
+def subordinate_range(path: str, user: str, uid: int) -> IdRange | None:
+    """Return a user's first range in /etc/subuid or /etc/subgid, or None."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                owner, _, numbers = line.strip().partition(":")
+                first, _, count = numbers.partition(":")
+                if owner in (user, str(uid)) and first.isdigit() and count.isdigit():
+                    return IdRange(int(first), int(count))
+    except OSError:
+        pass
+    return None
+
+
+def enter() -> bool:
+    """Move this process into the namespaces; call it before threads start.
+
+    Returns:
+        Whether a whole range of ids is mapped, so that owners of files are kept.
+
+    Raises:
+        UnsupportedError: User namespaces are not permitted here; the hint says why.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    user = _user_name(uid)
+    uids = subordinate_range("/etc/subuid", user, uid)
+    gids = subordinate_range("/etc/subgid", user, uid)
+    if uids is None or gids is None or not (_has("newuidmap") and _has("newgidmap")):
+        become_root_in_namespace()
+        whole = False
+    else:
+        _enter_mapped(uid, gid, uids, gids)
+        whole = True
+    mounts.set_propagation("/", mounts.MS_SLAVE)
+    return whole
+
+
+def run(command: list[str]) -> NoReturn:
+    """Enter the namespaces and become ``command``.
+
+    Raises:
+        UnsupportedError: User namespaces are not permitted here.
+        InputError: There is no such command.
+    """
+    enter()
+    try:
+        os.execvp(command[0], command)  # noqa: S606 -- becoming the command is the purpose
+    except OSError as err:
+        raise InputError(f"could not run {command[0]}: {err.strerror}") from err
+
+
+def _enter_mapped(uid: int, gid: int, uids: IdRange, gids: IdRange) -> None:
+    """Unshare while a helper outside waits to write the maps, which only it may do."""
+    ask, asked = os.pipe()
+    reply, replied = os.pipe()
+    target = os.getpid()
+    helper = os.fork()
+    if helper == 0:
+        os.close(asked)
+        status = 1
+        try:
+            if os.read(ask, 1) == b"x":
+                status = _write_maps(target, (uid, uids), (gid, gids))
+        finally:
+            with contextlib.suppress(OSError):
+                os.write(replied, bytes([status]))
+            os._exit(0)
+    os.close(ask)
+    os.close(replied)
+    try:
+        unshare(CLONE_NEWUSER | CLONE_NEWNS)
+        os.write(asked, b"x")
+        answer = os.read(reply, 1)
+    finally:
+        os.close(asked)
+        os.close(reply)
+        os.waitpid(helper, 0)
+    if answer != b"\0":
+        raise UnsupportedError(
+            "newuidmap refused to map the subordinate ids",
+            hint=f"check /etc/subuid and /etc/subgid for {_user_name(uid)}",
+        )
+    os.setgid(0)
+    os.setuid(0)
+
+
+def _write_maps(pid: int, user: tuple[int, IdRange], group: tuple[int, IdRange]) -> int:
+    for program, (own, rest) in (("newuidmap", user), ("newgidmap", group)):
+        words = [program, str(pid), "0", str(own), "1", "1", str(rest.first), str(rest.length)]
+        child = os.posix_spawnp(program, words, os.environ)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            return 1
+    return 0
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _has(program: str) -> bool:
+    return any(
+        os.access(f"{directory}/{program}", os.X_OK)
+        for directory in os.environ.get("PATH", os.defpath).split(os.pathsep)
+    )

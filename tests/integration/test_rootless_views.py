@@ -1,0 +1,186 @@
+"""Views for users without privileges: FUSE through fusermount, overlays in user namespaces.
+
+Run by root, each test starts a script as nobody, in a mount namespace where /dev/fuse
+is open to everyone, as udev makes it on ordinary hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import layerstore
+from fuse_mount import unshare
+from layerstore.linux import mounts as syscalls
+from layerstore.linux import namespaces, probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOBODY = 65534
+
+as_root = [
+    pytest.mark.fuse,
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root"),
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse"),
+    pytest.mark.skipif(not probe.fusermount().works, reason="fusermount is not installed"),
+]
+
+IMPORTS = os.pathsep.join(
+    [
+        str(Path(layerstore.__file__).parents[1]),
+        *(path for path in sys.path if path.endswith("-packages")),
+    ]
+)
+
+PRELUDE = """
+import os, sys
+from pathlib import Path
+from fuse_mount import mounts, unshare
+from layerstore.errors import UnsupportedError
+from tests.support.trees import compare_trees
+from tests.support.views import image_of, is_mounted
+
+place = Path(sys.argv[1])
+store = str(place / "store")
+target = place / "view"
+
+def show(*, rw):
+    tree = place / "tree"
+    (tree / "d").mkdir(parents=True)
+    (tree / "d/file").write_text("content")
+    os.link(tree / "d/file", tree / "d/link")
+    (tree / "s").symlink_to("d/file")
+    image = image_of(place / "store", tree)
+    target.mkdir()
+    mounts.mount(store, image, str(target), rw=rw)
+    assert compare_trees(tree, target) == []
+    (item,) = mounts.mounts(store)
+    assert item.state == mounts.MOUNTED
+
+def take_away():
+    mounts.unmount(store, str(target))
+    assert not is_mounted(target)
+    assert mounts.mounts(store) == []
+
+def refused(*, rw):
+    try:
+        show(rw=rw)
+    except UnsupportedError as err:
+        return f"{err.message}: {err.hint}"
+    raise AssertionError("nothing was refused")
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory of nobody's that it can reach."""
+    with tempfile.TemporaryDirectory(prefix="layerstore-test-", dir="/tmp") as name:
+        os.chown(name, NOBODY, NOBODY)
+        yield Path(name)
+
+
+def run_as_nobody(place: Path, script: str, *, device_mode: int = 0o666) -> tuple[int, str]:
+    """Run a script as nobody; return its exit code and what it wrote."""
+    device, log = str(place / "fuse-device"), str(place / "log")
+    words = ["-P", "-c", PRELUDE + script, str(place)]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            namespaces.enter_private_mount_namespace()
+            os.mknod(device, stat.S_IFCHR, os.makedev(10, 229))
+            os.chmod(device, device_mode)
+            syscalls.bind(device, "/dev/fuse")
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o644), 2)
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.chdir("/")
+            environment = {"PYTHONPATH": IMPORTS, "PATH": os.environ["PATH"], "HOME": "/"}
+            # The interpreter of the tests may lie in somebody's home.
+            for path in (sys.executable, f"/usr/bin/python3.{sys.version_info[1]}"):
+                try:
+                    os.execve(path, [path, *words], environment)
+                except OSError:
+                    continue
+        finally:
+            os._exit(77)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status == 77:
+        pytest.skip("no interpreter of this version that an unprivileged user may run")
+    return status, Path(log).read_text()
+
+
+class TestUnprivileged:
+    pytestmark = as_root
+
+    def test_a_read_only_view_through_fusermount(self, place: Path) -> None:
+        assert run_as_nobody(place, "show(rw=False); take_away()") == (0, "")
+
+    def test_a_writable_view_says_how_to_get_it(self, place: Path) -> None:
+        status, told = run_as_nobody(place, "sys.exit(refused(rw=True))")
+        assert status == 1
+        assert "takes privileges" in told
+        assert "layerstore unshare" in told
+
+    @pytest.mark.parametrize("rw", [False, True])
+    def test_views_inside_a_user_namespace(self, place: Path, rw: bool) -> None:
+        if not probe.user_namespaces().works:
+            pytest.skip("user namespaces are not permitted")
+        script = f"unshare.enter(); assert os.geteuid() == 0; show(rw={rw})\n"
+        if rw:
+            script += (
+                "(target / 'd/file').unlink(); (target / 'new').write_text('x')\n"
+                "assert os.listdir(target / 'd') == ['link']\n"
+            )
+        assert run_as_nobody(place, script + "take_away()") == (0, "")
+
+    def test_a_closed_device_is_told(self, place: Path) -> None:
+        status, told = run_as_nobody(place, "sys.exit(refused(rw=False))", device_mode=0o600)
+        assert status == 1
+        assert "may not open /dev/fuse" in told
+        assert "chmod 666" in told
+
+
+def test_ranges_of_subordinate_ids(tmp_path: Path) -> None:
+    path = tmp_path / "subuid"
+    path.write_text("# ranges\nalice:100000:65536\n1001:200000:1000\nbob:x:y\n")
+    assert unshare.subordinate_range(str(path), "alice", 1000) == (100000, 65536)
+    assert unshare.subordinate_range(str(path), "carol", 1001) == (200000, 1000)
+    assert unshare.subordinate_range(str(path), "bob", 1002) is None
+    assert unshare.subordinate_range(str(tmp_path / "none"), "alice", 1000) is None
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="setting up ranges of ids needs root")
+def test_a_whole_range_of_ids_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not unshare._has("newuidmap"):
+        pytest.skip("newuidmap is not installed (uidmap)")
+    ranges = unshare.IdRange(100_000, 65_536)
+    monkeypatch.setattr(unshare, "subordinate_range", lambda *_: ranges)
+    # newuidmap checks /etc/subuid itself, which is root's to write: give it one of ours.
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            namespaces.enter_private_mount_namespace()
+            with tempfile.NamedTemporaryFile("w", suffix="subid") as file:
+                file.write("root:100000:65536\n")
+                file.flush()
+                for name in ("/etc/subuid", "/etc/subgid"):
+                    syscalls.bind(file.name, name)
+                assert unshare.enter()
+                with open("/proc/self/uid_map") as maps:
+                    rows = [tuple(map(int, line.split())) for line in maps]
+                assert rows == [(0, 0, 1), (1, 100_000, 65_536)]
+                status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
