@@ -203,7 +203,16 @@ def clean_stale(store_root: str) -> list[MountRecord]:
                 _undo(store_root, record, lazy=True)
                 cleaned.append(record)
     lowers.clean_unused(store_root)
+    _remove_torn_records(store_root)
     return cleaned
+
+
+def _remove_torn_records(store_root: str) -> None:
+    """Remove records that a killed writer had not given their name yet."""
+    for name in os.listdir(f"{store_root}/views"):
+        if name.endswith(".tmp") and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{store_root}/views/{name}")
 
 
 def view_id_of(target: str) -> str:

@@ -1,0 +1,126 @@
+"""Mounting and unmounting killed at any moment: what is left can be listed and cleaned."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fuse_mount import lowers, mounts
+from tests.support.views import image_of, is_mounted, undo_all_mounts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting on the host needs root"),
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse"),
+]
+
+# Each audit event (file opened, renamed, removed, process started, ...) counts down to the end.
+SCRIPT = """
+import os, sys
+from fuse_mount import mounts
+from layerstore.linux import mounts as syscalls
+from layerstore.store.store import Store
+
+root, target, verb, left = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+with Store.open(root) as store:
+    image = store.images()[0]
+
+def step(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), 9)
+
+def counted(call):
+    def wrapper(*args, **kwargs):
+        step()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            step()
+    return wrapper
+
+for name in ("mkdir", "rename", "unlink", "rmdir", "symlink", "posix_spawn", "open", "close"):
+    setattr(os, name, counted(getattr(os, name)))
+for name in ("mount", "unmount", "mount_overlay", "identify"):
+    setattr(syscalls, name, counted(getattr(syscalls, name)))
+if verb == "mount":
+    mounts.mount(root, image, target, rw=True)
+else:
+    mounts.unmount(root, target)
+print(left)
+"""
+
+POINTS = 5
+
+
+class Rig:
+    def __init__(self, base: Path) -> None:
+        tree = base / "tree"
+        (tree / "d").mkdir(parents=True)
+        (tree / "d" / "f").write_text("content")
+        self.store = str(base / "store")
+        self.image = image_of(base / "store", tree)
+        self.target = base / "view"
+        self.target.mkdir()
+
+    def run(self, verb: str, left: int) -> tuple[int, str]:
+        command = [sys.executable, "-c", SCRIPT, self.store, str(self.target), verb, str(left)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    def steps_of(self, verb: str) -> int:
+        status, told = self.run(verb, 1_000_000)
+        assert status == 0
+        return 1_000_000 - int(told)
+
+    def assert_clean(self) -> None:
+        """After cleaning, nothing may be left: no mount, process, record or upper."""
+        for item in mounts.mounts(self.store):
+            mounts.unmount(self.store, item.record.view_id)
+        deadline = time.monotonic() + 10
+        while lowers.clean_unused(self.store) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        mounts.clean_stale(self.store)
+        assert not is_mounted(self.target)
+        left = [
+            f"{directory}/{name}"
+            for top in ("views", "uppers")
+            for directory, _, names in os.walk(f"{self.store}/{top}")
+            for name in names
+        ]
+        assert left == []
+        assert os.listdir(f"{self.store}/uppers") == []
+
+
+@pytest.mark.parametrize("verb", ["mount", "unmount"])
+def test_killed_anywhere(tmp_path: Path, verb: str) -> None:
+    rig = Rig(tmp_path)
+    try:
+        steps = {"mount": rig.steps_of("mount")}
+        steps["unmount"] = rig.steps_of("unmount")
+        seed = random.randrange(1 << 30)
+        points = sorted(random.Random(seed).sample(range(1, steps[verb]), POINTS))
+        for point in points:
+            if verb == "unmount":
+                mounts.mount(rig.store, rig.image, str(rig.target), rw=True)
+            status, _ = rig.run(verb, point)
+            assert status == -signal.SIGKILL, f"seed {seed}: not killed at {point}"
+            rig.assert_clean()
+            # And it works again, with the right content.
+            mounts.mount(rig.store, rig.image, str(rig.target))
+            assert (rig.target / "d" / "f").read_text() == "content"
+            mounts.unmount(rig.store, str(rig.target))
+    finally:
+        undo_all_mounts(tmp_path / "store")
