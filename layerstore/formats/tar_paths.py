@@ -13,6 +13,7 @@ from layerstore.formats.tree import (
     NAME_MAX_BYTES,
     PATH_MAX_BYTES,
     TARGET_MAX_BYTES,
+    WHITEOUT_PREFIX,
 )
 
 
@@ -53,14 +54,23 @@ def _normalise(name: bytes, *, is_directory: bool) -> bytes:
         raise UnsafeContentError("name with '..'")
     if not kept and not is_directory:
         raise UnsafeContentError("the root as something else than a directory")
-    path = b"/".join(kept)
-    if len(path) > PATH_MAX_BYTES:
-        raise exceeded("path", len(path), PATH_MAX_BYTES, "bytes in a path")
+    _check_lengths(kept)
+    return b"/".join(kept)
+
+
+def _check_lengths(kept: list[bytes]) -> None:
+    if kept and kept[-1].startswith(WHITEOUT_PREFIX):
+        # A marker is never a file: what it stands in or for may be as long as any path.
+        if len(kept[-1]) > NAME_MAX_BYTES + len(WHITEOUT_PREFIX):
+            raise FormatError("whiteout of a name longer than any name")
+        kept = kept[:-1]
+    length = sum(map(len, kept)) + max(len(kept) - 1, 0)
+    if length > PATH_MAX_BYTES:
+        raise exceeded("path", length, PATH_MAX_BYTES, "bytes in a path")
     if len(kept) > DEPTH_MAX:
         raise exceeded("depth", len(kept), DEPTH_MAX, "directories in a path")
-    if len(path) > NAME_MAX_BYTES and max(map(len, kept)) > NAME_MAX_BYTES:
+    if length > NAME_MAX_BYTES and max(map(len, kept)) > NAME_MAX_BYTES:
         raise FormatError(f"name with a component longer than {NAME_MAX_BYTES} bytes")
-    return path
 
 
 def link_path(name: bytes) -> bytes:
