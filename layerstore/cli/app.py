@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import build, image, measure, store, transfer
+from layerstore.cli import build, doctor, image, measure, store, transfer
 from layerstore.cli.common import Settings, fast_command
+from layerstore.cli.fast import HELP_WIDTH
 from layerstore.cli.store import print_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PROGRAM = "layerstore"
-HELP_WIDTH = 88
 
 
 def build_app() -> typer.Typer:
@@ -42,6 +42,7 @@ def build_app() -> typer.Typer:
         fast_command(app, name)
     measure.register(app)
     store.register(app)
+    doctor.register(app)
     return app
 
 

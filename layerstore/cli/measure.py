@@ -57,14 +57,15 @@ def savings(
     ] = None,
     *,
     copies: Annotated[
-        int | None, typer.Option(min=0, help="Containers of each image; 1 if not given.")
+        int | None,
+        typer.Option(metavar="N", min=0, help="Containers of each image; 1 if not given."),
     ] = None,
     mounted: Annotated[
         bool, typer.Option("--mounted", help="Count the mounted views as containers.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare what the same containers take as full copies, as plain layers, and here."""
+    """Compare full copies, plain layers and this store."""
     import msgspec
 
     from layerstore.measure.savings import take_savings

@@ -114,14 +114,18 @@ def bootstrap_base(
     ],
     *,
     names: _Names = None,
-    variant: Annotated[str, typer.Option(help="mmdebstrap's package set.")] = "minbase",
+    variant: Annotated[
+        str, typer.Option(metavar="NAME", help="mmdebstrap's package set.")
+    ] = "minbase",
     include: Annotated[
         str, typer.Option(metavar="PKG,PKG", help="Packages on top, separated by commas.")
     ] = "",
     mirror: Annotated[
         str, typer.Option(metavar="URL", help="Where from; by default as mmdebstrap decides.")
     ] = "",
-    components: Annotated[str, typer.Option(help="Components of the archive.")] = "main",
+    components: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Components of the archive.")
+    ] = "main",
     force: Annotated[
         bool, typer.Option("--force", "--pull", help="Make it again if the name is taken.")
     ] = False,

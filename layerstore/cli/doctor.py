@@ -1,0 +1,95 @@
+"""The doctor command: what this host can do for views and builds, and how to get the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from typing import Annotated
+
+import typer
+
+from layerstore.cli.common import Json, settings_of
+from layerstore.cli.output import write_json, write_line
+from layerstore.errors import LayerstoreError
+from layerstore.linux.probe import Finding, probe_all
+
+SQLITE_SOUND = (3, 51, 3)
+"""Before it a write and a checkpoint that meet can corrupt a WAL; the store then locks them apart.
+
+Source: SQLite release notes, 3.51.3, "WAL-reset bug".
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands."""
+    app.command("doctor")(examine)
+
+
+def examine(
+    context: typer.Context,
+    *,
+    as_json: Json = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 15 if anything is missing.")
+    ] = False,
+) -> None:
+    """Tell what works on this host, by trying."""
+    findings = [
+        *probe_all(),
+        _runtime(),
+        _bootstrapper(),
+        _sqlite(),
+        _store(settings_of(context).root),
+    ]
+    if as_json:
+        write_json([finding._asdict() for finding in findings])
+    else:
+        _print(findings)
+    if strict and not all(finding.works for finding in findings):
+        raise typer.Exit(15)
+
+
+def _print(findings: list[Finding]) -> None:
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        verdict = "ok" if finding.works else "missing"
+        write_line(f"{verdict:8} {finding.name:{width}}  {finding.reason}")
+        if finding.remedy:
+            write_line(f"{'':8} {'':{width}}  -> {finding.remedy}")
+
+
+def _runtime() -> Finding:
+    from layerstore.build.run.sandbox import find_runtime
+
+    try:
+        found = find_runtime()
+    except LayerstoreError as err:
+        return Finding("OCI runtime", False, err.message, err.hint or "")
+    return Finding("OCI runtime", True, found.path)
+
+
+def _bootstrapper() -> Finding:
+    path = shutil.which("mmdebstrap")
+    if path is None:
+        return Finding("mmdebstrap", False, "it is not installed", "apt-get install mmdebstrap")
+    return Finding("mmdebstrap", True, path)
+
+
+def _sqlite() -> Finding:
+    sound = sqlite3.sqlite_version_info >= SQLITE_SOUND
+    how = "" if sound else "; writes and checkpoints are locked apart"
+    return Finding("SQLite", True, sqlite3.sqlite_version + how)
+
+
+def _store(root: str) -> Finding:
+    from layerstore.store.store import Store
+
+    if not os.path.exists(root):
+        return Finding("store", True, f"none at {root} yet: the first import or build makes it")
+    try:
+        with Store.open(root) as store:
+            images = len(store.images())
+    except LayerstoreError as err:
+        return Finding("store", False, err.message, err.hint or "")
+    return Finding("store", True, f"{root}: {images} images")
