@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.run.mounts import MountSet, MountSources
 from layerstore.build.run.oci_spec import (
+    HOSTNAME,
     STANDARD_DIRECTORIES,
     ContainerProcess,
     ExtraMount,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _RESOLV_CONF = "/etc/resolv.conf"
 _HOSTS = "/etc/hosts"
+_LOCALHOST = b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
 _FILE_MAX_BYTES = 1 << 20
 _BIND_READONLY = ("bind", "ro", "nosuid", "nodev", "noexec")
 
@@ -168,23 +170,24 @@ class RunStep:
             directory = self._sandbox.scratch / "etc"
             directory.mkdir(mode=0o755, exist_ok=True)
             self._network_files = tuple(
-                _copied(directory, path, default)
-                for path, default in (
-                    (_RESOLV_CONF, b""),
-                    (_HOSTS, b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n"),
+                _copied(directory, path, default, extra)
+                for path, default, extra in (
+                    (_RESOLV_CONF, b"", b""),
+                    (_HOSTS, _LOCALHOST, f"\n127.0.0.1 {HOSTNAME}\n".encode()),
                 )
             )
         return self._network_files
 
 
-def _copied(directory: Path, path: str, default: bytes) -> ExtraMount:
+def _copied(directory: Path, path: str, default: bytes, extra: bytes) -> ExtraMount:
+    """Return the mount of a copy of a host's file, with a line of ours behind it."""
     try:
         with open(path, "rb") as file:
             content = file.read(_FILE_MAX_BYTES)
     except OSError:
         content = default
     copy = directory / os.path.basename(path)
-    copy.write_bytes(content)
+    copy.write_bytes(content + extra)
     copy.chmod(0o644)
     return ExtraMount(path, str(copy), _BIND_READONLY)
 
