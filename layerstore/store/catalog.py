@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from layerstore.store.paths import StorePaths
 
 BUSY_TIMEOUT_S = 60.0
+LOOKUP_MAX = 500
+"""Ids in one lookup: SQLite takes 999 parameters in its oldest form."""
 # A checkpoint copies the WAL into the database: often enough to keep it small,
 # seldom enough that most commits do not pay for it.
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
@@ -407,7 +409,14 @@ class Catalog:
 
     def missing(self, chunk_ids: Iterable[bytes]) -> set[bytes]:
         """Return those of ``chunk_ids`` that no committed pack holds."""
-        return {chunk_id for chunk_id in chunk_ids if not self.has_chunk(chunk_id)}
+        wanted = list(chunk_ids)
+        found: set[object] = set()
+        for start in range(0, len(wanted), LOOKUP_MAX):
+            some = wanted[start : start + LOOKUP_MAX]
+            marks = ",".join("?" * len(some))
+            rows = self.query(f"SELECT id FROM chunks WHERE id IN ({marks})", some)  # noqa: S608 -- question marks only
+            found.update(row[0] for row in rows)
+        return set(wanted) - found
 
     def scan_chunks(self) -> Iterator[ChunkRow]:
         """Yield the whole chunk index in order of id, as it is now, in little memory.

@@ -46,6 +46,12 @@ if TYPE_CHECKING:
 CHUNK_MAX = CUT_MAX_BYTES
 """Longest chunk in bytes; a block must hold it."""
 
+LOOKUP_CHUNKS = 256
+"""Chunks that are looked up in the catalog together: one statement each costs 10 us a chunk."""
+
+LOOKUP_BYTES = BLOCK_MAX_BYTES
+"""Bytes after which chunks are looked up even if they are few, so that little memory waits."""
+
 
 class SessionStats(NamedTuple):
     """What a session has put so far.
@@ -61,6 +67,15 @@ class SessionStats(NamedTuple):
     reused_bytes: int
     stored_bytes: int
     new_chunks: int
+
+
+class _Unsettled(NamedTuple):
+    """A chunk that was put and not looked up yet."""
+
+    kind: ItemKind
+    item: Item
+    data: bytes
+    alone: bool
 
 
 class _Group:
@@ -86,6 +101,8 @@ class WriteSession:
         self._pipeline = Pipeline(self._next_staging)
         self._groups = {ItemKind.DATA: _Group(), ItemKind.META: _Group()}
         self._known: set[bytes] = set()
+        self._unsettled: list[_Unsettled] = []
+        self._unsettled_bytes = 0
         self._new_bytes = self._reused_bytes = self._stored_bytes = self._new_chunks = 0
         self._closed = False
 
@@ -102,6 +119,7 @@ class WriteSession:
     @property
     def stats(self) -> SessionStats:
         """What was put so far."""
+        self._settle()
         return SessionStats(
             self._new_bytes, self._reused_bytes, self._stored_bytes, self._new_chunks
         )
@@ -182,14 +200,24 @@ class WriteSession:
         if chunk_id in self._known:
             self._reused_bytes += size
             return chunk_id
-        if self._catalog.has_chunk(chunk_id):
-            self._reused_bytes += size
-        else:
-            self._new_bytes += size
-            self._new_chunks += 1
-            self._add(kind, Item(chunk_id, size), bytes(data), alone=alone)
         self._known.add(chunk_id)
+        self._unsettled.append(_Unsettled(kind, Item(chunk_id, size), bytes(data), alone))
+        self._unsettled_bytes += size
+        if len(self._unsettled) >= LOOKUP_CHUNKS or self._unsettled_bytes >= LOOKUP_BYTES:
+            self._settle()
         return chunk_id
+
+    def _settle(self) -> None:
+        """Find out in one look which of the latest chunks are new, and add those in order."""
+        unsettled, self._unsettled, self._unsettled_bytes = self._unsettled, [], 0
+        missing = self._catalog.missing([put.item.item_id for put in unsettled])
+        for put in unsettled:
+            if put.item.item_id in missing:
+                self._new_bytes += put.item.length
+                self._new_chunks += 1
+                self._add(put.kind, put.item, put.data, alone=put.alone)
+            else:
+                self._reused_bytes += put.item.length
 
     def _add(self, kind: ItemKind, item: Item, data: bytes, *, alone: bool) -> None:
         if alone:
@@ -217,6 +245,7 @@ class WriteSession:
 
     def _finish_packs(self) -> None:
         """Make everything put so far durable and findable."""
+        self._settle()
         for kind in self._groups:
             self._close_group(kind)
         sealed = self._pipeline.flush()
@@ -247,6 +276,7 @@ class WriteSession:
             )
         item_id = layer_item_id(encoded)
         if not self._catalog.has_chunk(item_id):
+            self._settle()
             self._close_group(ItemKind.DATA)
             self._close_group(ItemKind.META)
             self._submit(BlockJob(ItemKind.LAYER, (Item(item_id, len(encoded)),), (encoded,)))

@@ -119,8 +119,14 @@ def put_image(
         "rootfs": {"type": "layers", "diff_ids": list(layers)},
         "history": [],
     }
-    manifest = json.dumps({"schemaVersion": 2, "for": [created, *layers]}).encode()
-    return session.publish_image(json.dumps(config).encode(), manifest, layers, names=names)
+    encoded = json.dumps(config).encode()
+    descriptor = {
+        "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": sha256_digest(encoded),
+        "size": len(encoded),
+    }
+    manifest = json.dumps({"schemaVersion": 2, "config": descriptor, "layers": []}).encode()
+    return session.publish_image(encoded, manifest, layers, names=names)
 
 
 def build(store: Store, name: str, *layers: dict[bytes, bytes], created: int = 0) -> ImageRecord:
