@@ -35,8 +35,8 @@ class LayerItem(NamedTuple):
     """One entry of a layer to be written.
 
     Attributes:
-        entry: What it is. A regular file has its ``size``, and either ``extents`` that
-            are in the store already or ``open``. A hard link's own attributes do not
+        entry: What it is. A regular file has its ``size``, and either ``extents`` of a
+            published layer or ``open``. A hard link's own attributes do not
             matter when its file is among the items.
         open: Opens fresh content of exactly ``entry.size`` bytes; called once, and seekable
             when there are holes.
