@@ -91,6 +91,7 @@ class BuildExecutor:
         self._changesets: dict[DiffId, Changeset] = {}
         self._context_layers: tuple[DiffId, ...] | None = None
         self._context_root: SourceNode | None = None
+        self._source: tuple[tuple[DiffId, ...], Node] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -245,7 +246,7 @@ class BuildExecutor:
             if self._context_root is None:
                 self._context_root = self._context.tree()
             return self._context_root
-        return TreeNode(self._load(inputs[index].layers))
+        return TreeNode(self._source_tree(inputs[index].layers))
 
     # -- RUN
 
@@ -358,6 +359,13 @@ class BuildExecutor:
                     self._changesets.clear()
                 self._changesets[diff_id] = load_changeset(self._store, diff_id)
         return stack([self._changesets[diff_id] for diff_id in layers])
+
+    def _source_tree(self, layers: tuple[DiffId, ...]) -> Node:
+        """Return a tree to copy from, which nobody changes; the last one is remembered."""
+        known = self._source
+        if known is None or known[0] != layers:
+            known = self._source = (layers, self._load(layers))
+        return known[1]
 
     def _target(self, layers: Sequence[DiffId]) -> TargetTree:
         return TargetTree(self._load(layers), now_ns=self._now_ns())
