@@ -26,7 +26,14 @@ from layerstore.digest import ChunkId, DiffId, Digest, ImageId, PackId
 from layerstore.errors import UnsupportedVersionError
 from layerstore.linux.files import make_private_dir, open_private
 from layerstore.linux.locks import FileLock
-from layerstore.store.failures import CatalogDamagedError, catalog_error, storage_errors
+from layerstore.store.failures import (
+    FULL_HINT,
+    NO_ROOM_FOR_SHM,
+    CatalogDamagedError,
+    StoreFullError,
+    catalog_error,
+    storage_errors,
+)
 from layerstore.store.schema import APPLICATION_ID, CATALOG_VERSION, INITIAL_META, SCHEMA
 
 if TYPE_CHECKING:
@@ -40,6 +47,8 @@ LOOKUP_MAX = 500
 # A checkpoint copies the WAL into the database: often enough to keep it small,
 # seldom enough that most commits do not pay for it.
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
+
+_PRAGMAS = ("synchronous=FULL", "mmap_size=0", "trusted_schema=OFF", "wal_autocheckpoint=0")
 
 # SQLite must not run destructors of another process's connection: they would drop
 # that process's POSIX locks. Connections found after a fork end here for ever.
@@ -110,14 +119,15 @@ def _uri(path: str, options: str) -> str:
     return f"file:{quoted}?{options}"
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, *, immutable: bool = False) -> sqlite3.Connection:
+    """Open a connection; ``immutable`` needs no shared memory file and sees no log."""
     options = "mode=rw"
-    if os.statvfs(path).f_flag & os.ST_RDONLY:
+    if immutable or os.statvfs(path).f_flag & os.ST_RDONLY:
         wal = path + "-wal"
         if os.path.exists(wal) and os.stat(wal).st_size:
             raise CatalogDamagedError(
-                "the catalog has changes in its log that cannot be read from a read-only "
-                "file system"
+                "the catalog has changes in its log that cannot be read from a full or "
+                "read-only file system"
             )
         options = "mode=ro&immutable=1"
     connection = sqlite3.connect(
@@ -127,8 +137,12 @@ def _connect(path: str) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
-    for pragma in ("synchronous=FULL", "mmap_size=0", "trusted_schema=OFF", "wal_autocheckpoint=0"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -165,6 +179,7 @@ class Catalog:
         self._identity = (0, 0)
         self._writing = False
         self._pinned = False
+        self._frozen: tuple[int, int] | None = None
         self._open()
 
     @classmethod
@@ -203,18 +218,16 @@ class Catalog:
             status = os.stat(self.paths.catalog)
         except FileNotFoundError as err:
             raise CatalogDamagedError(f"{self.paths.catalog} is missing") from err
-        connection: sqlite3.Connection | None = None
+        self._frozen = None
         try:
-            connection = _connect(self.paths.catalog)
-            _check_schema(connection)
+            connection = self._checked(immutable=False)
         except sqlite3.Error as err:
-            if connection is not None:
-                connection.close()
-            raise catalog_error(err) from err
-        except BaseException:
-            if connection is not None:
-                connection.close()
-            raise
+            if getattr(err, "sqlite_errorname", None) not in NO_ROOM_FOR_SHM:
+                raise catalog_error(err) from err
+            # The disk is full: no other process has the catalog open (the shared memory
+            # file would be there), so it can be read as it is until it changes.
+            self._frozen = (status.st_mtime_ns, status.st_size)
+            connection = self._checked(immutable=True)
         self._connection = connection
         self._pid = os.getpid()
         self._identity = (status.st_dev, status.st_ino)
@@ -225,6 +238,15 @@ class Catalog:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
+
+    def _checked(self, *, immutable: bool) -> sqlite3.Connection:
+        connection = _connect(self.paths.catalog, immutable=immutable)
+        try:
+            _check_schema(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _guard(self) -> threading.RLock:
         """Return this process's mutex, leaving the parent's things alone after a fork."""
@@ -238,6 +260,11 @@ class Catalog:
         return self._mutex
 
     def _live(self) -> sqlite3.Connection:
+        if self._frozen is not None:
+            status = os.stat(self.paths.catalog)
+            changed = self._frozen != (status.st_mtime_ns, status.st_size)
+            if changed or os.path.exists(self.paths.catalog + "-wal"):
+                self.close()
         if self._connection is None:
             self._open()
         assert self._connection is not None
@@ -287,6 +314,7 @@ class Catalog:
             if self._writing:
                 raise AssertionError("catalog write transactions do not nest")
             self.reopen_if_replaced()
+            self._thaw()
             connection = self._live()
             self._writing = True
             try:
@@ -302,6 +330,16 @@ class Catalog:
                 raise
             finally:
                 self._writing = False
+
+    def _thaw(self) -> None:
+        """Get a writable connection if the disk was full when this one was made."""
+        if self._frozen is not None:
+            self.close()
+            self._open()
+        if self._frozen is not None:
+            raise StoreFullError(
+                "could not write the catalog: no space left on device", hint=FULL_HINT
+            )
 
     def _catalog_lock(self) -> FileLock:
         with storage_errors("lock the catalog"):

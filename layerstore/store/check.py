@@ -212,7 +212,7 @@ class _Check:
             self._find(Problem.PACK_MISSING, path, name, "pack file is missing", items=items)
             return
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as err:
             self._find(Problem.PACK_DAMAGED, path, name, f"cannot be opened: {err}", items=items)
             return

@@ -92,6 +92,9 @@ class StoreExistsError(ConflictError):
     """The directory holds something that is not a store."""
 
 
+FULL_HINT = (
+    "the store is unharmed; free a few MB outside of it, then run 'layerstore gc' or try again"
+)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -102,7 +105,7 @@ def storage_error(err: OSError, doing: str) -> StorageError:
     if err.errno in _FULL:
         return StoreFullError(
             f"could not {doing}: {reason}",
-            hint="the store is unharmed; free space or run 'layerstore gc', then run it again",
+            hint=FULL_HINT,
         )
     if err.errno in _READ_ONLY:
         return ReadOnlyStoreError(
@@ -110,6 +113,10 @@ def storage_error(err: OSError, doing: str) -> StorageError:
             hint="run as the owner of the store, or choose another with --store",
         )
     return StorageError(f"could not {doing}: {reason}")
+
+
+NO_ROOM_FOR_SHM = frozenset({"SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN"})
+"""What SQLite says when it cannot make the 32 KiB file that its readers share."""
 
 
 @contextlib.contextmanager
@@ -126,10 +133,10 @@ def storage_errors(doing: str) -> Iterator[None]:
 def catalog_error(err: sqlite3.Error) -> StorageError | CatalogDamagedError:
     """Return the store's word for a failed catalog statement."""
     name = getattr(err, "sqlite_errorname", None) or ""
-    if name.startswith("SQLITE_FULL"):
+    if name == "SQLITE_FULL" or name in NO_ROOM_FOR_SHM:
         return StoreFullError(
             "could not write the catalog: no space left on device",
-            hint="the store is unharmed; free space or run 'layerstore gc', then run it again",
+            hint=FULL_HINT,
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
         return ReadOnlyStoreError(

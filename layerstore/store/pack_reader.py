@@ -7,7 +7,9 @@ catalog: finding a chunk is :mod:`layerstore.store.store`'s business.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from layerstore.errors import FormatError
 from layerstore.formats.pack import HEADER, TRAILER, decode_footer, decode_header, decode_trailer
 from layerstore.linux.files import ShortFileError, read_at
 from layerstore.store.codec import decompress_block
-from layerstore.store.failures import CorruptPackError, storage_errors
+from layerstore.store.failures import CorruptPackError, storage_error, storage_errors
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class _OpenPack:
     __slots__ = ("fd",)
 
     def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def __del__(self) -> None:
         fd = getattr(self, "fd", -1)
@@ -133,9 +135,11 @@ class PackReader:
         except FileNotFoundError:
             raise
         except OSError as err:
-            raise CorruptPackError(
-                f"pack cannot be opened: {err.strerror}", pack=pack_id.hex(), offset=0
-            ) from err
+            if err.errno != errno.ELOOP:
+                raise storage_error(err, "read a pack") from err
+            raise CorruptPackError("pack is a symlink", pack=pack_id.hex(), offset=0) from err
+        if not stat.S_ISREG(os.fstat(file.fd).st_mode):
+            raise CorruptPackError("pack is not a file", pack=pack_id.hex(), offset=0)
         with self._mutex:
             self._files[pack_id] = file
             while len(self._files) > OPEN_FILES_MAX:

@@ -14,6 +14,7 @@ lives (docs/decisions/0005).
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from blake3 import blake3
@@ -36,7 +37,7 @@ from layerstore.store.tags import image_facts, insert_image, manifest_config, ta
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import DiffId
     from layerstore.store.pack_writer import SealedPack
@@ -136,6 +137,7 @@ class WriteSession:
         """End the session; what was not published becomes garbage. Harmless when repeated."""
         if not self._closed:
             self._closed = True
+            self._unsettled.clear()
             try:
                 self._pipeline.close()
             finally:
@@ -210,14 +212,24 @@ class WriteSession:
     def _settle(self) -> None:
         """Find out in one look which of the latest chunks are new, and add those in order."""
         unsettled, self._unsettled, self._unsettled_bytes = self._unsettled, [], 0
-        missing = self._catalog.missing([put.item.item_id for put in unsettled])
-        for put in unsettled:
-            if put.item.item_id in missing:
-                self._new_bytes += put.item.length
-                self._new_chunks += 1
-                self._add(put.kind, put.item, put.data, alone=put.alone)
-            else:
-                self._reused_bytes += put.item.length
+        with self._sure_of_known():
+            missing = self._catalog.missing([put.item.item_id for put in unsettled])
+            for put in unsettled:
+                if put.item.item_id in missing:
+                    self._new_bytes += put.item.length
+                    self._new_chunks += 1
+                    self._add(put.kind, put.item, put.data, alone=put.alone)
+                else:
+                    self._reused_bytes += put.item.length
+
+    @contextlib.contextmanager
+    def _sure_of_known(self) -> Iterator[None]:
+        """Forget what is known when the block fails: publishing then looks everything up."""
+        try:
+            yield
+        except BaseException:
+            self._known.clear()
+            raise
 
     def _add(self, kind: ItemKind, item: Item, data: bytes, *, alone: bool) -> None:
         if alone:
@@ -246,11 +258,12 @@ class WriteSession:
     def _finish_packs(self) -> None:
         """Make everything put so far durable and findable."""
         self._settle()
-        for kind in self._groups:
-            self._close_group(kind)
-        sealed = self._pipeline.flush()
-        if sealed:
-            self._commit_packs(sealed)
+        with self._sure_of_known():
+            for kind in self._groups:
+                self._close_group(kind)
+            sealed = self._pipeline.flush()
+            if sealed:
+                self._commit_packs(sealed)
 
     def _commit_packs(self, sealed: list[SealedPack]) -> None:
         with self._catalog.write() as connection:

@@ -1,0 +1,152 @@
+"""A disk that is full or fails: a typed error, nothing lost, and it goes on afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerstore.errors import StorageError
+from layerstore.store.failures import ReadOnlyStoreError, StoreFullError
+from layerstore.store.gc import execute, plan_gc
+from layerstore.store.store import Store
+from tests.support.store import Files, add_image, assert_sound, noise, read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEEP = {b"keep": noise(1, 200_000)}
+BIG = {b"big/%d" % n: noise(50 + n, 300_000) for n in range(20)}
+CALLS = ("write", "fsync", "rename", "open", "mkdir")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 8 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    place = tmp_path / "disk"
+    place.mkdir()
+    if libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"size=8m,nr_inodes=400") != 0:
+        pytest.skip(f"cannot mount a tmpfs: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield place
+    finally:
+        libc.umount2(os.fsencode(place), 2)
+
+
+@pytest.mark.root
+def test_a_full_disk_is_said_and_survived(small_disk: Path) -> None:
+    root = small_disk / "store"
+    add_image(root, "keep", KEEP)
+    ballast = small_disk / "ballast"
+    for free in (0, 4096, 16_384, 65_536, 300_000, 1_000_000, 3_000_000):
+        fill(ballast, small_disk, free)
+        with pytest.raises(StoreFullError) as caught:
+            add_image(root, "big", BIG)
+        assert "gc" in (caught.value.hint or "")
+        with Store.open(root) as store:
+            assert read_image(store, "keep") == [KEEP]
+            assert "big:latest" not in store.tags()
+        assert [p for p in (root / "tmp").iterdir() if p.suffix == ".pack"] == []
+        ballast.unlink()
+        with Store.open(root) as store:
+            execute(plan_gc(store))
+        assert_sound(root, {"keep": [KEEP]})
+    add_image(root, "big", BIG)
+    assert_sound(root, {"keep": [KEEP], "big": [BIG]})
+
+
+@pytest.mark.root
+def test_gc_on_a_full_disk_frees_it(small_disk: Path) -> None:
+    root = small_disk / "store"
+    add_image(root, "keep", KEEP)
+    add_image(root, "big", BIG)
+    with Store.open(root) as store:
+        store.untag("big")
+    fill(small_disk / "ballast", small_disk, 400_000)
+    with Store.open(root) as store:
+        assert execute(plan_gc(store)).freed_bytes > 5_000_000
+    assert_sound(root, {"keep": [KEEP]})
+
+
+def fill(ballast: Path, disk: Path, free: int) -> None:
+    """Fill the disk until only ``free`` bytes are left."""
+    with open(ballast, "wb") as file:
+        left = os.statvfs(disk)
+        size = left.f_bavail * left.f_frsize - free
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, code: int, at: int) -> list[int]:
+    """Let the ``at``-th call of ``os.name`` fail; returns a list that counts the calls."""
+    real = getattr(os, name)
+    seen: list[int] = []
+
+    def call(*args: object, **kwargs: object) -> object:
+        seen.append(1)
+        if len(seen) == at:
+            raise OSError(code, os.strerror(code))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, name, call)
+    return seen
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("name", CALLS)
+def test_every_failing_call_is_a_storage_error_and_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    root = tmp_path / "store"
+    add_image(root, "keep", KEEP)
+    new: Files = {b"new": noise(2, 100_000)}
+    for at in range(1, 100):
+        with monkeypatch.context() as patch:
+            seen = failing(patch, name, code, at)
+            try:
+                add_image(root, f"new:{at}", {**new, b"at": b"%d" % at})
+            except StorageError as err:
+                assert isinstance(err, StoreFullError) == (code != errno.EIO)  # noqa: PT017
+                failed = True
+            else:
+                failed = len(seen) >= at
+        with Store.open(root) as store:
+            assert read_image(store, "keep") == [KEEP]
+            if not failed:
+                break
+    assert at > 1
+    with Store.open(root) as store:
+        execute(plan_gc(store))
+    assert list((root / "tmp").iterdir()) == []
+    assert_sound(root, {"keep": [KEEP], f"new:{at}": [{**new, b"at": b"%d" % at}]})
+
+
+@pytest.mark.root
+def test_a_read_only_store_reads_and_says_why_it_does_not_write(small_disk: Path) -> None:
+    root = small_disk / "store"
+    add_image(root, "keep", KEEP)
+    libc = ctypes.CDLL(None, use_errno=True)
+    ms_remount, ms_rdonly = 32, 1
+    assert libc.mount(None, os.fsencode(small_disk), None, ms_remount | ms_rdonly, None) == 0
+    try:
+        with Store.open(root) as store:
+            assert read_image(store, "keep") == [KEEP]
+            from layerstore.store.check import check
+
+            assert check(store, read_data=True).ok
+            assert plan_gc(store).freed_bytes == 0
+            with pytest.raises(ReadOnlyStoreError) as caught:
+                store.begin("test")
+            assert caught.value.hint
+            with pytest.raises(ReadOnlyStoreError):
+                store.untag("keep")
+    finally:
+        assert libc.mount(None, os.fsencode(small_disk), None, ms_remount, None) == 0
