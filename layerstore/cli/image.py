@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -137,29 +137,71 @@ def remove(
 
     failures: list[LayerstoreError] = []
     with settings_of(context).open_store() as store:
+        gone: set[str] = set()
         for reference in images:
             try:
-                _remove_one(store, reference, force=force, dry_run=dry_run)
+                removal = _plan_removal(store, reference, gone, force=force)
             except LayerstoreError as err:
                 failures.append(err)
+                continue
+            gone.update(removal.names)
+            if not dry_run:
+                _execute_removal(store, removal)
+            for name in removal.names:
+                write_line(f"Untagged: {name}")
+            if removal.is_last:
+                write_line(f"Deleted: {removal.image.image_id}")
+        if dry_run:
+            _tell_freed(store, gone)
     tell_all(failures)
 
 
-def _remove_one(store: Store, reference: str, *, force: bool, dry_run: bool) -> None:
+class _Removal(NamedTuple):
+    """Names to take from an image; with the last one the image goes."""
+
+    image: ImageRecord
+    names: list[str]
+    is_last: bool
+
+
+def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) -> _Removal:
+    """Return what removing ``reference`` means once the names in ``gone`` are gone."""
     image = resolve_image(store, reference)
-    names = [name for name, image_id in store.tags().items() if image_id == image.image_id]
+    names = [
+        name
+        for name, image_id in store.tags().items()
+        if image_id == image.image_id and name not in gone
+    ]
     doomed = _doomed_names(reference, image, names, force=force)
     is_last = len(doomed) == len(names)
     if is_last:
         _refuse_mounted(store, image)
-    for name in doomed:
-        if not dry_run:
-            store.untag(name)
-        write_line(f"Untagged: {name}")
-    if is_last:
-        if not dry_run:
-            store.remove_image(image.image_id)
-        write_line(f"Deleted: {image.image_id}")
+    return _Removal(image, doomed, is_last)
+
+
+def _execute_removal(store: Store, removal: _Removal) -> None:
+    if removal.is_last:
+        store.remove_image(removal.image.image_id)
+        return
+    for name in removal.names:
+        store.untag(name)
+
+
+def _tell_freed(store: Store, gone: set[str]) -> None:
+    """Print what the next gc could free if these names were gone."""
+    from layerstore.measure.attribution import attribute
+    from layerstore.measure.inventory import take_inventory
+    from layerstore.measure.ledger import ChunkReader, freed_by_removing
+    from layerstore.units import format_size
+
+    tags = store.tags()
+    nameless = {tags[name] for name in gone if name in tags} - {
+        image_id for name, image_id in tags.items() if name not in gone
+    }
+    inventory = take_inventory(store)
+    attribution = attribute(inventory, ChunkReader(store, inventory))
+    freed = freed_by_removing(inventory, attribution, nameless)
+    write_line(f"gc would then free {format_size(freed)} ({freed} bytes) more")
 
 
 def _doomed_names(
