@@ -131,17 +131,18 @@ def df_images_table(usage: DiskUsage) -> Table:
     """Return what each named image has in the store, for ``df --verbose``."""
     return Table(
         title="",
-        columns=columns(["IMAGE", "ID"], ["EXCLUSIVE", "SHARED"]),
+        columns=columns(["IMAGE", "ID"], ["EXCLUSIVE", "SHARED", "FREED BY RM"]),
         rows=tuple(
             (
                 ", ".join(image.names),
                 image.image_id.partition(":")[2][:12],
                 format_size(image.exclusive_size),
                 format_size(image.shared_size),
+                format_size(image.freed_size),
             )
             for image in usage.ledger.images
         ),
-        notes=("exclusive is what removing the image makes free; shared stays for others",),
+        notes=("freed by rm: exclusive bytes that no view and no cached step needs",),
     )
 
 

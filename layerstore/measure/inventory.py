@@ -50,6 +50,7 @@ class Inventory(NamedTuple):
         cache_layers: Layers that the build cache remembers.
         cache_count: Remembered build steps, those without a layer too.
         held_layers: Layers of mounted views and of running commands.
+        held_images: Images that views show or running commands hold, whatever their names.
         views: Mounted views, read-only and writable ones.
         packs: Packs by their hexadecimal id.
         files: Everything under the root, the root first.
@@ -63,6 +64,7 @@ class Inventory(NamedTuple):
     cache_layers: frozenset[DiffId]
     cache_count: int
     held_layers: frozenset[DiffId]
+    held_images: frozenset[str]
     views: tuple[View, ...]
     packs: dict[str, PackRow]
     blocks: list[BlockRow]
@@ -92,7 +94,7 @@ def take_inventory(store: Store) -> Inventory:
         blocks = catalog.block_rows()
         chunks = catalog.chunk_rows()
         views = _views(store)
-        held = _held_layers(store, views)
+        held_layers, held_images = _held(store, views)
     names: dict[ImageId, tuple[str, ...]] = {}
     for name, image_id in tags.items():
         names[image_id] = (*names.get(image_id, ()), name)
@@ -104,7 +106,8 @@ def take_inventory(store: Store) -> Inventory:
         layer_bytes=layer_bytes,
         cache_layers=frozenset(diff_id for diff_id in cache if diff_id is not None),
         cache_count=len(cache),
-        held_layers=held,
+        held_layers=held_layers,
+        held_images=held_images,
         views=views,
         packs=packs,
         blocks=blocks,
@@ -132,19 +135,21 @@ def _one_moment(catalog: Catalog) -> Iterator[None]:
         catalog.query("COMMIT")
 
 
-def _held_layers(store: Store, views: Iterable[View]) -> frozenset[DiffId]:
-    """Return the layers that views and living leases hold, whether a name holds them or not."""
+def _held(store: Store, views: Iterable[View]) -> tuple[frozenset[DiffId], frozenset[str]]:
+    """Return the layers and images that views and living leases hold; gc keeps the same."""
     catalog = store.catalog
     alive = {lease.lease_id for lease in live_leases(catalog)}
     rows = catalog.query("SELECT lease, kind, id FROM lease_holds")
-    held = {(kind, what) for lease, kind, what in rows if lease in alive}
-    layers = {DiffId(Digest(str(what))) for kind, what in held if kind == "layer"}
+    holds = [(kind, str(what)) for lease, kind, what in rows if lease in alive]
+    images = {what for kind, what in holds if kind == "image"}
+    images.update(view.image_id for view in views)
+    layers = {DiffId(Digest(what)) for kind, what in holds if kind == "layer"}
     for image in catalog.images():
-        if ("image", image.image_id) in held:
+        if image.image_id in images:
             layers.update(image.layers)
     for view in views:
         layers.update(DiffId(Digest(name)) for name in view.layers)
-    return frozenset(layers)
+    return frozenset(layers), frozenset(images)
 
 
 def _views(store: Store) -> tuple[View, ...]:

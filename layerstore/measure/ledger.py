@@ -104,14 +104,17 @@ class ImageShare(msgspec.Struct, frozen=True):
     """What one named image has in the store, metadata included.
 
     Attributes:
-        exclusive_size: Stored bytes that no other image, cache entry or view needs.
-        shared_size: Stored bytes that something else needs as well.
+        exclusive_size: Stored bytes that no other named image needs.
+        shared_size: Stored bytes that other named images need as well.
+        freed_size: What becomes unreferenced when the image loses its names: its exclusive
+            bytes without those that the build cache, a view or a command needs.
     """
 
     image_id: str
     names: tuple[str, ...]
     exclusive_size: int
     shared_size: int
+    freed_size: int
 
 
 class WritableLayer(msgspec.Struct, frozen=True):
@@ -285,15 +288,10 @@ def freed_by_removing(
     losing = {
         d
         for i in inventory.tagged()
-        if i.image_id in gone and not _holds(inventory, i)
+        if i.image_id in gone and i.image_id not in inventory.held_images
         for d in _blobs(i)
     }
     return freed + sum(blobs[digest] for digest in losing - staying)
-
-
-def _holds(inventory: Inventory, image: ImageRecord) -> bool:
-    """Return whether a view or a command holds an image, whatever its names."""
-    return bool(image.layers) and inventory.held_layers.issuperset(image.layers)
 
 
 def _blob_owners(inventory: Inventory) -> dict[str, Owner]:
@@ -301,7 +299,7 @@ def _blob_owners(inventory: Inventory) -> dict[str, Owner]:
     owners: dict[str, Owner] = {}
     for image in sorted(inventory.images, key=lambda image: image.image_id in inventory.names):
         named = image.image_id in inventory.names
-        held = _holds(inventory, image)
+        held = image.image_id in inventory.held_images
         owner = Owner.BLOBS if named else Owner.HELD if held else Owner.UNREFERENCED
         owners.update((_blob_path(digest), owner) for digest in _blobs(image))
     return owners
@@ -329,17 +327,23 @@ def _image_shares(
     blobs = blob_sizes(inventory)
     exclusive = {image.image_id: sum(blobs[digest] for digest in _blobs(image)) for image in images}
     shared = dict.fromkeys(exclusive, 0)
+    freed = {
+        i.image_id: 0 if i.image_id in inventory.held_images else exclusive[i.image_id]
+        for i in images
+    }
     for group in attribution.groups:
         owners = census.images(group)
-        alone = len(owners) == 1 and census.others(group) is None
+        alone = len(owners) == 1
         for image_id in owners:
             (exclusive if alone else shared)[image_id] += group.stored
+            freed[image_id] += group.stored if alone and census.others(group) is None else 0
     return tuple(
         ImageShare(
             image.image_id,
             inventory.names[image.image_id],
             exclusive[image.image_id],
             shared[image.image_id],
+            freed[image.image_id],
         )
         for image in images
     )

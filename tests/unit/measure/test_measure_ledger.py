@@ -73,7 +73,7 @@ def test_dropping_a_name_makes_exactly_the_foretold_bytes_unreferenced(store):
     inventory = take_inventory(store)
     attribution = attribute(inventory, ChunkReader(store, inventory))
     freed = freed_by_removing(inventory, attribution, [one.image_id])
-    assert freed == before.images[0].exclusive_size
+    assert freed == before.images[0].exclusive_size == before.images[0].freed_size
     both = freed_by_removing(inventory, attribution, [one.image_id, two.image_id])
     store.untag("one")
     after = ledger_of_all(store)
