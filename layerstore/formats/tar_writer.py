@@ -50,7 +50,7 @@ def padding(size: int) -> bytes:
 
 def member_header(entry: Entry) -> bytes:
     """Return all header blocks of an entry: everything before its content."""
-    if entry.kind is Kind.FILE and any(chunk is None for _, chunk in entry.extents):
+    if entry.extents and any(chunk is None for _, chunk in entry.extents):
         return _sparse_header(entry, regions_of(entry))
     name = entry.path + b"/" if entry.kind is Kind.DIR else entry.path
     return _blocks(entry, name if entry.path else b"./", entry.size, {})

@@ -199,13 +199,17 @@ class _Writer:
 
     def _fresh(self, entry: Entry, source: LayerItem) -> Entry:
         """Take a file whose content is read now; return its entry with extents."""
+        assert source.open is not None
+        if entry.size <= WHOLE_MAX_BYTES and not source.holes:
+            self._hasher.update(tar_writer.member_header(entry))
+            with source.open() as file:
+                extents = self._small(entry, file)
+            return msgspec.structs.replace(entry, extents=extents)
         regions = _regions(source)
         if source.holes:
-            header = tar_writer.sparse_member_header(entry, regions)
+            self._hasher.update(tar_writer.sparse_member_header(entry, regions))
         else:
-            header = tar_writer.member_header(entry)
-        self._hasher.update(header)
-        assert source.open is not None
+            self._hasher.update(tar_writer.member_header(entry))
         with source.open() as file:
             extents = self._content(entry, file, regions)
             if isinstance(file, SourceFile):
@@ -214,6 +218,23 @@ class _Writer:
                 raise SourceChangedError(entry.path, "it grew")
         self._hasher.update(tar_writer.padding(sum(length for _, length in regions)))
         return msgspec.structs.replace(entry, extents=extents)
+
+    def _small(self, entry: Entry, file: BinaryIO) -> tuple[Extent, ...]:
+        """Take content of one chunk: most files of a root file system are like this."""
+        size = entry.size
+        content = file.read(size + 1)
+        while len(content) < size:
+            more = file.read(size + 1 - len(content))
+            if not more:
+                raise SourceChangedError(entry.path, "it shrank")
+            content += more
+        if len(content) > size:
+            raise SourceChangedError(entry.path, "it grew")
+        if isinstance(file, SourceFile):
+            file.verify()
+        self._take(content)
+        self._hasher.update(tar_writer.padding(size))
+        return ((size, self._session.put_chunk(content)),)
 
     def _content(
         self, entry: Entry, file: BinaryIO, regions: list[tuple[int, int]]
@@ -238,12 +259,7 @@ class _Writer:
             self._take(piece)
             return piece
 
-        if length > WHOLE_MAX_BYTES:
-            return self._session.put_stream(read, length)
-        piece = read(length)
-        while len(piece) < length:
-            piece += read(length - len(piece))
-        return ((length, self._session.put_chunk(piece)),)
+        return self._session.put_stream(read, length)
 
     def _take(self, piece: bytes) -> None:
         self._hasher.update(piece)
