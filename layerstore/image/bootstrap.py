@@ -74,6 +74,9 @@ _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?(?:=[\w.+:~-]+)?", r
 _COMPONENT = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 _MIRROR = re.compile(r"(?:https?|file|copy)://[\x21-\x7e]+", re.ASCII)
 
+# mmdebstrap copies these from the host, whose names and resolvers are no business of an image.
+_NOTHING_OF_THE_HOST = 'rm -f "$1/etc/hostname" "$1/etc/resolv.conf"'
+
 # Without it a package's installation in a RUN step starts daemons (docker's images have it too).
 _NO_SERVICES = (
     'printf "#!/bin/sh\\nexit 101\\n" > "$1/usr/sbin/policy-rc.d" '
@@ -188,7 +191,10 @@ def command_of(spec: BootstrapSpec) -> list[str]:
         "--components=" + ",".join(spec.components),
         "--dpkgopt=force-unsafe-io",  # a layer is made durable as a whole, not per package
         '--aptopt=Acquire::Languages "none"',
-        f"--customize-hook={_NO_SERVICES}",
+        # mmdebstrap's own policy would be gone at the end: ours works from here on.
+        "--skip=chroot/policy-rc.d",
+        f"--extract-hook={_NO_SERVICES}",
+        f"--customize-hook={_NOTHING_OF_THE_HOST}",
     ]
     if spec.include:
         command.append("--include=" + ",".join(spec.include))
