@@ -203,9 +203,14 @@ def _running(store_root: str, chain: str) -> Lower | None:
     if not is_alive(directory):
         return None
     try:
-        return lower if mounts.identify(lower.root).is_root else None
+        if not mounts.identify(lower.root).is_root:
+            return None
+        # A server that was killed a moment ago may hold its lock still: this asks it, and
+        # fails as soon as the kernel has taken it apart.
+        os.statvfs(lower.root)
     except OSError:
         return None
+    return lower
 
 
 def _has_users(directory: str) -> bool:

@@ -296,9 +296,19 @@ def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool 
     else:  # died before it knew: no other user of any chain has this name
         lowers.release_everywhere(store_root, record.layers, record.view_id)
     if record.upper is not None and not keep_upper:
-        remove_tree(record.upper)
+        _remove_upper(record.upper)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_path(store_root, record.view_id))
+
+
+def _remove_upper(upper: str) -> None:
+    try:
+        remove_tree(upper)
+    except OSError as err:
+        raise MountError(
+            f"the writable layer {upper} could not be removed: {err}",
+            hint="the view is unmounted; mend that and run umount again",
+        ) from err
 
 
 def _unmount_target(record: MountRecord, *, lazy: bool) -> None:

@@ -6,12 +6,19 @@ thousand directories deep and is written by whatever ran in it. On the fast path
 
 from __future__ import annotations
 
+import array
 import contextlib
+import errno
+import fcntl
 import os
 import stat
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWNER_ALL = 0o700
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IOC_SETFLAGS = 0x40086602
+_KEPT_FLAGS = 0x10 | 0x20
+"""FS_IMMUTABLE_FL and FS_APPEND_FL (ioctl_iflags(2)): chattr +i and +a forbid removal."""
 
 
 def remove_tree(path: str) -> None:
@@ -42,19 +49,46 @@ def remove_tree(path: str) -> None:
 def _remove_name(name: str, parent: int) -> bool:
     """Remove a file or an empty directory; False for a directory that holds something."""
     try:
+        return _try_to_remove(name, parent)
+    except PermissionError:
+        _make_removable(name, parent)
+        return _try_to_remove(name, parent)
+
+
+def _try_to_remove(name: str, parent: int) -> bool:
+    try:
         os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
     except IsADirectoryError:
         try:
             os.rmdir(name, dir_fd=parent)
         except OSError as err:
-            if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
-                raise
-            if err.errno not in {39, 17}:  # ENOTEMPTY, EEXIST
+            if err.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             return False
-    except FileNotFoundError:
-        pass
     return True
+
+
+def _make_removable(name: str, parent: int) -> None:
+    """Take the flags off a name and its directory that forbid removing it."""
+    _clear_flags(parent)
+    mode = os.lstat(name, dir_fd=parent).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # nothing else has flags, or may be opened
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            _clear_flags(fd)
+        finally:
+            os.close(fd)
+
+
+def _clear_flags(fd: int) -> None:
+    flags = array.array("l", [0])
+    with contextlib.suppress(OSError):  # a file system without flags
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
+        if flags[0] & _KEPT_FLAGS:
+            flags[0] &= ~_KEPT_FLAGS
+            fcntl.ioctl(fd, _FS_IOC_SETFLAGS, flags)
 
 
 def _hoist_children(name: str, top: int, device: int, moved: int) -> int:
@@ -64,7 +98,8 @@ def _hoist_children(name: str, top: int, device: int, moved: int) -> int:
     fd = os.open(name, _DIRECTORY, dir_fd=top)
     try:
         if os.fstat(fd).st_dev != device:
-            raise OSError(16, "a file system is mounted inside", name)  # EBUSY
+            raise OSError(errno.EBUSY, "a file system is mounted inside", name)
+        _clear_flags(fd)
         for child in os.listdir(fd):
             if not _remove_name(child, fd):
                 moved += 1
@@ -73,6 +108,3 @@ def _hoist_children(name: str, top: int, device: int, moved: int) -> int:
     finally:
         os.close(fd)
     return moved
-
-
-__all__ = ["remove_tree"]

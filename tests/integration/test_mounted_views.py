@@ -94,6 +94,15 @@ class Host:
         return found
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process lives; one that only waits to be reaped does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Host:
     return Host(tmp_path_factory.mktemp("host"))
@@ -292,7 +301,21 @@ class TestAfterACrash:
     def kill_server(self, host: Host) -> None:
         (pid,) = host.servers()
         os.kill(pid, signal.SIGKILL)
-        host.wait_for_no_server()
+        deadline = time.monotonic() + 10
+        while is_running(pid) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert not is_running(pid)
+
+    def test_a_server_killed_this_very_moment_is_not_joined(self, host: Host) -> None:
+        for attempt in range(5):
+            host.mount(f"dead{attempt}")
+            (pid,) = host.servers()
+            os.kill(pid, signal.SIGKILL)
+            view = host.mount(f"fresh{attempt}")
+            assert (view / "big").stat().st_size == 300_000
+            mounts.clean_stale(host.store)
+            mounts.unmount(host.store, str(view))
+            host.wait_for_no_server()
 
     @pytest.mark.parametrize("rw", [False, True])
     def test_a_killed_server_is_told_and_cleaned(self, host: Host, rw: bool) -> None:
@@ -442,6 +465,25 @@ def test_layers_of_a_mounted_image_are_roots_for_the_collector(host: Host) -> No
     for name in records:
         with open(f"{host.store}/views/{name}", "rb") as file:
             assert json.load(file)["layers"] == list(host.image.layers)
+
+
+def test_the_collector_spares_what_is_mounted(tmp_path: Path) -> None:
+    from layerstore.store.gc import execute, plan_gc
+
+    host = Host(tmp_path)
+    view = host.mount(rw=True)
+    try:
+        with Store.open(host.store) as store:
+            store.untag("odd:1")
+            execute(plan_gc(store, keep_cache=False))
+            assert len(list(store.layers())) == 1
+            assert len((view / "big").read_bytes()) == 300_000
+            mounts.unmount(host.store, str(view))
+            host.wait_for_no_server()
+            execute(plan_gc(store, keep_cache=False))
+            assert list(store.layers()) == []
+    finally:
+        undo_all_mounts(tmp_path / "store")
 
 
 def test_damage_is_an_error_and_never_wrong_bytes(tmp_path: Path) -> None:

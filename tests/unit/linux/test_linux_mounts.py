@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import traceback
 from typing import TYPE_CHECKING
 
@@ -220,6 +221,23 @@ class TestRemoval:
         assert os.listdir(place) == []
         assert os.path.exists("/etc/passwd")
         remove_tree(top)
+
+    @pytest.mark.root
+    @pytest.mark.skipif(os.geteuid() != 0, reason="chattr +i needs root")
+    def test_immutable_files_and_directories(self, place: str) -> None:
+        top = f"{place}/top"
+        make(top, "a/b/c", "empty")
+        for path in (f"{top}/a/b/file", f"{top}/appended"):
+            with open(path, "w") as file:
+                file.write("x")
+        changed = subprocess.run(
+            ["chattr", "+i", f"{top}/a/b/file", f"{top}/a/b", f"{top}/empty"], check=False
+        )
+        subprocess.run(["chattr", "+a", f"{top}/appended"], check=False)
+        if changed.returncode:
+            pytest.skip("no chattr, or a file system without flags")
+        remove_tree(top)
+        assert os.listdir(place) == []
 
     def test_ten_thousand_deep(self, place: str) -> None:
         os.mkdir(f"{place}/top")
