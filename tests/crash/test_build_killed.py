@@ -1,0 +1,122 @@
+"""A build that is killed leaves no process, mount, control group or file behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from layerstore.store.check import check
+from layerstore.store.store import Store
+from tests.support.build import box, builder, needs_runc  # noqa: F401
+
+if True:  # the fixtures' type, for annotations that pytest evaluates
+    from tests.support.build import Builder
+
+pytestmark = needs_runc
+
+_PROGRAM = """
+import signal, sys
+from pathlib import Path
+from layerstore.build.api import BuildRequest, build
+from layerstore.build.ui import SilentUi
+from layerstore.store.store import Store
+
+class Ui(SilentUi):
+    def output(self, number, data):
+        print(data.decode(), flush=True)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with Store.open(Path(sys.argv[1])) as store:
+    build(store, BuildRequest(context=Path(sys.argv[2])), Ui())
+"""
+_SECONDS = 30
+
+
+def _start(box: Builder, dockerfile: str) -> subprocess.Popen[str]:  # noqa: F811
+    box.write({"Dockerfile": dockerfile})
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(box.store.root), str(box.context)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    return process
+
+
+def _remains(box: Builder, marker: str) -> list[str]:  # noqa: F811
+    """Return what still exists of a build: processes, mounts, groups, files."""
+    found = []
+    root = os.fsencode(box.store.root)
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if marker.encode() in command or (root in command and int(pid) != os.getpid()):
+            found.append(f"process {pid}: {command!r}")
+    with open("/proc/self/mountinfo", "rb") as table:
+        found += [f"mount {line!r}" for line in table if root in line]
+    lease = [name for name in os.listdir(box.store.root / "tmp") if name.endswith(".build")]
+    found += [f"scratch {name}" for name in lease]
+    for hierarchy in Path("/sys/fs/cgroup").glob("**/layerstore-*"):
+        found.append(f"cgroup {hierarchy}")
+    return found
+
+
+def _gone(box: Builder, marker: str) -> list[str]:  # noqa: F811
+    deadline = time.monotonic() + _SECONDS
+    while (left := _remains(box, marker)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left(box: Builder, number: signal.Signals) -> None:  # noqa: F811
+    marker = f"{987_000_000 + os.getpid()}"
+    process = _start(
+        box,
+        f"FROM box\nRUN echo done > /done\nRUN sleep {marker} & echo running; sleep {marker}\n",
+    )
+    process.send_signal(number)
+    process.wait(_SECONDS)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert _gone(box, marker) == []
+    with Store.open(box.store.root) as store:
+        assert check(store, read_data=True).ok
+    box.build("FROM box\nRUN echo done > /done\nRUN echo fixed\n")
+    assert box.ui.cached == ["RUN echo done > /done"]
+
+
+def test_a_daemon_left_by_a_step_dies_with_it(box: Builder) -> None:  # noqa: F811
+    marker = f"{986_000_000 + os.getpid()}"
+    box.build(f"FROM box\nRUN (sleep {marker} &) ; echo left\n")
+    assert not [line for line in _remains(box, marker) if line.startswith("process")]
+    assert _gone(box, marker) == []
+
+
+def test_deep_and_immutable_leftovers_are_removed(tmp_path: Path) -> None:
+    from layerstore.build.run.reaper import remove_tree
+
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("deep-directory-name", dir_fd=here)
+        below = os.open("deep-directory-name", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    fd = os.open("file", os.O_CREAT | os.O_WRONLY, 0o000, dir_fd=here)
+    subprocess.run(["chattr", "+i", f"/proc/self/fd/{fd}"], pass_fds=[fd], check=False)
+    os.close(fd)
+    os.close(here)
+    remove_tree(str(tmp_path / "deep-directory-name"))
+    assert os.listdir(tmp_path) == []
+    remove_tree(str(tmp_path / "deep-directory-name"))  # harmless when it is gone
