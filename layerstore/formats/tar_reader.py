@@ -488,7 +488,9 @@ class TarReader:
                 raise FormatError("sparse map of another length than it says")
         else:
             raise FormatError(f"sparse format {major[:20]!r}.{minor[:20]!r} is unknown")
-        if (tar_pax.SPARSE_PAIRS in records) != ((major, minor) == (b"0", b"0") and bool(pairs)):
+        pairs_belong = (major, minor) == (b"0", b"0") or tar_pax.SPARSE_PAIRS not in records
+        map_belongs = (major, minor) == (b"0", b"1") or b"GNU.sparse.map" not in records
+        if not (pairs_belong and map_belongs):
             raise FormatError("sparse maps in two formats")
         if name is not None:
             if not name:

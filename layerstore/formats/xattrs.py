@@ -151,6 +151,8 @@ def _acl_entry(part: bytes) -> tuple[int, int, int]:
     bits = _acl_permissions(permissions, part)
     if not qualifier:
         return _OBJECT_TAGS[tag], bits, _NO_ID
+    if tag in (_MASK, _OTHER):
+        raise FormatError(f"ACL entry {part[:100]!r} names somebody where nobody can be named")
     if qualifier == b"root":
         qualifier = b"0"  # the one name whose number is the same everywhere
     if not qualifier.isdigit() or len(qualifier) > 10 or int(qualifier) >= _NO_ID:
