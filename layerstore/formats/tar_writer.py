@@ -9,6 +9,7 @@ Format: docs/format/tar.md, "The canonical tar".
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from layerstore.formats.tar_headers import BLOCK_BYTES, POSIX_MAGIC
@@ -40,6 +41,7 @@ _TYPEFLAGS: Final = {
 }
 _MAGIC = POSIX_MAGIC + b"00"
 _PAX_NAME = b"PaxHeaders"
+_ESCAPED = re.compile(rb"%(?=25|3D)")
 _SPARSE_NAME = b"GNUSparseFile.0/"
 
 
@@ -174,8 +176,9 @@ def _blocks(entry: Entry, name: bytes, size: int, records: dict[bytes, bytes]) -
         seconds = min(max(seconds, 0), _OCTAL_11_MAX)
     for key, value in entry.xattrs:
         if b"=" in key or b"%" in key:
-            # A record's key ends at the first "="; GNU tar escapes it in this way.
-            key = key.replace(b"%", b"%25").replace(b"=", b"%3D")
+            # A record's key ends at its first "=". GNU tar reads these two escapes; Go's
+            # tar reads none, so nothing is escaped that need not be.
+            key = _ESCAPED.sub(b"%25", key).replace(b"=", b"%3D")
         records[b"SCHILY.xattr." + key] = value
     block = _block(
         name_field,

@@ -121,7 +121,9 @@ META = st.fixed_dictionaries(
     }
 )
 XATTRS = st.dictionaries(
-    st.sampled_from([b"user.a", b"user.b=c%d", b"trusted.x", b"security.selinux"]),
+    st.sampled_from(
+        [b"user.a", b"user.b=c%d", b"user.%25%3D%=%2=5", b"trusted.x", b"security.selinux"]
+    ),
     st.binary(max_size=40),
     max_size=3,
 ).map(lambda d: tuple(sorted(d.items())))

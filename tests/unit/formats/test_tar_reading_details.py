@@ -10,7 +10,6 @@ import pytest
 from layerstore.errors import FormatError, LimitExceededError, UnsupportedVersionError
 from layerstore.formats import recipe
 from layerstore.formats.tar_headers import parse_header, parse_number
-from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tar_pax import pax_time_ns
 from layerstore.formats.tar_reader import Member, TarReader
 from layerstore.formats.tar_writer import member_header, opaque_header, whiteout_header
@@ -35,6 +34,8 @@ from tests.support.tars import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from layerstore.formats.tar_limits import Limits
 
 
 def members(*parts: bytes, limits: Limits | None = None) -> list[Member]:
