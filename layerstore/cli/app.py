@@ -7,6 +7,7 @@ here for the help; their options live in :mod:`layerstore.cli.fast` alone.
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,6 +74,7 @@ def run(arguments: Sequence[str], store: str | None) -> int:
     Raises:
         LayerstoreError: The command failed.
     """
+    _collect_rarely()
     prefix = ["--store", store] if store else []
     line = [*prefix, *(_format_as_flag(arguments) or ["--help"])]
     command = typer.main.get_command(_app_for(line[len(prefix)]))
@@ -83,6 +85,16 @@ def run(arguments: Sequence[str], store: str | None) -> int:
     except typer.Exit as err:
         return err.exit_code
     return 0
+
+
+def _collect_rarely() -> None:
+    """Let the cycle collector run seldom.
+
+    Commands hold tens of thousands of records that live to their end and make next to no
+    cycles; walking them again and again cost 4 % of an import's CPU.
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _app_for(word: str) -> typer.Typer:
