@@ -1,8 +1,8 @@
 """The build context: a directory of the host, read without ever leaving it.
 
-Directories are listed and files opened below a descriptor of the context's root with
-openat2(2), so no symlink is followed by the kernel, a file that turns into one
-included. Links are copied as links. Only regular files are opened; fifos and devices
+Directories are opened below a descriptor of the context's root with openat2(2), files
+in them with O_NOFOLLOW, so the kernel follows no symlink, nor a file that turns into
+one. Links are copied as links. Only regular files are opened; fifos and devices
 are refused by name, sockets do not exist for a build, as for docker. Owners become
 root and only file capabilities are kept of the extended attributes.
 
@@ -40,6 +40,10 @@ MAX_CONTENT_BYTES = 100 << 30
 """Logical bytes of all files a build reads from its context."""
 
 READ_BYTES = 1 << 20
+WHOLE_BYTES = 1 << 20
+"""Files up to this size are read in one go: nearly all are."""
+
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _CAPABILITY = "security.capability"
 _PSEUDO_ROOTS = ("/proc", "/sys", "/dev")
@@ -70,6 +74,7 @@ class Context:
         self._entries = 0
         self._bytes = 0
         self._now_ns = now_ns
+        self._directory: tuple[bytes, int] | None = None
         self.digests: dict[bytes, bytes] = {}
         real = os.path.realpath(root)
         if any(real == top or real.startswith(top + "/") for top in _PSEUDO_ROOTS):
@@ -83,6 +88,7 @@ class Context:
 
     def close(self) -> None:
         """Let go of the directory; harmless when repeated."""
+        self._forget_directory()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -98,25 +104,48 @@ class Context:
         entry = Entry(path=b"", kind=Kind.DIR, mode=0o755, mtime_ns=self._now_ns)
         return ContextNode(self, b"", entry, None)
 
-    def open(self, path: bytes, flags: int) -> int:
-        """Return a descriptor of something in the context; follows no link.
+    def open_file(self, path: bytes) -> int:
+        """Return a descriptor of a file in the context; follows no link, waits for nothing.
 
         Raises:
             InputError: It cannot be opened.
         """
+        head, _, name = path.rpartition(b"/")
         try:
-            return openat2(self._fd, path or b".", flags | os.O_CLOEXEC, resolve=_RESOLVE)
+            directory = self._directory_fd(head)
+            return os.open(name, _FILE_FLAGS, dir_fd=directory)
         except OSError as err:
             raise _unreadable(path, err) from err
+
+    def _directory_fd(self, path: bytes) -> int:
+        """Return a descriptor of a directory; valid until another one is asked for.
+
+        Files are read directory by directory, so remembering one saves nearly every
+        resolution of a path.
+        """
+        if self._directory is None or self._directory[0] != path:
+            self._forget_directory()
+            flags = os.O_RDONLY | os.O_DIRECTORY
+            fd = openat2(self._fd, path or b".", flags, resolve=_RESOLVE)
+            self._directory = (path, fd)
+        return self._directory[1]
+
+    def _forget_directory(self) -> None:
+        if self._directory is not None:
+            os.close(self._directory[1])
+            self._directory = None
 
     def list(self, path: bytes) -> dict[bytes, SourceNode]:
         """Return the nodes of a directory that the ignore rules leave, in byte order."""
         children: dict[bytes, SourceNode] = {}
-        fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        prefix = path + b"/" if path else b""
+        try:
+            fd = os.dup(self._directory_fd(path))  # reading subdirectories moves the memory on
+        except OSError as err:
+            raise _unreadable(path, err) from err
         try:
             for name in sorted(map(os.fsencode, os.listdir(fd))):
-                below = path + b"/" + name if path else name
-                node = self._node(fd, name, below)
+                node = self._node(fd, name, prefix + name)
                 if node is not None:
                     children[name] = node
         except OSError as err:
@@ -218,9 +247,12 @@ class ContextNode(SourceNode):
         known = self._context.digests.get(path)
         if known is None:
             self._context.charge(self.entry.size)
-            with self._open() as file:
-                while file.read(READ_BYTES):
-                    pass
+            if self.entry.size <= WHOLE_BYTES:
+                self._whole()
+            else:
+                with self._open() as file:
+                    while file.read(READ_BYTES):
+                        pass
             known = self._context.digests[path]
         return known
 
@@ -232,8 +264,31 @@ class ContextNode(SourceNode):
         return status.st_dev, status.st_ino
 
     def _open(self) -> BinaryIO:
+        if self.entry.size <= WHOLE_BYTES:
+            return io.BytesIO(self._whole())
+        fd = self._descriptor()
+        checked = _CheckedFile(fd, self.entry.path, self.entry.size, self._context.digests)
+        return io.BufferedReader(checked, READ_BYTES)
+
+    def _whole(self) -> bytes:
+        """Return the content of a small file, compared with what was hashed before."""
+        size, path = self.entry.size, self.entry.path
+        fd = self._descriptor()
+        try:
+            data = os.read(fd, size + 1)
+            while len(data) < size and (more := os.read(fd, size + 1 - len(data))):
+                data += more  # network file systems give less than asked for
+        finally:
+            os.close(fd)
+        digest = blake3(data).digest()
+        if len(data) != size or self._context.digests.setdefault(path, digest) != digest:
+            raise _changed(path)
+        return data
+
+    def _descriptor(self) -> int:
+        """Open the file that the listing saw, and no other."""
         path = self.entry.path
-        fd = self._context.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        fd = self._context.open_file(path)
         status = os.fstat(fd)
         seen = self._status
         assert seen is not None
@@ -241,9 +296,7 @@ class ContextNode(SourceNode):
         if not stat.S_ISREG(status.st_mode) or not same_file or status.st_size != seen.st_size:
             os.close(fd)
             raise _changed(path)
-        return io.BufferedReader(
-            _CheckedFile(fd, path, status.st_size, self._context.digests), READ_BYTES
-        )
+        return fd
 
 
 class _CheckedFile(io.RawIOBase):

@@ -80,18 +80,19 @@ def test_user_xattrs_stay_behind(builder: Builder) -> None:  # noqa: F811
     assert node.entry.xattrs == ()
 
 
-def test_a_file_that_changes_between_hashing_and_copying(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"first")
+@pytest.mark.parametrize("size", [5, 3 << 20])
+def test_a_file_that_changes_between_hashing_and_copying(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a").write_bytes(b"1" * size)
     with Context(tmp_path, IgnoreRules(), now_ns=0) as context:
         node = context.tree().children()[b"a"]
         node.content_digest()
         status = os.stat(tmp_path / "a")
-        (tmp_path / "a").write_bytes(b"other")  # same size
+        (tmp_path / "a").write_bytes(b"2" * size)
         os.utime(tmp_path / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
         opener = node.opener()
         assert opener is not None
-        with opener() as file, pytest.raises(InputError, match="a changed while"):
-            file.read(5)
+        with pytest.raises(InputError, match="a changed while"), opener() as file:
+            file.read(size)
 
 
 def test_a_file_that_is_swapped_or_grows(tmp_path: Path) -> None:
