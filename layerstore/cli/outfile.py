@@ -38,12 +38,13 @@ def output_stream(path: str) -> Iterator[BinaryIO]:
     mode = _mode_of(path)
     if mode is not None and stat.S_ISDIR(mode):
         raise InputError(f"{path} is a directory, expected a file")
-    if mode is not None and not stat.S_ISREG(mode):
-        with open(path, "wb") as stream:
+    is_special = mode is not None and not stat.S_ISREG(mode)
+    try:
+        with open(path, "wb") if is_special else _replacing(path) as stream:
             yield stream
-        return
-    with _replacing(path) as stream:
-        yield stream
+    except OSError as err:
+        err.filename = err.filename or path  # a failed write does not know where
+        raise
 
 
 def _mode_of(path: str) -> int | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol, cast
 from msgspec import structs
 
 from layerstore.digest import Digest, hex_of, sha256_digest
-from layerstore.errors import ConflictError, FormatError
+from layerstore.errors import ConflictError, FormatError, StorageError
 from layerstore.formats import oci, strict_json
 from layerstore.formats.tar_writer import TAR_END, member_header, padding
 from layerstore.formats.tree import Entry, Kind
@@ -32,7 +32,7 @@ from layerstore.linux.files import fsync_directory, write_all
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
     from layerstore.digest import DiffId
@@ -96,22 +96,37 @@ def save_oci_layout(
     Raises:
         OutputTakenError: ``out`` holds something else.
         IntegrityError: Stored bytes are damaged; the layout is as it was before.
+        StorageError: ``out`` cannot be written.
     """
     progress = progress or Silent()
     root = os.fspath(out)
-    index = _open_layout(root)
-    writer = _LayoutWriter(store, root, compression, progress)
-    references: list[str | None] = []
-    for name, image in images:
-        descriptor = writer.put_image(image)
-        index, reference = _with_entry(index, descriptor, name)
-        references.append(reference)
-    fsync_directory(f"{root}/blobs/sha256")
-    raw = oci.encode_index(index)
-    _replace(f"{root}/{LAYOUT_FILE}", _LAYOUT)
-    _replace(f"{root}/{INDEX_FILE}", raw)
-    fsync_directory(root)
+    with _writing(out):
+        index = _open_layout(root)
+        writer = _LayoutWriter(store, root, compression, progress)
+        references: list[str | None] = []
+        for name, image in images:
+            descriptor = writer.put_image(image)
+            index, reference = _with_entry(index, descriptor, name)
+            references.append(reference)
+        fsync_directory(f"{root}/blobs/sha256")
+        raw = oci.encode_index(index)
+        _replace(f"{root}/{LAYOUT_FILE}", _LAYOUT)
+        _replace(f"{root}/{INDEX_FILE}", raw)
+        fsync_directory(root)
     return SaveReport(sha256_digest(raw), tuple(references))
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn failures of the disk that is written to into ours; the store has errors of its own."""
+    try:
+        yield
+    except OSError as err:
+        reason = os.strerror(err.errno) if err.errno else str(err)
+        raise StorageError(
+            f"could not write {out}: {reason}",
+            hint="the store is unharmed; free space there or choose another place",
+        ) from err
 
 
 def save_oci_archive(
@@ -130,11 +145,13 @@ def save_oci_archive(
     Raises:
         OutputTakenError: ``out`` is a directory.
         IntegrityError: Stored bytes are damaged; ``out`` is as it was before.
+        StorageError: ``out`` cannot be written.
     """
     target = os.path.realpath(out)
     if os.path.isdir(target):
         raise OutputTakenError(f"{out} is a directory, expected a file")
-    with tempfile.TemporaryDirectory(prefix=".layerstore-", dir=os.path.dirname(target)) as spool:
+    parent = os.path.dirname(target)
+    with _writing(out), tempfile.TemporaryDirectory(prefix=".layerstore-", dir=parent) as spool:
         layout = Path(spool) / "layout"
         report = save_oci_layout(store, images, layout, compression=compression, progress=progress)
         archive = f"{spool}/archive.tar"
@@ -143,7 +160,7 @@ def save_oci_archive(
             stream.flush()
             os.fsync(stream.fileno())
         os.rename(archive, target)
-    fsync_directory(os.path.dirname(target))
+        fsync_directory(parent)
     return report
 
 

@@ -204,7 +204,7 @@ def test_full_disk(cli):
     cli.ok("import", "-", "-t", "x:1", stdin=SMALL_TAR)
     said = cli.fails(12, "export", "x:1", "-o", "/dev/full")
     assert said == (
-        "layerstore: error: No space left on device\n"
+        "layerstore: error: /dev/full: No space left on device\n"
         "hint: free some space and run it again; what was stored before is unharmed\n"
     )
 

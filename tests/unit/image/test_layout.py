@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import tarfile
+from pathlib import Path
 
 import pytest
 import zstandard
 
-from layerstore.errors import FormatError, IntegrityError
+from layerstore.errors import FormatError, IntegrityError, StorageError
 from layerstore.formats import oci
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.formats.tree import Entry, Kind
@@ -210,3 +211,10 @@ def test_an_archive_is_a_layout_in_a_tar(store, tmp_path):
     (entry,) = read_index(tmp_path / "out")[1].manifests
     read_blob(tmp_path / "out", entry)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".layerstore-")]
+
+
+def test_a_place_that_cannot_be_written_is_named(store):
+    image = make(store, "web:1")
+    target = Path("/proc/nowhere/layout")
+    with pytest.raises(StorageError, match=f"could not write {target}: No such file"):
+        save_oci_layout(store, [NamedImage("web:1", image)], target)

@@ -1,0 +1,93 @@
+"""The build command as a subprocess; what needs no container runtime."""
+
+import pytest
+
+from tests.support.cli import Cli
+
+
+@pytest.fixture
+def cli(tmp_path):
+    return Cli(tmp_path / "store")
+
+
+@pytest.fixture
+def context(tmp_path):
+    folder = tmp_path / "context"
+    folder.mkdir()
+    (folder / "file").write_text("content\n")
+    (folder / "Dockerfile").write_text(
+        "FROM scratch AS base\n"
+        "ARG V=1\n"
+        "COPY file /copied\n"
+        "ENV VERSION=$V\n"
+        "FROM base\n"
+        'CMD ["/copied"]\n'
+    )
+    return folder
+
+
+def test_build_twice(cli, context, tmp_path):
+    first = cli.ok(
+        "build", "-t", "web:1", "-t", "web:latest", "--iidfile", tmp_path / "id", context
+    )
+    assert (tmp_path / "id").read_text() == first.out.strip()
+    assert "#1 DONE" in first.err
+    assert "web:1, web:latest: 8B of files, 0 of 1 steps from the cache" in first.err
+    again = cli.ok("build", "-t", "web:1", context, "--json").json()
+    assert again["id"] == first.out.strip()
+    assert again["cached"] == again["steps"] == 1
+    (told,) = cli.ok("inspect", "web:1").json()
+    assert told["Config"]["Cmd"] == ["/copied"]
+    assert "VERSION=1" in told["Config"]["Env"]
+    assert [step["created_by"] for step in cli.ok("history", "web:1", "--json").json()][-1] == (
+        "ARG V=1"
+    )
+
+
+def test_quiet_prints_the_id_alone(cli, context):
+    result = cli.ok("build", "-q", context)
+    assert result.out.startswith("sha256:")
+    assert result.err == ""
+
+
+def test_options_reach_the_build(cli, context):
+    options = ["--target", "base", "--build-arg", "V=2", "--label", "a=b", "--no-cache"]
+    cli.ok("build", "-t", "x:1", *options, context)
+    (told,) = cli.ok("inspect", "x:1").json()
+    assert "VERSION=2" in told["Config"]["Env"]
+    assert told["Config"]["Labels"] == {"a": "b"}
+    assert "Cmd" not in told["Config"]
+    cli.ok("build", "-t", "x:2", "--target", "base", "--build-arg", "V", context, V="3")
+    assert "VERSION=3" in cli.ok("inspect", "x:2").json()[0]["Config"]["Env"]
+
+
+def test_dockerfile_from_stdin_or_elsewhere(cli, context, tmp_path):
+    cli.ok("build", "-t", "x:1", "-f", "-", context, stdin=b"FROM scratch\nCOPY file /other\n")
+    (tmp_path / "Other").write_text("FROM scratch\nCOPY file /other\n")
+    result = cli.ok("build", "-t", "x:2", "-f", tmp_path / "Other", context)
+    assert "CACHED" in result.err
+    assert len(cli.ok("images", "--json").json()) == 1
+
+
+def test_two_builds_of_one_spec_are_one_image(cli, context, tmp_path):
+    epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
+    other = Cli(tmp_path / "other")
+    assert cli.ok("build", context, **epoch).out == other.ok("build", context, **epoch).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--progress", "fancy", "."], "is no progress"),
+        (["--network", "bridge", "."], "is not a network"),
+        (["--label", "x", "."], "is not a label"),
+        (["--build-arg", "=x", "."], "is not a build argument"),
+        (["-t", "Bad", "."], "is not an image name"),
+        (["-"], "a context on stdin is not supported"),
+        (["-f", "/nonexistent", "."], "there is no Dockerfile"),
+        (["--target", "absent", "CONTEXT"], "absent"),
+    ],
+)
+def test_wrong_words(cli, context, arguments, message):
+    words = [str(context) if word == "CONTEXT" else word for word in arguments]
+    assert message in cli.fails(2, "build", *words)
