@@ -65,6 +65,7 @@ def ingest_tar(
         ingest = _Ingest(session, TarReader(spans, chosen), rootfs=rootfs)
         ingest.run()
         changeset, recipe = ingest.finish()
+        del ingest  # publishing decodes the tree once more: not beside all that made it
         diff_id = hasher.diff_id()
     record = publish(
         session,
