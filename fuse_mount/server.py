@@ -18,6 +18,9 @@ given, is a pipe whose end of file means that the owner is gone and the mount sh
 Whoever starts it gives it a session of its own. It closes every other descriptor, and
 ends when the kernel says that the last mount of its tree is gone. Killing it
 harms no data; its mounts then answer ENOTCONN.
+
+No thread of it may look at its own mount: killed at that moment, the process would wait
+for its own answer for ever, beyond the reach of any signal.
 """
 
 from __future__ import annotations
@@ -40,9 +43,6 @@ if TYPE_CHECKING:
 
 DAY_SECONDS = 86_400
 """How long the kernel may remember names and attributes: images never change."""
-
-READ_AHEAD_KIB = 1024
-"""As far as the largest chunk, so that a sequential reader decodes ahead of itself."""
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -193,8 +193,6 @@ def _tree(store: Store, spec: dict[str, object], report: _Report, mountpoint: by
         # Nobody can have joined this instance before its starter heard of it.
         if not report.ready():
             threading.Thread(target=_take_mount_away, args=(mountpoint,), daemon=True).start()
-            return
-        threading.Thread(target=_read_ahead, args=(mountpoint,), daemon=True).start()
 
     grow = spec.get("grow")
     if grow is not None:
@@ -240,15 +238,6 @@ class _Grower:
         if diff_id not in self._changesets:
             self._changesets[diff_id] = load_changeset(self._store, diff_id)
         return self._changesets[diff_id]
-
-
-def _read_ahead(mountpoint: bytes) -> None:
-    """Let the kernel read further ahead than FUSE's default of 128 KiB, where we may."""
-    with contextlib.suppress(OSError):
-        device = os.stat(mountpoint).st_dev
-        path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
-        with open(path, "w", encoding="ascii") as file:
-            file.write(str(READ_AHEAD_KIB))
 
 
 def _survive_memory_pressure() -> None:
