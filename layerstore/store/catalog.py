@@ -22,19 +22,21 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.digest import ChunkId, DiffId, Digest, ImageId, PackId
+from layerstore.digest import ID_BYTES, ChunkId, DiffId, Digest, ImageId, PackId
 from layerstore.errors import UnsupportedVersionError
 from layerstore.linux.files import make_private_dir, open_private
 from layerstore.linux.locks import FileLock
 from layerstore.store.failures import (
     FULL_HINT,
     NO_ROOM_FOR_SHM,
+    SQLITE_ERRORS,
     CatalogDamagedError,
     StoreFullError,
     catalog_error,
     storage_errors,
 )
 from layerstore.store.schema import APPLICATION_ID, CATALOG_VERSION, INITIAL_META, SCHEMA
+from layerstore.store.seals import seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -194,7 +196,7 @@ class Catalog:
             connection = sqlite3.connect(_uri(paths.catalog, "mode=rw"), uri=True)
             with contextlib.closing(connection):
                 _create_tables(connection)
-        except sqlite3.Error as err:
+        except SQLITE_ERRORS as err:
             raise catalog_error(err) from err
         return cls(paths)
 
@@ -221,7 +223,7 @@ class Catalog:
         self._frozen = None
         try:
             connection = self._checked(immutable=False)
-        except sqlite3.Error as err:
+        except SQLITE_ERRORS as err:
             if getattr(err, "sqlite_errorname", None) not in NO_ROOM_FOR_SHM:
                 raise catalog_error(err) from err
             # The disk is full: no other process has the catalog open (the shared memory
@@ -291,7 +293,7 @@ class Catalog:
         with self._guard():
             try:
                 return self._live().execute(sql, parameters).fetchall()
-            except sqlite3.Error as err:
+            except SQLITE_ERRORS as err:
                 raise catalog_error(err) from err
 
     def one(self, sql: str, parameters: Sequence[object] = ()) -> tuple[object, ...] | None:
@@ -322,7 +324,7 @@ class Catalog:
                 yield connection
                 connection.execute("COMMIT")
                 self._checkpoint_if_large(connection)
-            except sqlite3.Error as err:
+            except SQLITE_ERRORS as err:
                 self._roll_back(connection)
                 raise catalog_error(err) from err
             except BaseException:
@@ -371,7 +373,7 @@ class Catalog:
         ):
             layers.setdefault(str(image_id), []).append(DiffId(Digest(str(diff_id))))
         rows = self.query(
-            "SELECT image_id, manifest_digest, created, size FROM images"
+            "SELECT image_id, manifest_digest, created, size, seal FROM images"
             " ORDER BY created DESC, image_id"
         )
         return [_image(row, layers.get(str(row[0]), [])) for row in rows]
@@ -379,7 +381,7 @@ class Catalog:
     def image(self, image_id: str) -> ImageRecord | None:
         """Return one image by its full id."""
         row = self.one(
-            "SELECT image_id, manifest_digest, created, size FROM images WHERE image_id = ?",
+            "SELECT image_id, manifest_digest, created, size, seal FROM images WHERE image_id = ?",
             (image_id,),
         )
         if row is None:
@@ -400,28 +402,31 @@ class Catalog:
 
     def tags(self) -> dict[str, ImageId]:
         """Return every name with its image, sorted by name."""
-        rows = self.query("SELECT name, image_id FROM tags ORDER BY name")
-        return {str(name): ImageId(Digest(str(image_id))) for name, image_id in rows}
+        rows = self.query("SELECT name, image_id, seal FROM tags ORDER BY name")
+        return {str(name): _tagged(name, image_id, found) for name, image_id, found in rows}
 
     def tag(self, name: str) -> ImageId | None:
         """Return the image that a normalized name points at."""
-        row = self.one("SELECT image_id FROM tags WHERE name = ?", (name,))
-        return ImageId(Digest(str(row[0]))) if row else None
+        row = self.one("SELECT name, image_id, seal FROM tags WHERE name = ?", (name,))
+        return _tagged(*row) if row else None
 
     # -- layers
 
     def layer(self, diff_id: str) -> bytes | None:
-        """Return a layer's encoded record."""
-        row = self.one("SELECT record FROM layers WHERE diff_id = ?", (diff_id,))
-        return row[0] if row is not None and isinstance(row[0], bytes) else None
+        """Return a layer's encoded record, which matches the id of its item.
+
+        Raises:
+            CatalogDamagedError: It does not.
+        """
+        row = self.one("SELECT item, record FROM layers WHERE diff_id = ?", (diff_id,))
+        return _layer_record(diff_id, *row) if row is not None else None
 
     def layers(self) -> list[tuple[DiffId, bytes]]:
         """Return every layer's id and encoded record, sorted by id."""
-        rows = self.query("SELECT diff_id, record FROM layers ORDER BY diff_id")
+        rows = self.query("SELECT diff_id, item, record FROM layers ORDER BY diff_id")
         return [
-            (DiffId(Digest(str(diff_id))), record)
-            for diff_id, record in rows
-            if isinstance(record, bytes)
+            (DiffId(Digest(str(diff_id))), _layer_record(diff_id, item, record))
+            for diff_id, item, record in rows
         ]
 
     # -- chunks
@@ -434,7 +439,13 @@ class Catalog:
             " JOIN packs p ON p.pack = c.pack WHERE c.id = ?",
             (chunk_id,),
         )
-        return ChunkPlace(*row) if row is not None else None  # type: ignore[arg-type]
+        if row is None:
+            return None
+        pack_id, *numbers = row
+        whole = isinstance(pack_id, bytes) and len(pack_id) == ID_BYTES
+        if not whole or not all(isinstance(n, int) and n >= 0 for n in numbers):
+            raise CatalogDamagedError("the catalog's place of a chunk makes no sense")
+        return ChunkPlace(*row)  # type: ignore[arg-type]
 
     def has_chunk(self, chunk_id: bytes) -> bool:
         """Return whether a committed pack holds a chunk."""
@@ -442,7 +453,7 @@ class Catalog:
             try:
                 cursor = self._live().execute("SELECT 1 FROM chunks WHERE id = ?", (chunk_id,))
                 return cursor.fetchone() is not None
-            except sqlite3.Error as err:
+            except SQLITE_ERRORS as err:
                 raise catalog_error(err) from err
 
     def missing(self, chunk_ids: Iterable[bytes]) -> set[bytes]:
@@ -468,7 +479,7 @@ class Catalog:
                 return
             with contextlib.closing(_connect(self.paths.catalog)) as connection:
                 yield from map(ChunkRow._make, connection.execute(sql))
-        except sqlite3.Error as err:
+        except SQLITE_ERRORS as err:
             raise catalog_error(err) from err
 
     def chunk_rows(self) -> list[ChunkRow]:
@@ -490,18 +501,52 @@ class Catalog:
     def epoch(self) -> int:
         """Return how often gc has taken packs out of use: leases begin in an epoch."""
         row = self.one("SELECT value FROM meta WHERE key = 'epoch'")
-        return int(str(row[0])) if row else 0
+        if row is None or not isinstance(row[0], int):
+            raise CatalogDamagedError("the catalog has no epoch")
+        return row[0]
+
+
+def _layer_record(diff_id: object, item: object, record: object) -> bytes:
+    from layerstore.store.records import layer_item_id  # lazily: the fast path reads no layers
+
+    if not isinstance(record, bytes) or layer_item_id(record) != item:
+        raise CatalogDamagedError(f"the catalog's record of layer {diff_id} is damaged")
+    return record
 
 
 def _image(row: tuple[object, ...], layers: Sequence[DiffId]) -> ImageRecord:
-    image_id, manifest, created, size = row
-    return ImageRecord(
+    image_id, manifest, created, size, found = row
+    record = ImageRecord(
         ImageId(Digest(str(image_id))),
         Digest(str(manifest)),
         str(created),
         tuple(layers),
-        int(str(size)),
+        size if isinstance(size, int) else -1,
     )
+    if found != image_seal(record):
+        raise CatalogDamagedError(
+            f"the catalog lists something else of image {str(image_id)[:80]} than it was given"
+        )
+    return record
+
+
+def image_seal(record: ImageRecord) -> bytes:
+    """Return the seal of an image's row and of its rows in ``image_layers``."""
+    return seal(
+        "images",
+        record.image_id,
+        record.manifest_digest,
+        record.created,
+        record.size,
+        *record.layers,
+    )
+
+
+def _tagged(name: object, image_id: object, found: object) -> ImageId:
+    """Return the image of a row of ``tags`` after checking its seal."""
+    if found != seal("tags", str(name), str(image_id)):
+        raise CatalogDamagedError(f"the catalog's row of the name {str(name)[:300]!r} is damaged")
+    return ImageId(Digest(str(image_id)))
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from blake3 import blake3
 
@@ -24,23 +24,26 @@ from layerstore.store import names_log
 from layerstore.store.blobs import BlobNotFoundError, blob_digests
 from layerstore.store.codec import decompress_block
 from layerstore.store.exclusion import without_gc
+from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.findings import CheckReport, Finding, Problem
 from layerstore.store.pack_reader import read_footer
-from layerstore.store.records import LayerRecord, decode_layer
 from layerstore.store.references import layer_chunks
 from layerstore.store.rewrite import item_matches
 from layerstore.store.sweep import pack_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from layerstore.digest import ImageId
     from layerstore.formats.pack import Block
     from layerstore.progress import Progress
     from layerstore.store.catalog import BlockRow, ChunkRow, ImageRecord, PackRow
+    from layerstore.store.records import LayerRecord
     from layerstore.store.store import Store
 
 READ_BYTES = 4 * 1024 * 1024
+
+T = TypeVar("T")
 
 
 def check(store: Store, *, read_data: bool, progress: Progress | None = None) -> CheckReport:
@@ -82,7 +85,9 @@ def _still_true(store: Store, report: CheckReport) -> Iterator[Finding]:
             case Problem.UNKNOWN_FILE:
                 if any(row.pack_id.hex() == finding.digest for row in store.catalog.pack_rows()):
                     continue
-            case Problem.NAMES_LOG_DIFFERS:
+            case Problem.NAMES_LOG_DIFFERS if not any(
+                other.problem is Problem.CATALOG_DAMAGED for other in report.findings
+            ):
                 tags = store.tags()
                 if _logged(store, log) == tags or names_log_content(store) != log:
                     continue
@@ -101,7 +106,8 @@ def names_log_content(store: Store) -> names_log.LogContent:
 
 
 def _logged(store: Store, log: names_log.LogContent) -> dict[str, str]:
-    return names_log.replay(log.records, {image.image_id for image in store.images()})
+    rows = store.catalog.query("SELECT image_id FROM images")
+    return names_log.replay(log.records, {str(row[0]) for row in rows})
 
 
 class _Check:
@@ -126,9 +132,10 @@ class _Check:
         packs = catalog.pack_rows()
         chunks = self._check_packs(packs, files)
         self._check_unknown(packs, files)
-        images = catalog.images()
+        no_images: list[ImageRecord] = []
+        images = self._listed(catalog.images, no_images)
         needs = self._check_layers()
-        blobs = self._check_images(images)
+        blobs = self._check_images(images, needs)
         self._check_names({image.image_id for image in images})
         findings = tuple(
             finding._replace(images=self._harmed(index, needs, images))
@@ -163,6 +170,14 @@ class _Check:
             self._bad_items.setdefault(item_id, []).append(index)
         if layer is not None:
             self._bad_layers.setdefault(layer, []).append(index)
+
+    def _listed(self, rows: Callable[[], T], nothing: T) -> T:
+        """Return what the catalog lists, or nothing and a finding when that is damaged."""
+        try:
+            return rows()
+        except CatalogDamagedError as err:
+            self._find(Problem.CATALOG_DAMAGED, "catalog.sqlite", "", err.message)
+            return nothing
 
     def _integrity(self) -> None:
         for (message,) in self._store.catalog.query("PRAGMA integrity_check"):
@@ -321,14 +336,17 @@ class _Check:
     def _check_layers(self) -> dict[DiffId, set[bytes]]:
         """Check every layer; return the items each needs."""
         needs: dict[DiffId, set[bytes]] = {}
-        for diff_id, encoded in self._store.catalog.layers():
+        for (name,) in self._store.catalog.query("SELECT diff_id FROM layers ORDER BY diff_id"):
+            diff_id = DiffId(Digest(str(name)))
             try:
-                record = decode_layer(encoded)
-                if record.diff_id != diff_id:
-                    raise FormatError(f"the record is that of {record.diff_id}")
-            except FormatError as err:
+                record = self._store.layer(diff_id)
+            except (IntegrityError, NotFoundError) as err:
                 self._find(
-                    Problem.CATALOG_DIFFERS, "catalog.sqlite", diff_id, str(err), layer=diff_id
+                    Problem.CATALOG_DIFFERS,
+                    "catalog.sqlite",
+                    diff_id,
+                    err.message,
+                    layer=diff_id,
                 )
                 needs[diff_id] = set()
                 continue
@@ -364,7 +382,7 @@ class _Check:
             )
         return needed
 
-    def _check_images(self, images: list[ImageRecord]) -> int:
+    def _check_images(self, images: list[ImageRecord], needs: dict[DiffId, set[bytes]]) -> int:
         for image in images:
             for digest in (Digest(image.image_id), image.manifest_digest):
                 try:
@@ -374,7 +392,7 @@ class _Check:
                 except LayerstoreError as err:
                     self._add_image(Problem.BLOB_DAMAGED, image, digest, err.message)
             for diff_id in image.layers:
-                if not self._store.has_layer(diff_id):
+                if diff_id not in needs:
                     self._add_image(
                         Problem.LAYER_MISSING, image, diff_id, f"layer {diff_id} is missing"
                     )
@@ -386,7 +404,8 @@ class _Check:
         self._findings.append(Finding(problem, where, digest, message, (image.image_id,)))
 
     def _check_names(self, images: set[ImageId]) -> None:
-        tags = self._store.tags()
+        no_tags: dict[str, ImageId] = {}
+        tags = self._listed(self._store.tags, no_tags)
         for name, image_id in tags.items():
             if image_id not in images:
                 self._find(

@@ -130,7 +130,11 @@ def storage_errors(doing: str) -> Iterator[None]:
         raise storage_error(err, doing) from err
 
 
-def catalog_error(err: sqlite3.Error) -> StorageError | CatalogDamagedError:
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What the sqlite3 module raises: decoding errors too, when a damaged page holds text."""
+
+
+def catalog_error(err: Exception) -> StorageError | CatalogDamagedError:
     """Return the store's word for a failed catalog statement."""
     name = getattr(err, "sqlite_errorname", None) or ""
     if name == "SQLITE_FULL" or name in NO_ROOM_FOR_SHM:
@@ -144,7 +148,7 @@ def catalog_error(err: sqlite3.Error) -> StorageError | CatalogDamagedError:
             hint="run as the owner of the store, or choose another with --store",
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(
-        err, sqlite3.IntegrityError | sqlite3.ProgrammingError
+        err, sqlite3.IntegrityError | sqlite3.ProgrammingError | UnicodeDecodeError
     ):
         return CatalogDamagedError(f"the catalog is damaged: {err}")
     return StorageError(f"the catalog failed: {err}")

@@ -12,15 +12,19 @@ import queue
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.formats.pack import ItemKind
 from layerstore.store.codec import compress_block
 from layerstore.store.pack_writer import PackWriter, SealedPack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from layerstore.formats.pack import Item, ItemKind
+    from layerstore.formats.pack import Item
 
 QUEUE_BLOCKS = 12
+
+VERIFY_EVERY = 4
+"""Of content blocks one in this many is decoded again before it is written; of metadata, all."""
 
 
 class BlockJob(NamedTuple):
@@ -46,6 +50,7 @@ class Pipeline:
         self._writer: PackWriter | None = None
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._content_blocks = 0
 
     def submit(self, job: BlockJob) -> None:
         """Queue a block, waiting while the queue is full.
@@ -114,9 +119,16 @@ class Pipeline:
         if self._writer is None:
             self._writer = PackWriter(self._staging_path())
         raw = job.parts[0] if len(job.parts) == 1 else b"".join(job.parts)
-        self._writer.add_frame(job.kind, job.items, compress_block(raw), len(raw))
+        frame = compress_block(raw, verify=self._must_verify(job.kind))
+        self._writer.add_frame(job.kind, job.items, frame, len(raw))
         if self._writer.full:
             self._seal()
+
+    def _must_verify(self, kind: ItemKind) -> bool:
+        if kind is not ItemKind.DATA:
+            return True
+        self._content_blocks += 1
+        return self._content_blocks % VERIFY_EVERY == 1
 
     def _seal(self) -> None:
         if self._writer is not None:

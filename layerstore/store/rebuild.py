@@ -29,7 +29,7 @@ from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.records import LayerRecord, decode_layer, encode_layer, layer_item_id
 from layerstore.store.sweep import pack_files
-from layerstore.store.tags import image_facts, insert_image, manifest_config
+from layerstore.store.tags import image_facts, insert_image, insert_tags, manifest_config
 
 if TYPE_CHECKING:
     from layerstore.digest import PackId
@@ -213,7 +213,7 @@ class _Rebuild:
         except FileNotFoundError:
             log = names_log.LogContent([], 0)
         names = names_log.replay(log.records, images)
-        connection.executemany("INSERT INTO tags VALUES (?, ?)", sorted(names.items()))
+        insert_tags(connection, sorted(names.items()))
         # The log may name images that were collected: a size that differs makes the
         # next change of a name write a snapshot first.
         size = -1 if log.unreadable else names_log.log_size(self._paths.names_log)

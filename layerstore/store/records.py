@@ -12,6 +12,7 @@ from blake3 import blake3
 
 from layerstore.digest import ID_BYTES, ChunkId, DiffId, parse_digest
 from layerstore.errors import FormatError
+from layerstore.store.seals import seal
 
 Refs = tuple[tuple[int, ChunkId], ...]
 """Length in bytes and chunk id, in order."""
@@ -68,17 +69,19 @@ def encode_layer(record: LayerRecord) -> bytes:
     return _encoder.encode(record)
 
 
-def decode_layer(data: bytes) -> LayerRecord:
+def decode_layer(data: bytes, *, expected: DiffId | None = None) -> LayerRecord:
     """Return the record that ``data`` encodes.
 
     Raises:
-        FormatError: Anything but a well-formed record.
+        FormatError: Anything but a well-formed record, or one of another layer than ``expected``.
     """
     try:
         record = _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as err:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
         raise FormatError(f"layer record is damaged: {err}") from err
     parse_digest(record.diff_id)
+    if expected is not None and record.diff_id != expected:
+        raise FormatError(f"the record of layer {expected} is that of {record.diff_id}")
     numbers = (record.tar_size, record.entry_count, record.content_size)
     if min(numbers) < 0 or record.recipe_format not in RECIPE_FORMATS:
         raise FormatError(f"layer record of {record.diff_id} has impossible values")
@@ -91,6 +94,11 @@ def decode_layer(data: bytes) -> LayerRecord:
 def layer_item_id(encoded: bytes) -> ChunkId:
     """Return the id under which a pack lists an encoded layer record."""
     return ChunkId(blake3(encoded, derive_key_context=LAYER_ITEM_CONTEXT).digest())
+
+
+def cache_seal(record: CacheRecord) -> bytes:
+    """Return the seal of a build step's row."""
+    return seal("build_cache", record.key, record.diff_id, record.value)
 
 
 def refs_length(refs: Refs) -> int:

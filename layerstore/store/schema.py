@@ -31,13 +31,16 @@ SCHEMA: tuple[str, ...] = (
     ),
     (
         "CREATE TABLE images (image_id TEXT PRIMARY KEY, manifest_digest TEXT NOT NULL,"
-        " created TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID"
+        " created TEXT NOT NULL, size INTEGER NOT NULL, seal BLOB NOT NULL) WITHOUT ROWID"
     ),
     (
         "CREATE TABLE image_layers (image_id TEXT NOT NULL, position INTEGER NOT NULL,"
         " diff_id TEXT NOT NULL, PRIMARY KEY (image_id, position)) WITHOUT ROWID"
     ),
-    "CREATE TABLE tags (name TEXT PRIMARY KEY, image_id TEXT NOT NULL) WITHOUT ROWID",
+    (
+        "CREATE TABLE tags (name TEXT PRIMARY KEY, image_id TEXT NOT NULL, seal BLOB NOT NULL)"
+        " WITHOUT ROWID"
+    ),
     (
         "CREATE TABLE leases (lease TEXT PRIMARY KEY, purpose TEXT NOT NULL, pid INTEGER NOT NULL,"
         " epoch INTEGER NOT NULL, created REAL NOT NULL) WITHOUT ROWID"
@@ -48,7 +51,7 @@ SCHEMA: tuple[str, ...] = (
     ),
     (
         "CREATE TABLE build_cache (key TEXT PRIMARY KEY, diff_id TEXT, value BLOB NOT NULL,"
-        " created REAL NOT NULL) WITHOUT ROWID"
+        " created REAL NOT NULL, seal BLOB NOT NULL) WITHOUT ROWID"
     ),
 )
 

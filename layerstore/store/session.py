@@ -31,7 +31,7 @@ from layerstore.store.failures import LayerNotFoundError, ShortSourceError
 from layerstore.store.leases import Lease, hold
 from layerstore.store.names import normalize_name
 from layerstore.store.pipeline import BlockJob, Pipeline
-from layerstore.store.records import LayerRecord, encode_layer, layer_item_id
+from layerstore.store.records import LayerRecord, cache_seal, encode_layer, layer_item_id
 from layerstore.store.references import layer_chunks
 from layerstore.store.tags import image_facts, insert_image, manifest_config, tag_all
 
@@ -390,6 +390,6 @@ class WriteSession:
             if record.diff_id is not None and self._catalog.layer(record.diff_id) is None:
                 raise LayerNotFoundError(f"the store holds no layer {record.diff_id}")
             connection.execute(
-                "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?)",
-                (record.key, record.diff_id, record.value, record.created),
+                "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?, ?)",
+                (record.key, record.diff_id, record.value, record.created, cache_seal(record)),
             )

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from layerstore.errors import FormatError
 from layerstore.store import blobs, names
 from layerstore.store.catalog import Catalog, ImageRecord
@@ -23,7 +25,7 @@ from layerstore.store.failures import (
 )
 from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
-from layerstore.store.records import CacheRecord, LayerRecord, decode_layer
+from layerstore.store.records import CacheRecord, LayerRecord, cache_seal, decode_layer
 from layerstore.store.session import WriteSession
 from layerstore.store.tags import delete_image, tag_all, untag_all
 
@@ -161,7 +163,7 @@ class Store:
         encoded = self.catalog.layer(diff_id)
         if encoded is None:
             raise LayerNotFoundError(f"the store holds no layer {diff_id}")
-        return decode_layer(encoded)
+        return decode_layer(encoded, expected=diff_id)
 
     def has_layer(self, diff_id: DiffId) -> bool:
         """Return whether a layer is published."""
@@ -169,8 +171,8 @@ class Store:
 
     def layers(self) -> Iterator[LayerRecord]:
         """Yield every published layer, sorted by diff id."""
-        for _, encoded in self.catalog.layers():
-            yield decode_layer(encoded)
+        for diff_id, encoded in self.catalog.layers():
+            yield decode_layer(encoded, expected=diff_id)
 
     def image(self, image_id: ImageId) -> ImageRecord:
         """Return an image by its full id.
@@ -258,11 +260,11 @@ class Store:
     def cache_get(self, key: str) -> CacheRecord | None:
         """Return a remembered build step, or None; one whose layer is missing is a miss."""
         row = self.catalog.one(
-            "SELECT key, diff_id, value, created FROM build_cache WHERE key = ?", (key,)
+            "SELECT key, diff_id, value, created, seal FROM build_cache WHERE key = ?", (key,)
         )
-        if row is None:
+        record = _cache_record(row) if row is not None else None
+        if record is None:
             return None
-        record = CacheRecord(*row)  # type: ignore[arg-type]
         if record.diff_id is not None and not self._layer_is_whole(record.diff_id):
             return None
         return record
@@ -281,9 +283,9 @@ class Store:
     def cache_records(self) -> list[CacheRecord]:
         """Return every remembered build step, oldest first."""
         rows = self.catalog.query(
-            "SELECT key, diff_id, value, created FROM build_cache ORDER BY created, key"
+            "SELECT key, diff_id, value, created, seal FROM build_cache ORDER BY created, key"
         )
-        return [CacheRecord(*row) for row in rows]  # type: ignore[arg-type]
+        return [record for row in rows if (record := _cache_record(row)) is not None]
 
     def cache_drop(self, keys: Sequence[str]) -> None:
         """Forget build steps; their layers stay until gc."""
@@ -305,3 +307,15 @@ class Store:
     def blob_size(self, digest: Digest) -> int:
         """Return the bytes of a manifest's or config's file."""
         return len(self.get_blob(digest))
+
+
+def _cache_record(row: tuple[object, ...]) -> CacheRecord | None:
+    """Return the build step of a row, or None for a damaged one: that is a miss."""
+    try:
+        record = msgspec.convert(dict(zip(_CACHE_FIELDS, row, strict=False)), CacheRecord)
+    except msgspec.ValidationError:
+        return None
+    return record if row[-1] == cache_seal(record) else None
+
+
+_CACHE_FIELDS = ("key", "diff_id", "value", "created")

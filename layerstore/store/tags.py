@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.digest import DiffId, parse_digest
 from layerstore.errors import FormatError
 from layerstore.store import names_log
+from layerstore.store.catalog import image_seal
+from layerstore.store.seals import seal
 
 if TYPE_CHECKING:
     import sqlite3
@@ -67,8 +69,14 @@ def manifest_config(manifest: bytes) -> str:
 def insert_image(connection: sqlite3.Connection, record: ImageRecord) -> None:
     """Insert an image; the same image again changes nothing."""
     connection.execute(
-        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)",
-        (record.image_id, record.manifest_digest, record.created, record.size),
+        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)",
+        (
+            record.image_id,
+            record.manifest_digest,
+            record.created,
+            record.size,
+            image_seal(record),
+        ),
     )
     connection.executemany(
         "INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)",
@@ -96,9 +104,15 @@ def tag_all(
     """Point normalized names at an image that the catalog has."""
     if names:
         log_names(connection, log, [(names_log.TAG, name, image_id) for name in names])
-        connection.executemany(
-            "INSERT OR REPLACE INTO tags VALUES (?, ?)", [(name, image_id) for name in names]
-        )
+        insert_tags(connection, [(name, image_id) for name in names])
+
+
+def insert_tags(connection: sqlite3.Connection, named: Iterable[tuple[str, str]]) -> None:
+    """Insert names with their images into the catalog alone."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO tags VALUES (?, ?, ?)",
+        [(name, image_id, seal("tags", name, image_id)) for name, image_id in named],
+    )
 
 
 def untag_all(connection: sqlite3.Connection, log: str, names: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from layerstore.store.failures import (
 from layerstore.store.names import AmbiguousIdError, ReferenceSyntaxError, normalize_name
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
+from layerstore.store.tags import insert_image
 from tests.support.store import (
     add_image,
     blobs_of,
@@ -171,7 +172,7 @@ def test_an_ambiguous_prefix_is_refused(root: Path) -> None:
         ids = ["sha256:abcd" + str(n) * 60 for n in (1, 2)]
         with store.catalog.write() as connection:
             for image_id in ids:
-                connection.execute("INSERT INTO images VALUES (?, ?, '', 0)", (image_id, image_id))
+                insert_image(connection, ImageRecord(image_id, image_id, "", (), 0))
         with pytest.raises(AmbiguousIdError):
             store.resolve("abcd")
         assert store.resolve("abcd1").image_id == ids[0]
@@ -375,7 +376,9 @@ def test_an_error_in_the_worker_reaches_the_caller(root: Path, monkeypatch) -> N
     with Store.open(root, create=True) as store:
         with store.begin("test") as session:
             monkeypatch.setattr(
-                pipeline, "compress_block", lambda raw: (_ for _ in ()).throw(InputError("no"))
+                pipeline,
+                "compress_block",
+                lambda raw, verify: (_ for _ in ()).throw(InputError("no")),
             )
             with pytest.raises(InputError):
                 put_image(session, FILES)
