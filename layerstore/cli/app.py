@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import build, doctor, image, measure, store, transfer
+from layerstore.cli import build, doctor, image, measure, store, transfer, unshare
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.fast import HELP_WIDTH
 from layerstore.cli.store import print_version
@@ -41,6 +41,7 @@ def build_app() -> typer.Typer:
     fast_command(app, "images")
     for name in ("mount", "mounts", "umount"):
         fast_command(app, name)
+    unshare.register(app)
     measure.register(app)
     store.register(app)
     doctor.register(app)
