@@ -77,6 +77,15 @@ _MIRROR = re.compile(r"(?:https?|file|copy)://[\x21-\x7e]+", re.ASCII)
 # mmdebstrap copies these from the host, whose names and resolvers are no business of an image.
 _NOTHING_OF_THE_HOST = 'rm -f "$1/etc/hostname" "$1/etc/resolv.conf"'
 
+# apt's binary caches are 50 MB in every layer that installs something, and downloaded packages
+# are dead weight there: docker's images switch both off, and Dockerfiles count on it.
+_NO_CACHES = (
+    "printf '%s\\n' 'Dir::Cache::pkgcache \"\";' 'Dir::Cache::srcpkgcache \"\";' "
+    "'APT::Keep-Downloaded-Packages \"false\";' "
+    '> "$1/etc/apt/apt.conf.d/50no-caches-in-layers" '
+    '&& rm -f "$1"/var/cache/apt/*.bin'  # with them off, mmdebstrap's clean-up passes them by
+)
+
 # Without it a package's installation in a RUN step starts daemons (docker's images have it too).
 _NO_SERVICES = (
     'printf "#!/bin/sh\\nexit 101\\n" > "$1/usr/sbin/policy-rc.d" '
@@ -194,6 +203,7 @@ def command_of(spec: BootstrapSpec) -> list[str]:
         # mmdebstrap's own policy would be gone at the end: ours works from here on.
         "--skip=chroot/policy-rc.d",
         f"--extract-hook={_NO_SERVICES}",
+        f"--customize-hook={_NO_CACHES}",
         f"--customize-hook={_NOTHING_OF_THE_HOST}",
     ]
     if spec.include:
