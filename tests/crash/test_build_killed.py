@@ -1,3 +1,4 @@
+# ruff: noqa: F811 -- pytest fixtures are parameters of the same name
 """A build that is killed leaves no process, mount, control group or file behind."""
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ with Store.open(Path(sys.argv[1])) as store:
 _SECONDS = 30
 
 
-def _start(box: Builder, dockerfile: str) -> subprocess.Popen[str]:  # noqa: F811
+def _start(box: Builder, dockerfile: str) -> subprocess.Popen[str]:
     box.write({"Dockerfile": dockerfile})
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, str(box.store.root), str(box.context)],
@@ -52,7 +53,7 @@ def _start(box: Builder, dockerfile: str) -> subprocess.Popen[str]:  # noqa: F81
     return process
 
 
-def _remains(box: Builder, marker: str) -> list[str]:  # noqa: F811
+def _remains(box: Builder, marker: str) -> list[str]:
     """Return what still exists of a build: processes, mounts, groups, files."""
     found = []
     root = os.fsencode(box.store.root)
@@ -67,12 +68,18 @@ def _remains(box: Builder, marker: str) -> list[str]:  # noqa: F811
         found += [f"mount {line!r}" for line in table if root in line]
     lease = [name for name in os.listdir(box.store.root / "tmp") if name.endswith(".build")]
     found += [f"scratch {name}" for name in lease]
-    for hierarchy in Path("/sys/fs/cgroup").glob("**/layerstore-*"):
-        found.append(f"cgroup {hierarchy}")
     return found
 
 
-def _gone(box: Builder, marker: str) -> list[str]:  # noqa: F811
+def _cgroups(box: Builder) -> list[Path]:
+    """Return the control groups of the build that runs in this store."""
+    leases = [name for name in os.listdir(box.store.root / "tmp") if name.endswith(".build")]
+    assert len(leases) == 1
+    name = leases[0].removesuffix(".build").removeprefix("lease-")
+    return list(Path("/sys/fs/cgroup").glob(f"**/layerstore-{name}"))
+
+
+def _gone(box: Builder, marker: str) -> list[str]:
     deadline = time.monotonic() + _SECONDS
     while (left := _remains(box, marker)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -80,24 +87,27 @@ def _gone(box: Builder, marker: str) -> list[str]:  # noqa: F811
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left(box: Builder, number: signal.Signals) -> None:  # noqa: F811
+def test_nothing_is_left(box: Builder, number: signal.Signals) -> None:
     marker = f"{987_000_000 + os.getpid()}"
     process = _start(
         box,
         f"FROM box\nRUN echo done > /done\nRUN sleep {marker} & echo running; sleep {marker}\n",
     )
+    groups = _cgroups(box)
+    assert groups
     process.send_signal(number)
     process.wait(_SECONDS)
     assert process.stdout is not None
     process.stdout.close()
     assert _gone(box, marker) == []
+    assert not [group for group in groups if group.exists()]
     with Store.open(box.store.root) as store:
         assert check(store, read_data=True).ok
     box.build("FROM box\nRUN echo done > /done\nRUN echo fixed\n")
     assert box.ui.cached == ["RUN echo done > /done"]
 
 
-def test_a_daemon_left_by_a_step_dies_with_it(box: Builder) -> None:  # noqa: F811
+def test_a_daemon_left_by_a_step_dies_with_it(box: Builder) -> None:
     marker = f"{986_000_000 + os.getpid()}"
     box.build(f"FROM box\nRUN (sleep {marker} &) ; echo left\n")
     assert not [line for line in _remains(box, marker) if line.startswith("process")]

@@ -52,8 +52,7 @@ class MountSet:
     """The mounts of one step.
 
     Attributes:
-        mounts: For the runtime.
-        targets: Mount points that must exist: (path, whether a directory).
+        mounts: For the runtime, each with whether its mount point is a directory.
         env: Variables that hold secrets.
 
     Args:
@@ -68,8 +67,7 @@ class MountSet:
         self._stack = stack
         self._secrets_ready = False
         self._count = 0
-        self.mounts: list[ExtraMount] = []
-        self.targets: list[tuple[str, bool]] = []
+        self.mounts: list[tuple[ExtraMount, bool]] = []
         self.env: dict[str, str] = {}
 
     def add(self, spec: MountSpec, secrets: Mapping[str, bytes], sources: MountSources) -> None:
@@ -107,15 +105,14 @@ class MountSet:
         self, spec: MountSpec, source: Path, *, is_directory: bool, flags: tuple[str, ...]
     ) -> None:
         access = "ro" if spec.readonly else "rw"
-        self.mounts.append(ExtraMount(spec.target, str(source), ("bind", access, *flags)))
-        self.targets.append((spec.target, is_directory))
+        mount = ExtraMount(spec.target, str(source), ("bind", access, *flags))
+        self.mounts.append((mount, is_directory))
 
     def _tmpfs(self, spec: MountSpec) -> None:
         options = [*_SAFE, f"mode={spec.mode if spec.mode is not None else 0o1777:o}"]
         if spec.size:
             options.append(f"size={spec.size}")
-        self.mounts.append(ExtraMount(spec.target, "tmpfs", tuple(options), "tmpfs"))
-        self.targets.append((spec.target, True))
+        self.mounts.append((ExtraMount(spec.target, "tmpfs", tuple(options), "tmpfs"), True))
 
     def _secret(self, spec: MountSpec, value: bytes | None) -> None:
         if value is None:
@@ -130,8 +127,8 @@ class MountSet:
         if not spec.target:
             return
         place = self._secret_file(value, spec)
-        self.mounts.append(ExtraMount(spec.target, str(place), ("bind", "ro", *_SAFE, "noexec")))
-        self.targets.append((spec.target, False))
+        mount = ExtraMount(spec.target, str(place), ("bind", "ro", *_SAFE, "noexec"))
+        self.mounts.append((mount, False))
 
     def _secret_file(self, value: bytes, spec: MountSpec) -> Path:
         if not self._secrets_ready:

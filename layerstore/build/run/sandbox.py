@@ -146,7 +146,8 @@ class Sandbox:
         (bundle / "config.json").write_text(json.dumps(config))
         arguments = [
             self.runtime.path, "--root", str(self.scratch / "runtime"),
-            "--log", str(self.scratch / "runtime.log"), "run", "--bundle", str(bundle), f"{self.cgroup_root.strip('/')}-{name}",
+            "--log", str(self.scratch / "runtime.log"),
+            "run", "--bundle", str(bundle), f"{self.cgroup_root.strip('/')}-{name}",
         ]  # fmt: skip
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:

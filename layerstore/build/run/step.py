@@ -20,8 +20,15 @@ from layerstore.build.run.oci_spec import (
     Isolation,
     container_config,
 )
-from layerstore.build.run.stubs import Stub, make_stubs, remove_stubs
+from layerstore.build.run.stubs import (
+    Stub,
+    make_stubs,
+    real_targets,
+    remove_stubs,
+    require_directories,
+)
 from layerstore.build.users import MAX_FILE_BYTES, RunUser, UserDatabase, resolve_run_user
+from layerstore.errors import BuildError
 from layerstore.formats.tree import Kind
 from layerstore.image.scan import UpperScan, scan_upper
 from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_at
@@ -65,7 +72,8 @@ class _Prepared(NamedTuple):
     stack: contextlib.ExitStack
     snapshot: Snapshot
     user: RunUser
-    mounts: MountSet
+    mounts: tuple[ExtraMount, ...]
+    env: dict[str, str]
     stubs: list[Stub]
     root_before: os.stat_result
 
@@ -128,15 +136,27 @@ class RunStep:
             snapshot = stack.enter_context(self._snapshotter.prepare(layers, scratch))
             root = str(snapshot.root)
             root_before = os.stat(root)
-            user = resolve_run_user(_users_of(root), op.user)
+            users = UserDatabase(*_user_files(root))
+            user = resolve_run_user(users, op.user)
             mounts = MountSet(scratch / "mounts", self._settings.cache_root, stack)
             for spec in op.mounts:
                 mounts.add(spec, self._settings.secrets, sources)
+            require_directories(root, STANDARD_DIRECTORIES)
+            extra = [*((mount, False) for mount in self._etc_files()), *mounts.mounts]
+            places = real_targets(root, [mount.destination for mount, _ in extra])
             targets = [(path, True) for path in STANDARD_DIRECTORIES]
-            targets += [(mount.destination, False) for mount in self._etc_files()]
-            targets += mounts.targets
+            targets += [
+                (place, is_directory)
+                for place, (_, is_directory) in zip(places, extra, strict=True)
+            ]
             stubs = make_stubs(root, targets)
-            return _Prepared(stack.pop_all(), snapshot, user, mounts, stubs, root_before)
+            placed = tuple(
+                mount._replace(destination=place)
+                for place, (mount, _) in zip(places, extra, strict=True)
+            )
+            return _Prepared(
+                stack.pop_all(), snapshot, user, placed, mounts.env, stubs, root_before
+            )
 
     def _config(self, op: RunOp, name: str, prepared: _Prepared) -> dict[str, object]:
         user = prepared.user
@@ -144,7 +164,7 @@ class RunStep:
         env.setdefault("HOME", user.home)
         for variable, value in self._settings.proxies.items():
             env.setdefault(variable, value)
-        env.update(prepared.mounts.env)
+        env.update(prepared.env)
         process = ContainerProcess(
             args=op.args,
             env=tuple(f"{variable}={value}" for variable, value in env.items()),
@@ -158,8 +178,8 @@ class RunStep:
             cgroup=f"{self._sandbox.cgroup_root}/{name}",
             machine=os.uname().machine,
         )
-        mounts = (*self._etc_files(), *prepared.mounts.mounts)
-        return container_config(str(prepared.snapshot.root), process, mounts, isolation)
+        root = str(prepared.snapshot.root)
+        return container_config(root, process, prepared.mounts, isolation)
 
     def _etc_files(self) -> tuple[ExtraMount, ...]:
         """Return the mounts of copies of the host's resolver configuration.
@@ -223,29 +243,35 @@ def _without_traces(
     return kept
 
 
-def _users_of(root: str) -> UserDatabase:
-    return UserDatabase(
-        passwd=lambda: _read_in_root(root, b"etc/passwd"),
-        group=lambda: _read_in_root(root, b"etc/group"),
-    )
+def _user_files(root: str) -> list[Callable[[], bytes | None]]:
+    """Return readers of passwd and group, whose content is read at once.
+
+    Both are looked at even where no name is asked for: the runtime opens them always.
+    """
+    contents = [_read_in_root(root, path) for path in (b"etc/passwd", b"etc/group")]
+    return [lambda content=content: content for content in contents]  # type: ignore[misc]
 
 
 def _read_in_root(root: str, path: bytes) -> bytes | None:
-    """Return a regular file of the mounted root, links followed inside it."""
+    """Return a regular file of the mounted root, links followed inside it.
+
+    Raises:
+        BuildError: It is a pipe or the like: the runtime, which opens it too, would hang.
+    """
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
     try:
-        fd = openat2(
-            root_fd, path, os.O_RDONLY | os.O_NONBLOCK,
-            resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-        )  # fmt: skip
-    except OSError:
+        fd = openat2(root_fd, path, os.O_RDONLY | os.O_NONBLOCK, resolve=resolve)
+    except FileNotFoundError:
         return None
+    except OSError as err:
+        raise BuildError(f"/{os.fsdecode(path)} of the image: {err.strerror}") from err
     finally:
         os.close(root_fd)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            return None
+            raise BuildError(f"/{os.fsdecode(path)} of the image is not a regular file")
         return read_at(fd, min(status.st_size, MAX_FILE_BYTES + 1), 0)
     finally:
         os.close(fd)

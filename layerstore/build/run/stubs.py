@@ -12,8 +12,10 @@ import os
 import stat
 from typing import NamedTuple
 
+from layerstore.errors import BuildError
 from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
+MAX_SYMLINKS = 40
 _IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _MODE = 0o755
 
@@ -22,10 +24,9 @@ class Stub(NamedTuple):
     """One file or directory made to be mounted on.
 
     Attributes:
-        parent: Path of its directory, as it was opened.
+        parent: Real path of its directory.
         before: The directory's status before.
         after_ns: The directory's time right after.
-        path: Real path from the root, for comparison with what a scan finds.
     """
 
     parent: bytes
@@ -33,7 +34,39 @@ class Stub(NamedTuple):
     is_directory: bool
     before: os.stat_result
     after_ns: int
-    path: bytes
+
+
+def real_targets(root: str, targets: list[str]) -> list[str]:
+    """Return where mount points really are, links of the image followed inside it.
+
+    The runtime then has no link left to follow, the right way or the wrong one.
+
+    Raises:
+        BuildError: Too many links.
+    """
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return ["/" + os.fsdecode(_real_path(root_fd, os.fsencode(path))) for path in targets]
+    finally:
+        os.close(root_fd)
+
+
+def require_directories(root: str, targets: tuple[str, ...]) -> None:
+    """Refuse a root whose ``/dev`` or the like exists and is no directory.
+
+    runc 1.1 makes the links of /dev by joining paths: with a symlink in its place it
+    writes wherever on the host that leads.
+
+    Raises:
+        BuildError: One is something else.
+    """
+    for target in targets:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISDIR(os.lstat(f"{root}{target}").st_mode):
+                raise BuildError(
+                    f"{target} of the image is not a directory: no command can run in it",
+                    hint=f"make {target} a directory in the base image",
+                )
 
 
 def make_stubs(root: str, targets: list[tuple[str, bool]]) -> list[Stub]:
@@ -41,13 +74,13 @@ def make_stubs(root: str, targets: list[tuple[str, bool]]) -> list[Stub]:
 
     Args:
         root: The mounted root.
-        targets: (absolute path in it, whether a directory is needed).
+        targets: (real path in it, whether a directory is needed).
     """
     made: list[Stub] = []
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for target, is_directory in targets:
-            _make_path(root_fd, root, target, is_directory, made)
+            _make_path(root_fd, target, is_directory=is_directory, made=made)
     finally:
         os.close(root_fd)
     return made
@@ -70,16 +103,54 @@ def remove_stubs(root: str, stubs: list[Stub]) -> dict[bytes, os.stat_result]:
     return restored
 
 
-def _make_path(root_fd: int, root: str, target: str, is_directory: bool, made: list[Stub]) -> None:
+def _real_path(root_fd: int, path: bytes) -> bytes:
+    """Resolve a path below the root, what is missing included."""
+    todo = path.split(b"/")[::-1]
+    names: list[bytes] = []
+    links = 0
+    while todo:
+        name = todo.pop()
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            del names[-1:]
+            continue
+        target = _link_target(root_fd, b"/".join([*names, name]))
+        if target is None:
+            names.append(name)
+            continue
+        links += 1
+        if links > MAX_SYMLINKS:
+            raise BuildError(f"too many levels of symbolic links in {os.fsdecode(path)!r}")
+        if target.startswith(b"/"):
+            names.clear()
+        todo.extend(target.split(b"/")[::-1])
+    return b"/".join(names)
+
+
+def _link_target(root_fd: int, path: bytes) -> bytes | None:
+    """Return the text of the symlink at ``path``, None for anything else or nothing."""
+    try:
+        fd = openat2(root_fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=_IN_ROOT)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISLNK(os.fstat(fd).st_mode):
+            return None
+        return os.readlink(b"", dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _make_path(root_fd: int, target: str, *, is_directory: bool, made: list[Stub]) -> None:
     parts = [os.fsencode(part) for part in target.split("/") if part]
     for index, name in enumerate(parts):
-        path = b"/".join(parts[: index + 1])
-        if _exists(root_fd, path):
+        if _exists(root_fd, b"/".join(parts[: index + 1])):
             continue
         wants_directory = is_directory or index < len(parts) - 1
-        # An OSError here (a dangling link, a file in the way) is the runtime's to report.
+        # An OSError here (a file in the way) is the runtime's to report.
         with contextlib.suppress(OSError):
-            made.append(_make(root_fd, root, b"/".join(parts[:index]), name, wants_directory))
+            made.append(_make(root_fd, b"/".join(parts[:index]), name, directory=wants_directory))
 
 
 def _exists(root_fd: int, path: bytes) -> bool:
@@ -90,12 +161,11 @@ def _exists(root_fd: int, path: bytes) -> bool:
     return True
 
 
-def _make(root_fd: int, root: str, parent: bytes, name: bytes, is_directory: bool) -> Stub:
+def _make(root_fd: int, parent: bytes, name: bytes, *, directory: bool) -> Stub:
     fd = openat2(root_fd, parent or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=_IN_ROOT)
     try:
         before = os.fstat(fd)
-        real = os.readlink(f"/proc/self/fd/{fd}").removeprefix(root).strip("/")
-        if is_directory:
+        if directory:
             os.mkdir(name, _MODE, dir_fd=fd)
         else:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -103,7 +173,7 @@ def _make(root_fd: int, root: str, parent: bytes, name: bytes, is_directory: boo
         after = os.fstat(fd)
     finally:
         os.close(fd)
-    return Stub(parent, name, is_directory, before, after.st_mtime_ns, os.fsencode(real))
+    return Stub(parent, name, directory, before, after.st_mtime_ns)
 
 
 def _remove(root_fd: int, stub: Stub, restored: dict[bytes, os.stat_result]) -> None:
@@ -120,8 +190,8 @@ def _remove(root_fd: int, stub: Stub, restored: dict[bytes, os.stat_result]) -> 
             os.unlink(stub.name, dir_fd=fd)
         if untouched:
             os.utime(fd, ns=(stub.before.st_atime_ns, stub.before.st_mtime_ns))
-            restored[stub.path] = stub.before
+            restored[stub.parent] = stub.before
         else:
-            restored.pop(stub.path, None)
+            restored.pop(stub.parent, None)
     finally:
         os.close(fd)
