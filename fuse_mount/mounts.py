@@ -36,7 +36,7 @@ from layerstore.linux.removal import remove_tree
 from layerstore.snapshot.overlay import copy_root_attributes, overlay_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from layerstore.store.catalog import ImageRecord
 
@@ -88,7 +88,13 @@ class ListedMount(NamedTuple):
 
 
 def mount(
-    store_root: str, image: ImageRecord, target: str, *, rw: bool = False, name: str = ""
+    store_root: str,
+    image: ImageRecord,
+    target: str,
+    *,
+    rw: bool = False,
+    name: str = "",
+    confirm: Callable[[], object] | None = None,
 ) -> MountRecord:
     """Show an image at a directory.
 
@@ -102,6 +108,8 @@ def mount(
         rw: Whether the view gets its own writable upper directory, which
             :func:`unmount` removes.
         name: What the user called the image, for listings.
+        confirm: Called when the record keeps the collector off the image, before anything
+            is mounted; raises if the image went in the meantime.
 
     Raises:
         InputError: The target is missing or no directory.
@@ -138,6 +146,8 @@ def mount(
         make_private_dir(f"{store_root}/views", durable=False)
         _write(store_root, record)
         try:
+            if confirm is not None:
+                confirm()
             return _make(store_root, record)
         except BaseException:
             _undo(store_root, _read(store_root, view_id) or record, lazy=True)

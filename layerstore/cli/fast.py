@@ -20,7 +20,7 @@ from layerstore.cli.output import (
     write_table,
 )
 from layerstore.cli.settings import current_root
-from layerstore.errors import InputError, LayerstoreError
+from layerstore.errors import InputError, LayerstoreError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -166,7 +166,14 @@ def _mount(options: argparse.Namespace, root: str) -> int:
 
     with contextlib.closing(_open_catalog(root)) as catalog:
         image = resolve(catalog, lookup_form(options.image))
-    record = mount(root, image, options.target, rw=options.rw, name=options.image)
+
+        def confirm() -> None:
+            if catalog.image_after_writers(image.image_id) is None:
+                raise NotFoundError(f"image {options.image} was removed while it was mounted")
+
+        record = mount(
+            root, image, options.target, rw=options.rw, name=options.image, confirm=confirm
+        )
     if options.format == "json":
         write_json(record._asdict())
     return 0

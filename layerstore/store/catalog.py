@@ -391,6 +391,16 @@ class Catalog:
         )
         return _image(row, [DiffId(Digest(str(diff_id))) for (diff_id,) in layers])
 
+    def image_after_writers(self, image_id: str) -> ImageRecord | None:
+        """Return one image as it is once the write transaction under way, if any, has ended.
+
+        Who makes a root for the garbage collector (a view's record) outside the catalog
+        asks this afterwards: a collection that did not see the root has committed by
+        now, and one that comes later will see it.
+        """
+        with self._guard(), self._catalog_lock():
+            return self.image(image_id)
+
     def image_ids(self, prefix: str, limit: int = 3) -> list[ImageId]:
         """Return ids of images whose id or manifest digest begins with ``prefix``."""
         rows = self.query(

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,6 @@ from tests.support.views import image_of, is_mounted, undo_all_mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from layerstore.store.catalog import ImageRecord
 
@@ -130,6 +130,20 @@ def test_two_writable_views_do_not_see_each_other(host: Host) -> None:
     c = host.mount("c")
     assert not (c / "mine").exists()
     assert (c / "files" / "small").read_text() != "changed in a"
+
+
+def test_an_image_that_goes_while_it_is_mounted_is_not_mounted(host: Host) -> None:
+    target = host.target("late")
+
+    def gone() -> None:
+        # The record is there before the question: a collection from now on sees it.
+        assert list(Path(host.store, "views").glob("*.json"))
+        raise NotFoundError("gone")
+
+    with pytest.raises(NotFoundError):
+        mounts.mount(host.store, host.image, str(target), rw=True, confirm=gone)
+    assert not os.path.ismount(target)
+    assert host.states() == []
 
 
 def test_forty_views_share_one_mount_and_one_server(host: Host) -> None:
