@@ -9,21 +9,15 @@ All functions run in the sandbox's thread.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from typing import TYPE_CHECKING, Protocol
 
+from layerstore.build.run.caches import cache_name
 from layerstore.build.run.oci_spec import ExtraMount
 from layerstore.errors import BuildError
 from layerstore.linux import mounts
-from layerstore.linux.files import (
-    RESOLVE_IN_ROOT,
-    RESOLVE_NO_MAGICLINKS,
-    make_private_dir,
-    openat2,
-)
-from layerstore.linux.locks import FileLock, LockBusyError
+from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +30,7 @@ SECRET_MAX_BYTES = 500 << 10
 """As docker's: a secret is a key or a token, not a data set."""
 
 _SECRETS_SIZE = "mode=0700,size=16m"
-_PRIVATE_CACHES_MAX = 64
-_CACHE_MODE = 0o755
+_DOCUMENTS_MODE = 0o755
 _SAFE = ("nosuid", "nodev")
 
 
@@ -57,13 +50,15 @@ class MountSet:
 
     Args:
         scratch: A directory of this step's own.
-        cache_root: Where cache mounts live between builds.
+        caches: Directories of the step's cache mounts by name, held for it.
         stack: Closed after the step; undoes everything.
     """
 
-    def __init__(self, scratch: Path, cache_root: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, scratch: Path, caches: Mapping[str, Path], stack: contextlib.ExitStack
+    ) -> None:
         self._scratch = scratch
-        self._cache_root = cache_root
+        self._caches = caches
         self._stack = stack
         self._secrets_ready = False
         self._count = 0
@@ -151,47 +146,15 @@ class MountSet:
 
     def _document(self, spec: MountSpec) -> None:
         place = self._place(is_directory=True)
-        place.chmod(_CACHE_MODE)
+        place.chmod(_DOCUMENTS_MODE)
         path = place / os.path.basename(spec.source)
         path.write_text(spec.content, encoding="utf-8", errors="surrogateescape")
         path.chmod(0o755)
         self._take(spec, place, is_directory=True, flags=_SAFE)
 
     def _cache(self, spec: MountSpec) -> None:
-        directory = self._cache_directory(spec)
+        directory = self._caches[cache_name(spec)]
         self._take(spec, directory, is_directory=True, flags=())
-
-    def _cache_directory(self, spec: MountSpec) -> Path:
-        make_private_dir(str(self._cache_root), durable=False)
-        name = _cache_name(spec)
-        for number in range(_PRIVATE_CACHES_MAX):
-            top = self._cache_root / (f"{name}-{number}" if number else name)
-            make_private_dir(str(top), durable=False)
-            lock = self._cache_lock(str(top / "lock"), spec.sharing)
-            if lock is None:
-                continue
-            self._stack.callback(lock.close)
-            data = top / "data"
-            if not data.exists():
-                fresh = top / f"fresh-{os.getpid()}"
-                fresh.mkdir(mode=0o700, exist_ok=True)
-                os.chown(fresh, spec.uid, spec.gid)
-                fresh.chmod(spec.mode if spec.mode is not None else _CACHE_MODE)
-                with contextlib.suppress(OSError):  # another build was first
-                    fresh.rename(data)
-            return data
-        raise BuildError(f"too many builds use the cache mount {spec.id!r} at once")
-
-    def _cache_lock(self, path: str, sharing: str) -> FileLock | None:
-        """Lock a cache as its ``sharing`` asks; None when a private one is taken."""
-        if sharing == "shared":
-            return FileLock(path, shared=True)
-        if sharing == "locked":
-            return FileLock(path)
-        try:
-            return FileLock(path, wait=False)
-        except LockBusyError:
-            return None
 
     def _bind(self, spec: MountSpec, sources: MountSources) -> None:
         assert spec.input is not None
@@ -214,13 +177,6 @@ class MountSet:
             os.close(fd)
         self._stack.callback(_unmount, place)
         self._take(spec, place, is_directory=is_directory, flags=_SAFE)
-
-
-def _cache_name(spec: MountSpec) -> str:
-    """Return the directory name of a cache; ids come from strangers, so they are hashed."""
-    owner = f"{spec.uid}:{spec.gid}:{spec.mode}" if spec.owned else ""
-    text = f"{spec.id}\0{owner}".encode("utf-8", "surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def _unmount(place: Path) -> None:

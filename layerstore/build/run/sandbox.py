@@ -89,6 +89,8 @@ class Sandbox:
         self.scratch = scratch
         self.runtime = find_runtime()
         self.cgroup_root = f"/layerstore-{name}"
+        # Bundles hold secrets that are variables: a tmpfs that only the sandbox sees.
+        self._private = scratch / "private"
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._control, self._reaper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._reaper: subprocess.Popen[bytes] | None = None
@@ -141,12 +143,12 @@ class Sandbox:
         Raises:
             BuildError: The runtime's supervisor is gone.
         """
-        bundle = self.scratch / f"bundle-{name}"
-        bundle.mkdir(mode=0o700)
-        (bundle / "config.json").write_text(json.dumps(config))
+        private = self._private
+        bundle = private / f"bundle-{name}"
+        self.call(_write_bundle, bundle, json.dumps(config))
         arguments = [
-            self.runtime.path, "--root", str(self.scratch / "runtime"),
-            "--log", str(self.scratch / "runtime.log"),
+            self.runtime.path, "--root", str(private / "runtime"),
+            "--log", str(private / "runtime.log"),
             "run", "--bundle", str(bundle), f"{self.cgroup_root.strip('/')}-{name}",
         ]  # fmt: skip
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
@@ -194,6 +196,9 @@ class Sandbox:
         """Give the calling thread its namespaces and start the reaper as their first process."""
         unshare(CLONE_NEWNS)
         mounts.set_propagation("/", mounts.MS_SLAVE)
+        self._private.mkdir(mode=0o700)
+        flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+        mounts.mount("tmpfs", str(self._private), "tmpfs", flags, "mode=0700")
         unshare(CLONE_NEWPID)
         self._reaper = subprocess.Popen(
             [
@@ -214,3 +219,8 @@ class Sandbox:
             raise BuildError("the supervisor of the build's containers has died")
         answer: dict[str, int] = json.loads(data)
         return answer
+
+
+def _write_bundle(bundle: Path, config: str) -> None:
+    bundle.mkdir(mode=0o700)
+    (bundle / "config.json").write_text(config)

@@ -11,6 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.build.run.caches import take_caches
 from layerstore.build.run.mounts import MountSet, MountSources
 from layerstore.build.run.oci_spec import (
     HOSTNAME,
@@ -21,7 +22,6 @@ from layerstore.build.run.oci_spec import (
     container_config,
 )
 from layerstore.build.run.stubs import (
-    Stub,
     make_stubs,
     real_targets,
     remove_stubs,
@@ -34,7 +34,7 @@ from layerstore.image.scan import UpperScan, scan_upper
 from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from layerstore.build.graph import RunOp
@@ -67,15 +67,18 @@ class RunOutcome(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A root that is ready to run on, inside the sandbox."""
+    """A root that is ready to run on, inside the sandbox.
 
-    stack: contextlib.ExitStack
+    Attributes:
+        restored: Once the root is left: directories that look untouched again, as they were.
+    """
+
     snapshot: Snapshot
     user: RunUser
     mounts: tuple[ExtraMount, ...]
     env: dict[str, str]
-    stubs: list[Stub]
     root_before: os.stat_result
+    restored: dict[bytes, os.stat_result]
 
 
 class RunStep:
@@ -115,48 +118,58 @@ class RunStep:
             MountError: The root could not be mounted.
         """
         scratch = self._sandbox.scratch / f"step-{name}"
-        prepared = self._sandbox.call(self._prepare, op, layers, scratch, sources)
-        restored: dict[bytes, os.stat_result] = {}
-        try:
-            config = self._config(op, name, prepared)
-            status = self._sandbox.run(config, name, on_output)
-        finally:
-            restored = self._sandbox.call(_leave, prepared)
+        # Closed in the sandbox's thread after whatever is under way there: an interrupt
+        # may come while that thread still prepares.
+        stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as held:
+            caches = take_caches(op.mounts, self._settings.cache_root, held)
+            try:
+                prepared = self._sandbox.call(
+                    self._prepare, op, layers, scratch, sources, caches, stack
+                )
+                config = self._config(op, name, prepared)
+                status = self._sandbox.run(config, name, on_output)
+            finally:
+                self._sandbox.call(stack.close)
         if status != 0:
             return RunOutcome(status, [], [], [], [])
         scan = scan_upper(prepared.snapshot.upper, xattr_prefix=prepared.snapshot.xattr_prefix)
-        items = _without_traces(scan, restored, prepared.root_before)
+        items = _without_traces(scan, prepared.restored, prepared.root_before)
         return RunOutcome(0, items, scan.whiteouts, scan.opaques, scan.skipped)
 
     def _prepare(
-        self, op: RunOp, layers: Sequence[DiffId], scratch: Path, sources: MountSources
+        self,
+        op: RunOp,
+        layers: Sequence[DiffId],
+        scratch: Path,
+        sources: MountSources,
+        caches: Mapping[str, Path],
+        stack: contextlib.ExitStack,
     ) -> _Prepared:
-        """Mount everything; runs in the sandbox's thread."""
-        with contextlib.ExitStack() as stack:
-            snapshot = stack.enter_context(self._snapshotter.prepare(layers, scratch))
-            root = str(snapshot.root)
-            root_before = os.stat(root)
-            users = UserDatabase(*_user_files(root))
-            user = resolve_run_user(users, op.user)
-            mounts = MountSet(scratch / "mounts", self._settings.cache_root, stack)
-            for spec in op.mounts:
-                mounts.add(spec, self._settings.secrets, sources)
-            require_directories(root, STANDARD_DIRECTORIES)
-            extra = [*((mount, False) for mount in self._etc_files()), *mounts.mounts]
-            places = real_targets(root, [mount.destination for mount, _ in extra])
-            targets = [(path, True) for path in STANDARD_DIRECTORIES]
-            targets += [
-                (place, is_directory)
-                for place, (_, is_directory) in zip(places, extra, strict=True)
-            ]
-            stubs = make_stubs(root, targets)
-            placed = tuple(
-                mount._replace(destination=place)
-                for place, (mount, _) in zip(places, extra, strict=True)
-            )
-            return _Prepared(
-                stack.pop_all(), snapshot, user, placed, mounts.env, stubs, root_before
-            )
+        """Mount everything; runs in the sandbox's thread. Closing ``stack`` undoes it."""
+        snapshot = stack.enter_context(self._snapshotter.prepare(layers, scratch))
+        root = str(snapshot.root)
+        root_before = os.stat(root)
+        users = UserDatabase(*_user_files(root))
+        user = resolve_run_user(users, op.user)
+        mounts = MountSet(scratch / "mounts", caches, stack)
+        for spec in op.mounts:
+            mounts.add(spec, self._settings.secrets, sources)
+        require_directories(root, STANDARD_DIRECTORIES)
+        extra = [*((mount, False) for mount in self._etc_files()), *mounts.mounts]
+        places = real_targets(root, [mount.destination for mount, _ in extra])
+        targets = [(path, True) for path in STANDARD_DIRECTORIES]
+        targets += [
+            (place, is_directory) for place, (_, is_directory) in zip(places, extra, strict=True)
+        ]
+        stubs = make_stubs(root, targets)
+        restored: dict[bytes, os.stat_result] = {}
+        stack.callback(lambda: restored.update(remove_stubs(root, stubs)))
+        placed = tuple(
+            mount._replace(destination=place)
+            for place, (mount, _) in zip(places, extra, strict=True)
+        )
+        return _Prepared(snapshot, user, placed, mounts.env, root_before, restored)
 
     def _config(self, op: RunOp, name: str, prepared: _Prepared) -> dict[str, object]:
         user = prepared.user
@@ -210,12 +223,6 @@ def _copied(directory: Path, path: str, default: bytes, extra: bytes) -> ExtraMo
     copy.write_bytes(content + extra)
     copy.chmod(0o644)
     return ExtraMount(path, str(copy), _BIND_READONLY)
-
-
-def _leave(prepared: _Prepared) -> dict[bytes, os.stat_result]:
-    """Take stubs and mounts away; runs in the sandbox's thread."""
-    with prepared.stack:
-        return remove_stubs(str(prepared.snapshot.root), prepared.stubs)
 
 
 def _without_traces(

@@ -1,0 +1,94 @@
+"""The directories behind cache mounts, which outlive builds, and who may use them when.
+
+A step takes all its caches before anything is mounted, in the caller's thread, so that
+Ctrl-C ends the wait for another build, and in one order, so that no two steps wait for
+each other. A cache that a step mounts twice is taken once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from layerstore.errors import BuildError
+from layerstore.linux.files import make_private_dir
+from layerstore.linux.locks import FileLock, LockBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from layerstore.build.graph import MountSpec
+
+_MODE = 0o755
+_PRIVATE_CACHES_MAX = 64
+_STRICTER = ("shared", "private", "locked")
+"""Ways to share a cache: where a step asks for two, it gets the later one."""
+
+
+def take_caches(
+    specs: Iterable[MountSpec], root: Path, stack: contextlib.ExitStack
+) -> dict[str, Path]:
+    """Wait for the caches that a step mounts and return their directories by name.
+
+    Args:
+        specs: The step's mounts; others than caches are passed over.
+        root: Where caches live between builds.
+        stack: Gives them back when it is closed.
+
+    Raises:
+        BuildError: All copies of a private cache are in use.
+    """
+    wanted: dict[str, list[MountSpec]] = {}
+    for spec in specs:
+        if spec.type == "cache":
+            wanted.setdefault(cache_name(spec), []).append(spec)
+    if wanted:
+        make_private_dir(str(root), durable=False)
+    return {name: _take(root, name, wanted[name], stack) for name in sorted(wanted)}
+
+
+def cache_name(spec: MountSpec) -> str:
+    """Return the directory name of a cache; ids come from strangers, so they are hashed."""
+    owner = f"{spec.uid}:{spec.gid}:{spec.mode}" if spec.owned else ""
+    text = f"{spec.id}\0{owner}".encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:32]
+
+
+def _take(root: Path, name: str, specs: list[MountSpec], stack: contextlib.ExitStack) -> Path:
+    sharing = max((spec.sharing for spec in specs), key=_STRICTER.index)
+    for number in range(_PRIVATE_CACHES_MAX):
+        top = root / (f"{name}-{number}" if number else name)
+        make_private_dir(str(top), durable=False)
+        lock = _lock(str(top / "lock"), sharing)
+        if lock is not None:
+            stack.callback(lock.close)
+            return _data_of(top, specs[0])
+    raise BuildError(f"too many builds use the cache mount {specs[0].id!r} at once")
+
+
+def _lock(path: str, sharing: str) -> FileLock | None:
+    """Lock a cache as its ``sharing`` asks; None when a private one is taken."""
+    if sharing == "shared":
+        return FileLock(path, shared=True)
+    if sharing == "locked":
+        return FileLock(path)
+    try:
+        return FileLock(path, wait=False)
+    except LockBusyError:
+        return None
+
+
+def _data_of(top: Path, spec: MountSpec) -> Path:
+    """Return the cache's own directory, made with the owner and mode that it asks for."""
+    data = top / "data"
+    if not data.exists():
+        fresh = top / f"fresh-{os.getpid()}"
+        fresh.mkdir(mode=0o700, exist_ok=True)
+        os.chown(fresh, spec.uid, spec.gid)
+        fresh.chmod(spec.mode if spec.mode is not None else _MODE)
+        with contextlib.suppress(OSError):  # another build was first
+            fresh.rename(data)
+    return data

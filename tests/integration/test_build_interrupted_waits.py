@@ -1,0 +1,114 @@
+# ruff: noqa: F811 -- pytest fixtures are parameters of the same name
+"""Cache mounts that builds wait for, and what a running step shows of its secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from tests.support.build import box, builder, needs_runc  # noqa: F401
+from tests.support.cli import Cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+if True:  # the fixtures' type, for annotations that pytest evaluates
+    from tests.support.build import Builder
+
+pytestmark = needs_runc
+
+_SECONDS = 60
+
+
+def test_a_cache_mounted_twice_is_taken_once(box: Builder) -> None:
+    box.build(
+        "FROM box\n"
+        "RUN --mount=type=cache,id=c,target=/x,sharing=locked "
+        "--mount=type=cache,id=c,target=/y echo seen > /x/f && cat /y/f\n"
+    )
+    assert box.ui.text == b"seen\n"
+
+
+def test_steps_that_want_the_same_caches_in_another_order_both_end(box: Builder) -> None:
+    mount = "--mount=type=cache,id={0},target=/{0},sharing=locked"
+    first, second = mount.format("a"), mount.format("b")
+    with contextlib.ExitStack() as stack:
+        builds = [
+            stack.enter_context(_build(box, f"FROM box\nRUN {mounts} sleep 0.2; echo {n}\n"))
+            for n, mounts in enumerate([f"{first} {second}", f"{second} {first}"] * 3)
+        ]
+        assert [build.wait(_SECONDS) for build in builds] == [0] * 6
+
+
+def test_waiting_for_a_cache_ends_with_ctrl_c(box: Builder) -> None:
+    line = "FROM box\nRUN --mount=type=cache,id=c,target=/x,sharing=locked"
+    with _build(box, f"{line} sleep 300\n") as holder:
+        _until(lambda: _running("sleep\x00300"))
+        with _build(box, f"{line} echo mine\n") as waiter:
+            _until(lambda: _waits_for_a_lock(waiter.pid))
+            waiter.send_signal(signal.SIGINT)
+            _, err = waiter.communicate(timeout=_SECONDS)
+        assert waiter.returncode == 130
+        assert "Traceback" not in err
+        holder.send_signal(signal.SIGINT)
+        assert holder.wait(_SECONDS) == 130
+
+
+def test_secrets_in_variables_are_on_no_disk_while_a_step_runs(box: Builder) -> None:
+    canary = f"canary-{os.urandom(8).hex()}"
+    options = ["--secret", "id=k,env=CANARY", "--build-arg", f"http_proxy=http://{canary}@p.test"]
+    text = "FROM box\nRUN --mount=type=secret,id=k,env=KEY --mount=type=secret,id=k sleep 301\n"
+    with _build(box, text, *options, CANARY=canary) as build:
+        _until(lambda: _running("sleep\x00301"))
+        for folder, _, names in os.walk(box.store.root):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as file:
+                    assert canary.encode() not in file.read(), name
+        build.send_signal(signal.SIGINT)
+        assert build.wait(_SECONDS) == 130
+
+
+@contextlib.contextmanager
+def _build(
+    box: Builder, dockerfile: str, *options: str, **env: str
+) -> Iterator[subprocess.Popen[str]]:
+    cli = Cli(box.store.root)
+    path = box.directory / f"Dockerfile-{os.urandom(4).hex()}"
+    path.write_text(dockerfile)
+    process = subprocess.Popen(
+        cli.command("build", "-f", path, *options, box.context),
+        env=cli.environment(env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _running(command: str) -> bool:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+            if file.read().rstrip("\x00") == command:
+                return True
+    return False
+
+
+def _waits_for_a_lock(pid: int) -> bool:
+    """Return whether /proc/locks shows the process waiting (``->``) for a flock."""
+    with open("/proc/locks") as file:
+        return any(f" {pid} " in line and "->" in line for line in file)
