@@ -39,7 +39,8 @@ class Lease:
         try:
             with catalog.write() as connection:
                 with storage_errors("begin a lease"):
-                    lock = FileLock(catalog.paths.lease(self.lease_id), wait=False)
+                    # Nobody else holds it for longer than it takes to ask who does.
+                    lock = FileLock(catalog.paths.lease(self.lease_id))
                 row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
                 self.epoch = int(row[0])
                 connection.execute(

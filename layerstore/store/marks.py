@@ -52,18 +52,31 @@ class Marks:
         self.blobs: set[Digest] = set()
         self.items: set[bytes] = set()
         self.dangling: list[str] = []
+        self._records: dict[DiffId, bytes] = {}
 
     def extend(self, store: Store, roots: Roots) -> set[bytes]:
         """Mark what ``roots`` reach and return the item ids that were not marked before."""
         before = len(self.items)
         fresh: set[bytes] = set()
         self.dangling.extend(roots.unreadable)
+        self._mark_replaced(store, fresh)
         for image_id, why in sorted(roots.images.items()):
             self._image(store, image_id, why, fresh)
         for diff_id, why in sorted(roots.layers.items()):
             self._layer(store, diff_id, why, fresh)
         assert len(self.items) == before + len(fresh)
         return fresh
+
+    def _mark_replaced(self, store: Store, fresh: set[bytes]) -> None:
+        """Mark anew the layers whose record was replaced by another since they were marked.
+
+        The same tar may be cut or described in another way: then it needs other chunks.
+        """
+        for diff_id, item_id in store.catalog.query("SELECT diff_id, item FROM layers"):
+            layer = DiffId(Digest(str(diff_id)))
+            if self._records.get(layer, item_id) != item_id:
+                self.layers.discard(layer)
+                self._layer(store, layer, "its name", fresh)
 
     def _image(self, store: Store, image_id: ImageId, why: str, fresh: set[bytes]) -> None:
         if image_id in self.images:
@@ -91,6 +104,7 @@ class Marks:
         item_id, encoded = row
         assert isinstance(item_id, bytes)
         assert isinstance(encoded, bytes)
+        self._records[diff_id] = item_id
         try:
             needed: set[bytes] = {*layer_chunks(decode_layer(encoded), store.read_refs), item_id}
         except (IntegrityError, NotFoundError) as err:

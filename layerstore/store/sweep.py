@@ -9,14 +9,15 @@ Removal happens under the catalog lock, where pack files and blobs appear too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import ID_BYTES, PackId
 from layerstore.linux.files import fsync_directory, remove_if_present
 from layerstore.linux.locks import is_held
+from layerstore.linux.removal import remove_tree
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests
 from layerstore.store.failures import storage_errors
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from layerstore.store.marks import Marks
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
+
+
+_REMOVALS_MAX = 8
+"""Attempts at removing what somebody else removes at the same time; the rest is the next gc's."""
 
 
 class Leavings(NamedTuple):
@@ -181,12 +186,21 @@ def _dead_temporaries(catalog: Catalog, *, own_lease: str | None) -> Iterator[tu
 
 
 def _tree_size(path: str) -> int:
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode):
-        return status.st_size
+    """Return the bytes of a file or of all files below a directory.
+
+    What vanishes meanwhile, as the remains of a killed build do while its reaper is at
+    work, and what lies deeper than a path can say counts nothing.
+    """
     total = 0
-    for folder, _, files in os.walk(path):
-        total += sum(_size(f"{folder}/{name}") for name in files)
+    todo = [path]
+    while todo:
+        here = todo.pop()
+        with contextlib.suppress(OSError):
+            status = os.lstat(here)
+            if stat.S_ISDIR(status.st_mode):
+                todo.extend(f"{here}/{name}" for name in os.listdir(here))
+            else:
+                total += status.st_size
     return total
 
 
@@ -215,18 +229,21 @@ def remove_leavings(store: Store, marks: Marks, *, own_lease: str) -> Leavings:
 
 
 def _remove_tree(path: str) -> None:
-    """Remove a leftover; never follows symlinks and never leaves the file system."""
-    if stat.S_ISDIR(os.lstat(path).st_mode):
-        if not _holds_mount(path):
-            shutil.rmtree(path)
-    else:
-        remove_if_present(path)
+    """Remove a leftover; never follows symlinks and never leaves the file system.
 
-
-def _holds_mount(path: str) -> bool:
-    device = os.lstat(path).st_dev
-    return any(
-        os.lstat(f"{folder}/{name}").st_dev != device
-        for folder, directories, _ in os.walk(path)
-        for name in directories
-    )
+    A reaper of the build that left it may be removing it too.
+    """
+    for _ in range(_REMOVALS_MAX):
+        try:
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                remove_tree(path)
+            else:
+                remove_if_present(path)
+        except FileNotFoundError:
+            continue  # it, or something in it: look again
+        except OSError as err:
+            if err.errno == errno.ENOTEMPTY:
+                continue
+            if err.errno != errno.EBUSY:  # something is mounted there: the next gc's
+                raise
+        return

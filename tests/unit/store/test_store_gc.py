@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from layerstore.linux.locks import FileLock
@@ -12,10 +18,12 @@ from layerstore.store.failures import DanglingReferenceError, GcRunningError
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
+from layerstore.store.sweep import oldest_lease_epoch
 from tests.support.store import (
     add_image,
     assert_sound,
     blobs_of,
+    diff_id_of,
     disk_bytes,
     noise,
     put_image,
@@ -314,3 +322,75 @@ def test_a_catalog_older_than_the_log_costs_no_data(root: Path) -> None:
         execute(plan_gc(store))
         store.rebuild_catalog()
     assert_sound(root, {"old": [KEEP], "new": [DROP]})
+
+
+def test_a_layer_described_anew_since_the_plan_keeps_what_it_needs_now(root: Path) -> None:
+    add_image(root, "keep", KEEP)
+    add_image(root, "drop", DROP)
+    with Store.open(root) as store:
+        store.untag("drop")
+        plan = plan_gc(store)
+        with store.begin("the same tar, cut in another way") as session:
+            record = put_unpublished_layer(session, DROP)
+            session.publish_layer(msgspec.structs.replace(record, diff_id=diff_id_of(KEEP)))
+        execute(plan)
+    assert_sound(root, {"keep": [DROP]})
+
+
+def test_remains_of_a_dead_build_go_however_deep_and_guarded(root: Path) -> None:
+    add_image(root, "keep", KEEP)
+    scratch = root / "tmp" / "lease-0123456789abcdef.build"
+    scratch.mkdir()
+    here = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(2500):
+        os.mkdir("a-directory", dir_fd=here)
+        below = os.open("a-directory", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, dir_fd=here))
+    os.close(here)
+    (scratch / "guarded").write_bytes(b"four")
+    subprocess.run(["chattr", "+i", scratch / "guarded"], check=False, capture_output=True)
+    with Store.open(root) as store:
+        assert execute(plan_gc(store)).freed_bytes == 4
+    assert list((root / "tmp").iterdir()) == []
+
+
+def test_remains_that_somebody_else_removes_meanwhile_are_no_failure(root: Path) -> None:
+    add_image(root, "keep", KEEP)
+    ended = threading.Event()
+
+    def reaper() -> None:
+        for number in range(60):
+            scratch = root / "tmp" / f"lease-{number:016x}.build"
+            for name in ("a/b", "c/d", "e/f"):
+                (scratch / name).mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(scratch, ignore_errors=True)
+        ended.set()
+
+    with Store.open(root) as store, ThreadPoolExecutor() as pool:
+        work = pool.submit(reaper)
+        while not ended.is_set() and not work.done():
+            execute(plan_gc(store))
+        with contextlib.suppress(FileNotFoundError):  # gc was quicker than its mkdir
+            work.result()
+
+
+def test_asking_who_holds_a_lease_stops_nobody_from_beginning_one(root: Path) -> None:
+    add_image(root, "keep", KEEP)
+    ended = threading.Event()
+
+    def ask() -> None:
+        with Store.open(root) as store:
+            while not ended.is_set():
+                oldest_lease_epoch(store.catalog, own_lease=None)
+
+    with Store.open(root) as store, ThreadPoolExecutor() as pool:
+        work = [pool.submit(ask) for _ in range(2)]
+        try:
+            for _ in range(300):
+                store.begin("short").close()
+        finally:
+            ended.set()
+        for each in work:
+            each.result()
