@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Self, TypeVar
 from layerstore.build.run import reaper
 from layerstore.errors import BuildError, UnsupportedError
 from layerstore.linux import mounts
-from layerstore.linux.namespaces import CLONE_NEWNS, unshare
+from layerstore.linux.namespaces import CLONE_NEWNS, in_user_namespace, unshare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,19 @@ def find_runtime() -> Runtime:
     )
 
 
+def require_privileges() -> None:
+    """Refuse to run steps without root on the host, where the runtime would fail obscurely.
+
+    Raises:
+        UnsupportedError: An unprivileged user, or root of a user namespace.
+    """
+    if os.geteuid() != 0 or in_user_namespace():
+        raise UnsupportedError(
+            "RUN needs root on the host in this version",
+            hint="run the build as root; builds without RUN work for every user",
+        )
+
+
 class Sandbox:
     """See the module. Use it in a ``with`` block.
 
@@ -86,6 +99,7 @@ class Sandbox:
     """
 
     def __init__(self, scratch: Path, name: str) -> None:
+        require_privileges()
         self.scratch = scratch
         self.runtime = find_runtime()
         self.cgroup_root = f"/layerstore-{name}"
