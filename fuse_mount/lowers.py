@@ -290,12 +290,11 @@ def remove_instance(directory: str) -> None:
     """Remove an instance's files and its record; the mount must be gone."""
     base, instance = os.path.split(directory)
     views = os.path.dirname(os.path.dirname(base))
-    for user in _names(f"{directory}/users"):
-        with contextlib.suppress(OSError):
-            os.unlink(f"{directory}/users/{user}")
-    for name in ("spec.json", "log", "alive"):
-        with contextlib.suppress(OSError):
-            os.unlink(f"{directory}/{name}")
+    # Whatever is there: a killed starter may have left a file under its temporary name.
+    for inside in (f"{directory}/users", directory):
+        for name in _names(inside):
+            with contextlib.suppress(OSError):  # directories too: they follow
+                os.unlink(f"{inside}/{name}")
     for path in (f"{directory}/users", f"{directory}/root", directory, base):
         with contextlib.suppress(OSError):
             os.rmdir(path)

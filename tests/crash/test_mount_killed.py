@@ -104,6 +104,20 @@ class Rig:
         assert os.listdir(f"{self.store}/uppers") == []
 
 
+def test_a_spec_without_its_name_goes_too(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    (tmp_path / "tree").mkdir()
+    image_of(tmp_path / "store", tmp_path / "tree")
+    instance = f"{lowers.lowers_directory(store)}/{'ab' * 16}/0123456789ab"
+    for name in ("root", "users"):
+        os.makedirs(f"{instance}/{name}")
+    for name in ("users/1234", "spec.json.1.tmp"):
+        with open(f"{instance}/{name}", "w") as file:
+            file.write("{")
+    assert lowers.clean_unused(store) == [instance]
+    assert os.listdir(lowers.lowers_directory(store)) == []
+
+
 @pytest.mark.parametrize("verb", ["mount", "unmount"])
 def test_killed_anywhere(tmp_path: Path, verb: str) -> None:
     rig = Rig(tmp_path)
@@ -111,12 +125,13 @@ def test_killed_anywhere(tmp_path: Path, verb: str) -> None:
         steps = {"mount": rig.steps_of("mount")}
         steps["unmount"] = rig.steps_of("unmount")
         seed = random.randrange(1 << 30)
+        print(f"seed {seed}")  # shown when the test fails
         points = sorted(random.Random(seed).sample(range(1, steps[verb]), POINTS))
         for point in points:
             if verb == "unmount":
                 mounts.mount(rig.store, rig.image, str(rig.target), rw=True)
             status, _ = rig.run(verb, point)
-            assert status == -signal.SIGKILL, f"seed {seed}: not killed at {point}"
+            assert status == -signal.SIGKILL, f"not killed at {point}"
             rig.assert_clean()
             # And it works again, with the right content.
             mounts.mount(rig.store, rig.image, str(rig.target))
