@@ -147,6 +147,11 @@ def _check_host() -> None:
             "fusermount is missing, which mounts for users without privileges",
             hint="install FUSE: apt-get install fuse libfuse2",
         )
+    if os.geteuid() != 0 and not os.path.exists("/etc/mtab"):
+        raise UnsupportedError(
+            "there is no /etc/mtab, without which fusermount could not unmount again",
+            hint="make it: ln -s /proc/self/mounts /etc/mtab",
+        )
 
 
 def _on_path(program: str) -> bool:

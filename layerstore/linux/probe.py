@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FUSE_LIBRARY = "libfuse.so.2"
+MOUNT_TABLE = "/etc/mtab"
+"""Where fusermount looks up what it may unmount; bare chroots have none."""
 
 
 class Finding(NamedTuple):
@@ -84,12 +86,16 @@ def fusermount() -> Finding:
     """Whether the helper that mounts for users without privileges is there."""
     for directory in ("/usr/bin", "/bin", "/usr/local/bin"):
         path = f"{directory}/fusermount"
-        if os.access(path, os.X_OK):
-            if os.stat(path).st_mode & 0o4000 or os.geteuid() == 0:
-                return Finding("fusermount", True, f"{path} is installed")
+        if not os.access(path, os.X_OK):
+            continue
+        if not os.stat(path).st_mode & 0o4000 and os.geteuid() != 0:
             return Finding(
                 "fusermount", False, f"{path} is not set-user-id root", f"chmod u+s {path}"
             )
+        if not os.path.exists(MOUNT_TABLE):
+            reason = f"it cannot unmount: there is no {MOUNT_TABLE}"
+            return Finding("fusermount", False, reason, f"ln -s /proc/self/mounts {MOUNT_TABLE}")
+        return Finding("fusermount", True, f"{path} is installed")
     return Finding("fusermount", False, "it is not installed", "apt-get install fuse")
 
 

@@ -30,7 +30,7 @@ as_root = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root"),
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse"),
-    pytest.mark.skipif(not probe.fusermount().works, reason="fusermount is not installed"),
+    pytest.mark.skipif(not probe.fusermount().works, reason=probe.fusermount().reason),
 ]
 
 IMPORTS = os.pathsep.join(
@@ -87,7 +87,9 @@ def place() -> Iterator[Path]:
         yield Path(name)
 
 
-def run_as_nobody(place: Path, script: str, *, device_mode: int = 0o666) -> tuple[int, str]:
+def run_as_nobody(
+    place: Path, script: str, *, device_mode: int = 0o666, empty_etc: bool = False
+) -> tuple[int, str]:
     """Run a script as nobody; return its exit code and what it wrote."""
     device, log = str(place / "fuse-device"), str(place / "log")
     words = ["-P", "-c", PRELUDE + script, str(place)]
@@ -98,6 +100,9 @@ def run_as_nobody(place: Path, script: str, *, device_mode: int = 0o666) -> tupl
             os.mknod(device, stat.S_IFCHR, os.makedev(10, 229))
             os.chmod(device, device_mode)
             syscalls.bind(device, "/dev/fuse")
+            if empty_etc:
+                os.mkdir(place / "etc")
+                syscalls.bind(str(place / "etc"), "/etc")
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o644), 2)
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -147,6 +152,12 @@ class TestUnprivileged:
         assert status == 1
         assert "may not open /dev/fuse" in told
         assert "chmod 666" in told
+
+    def test_a_view_that_could_not_be_unmounted_is_not_mounted(self, place: Path) -> None:
+        status, told = run_as_nobody(place, "sys.exit(refused(rw=False))", empty_etc=True)
+        assert status == 1
+        assert "there is no /etc/mtab" in told
+        assert "ln -s /proc/self/mounts /etc/mtab" in told
 
 
 def test_ranges_of_subordinate_ids(tmp_path: Path) -> None:
