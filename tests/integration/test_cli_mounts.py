@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Cli
+from tests.support.views import server_pids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -134,14 +135,8 @@ def test_a_kept_upper_holds_the_changes(cli, spots):
 
 def test_a_killed_server_is_found_and_cleaned_up(cli, spots):
     cli.ok("mount", "web:1", spots[0])
-    servers = subprocess.run(
-        ["pgrep", "-f", f"fuse_mount.server.*{cli.store}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for pid in servers.stdout.split():
-        os.kill(int(pid), signal.SIGKILL)
+    for pid in server_pids(cli.store):
+        os.kill(pid, signal.SIGKILL)
     assert views(cli)[str(spots[0])]["state"] == "stale"
     message = cli.fails(4, "mount", "web:1", spots[0])
     assert f"hint: clean it up: layerstore umount {spots[0]}" in message

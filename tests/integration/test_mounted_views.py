@@ -25,7 +25,7 @@ from layerstore.errors import (
 from layerstore.linux import mounts as syscalls
 from layerstore.store.store import Store
 from tests.support.trees import make_odd_tree
-from tests.support.views import image_of, is_mounted, undo_all_mounts
+from tests.support.views import image_of, is_mounted, server_pids, undo_all_mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,17 +67,7 @@ class Host:
 
     def servers(self) -> list[int]:
         """Pids of the living servers of this store."""
-        found = []
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                try:
-                    with open(f"/proc/{name}/cmdline", "rb") as file:
-                        words = file.read().split(b"\0")
-                except OSError:
-                    continue
-                if b"fuse_mount.server" in words and self.store.encode() in words[-2]:
-                    found.append(int(name))
-        return found
+        return server_pids(self.store)
 
     def wait_for_no_server(self) -> None:
         deadline = time.monotonic() + 10

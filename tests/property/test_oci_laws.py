@@ -122,7 +122,7 @@ def test_a_manifest_with_one_odd_value_raises_only_our_errors(data, manifest):
     assert isinstance(plain, dict)
     spot = plain
     key = data.draw(st.sampled_from(sorted(plain)))
-    if isinstance(plain[key], dict) and data.draw(st.booleans()):
+    if isinstance(plain[key], dict) and plain[key] and data.draw(st.booleans()):
         spot, key = plain[key], data.draw(st.sampled_from(sorted(plain[key])))
     spot[key] = data.draw(json_values)
     decode_all(strict_json.encode(plain))

@@ -307,7 +307,12 @@ def _set_privileged_xattrs(base: bytes) -> None:
     xattrs = base + b"/xattrs/"
     nobody = 0xFFFF_FFFF
     acl = acl_blob(
-        (1, 6, nobody), (2, 5, 54_321), (4, 4, nobody), (8, 4, 54_322), (16, 5, nobody), (32, 0, nobody)
+        (1, 6, nobody),
+        (2, 5, 54_321),
+        (4, 4, nobody),
+        (8, 4, 54_322),
+        (16, 5, nobody),
+        (32, 0, nobody),
     )
     _write(xattrs + b"capability", b"ping", 0o755)
     _try_xattr(xattrs + b"capability", b"security.capability", CAPABILITY_NET_RAW)

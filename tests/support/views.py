@@ -49,6 +49,20 @@ needs_fuse = [
 ]
 
 
+def server_pids(store: str | os.PathLike[str]) -> list[int]:
+    """Pids of the living FUSE servers of a store."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if b"fuse_mount.server" in words and os.fsencode(store) in words[-2]:
+            found.append(int(name))
+    return found
+
+
 def changeset_of(session: WriteSession, root: Path) -> Changeset:
     """Read a directory into a changeset, its content into the store."""
     found: dict[bytes, os.stat_result] = {}

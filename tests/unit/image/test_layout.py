@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -207,7 +208,8 @@ def test_an_archive_is_a_layout_in_a_tar(store, tmp_path):
     save_oci_archive(store, [NamedImage("web:1", image)], target)
     with tarfile.open(target) as archive:
         assert archive.getnames()[:2] == ["oci-layout", "index.json"]
-        archive.extractall(tmp_path / "out", filter="data")
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-xf", target, "-C", tmp_path / "out"], check=True)
     (entry,) = read_index(tmp_path / "out")[1].manifests
     read_blob(tmp_path / "out", entry)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".layerstore-")]
