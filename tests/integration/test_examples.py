@@ -36,7 +36,7 @@ def test_an_example_parses_and_is_explained(name: str) -> None:
 
 
 class TestBuilt:
-    pytestmark = [*needs_root, *needs_fuse, pytest.mark.runc, pytest.mark.network]
+    pytestmark = (*needs_root, *needs_fuse, pytest.mark.runc, pytest.mark.network)
 
     def test_nginx_installs_with_apt_and_runs_from_a_view(self, cli: Cli, tmp_path: Path) -> None:
         cli.ok("import", debian_base_tar(), "-t", "debian:bookworm")
