@@ -180,10 +180,18 @@ class _Reaper:
                 os.read(wake_read, 4096)
                 self._reap()
             if self._control in ready:
-                data, fds, _, _ = socket.recv_fds(self._control, _REQUEST_MAX_BYTES, 4)
+                data, fds = self._receive()
                 if data in {b"", b"quit"}:
                     return data == b"quit"
                 self._start(json.loads(data), fds)
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        """Return a request; nothing once the builder is gone, in whatever way."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, _REQUEST_MAX_BYTES, 4)
+        except ConnectionError:  # it died with an answer of ours unread
+            return b"", []
+        return data, fds
 
     def _start(self, arguments: list[str], fds: list[int]) -> None:
         pid = os.fork()
