@@ -405,8 +405,14 @@ def _replace(path: str, raw: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(temporary, flags, 0o666)
     try:
-        write_all(fd, raw)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+        try:
+            write_all(fd, raw)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        # Left behind, it would make a new layout look like somebody else's directory.
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,5 +1,6 @@
 """Saving OCI layouts: what is written, added to, and refused."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -15,6 +16,7 @@ from layerstore.errors import FormatError, IntegrityError, StorageError
 from layerstore.formats import oci
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.formats.tree import Entry, Kind
+from layerstore.image import layout
 from layerstore.image.images import create_image
 from layerstore.image.layer_writer import LayerItem, write_layer
 from layerstore.image.layout import (
@@ -220,3 +222,26 @@ def test_a_place_that_cannot_be_written_is_named(store):
     target = Path("/proc/nowhere/layout")
     with pytest.raises(StorageError, match=f"could not write {target}: No such file"):
         save_oci_layout(store, [NamedImage("web:1", image)], target)
+
+
+def test_a_save_that_ran_out_of_space_can_be_done_again(store, tmp_path, monkeypatch):
+    image = make(store, "web:1")
+    out = tmp_path / "layout"
+
+    def full(_fd, _data):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        replace = layout._replace
+
+        def replace_on_a_full_disk(path, raw):
+            patched.setattr(layout, "write_all", full)
+            replace(path, raw)
+
+        patched.setattr(layout, "_replace", replace_on_a_full_disk)
+        with pytest.raises(StorageError, match="No space left"):
+            save_oci_layout(store, [NamedImage("web:1", image)], out)
+    assert os.listdir(out) == ["blobs"]
+    save_oci_layout(store, [NamedImage("web:1", image)], out)
+    (entry,) = read_index(out)[1].manifests
+    read_blob(out, entry)
