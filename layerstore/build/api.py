@@ -19,11 +19,13 @@ from layerstore.build.stage import finished_history
 from layerstore.errors import InputError, NotFoundError
 from layerstore.image.images import create_image, host_platform, load_config
 from layerstore.image.reference import parse_tag_name
+from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from layerstore.build.dockerfile.syntax import Dockerfile
     from layerstore.build.lower import Plan
     from layerstore.build.solver import Result
     from layerstore.build.ui import BuildUi, StepOutcome
@@ -38,6 +40,8 @@ HISTORY_COMMENT = "buildkit.dockerfile.v0"
 
 DOCKERFILE_MAX_BYTES = 10 << 20
 _CACHE_MOUNTS = "cache-mounts"
+_ATTEMPTS = 3
+"""How often a build begins anew because cached layers were collected under it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +113,29 @@ def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
     dockerfile = parse_dockerfile(text, filename)
     for notice in dockerfile.notices:
         ui.warning(notice)
+    attempts_left = _ATTEMPTS
+    while True:
+        attempts_left -= 1
+        try:
+            return _build_once(store, request, ui, dockerfile, ignore, names)
+        except (LayerNotFoundError, ChunkNotFoundError):
+            # Nothing holds a layer between finding it in the cache and building on it.
+            if not attempts_left:
+                raise
+            ui.message("layers that the cache knew are gone, gc took them: building again")
+
+
+def _build_once(
+    store: Store,
+    request: BuildRequest,
+    ui: BuildUi,
+    dockerfile: Dockerfile,
+    ignore: IgnoreRules,
+    names: Sequence[str],
+) -> BuildResult:
     epoch = _epoch(request)
     plan = lower(dockerfile, _lower_options(request), _StoredImages(store))
-    _warn_of_unused(plan, ui, filename)
+    _warn_of_unused(plan, ui, dockerfile.stages[0].span.file)
     counter = _Counter(ui)
     settings = _run_settings(store, request)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000

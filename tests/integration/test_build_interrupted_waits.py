@@ -22,6 +22,8 @@ if True:  # the fixtures' type, for annotations that pytest evaluates
 pytestmark = needs_runc
 
 _SECONDS = 60
+_LONG = 985_000_000 + os.getpid()
+"""Seconds to sleep that no other test's process has in its command line."""
 
 
 def test_a_cache_mounted_twice_is_taken_once(box: Builder) -> None:
@@ -46,8 +48,8 @@ def test_steps_that_want_the_same_caches_in_another_order_both_end(box: Builder)
 
 def test_waiting_for_a_cache_ends_with_ctrl_c(box: Builder) -> None:
     line = "FROM box\nRUN --mount=type=cache,id=c,target=/x,sharing=locked"
-    with _build(box, f"{line} sleep 300\n") as holder:
-        _until(lambda: _running("sleep\x00300"))
+    with _build(box, f"{line} sleep {_LONG}\n") as holder:
+        _until(lambda: _running(f"sleep\x00{_LONG}"))
         with _build(box, f"{line} echo mine\n") as waiter:
             _until(lambda: _waits_for_a_lock(waiter.pid))
             waiter.send_signal(signal.SIGINT)
@@ -61,9 +63,11 @@ def test_waiting_for_a_cache_ends_with_ctrl_c(box: Builder) -> None:
 def test_secrets_in_variables_are_on_no_disk_while_a_step_runs(box: Builder) -> None:
     canary = f"canary-{os.urandom(8).hex()}"
     options = ["--secret", "id=k,env=CANARY", "--build-arg", f"http_proxy=http://{canary}@p.test"]
-    text = "FROM box\nRUN --mount=type=secret,id=k,env=KEY --mount=type=secret,id=k sleep 301\n"
+    text = (
+        f"FROM box\nRUN --mount=type=secret,id=k,env=KEY --mount=type=secret,id=k sleep {_LONG}1\n"
+    )
     with _build(box, text, *options, CANARY=canary) as build:
-        _until(lambda: _running("sleep\x00301"))
+        _until(lambda: _running(f"sleep\x00{_LONG}1"))
         for folder, _, names in os.walk(box.store.root):
             for name in names:
                 with open(os.path.join(folder, name), "rb") as file:
