@@ -66,9 +66,10 @@ def _fastcdc_lengths(data: bytes | bytearray | memoryview) -> Iterator[int]:
 
 
 def cut_stream(read: Callable[[int], bytes], size: int) -> Iterator[memoryview]:
-    """Yield the chunks of exactly ``size`` bytes from ``read``, holding a bounded buffer.
+    """Yield the chunks of exactly ``size`` bytes from ``read``, a bounded buffer at a time.
 
-    Each view is valid until the next one is asked for: copy what must live longer.
+    The views are of ``bytes`` objects: they never change and may be kept, though each
+    keeps up to ``BUFFER_BYTES`` alive.
 
     Args:
         read: Returns 1 to n bytes for ``read(n)``, or none at the end.
@@ -79,34 +80,34 @@ def cut_stream(read: Callable[[int], bytes], size: int) -> Iterator[memoryview]:
     """
     if size <= WHOLE_MAX_BYTES:
         if size:
-            whole = bytearray()
-            _fill(whole, read, size)
-            yield memoryview(whole)
+            yield memoryview(_filled(b"", read, size))
         return
-    buffer = bytearray()
+    rest = memoryview(b"")
     left = size
-    while left or buffer:
-        wanted = min(left, BUFFER_BYTES - len(buffer))
-        _fill(buffer, read, wanted)
+    while left or rest:
+        wanted = min(left, BUFFER_BYTES - len(rest))
+        view = memoryview(_filled(rest, read, wanted))
         left -= wanted
         start = 0
-        view = memoryview(buffer)
         for length in _fastcdc_lengths(view):
             # A cut may look CUT_MAX_BYTES ahead: without them only the end is certain.
-            if left and len(buffer) - start < CUT_MAX_BYTES:
+            if left and len(view) - start < CUT_MAX_BYTES:
                 break
             yield view[start : start + length]
             start += length
-        buffer = buffer[start:]
+        rest = view[start:]
 
 
-def _fill(buffer: bytearray, read: Callable[[int], bytes], count: int) -> None:
-    """Append exactly ``count`` bytes from ``read``."""
+def _filled(head: bytes | memoryview, read: Callable[[int], bytes], count: int) -> bytes:
+    """Return ``head`` and exactly ``count`` bytes from ``read``."""
+    parts = [head] if head else []
     while count:
         part = read(count)
         if not part:
             raise SourceEndedError(count)
         if len(part) > count:
             raise AssertionError("read returned more than was asked for")
-        buffer += part
+        parts.append(part)
         count -= len(part)
+    # A whole file in one piece is not copied.
+    return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)

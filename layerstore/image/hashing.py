@@ -33,11 +33,11 @@ class DiffIdHasher:
         self._thread: threading.Thread | None = None
         self.size = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, *pieces: bytes) -> None:
         """Take the next bytes of the tar; they must not change afterwards."""
-        size = len(data)
+        size = sum(map(len, pieces))
         self.size += size
-        self._batch.append(data)
+        self._batch += pieces
         self._batch_bytes += size
         if self._batch_bytes >= _BATCH_BYTES:
             self._flush()

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
-_READ_BYTES = 1 << 20
-
 
 class LayerItem(NamedTuple):
     """One entry of a layer to be written.
@@ -38,15 +36,18 @@ class LayerItem(NamedTuple):
         entry: What it is. A regular file has its ``size``, and either ``extents`` of a
             published layer or ``open``. A hard link's own attributes do not
             matter when its file is among the items.
-        open: Opens fresh content of exactly ``entry.size`` bytes; called once, and seekable
-            when there are holes.
+        open: Opens fresh content of exactly ``entry.size`` bytes; called at most once, and
+            seekable when there are holes.
         holes: (offset, length) of parts of fresh content that are holes, ascending, not
             touching, known to be zeros.
+        read_whole: Returns the same content as ``open``, for small files, where a file
+            object costs more than their bytes; it has exactly ``entry.size`` bytes.
     """
 
     entry: Entry
     open: Callable[[], BinaryIO] | None = None
     holes: tuple[tuple[int, int], ...] = ()
+    read_whole: Callable[[], bytes] | None = None
 
 
 def write_layer(
@@ -201,10 +202,7 @@ class _Writer:
         """Take a file whose content is read now; return its entry with extents."""
         assert source.open is not None
         if entry.size <= WHOLE_MAX_BYTES and not source.holes:
-            self._hasher.update(tar_writer.member_header(entry))
-            with source.open() as file:
-                extents = self._small(entry, file)
-            return msgspec.structs.replace(entry, extents=extents)
+            return self._small(entry, source)
         regions = _regions(source)
         if source.holes:
             self._hasher.update(tar_writer.sparse_member_header(entry, regions))
@@ -219,22 +217,15 @@ class _Writer:
         self._hasher.update(tar_writer.padding(sum(length for _, length in regions)))
         return msgspec.structs.replace(entry, extents=extents)
 
-    def _small(self, entry: Entry, file: BinaryIO) -> tuple[Extent, ...]:
-        """Take content of one chunk: most files of a root file system are like this."""
-        size = entry.size
-        content = file.read(size + 1)
-        while len(content) < size:
-            more = file.read(size + 1 - len(content))
-            if not more:
-                raise SourceChangedError(entry.path, "it shrank")
-            content += more
-        if len(content) > size:
-            raise SourceChangedError(entry.path, "it grew")
-        if isinstance(file, SourceFile):
-            file.verify()
-        self._take(content)
-        self._hasher.update(tar_writer.padding(size))
-        return ((size, self._session.put_chunk(content)),)
+    def _small(self, entry: Entry, source: LayerItem) -> Entry:
+        """Take a file of one chunk: most files of a root file system are like this."""
+        header = tar_writer.member_header(entry)
+        content = source.read_whole() if source.read_whole else _read_small(entry, source)
+        size = len(content)
+        self._hasher.update(header, content, tar_writer.padding(size))
+        self._progress.advance(size)
+        extents = ((size, self._session.put_chunk(content)),)
+        return msgspec.structs.replace(entry, extents=extents)
 
     def _content(
         self, entry: Entry, file: BinaryIO, regions: list[tuple[int, int]]
@@ -253,7 +244,7 @@ class _Writer:
 
     def _data(self, entry: Entry, file: BinaryIO, length: int) -> Refs:
         def read(count: int) -> bytes:
-            piece = file.read(min(count, _READ_BYTES))
+            piece = file.read(count)
             if not piece:
                 raise SourceChangedError(entry.path, "it shrank")
             self._take(piece)
@@ -264,6 +255,24 @@ class _Writer:
     def _take(self, piece: bytes) -> None:
         self._hasher.update(piece)
         self._progress.advance(len(piece))
+
+
+def _read_small(entry: Entry, source: LayerItem) -> bytes:
+    """Return the whole of fresh content."""
+    assert source.open is not None
+    size = entry.size
+    with source.open() as file:
+        content = file.read(size + 1)
+        while len(content) < size:
+            more = file.read(size + 1 - len(content))
+            if not more:
+                raise SourceChangedError(entry.path, "it shrank")
+            content += more
+        if len(content) > size:
+            raise SourceChangedError(entry.path, "it grew")
+        if isinstance(file, SourceFile):
+            file.verify()
+    return content
 
 
 def _regions(source: LayerItem) -> list[tuple[int, int]]:

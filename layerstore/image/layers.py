@@ -43,5 +43,5 @@ def publish(
         entry_count=len(changeset.entries),
         content_size=sum(e.size for e in changeset.entries if e.kind is Kind.FILE),
     )
-    session.publish_layer(record)
+    session.publish_layer(record, changeset=changeset)
     return record

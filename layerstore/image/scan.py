@@ -19,7 +19,7 @@ from layerstore.formats.tree import Entry, Kind, path_key
 from layerstore.formats.xattrs import is_kept
 from layerstore.image.changeset_builder import hard_link
 from layerstore.image.layer_writer import LayerItem, check_image_paths
-from layerstore.image.source_file import SourceChangedError, SourceFile
+from layerstore.image.source_file import SourceChangedError, SourceFile, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -143,14 +143,24 @@ class _Root:
 
     def open_file(self, path: bytes, expected: os.stat_result) -> SourceFile:
         """Open a regular file below that must still be what a scan saw."""
+        return SourceFile(self._open(path), path, expected)
+
+    def read_file(self, path: bytes, expected: os.stat_result) -> bytes:
+        """Return the content of a regular file below that must still be what a scan saw."""
+        descriptor = self._open(path)
+        try:
+            return read_whole(descriptor, path, expected)
+        finally:
+            os.close(descriptor)
+
+    def _open(self, path: bytes) -> int:
         parent, _, name = path.rpartition(b"/")
         try:
-            descriptor = os.open(name, _FILE, dir_fd=self.directory(parent))
+            return os.open(name, _FILE, dir_fd=self.directory(parent))
         except OSError as err:
             if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
                 raise SourceChangedError(path, "it is gone or another kind of file") from err
             raise StorageError(f"cannot read {os.fsdecode(path)!r}: {err.strerror}") from err
-        return SourceFile(descriptor, path, expected)
 
 
 def _close_all(chain: list[tuple[bytes, int]]) -> None:
@@ -205,15 +215,16 @@ class _Scanner:
                 raise SourceChangedError(path, "the directory is gone") from err
             raise
         prefix = path + b"/" if path else b""
+        proc = f"/proc/self/fd/{descriptor}/"
         with os.scandir(descriptor) as names:
-            found = [(os.fsencode(entry.name), entry) for entry in names]
-        for name, entry in found:
-            child = prefix + name
+            found = list(names)
+        for entry in found:
+            child = prefix + os.fsencode(entry.name)
             if child in self._exclude:
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
-                self._take(child, status, f"/proc/self/fd/{descriptor}/{entry.name}")
+                self._take(child, status, proc + entry.name)
             except FileNotFoundError as err:
                 raise SourceChangedError(child, "it is gone") from err
 
@@ -288,7 +299,12 @@ class _Scanner:
         if status.st_blocks * _SECTOR_BYTES < entry.size:
             with root.open_file(path, status) as file:
                 holes = _verified_holes(file, entry.size)
-        return LayerItem(entry, lambda: root.open_file(path, status), holes)
+        return LayerItem(
+            entry,
+            lambda: root.open_file(path, status),
+            holes,
+            lambda: root.read_file(path, status),
+        )
 
     def _overlay_marks(self, path: bytes, proc: str, names: list[bytes]) -> bool:
         """Note what overlayfs wrote about a name; return whether it is a whiteout."""
@@ -355,11 +371,12 @@ def _entry(path: bytes, kind: Kind, status: os.stat_result, proc: str, xattrs: X
 
 def _listxattr(proc: str) -> list[bytes]:
     try:
-        return [os.fsencode(name) for name in os.listxattr(proc, follow_symlinks=False)]
+        names = os.listxattr(proc, follow_symlinks=False)
     except OSError as err:
         if err.errno == errno.ENOTSUP:
             return []
         raise
+    return [os.fsencode(name) for name in names] if names else []
 
 
 def _getxattr(proc: str, name: bytes) -> bytes:

@@ -42,11 +42,36 @@ class SourceFile(io.FileIO):
         Raises:
             SourceChangedError: They differ.
         """
-        now, then = os.fstat(self.fileno()), self._expected
-        if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino) or not stat.S_ISREG(now.st_mode):
-            raise SourceChangedError(self._path, "it is another file")
-        if now.st_size != then.st_size:
-            raise SourceChangedError(self._path, f"{then.st_size} bytes became {now.st_size}")
-        # ctime cannot be set back, so even a write with a restored mtime is seen.
-        if (now.st_mtime_ns, now.st_ctime_ns) != (then.st_mtime_ns, then.st_ctime_ns):
-            raise SourceChangedError(self._path, "it was written to")
+        _verify(self.fileno(), self._path, self._expected)
+
+
+def read_whole(descriptor: int, path: bytes, expected: os.stat_result) -> bytes:
+    """Return the content of a regular file that must be what ``expected`` says it is.
+
+    This is :class:`SourceFile` for small files: two system calls and no object.
+
+    Raises:
+        SourceChangedError: It is not.
+    """
+    size = expected.st_size
+    content = os.read(descriptor, size)
+    while len(content) < size:
+        more = os.read(descriptor, size - len(content))
+        if not more:
+            break
+        content += more
+    _verify(descriptor, path, expected)
+    if len(content) < size:
+        raise SourceChangedError(path, "it shrank")
+    return content
+
+
+def _verify(descriptor: int, path: bytes, then: os.stat_result) -> None:
+    now = os.fstat(descriptor)
+    if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino) or not stat.S_ISREG(now.st_mode):
+        raise SourceChangedError(path, "it is another file")
+    if now.st_size != then.st_size:
+        raise SourceChangedError(path, f"{then.st_size} bytes became {now.st_size}")
+    # ctime cannot be set back, so even a write with a restored mtime is seen.
+    if (now.st_mtime_ns, now.st_ctime_ns) != (then.st_mtime_ns, then.st_ctime_ns):
+        raise SourceChangedError(path, "it was written to")

@@ -46,7 +46,7 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     return found
 
 
-def compress_block(raw: bytes, *, verify: bool = True) -> bytes:
+def compress_block(raw: bytes | memoryview, *, verify: bool = True) -> bytes:
     """Return the frame of a block, with ``verify`` after decoding it again and comparing.
 
     Encoders have had bugs that produce frames nobody can read. Who may skip this,
@@ -56,7 +56,8 @@ def compress_block(raw: bytes, *, verify: bool = True) -> bytes:
         FormatError: The frame does not decode to ``raw``.
     """
     frame = _compressor().compress(raw)
-    if verify and decompress_block(frame, len(raw)) != raw:
+    # Python compares bytes with a view item by item: 500 times slower than bytes with bytes.
+    if verify and decompress_block(frame, len(raw)) != bytes(raw):
         raise FormatError("the zstd encoder produced a frame that decodes to other bytes")
     return frame
 

@@ -12,7 +12,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.formats.pack import ItemKind
+from layerstore.formats.pack import BLOCK_MAX_BYTES, ItemKind
 from layerstore.store.codec import compress_block
 from layerstore.store.pack_writer import PackWriter, SealedPack
 
@@ -28,11 +28,11 @@ VERIFY_EVERY = 4
 
 
 class BlockJob(NamedTuple):
-    """A block to compress: its items and their bytes in order."""
+    """A block to compress: its items and their bytes in order, which nobody changes any more."""
 
     kind: ItemKind
     items: Sequence[Item]
-    parts: Sequence[bytes]
+    parts: Sequence[bytes | memoryview]
 
 
 class Pipeline:
@@ -51,6 +51,8 @@ class Pipeline:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._content_blocks = 0
+        # One for all blocks: the kernel zeroes every page of a fresh one.
+        self._joined = bytearray(BLOCK_MAX_BYTES)
 
     def submit(self, job: BlockJob) -> None:
         """Queue a block, waiting while the queue is full.
@@ -118,11 +120,21 @@ class Pipeline:
             return
         if self._writer is None:
             self._writer = PackWriter(self._staging_path())
-        raw = job.parts[0] if len(job.parts) == 1 else b"".join(job.parts)
+        raw = job.parts[0] if len(job.parts) == 1 else self._join(job.parts)
         frame = compress_block(raw, verify=self._must_verify(job.kind))
         self._writer.add_frame(job.kind, job.items, frame, len(raw))
         if self._writer.full:
             self._seal()
+
+    def _join(self, parts: Sequence[bytes | memoryview]) -> memoryview:
+        """Return the parts back to back; valid until the next call."""
+        joined = memoryview(self._joined)
+        size = 0
+        for part in parts:
+            end = size + len(part)
+            joined[size:end] = part
+            size = end
+        return joined[:size]
 
     def _must_verify(self, kind: ItemKind) -> bool:
         if kind is not ItemKind.DATA:

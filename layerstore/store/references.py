@@ -18,12 +18,22 @@ if TYPE_CHECKING:
     from layerstore.store.records import LayerRecord, Refs
 
 
-def layer_chunks(record: LayerRecord, read_refs: Callable[[Refs], bytes]) -> dict[ChunkId, int]:
+def layer_chunks(
+    record: LayerRecord,
+    read_refs: Callable[[Refs], bytes],
+    *,
+    changeset: Changeset | None = None,
+) -> dict[ChunkId, int]:
     """Return every chunk a layer needs, with its length.
 
     A recipe refers to file content only through the tree, so its own chunks
-    (counted here) and the tree's are all there is. ``read_refs`` returns the bytes
-    of references, verified.
+    (counted here) and the tree's are all there is.
+
+    Args:
+        record: The layer.
+        read_refs: Returns the bytes of references, verified.
+        changeset: What the tree encodes, if the caller just encoded it. The tree is read
+            all the same, to know that it can be, but not decoded.
 
     Raises:
         IntegrityError: The tree is damaged.
@@ -31,7 +41,8 @@ def layer_chunks(record: LayerRecord, read_refs: Callable[[Refs], bytes]) -> dic
     """
     needed = {chunk_id: length for length, chunk_id in record.tree + record.recipe}
     if record.tree:
-        needed.update(tree_chunks(decode_changeset(read_refs(record.tree))))
+        encoded = read_refs(record.tree)
+        needed.update(tree_chunks(changeset or decode_changeset(encoded)))
     return needed
 
 

@@ -15,6 +15,7 @@ lives (docs/decisions/0005).
 from __future__ import annotations
 
 import contextlib
+import io
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from blake3 import blake3
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import DiffId
+    from layerstore.formats.tree import Changeset
     from layerstore.store.pack_writer import SealedPack
     from layerstore.store.records import CacheRecord, Refs
     from layerstore.store.store import Store
@@ -75,7 +77,7 @@ class _Unsettled(NamedTuple):
 
     kind: ItemKind
     item: Item
-    data: bytes
+    data: bytes | memoryview
     alone: bool
 
 
@@ -86,7 +88,7 @@ class _Group:
 
     def __init__(self) -> None:
         self.items: list[Item] = []
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | memoryview] = []
         self.size = 0
 
 
@@ -158,19 +160,12 @@ class WriteSession:
         it is published.
         """
         kind = ItemKind.META if meta else ItemKind.DATA
-        return self._put(data, kind, alone=len(data) > WHOLE_MAX_BYTES)
+        return self._put(bytes(data), kind, alone=len(data) > WHOLE_MAX_BYTES)
 
     def put_bytes(self, data: bytes | bytearray | memoryview, *, meta: bool = False) -> Refs:
         """Put bytes of any length, cut into chunks, and return the references."""
-        view = memoryview(data)
-        position = 0
-
-        def read(count: int) -> memoryview:
-            nonlocal position
-            position += count
-            return view[position - count : position]
-
-        return self._put_cut(read, len(view), ItemKind.META if meta else ItemKind.DATA)  # type: ignore[arg-type]
+        source = io.BytesIO(data)
+        return self._put_cut(source.read, len(data), ItemKind.META if meta else ItemKind.DATA)
 
     def put_stream(self, read: Callable[[int], bytes], size: int, *, meta: bool = False) -> Refs:
         """Put exactly ``size`` bytes that ``read(n)`` gives in pieces of 1 to n bytes.
@@ -194,7 +189,8 @@ class WriteSession:
                 hint="run it again when nothing changes the files",
             ) from err
 
-    def _put(self, data: bytes | bytearray | memoryview, kind: ItemKind, *, alone: bool) -> ChunkId:
+    def _put(self, data: bytes | memoryview, kind: ItemKind, *, alone: bool) -> ChunkId:
+        """Take a chunk that will not change any more."""
         size = len(data)
         if not 0 < size <= CHUNK_MAX:
             raise AssertionError(f"a chunk has 1 to {CHUNK_MAX} bytes, not {size}")
@@ -203,7 +199,7 @@ class WriteSession:
             self._reused_bytes += size
             return chunk_id
         self._known.add(chunk_id)
-        self._unsettled.append(_Unsettled(kind, Item(chunk_id, size), bytes(data), alone))
+        self._unsettled.append(_Unsettled(kind, Item(chunk_id, size), data, alone))
         self._unsettled_bytes += size
         if len(self._unsettled) >= LOOKUP_CHUNKS or self._unsettled_bytes >= LOOKUP_BYTES:
             self._settle()
@@ -231,7 +227,7 @@ class WriteSession:
             self._known.clear()
             raise
 
-    def _add(self, kind: ItemKind, item: Item, data: bytes, *, alone: bool) -> None:
+    def _add(self, kind: ItemKind, item: Item, data: bytes | memoryview, *, alone: bool) -> None:
         if alone:
             self._submit(BlockJob(kind, (item,), (data,)))
             return
@@ -273,8 +269,12 @@ class WriteSession:
 
     # -- publishing
 
-    def publish_layer(self, record: LayerRecord) -> None:
+    def publish_layer(self, record: LayerRecord, *, changeset: Changeset | None = None) -> None:
         """Make a layer durable and visible; the same layer again changes nothing.
+
+        Args:
+            record: The layer; everything it names was put, or is in the store.
+            changeset: What ``record.tree`` encodes; without it the tree is decoded.
 
         Raises:
             IntegrityError: The record or its tree names a chunk the store does not have.
@@ -298,7 +298,7 @@ class WriteSession:
         if self._catalog.missing(meta):  # gc took them: the tree must be readable first
             with self._catalog.write() as connection:
                 self._require_chunks(connection, meta, record.diff_id)
-        needed = layer_chunks(record, self._store.read_refs)
+        needed = layer_chunks(record, self._store.read_refs, changeset=changeset)
         with self._catalog.write() as connection:
             self._require_chunks(connection, {*needed, item_id}, record.diff_id)
             connection.execute(

@@ -83,8 +83,8 @@ def test_a_broken_encoder_commits_nothing(tmp_path, monkeypatch) -> None:
     real = codec._compressor()
 
     class Broken:
-        def compress(self, raw: bytes) -> bytes:
-            return real.compress(raw[:-1] + bytes([raw[-1] ^ 1]))
+        def compress(self, raw: bytes | memoryview) -> bytes:
+            return real.compress(bytes(raw[:-1]) + bytes([raw[-1] ^ 1]))
 
     with Store.open(tmp_path / "store", create=True) as store, store.begin("test") as session:
         monkeypatch.setattr(codec, "_compressor", Broken)
