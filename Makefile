@@ -13,8 +13,9 @@ help: ## Show what can be made
 demo: setup-system $(VENV)/.ready ## Build real images, mount forty root file systems, print the savings
 	$(BIN)/python Dockerfile-examples/demo.py $(DEMO_ARGS)
 
+# worksteal: neighbours stay on one worker, so the Debian base that several need is waited for once.
 test: setup-test-system $(VENV)/.ready ## Set everything up and run the tests
-	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -41,7 +42,7 @@ setup-test-system:
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@.ci/system-packages venv
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --use-pep517 --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --config-settings editable_mode=compat --editable .
 	touch $@
 
@@ -52,5 +53,5 @@ lock: ## Pin the newest versions that pyproject.toml allows
 	  --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --output-file requirements.lock pyproject.toml
 
-clean: ## Remove the virtual environment and caches (never a store)
+clean: ## Remove the virtual environment, caches and the demo's store
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
