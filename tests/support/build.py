@@ -20,6 +20,7 @@ from layerstore.image.images import create_image, load_config
 from layerstore.image.layer_writer import LayerItem, write_layer
 from layerstore.image.stack import load_root, walk
 from layerstore.store.store import Store
+from tests.support.cache import made_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,15 +94,13 @@ class File(NamedTuple):
 
 def busybox() -> Path:
     """Return a static busybox: Debian's busybox-static, installed or fetched; else skip."""
-    for candidate in (shutil.which("busybox"), str(_cached_busybox())):
-        if candidate is not None and _is_static(Path(candidate)):
-            return Path(candidate)
-    _fetch_busybox(_cached_busybox())
-    return _cached_busybox()
-
-
-def _cached_busybox() -> Path:
-    return Path(tempfile.gettempdir()) / f"layerstore-test-busybox-{os.getuid()}"
+    installed = shutil.which("busybox")
+    if installed is not None and _is_static(Path(installed)):
+        return Path(installed)
+    with made_by_one("busybox") as cached:
+        if not _is_static(cached):
+            _fetch_busybox(cached)
+    return cached
 
 
 def _is_static(program: Path) -> bool:

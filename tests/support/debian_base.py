@@ -1,33 +1,38 @@
-"""A real Debian root file system as a tar, made once per test run through mmdebstrap."""
+"""A real Debian root file system as a tar, made once through mmdebstrap and then kept."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
-_MIRROR_SECONDS = 300
+from tests.support.cache import made_by_one
+
+# Less than a test may take, so that a slow mirror is told as such.
+_MIRROR_SECONDS = 240
 
 
 def debian_base_tar() -> Path:
     """Return a bookworm minbase tar; skips the test, saying why, where none can be made.
 
-    ``LAYERSTORE_TEST_BASE`` may name a ready tar. Made ones are kept for later runs.
+    ``LAYERSTORE_TEST_BASE`` may name a ready tar.
     """
     ready = os.environ.get("LAYERSTORE_TEST_BASE")
     if ready:
         return Path(ready)
-    cached = Path(tempfile.gettempdir()) / f"layerstore-test-base-{os.getuid()}" / "bookworm.tar"
-    if cached.exists():
-        return cached
+    with made_by_one("bookworm.tar") as cached:
+        if not cached.exists():
+            _make(cached)
+    return cached
+
+
+def _make(target: Path) -> None:
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
         pytest.skip("a Debian base needs root and mmdebstrap, or LAYERSTORE_TEST_BASE")
-    cached.parent.mkdir(mode=0o700, exist_ok=True)
-    partial = cached.with_name(f"{os.getpid()}.partial.tar")
+    partial = target.with_name(f"{os.getpid()}.partial.tar")
     try:
         done = subprocess.run(
             ["mmdebstrap", "--variant=minbase", "--quiet", "bookworm", os.fspath(partial)],
@@ -37,9 +42,8 @@ def debian_base_tar() -> Path:
         )
         if done.returncode != 0:
             pytest.skip(f"mmdebstrap failed, no mirror? {done.stderr[-300:].decode()}")
-        partial.rename(cached)
+        partial.rename(target)
     except subprocess.TimeoutExpired:
         pytest.skip(f"mmdebstrap took more than {_MIRROR_SECONDS} s")
     finally:
         partial.unlink(missing_ok=True)
-    return cached
