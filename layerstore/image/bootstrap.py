@@ -13,7 +13,9 @@ comes from a person is checked first, so that none can be an option.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 import subprocess
 import threading
 from collections import deque
@@ -269,12 +271,35 @@ def _running(command: Sequence[str], progress: Progress) -> Iterator[BinaryIO]:
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-    except FileNotFoundError as err:
-        raise UnsupportedError(f"{TOOL} is not installed", hint=f"apt-get install {TOOL}") from err
+    tool, *arguments = command
+    path = shutil.which(tool)
+    if path is None:
+        raise UnsupportedError(f"{TOOL} is not installed", hint=f"apt-get install {TOOL}")
+    return subprocess.Popen(
+        [*_guards(), path, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # When it is stopped, mmdebstrap hangs up its whole process group: not ours.
+        process_group=0,
+    )
+
+
+def _guards() -> list[str]:
+    """Return what to run mmdebstrap under, where the host has it.
+
+    It is told to stop when this process dies in whatever way, and mounts of its own that
+    it leaves behind end with it instead of staying on the host.
+    """
+    guards: list[str] = []
+    setpriv, unshare = shutil.which("setpriv"), shutil.which("unshare")
+    if setpriv is not None:
+        guards += [setpriv, "--pdeathsig", "TERM"]
+    if unshare is not None and os.geteuid() == 0:
+        private = [unshare, "--mount"]
+        trial = subprocess.run([*private, "true"], capture_output=True, check=False)
+        guards += private if trial.returncode == 0 else []
+    return guards
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -1,8 +1,12 @@
 """Bootstrapping, with a stand-in for mmdebstrap that behaves as each case needs."""
 
 import io
+import os
+import shutil
+import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
 
@@ -11,6 +15,7 @@ from layerstore.image.bootstrap import BootstrapFailedError, BootstrapSpec, boot
 from layerstore.image.images import load_config
 from layerstore.progress import Silent
 from layerstore.store.store import Store
+from tests.support.cli import Cli
 
 CREATED = "2026-11-23T12:00:00Z"
 
@@ -197,3 +202,40 @@ def test_a_mirror_may_have_its_own_suites():
 def test_words_that_could_be_options_are_refused(spec):
     with pytest.raises(InputError):
         command_of(spec)
+
+
+def test_it_has_a_process_group_of_its_own(store, tool):
+    # mmdebstrap hangs up its group when it is stopped: that must not be ours, or make's.
+    tool(f"assert os.getpgrp() != {os.getpgrp()}\n{GOOD}")
+    bootstrap(store, BootstrapSpec("debian:bookworm"), created=CREATED)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_killed_the_tool_is_told_to_stop(tool, tmp_path):
+    stopped, started = tmp_path / "stopped", tmp_path / "started"
+    tool(
+        "import signal\n"
+        f"def end(*_): open({str(stopped)!r}, 'w').close(); sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        f"open({str(started)!r}, 'w').close()\n"
+        "time.sleep(60)"
+    )
+    cli = Cli(tmp_path / "store")
+    path = f"{tmp_path / 'bin'}:{os.defpath}:/usr/sbin:/sbin"
+    process = subprocess.Popen(
+        cli.command("bootstrap", "debian:bookworm"),
+        env=cli.environment({"PATH": path}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with process:
+        wait_for(started)
+        process.kill()
+    wait_for(stopped)
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
