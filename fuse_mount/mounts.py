@@ -117,7 +117,7 @@ def mount(
         UnsupportedError: The host or the caller's privileges do not suffice.
         MountError: The kernel or the FUSE server refused.
     """
-    target = _checked_target(target)
+    target = _checked_target(store_root, target)
     view_id = view_id_of(target)
     with _view_lock(store_root, view_id):
         _refuse_second_view(store_root, view_id, target)
@@ -230,8 +230,16 @@ def view_id_of(target: str) -> str:
     return hashlib.sha256(os.fsencode(target)).hexdigest()[:_ID_HEX]
 
 
-def _checked_target(target: str) -> str:
+def _checked_target(store_root: str, target: str) -> str:
+    if not target:  # os.path takes it for the current directory, a script's unset variable is not
+        raise InputError("the mount point is empty", hint="name an existing directory")
     resolved = os.path.realpath(target)
+    store, place = f"{os.path.realpath(store_root)}/", f"{resolved.rstrip('/')}/"
+    if store.startswith(place) or place.startswith(store):
+        raise InputError(
+            f"a view at {target} would hide the store {store_root} or a part of it",
+            hint="choose another directory",
+        )
     try:
         mode = os.stat(resolved).st_mode
     except FileNotFoundError as err:
@@ -397,7 +405,7 @@ def _find_id(store_root: str, target_or_id: str) -> str:
     if "/" not in target_or_id and os.path.exists(_path(store_root, target_or_id)):
         return target_or_id
     view_id = view_id_of(os.path.realpath(target_or_id))
-    if not os.path.exists(_path(store_root, view_id)):
+    if not target_or_id or not os.path.exists(_path(store_root, view_id)):
         raise _no_view(target_or_id)
     return view_id
 

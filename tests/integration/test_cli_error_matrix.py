@@ -433,6 +433,19 @@ def test_mount_points_that_will_not_do(web: Cli, tmp_path: Path) -> None:
     assert_sound(web, "web:1")
 
 
+@needs_fuse
+def test_no_view_comes_where_nobody_wants_one(web: Cli, tmp_path: Path) -> None:
+    # An unset variable of a script, which os.path takes for the current directory.
+    assert_told(web.fails(2, "mount", "web:1", ""), "the mount point is empty", "name an existing")
+    assert "no view of this store" in web.fails(3, "umount", "")
+    inside = web.store / "views"
+    for target in ("/", tmp_path, web.store, inside, f"{tmp_path}/rootfs/../store/tmp"):
+        err = web.fails(2, "mount", "web:1", target)
+        assert_told(err, f"would hide the store {web.store}", "choose another directory")
+    assert web.ok("mounts", "-q").out == ""
+    assert_sound(web, "web:1")
+
+
 # -- what a host lacks
 
 
