@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from layerstore.cli.common import Json, settings_of
 from layerstore.cli.output import write_json, write_line
 from layerstore.errors import LayerstoreError
-from layerstore.linux.probe import Finding, probe_all
+
+if TYPE_CHECKING:
+    from layerstore.linux.probe import Finding
 
 SQLITE_SOUND = (3, 51, 3)
 """Before it a write and a checkpoint that meet can corrupt a WAL; the store then locks them apart.
@@ -35,6 +37,8 @@ def examine(
     ] = False,
 ) -> None:
     """Tell what works on this host, by trying."""
+    from layerstore.linux.probe import probe_all
+
     findings = [
         *probe_all(),
         _runtime(),
@@ -61,6 +65,7 @@ def _print(findings: list[Finding]) -> None:
 
 def _runtime() -> Finding:
     from layerstore.build.run.sandbox import find_runtime
+    from layerstore.linux.probe import Finding
 
     try:
         found = find_runtime()
@@ -70,6 +75,8 @@ def _runtime() -> Finding:
 
 
 def _bootstrapper() -> Finding:
+    from layerstore.linux.probe import Finding
+
     path = shutil.which("mmdebstrap")
     if path is None:
         return Finding("mmdebstrap", False, "it is not installed", "apt-get install mmdebstrap")
@@ -77,12 +84,15 @@ def _bootstrapper() -> Finding:
 
 
 def _sqlite() -> Finding:
+    from layerstore.linux.probe import Finding
+
     sound = sqlite3.sqlite_version_info >= SQLITE_SOUND
     how = "" if sound else "; writes and checkpoints are locked apart"
     return Finding("SQLite", True, sqlite3.sqlite_version + how)
 
 
 def _store(root: str) -> Finding:
+    from layerstore.linux.probe import Finding
     from layerstore.store.store import Store
 
     if not os.path.exists(root):
