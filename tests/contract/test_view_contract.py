@@ -87,6 +87,8 @@ def see_node(view: ImageView, node, names: list[bytes]) -> Seen:
     )
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="making and reading the odd tree needs root")
 def test_the_view_without_a_mount_is_the_tree(odd: Odd) -> None:
     with Store.open(odd.store) as store:
         seen = see_view(ImageView(store, load_root(store, odd.image.layers)))

@@ -178,6 +178,7 @@ def test_without_mmdebstrap(cli: Cli, tmp_path: Path) -> None:
     assert_sound(cli)
 
 
+@needs_root
 def test_without_a_runtime(cli: Cli, context: Path, tmp_path: Path) -> None:
     with Store.open(cli.store, create=True) as store:
         add_base(store)

@@ -148,6 +148,8 @@ def test_deep_trees_and_immutable_files_of_a_step_are_removed(box: Builder) -> N
     assert [name for name in os.listdir(box.store.root / "tmp") if "build" in name] == []
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="RUN needs root")
 def test_without_a_runtime_only_run_fails(
     builder: Builder,
     monkeypatch: pytest.MonkeyPatch,
