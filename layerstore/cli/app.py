@@ -96,6 +96,7 @@ def _collect_rarely() -> None:
     """
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    gc.enable()
 
 
 def _app_for(word: str) -> typer.Typer:
