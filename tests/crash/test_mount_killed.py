@@ -126,16 +126,24 @@ def test_killed_anywhere(tmp_path: Path, verb: str) -> None:
         steps["unmount"] = rig.steps_of("unmount")
         seed = random.randrange(1 << 30)
         print(f"seed {seed}")  # shown when the test fails
-        points = sorted(random.Random(seed).sample(range(1, steps[verb]), POINTS))
-        for point in points:
+        chooser = random.Random(seed)
+        killed = 0
+        for _ in range(POINTS * 4):
+            if killed == POINTS:
+                break
+            point = chooser.randrange(1, steps[verb])
             if verb == "unmount":
                 mounts.mount(rig.store, rig.image, str(rig.target), rw=True)
             status, _ = rig.run(verb, point)
-            assert status == -signal.SIGKILL, f"not killed at {point}"
+            # A server that removes its files itself saves unmount some steps: a late point
+            # may then lie beyond the end, and the run does not count.
+            assert status in (-signal.SIGKILL, 0), f"status {status} at {point}"
+            killed += status == -signal.SIGKILL
             rig.assert_clean()
             # And it works again, with the right content.
             mounts.mount(rig.store, rig.image, str(rig.target))
             assert (rig.target / "d" / "f").read_text() == "content"
             mounts.unmount(rig.store, str(rig.target))
+        assert killed == POINTS
     finally:
         undo_all_mounts(tmp_path / "store")
