@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import blake3_id
-from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
+from layerstore.formats.pack import Item, ItemKind
 from layerstore.store.codec import compress_block
 from layerstore.store.failures import CorruptPackError
+from layerstore.store.grouping import BlockGroup
 from layerstore.store.pack_writer import PackWriter
 from layerstore.store.records import layer_item_id
 
@@ -33,13 +34,6 @@ class Rewritten(NamedTuple):
     damaged: dict[PackId, CorruptPackError]
 
 
-class _Group:
-    def __init__(self) -> None:
-        self.items: list[Item] = []
-        self.parts: list[bytes] = []
-        self.size = 0
-
-
 class Rewriter:
     """Feeds living items of old packs into new ones. Use :func:`rewrite_packs`."""
 
@@ -47,7 +41,7 @@ class Rewriter:
         self._reader = reader
         self._staging_path = staging_path
         self._writer: PackWriter | None = None
-        self._groups = {kind: _Group() for kind in ItemKind}
+        self._groups = {kind: BlockGroup() for kind in ItemKind}
         self.packs: list[SealedPack] = []
 
     def copy_pack(self, pack_id: PackId, alive: Collection[bytes], *, salvage: bool) -> bool:
@@ -97,19 +91,15 @@ class Rewriter:
 
     def _regroup(self, kind: ItemKind, item: Item, data: bytes) -> None:
         group = self._groups[kind]
-        if group.size + item.length > BLOCK_MAX_BYTES:
+        if not group.has_room_for(item):
             self._close_group(kind)
-            group = self._groups[kind]
-        group.items.append(item)
-        group.parts.append(data)
-        group.size += item.length
+        group.add(item, data)
 
     def _close_group(self, kind: ItemKind) -> None:
-        group = self._groups[kind]
-        if group.items:
-            self._groups[kind] = _Group()
-            raw = b"".join(group.parts)
-            self._add(kind, group.items, compress_block(raw), len(raw))
+        items, parts = self._groups[kind].take()
+        if items:
+            raw = b"".join(parts)
+            self._add(kind, items, compress_block(raw), len(raw))
 
     def _add(self, kind: ItemKind, items: Iterable[Item], frame: bytes, raw_length: int) -> None:
         if self._writer is None:

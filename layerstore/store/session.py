@@ -29,6 +29,7 @@ from layerstore.store.blobs import put_blob
 from layerstore.store.catalog import ImageRecord
 from layerstore.store.commit import publish_pack
 from layerstore.store.failures import LayerNotFoundError, ShortSourceError
+from layerstore.store.grouping import BlockGroup
 from layerstore.store.leases import Lease, hold
 from layerstore.store.names import normalize_name
 from layerstore.store.pipeline import BlockJob, Pipeline
@@ -81,17 +82,6 @@ class _Unsettled(NamedTuple):
     alone: bool
 
 
-class _Group:
-    """Small items waiting to share a block."""
-
-    __slots__ = ("items", "parts", "size")
-
-    def __init__(self) -> None:
-        self.items: list[Item] = []
-        self.parts: list[bytes | memoryview] = []
-        self.size = 0
-
-
 class WriteSession:
     """See the module. Get one from ``Store.begin`` and use it in a ``with`` block."""
 
@@ -102,7 +92,7 @@ class WriteSession:
         self._lease = Lease(store.catalog, purpose)
         self._staged = 0
         self._pipeline = Pipeline(self._next_staging)
-        self._groups = {ItemKind.DATA: _Group(), ItemKind.META: _Group()}
+        self._groups = {ItemKind.DATA: BlockGroup(), ItemKind.META: BlockGroup()}
         self._known: set[bytes] = set()
         self._unsettled: list[_Unsettled] = []
         self._unsettled_bytes = 0
@@ -232,18 +222,14 @@ class WriteSession:
             self._submit(BlockJob(kind, (item,), (data,)))
             return
         group = self._groups[kind]
-        if group.size + item.length > BLOCK_MAX_BYTES:
+        if not group.has_room_for(item):
             self._close_group(kind)
-            group = self._groups[kind]
-        group.items.append(item)
-        group.parts.append(data)
-        group.size += item.length
+        group.add(item, data)
 
     def _close_group(self, kind: ItemKind) -> None:
-        group = self._groups[kind]
-        if group.items:
-            self._groups[kind] = _Group()
-            self._submit(BlockJob(kind, group.items, group.parts))
+        items, parts = self._groups[kind].take()
+        if items:
+            self._submit(BlockJob(kind, items, parts))
 
     def _submit(self, job: BlockJob) -> None:
         self._pipeline.submit(job)
