@@ -39,11 +39,6 @@ class CopyOptions(NamedTuple):
     mode: ModeChange | None = None
 
 
-def destination_is_directory(dest: str) -> bool:
-    """Return whether a destination as written can only be a directory."""
-    return dest.endswith(("/", "/.")) or dest in {"", "."}
-
-
 def copy_match(target: TargetTree, match: Match, dest: str, options: CopyOptions) -> None:
     """Copy one source match to ``dest``.
 

@@ -8,7 +8,6 @@ somebody's work in progress: gc may take it.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from layerstore.linux.files import make_private_dir
@@ -82,12 +81,3 @@ def insert_blocks(connection: sqlite3.Connection, number: int, blocks: Iterable[
     connection.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", block_rows)
     chunk_rows.sort()  # in key order the index is filled page by page
     connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?)", chunk_rows)
-
-
-def pack_file_size(paths: StorePaths, pack_id: PackId) -> int:
-    """Return a pack file's size.
-
-    Raises:
-        FileNotFoundError: It is not there.
-    """
-    return os.stat(paths.pack(pack_id)).st_size

@@ -32,7 +32,7 @@ from layerstore.store.tags import delete_image, tag_all, untag_all
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from layerstore.digest import ChunkId, DiffId, Digest, ImageId
+    from layerstore.digest import ChunkId, DiffId, ImageId
     from layerstore.progress import Progress
     from layerstore.store.rebuild import RebuildReport
     from layerstore.store.records import Refs
@@ -303,10 +303,6 @@ class Store:
         report = rebuild_catalog(self.paths.root, progress)
         self.catalog.reopen_if_replaced()
         return report
-
-    def blob_size(self, digest: Digest) -> int:
-        """Return the bytes of a manifest's or config's file."""
-        return len(self.get_blob(digest))
 
 
 def _cache_record(row: tuple[object, ...]) -> CacheRecord | None:
