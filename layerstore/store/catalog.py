@@ -85,6 +85,13 @@ class ChunkPlace(NamedTuple):
     length: int
 
 
+class BlockKey(NamedTuple):
+    """A block by its pack and its number in it."""
+
+    pack_id: PackId
+    block: int
+
+
 class ChunkRow(NamedTuple):
     """One row of the chunk index: ``offset`` and ``length`` are plain bytes in the block."""
 
@@ -469,13 +476,26 @@ class Catalog:
     def missing(self, chunk_ids: Iterable[bytes]) -> set[bytes]:
         """Return those of ``chunk_ids`` that no committed pack holds."""
         wanted = list(chunk_ids)
-        found: set[object] = set()
-        for start in range(0, len(wanted), LOOKUP_MAX):
-            some = wanted[start : start + LOOKUP_MAX]
-            marks = ",".join("?" * len(some))
-            rows = self.query(f"SELECT id FROM chunks WHERE id IN ({marks})", some)  # noqa: S608 -- question marks only
-            found.update(row[0] for row in rows)
-        return set(wanted) - found
+        return set(wanted) - {row[0] for row in self._each("SELECT id FROM chunks", wanted)}
+
+    def places(self, chunk_ids: Iterable[bytes]) -> dict[bytes, BlockKey]:
+        """Return in which block each of ``chunk_ids`` lies that a committed pack holds."""
+        sql = "SELECT c.id, p.id, c.block FROM chunks c JOIN packs p ON p.pack = c.pack"
+        rows = self._each(sql, list(chunk_ids), "c.id")
+        return {row[0]: BlockKey(*row[1:]) for row in rows}  # type: ignore[misc, arg-type]
+
+    def chunk_places(self, chunk_ids: Sequence[bytes]) -> dict[bytes, ChunkRow]:
+        """Return the rows of those of ``chunk_ids`` that the index has."""
+        rows = self._each("SELECT id, pack, block, offset, length FROM chunks", chunk_ids)
+        return {row[0]: ChunkRow(*row) for row in rows}  # type: ignore[misc, arg-type]
+
+    def _each(
+        self, sql: str, ids: Sequence[bytes], column: str = "id"
+    ) -> Iterator[tuple[object, ...]]:
+        """Yield the rows of a statement for those ids that are there, looked up in parts."""
+        for start in range(0, len(ids), LOOKUP_MAX):
+            some = ids[start : start + LOOKUP_MAX]
+            yield from self.query(f"{sql} WHERE {column} IN ({','.join('?' * len(some))})", some)
 
     def scan_chunks(self) -> Iterator[ChunkRow]:
         """Yield the whole chunk index in order of id, as it is now, in little memory.
@@ -502,6 +522,20 @@ class Catalog:
             "SELECT pack, block, offset, stored, raw, kind FROM blocks ORDER BY pack, block"
         )
         return [BlockRow(*row) for row in rows]  # type: ignore[arg-type]
+
+    def blocks_of(self, pack_id: PackId) -> dict[int, BlockRow]:
+        """Return the blocks of one pack by their numbers."""
+        rows = self.query(
+            "SELECT b.pack, block, offset, stored, raw, kind FROM blocks b"
+            " JOIN packs p ON p.pack = b.pack WHERE p.id = ?",
+            (pack_id,),
+        )
+        return {row[1]: BlockRow(*row) for row in rows}  # type: ignore[arg-type, misc]
+
+    def pack_row(self, pack_id: PackId) -> PackRow | None:
+        """Return one pack, or None when it is no more."""
+        row = self.one("SELECT pack, id, size, retired, lease FROM packs WHERE id = ?", (pack_id,))
+        return PackRow(*row) if row is not None else None  # type: ignore[arg-type]
 
     def pack_rows(self) -> list[PackRow]:
         """Return every pack, retired ones too."""

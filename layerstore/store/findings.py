@@ -6,7 +6,7 @@ import enum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from layerstore.digest import ImageId
+    from layerstore.digest import DiffId, ImageId
 
 
 class Problem(enum.StrEnum):
@@ -27,13 +27,25 @@ class Problem(enum.StrEnum):
     NAMES_LOG_DAMAGED = "names-log-damaged"
     NAMES_LOG_DIFFERS = "names-log-differs"
     UNKNOWN_FILE = "unknown-file"
+    DEAD_BYTES_DAMAGED = "dead-bytes-damaged"
 
 
-NOTES = frozenset({Problem.NAMES_LOG_DIFFERS, Problem.NAMES_LOG_DAMAGED, Problem.UNKNOWN_FILE})
-"""Findings that harm no image: leftovers of a crash, say."""
+NOTES = frozenset(
+    {
+        Problem.NAMES_LOG_DIFFERS,
+        Problem.NAMES_LOG_DAMAGED,
+        Problem.UNKNOWN_FILE,
+        Problem.DEAD_BYTES_DAMAGED,
+    }
+)
+"""Findings that harm no image: leftovers of a crash, or damage that was healed elsewhere."""
 
 _REBUILD = "run 'layerstore check --rebuild-index'"
 _AGAIN = "import or build the harmed images again: what is damaged is then stored anew"
+_REPAIR = (
+    "run 'layerstore repair', with --from and a copy if you have one (another store, a root "
+    "file system, an OCI layout); or " + _AGAIN
+)
 REMEDIES = {
     Problem.CATALOG_DAMAGED: _REBUILD,
     Problem.CATALOG_DIFFERS: _REBUILD,
@@ -43,7 +55,15 @@ REMEDIES = {
     "a name writes them all anew",
     Problem.NAMES_LOG_DIFFERS: "nothing to do: the next change of a name sets it right",
     Problem.UNKNOWN_FILE: "run 'layerstore gc'",
+    Problem.DEAD_BYTES_DAMAGED: "nothing is lost; 'layerstore repair' moves the pack aside",
 }
+
+
+class HarmedFile(NamedTuple):
+    """A file whose content lost bytes: its path in a layer, for people."""
+
+    layer: DiffId
+    path: str
 
 
 class Finding(NamedTuple):
@@ -53,6 +73,7 @@ class Finding(NamedTuple):
         where: File or table, with offset where there is one.
         digest: Hex or digest of what is harmed: a pack, chunk, layer, blob or image.
         images: Images that can no longer be read whole because of it.
+        files: Files of theirs that cannot be read, as far as the layers' trees can.
     """
 
     problem: Problem
@@ -60,6 +81,7 @@ class Finding(NamedTuple):
     digest: str
     message: str
     images: tuple[ImageId, ...] = ()
+    files: tuple[HarmedFile, ...] = ()
 
     @property
     def is_error(self) -> bool:
@@ -69,7 +91,7 @@ class Finding(NamedTuple):
     @property
     def remedy(self) -> str:
         """What to do about it."""
-        return REMEDIES.get(self.problem, "run 'layerstore check --repair', then " + _AGAIN)
+        return REMEDIES.get(self.problem, _REPAIR)
 
 
 class CheckReport(NamedTuple):
@@ -78,6 +100,8 @@ class CheckReport(NamedTuple):
     Attributes:
         read_data: Whether every byte was read and hashed.
         bytes_read: Bytes of pack files that were read and verified.
+        seconds: How long it took.
+        only: The images that were looked at; empty when the whole store was.
     """
 
     findings: tuple[Finding, ...]
@@ -88,6 +112,8 @@ class CheckReport(NamedTuple):
     images: int
     blobs: int
     bytes_read: int
+    seconds: float = 0.0
+    only: tuple[ImageId, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -97,4 +123,5 @@ class CheckReport(NamedTuple):
     @property
     def scope(self) -> str:
         """What was looked at, for people."""
-        return "all bytes read" if self.read_data else "structure only"
+        depth = "all bytes read" if self.read_data else "structure only"
+        return f"{depth} of the images named" if self.only else depth

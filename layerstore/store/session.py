@@ -5,6 +5,9 @@ Nothing a session does is visible as a layer or image before ``publish_layer`` o
 without publishing leaves only dead bytes for gc. A session belongs to one thread;
 many sessions of many processes may work in one store.
 
+Against damage: a chunk that was found is only relied on when its block can be read;
+otherwise it is written again and takes the damaged one's place.
+
 Against gc: packs that a session wrote are its own while its lease lives. A chunk
 that was *found* in the store may be collected before the session publishes: then
 the epoch has moved on, and publishing looks every needed chunk up again and takes
@@ -35,6 +38,7 @@ from layerstore.store.names import normalize_name
 from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import LayerRecord, cache_seal, encode_layer, layer_item_id
 from layerstore.store.references import layer_chunks
+from layerstore.store.soundness import Soundness
 from layerstore.store.tags import image_facts, insert_image, manifest_config, tag_all
 
 if TYPE_CHECKING:
@@ -65,12 +69,14 @@ class SessionStats(NamedTuple):
         reused_bytes: Plain bytes it had, counted each time they were put.
         stored_bytes: Bytes of finished pack files.
         new_chunks: Chunks the store did not have.
+        healed_chunks: Those of them that it had, but could no longer read.
     """
 
     new_bytes: int
     reused_bytes: int
     stored_bytes: int
     new_chunks: int
+    healed_chunks: int = 0
 
 
 class _Unsettled(NamedTuple):
@@ -94,6 +100,8 @@ class WriteSession:
         self._pipeline = Pipeline(self._next_staging)
         self._groups = {ItemKind.DATA: BlockGroup(), ItemKind.META: BlockGroup()}
         self._known: set[bytes] = set()
+        self._soundness = Soundness(store.catalog)
+        self._healed: set[bytes] = set()
         self._unsettled: list[_Unsettled] = []
         self._unsettled_bytes = 0
         self._new_bytes = self._reused_bytes = self._stored_bytes = self._new_chunks = 0
@@ -114,7 +122,11 @@ class WriteSession:
         """What was put so far."""
         self._settle()
         return SessionStats(
-            self._new_bytes, self._reused_bytes, self._stored_bytes, self._new_chunks
+            self._new_bytes,
+            self._reused_bytes,
+            self._stored_bytes,
+            self._new_chunks,
+            len(self._healed),
         )
 
     def temporary(self, name: str) -> str:
@@ -199,14 +211,21 @@ class WriteSession:
         """Find out in one look which of the latest chunks are new, and add those in order."""
         unsettled, self._unsettled, self._unsettled_bytes = self._unsettled, [], 0
         with self._sure_of_known():
-            missing = self._catalog.missing([put.item.item_id for put in unsettled])
+            absent = self._absent([put.item.item_id for put in unsettled])
             for put in unsettled:
-                if put.item.item_id in missing:
+                if put.item.item_id in absent:
                     self._new_bytes += put.item.length
                     self._new_chunks += 1
                     self._add(put.kind, put.item, put.data, alone=put.alone)
                 else:
                     self._reused_bytes += put.item.length
+
+    def _absent(self, item_ids: Sequence[bytes]) -> set[bytes]:
+        """Return which items must be written: those the store lacks or can no longer read."""
+        places = self._catalog.places(item_ids)
+        damaged = self._soundness.damaged(places)
+        self._healed |= damaged
+        return set(item_ids) - places.keys() | damaged
 
     @contextlib.contextmanager
     def _sure_of_known(self) -> Iterator[None]:
@@ -250,7 +269,9 @@ class WriteSession:
     def _commit_packs(self, sealed: list[SealedPack]) -> None:
         with self._catalog.write() as connection:
             for pack in sealed:
-                publish_pack(connection, self._paths, pack, self._lease.lease_id)
+                publish_pack(
+                    connection, self._paths, pack, self._lease.lease_id, instead=self._healed
+                )
         self._stored_bytes += sum(pack.size for pack in sealed)
 
     # -- publishing
@@ -274,7 +295,7 @@ class WriteSession:
                 f"{BLOCK_MAX_BYTES}"
             )
         item_id = layer_item_id(encoded)
-        if not self._catalog.has_chunk(item_id):
+        if self._absent([item_id]):
             self._settle()
             self._close_group(ItemKind.DATA)
             self._close_group(ItemKind.META)

@@ -104,6 +104,7 @@ class Store:
             ChunkNotFoundError: No committed pack holds it.
             CorruptPackError: Its pack is damaged or missing.
         """
+        damage: CorruptPackError | None = None
         for attempt in range(_LOOKUPS_MAX):
             place = self.catalog.locate(chunk_id)
             if place is None:
@@ -116,6 +117,12 @@ class Store:
             except FileNotFoundError:
                 self.reader.forget(place.pack_id)
                 self.catalog.reopen_if_replaced()
+            except CorruptPackError as err:
+                # Somebody may have healed it meanwhile: look and open once more.
+                self.reader.forget(place.pack_id)
+                if damage is not None:
+                    raise
+                damage = err
         assert place is not None
         raise CorruptPackError("pack is missing", pack=place.pack_id.hex(), offset=0)
 
