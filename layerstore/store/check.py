@@ -175,6 +175,8 @@ class _Check:
             blobs,
             self._bytes_read,
             only=self._only,
+            lost_items=frozenset(self._bad_items),
+            harmed_layers=frozenset().union(*self._bad_layers.values()),
         )
 
     def _find(

@@ -102,6 +102,8 @@ class CheckReport(NamedTuple):
         bytes_read: Bytes of pack files that were read and verified.
         seconds: How long it took.
         only: The images that were looked at; empty when the whole store was.
+        lost_items: Chunks and layer records that are missing or cannot be read.
+        harmed_layers: Layers that any finding harms.
     """
 
     findings: tuple[Finding, ...]
@@ -114,6 +116,8 @@ class CheckReport(NamedTuple):
     bytes_read: int
     seconds: float = 0.0
     only: tuple[ImageId, ...] = ()
+    lost_items: frozenset[bytes] = frozenset()
+    harmed_layers: frozenset[DiffId] = frozenset()
 
     @property
     def ok(self) -> bool:

@@ -236,6 +236,21 @@ class WriteSession:
             self._known.clear()
             raise
 
+    def put_anew(self, kind: ItemKind, item_id: ChunkId, data: bytes) -> None:
+        """Write an item whose bytes match its id, whatever the store says it has of it.
+
+        It takes the place of what was there with the next :meth:`flush`.
+        """
+        self._known.add(item_id)
+        self._healed.add(item_id)
+        alone = kind is ItemKind.LAYER or len(data) > WHOLE_MAX_BYTES
+        with self._sure_of_known():
+            self._add(kind, Item(item_id, len(data)), data, alone=alone)
+
+    def flush(self) -> None:
+        """Make everything put so far durable and findable, though nothing needs it yet."""
+        self._finish_packs()
+
     def _add(self, kind: ItemKind, item: Item, data: bytes | memoryview, *, alone: bool) -> None:
         if alone:
             self._submit(BlockJob(kind, (item,), (data,)))

@@ -128,7 +128,7 @@ def main(out: Path) -> None:
         with Store.open(root, create=True) as store:
             with store.begin("dead bytes") as session:
                 session.put_bytes(noise(99, 2_000))
-                session._finish_packs()
+                session.flush()
             with store.begin("fixture") as session:
                 fill_store(session)
             store.untag("gone:1")
