@@ -240,7 +240,9 @@ def _print_outcome(outcome: RepairOutcome, names: dict[str, list[str]]) -> None:
     if outcome.rebuilt is not None:
         write_line(f"made the index again: {outcome.rebuilt.images} images")
     if outcome.cache_keys:
-        write_line(f"forgot {_count(len(outcome.cache_keys), 'build step')} of layers that lost data")
+        write_line(
+            f"forgot {_count(len(outcome.cache_keys), 'build step')} of layers that lost data"
+        )
     for loss in outcome.losses:
         _print_loss(loss, names)
     if outcome.ok:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import ID_BYTES, ChunkId, DiffId, Digest, ImageId, PackId
 from layerstore.errors import UnsupportedVersionError
-from layerstore.linux.files import make_private_dir, open_private
+from layerstore.linux.files import PRIVATE_DIR, is_shared, make_private_dir, open_private
 from layerstore.linux.locks import FileLock
 from layerstore.store.failures import (
     FULL_HINT,
@@ -616,6 +616,8 @@ def make_store_directories(paths: StorePaths) -> None:
     """Make what is missing of a new store's directories, durably."""
     from layerstore.store.paths import DIRECTORIES
 
-    make_private_dir(paths.root)
+    # Not even in a shared directory is a store shared before somebody says so.
+    if not make_private_dir(paths.root, inherit=False) and is_shared(paths.root):
+        os.chmod(paths.root, PRIVATE_DIR)
     for name in DIRECTORIES:
         make_private_dir(f"{paths.root}/{name}")

@@ -7,6 +7,7 @@ store. Normative: docs/format/store.md.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +31,10 @@ FORMAT_VERSION = 1
 CONFIG_MAX_BYTES = 64 * 1024
 
 KNOWN_INCOMPATIBLE: frozenset[str] = frozenset()
-KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset()
+SHARED_GROUP = "shared-group"
+"""The store is open to a group: who does not know that would make files only they can read."""
+
+KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset({SHARED_GROUP})
 
 _TEMPLATE = f"""\
 # A layerstore store. Written once when the store was made; do not edit.
@@ -63,10 +67,12 @@ class StoreConfig(NamedTuple):
 
     Attributes:
         writable: False when a read-only-compatible feature is unknown to us.
+        shared: Whether the store is open to the group that owns its directories.
     """
 
     format: int
     writable: bool
+    shared: bool = False
 
 
 def parse_config(data: bytes) -> StoreConfig:
@@ -95,9 +101,10 @@ def parse_config(data: bytes) -> StoreConfig:
             f"the store uses features unknown to this layerstore: {', '.join(sorted(unknown))}",
             hint="use the newer layerstore that made this store",
         )
-    read_only = _flags(features, "read_only_compatible") - KNOWN_READ_ONLY_COMPATIBLE
+    read_only = _flags(features, "read_only_compatible")
     _check_chunking(_table(document, "chunking"))
-    return StoreConfig(version, not read_only)
+    writable = not read_only - KNOWN_READ_ONLY_COMPATIBLE
+    return StoreConfig(version, writable, SHARED_GROUP in read_only)
 
 
 def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
@@ -105,6 +112,21 @@ def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
     if not isinstance(table, dict):
         raise FormatError(f"config.toml has no [{name}]")
     return table
+
+
+def with_shared_group(data: bytes) -> bytes:
+    """Return a config.toml that says the store is open to its group; comments and order stay.
+
+    Raises:
+        FormatError: It has no list of features as this version writes it.
+    """
+    key = "read_only_compatible"
+    flags = sorted(_flags(_table(tomllib.loads(data.decode()), "features"), key) | {SHARED_GROUP})
+    listed = ", ".join(f'"{flag}"' for flag in flags)
+    text = re.sub(rf"(?m)^{key} *= *\[[^]]*\]", f"{key} = [{listed}]", data.decode(), count=1)
+    if not parse_config(text.encode()).shared:
+        raise FormatError("config.toml was edited: its features cannot be changed safely")
+    return text.encode()
 
 
 def _flags(features: Mapping[str, object], name: str) -> set[str]:
@@ -164,6 +186,8 @@ def _absent(paths: StorePaths) -> Exception:
 
 def create_store(paths: StorePaths) -> None:
     """Make a store, or finish one whose making was interrupted; harmless if it exists.
+
+    It is its owner's alone, wherever it is made: :mod:`layerstore.store.sharing` opens it.
 
     Raises:
         StoreExistsError: The directory holds something else.
