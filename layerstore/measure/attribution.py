@@ -4,7 +4,8 @@ Every indexed item (file chunk, tree, recipe, layer record) is charged its share
 of its block (:mod:`layerstore.measure.apportion`) and belongs to the set of layers
 that refer to it, or to something stored as a difference against it. Items with the same
 set are summed into one :class:`Group` at once: a store has hundreds of thousands of items
-and few distinct sets, and every question (exclusive, shared, added, freed) is answered from the groups.
+and few distinct sets, and every question (exclusive, shared, added, freed) is answered
+from the groups.
 """
 
 from __future__ import annotations
