@@ -139,13 +139,20 @@ def _heal(
     with Gleaner(store, lost, dry_run=dry_run) as gleaner:
         itself = glean_from_itself(gleaner)
         for path in sources:
-            if not gleaner.missing:
+            if not gleaner.wants_more:
                 break
             results.append(glean_from(gleaner, path, progress=progress))
         if results and gleaner.missing.blobs:
             again = glean_from_itself(gleaner)  # a config from a copy may make its manifest again
             itself = Gleaned(*(one + two for one, two in zip(itself, again, strict=True)))
-        return itself, tuple(results), gleaner.missing
+        missing = gleaner.missing.by_depending(store)
+    if missing.dependents and sources:
+        # Their bases are lost for good: then they are wanted themselves.
+        wanted = missing._replace(items=missing.dependents, dependents=frozenset())
+        _, more, rest = _heal(store, wanted, sources, dry_run, progress)
+        results += more
+        missing = missing._replace(dependents=rest.items)
+    return itself, tuple(results), missing
 
 
 def _forget_build_steps(store: Store, harmed: frozenset[DiffId]) -> tuple[str, ...]:
@@ -161,6 +168,7 @@ def _losses(store: Store, lost: Lost) -> list[Loss]:
     def showing(diff_id: DiffId) -> tuple[ImageId, ...]:
         return tuple(image.image_id for image in images if diff_id in image.layers)
 
+    lost = lost._replace(items=lost.items | lost.dependents)
     losses: list[Loss] = []
     for diff_id in sorted(lost.harmed | lost.layers):
         losses += _losses_of_layer(store, lost, diff_id, showing(diff_id))

@@ -147,6 +147,8 @@ class _Check:
         self._progress = progress
         self._findings: list[Finding] = []
         self._bad_items: dict[bytes, list[int]] = {}
+        self._dependents: set[bytes] = set()
+        self._bases: dict[tuple[int, int], tuple[bytes, ...]] = {}
         self._bad_layers: dict[int, set[DiffId]] = {}
         self._bad_files: dict[int, list[HarmedFile]] = {}
         self._chunks = 0
@@ -175,7 +177,8 @@ class _Check:
             blobs,
             self._bytes_read,
             only=self._only,
-            lost_items=frozenset(self._bad_items),
+            lost_items=frozenset(self._bad_items.keys() - self._dependents),
+            dependent_items=frozenset(self._dependents),
             harmed_layers=frozenset().union(*self._bad_layers.values()),
         )
 
@@ -188,6 +191,8 @@ class _Check:
 
     def _add(self, harms: Iterable[Harm]) -> None:
         for harm in harms:
+            if harm.finding.problem is Problem.BASE_DAMAGED:
+                self._dependents.update(harm.items)
             for item_id in harm.items:
                 self._bad_items.setdefault(item_id, []).append(len(self._findings))
             self._findings.append(harm.finding)
@@ -223,7 +228,21 @@ class _Check:
                 record = self._store.layer(diff_id)
                 needed |= self._own_items(record)
                 needed |= layer_chunks(record, self._store.read_refs).keys()
-        return needed
+        return needed | self._bases_of(needed)
+
+    def _bases_of(self, items: set[bytes]) -> set[bytes]:
+        """Return what the blocks of items are differences against, however indirectly."""
+        found: set[bytes] = set()
+        todo: set[bytes] = set(items)
+        while todo:
+            places = self._store.catalog.places(todo)
+            blocks = {(place.pack, place.block) for place in places.values() if place.depth}
+            todo = set()
+            for block in blocks:
+                todo.update(self._store.catalog.bases(*block))
+            todo -= found
+            found |= todo
+        return found
 
     # -- packs
 
@@ -235,6 +254,8 @@ class _Check:
         if wanted is not None:
             holding = {key.pack_id for key in catalog.places(wanted).values()}
             looked_at = [pack for pack in looked_at if pack.pack_id in holding]
+        for number, block, base in catalog.base_rows():
+            self._bases[number, block] = (*self._bases.get((number, block), ()), base)
         total = sum(pack.size for pack in looked_at) if self._read_data else len(looked_at)
         self._progress.start("reading packs", total)
         with ThreadPoolExecutor(READERS, "layerstore-check") as pool:
@@ -248,6 +269,7 @@ class _Check:
                 self._progress.advance(pack.size if self._read_data else 1)
             self._collect(pending, keep=0)
         self._progress.finish()
+        self._check_bases(wanted)
         if wanted is None:
             self._check_strays(packs)
             self._check_unknown(packs)
@@ -274,7 +296,8 @@ class _Check:
             return None
         if not self._read_data:
             self._bytes_read += tables_bytes(blocks, pack)
-        return PackTask(path, pack, blocks, self._compare(pack, blocks), wanted)
+        here = self._compare(pack, blocks)
+        return PackTask(path, pack, blocks, here, wanted, self._store.prefix_of)
 
     def _items_of(self, pack: PackRow) -> tuple[bytes, ...]:
         """Return the items that the catalog places in a pack; reads the whole index."""
@@ -285,10 +308,16 @@ class _Check:
         """Compare a footer with the catalog's rows; return the items whose place is here."""
         catalog = self._store.catalog
         listed = {
-            index: (b.offset, b.stored_length, b.raw_length, int(b.kind))
+            index: (
+                (b.offset, b.stored_length, b.raw_length, int(b.kind), b.depth, b.read_cost),
+                b.bases,
+            )
             for index, b in enumerate(blocks)
         }
-        stored = {number: row[2:] for number, row in catalog.blocks_of(pack.pack_id).items()}
+        stored = {
+            number: (tuple(row[2:]), self._bases.get((pack.pack, number), ()))
+            for number, row in catalog.blocks_of(pack.pack_id).items()
+        }
         here: set[bytes] = set()
         wrong: list[bytes] = []
         missing = 0
@@ -312,6 +341,41 @@ class _Check:
             finding = Finding(Problem.CATALOG_DIFFERS, "catalog.sqlite", name, message)
             self._add([Harm(finding, tuple(wrong))])
         return frozenset(here)
+
+    def _check_bases(self, wanted: set[bytes] | None) -> None:
+        """Find differences in use whose bases are missing or lie in what cannot be read."""
+        missing = self._store.catalog.missing({b for bases in self._bases.values() for b in bases})
+        harmed = True
+        while harmed:  # a base may be a difference itself
+            bad = missing | self._bad_items.keys()
+            blocks = {key for key, bases in self._bases.items() if not bad.isdisjoint(bases)}
+            harmed = bool(blocks) and self._add_dependents(blocks, bad, wanted)
+
+    def _add_dependents(
+        self, blocks: set[tuple[int, int]], bad: set[bytes], wanted: set[bytes] | None
+    ) -> bool:
+        """Note the chunks of blocks whose bases are bad; return whether any is new."""
+        items: dict[tuple[int, int], list[bytes]] = {}
+        for row in self._store.catalog.scan_chunks():
+            key = (row.pack, row.block)
+            looked_at = wanted is None or row.chunk_id in wanted
+            if key in blocks and row.chunk_id not in bad and looked_at:
+                items.setdefault(key, []).append(row.chunk_id)
+        for (pack, block), ids in sorted(items.items()):
+            lost = sorted(bad & set(self._bases[pack, block]))
+            where = f"pack number {pack}, block {block}"
+            message = (
+                f"it holds {len(ids)} chunks as differences against {len(lost)} that are lost, "
+                f"one is {lost[0].hex()}"
+            )
+            self._add([Harm(Finding(Problem.BASE_DAMAGED, where, "", message), tuple(ids))])
+        gone = self._store.catalog.missing({b for key in items for b in self._bases[key]})
+        for item_id in sorted(gone - self._bad_items.keys()):
+            finding = Finding(
+                Problem.CHUNK_MISSING, "catalog.sqlite", item_id.hex(), "chunk is in no pack"
+            )
+            self._add([Harm(finding, (item_id,))])
+        return bool(items)
 
     def _check_strays(self, packs: list[PackRow]) -> None:
         """Find rows of the chunk index that no footer of a pack in use has."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
-from layerstore.errors import FormatError
-from layerstore.formats.pack import TRAILER
+from layerstore.errors import FormatError, IntegrityError, NotFoundError, StorageError
+from layerstore.formats.pack import HEADER, TRAILER, decode_header
 from layerstore.linux.files import ShortFileError, read_at
 from layerstore.store.codec import decompress_block
 from layerstore.store.findings import Finding, Problem
@@ -20,7 +20,7 @@ from layerstore.store.pack_reader import read_footer
 from layerstore.store.rewrite import item_matches
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from layerstore.formats.pack import Block
     from layerstore.store.catalog import PackRow
@@ -41,6 +41,7 @@ class PackTask(NamedTuple):
     Attributes:
         here: Items that the catalog places in this pack: only they can be harmed.
         wanted: Blocks without any of these are passed over; None reads everything.
+        prefix_of: Gives what a block is a difference against, if it is one.
     """
 
     path: str
@@ -48,6 +49,7 @@ class PackTask(NamedTuple):
     blocks: list[Block]
     here: frozenset[bytes]
     wanted: Collection[bytes] | None
+    prefix_of: Callable[[Block], Callable[[], bytes] | None]
 
 
 class PackResult(NamedTuple):
@@ -69,6 +71,8 @@ def open_tables(path: str, pack: PackRow) -> list[Block]:
         size = os.fstat(fd).st_size
         if size != pack.size:
             raise FormatError(f"has {size} bytes, the catalog says {pack.size}")
+        if decode_header(read_at(fd, HEADER.size, 0)).effort != pack.effort:
+            raise FormatError("pack and catalog tell another effort")
         return read_footer(fd)
     finally:
         os.close(fd)
@@ -107,6 +111,10 @@ def pack_harm(
     if not items:
         problem, message = Problem.DEAD_BYTES_DAMAGED, f"{message}; nothing in it is in use"
     return Harm(Finding(problem, path, pack.pack_id.hex(), message), tuple(items))
+
+
+class _BaseLostError(Exception):
+    """A block may be whole, but what it is a difference against cannot be read."""
 
 
 class _Reading:
@@ -156,9 +164,13 @@ class _Reading:
 
     def _block(self, block: Block, frame: bytes) -> None:
         try:
-            raw = decompress_block(frame, block.raw_length)
+            prefix = self._prefix(block)
+            raw = decompress_block(frame, block.raw_length, prefix)
+        except _BaseLostError as err:
+            self._harm(Problem.BASE_DAMAGED, block, "", str(err), self._used(block))
+            return
         except (FormatError, ShortFileError) as err:
-            used = tuple(i.item_id for i in block.items if i.item_id in self._task.here)
+            used = self._used(block)
             message = f"{err}; it holds {len(used)} chunks that are in use"
             self._harm(Problem.BLOCK_DAMAGED, block, "", message, used)
             return
@@ -166,6 +178,16 @@ class _Reading:
             one = (item_id,) if item_id in self._task.here else ()
             message = "chunk does not match its id"
             self._harm(Problem.CHUNK_DAMAGED, block, item_id.hex(), message, one)
+
+    def _used(self, block: Block) -> tuple[bytes, ...]:
+        return tuple(i.item_id for i in block.items if i.item_id in self._task.here)
+
+    def _prefix(self, block: Block) -> bytes:
+        read = self._task.prefix_of(block)
+        try:
+            return read() if read is not None else b""
+        except (IntegrityError, NotFoundError, StorageError) as err:
+            raise _BaseLostError(f"what it is a difference against is lost: {err.message}") from err
 
     def _harm(
         self, problem: Problem, block: Block, digest: str, message: str, items: tuple[bytes, ...]

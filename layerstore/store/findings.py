@@ -27,6 +27,7 @@ class Problem(enum.StrEnum):
     NAMES_LOG_DAMAGED = "names-log-damaged"
     NAMES_LOG_DIFFERS = "names-log-differs"
     UNKNOWN_FILE = "unknown-file"
+    BASE_DAMAGED = "base-damaged"
     DEAD_BYTES_DAMAGED = "dead-bytes-damaged"
 
 
@@ -103,6 +104,7 @@ class CheckReport(NamedTuple):
         seconds: How long it took.
         only: The images that were looked at; empty when the whole store was.
         lost_items: Chunks and layer records that are missing or cannot be read.
+        dependent_items: Chunks that are whole, but differences against lost ones.
         harmed_layers: Layers that any finding harms.
     """
 
@@ -117,6 +119,7 @@ class CheckReport(NamedTuple):
     seconds: float = 0.0
     only: tuple[ImageId, ...] = ()
     lost_items: frozenset[bytes] = frozenset()
+    dependent_items: frozenset[bytes] = frozenset()
     harmed_layers: frozenset[DiffId] = frozenset()
 
     @property

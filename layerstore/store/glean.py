@@ -34,12 +34,13 @@ from layerstore.store.sweep import pack_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from layerstore.chunking.cutter import CutParameters
     from layerstore.formats.pack import Block
     from layerstore.formats.tree import Changeset
     from layerstore.store.catalog import Catalog
     from layerstore.store.findings import CheckReport
     from layerstore.store.records import LayerRecord, Refs
-    from layerstore.store.session import WriteSession
+    from layerstore.store.session import Like, WriteSession
     from layerstore.store.store import Store
 
 
@@ -48,18 +49,36 @@ class Lost(NamedTuple):
 
     Attributes:
         items: Chunks and layer records that are missing or cannot be read.
+        dependents: Chunks that are whole, but differences against lost ones.
         layers: Layers that images name and the catalog does not have.
         blobs: Manifests and configs.
         harmed: Layers that any of these harm; the others need no source.
     """
 
     items: frozenset[bytes]
+    dependents: frozenset[bytes]
     layers: frozenset[DiffId]
     blobs: frozenset[Digest]
     harmed: frozenset[DiffId]
 
     def __bool__(self) -> bool:
-        return bool(self.items or self.layers or self.blobs)
+        return bool(self.items or self.dependents or self.layers or self.blobs)
+
+    def by_depending(self, store: Store) -> Lost:
+        """Return this with those dependents alone that still depend on something lost."""
+        places = store.catalog.places(self.dependents)
+        bases = {
+            item_id: store.catalog.bases(place.pack, place.block)
+            for item_id, place in places.items()
+        }
+        lost: set[bytes] = set()
+        grew = True
+        while grew:
+            bad = self.items | lost
+            more = {i for i, needed in bases.items() if not bad.isdisjoint(needed)} - lost
+            lost |= more
+            grew = bool(more)
+        return self._replace(dependents=frozenset(lost))
 
 
 def lost_of(report: CheckReport) -> Lost:
@@ -73,6 +92,7 @@ def lost_of(report: CheckReport) -> Lost:
     layers = frozenset(DiffId(digest) for digest in named(Problem.LAYER_MISSING))
     return Lost(
         report.lost_items,
+        report.dependent_items,
         layers,
         named(Problem.BLOB_MISSING, Problem.BLOB_DAMAGED),
         report.harmed_layers | layers,
@@ -99,7 +119,7 @@ class Gleaner:
         self._items = set(lost.items)
         self._layers = set(lost.layers)
         self._blobs = set(lost.blobs)
-        self._harmed = lost.harmed
+        self._lost = lost
         self._kept: set[ChunkId] = set()
         self._records: dict[DiffId, LayerRecord] = {}
         self._count = Gleaned(0, 0, 0)
@@ -107,9 +127,16 @@ class Gleaner:
     @property
     def missing(self) -> Lost:
         """What nothing offered so far has brought back."""
-        return Lost(
-            frozenset(self._items), frozenset(self._layers), frozenset(self._blobs), self._harmed
+        return self._lost._replace(
+            items=frozenset(self._items),
+            layers=frozenset(self._layers),
+            blobs=frozenset(self._blobs),
         )
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether another copy could help; dependents are helped by their bases."""
+        return bool(self._items or self._layers or self._blobs)
 
     @property
     def session(self) -> WriteSession | None:
@@ -134,8 +161,20 @@ class Gleaner:
         assert self._session is not None
         return self._session.temporary(name)
 
-    def put_chunk(self, data: bytes | bytearray | memoryview, *, meta: bool = False) -> ChunkId:
-        """Offer one chunk; return its id."""
+    @property
+    def cutting(self) -> CutParameters:
+        """Where the store cuts content."""
+        return self.store.config.cutting
+
+    def put_chunk(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        meta: bool = False,
+        like: Like | None = None,
+    ) -> ChunkId:
+        """Offer one chunk; return its id. What is kept is never a difference."""
+        del like
         chunk_id = ChunkId(blake3(data).digest())
         if chunk_id in self._items or self._may_be_of_a_layer(chunk_id):
             self._keep(ItemKind.META if meta else ItemKind.DATA, chunk_id, bytes(data))
@@ -145,10 +184,19 @@ class Gleaner:
         """Offer bytes of any length, cut into chunks; return the references."""
         return self.put_stream(io.BytesIO(data).read, len(data), meta=meta)
 
-    def put_stream(self, read: Callable[[int], bytes], size: int, *, meta: bool = False) -> Refs:
+    def put_stream(
+        self,
+        read: Callable[[int], bytes],
+        size: int,
+        *,
+        meta: bool = False,
+        like: Like | None = None,
+    ) -> Refs:
         """Offer exactly ``size`` bytes that ``read(n)`` gives in pieces."""
+        del like
         return tuple(
-            (len(chunk), self.put_chunk(chunk, meta=meta)) for chunk in cut_stream(read, size)
+            (len(chunk), self.put_chunk(chunk, meta=meta))
+            for chunk in cut_stream(read, size, self.cutting)
         )
 
     def publish_layer(self, record: LayerRecord, *, changeset: Changeset | None = None) -> None:
@@ -208,9 +256,11 @@ class Gleaner:
             for block in read_footer(file.fd):
                 if self._items.isdisjoint(item.item_id for item in block.items):
                     continue
-                with contextlib.suppress(FormatError, ShortFileError):
+                with contextlib.suppress(IntegrityError, NotFoundError, ShortFileError):
+                    prefix = self.store.prefix_of(block)
                     frame = read_at(file.fd, block.stored_length, block.offset)
-                    self._offer_block(block, decompress_block(frame, block.raw_length))
+                    raw = decompress_block(frame, block.raw_length, prefix() if prefix else b"")
+                    self._offer_block(block, raw)
 
     def _offer_block(self, block: Block, raw: bytes) -> None:
         offset = 0

@@ -8,8 +8,8 @@ how importing the same content again heals a store without being asked.
 Two ways to know a block: decoding it (1.3 GB of plain bytes a second), or hashing its
 whole pack (some 5 GB of stored bytes a second), which vouches for every block at once.
 A pack begins with the first and changes to the second when a part of it was decoded:
-never more than about twice the work of the better way. Reads only; belongs to one
-thread. Why, and what it costs: docs/decisions/0100.
+never more than about twice the work of the better way. A difference is only as sound as
+its bases. Reads only; belongs to one thread. Why, and what it costs: docs/decisions/0100.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from layerstore.errors import FormatError
+from layerstore.errors import FormatError, IntegrityError, NotFoundError
 from layerstore.linux.files import ShortFileError, read_at
 from layerstore.store.codec import decompress_block
 from layerstore.store.failures import storage_errors
@@ -30,8 +30,9 @@ from layerstore.store.pack_reader import open_pack, verify_tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from layerstore.digest import PackId
-    from layerstore.store.catalog import BlockKey, BlockRow, Catalog, PackRow
+    from layerstore.digest import ChunkId, PackId
+    from layerstore.store.catalog import ChunkPlace, PackRow
+    from layerstore.store.store import Store
 
 DECODED_FRACTION = 16
 """One part in this many of a pack's stored bytes is decoded before the pack is hashed."""
@@ -44,68 +45,84 @@ _ABSENT_OR_STRANGE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.
 class Soundness:
     """What one session has found out about the packs it meets."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._packs: dict[PackId, _Pack] = {}
+        self._known: dict[tuple[PackId, int], bool] = {}
 
-    def damaged(self, places: Mapping[bytes, BlockKey]) -> set[bytes]:
+    def damaged(self, places: Mapping[ChunkId, ChunkPlace]) -> set[ChunkId]:
         """Return those chunks whose blocks cannot be read.
 
         Raises:
             StorageError: Reading failed in a way that says nothing about the packs.
         """
         with storage_errors("read a pack"):
-            return {item_id for item_id, key in places.items() if not self._is_sound(key)}
+            return {item_id for item_id, place in places.items() if not self._is_sound(place)}
 
-    def _is_sound(self, key: BlockKey) -> bool:
-        pack = self._packs.get(key.pack_id)
+    def _is_sound(self, place: ChunkPlace) -> bool:
+        key = place.pack_id, place.block
+        known = self._known.get(key)
+        if known is None:
+            # Before the bases are asked: a cycle, which no store should have, is no recursion.
+            self._known[key] = False
+            known = self._known[key] = self._judge(place)
+        return known
+
+    def _judge(self, place: ChunkPlace) -> bool:
+        pack = self._packs.get(place.pack_id)
         if pack is None:
-            pack = self._packs[key.pack_id] = _Pack(self._catalog, key.pack_id)
-        return pack.is_sound(key.block)
+            pack = self._packs[place.pack_id] = _Pack(self._store, place.pack_id)
+        if not place.depth:
+            return pack.holds(place, None)
+        bases = self._store.catalog.bases(place.pack, place.block)
+        places = self._store.catalog.places(bases)
+        if not bases or len(places) < len(set(bases)) or self.damaged(places):
+            return False
+
+        def prefix() -> bytes:
+            return b"".join([self._store.read_chunk(base) for base in bases])
+
+        return pack.holds(place, prefix)
 
 
 class _Pack:
-    """One pack: what is known of its blocks."""
+    """One pack: what is known of it as a whole."""
 
-    def __init__(self, catalog: Catalog, pack_id: PackId) -> None:
-        self._paths = catalog.paths
-        self._row = catalog.pack_row(pack_id)
-        self._blocks = catalog.blocks_of(pack_id)
-        self._known: dict[int, bool] = {}
+    def __init__(self, store: Store, pack_id: PackId) -> None:
+        self._paths = store.paths
+        self._row = store.catalog.pack_row(pack_id)
         self._decoded = 0
         self._hashed = False
         # None: nothing is known of the whole. A pack whose tables are damaged is as good
         # as lost: a rebuilt catalog would not find its chunks.
-        self._whole: bool | None = None if self._holds(_check_tables) else False
+        self._whole: bool | None = None if self._passes(_check_tables) else False
 
-    def is_sound(self, block: int) -> bool:
+    def holds(self, place: ChunkPlace, prefix: Callable[[], bytes] | None) -> bool:
+        """Return whether a block is as it was written.
+
+        Args:
+            place: Of a chunk in the block.
+            prefix: Gives what the block is a difference against. Costs as much as
+                hashing many a pack, so that is done first then.
+        """
+        if self._whole is None and not self._hashed:
+            row = self._row
+            if row and (prefix or self._decoded * DECODED_FRACTION >= row.size):
+                self._hashed = True
+                self._whole = True if self._passes(_check_hash) else None
         if self._whole is not None:
             return self._whole
-        known = self._known.get(block)
-        if known is None:
-            known = self._known[block] = self._judge(block)
-        return known
+        self._decoded += place.stored_length
+        return self._passes(lambda fd, _: _check_block(fd, place, prefix))
 
-    def _judge(self, number: int) -> bool:
-        block = self._blocks.get(number)
-        if block is None or self._row is None:
-            return False
-        if not self._hashed and self._decoded * DECODED_FRACTION >= self._row.size:
-            self._hashed = True
-            if self._holds(_check_hash):
-                self._whole = True
-                return True
-        self._decoded += block.stored_length
-        return self._holds(lambda fd, _: _check_block(fd, block))
-
-    def _holds(self, check: Callable[[int, PackRow], None]) -> bool:
+    def _passes(self, check: Callable[[int, PackRow], None]) -> bool:
         """Return whether the pack is there and passes a check."""
         if self._row is None:
             return False
         try:
             with contextlib.closing(open_pack(self._paths, self._row.pack_id)) as file:
                 check(file.fd, self._row)
-        except (FormatError, ShortFileError):
+        except (IntegrityError, NotFoundError, ShortFileError):
             return False
         except OSError as err:
             if err.errno in _ABSENT_OR_STRANGE:
@@ -128,5 +145,6 @@ def _check_hash(fd: int, pack: PackRow) -> None:
         raise FormatError("pack does not match its id")
 
 
-def _check_block(fd: int, block: BlockRow) -> None:
-    decompress_block(read_at(fd, block.stored_length, block.offset), block.raw_length)
+def _check_block(fd: int, place: ChunkPlace, prefix: Callable[[], bytes] | None) -> None:
+    frame = read_at(fd, place.stored_length, place.block_offset)
+    decompress_block(frame, place.raw_length, prefix() if prefix is not None else b"")
