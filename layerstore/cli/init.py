@@ -1,4 +1,4 @@
-"""Commands that make and change whole stores: init."""
+"""Commands that make and change whole stores: init, upgrade."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from layerstore.cli.common import Json, settings_of
+from layerstore.cli.common import DryRun, Json, settings_of
 from layerstore.cli.output import write_json, write_line
 from layerstore.errors import NotFoundError
 
@@ -14,6 +14,7 @@ from layerstore.errors import NotFoundError
 def register(app: typer.Typer) -> None:
     """Add this noun's commands."""
     app.command("init")(init)
+    app.command("upgrade")(upgrade)
 
 
 def init(
@@ -77,3 +78,35 @@ def _group_name(root: str) -> str:
         return grp.getgrgid(number).gr_name
     except KeyError:
         return str(number)
+
+
+def upgrade(
+    context: typer.Context,
+    *,
+    undo: Annotated[
+        bool,
+        typer.Option("--undo", help="Back to the format before, while nothing needs the new one."),
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a store that an older layerstore made to this one's format."""
+    import os
+
+    from layerstore.store.paths import StorePaths
+    from layerstore.store.upgrade import undo_upgrade
+    from layerstore.store.upgrade import upgrade as upgrade_store
+
+    root = os.path.abspath(settings_of(context).root)
+    change = undo_upgrade if undo else upgrade_store
+    report = change(StorePaths(root), dry_run=dry_run)
+    if as_json:
+        write_json({"store": root, "dry_run": dry_run, **report._asdict()})
+        return
+    if not report.changed:
+        write_line(f"{root} has format {report.after} already")
+        return
+    verb = "would change" if dry_run else "changed"
+    write_line(f"{verb} {root} from format {report.before} to {report.after}")
+    if not undo:
+        write_line("the way back, until something is written: layerstore upgrade --undo")

@@ -32,10 +32,18 @@ from layerstore.store.failures import (
     SQLITE_ERRORS,
     CatalogDamagedError,
     StoreFullError,
+    UpgradeNeededError,
     catalog_error,
     storage_errors,
 )
-from layerstore.store.schema import APPLICATION_ID, CATALOG_VERSION, INITIAL_META, SCHEMA
+from layerstore.store.schema import (
+    APPLICATION_ID,
+    CATALOG_VERSION,
+    INITIAL_META,
+    SCHEMA,
+    SCHEMA_1,
+    VIEWS_OF_1,
+)
 from layerstore.store.seals import seal
 
 if TYPE_CHECKING:
@@ -167,8 +175,8 @@ def _connect(path: str, *, immutable: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _check_schema(connection: sqlite3.Connection) -> None:
-    """Refuse a database that is not our catalog of this version."""
+def _check_schema(connection: sqlite3.Connection) -> int:
+    """Refuse a database that is not our catalog; return its version, an older one made readable."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -179,8 +187,16 @@ def _check_schema(connection: sqlite3.Connection) -> None:
             hint="use the newer layerstore that wrote this store",
         )
     stored = {row[0] for row in connection.execute("SELECT sql FROM sqlite_schema WHERE sql != ''")}
-    if version != CATALOG_VERSION or not stored.issuperset(SCHEMA):
+    if not stored.issuperset(_SCHEMAS.get(version, ("no such version",))):
         raise CatalogDamagedError("the catalog's tables are not those of its version")
+    if version < CATALOG_VERSION:
+        connection.execute("PRAGMA temp_store=MEMORY")
+        for statement in VIEWS_OF_1:
+            connection.execute(statement)
+    return int(version)
+
+
+_SCHEMAS = {1: SCHEMA_1, CATALOG_VERSION: SCHEMA}
 
 
 class Catalog:
@@ -194,6 +210,7 @@ class Catalog:
             UnsupportedVersionError: It was written by a newer layerstore.
         """
         self.paths = paths
+        self.version = CATALOG_VERSION
         self._mutex = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
@@ -263,7 +280,7 @@ class Catalog:
     def _checked(self, *, immutable: bool) -> sqlite3.Connection:
         connection = _connect(self.paths.catalog, immutable=immutable)
         try:
-            _check_schema(connection)
+            self.version = _check_schema(connection)
         except BaseException:
             connection.close()
             raise
@@ -337,6 +354,8 @@ class Catalog:
             self.reopen_if_replaced()
             self._thaw()
             connection = self._live()
+            if self.version < CATALOG_VERSION:
+                raise UpgradeNeededError(self.version)
             self._writing = True
             try:
                 connection.execute("BEGIN IMMEDIATE")

@@ -19,6 +19,7 @@ from layerstore.store.catalog import Catalog, make_store_directories
 from layerstore.store.failures import (
     ReadOnlyStoreError,
     StoreExistsError,
+    UpgradeNeededError,
     storage_error,
     storage_errors,
 )
@@ -249,11 +250,13 @@ def _refuse_foreign_directory(paths: StorePaths) -> None:
 
 
 def require_writable(config: StoreConfig) -> None:
-    """Refuse to write a store that a newer layerstore lets us only read.
+    """Refuse to write a store that a newer layerstore lets us only read, or an older one made.
 
     Raises:
         ReadOnlyStoreError: It is one.
     """
+    if config.format < FORMAT_VERSION:
+        raise UpgradeNeededError(config.format)
     if not config.writable:
         raise ReadOnlyStoreError(
             "the store uses features that this layerstore may only read",

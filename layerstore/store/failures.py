@@ -31,6 +31,16 @@ class ReadOnlyStoreError(StorageError):
     """The store may not be written: a read-only file system or missing permission."""
 
 
+class UpgradeNeededError(ReadOnlyStoreError):
+    """The store has an older format: it may be read as it is, and written once upgraded."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"the store has format {version}, which this layerstore reads but does not write",
+            hint="run 'layerstore upgrade' once; reading and mounting work without it",
+        )
+
+
 class ShortSourceError(StorageError):
     """A file gave fewer bytes than it promised: it shrank while it was read."""
 

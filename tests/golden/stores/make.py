@@ -7,8 +7,9 @@ being the version that this program's layerstore writes. Run it once for every v
 before the next one is begun, and commit both files; never again for an older version.
 
 The store holds two images over one layer that came as a tar with a recipe, a layer of
-our own with hard links, a whiteout, a hole and attributes, a name that was given and
-taken away, a build step, and dead chunks in a pack of its own.
+our own with hard links, a whiteout, a hole and attributes, a file stored as a difference
+(from format 2 on), a name that was given and taken away, a build step, and dead chunks in
+a pack of their own.
 """
 
 from __future__ import annotations
@@ -96,6 +97,11 @@ def fill_store(session: WriteSession) -> None:
     ]
     image([base, apps[0]], "app:1", "app:latest")
     image([base, apps[1]], "example.org/team/app:2")
+    changed = b"a new version" + text(19, 3_550)[13:]
+    entry = Entry(b"usr/lib/19", Kind.FILE, 0o644, size=len(changed))
+    update = write_layer(session, store, [LayerItem(entry, lambda: io.BytesIO(changed))])
+    image([base, apps[0], update], "app:3")
+    assert store.catalog.base_rows(), "the update is no difference: format 2 is not covered"
     session.cache_put(CacheRecord("step-1", apps[0].diff_id, b"value", 1_764_000_000.0))
     session.cache_put(CacheRecord("step-2", None, b"no layer", 1_764_000_001.0))
 
