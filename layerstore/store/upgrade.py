@@ -107,6 +107,7 @@ def undo_upgrade(paths: StorePaths, *, dry_run: bool = False) -> UpgradeReport:
     if not report.changed:
         return report
     _refuse_newer_content(paths, shared=config.shared)
+    _refuse_views(paths)
     if dry_run:
         return report
     with _standing_still(paths), storage_errors("undo the upgrade"):
@@ -114,6 +115,14 @@ def undo_upgrade(paths: StorePaths, *, dry_run: bool = False) -> UpgradeReport:
         _name_format(paths, OLDEST_FORMAT)
         _change_catalog(paths, OLDEST_FORMAT, _BACKWARDS)
     return report
+
+
+def _refuse_views(paths: StorePaths) -> None:
+    """Refuse while servers of views read the tables that are to go."""
+    if any(name.endswith(".json") for name in os.listdir(paths.views)):
+        raise StoreInUseError(
+            "views of the store are mounted", hint="unmount them first: layerstore umount --all"
+        )
 
 
 def _version(paths: StorePaths) -> int:

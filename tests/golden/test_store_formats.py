@@ -61,12 +61,11 @@ def test_a_store_of_any_version_reads_as_it_was_written(tmp_path: Path, version:
 
 def snapshot(root: Path) -> dict[str, bytes]:
     """Every file but those that locks and readers of the catalog need."""
+    aside = {"locks", "catalog.sqlite-wal", "catalog.sqlite-shm"}
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file()
-        and path.parent.name != "locks"
-        and not path.name.endswith(("-wal", "-shm"))
+        if path.is_file() and aside.isdisjoint((path.name, path.parent.name))
     }
 
 
@@ -218,12 +217,21 @@ def test_a_reader_goes_on_across_an_upgrade(tmp_path: Path) -> None:
         assert contents(store) == held(1)
 
 
+def test_the_way_back_waits_for_mounted_views(tmp_path: Path) -> None:
+    """Their servers read the tables of this version."""
+    root = unpacked(1, tmp_path)
+    paths = StorePaths(str(root))
+    upgrade(paths)
+    (root / "views" / "v.json").write_text("{}")
+    with pytest.raises(StoreInUseError, match="mounted"):
+        undo_upgrade(paths)
+
+
 def test_a_newer_store_is_refused(tmp_path: Path) -> None:
     root = unpacked(FORMAT_VERSION, tmp_path)
     config = root / "config.toml"
-    config.write_text(
-        config.read_text().replace(f"= {FORMAT_VERSION}\n", f"= {FORMAT_VERSION + 1}\n")
-    )
+    newer = f"format = {FORMAT_VERSION + 1}"
+    config.write_text(config.read_text().replace(f"format = {FORMAT_VERSION}", newer))
     for use in (lambda: Store.open(root), lambda: upgrade(StorePaths(str(root)))):
         with pytest.raises(UnsupportedVersionError):
             use()
