@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import build, check, doctor, image, init, measure, store, transfer, unshare
+from layerstore.cli import (
+    build,
+    check,
+    doctor,
+    image,
+    init,
+    measure,
+    optimize,
+    store,
+    transfer,
+    unshare,
+)
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.fast import HELP_WIDTH
 from layerstore.cli.store import print_version
@@ -46,6 +57,7 @@ def build_app() -> typer.Typer:
     check.register(app)
     init.register(app)
     store.register(app)
+    optimize.register(app)
     doctor.register(app)
     return app
 

@@ -89,6 +89,7 @@ class ChunkPlace(NamedTuple):
         depth: 0 when the block stands alone; else it is a difference, and
             :meth:`Catalog.bases` lists what against.
         cost: Plain bytes to decode for reading the chunk.
+        kind: What the block holds, a number of :class:`layerstore.formats.pack.ItemKind`.
     """
 
     pack_id: PackId
@@ -101,6 +102,7 @@ class ChunkPlace(NamedTuple):
     length: int
     depth: int
     cost: int
+    kind: int
 
 
 class ChunkRow(NamedTuple):
@@ -591,8 +593,8 @@ class Catalog:
 
 
 _PLACE = (
-    "p.id, c.pack, c.block, b.offset, b.stored, b.raw, c.offset, c.length, b.depth, b.cost"
-    " FROM chunks c JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
+    "p.id, c.pack, c.block, b.offset, b.stored, b.raw, c.offset, c.length, b.depth, b.cost,"
+    " b.kind FROM chunks c JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
     " JOIN packs p ON p.pack = c.pack"
 )
 

@@ -308,14 +308,12 @@ class _Check:
         """Compare a footer with the catalog's rows; return the items whose place is here."""
         catalog = self._store.catalog
         listed = {
-            index: (
-                (b.offset, b.stored_length, b.raw_length, int(b.kind), b.depth, b.read_cost),
-                b.bases,
-            )
+            index: (b.offset, b.stored_length, b.raw_length, int(b.kind), b.bases)
             for index, b in enumerate(blocks)
         }
+        # Depth and cost are the footer's of its time of writing, the catalog's of today.
         stored = {
-            number: (tuple(row[2:]), self._bases.get((pack.pack, number), ()))
+            number: (*row[2:6], self._bases.get((pack.pack, number), ()))
             for number, row in catalog.blocks_of(pack.pack_id).items()
         }
         here: set[bytes] = set()

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from layerstore.chunking.cutter import CutParameters
     from layerstore.formats.pack import Block
     from layerstore.formats.tree import Changeset
-    from layerstore.store.catalog import Catalog
     from layerstore.store.findings import CheckReport
     from layerstore.store.records import LayerRecord, Refs
     from layerstore.store.session import Like, WriteSession
@@ -283,7 +282,8 @@ class Gleaner:
         places = other.catalog.places(sorted(self._items))
         for item_id in sorted(places, key=lambda item_id: places[item_id]):
             with contextlib.suppress(IntegrityError, NotFoundError):
-                self._keep(*_item(other, ChunkId(item_id)))
+                kind = ItemKind(places[item_id].kind)
+                self._keep(kind, item_id, other.read_chunk(item_id))
         for digest in sorted(self._blobs):
             with contextlib.suppress(LayerstoreError):
                 self.offer_blob(other.get_blob(digest), digest)
@@ -311,25 +311,3 @@ class Gleaner:
         self._records.clear()
         count, self._count = self._count._replace(layers=published), Gleaned(0, 0, 0)
         return count
-
-
-def _item(other: Store, item_id: ChunkId) -> tuple[ItemKind, ChunkId, bytes]:
-    """Return an item of another store with its kind, verified.
-
-    Raises:
-        IntegrityError: It is damaged there too.
-        NotFoundError: It is gone.
-    """
-    data = other.read_chunk(item_id)
-    return _kind(other.catalog, item_id), item_id, data
-
-
-def _kind(catalog: Catalog, item_id: bytes) -> ItemKind:
-    row = catalog.one(
-        "SELECT b.kind FROM chunks c JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
-        " WHERE c.id = ?",
-        (item_id,),
-    )
-    if row is None or not isinstance(row[0], int):
-        raise NotFoundError(f"the store holds no chunk {item_id.hex()}")
-    return ItemKind(row[0])
