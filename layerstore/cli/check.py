@@ -107,7 +107,7 @@ def _rebuild(root: str, progress: Progress, *, as_json: bool) -> None:
 
 def _check_to_json(report: CheckReport) -> dict[str, object]:
     fields = report._asdict()
-    del fields["lost_items"]
+    del fields["lost_items"], fields["dependent_items"]
     return {
         **fields,
         "harmed_layers": sorted(report.harmed_layers),

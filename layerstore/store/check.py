@@ -35,6 +35,7 @@ from layerstore.store.exclusion import without_gc
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.findings import CheckReport, Finding, HarmedFile, Problem
 from layerstore.store.references import layer_chunks, paths_with
+from layerstore.store.sharing import access_mismatches
 from layerstore.store.sweep import pack_files
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class _Check:
         blobs = self._check_images(images, set(diff_ids))
         if not self._only:
             self._check_names({image.image_id for image in images})
+            self._check_access()
         return CheckReport(
             tuple(self._explained(index, images) for index in range(len(self._findings))),
             self._read_data,
@@ -493,6 +495,17 @@ class _Check:
             self._find(
                 Problem.NAMES_LOG_DIFFERS, path, "", "the log and the catalog disagree on names"
             )
+
+    def _check_access(self) -> None:
+        shared = self._store.config.shared
+        wrong = list(access_mismatches(self._store.paths, shared=shared))
+        if wrong:
+            whom = "the group it is shared with" if shared else "its owner"
+            message = (
+                f"{len(wrong)} files or directories are not open to {whom} alone; one has mode "
+                f"{wrong[0].mode:04o}, expected {wrong[0].wanted:04o}"
+            )
+            self._find(Problem.ACCESS_DIFFERS, wrong[0].path, "", message)
 
     # -- who is harmed
 

@@ -28,6 +28,7 @@ class Problem(enum.StrEnum):
     NAMES_LOG_DIFFERS = "names-log-differs"
     UNKNOWN_FILE = "unknown-file"
     BASE_DAMAGED = "base-damaged"
+    ACCESS_DIFFERS = "access-differs"
     DEAD_BYTES_DAMAGED = "dead-bytes-damaged"
 
 
@@ -36,6 +37,7 @@ NOTES = frozenset(
         Problem.NAMES_LOG_DIFFERS,
         Problem.NAMES_LOG_DAMAGED,
         Problem.UNKNOWN_FILE,
+        Problem.ACCESS_DIFFERS,
         Problem.DEAD_BYTES_DAMAGED,
     }
 )
@@ -56,6 +58,8 @@ REMEDIES = {
     "a name writes them all anew",
     Problem.NAMES_LOG_DIFFERS: "nothing to do: the next change of a name sets it right",
     Problem.UNKNOWN_FILE: "run 'layerstore gc'",
+    Problem.ACCESS_DIFFERS: "set modes and group right: chmod -R go= for a store of one's own, "
+    "'layerstore init --shared GROUP' for a shared one",
     Problem.DEAD_BYTES_DAMAGED: "nothing is lost; 'layerstore repair' moves the pack aside",
 }
 

@@ -47,6 +47,9 @@ _OF_VIEWS = ("views", "uppers", "tmp")
 """What lies below these belongs to who mounted or builds; only they themselves are shared."""
 
 
+_WRITERS = stat.S_IWGRP | stat.S_IWOTH
+
+
 class StoreBusyError(ConflictError):
     """Somebody is at work in a store that has to stand still."""
 
@@ -112,7 +115,9 @@ def access_mismatches(paths: StorePaths, *, shared: bool) -> Iterator[Mismatch]:
             right = mode == wanted and status.st_gid == group
         else:
             wanted = PRIVATE_DIR if is_directory else PRIVATE_FILE
-            right = not mode & (stat.S_IRWXG | stat.S_IRWXO)
+            # Who made the root before there was a store may let others look at names.
+            open_bits = _WRITERS if path == paths.root else stat.S_IRWXG | stat.S_IRWXO
+            right = not mode & open_bits
         if not right:
             yield Mismatch(path, mode, wanted)
 
