@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.image.similar import SimilarFiles
 from layerstore.store import soundness
 from layerstore.store.check import check
 from layerstore.store.failures import CorruptPackError
+from layerstore.store.findings import Problem
+from layerstore.store.references import layer_chunks
 from layerstore.store.store import Store
-from tests.support.store import add_image, noise, put_image, read_image, text
+from tests.support.store import (
+    add_image,
+    add_version,
+    assert_sound,
+    noise,
+    put_image,
+    put_layer,
+    read_image,
+    text,
+    versions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,6 +138,109 @@ def test_a_chunk_alone_heals_the_images_of_others(root: Path) -> None:
         with store.begin("other") as session:
             put_image(session, {**A, b"more": noise(1000, 9)}, names=["other"])
         assert read_image(store, "a") == [A]
+
+
+def test_a_damaged_base_heals_by_itself_and_by_what_needs_it(tmp_path: Path) -> None:
+    """A difference is only as sound as its base, and heals alone or through it."""
+    one, two = versions(2)
+    for again in (one, two):
+        root = tmp_path / f"{again is one}"
+        add_version(root, "app:1", one)
+        add_version(root, "app:2", two)
+        assert max_depth(root) == 1
+        damage_base(root)
+        with Store.open(root) as store:
+            with pytest.raises(CorruptPackError):
+                read_image(store, "app:2")
+            report = check(store, read_data=True)
+            problems = {finding.problem for finding in report.findings}
+            assert problems >= {Problem.BLOCK_DAMAGED, Problem.BASE_DAMAGED}
+            assert not report.dependent_items.isdisjoint(needed_by(store, "app:2"))
+            structure = check(store, read_data=False)
+            assert structure.ok
+        add_version(root, "again", again)
+        with Store.open(root) as store:
+            assert read_image(store, "app:2") == [two]
+            assert read_image(store, "again") == [again]
+            if again is one:
+                assert read_image(store, "app:1") == [one]
+                assert check(store, read_data=True).ok
+        add_version(root, "once-more", one)
+        assert_sound(root, {"app:1": [one], "app:2": [two], "again": [again]})
+
+
+def test_what_heals_is_no_difference_against_what_needs_it(tmp_path: Path) -> None:
+    """Else the two would need each other for ever."""
+    one, two = versions(2)
+    root = tmp_path / "store"
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    damage_base(root)
+    with Store.open(root) as store, store.begin("again") as session:
+        # Asked what resembles it, everybody names the newer version, which needs it.
+        layer = store.resolve("app:2").layers[:1]
+        put_layer(session, one, SimilarFiles(store, layer))
+        assert session.stats.healed_chunks > 0
+    assert max_depth(root) == 1
+    assert_sound(root, {"app:1": [one], "app:2": [two]})
+
+
+def test_a_lost_base_without_any_row_is_found_by_the_structure_alone(tmp_path: Path) -> None:
+    one, two = versions(2)
+    root = tmp_path / "store"
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    with Store.open(root) as store:
+        base = store.catalog.base_rows()[0][2]
+        with store.catalog.write() as connection:
+            connection.execute("DELETE FROM chunks WHERE id = ?", (base,))
+            connection.execute("DELETE FROM images WHERE image_id = ?", (image_of(store, "app:1"),))
+            connection.execute("DELETE FROM tags WHERE name = 'app:1'")
+        report = check(store, read_data=False)
+        harmed = [
+            finding for finding in report.findings if image_of(store, "app:2") in finding.images
+        ]
+        assert {finding.problem for finding in harmed} >= {Problem.BASE_DAMAGED}
+        assert base in report.lost_items
+
+
+def test_a_rebuilt_catalog_reads_the_healed_copy(root: Path) -> None:
+    flip(pack_of(root, "a"), 60)
+    with Store.open(root) as store, store.begin("again") as session:
+        put_image(session, {b"lone": noise(77, 5_000), **A}, names=["a2"])
+        assert session.stats.healed_chunks > 0
+    for attempt in range(2):  # whatever the order of the packs' names
+        with Store.open(root) as store:
+            report = store.rebuild_catalog()
+            assert report.damaged_packs == {}
+            assert read_image(store, "a") == [A], attempt
+            assert check(store, read_data=True).ok
+
+
+def image_of(store: Store, name: str) -> str:
+    return store.resolve(name).image_id
+
+
+def needed_by(store: Store, name: str) -> set[bytes]:
+    return {
+        chunk_id
+        for diff_id in store.resolve(name).layers
+        for chunk_id in layer_chunks(store.layer(diff_id), store.read_refs)
+    }
+
+
+def max_depth(root: Path) -> int:
+    with Store.open(root) as store:
+        return max(row.depth for row in store.catalog.block_rows())
+
+
+def damage_base(root: Path) -> None:
+    """Flip a bit in the block of something that others are differences against."""
+    with Store.open(root) as store:
+        place = store.catalog.locate(store.catalog.base_rows()[0][2])
+        assert place is not None
+        path = Path(store.paths.pack(place.pack_id))
+    flip(path, place.block_offset + place.stored_length // 2)
 
 
 def test_damage_while_a_session_is_open_is_seen_by_the_next(root: Path) -> None:

@@ -23,7 +23,7 @@ from layerstore.store.failures import DanglingReferenceError
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
-from tests.support.store import noise, text
+from tests.support.store import add_version, assert_sound, noise, read_image, text, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -319,6 +319,52 @@ def test_build_steps_of_lost_layers_are_forgotten(root: Path) -> None:
     assert outcome.cache_keys == ("dir:1",)
     with Store.open(root) as store:
         assert [record.key for record in store.cache_records()] == ["other:1"]
+
+
+@pytest.fixture
+def updated(tmp_path: Path) -> tuple[Path, list[dict[bytes, bytes]]]:
+    """A store whose second image is a difference against its first, whose content is damaged."""
+    root = tmp_path / "updated"
+    one, two = versions(2, files=1)
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    shutil.copytree(root, tmp_path / "spare")
+    with Store.open(root) as store:
+        place = store.catalog.locate(store.catalog.base_rows()[0][2])
+        assert place is not None
+        path = Path(store.paths.pack(place.pack_id))
+    flip(path, place.block_offset + place.stored_length // 2)
+    return root, [one, two]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_base_that_heals_heals_its_differences(
+    updated: tuple[Path, list[dict[bytes, bytes]]], dry_run: bool
+) -> None:
+    root, (one, two) = updated
+    outcome = repair_store(str(root), [str(root.with_name("spare"))], dry_run=dry_run)
+    assert outcome.ok, outcome.losses
+    assert outcome.moved.packs == 1
+    assert outcome.sources[0].gleaned.items == len(outcome.before.lost_items)
+    if not dry_run:
+        assert_sound(root, {"app:1": [one], "app:2": [two]})
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_differences_heal_alone_when_their_bases_are_lost(
+    updated: tuple[Path, list[dict[bytes, bytes]]], tmp_path: Path, dry_run: bool
+) -> None:
+    root, (_, two) = updated
+    copy = tmp_path / "copy"
+    for path, content in two.items():
+        (copy / path.decode()).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path.decode()).write_bytes(content)
+    outcome = repair_store(str(root), [str(copy)], dry_run=dry_run)
+    with Store.open(root) as store:
+        first = store.resolve("app:1").image_id
+        assert {image for loss in outcome.losses for image in loss.images} == {first}
+        if not dry_run:
+            assert read_image(store, "app:2") == [two]
 
 
 def test_a_copy_that_is_not_there_and_the_store_itself_are_refused(root: Path) -> None:
