@@ -31,6 +31,7 @@ from layerstore.store.failures import (
     NO_ROOM_FOR_SHM,
     SQLITE_ERRORS,
     CatalogDamagedError,
+    ReadOnlyStoreError,
     StoreFullError,
     UpgradeNeededError,
     catalog_error,
@@ -430,6 +431,21 @@ class Catalog:
             "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position", (image_id,)
         )
         return _image(row, [DiffId(Digest(str(diff_id))) for (diff_id,) in layers])
+
+    @contextlib.contextmanager
+    def between_writers(self) -> Iterator[None]:
+        """Keep writers out for a moment, for looking at files that they write with their rows.
+
+        Where the store cannot be written there is nobody to keep out.
+        """
+        with self._guard():
+            try:
+                lock = self._catalog_lock()
+            except ReadOnlyStoreError:
+                yield
+                return
+            with lock:
+                yield
 
     def image_after_writers(self, image_id: str) -> ImageRecord | None:
         """Return one image as it is once the write transaction under way, if any, has ended.

@@ -98,21 +98,26 @@ def _sizes(store: Store, files: dict[PackId, int]) -> Iterator[tuple[PackId, int
 
 def _still_true(store: Store, report: CheckReport) -> Iterator[Finding]:
     """Yield the findings that are not merely a writer caught between two steps."""
-    log = names_log_content(store)
-    for finding in report.findings:
-        match finding.problem:
-            case Problem.UNKNOWN_FILE:
-                if any(row.pack_id.hex() == finding.digest for row in store.catalog.pack_rows()):
-                    continue
-            case Problem.NAMES_LOG_DIFFERS if not any(
-                other.problem is Problem.CATALOG_DAMAGED for other in report.findings
-            ):
-                tags = store.tags()
-                if _logged(store, log) == tags or names_log_content(store) != log:
-                    continue
-            case _:
-                pass
-        yield finding
+    passing = {Problem.UNKNOWN_FILE, Problem.NAMES_LOG_DIFFERS, Problem.ACCESS_DIFFERS}
+    if any(finding.problem is Problem.CATALOG_DAMAGED for finding in report.findings):
+        passing.remove(Problem.NAMES_LOG_DIFFERS)  # it could not be read again
+    doubted = [finding for finding in report.findings if finding.problem in passing]
+    excused: list[Finding] = []
+    if doubted:
+        with store.catalog.between_writers():
+            excused = [finding for finding in doubted if not _is_true_now(store, finding)]
+    yield from (finding for finding in report.findings if finding not in excused)
+
+
+def _is_true_now(store: Store, finding: Finding) -> bool:
+    match finding.problem:
+        case Problem.UNKNOWN_FILE:
+            row = store.catalog.pack_row(PackId(bytes.fromhex(finding.digest)))
+            return row is None and os.path.lexists(finding.where)
+        case Problem.NAMES_LOG_DIFFERS:
+            return _logged(store, names_log_content(store)) != store.tags()
+        case _:
+            return any(access_mismatches(store.paths, shared=store.config.shared))
 
 
 def names_log_content(store: Store) -> names_log.LogContent:
