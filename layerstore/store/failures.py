@@ -68,8 +68,8 @@ class CorruptPackError(IntegrityError):
     def __init__(self, message: str, *, pack: str, offset: int) -> None:
         super().__init__(
             f"{message} (pack {pack[:16]}, offset {offset})",
-            hint="run 'layerstore check --read-data' to see which images are harmed, "
-            "then import or build those again",
+            hint="run 'layerstore check --read-data' to see what is harmed, then import or "
+            "build that again, or 'layerstore repair' with --from and a copy",
         )
         self.pack = pack
         self.offset = offset
