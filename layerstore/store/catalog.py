@@ -50,6 +50,11 @@ LOOKUP_MAX = 500
 # seldom enough that most commits do not pay for it.
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
 
+IN_USE = "pack NOT IN (SELECT pack FROM packs WHERE retired IS NOT NULL)"
+"""What rows of ``chunks`` and ``blocks`` must meet: those of retired packs count as absent."""
+
+_SCAN_ROWS = 8192
+
 _PRAGMAS = ("synchronous=FULL", "mmap_size=0", "trusted_schema=OFF", "wal_autocheckpoint=0")
 
 # SQLite must not run destructors of another process's connection: they would drop
@@ -333,6 +338,13 @@ class Catalog:
             finally:
                 self._writing = False
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every writer of every process out for a moment, without a transaction."""
+        with self._guard(), self._catalog_lock():
+            self.reopen_if_replaced()
+            yield
+
     def _thaw(self) -> None:
         """Get a writable connection if the disk was full when this one was made."""
         if self._frozen is not None:
@@ -360,8 +372,9 @@ class Catalog:
             return
         if large:
             # The commit is durable already: a full disk here must not look like a failure.
+            # PASSIVE: any other kind waits, under the lock, for a plan or a check to end.
             with contextlib.suppress(sqlite3.OperationalError):
-                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     # -- images and tags
 
@@ -461,7 +474,11 @@ class Catalog:
         """Return whether a committed pack holds a chunk."""
         with self._guard():
             try:
-                cursor = self._live().execute("SELECT 1 FROM chunks WHERE id = ?", (chunk_id,))
+                cursor = self._live().execute(
+                    "SELECT 1 FROM chunks c JOIN packs p ON p.pack = c.pack"
+                    " WHERE c.id = ? AND p.retired IS NULL",
+                    (chunk_id,),
+                )
                 return cursor.fetchone() is not None
             except SQLITE_ERRORS as err:
                 raise catalog_error(err) from err
@@ -473,7 +490,10 @@ class Catalog:
         for start in range(0, len(wanted), LOOKUP_MAX):
             some = wanted[start : start + LOOKUP_MAX]
             marks = ",".join("?" * len(some))
-            rows = self.query(f"SELECT id FROM chunks WHERE id IN ({marks})", some)  # noqa: S608 -- question marks only
+            rows = self.query(
+                f"SELECT id FROM chunks WHERE id IN ({marks}) AND {IN_USE}",  # noqa: S608 -- question marks only
+                some,
+            )
             found.update(row[0] for row in rows)
         return set(wanted) - found
 
@@ -482,13 +502,21 @@ class Catalog:
 
         Reads through a connection of its own: what is published meanwhile is not seen.
         """
-        sql = "SELECT id, pack, block, offset, length FROM chunks"
+        sql = f"SELECT id, pack, block, offset, length FROM chunks WHERE {IN_USE} ORDER BY id"  # noqa: S608
+        for rows in self.scan(sql):
+            yield from map(ChunkRow._make, rows)
+
+    def scan(self, sql: str) -> Iterator[list[tuple[object, ...]]]:
+        """Yield the rows of a reading statement, some at a time, all of one state.
+
+        Reads through a connection of its own unless the catalog is pinned.
+        """
         try:
             if self._pinned:
-                yield from map(ChunkRow._make, self._live().execute(sql))
+                yield from _batches(self._live().execute(sql))
                 return
             with contextlib.closing(_connect(self.paths.catalog)) as connection:
-                yield from map(ChunkRow._make, connection.execute(sql))
+                yield from _batches(connection.execute(sql))
         except SQLITE_ERRORS as err:
             raise catalog_error(err) from err
 
@@ -499,7 +527,8 @@ class Catalog:
     def block_rows(self) -> list[BlockRow]:
         """Return every block of every pack in use."""
         rows = self.query(
-            "SELECT pack, block, offset, stored, raw, kind FROM blocks ORDER BY pack, block"
+            "SELECT pack, block, offset, stored, raw, kind FROM blocks"
+            f" WHERE {IN_USE} ORDER BY pack, block"
         )
         return [BlockRow(*row) for row in rows]  # type: ignore[arg-type]
 
@@ -514,6 +543,11 @@ class Catalog:
         if row is None or not isinstance(row[0], int):
             raise CatalogDamagedError("the catalog has no epoch")
         return row[0]
+
+
+def _batches(cursor: sqlite3.Cursor) -> Iterator[list[tuple[object, ...]]]:
+    while rows := cursor.fetchmany(_SCAN_ROWS):
+        yield rows
 
 
 def _layer_record(diff_id: object, item: object, record: object) -> bytes:

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from layerstore.store.pack_writer import SealedPack
     from layerstore.store.paths import StorePaths
 
+# A row that points into a retired pack counts as absent, so it gives way.
+_INSERT_CHUNK = (
+    "INSERT INTO chunks VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+    " pack = excluded.pack, block = excluded.block, offset = excluded.offset,"
+    " length = excluded.length WHERE NOT EXISTS"
+    " (SELECT 1 FROM packs p WHERE p.pack = chunks.pack AND p.retired IS NULL)"
+)
+
 
 def publish_pack(
     connection: sqlite3.Connection, paths: StorePaths, pack: SealedPack, lease: str | None
@@ -67,7 +75,7 @@ def insert_pack(
 
 
 def insert_blocks(connection: sqlite3.Connection, number: int, blocks: Iterable[Block]) -> None:
-    """Insert block and chunk rows of pack ``number``; chunks that have a place keep it."""
+    """Insert block and chunk rows of pack ``number``; chunks with a place in use keep it."""
     chunk_rows: list[tuple[bytes, int, int, int, int]] = []
     block_rows: list[tuple[int, ...]] = []
     for index, block in enumerate(blocks):
@@ -80,4 +88,4 @@ def insert_blocks(connection: sqlite3.Connection, number: int, blocks: Iterable[
             offset += length
     connection.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", block_rows)
     chunk_rows.sort()  # in key order the index is filled page by page
-    connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?)", chunk_rows)
+    connection.executemany(_INSERT_CHUNK, chunk_rows)

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.digest import DiffId, Digest, ImageId, parse_digest
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
 from layerstore.linux.files import read_file
+from layerstore.store.failures import DanglingReferenceError
 from layerstore.store.leases import live_leases
 from layerstore.store.records import decode_layer
 from layerstore.store.references import layer_chunks
 
 if TYPE_CHECKING:
+    from layerstore.store.item_table import ItemTable
+    from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
 VIEW_RECORD_MAX_BYTES = 1024 * 1024
@@ -42,32 +45,41 @@ class Marks:
     """Everything reachable so far; grows by :meth:`extend`.
 
     Attributes:
-        items: Ids of chunks and layer items.
+        table: The chunk index as it was when marking began, with what is needed marked.
         dangling: What is referenced but missing or unreadable, in words.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, table: ItemTable) -> None:
         self.images: set[ImageId] = set()
         self.layers: set[DiffId] = set()
         self.blobs: set[Digest] = set()
-        self.items: set[bytes] = set()
+        self.table = table
         self.dangling: list[str] = []
         self._records: dict[DiffId, bytes] = {}
 
-    def extend(self, store: Store, roots: Roots) -> set[bytes]:
-        """Mark what ``roots`` reach and return the item ids that were not marked before."""
-        before = len(self.items)
-        fresh: set[bytes] = set()
+    def extend(self, store: Store, roots: Roots) -> None:
+        """Mark what ``roots`` reach."""
         self.dangling.extend(roots.unreadable)
-        self._mark_replaced(store, fresh)
+        self._mark_replaced(store)
         for image_id, why in sorted(roots.images.items()):
-            self._image(store, image_id, why, fresh)
+            self._image(store, image_id, why)
         for diff_id, why in sorted(roots.layers.items()):
-            self._layer(store, diff_id, why, fresh)
-        assert len(self.items) == before + len(fresh)
-        return fresh
+            self._layer(store, diff_id, why)
 
-    def _mark_replaced(self, store: Store, fresh: set[bytes]) -> None:
+    def refuse_dangling(self) -> None:
+        """Raise if anything that is needed is missing.
+
+        Raises:
+            DanglingReferenceError: It is, and nothing may be deleted.
+        """
+        if self.dangling:
+            more = f", and {len(self.dangling) - 1} more" if len(self.dangling) > 1 else ""
+            raise DanglingReferenceError(
+                f"gc deletes nothing while references dangle: {self.dangling[0]}{more}",
+                hint="run 'layerstore check' to see what is harmed and what to do",
+            )
+
+    def _mark_replaced(self, store: Store) -> None:
         """Mark anew the layers whose record was replaced by another since they were marked.
 
         The same tar may be cut or described in another way: then it needs other chunks.
@@ -76,9 +88,9 @@ class Marks:
             layer = DiffId(Digest(str(diff_id)))
             if self._records.get(layer, item_id) != item_id:
                 self.layers.discard(layer)
-                self._layer(store, layer, "its name", fresh)
+                self._layer(store, layer, "its name")
 
-    def _image(self, store: Store, image_id: ImageId, why: str, fresh: set[bytes]) -> None:
+    def _image(self, store: Store, image_id: ImageId, why: str) -> None:
         if image_id in self.images:
             return
         self.images.add(image_id)
@@ -91,9 +103,9 @@ class Marks:
             if not store.has_blob(digest):
                 self.dangling.append(f"image {image_id} needs blob {digest}, which is missing")
         for diff_id in image.layers:
-            self._layer(store, diff_id, f"image {image_id}", fresh)
+            self._layer(store, diff_id, f"image {image_id}")
 
-    def _layer(self, store: Store, diff_id: DiffId, why: str, fresh: set[bytes]) -> None:
+    def _layer(self, store: Store, diff_id: DiffId, why: str) -> None:
         if diff_id in self.layers:
             return
         self.layers.add(diff_id)
@@ -110,20 +122,19 @@ class Marks:
         except (IntegrityError, NotFoundError) as err:
             self.dangling.append(f"layer {diff_id} cannot be read: {err.message}")
             return
-        new = needed - self.items
-        missing = store.catalog.missing(new)
+        absent = self.table.mark(needed)
+        missing = store.catalog.missing(absent)
+        self.table.add_later(absent - missing)
         if missing:
             self.dangling.append(
                 f"layer {diff_id} needs {len(missing)} chunks that are missing, "
                 f"one is {min(missing).hex()}"
             )
-        self.items |= new
-        fresh |= new
 
 
-def find_roots(store: Store, *, keep_cache: bool) -> Roots:
-    """Return the roots as they are now."""
-    roots = Roots({}, {}, [])
+def find_roots(store: Store, views: ViewRoots, *, keep_cache: bool) -> Roots:
+    """Return the roots as they are now; ``views`` were read before the catalog was."""
+    roots = Roots({}, {}, list(views.unreadable))
     for name, image_id in store.catalog.tags().items():
         roots.images.setdefault(image_id, f"name {name}")
     if keep_cache:
@@ -133,7 +144,7 @@ def find_roots(store: Store, *, keep_cache: bool) -> Roots:
         ):
             roots.layers.setdefault(DiffId(Digest(str(diff_id))), "the build cache")
     _add_leases(store, roots)
-    _add_views(store, roots)
+    _add_views(store, views, roots)
     return roots
 
 
@@ -149,24 +160,47 @@ def _add_leases(store: Store, roots: Roots) -> None:
             roots.layers.setdefault(DiffId(Digest(str(held))), why)
 
 
-def _add_views(store: Store, roots: Roots) -> None:
-    """Add what mounted views show; a record counts for as long as its file exists."""
-    for name in sorted(os.listdir(store.paths.views)):
+def _add_views(store: Store, views: ViewRoots, roots: Roots) -> None:
+    for view in views.views:
+        for diff_id in view.layers:
+            roots.layers.setdefault(diff_id, f"view {view.name}")
+        # The layers are what the view reads: an image that was removed as such is no damage.
+        if view.image_id is not None and store.catalog.image(view.image_id) is not None:
+            roots.images.setdefault(view.image_id, f"view {view.name}")
+
+
+class ViewRoot(NamedTuple):
+    """What a mounted view's record says it needs."""
+
+    name: str
+    image_id: ImageId | None
+    layers: tuple[DiffId, ...]
+
+
+class ViewRoots(NamedTuple):
+    """All records of views, and why some cannot be understood."""
+
+    views: tuple[ViewRoot, ...]
+    unreadable: tuple[str, ...]
+
+
+def view_roots(paths: StorePaths) -> ViewRoots:
+    """Return what mounted views show; a record counts for as long as its file exists."""
+    views: list[ViewRoot] = []
+    unreadable: list[str] = []
+    for name in sorted(os.listdir(paths.views)):
         if not name.endswith(".json"):
             continue
-        path = f"{store.paths.views}/{name}"
+        path = f"{paths.views}/{name}"
         try:
             document = json.loads(read_file(path, max_bytes=VIEW_RECORD_MAX_BYTES))
             image_id = document.get("image_id")
-            layers = [DiffId(parse_digest(text)) for text in document["layers"]]
+            layers = tuple(DiffId(parse_digest(text)) for text in document["layers"])
             image = ImageId(parse_digest(image_id)) if image_id else None
         except FileNotFoundError:
             continue  # unmounted between listing and reading
         except (OSError, ValueError, KeyError, TypeError, AttributeError, LayerstoreError) as err:
-            roots.unreadable.append(f"view record {path} cannot be read: {err}")
+            unreadable.append(f"view record {path} cannot be read: {err}")
             continue
-        for diff_id in layers:
-            roots.layers.setdefault(diff_id, f"view {name}")
-        # The layers are what the view reads: an image that was removed as such is no damage.
-        if image is not None and store.catalog.image(image) is not None:
-            roots.images.setdefault(image, f"view {name}")
+        views.append(ViewRoot(name, image, layers))
+    return ViewRoots(tuple(views), tuple(unreadable))

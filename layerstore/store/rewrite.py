@@ -19,7 +19,7 @@ from layerstore.store.pack_writer import PackWriter
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from layerstore.digest import PackId
     from layerstore.formats.pack import Block
@@ -44,7 +44,7 @@ class Rewriter:
         self._groups = {kind: BlockGroup() for kind in ItemKind}
         self.packs: list[SealedPack] = []
 
-    def copy_pack(self, pack_id: PackId, alive: Collection[bytes], *, salvage: bool) -> bool:
+    def copy_pack(self, pack_id: PackId, alive: Container[bytes], *, salvage: bool) -> bool:
         """Copy the living items of one pack; return False if some could not be read.
 
         Raises:
@@ -137,10 +137,10 @@ def item_matches(kind: ItemKind, item: Item, data: bytes) -> bool:
 
 def rewrite_packs(
     reader: PackReader,
-    alive: dict[PackId, set[bytes]],
+    alive: Mapping[PackId, Container[bytes]],
     staging_path: Callable[[], str | None],
 ) -> Rewritten:
-    """Copy the living items of packs, in order of pack id, into new packs.
+    """Copy the living items of packs, in the order given, into new packs.
 
     A damaged pack is left alone and reported; what was copied of it before the
     damage is merely a duplicate. ``staging_path`` gives temporary paths, or None
@@ -152,9 +152,9 @@ def rewrite_packs(
     rewriter = Rewriter(reader, staging_path)
     damaged: dict[PackId, CorruptPackError] = {}
     try:
-        for pack_id in sorted(alive):
+        for pack_id, living in alive.items():
             try:
-                rewriter.copy_pack(pack_id, alive[pack_id], salvage=False)
+                rewriter.copy_pack(pack_id, living, salvage=False)
             except CorruptPackError as err:
                 damaged[pack_id] = err
         return Rewritten(rewriter.finish(), damaged)
