@@ -20,6 +20,7 @@ from layerstore.errors import InputError, NotFoundError
 from layerstore.image.images import create_image, host_platform, load_config
 from layerstore.image.reference import parse_tag_name
 from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
+from layerstore.store.usage import note_image_use
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,9 +166,12 @@ class _StoredImages:
     def find(self, reference: str) -> ImageConfig | None:
         """Return a stored image's config."""
         try:
-            return load_config(self._store, self._store.resolve(reference).image_id)
+            image_id = self._store.resolve(reference).image_id
+            config = load_config(self._store, image_id)
         except NotFoundError:
             return None
+        note_image_use(self._store.paths, image_id)
+        return config
 
 
 class _StoreCache:
@@ -179,7 +183,10 @@ class _StoreCache:
 
     def get(self, key: str) -> CacheRecord | None:
         """Return a remembered step whose layer is there."""
-        return self._store.cache_get(key)
+        record = self._store.cache_get(key)
+        if record is not None:
+            self._executor.session.note_step_use(key)
+        return record
 
     def put(self, records: Sequence[CacheRecord]) -> None:
         """Remember steps."""

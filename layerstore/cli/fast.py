@@ -163,6 +163,7 @@ def _mount(options: argparse.Namespace, root: str) -> int:
     from fuse_mount.mounts import mount
     from layerstore.image.reference import lookup_form
     from layerstore.store.names import resolve
+    from layerstore.store.usage import note_image_use
 
     with contextlib.closing(_open_catalog(root)) as catalog:
         image = resolve(catalog, lookup_form(options.image))
@@ -174,6 +175,7 @@ def _mount(options: argparse.Namespace, root: str) -> int:
         record = mount(
             root, image, options.target, rw=options.rw, name=options.image, confirm=confirm
         )
+        note_image_use(catalog.paths, image.image_id)
     if options.format == "json":
         write_json(record._asdict())
     return 0

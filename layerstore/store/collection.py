@@ -15,7 +15,10 @@ from layerstore.store.leases import Lease, drop_lease_rows
 from layerstore.store.marks import find_roots, view_roots
 from layerstore.store.pacing import Pace, turns
 from layerstore.store.retire import free_retired, retire_packs
+from layerstore.store.selection import named_uses
 from layerstore.store.sweep import dead_leases, remove_leavings, retired_size
+from layerstore.store.tags import untag_all
+from layerstore.store.usage import step_uses
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from layerstore.store.catalog import PackRow
     from layerstore.store.compaction import Batch
     from layerstore.store.marks import Marks
+    from layerstore.store.selection import Dropped
     from layerstore.store.store import Store
 
 _RECORDS_A_TURN = 64
@@ -34,6 +38,7 @@ class Doomed(NamedTuple):
     """What a plan found dead; each is looked at again before it goes."""
 
     keep_cache: bool
+    dropped: Dropped
     images: tuple[ImageId, ...]
     layers: tuple[DiffId, ...]
     cache_keys: tuple[str, ...]
@@ -50,6 +55,8 @@ class GcReport(NamedTuple):
     layers: int
     packs_removed: int
     packs_rewritten: int
+    names: int
+    steps: int
 
 
 class Execution:
@@ -66,7 +73,7 @@ class Execution:
         self._batches = batches
         self._staged = 0
         self._removed = self._written = self._rewritten = self._packs_removed = 0
-        self._images = self._layers = 0
+        self._images = self._layers = self._names = self._steps = 0
 
     def run(self) -> GcReport:
         """Do it and say what was done.
@@ -76,6 +83,8 @@ class Execution:
             StoreFullError: No space to copy packs; what was dead was freed.
         """
         self._free(None)  # without writing a byte: a full disk gets room first
+        self._drop_names()
+        self._drop_steps()
         self._catch_up()
         self._delete_records()
         self._retire({row.pack_id for row in self._doomed.dead_packs}, {})
@@ -89,6 +98,8 @@ class Execution:
             self._layers,
             self._packs_removed,
             self._rewritten,
+            self._names,
+            self._steps,
         )
 
     def _free(self, own_lease: str | None) -> None:
@@ -116,6 +127,28 @@ class Execution:
         self._marks.extend(self._store, roots)
         self._marks.refuse_dangling()
 
+    # -- what rules give up
+
+    def _drop_names(self) -> None:
+        """Forget names unless they were pinned, moved, used or mounted since the plan."""
+        store = self._store
+        for some in turns(self._doomed.dropped.names, Pace(_RECORDS_A_TURN)):
+            with self._catalog.write() as connection:
+                uses = named_uses(store, view_roots(store.paths))
+                now = {named.name: named for named in uses}
+                names = [named.name for named in some if now.get(named.name) == named]
+                untag_all(connection, store.paths.names_log, names)
+                self._names += len(names)
+
+    def _drop_steps(self) -> None:
+        """Forget build steps unless they were used since the plan."""
+        for some in turns(self._doomed.dropped.steps, Pace(_RECORDS_A_TURN)):
+            with self._catalog.write() as connection:
+                now = step_uses(self._catalog)
+                keys = [(key,) for key, used in some if now.get(key) == used]
+                connection.executemany("DELETE FROM build_cache WHERE key = ?", keys)
+                self._steps += len(keys)
+
     # -- records
 
     def _delete_records(self) -> None:
@@ -124,7 +157,7 @@ class Execution:
         for keys in turns(self._doomed.cache_keys, Pace(_RECORDS_A_TURN)):
             with self._catalog.write() as connection:
                 self._look_again()
-                _delete_steps(connection, self._catalog_steps(keys), marks)
+                _delete_steps(connection, self._known_steps(keys), marks)
         for images in turns(self._doomed.images, Pace(_RECORDS_A_TURN)):
             with self._catalog.write() as connection:
                 self._look_again()
@@ -134,7 +167,7 @@ class Execution:
                 self._look_again()
                 self._delete_layers(connection, layers)
 
-    def _catalog_steps(self, keys: Iterable[str]) -> list[tuple[str, str]]:
+    def _known_steps(self, keys: Iterable[str]) -> list[tuple[str, str]]:
         found = []
         for key in keys:
             row = self._catalog.one("SELECT key, diff_id FROM build_cache WHERE key = ?", (key,))
@@ -170,6 +203,9 @@ class Execution:
             for lease_id in dead_leases(self._catalog):
                 drop_lease_rows(connection, lease_id)
             self._delete_newly_dead(connection)
+            connection.execute(
+                "DELETE FROM step_uses WHERE key NOT IN (SELECT key FROM build_cache)"
+            )
             rows = connection.execute(
                 "SELECT pack, id FROM packs WHERE retired IS NULL AND lease IS NULL"
             ).fetchall()

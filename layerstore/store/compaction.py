@@ -69,7 +69,9 @@ def choose_batches(table: ItemTable, usable: Iterable[int], rules: CopyRules) ->
         rules: What is worth it. A pack whose copy alone could exceed the bound stays.
     """
     candidates = list(usable)
-    living = {index: table.living_share(index) / max(table.stored(index), 1) for index in candidates}
+    living = {
+        index: table.living_share(index) / max(table.stored(index), 1) for index in candidates
+    }
     sparse = [index for index in candidates if 1 - living[index] >= rules.dead_fraction]
     sparse.sort(key=lambda index: (living[index], table.packs[index].pack_id))
     chosen = set(sparse)
@@ -149,9 +151,7 @@ def _move_rows(catalog: Catalog, table: ItemTable, pack: SealedPack, number: int
     for index, block in enumerate(pack.blocks):
         offset = 0
         for item_id, length in block.items:
-            moves += [
-                (item_id, number, index, offset, old) for old in table.pack_numbers(item_id)
-            ]
+            moves += [(item_id, number, index, offset, old) for old in table.pack_numbers(item_id)]
             offset += length
     moves.sort()  # in key order each turn touches few pages
     for some in turns(moves, Pace(1024)):

@@ -28,7 +28,16 @@ from layerstore.store.compaction import (
 from layerstore.store.config import require_writable
 from layerstore.store.exclusion import alone, without_gc
 from layerstore.store.item_table import ItemTable
-from layerstore.store.marks import Marks, find_roots, view_roots
+from layerstore.store.marks import Marks, view_roots
+from layerstore.store.retention import KeepRules
+from layerstore.store.selection import (
+    Candidates,
+    Dropped,
+    fill,
+    find_candidates,
+    mark_without,
+    needed_bytes,
+)
 from layerstore.store.sweep import Leavings, dead_leases, find_leavings, may_free
 
 if TYPE_CHECKING:
@@ -37,6 +46,12 @@ if TYPE_CHECKING:
     from layerstore.store.catalog import PackRow
     from layerstore.store.collection import GcReport
     from layerstore.store.store import Store
+
+NO_KEEP_RULES = KeepRules()
+NOTHING_DROPPED = Dropped()
+
+TIGHT_DEAD_FRACTION = 0.02
+"""What is dead in a pack that must go too before a cap costs things that are still used."""
 
 
 class GcRules(NamedTuple):
@@ -47,11 +62,13 @@ class GcRules(NamedTuple):
         dead_fraction: Packs with at least this part dead are copied.
         max_extra_bytes: Disk that copies may take before what they replace is freed; None
             for what there is room for.
+        keep: What may be given up although something names it.
     """
 
     keep_cache: bool = True
     dead_fraction: float = REWRITE_DEAD_FRACTION
     max_extra_bytes: int | None = None
+    keep: KeepRules = NO_KEEP_RULES
 
 
 class GcPlan(NamedTuple):
@@ -70,6 +87,9 @@ class GcPlan(NamedTuple):
         sparse_packs: Packs to be copied: half-empty, or small and many.
         dangling: Why nothing may be deleted; executing raises when there is any.
         damaged_packs: Packs that would be copied but are kept because they are damaged.
+        dropped: Names and build steps that are given up by rules.
+        doubt: Why the clock is doubted, if rules by age would have used it.
+        size_after: Bytes of packs and blobs afterwards; at most, when copies were not measured.
     """
 
     store: Store
@@ -88,6 +108,9 @@ class GcPlan(NamedTuple):
     marks: Marks
     batches: tuple[Batch, ...]
     epoch: int
+    dropped: Dropped = NOTHING_DROPPED
+    doubt: str = ""
+    size_after: int = 0
 
 
 def plan_gc(
@@ -96,6 +119,8 @@ def plan_gc(
     keep_cache: bool = True,
     rewrite_dead_fraction: float = REWRITE_DEAD_FRACTION,
     max_extra_bytes: int | None = None,
+    keep: KeepRules = NO_KEEP_RULES,
+    assume_dropped: Dropped = NOTHING_DROPPED,
     measure: bool = True,
     progress: Progress | None = None,
 ) -> GcPlan:
@@ -106,6 +131,9 @@ def plan_gc(
         keep_cache: Whether remembered build steps keep their layers.
         rewrite_dead_fraction: Packs with at least this part dead are copied.
         max_extra_bytes: Disk that copies may take before what they replace is freed.
+        keep: What may be given up although something names it.
+        assume_dropped: Names and build steps to plan without, for questions of the kind what
+            if. Such a plan is not to be executed.
         measure: Whether to make every copy once to know its size, which takes as long as
             making it. A plan that is executed at once need not know.
         progress: Told about packs that are measured.
@@ -114,24 +142,57 @@ def plan_gc(
         CatalogDamagedError: The catalog cannot be read.
         GcRunningError: A gc or rebuild is at work.
     """
-    rules = GcRules(keep_cache, rewrite_dead_fraction, max_extra_bytes)
+    rules = GcRules(keep_cache, rewrite_dead_fraction, max_extra_bytes, keep)
     with without_gc(store.paths):
-        return _plan(store, rules, progress or Silent(), measure=measure)
+        plan = _plan(store, rules, assume_dropped)
+        return _measured(plan, progress or Silent()) if measure else plan
 
 
-def _plan(store: Store, rules: GcRules, progress: Progress, *, measure: bool) -> GcPlan:
+def _plan(store: Store, rules: GcRules, assumed: Dropped = NOTHING_DROPPED) -> GcPlan:
+    """Return a plan without the sizes of copies."""
     # Views before rows: one that comes in between shows an image that the rows may lack.
     views = view_roots(store.paths)
     with store.catalog.pinned() as catalog:
         view = store.with_catalog(catalog)
         try:
             marks = Marks(ItemTable.load(catalog))
-            marks.extend(view, find_roots(view, views, keep_cache=rules.keep_cache))
-            plan = _judge(view, marks, rules)
+            candidates = find_candidates(view, rules.keep, views)
+            dropped = Dropped(
+                (*assumed.names, *candidates.names), (*assumed.steps, *candidates.steps)
+            )
+            mark_without(view, marks, views, dropped, keep_cache=rules.keep_cache)
+            if rules.keep.max_size is None:
+                plan = _judge(view, marks, rules)._replace(dropped=dropped)
+            else:
+                plan = _fitted(view, marks, rules, candidates, rules.keep.max_size)
         finally:
             view.reader.close()
-    plan = plan._replace(store=store)
-    return _measured(plan, progress) if measure else plan
+    by_age = rules.keep.removes_names or rules.keep.keep_cache_within_s is not None
+    return plan._replace(store=store, doubt=candidates.reference.doubt if by_age else "")
+
+
+def _fitted(
+    store: Store, needed: Marks, rules: GcRules, candidates: Candidates, max_size: int
+) -> GcPlan:
+    """Return a plan that keeps as many candidates as fit, the latest used first.
+
+    What fits is known only when packs were chosen: the first answer is taken from the
+    shares of blocks, and lowered by what the packs then exceed the cap.
+    """
+    budget = max_size
+    while True:
+        marks = needed.clone()
+        dropped = fill(store, marks, candidates, budget)
+        plan = _judge(store, marks, rules)._replace(dropped=dropped)
+        if plan.size_after > max_size and rules.dead_fraction > TIGHT_DEAD_FRACTION:
+            rules = rules._replace(dead_fraction=TIGHT_DEAD_FRACTION)
+            plan = _judge(store, marks, rules)._replace(dropped=dropped)
+        nothing_left = len(dropped.names) == len(candidates.names) and len(dropped.steps) == len(
+            candidates.steps
+        )
+        if plan.size_after <= max_size or nothing_left:
+            return plan
+        budget = min(budget, needed_bytes(marks)) - max(plan.size_after - max_size, 1)
 
 
 def _judge(store: Store, marks: Marks, rules: GcRules) -> GcPlan:
@@ -139,9 +200,7 @@ def _judge(store: Store, marks: Marks, rules: GcRules) -> GcPlan:
     catalog, table = store.catalog, marks.table
     dying = set(dead_leases(catalog))
     free = [
-        index
-        for index, row in enumerate(table.packs)
-        if row.lease is None or row.lease in dying
+        index for index, row in enumerate(table.packs) if row.lease is None or row.lease in dying
     ]  # living sessions' packs are neither dead nor sparse
     dead = [table.packs[index] for index in free if not table.marked[index]]
     free_now = may_free(catalog, own_lease=None)
@@ -159,6 +218,7 @@ def _judge(store: Store, marks: Marks, rules: GcRules) -> GcPlan:
         del batches[0 if leavings.deferred_size else 1 :]
     copied = [row for batch in batches for row in batch.packs]
     retiring += sum(row.size for row in copied)
+    staying = sum(row.size for row in table.packs) - (retiring if free_now else 0)
     layers = tuple(diff_id for diff_id in _layer_ids(store) if diff_id not in marks.layers)
     return GcPlan(
         store,
@@ -177,6 +237,10 @@ def _judge(store: Store, marks: Marks, rules: GcRules) -> GcPlan:
         marks,
         tuple(batches),
         catalog.epoch(),
+        size_after=staying
+        + leavings.deferred_size
+        + marks.blob_bytes
+        + sum(batch.bound for batch in batches),
     )
 
 
@@ -216,6 +280,10 @@ def _measured(plan: GcPlan, progress: Progress) -> GcPlan:
         written_bytes=written,
         sparse_packs=tuple(i for i in plan.sparse_packs if i not in damaged),
         damaged_packs=tuple(damaged),
+        size_after=plan.size_after
+        - sum(batch.bound for batch in plan.batches)
+        + written
+        + (0 if freed_later else kept),
     )
 
 
@@ -235,9 +303,14 @@ def execute(plan: GcPlan) -> GcReport:
     with alone(store.paths):
         if store.catalog.epoch() != plan.epoch:
             # Another collection was quicker: rows are not where this plan saw them.
-            plan = _plan(store, plan.rules, Silent(), measure=False)
+            plan = _plan(store, plan.rules)
             plan.marks.refuse_dangling()
         doomed = Doomed(
-            plan.rules.keep_cache, plan.images, plan.layers, plan.cache_keys, plan.dead_packs
+            plan.rules.keep_cache,
+            plan.dropped,
+            plan.images,
+            plan.layers,
+            plan.cache_keys,
+            plan.dead_packs,
         )
         return Execution(store, plan.marks, doomed, plan.batches).run()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
+from copy import copy
 from typing import TYPE_CHECKING
 
 from layerstore.store.catalog import IN_USE
@@ -33,6 +34,7 @@ class ItemTable:
     Attributes:
         packs: Packs in use, by number; ``index_of`` finds one's place in this list.
         marked: Rows marked so far, per pack.
+        living_stored: Stored bytes of what is marked, each item's share of its block.
     """
 
     def __init__(self, packs: list[PackRow]) -> None:
@@ -51,6 +53,16 @@ class ItemTable:
         self._bucket = array("Q")
         self._twins: frozenset[int] = frozenset()
         self._later: set[bytes] = set()
+        self.living_stored = 0.0
+
+    def clone(self) -> ItemTable:
+        """Return a copy whose marks are its own; the index itself is shared."""
+        other = copy(self)
+        other.marked = self.marked[:]
+        other._living = self._living[:]
+        other._mark = self._mark[:]
+        other._later = set(self._later)
+        return other
 
     @classmethod
     def load(cls, catalog: Catalog) -> ItemTable:
@@ -68,7 +80,7 @@ class ItemTable:
         counts = array("L", bytes(self._first_block.itemsize * len(self.packs)))
         last = -1
         for rows in catalog.scan(
-            f"SELECT pack, block, stored, raw FROM blocks WHERE {IN_USE} ORDER BY pack, block"  # noqa: S608
+            f"SELECT pack, block, stored, raw FROM blocks WHERE {IN_USE} ORDER BY pack, block"  # noqa: S608 -- a constant
         ):
             for pack, block, stored, raw in rows:
                 index = self.index_of.get(pack, -1)  # type: ignore[call-overload]
@@ -90,7 +102,7 @@ class ItemTable:
         end = {row.pack: self._first_block[i + 1] for i, row in enumerate(self.packs)}
         try:
             for rows in catalog.scan(
-                f"SELECT substr(id, 1, 8), pack, block, length FROM chunks WHERE {IN_USE}"  # noqa: S608
+                f"SELECT substr(id, 1, 8), pack, block, length FROM chunks WHERE {IN_USE}"  # noqa: S608 -- a constant
                 " ORDER BY id"
             ):
                 keys = b"".join([row[0] for row in rows])  # type: ignore[misc]
@@ -155,6 +167,7 @@ class ItemTable:
         self._mark[row] = 1
         block = self._block_of[row]
         self._living[block] += self._length[row]
+        self.living_stored += self._length[row] * self._stored[block] / self._raw[block]
         self.marked[self.pack_of_block(block)] += 1
 
     def add_later(self, item_ids: Iterable[bytes]) -> None:

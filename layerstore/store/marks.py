@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.digest import DiffId, Digest, ImageId, parse_digest
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
 from layerstore.linux.files import read_file
+from layerstore.store.blobs import blob_size
 from layerstore.store.failures import DanglingReferenceError
 from layerstore.store.leases import live_leases
 from layerstore.store.records import decode_layer
 from layerstore.store.references import layer_chunks
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from layerstore.store.item_table import ItemTable
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
@@ -53,14 +56,36 @@ class Marks:
         self.images: set[ImageId] = set()
         self.layers: set[DiffId] = set()
         self.blobs: set[Digest] = set()
+        self.blob_bytes = 0
         self.table = table
         self.dangling: list[str] = []
         self._records: dict[DiffId, bytes] = {}
 
+    def clone(self) -> Marks:
+        """Return a copy that grows by itself."""
+        other = Marks(self.table.clone())
+        other.images, other.layers = set(self.images), set(self.layers)
+        other.blobs, other.blob_bytes = set(self.blobs), self.blob_bytes
+        other.dangling = list(self.dangling)
+        other._records = dict(self._records)
+        return other
+
+    def become(self, other: Marks) -> None:
+        """Take over another's state; that one is not to be used any more."""
+        self.__dict__.update(other.__dict__)
+
+    def includes(self, roots: Roots) -> bool:
+        """Return whether roots are marked already, so that marking them changes nothing."""
+        return self.images.issuperset(roots.images) and self.layers.issuperset(roots.layers)
+
     def extend(self, store: Store, roots: Roots) -> None:
+        """Mark what ``roots`` reach, and anew what was described anew since it was marked."""
+        self._mark_replaced(store)
+        self.add(store, roots)
+
+    def add(self, store: Store, roots: Roots) -> None:
         """Mark what ``roots`` reach."""
         self.dangling.extend(roots.unreadable)
-        self._mark_replaced(store)
         for image_id, why in sorted(roots.images.items()):
             self._image(store, image_id, why)
         for diff_id, why in sorted(roots.layers.items()):
@@ -98,10 +123,12 @@ class Marks:
         if image is None:
             self.dangling.append(f"{why} needs image {image_id}, which is missing")
             return
-        for digest in (Digest(image_id), image.manifest_digest):
+        for digest in {Digest(image_id), image.manifest_digest} - self.blobs:
             self.blobs.add(digest)
-            if not store.has_blob(digest):
+            size = blob_size(store.paths, digest)
+            if size is None:
                 self.dangling.append(f"image {image_id} needs blob {digest}, which is missing")
+            self.blob_bytes += size or 0
         for diff_id in image.layers:
             self._layer(store, diff_id, f"image {image_id}")
 
@@ -132,17 +159,38 @@ class Marks:
             )
 
 
-def find_roots(store: Store, views: ViewRoots, *, keep_cache: bool) -> Roots:
-    """Return the roots as they are now; ``views`` were read before the catalog was."""
+def find_roots(
+    store: Store,
+    views: ViewRoots,
+    *,
+    keep_cache: bool,
+    without_names: Collection[str] = (),
+    without_steps: Collection[str] = (),
+) -> Roots:
+    """Return the roots as they are now.
+
+    Args:
+        store: The store.
+        views: What views show, read before the catalog was.
+        keep_cache: Whether remembered build steps are roots.
+        without_names: Names that do not count.
+        without_steps: Keys of build steps that do not count.
+    """
     roots = Roots({}, {}, list(views.unreadable))
     for name, image_id in store.catalog.tags().items():
-        roots.images.setdefault(image_id, f"name {name}")
+        if name not in without_names:
+            roots.images.setdefault(image_id, f"name {name}")
+    for target in store.pins():
+        image = store.catalog.image(target)
+        if image is not None:  # otherwise it is the pin of a name
+            roots.images.setdefault(image.image_id, "its pin")
     if keep_cache:
-        for (diff_id,) in store.catalog.query(
+        for key, diff_id in store.catalog.query(
             # A step whose layer is gone is a miss for the builder, not a dangling root.
-            "SELECT DISTINCT diff_id FROM build_cache WHERE diff_id IN (SELECT diff_id FROM layers)"
+            "SELECT key, diff_id FROM build_cache WHERE diff_id IN (SELECT diff_id FROM layers)"
         ):
-            roots.layers.setdefault(DiffId(Digest(str(diff_id))), "the build cache")
+            if key not in without_steps:
+                roots.layers.setdefault(DiffId(Digest(str(diff_id))), "the build cache")
     _add_leases(store, roots)
     _add_views(store, views, roots)
     return roots
