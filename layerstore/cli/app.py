@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import build, doctor, image, measure, store, transfer, unshare
+from layerstore.cli import build, doctor, image, measure, pin, remove, store, transfer, unshare
+from layerstore.cli import gc as gc_command
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.fast import HELP_WIDTH
 from layerstore.cli.store import print_version
@@ -38,11 +39,14 @@ def build_app() -> typer.Typer:
     build.register(app)
     transfer.register(app)
     image.register(app)
+    pin.register(app)
+    remove.register(app)
     fast_command(app, "images")
     for name in ("mount", "mounts", "umount"):
         fast_command(app, name)
     unshare.register(app)
     measure.register(app)
+    gc_command.register(app)
     store.register(app)
     doctor.register(app)
     return app

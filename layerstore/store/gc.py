@@ -158,7 +158,9 @@ def _plan(store: Store, rules: GcRules, assumed: Dropped = NOTHING_DROPPED) -> G
             marks = Marks(ItemTable.load(catalog))
             candidates = find_candidates(view, rules.keep, views)
             dropped = Dropped(
-                (*assumed.names, *candidates.names), (*assumed.steps, *candidates.steps)
+                (*assumed.names, *candidates.names),
+                (*assumed.steps, *candidates.steps),
+                assumed.pins,
             )
             mark_without(view, marks, views, dropped, keep_cache=rules.keep_cache)
             if rules.keep.max_size is None:

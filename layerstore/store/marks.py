@@ -166,6 +166,7 @@ def find_roots(
     keep_cache: bool,
     without_names: Collection[str] = (),
     without_steps: Collection[str] = (),
+    without_pins: Collection[str] = (),
 ) -> Roots:
     """Return the roots as they are now.
 
@@ -175,12 +176,13 @@ def find_roots(
         keep_cache: Whether remembered build steps are roots.
         without_names: Names that do not count.
         without_steps: Keys of build steps that do not count.
+        without_pins: Image ids whose pins do not count.
     """
     roots = Roots({}, {}, list(views.unreadable))
     for name, image_id in store.catalog.tags().items():
         if name not in without_names:
             roots.images.setdefault(image_id, f"name {name}")
-    for target in store.pins():
+    for target in store.pins().difference(without_pins):
         image = store.catalog.image(target)
         if image is not None:  # otherwise it is the pin of a name
             roots.images.setdefault(image.image_id, "its pin")

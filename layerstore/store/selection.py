@@ -34,10 +34,12 @@ class Dropped(NamedTuple):
     Attributes:
         names: Each with the image it means and when that was last used.
         steps: Key and last use.
+        pins: Image ids whose pins do not count.
     """
 
     names: tuple[NamedUse, ...] = ()
     steps: tuple[tuple[str, float], ...] = ()
+    pins: tuple[str, ...] = ()
 
 
 class Candidates(NamedTuple):
@@ -87,6 +89,7 @@ def mark_without(
         keep_cache=keep_cache,
         without_names={named.name for named in dropped.names},
         without_steps={key for key, _ in dropped.steps},
+        without_pins=dropped.pins,
     )
     marks.extend(store, roots)
 
