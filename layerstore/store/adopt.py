@@ -25,10 +25,12 @@ def adopt_missing(
 ) -> set[bytes]:
     """Take retired packs, and this lease's own, back into use where they hold ``missing``.
 
-    Call inside a catalog write transaction. Returns what no pack holds.
+    What blocks taken back are differences against comes back too. Call inside a catalog
+    write transaction. Returns what no pack holds.
     """
     left = set(missing)
-    for number, pack_id, size, retired in _candidates(connection, left, lease):
+    bases: set[bytes] = set()
+    for number, pack_id, size, retired, effort in _candidates(connection, left, lease):
         if not left:
             break
         blocks = _footer(reader, pack_id)
@@ -36,21 +38,33 @@ def adopt_missing(
         if held.isdisjoint(left):
             continue
         if retired is not None:
-            insert_pack(connection, pack_id, size, blocks, lease)
+            insert_pack(connection, pack_id, size, blocks, lease, effort)
         else:
             insert_blocks(connection, number, blocks)
         left -= held
-    return left
+        bases.update(base for block in blocks for base in block.bases)
+    lost = {base for base in bases if not _has_row(connection, base)}
+    # Bases lie at lesser depth, so this ends; a pack that was taken back is not looked at again.
+    return left | (adopt_missing(connection, reader, lost, lease) if lost else set())
+
+
+def _has_row(connection: sqlite3.Connection, item_id: bytes) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM chunks c JOIN packs p ON p.pack = c.pack"
+        " WHERE c.id = ? AND p.retired IS NULL",
+        (item_id,),
+    ).fetchone()
+    return row is not None
 
 
 def _candidates(
     connection: sqlite3.Connection, missing: set[bytes], lease: str
-) -> Iterator[tuple[int, PackId, int, int | None]]:
+) -> Iterator[tuple[int, PackId, int, int | None, int]]:
     """Yield packs that may hold ``missing``: first those that rows still point into."""
     seen: set[int] = set()
     for chunk_id in sorted(missing):
         row = connection.execute(
-            "SELECT p.pack, p.id, p.size, p.retired FROM chunks c JOIN packs p"
+            "SELECT p.pack, p.id, p.size, p.retired, p.effort FROM chunks c JOIN packs p"
             " ON p.pack = c.pack WHERE c.id = ? AND p.retired IS NOT NULL",
             (chunk_id,),
         ).fetchone()
@@ -58,7 +72,7 @@ def _candidates(
             seen.add(row[0])
             yield row
     rows = connection.execute(
-        "SELECT pack, id, size, retired FROM packs WHERE retired IS NOT NULL OR lease = ?"
+        "SELECT pack, id, size, retired, effort FROM packs WHERE retired IS NOT NULL OR lease = ?"
         " ORDER BY pack",
         (lease,),
     ).fetchall()

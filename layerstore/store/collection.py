@@ -263,7 +263,7 @@ class Execution:
                 if pack.staged is not None:
                     pack.staged.discard()  # harmless for those that have their names
         self._written += sum(pack.size for pack in copies.packs)
-        copied = {pack_id: n for pack_id, n in marked.items() if pack_id not in copies.damaged}
+        copied = {pack_id: n for pack_id, n in marked.items() if pack_id not in copies.staying}
         self._rewritten += len(self._retire(set(copied), copied))
 
 

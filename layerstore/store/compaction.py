@@ -18,12 +18,12 @@ from layerstore.store.pacing import Pace, turns
 from layerstore.store.rewrite import rewrite_packs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from layerstore.digest import PackId
     from layerstore.store.catalog import Catalog, PackRow
     from layerstore.store.item_table import ItemTable
     from layerstore.store.pack_writer import SealedPack
-    from layerstore.store.rewrite import Rewritten
     from layerstore.store.store import Store
 
 REWRITE_DEAD_FRACTION = 0.25
@@ -70,7 +70,7 @@ def choose_batches(table: ItemTable, usable: Iterable[int], rules: CopyRules) ->
     """
     candidates = list(usable)
     living = {
-        index: table.living_share(index) / max(table.stored(index), 1) for index in candidates
+        index: table.copy_estimate(index) / max(table.stored(index), 1) for index in candidates
     }
     sparse = [index for index in candidates if 1 - living[index] >= rules.dead_fraction]
     sparse.sort(key=lambda index: (living[index], table.packs[index].pack_id))
@@ -78,20 +78,22 @@ def choose_batches(table: ItemTable, usable: Iterable[int], rules: CopyRules) ->
     small = _mergeable(table, [index for index in candidates if index not in chosen])
     batches: list[Batch] = []
     for group in (sparse, small):
-        batches += _batches(table, group, rules.max_extra_bytes)
+        for effort in sorted({table.packs[index].effort for index in group}):
+            same = [index for index in group if table.packs[index].effort == effort]
+            batches += _batches(table, same, rules.max_extra_bytes)
     return batches
 
 
 def _mergeable(table: ItemTable, candidates: list[int]) -> list[int]:
-    """Return small packs of each class of size that has enough of them, oldest first."""
-    classes: list[list[int]] = [[] for _ in _CLASSES]
+    """Return small packs of each size and effort of which there are enough, oldest first."""
+    classes: dict[tuple[int, int], list[int]] = {}
     for index in candidates:
-        size = table.packs[index].size
-        for members, below in zip(classes, _CLASSES, strict=True):
-            if size < below:
-                members.append(index)
-                break
-    return [index for members in classes if len(members) >= MERGE_COUNT for index in members]
+        row = table.packs[index]
+        if row.size < SMALL_PACK_BYTES:
+            size = next(place for place, below in enumerate(_CLASSES) if row.size < below)
+            classes.setdefault((row.effort, size), []).append(index)
+    enough = [members for _, members in sorted(classes.items()) if len(members) >= MERGE_COUNT]
+    return [index for members in enough for index in members]
 
 
 def _batches(table: ItemTable, indexes: Iterable[int], limit: int) -> list[Batch]:
@@ -116,23 +118,45 @@ def copy_bound(table: ItemTable, index: int) -> int:
     """Return the bytes that copying a pack's living items takes at most.
 
     Blocks that live in part are compressed anew; what lives of one never takes more than
-    the block did, give or take a frame's header.
+    the block did, give or take a frame's header, or of a difference more than its plain bytes.
     """
     blocks, items = table.living_counts(index)
     framing = 2 * ALIGNMENT_BYTES + blocks * (BLOCK_ENTRY.size + 64) + items * ITEM_ENTRY.size
     return table.copy_bound(index) + framing
 
 
+class Copies(NamedTuple):
+    """New packs, and the packs that stay.
+
+    Attributes:
+        packs: The new packs.
+        staying: Packs that are damaged, or whose copy would be the same file.
+        damaged: Those that are damaged.
+    """
+
+    packs: list[SealedPack]
+    staying: frozenset[PackId]
+    damaged: tuple[PackId, ...]
+
+
 def copy_batch(
-    store: Store, table: ItemTable, packs: Iterable[PackRow], staging: Callable[[], str | None]
-) -> Rewritten:
+    store: Store, table: ItemTable, packs: Sequence[PackRow], staging: Callable[[], str | None]
+) -> Copies:
     """Copy what is marked in some packs into new packs, staged or only measured.
+
+    A copy that came out as one of the packs, byte for byte, is dropped.
 
     Raises:
         StorageError: The new packs could not be written; nothing is left of them.
     """
     living = {row.pack_id: LivingItems(table, table.index_of[row.pack]) for row in packs}
-    return rewrite_packs(store.reader, living, staging)
+    done = rewrite_packs(store, living, staging, min((row.effort for row in packs), default=0))
+    same = {pack.pack_id for pack in done.packs} & living.keys()
+    for pack in done.packs:
+        if pack.pack_id in same and pack.staged is not None:
+            pack.staged.discard()
+    new = [pack for pack in done.packs if pack.pack_id not in same]
+    return Copies(new, frozenset(same | done.damaged.keys()), tuple(done.damaged))
 
 
 def publish_copies(store: Store, table: ItemTable, copies: Iterable[SealedPack]) -> None:

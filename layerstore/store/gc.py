@@ -265,13 +265,15 @@ def _measured(plan: GcPlan, progress: Progress) -> GcPlan:
     """Return the plan with what its copies take, and without packs that cannot be copied."""
     written = kept = 0
     damaged: list[PackId] = []
+    staying: set[PackId] = set()
     progress.start("measuring packs", len(plan.sparse_packs))
     try:
         for batch in plan.batches:
             copies = copy_batch(plan.store, plan.marks.table, batch.packs, lambda: None)
             written += sum(pack.size for pack in copies.packs)
             damaged += copies.damaged
-            kept += sum(row.size for row in batch.packs if row.pack_id in copies.damaged)
+            staying |= copies.staying
+            kept += sum(row.size for row in batch.packs if row.pack_id in copies.staying)
             progress.advance(len(batch.packs))
     finally:
         progress.finish()
@@ -280,7 +282,7 @@ def _measured(plan: GcPlan, progress: Progress) -> GcPlan:
         freed_bytes=plan.freed_bytes - written - (0 if freed_later else kept),
         deferred_bytes=plan.deferred_bytes - (kept if freed_later else 0),
         written_bytes=written,
-        sparse_packs=tuple(i for i in plan.sparse_packs if i not in damaged),
+        sparse_packs=tuple(i for i in plan.sparse_packs if i not in staying),
         damaged_packs=tuple(damaged),
         size_after=plan.size_after
         - sum(batch.bound for batch in plan.batches)

@@ -19,7 +19,7 @@ from layerstore.store.catalog import IN_USE
 from layerstore.store.failures import CatalogDamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from layerstore.store.catalog import Catalog, PackRow
 
@@ -43,6 +43,10 @@ class ItemTable:
         self.index_of = {row.pack: index for index, row in enumerate(packs)}
         self.marked = array("Q", bytes(8 * len(packs)))
         self._first_block = array("L", bytes(array("L").itemsize * (len(packs) + 1)))
+        self._differences = array("L")
+        self._first_base = array("L", [0])
+        self._base_keys = array("Q")
+        self._pending: list[int] = []
         self._stored = array("I")
         self._raw = array("I")
         self._living = array("I")
@@ -61,6 +65,7 @@ class ItemTable:
         other.marked = self.marked[:]
         other._living = self._living[:]
         other._mark = self._mark[:]
+        other._pending = list(self._pending)
         other._later = set(self._later)
         return other
 
@@ -73,6 +78,7 @@ class ItemTable:
         """
         table = cls([row for row in catalog.pack_rows() if row.retired is None])
         table._load_blocks(catalog)
+        table._load_bases(catalog)
         table._load_chunks(catalog)
         return table
 
@@ -96,6 +102,23 @@ class ItemTable:
             total += count
         self._first_block[len(counts)] = total
         self._living = array("I", bytes(self._raw.itemsize * total))
+
+    def _load_bases(self, catalog: Catalog) -> None:
+        """Remember what blocks are differences against, by the first bytes of the ids."""
+        sql = f"SELECT pack, block, id FROM bases WHERE {IN_USE} ORDER BY pack, block, position"  # noqa: S608 -- a constant
+        for rows in catalog.scan(sql):
+            for pack, block, item_id in rows:
+                index = self.index_of.get(pack, -1)  # type: ignore[call-overload]
+                if index < 0 or not isinstance(block, int) or not isinstance(item_id, bytes):
+                    raise CatalogDamagedError("the catalog's rows of bases make no sense")
+                at = self._first_block[index] + block
+                if not self._first_block[index] <= at < self._first_block[index + 1]:
+                    raise CatalogDamagedError("the catalog's rows of bases make no sense")
+                if not self._differences or self._differences[-1] != at:
+                    self._differences.append(at)
+                    self._first_base.append(self._first_base[-1])
+                self._base_keys.append(int.from_bytes(item_id[:_KEY_BYTES], "big"))
+                self._first_base[-1] += 1
 
     def _load_chunks(self, catalog: Catalog) -> None:
         first = {row.pack: self._first_block[i] for i, row in enumerate(self.packs)}
@@ -145,30 +168,67 @@ class ItemTable:
     # -- marking
 
     def mark(self, item_ids: Iterable[bytes]) -> set[bytes]:
-        """Mark the rows of these ids and return the ids that have no row."""
-        keys, bucket, marks = self._keys, self._bucket, self._mark
-        absent: set[bytes] = set()
-        twins = self._twins
-        for item_id in item_ids:
-            key = int.from_bytes(item_id[:_KEY_BYTES], "big")
-            start = key >> _BUCKET_SHIFT
-            end = bucket[start + 1]
-            row = bisect_left(keys, key, bucket[start], end)
-            if row == end or keys[row] != key:
-                absent.add(item_id)
-            elif not marks[row]:
-                self._mark_row(row)
-                if key in twins:
-                    for twin in range(row + 1, bisect_right(keys, key, row)):
-                        self._mark_row(twin)
+        """Mark the rows of these ids and return the ids that have no row.
+
+        What newly living blocks are differences against is marked by :meth:`mark_bases`.
+        """
+        absent = {
+            item_id
+            for item_id in item_ids
+            if not self._mark_key(int.from_bytes(item_id[:_KEY_BYTES], "big"))
+        }
         return absent - self._later if self._later else absent
+
+    def mark_bases(self) -> dict[int, int]:
+        """Mark what living blocks are differences against, until nothing new comes up.
+
+        Returns:
+            Number of the pack of a difference → how many of its bases have no row.
+        """
+        absent: dict[int, int] = {}
+        while self._pending:
+            block = self._pending.pop()
+            at = bisect_left(self._differences, block)
+            for base in range(self._first_base[at], self._first_base[at + 1]):
+                if not self._mark_key(self._base_keys[base]):
+                    number = self.packs[self.pack_of_block(block)].pack
+                    absent[number] = absent.get(number, 0) + 1
+        return absent
+
+    def keep_bases_of(self, number: int) -> None:
+        """Let every difference in a pack keep its bases, living or not: its writer lives."""
+        index = self.index_of.get(number)
+        if index is not None:
+            start = bisect_left(self._differences, self._first_block[index])
+            end = bisect_left(self._differences, self._first_block[index + 1])
+            self._pending += self._differences[start:end]
+
+    def _mark_key(self, key: int) -> bool:
+        """Mark the row of an id that begins like this; return whether there is one."""
+        keys, start = self._keys, key >> _BUCKET_SHIFT
+        end = self._bucket[start + 1]
+        row = bisect_left(keys, key, self._bucket[start], end)
+        if row == end or keys[row] != key:
+            return False
+        if not self._mark[row]:
+            self._mark_row(row)
+            if key in self._twins:
+                for twin in range(row + 1, bisect_right(keys, key, row)):
+                    self._mark_row(twin)
+        return True
 
     def _mark_row(self, row: int) -> None:
         self._mark[row] = 1
         block = self._block_of[row]
+        if not self._living[block] and self._is_difference(block):
+            self._pending.append(block)
         self._living[block] += self._length[row]
         self.living_stored += self._length[row] * self._stored[block] / self._raw[block]
         self.marked[self.pack_of_block(block)] += 1
+
+    def _is_difference(self, block: int) -> bool:
+        at = bisect_left(self._differences, block)
+        return at < len(self._differences) and self._differences[at] == block
 
     def add_later(self, item_ids: Iterable[bytes]) -> None:
         """Remember ids that are needed and came after the table was made: not absent any more."""
@@ -208,31 +268,47 @@ class ItemTable:
 
     def living_share(self, index: int) -> float:
         """Return the stored bytes of what is marked in a pack: each block's share of its bytes."""
-        start, end = self._first_block[index], self._first_block[index + 1]
         return sum(
             self._stored[block] * self._living[block] / self._raw[block]
-            for block in range(start, end)
-            if self._living[block]
+            for block in self._living_blocks(index)
+        )
+
+    def copy_estimate(self, index: int) -> float:
+        """Return about what a copy of the living part takes.
+
+        Half-dead differences do not shrink: their living items stand alone afterwards, or
+        they are copied whole.
+        """
+        return sum(
+            self._stored[block] * self._living[block] / self._raw[block]
+            if not self._is_difference(block) or self._living[block] == self._raw[block]
+            else min(self._stored[block], self._living[block] / 2)
+            for block in self._living_blocks(index)
         )
 
     def copy_bound(self, index: int) -> int:
-        """Return what a copy of the living part takes at most: every block that has any, whole."""
+        """Return what a copy of the living part takes at most.
+
+        Every block that has any, whole, except differences that may stand alone afterwards.
+        """
+        return sum(
+            max(
+                self._stored[block],
+                self._living[block]
+                if self._is_difference(block) and self._living[block] < self._raw[block]
+                else 0,
+            )
+            for block in self._living_blocks(index)
+        )
+
+    def _living_blocks(self, index: int) -> Iterator[int]:
         start, end = self._first_block[index], self._first_block[index + 1]
-        return sum(self._stored[block] for block in range(start, end) if self._living[block])
+        return (block for block in range(start, end) if self._living[block])
 
     def living_counts(self, index: int) -> tuple[int, int]:
         """Return how many blocks of a pack have anything marked, and how many items are."""
         start, end = self._first_block[index], self._first_block[index + 1]
         return sum(living > 0 for living in self._living[start:end]), self.marked[index]
-
-    def whole_blocks(self, index: int) -> int:
-        """Return the stored bytes of blocks that live wholly: no compaction can save them."""
-        start, end = self._first_block[index], self._first_block[index + 1]
-        return sum(
-            self._stored[block]
-            for block in range(start, end)
-            if self._living[block] == self._raw[block]
-        )
 
 
 class LivingItems:

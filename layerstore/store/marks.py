@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.digest import DiffId, Digest, ImageId, parse_digest
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
 from layerstore.linux.files import read_file
+from layerstore.linux.locks import is_held
 from layerstore.store.blobs import blob_size
 from layerstore.store.failures import DanglingReferenceError
 from layerstore.store.leases import live_leases
@@ -60,6 +61,7 @@ class Marks:
         self.table = table
         self.dangling: list[str] = []
         self._records: dict[DiffId, bytes] = {}
+        self._based: set[int] = set()
 
     def clone(self) -> Marks:
         """Return a copy that grows by itself."""
@@ -68,6 +70,7 @@ class Marks:
         other.blobs, other.blob_bytes = set(self.blobs), self.blob_bytes
         other.dangling = list(self.dangling)
         other._records = dict(self._records)
+        other._based = set(self._based)
         return other
 
     def become(self, other: Marks) -> None:
@@ -90,6 +93,23 @@ class Marks:
             self._image(store, image_id, why)
         for diff_id, why in sorted(roots.layers.items()):
             self._layer(store, diff_id, why)
+        self._bases(store)
+
+    def _bases(self, store: Store) -> None:
+        """Mark what living blocks are differences against, and all of who is still writing."""
+        for row in store.catalog.pack_rows():
+            if row.retired is not None or row.pack in self._based:
+                continue
+            if row.pack not in self.table.index_of:  # it came later: its blocks are in no table
+                self._based.add(row.pack)
+                rows = store.catalog.query("SELECT id FROM bases WHERE pack = ?", (row.pack,))
+                bases = {base for (base,) in rows if isinstance(base, bytes)}
+                self._require(store, bases, f"pack number {row.pack}")
+            elif row.lease is not None and is_held(store.paths.lease(row.lease)):
+                self._based.add(row.pack)
+                self.table.keep_bases_of(row.pack)
+        for pack, missing in self.table.mark_bases().items():
+            self.dangling.append(f"blocks of pack number {pack} need {missing} missing chunks")
 
     def refuse_dangling(self) -> None:
         """Raise if anything that is needed is missing.
@@ -149,13 +169,15 @@ class Marks:
         except (IntegrityError, NotFoundError) as err:
             self.dangling.append(f"layer {diff_id} cannot be read: {err.message}")
             return
-        absent = self.table.mark(needed)
+        self._require(store, needed, f"layer {diff_id}")
+
+    def _require(self, store: Store, items: set[bytes], who: str) -> None:
+        absent = self.table.mark(items)
         missing = store.catalog.missing(absent)
         self.table.add_later(absent - missing)
         if missing:
             self.dangling.append(
-                f"layer {diff_id} needs {len(missing)} chunks that are missing, "
-                f"one is {min(missing).hex()}"
+                f"{who} needs {len(missing)} chunks that are missing, one is {min(missing).hex()}"
             )
 
 

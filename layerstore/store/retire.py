@@ -58,6 +58,7 @@ def free_retired(catalog: Catalog, *, own_lease: str | None) -> int:
                 if cursor.rowcount:
                     freed += 1
                     connection.execute("DELETE FROM blocks WHERE pack = ?", (number,))
+                    connection.execute("DELETE FROM bases WHERE pack = ?", (number,))
     return freed
 
 
