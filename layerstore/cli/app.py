@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import build, doctor, image, measure, pin, remove, store, transfer, unshare
+from layerstore.cli import (
+    build,
+    doctor,
+    image,
+    measure,
+    optimize,
+    pin,
+    remove,
+    store,
+    transfer,
+    unshare,
+)
 from layerstore.cli import gc as gc_command
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.fast import HELP_WIDTH
@@ -48,6 +59,7 @@ def build_app() -> typer.Typer:
     measure.register(app)
     gc_command.register(app)
     store.register(app)
+    optimize.register(app)
     doctor.register(app)
     return app
 

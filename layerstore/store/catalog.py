@@ -86,6 +86,7 @@ class ChunkPlace(NamedTuple):
         depth: 0 when the block stands alone; else it is a difference, and
             :meth:`Catalog.bases` lists what against.
         cost: Plain bytes to decode for reading the chunk.
+        kind: What the block holds, a number of :class:`layerstore.formats.pack.ItemKind`.
     """
 
     pack_id: PackId
@@ -98,6 +99,7 @@ class ChunkPlace(NamedTuple):
     length: int
     depth: int
     cost: int
+    kind: int
 
 
 class ChunkRow(NamedTuple):
@@ -590,8 +592,8 @@ def _batches(cursor: sqlite3.Cursor) -> Iterator[list[tuple[object, ...]]]:
 
 
 _PLACE = (
-    "p.id, c.pack, c.block, b.offset, b.stored, b.raw, c.offset, c.length, b.depth, b.cost"
-    " FROM chunks c JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
+    "p.id, c.pack, c.block, b.offset, b.stored, b.raw, c.offset, c.length, b.depth, b.cost,"
+    " b.kind FROM chunks c JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
     " JOIN packs p ON p.pack = c.pack AND p.retired IS NULL"
 )
 
