@@ -14,6 +14,7 @@ from layerstore.store.compaction import copy_batch, publish_copies
 from layerstore.store.leases import Lease, drop_lease_rows
 from layerstore.store.marks import find_roots, view_roots
 from layerstore.store.pacing import Pace, turns
+from layerstore.store.reserve import give_up, set_aside
 from layerstore.store.retire import free_retired, retire_packs
 from layerstore.store.selection import named_uses
 from layerstore.store.sweep import dead_leases, remove_leavings, retired_size
@@ -82,7 +83,15 @@ class Execution:
             DanglingReferenceError: Something needed is missing; nothing more is deleted.
             StoreFullError: No space to copy packs; what was dead was freed.
         """
-        self._free(None)  # without writing a byte: a full disk gets room first
+        self._removed += remove_leavings(self._store, own_lease=None)  # needs no room
+        give_up(self._store.paths)
+        try:
+            return self._collect()
+        finally:
+            set_aside(self._store.paths)
+
+    def _collect(self) -> GcReport:
+        self._free(None)
         self._drop_names()
         self._drop_steps()
         self._catch_up()

@@ -40,6 +40,7 @@ class StorePaths:
         "names_log",
         "packs",
         "quarantine",
+        "reserve",
         "root",
         "tmp",
         "uppers",
@@ -56,6 +57,7 @@ class StorePaths:
         self.views = f"{root}/views"
         self.uppers = f"{root}/uppers"
         self.quarantine = f"{root}/quarantine"
+        self.reserve = f"{root}/reserve"
         self.tmp = f"{root}/tmp"  # noqa: S108 -- inside the store, mode 0700
         self.locks = f"{root}/locks"
         self.catalog_lock = f"{root}/locks/catalog"
