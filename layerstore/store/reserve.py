@@ -1,8 +1,8 @@
 """A little room set aside, so that gc can begin on a disk without any.
 
 Freeing a pack begins with a commit, and a commit needs blocks and file names for SQLite's
-log. ``reserve/`` holds as much; gc gives it up when the disk is full and sets it aside
-again when it is done. Nothing depends on it: without it gc asks for room outside.
+log. ``reserve/`` holds as much; removing names and gc give it up when the disk is full, and
+gc sets it aside again when it is done. Nothing depends on it: without it gc asks for room outside.
 """
 
 from __future__ import annotations

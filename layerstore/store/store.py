@@ -30,6 +30,7 @@ from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.pins import pins, refuse_pinned
 from layerstore.store.records import CacheRecord, LayerRecord, cache_seal, decode_layer
+from layerstore.store.reserve import give_up
 from layerstore.store.session import WriteSession
 from layerstore.store.tags import delete_image, pin_all, tag_all, unpin_all, untag_all
 from layerstore.store.usage import note_image_use
@@ -272,6 +273,7 @@ class Store:
         """
         full = names.normalize_name(name)
         require_writable(self.config)
+        give_up(self.paths)
         with self.catalog.write() as connection:
             image_id = self.catalog.tag(full)
             if image_id is None:
@@ -300,6 +302,7 @@ class Store:
             PinnedError: It is pinned.
         """
         require_writable(self.config)
+        give_up(self.paths)
         with self.catalog.write() as connection:
             self.image(image_id)
             names = [name for name, named in self.catalog.tags().items() if named == image_id]
