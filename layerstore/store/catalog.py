@@ -174,6 +174,15 @@ def _connect(path: str, *, immutable: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def _is_for_want_of_room(err: Exception, path: str) -> bool:
+    """Return whether SQLite could not make a file beside the database: no blocks, no inodes."""
+    name = getattr(err, "sqlite_errorname", None)
+    if name == "SQLITE_CANTOPEN":
+        status = os.statvfs(path)
+        return status.f_files > 0 and status.f_favail == 0
+    return name in NO_ROOM_FOR_SHM
+
+
 def _check_schema(connection: sqlite3.Connection) -> None:
     """Refuse a database that is not our catalog of this version."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -250,7 +259,7 @@ class Catalog:
         try:
             connection = self._checked(immutable=False)
         except SQLITE_ERRORS as err:
-            if getattr(err, "sqlite_errorname", None) not in NO_ROOM_FOR_SHM:
+            if not _is_for_want_of_room(err, self.paths.catalog):
                 raise catalog_error(err) from err
             # The disk is full: no other process has the catalog open (the shared memory
             # file would be there), so it can be read as it is until it changes.
