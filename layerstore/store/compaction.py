@@ -54,10 +54,11 @@ class CopyRules(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Packs that are copied together, with the bytes their copies take at most."""
+    """Packs that are copied together, with the bytes their copies take at most, and about."""
 
     packs: tuple[PackRow, ...]
     bound: int
+    estimate: int
 
 
 def choose_batches(table: ItemTable, usable: Iterable[int], rules: CopyRules) -> list[Batch]:
@@ -99,18 +100,19 @@ def _mergeable(table: ItemTable, candidates: list[int]) -> list[int]:
 def _batches(table: ItemTable, indexes: Iterable[int], limit: int) -> list[Batch]:
     batches: list[Batch] = []
     packs: list[PackRow] = []
-    total = 0
+    bound = estimate = 0
     for index in indexes:
-        bound = copy_bound(table, index)
-        if bound > limit:
+        most = copy_bound(table, index)
+        if most > limit:
             continue
-        if total + bound > limit:
-            batches.append(Batch(tuple(packs), total))
-            packs, total = [], 0
+        if bound + most > limit:
+            batches.append(Batch(tuple(packs), bound, estimate))
+            packs, bound, estimate = [], 0, 0
         packs.append(table.packs[index])
-        total += bound
+        bound += most
+        estimate += round(table.copy_estimate(index)) + _framing(table, index)
     if packs:
-        batches.append(Batch(tuple(packs), total))
+        batches.append(Batch(tuple(packs), bound, estimate))
     return batches
 
 
@@ -120,9 +122,13 @@ def copy_bound(table: ItemTable, index: int) -> int:
     Blocks that live in part are compressed anew; what lives of one never takes more than
     the block did, give or take a frame's header, or of a difference more than its plain bytes.
     """
+    return table.copy_bound(index) + _framing(table, index) + ALIGNMENT_BYTES
+
+
+def _framing(table: ItemTable, index: int) -> int:
+    """Return the bytes of headers and footer that a copy of a pack takes."""
     blocks, items = table.living_counts(index)
-    framing = 2 * ALIGNMENT_BYTES + blocks * (BLOCK_ENTRY.size + 64) + items * ITEM_ENTRY.size
-    return table.copy_bound(index) + framing
+    return ALIGNMENT_BYTES + blocks * (BLOCK_ENTRY.size + 64) + items * ITEM_ENTRY.size
 
 
 class Copies(NamedTuple):

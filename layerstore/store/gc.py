@@ -89,7 +89,8 @@ class GcPlan(NamedTuple):
         damaged_packs: Packs that would be copied but are kept because they are damaged.
         dropped: Names and build steps that are given up by rules.
         doubt: Why the clock is doubted, if rules by age would have used it.
-        size_after: Bytes of packs and blobs afterwards; at most, when copies were not measured.
+        size_after: Bytes of packs and blobs afterwards; about, when copies were not measured.
+        measured: Whether copies were measured.
     """
 
     store: Store
@@ -111,6 +112,7 @@ class GcPlan(NamedTuple):
     dropped: Dropped = NOTHING_DROPPED
     doubt: str = ""
     size_after: int = 0
+    measured: bool = False
 
 
 def plan_gc(
@@ -144,12 +146,15 @@ def plan_gc(
     """
     rules = GcRules(keep_cache, rewrite_dead_fraction, max_extra_bytes, keep)
     with without_gc(store.paths):
-        plan = _plan(store, rules, assume_dropped)
-        return _measured(plan, progress or Silent()) if measure else plan
+        progress = progress or Silent()
+        plan = _plan(store, rules, progress, assume_dropped)
+        return _measured(plan, progress) if measure and not plan.measured else plan
 
 
-def _plan(store: Store, rules: GcRules, assumed: Dropped = NOTHING_DROPPED) -> GcPlan:
-    """Return a plan without the sizes of copies."""
+def _plan(
+    store: Store, rules: GcRules, progress: Progress, assumed: Dropped = NOTHING_DROPPED
+) -> GcPlan:
+    """Return a plan, without the sizes of copies unless a cap had to know them."""
     # Views before rows: one that comes in between shows an image that the rows may lack.
     views = view_roots(store.paths)
     with store.catalog.pinned() as catalog:
@@ -166,7 +171,7 @@ def _plan(store: Store, rules: GcRules, assumed: Dropped = NOTHING_DROPPED) -> G
             if rules.keep.max_size is None:
                 plan = _judge(view, marks, rules)._replace(dropped=dropped)
             else:
-                plan = _fitted(view, marks, rules, candidates, rules.keep.max_size)
+                plan = _fitted(view, marks, rules, candidates, rules.keep.max_size, progress)
         finally:
             view.reader.close()
     by_age = rules.keep.removes_names or rules.keep.keep_cache_within_s is not None
@@ -174,26 +179,33 @@ def _plan(store: Store, rules: GcRules, assumed: Dropped = NOTHING_DROPPED) -> G
 
 
 def _fitted(
-    store: Store, needed: Marks, rules: GcRules, candidates: Candidates, max_size: int
+    store: Store,
+    needed: Marks,
+    rules: GcRules,
+    candidates: Candidates,
+    max_size: int,
+    progress: Progress,
 ) -> GcPlan:
-    """Return a plan that keeps as many candidates as fit, the latest used first.
+    """Return a measured plan that keeps as many candidates as fit, the latest used first.
 
-    What fits is known only when packs were chosen: the first answer is taken from the
-    shares of blocks, and lowered by what the packs then exceed the cap.
+    What fits is known only when packs were chosen and copied: the first answer is taken
+    from the shares of blocks, and lowered by what then exceeds the cap.
     """
     budget = max_size
     while True:
         marks = needed.clone()
         dropped = fill(store, marks, candidates, budget)
-        plan = _judge(store, marks, rules)._replace(dropped=dropped)
+        plan = _judge(store, marks, rules)
         if plan.size_after > max_size and rules.dead_fraction > TIGHT_DEAD_FRACTION:
             rules = rules._replace(dead_fraction=TIGHT_DEAD_FRACTION)
-            plan = _judge(store, marks, rules)._replace(dropped=dropped)
+            plan = _judge(store, marks, rules)
         nothing_left = len(dropped.names) == len(candidates.names) and len(dropped.steps) == len(
             candidates.steps
         )
         if plan.size_after <= max_size or nothing_left:
-            return plan
+            plan = _measured(plan, progress)
+        if plan.size_after <= max_size or nothing_left:
+            return plan._replace(dropped=dropped)
         budget = min(budget, needed_bytes(marks)) - max(plan.size_after - max_size, 1)
 
 
@@ -242,7 +254,7 @@ def _judge(store: Store, marks: Marks, rules: GcRules) -> GcPlan:
         size_after=staying
         + leavings.deferred_size
         + marks.blob_bytes
-        + sum(batch.bound for batch in batches),
+        + sum(batch.estimate for batch in batches),
     )
 
 
@@ -285,9 +297,10 @@ def _measured(plan: GcPlan, progress: Progress) -> GcPlan:
         sparse_packs=tuple(i for i in plan.sparse_packs if i not in staying),
         damaged_packs=tuple(damaged),
         size_after=plan.size_after
-        - sum(batch.bound for batch in plan.batches)
+        - sum(batch.estimate for batch in plan.batches)
         + written
         + (0 if freed_later else kept),
+        measured=True,
     )
 
 
@@ -307,7 +320,7 @@ def execute(plan: GcPlan) -> GcReport:
     with alone(store.paths):
         if store.catalog.epoch() != plan.epoch:
             # Another collection was quicker: rows are not where this plan saw them.
-            plan = _plan(store, plan.rules)
+            plan = _plan(store, plan.rules, Silent())
             plan.marks.refuse_dangling()
         doomed = Doomed(
             plan.rules.keep_cache,
