@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from layerstore.image.similar import SimilarFiles
 from layerstore.measure.attribution import attribute
 from layerstore.measure.inventory import take_inventory
 from layerstore.measure.ledger import ChunkReader, freed_by_removing
@@ -21,6 +22,7 @@ from layerstore.store.retention import KeepRules
 from layerstore.store.store import Store
 from tests.support.store import (
     Files,
+    blobs_of,
     disk_bytes,
     noise,
     put_image,
@@ -37,6 +39,13 @@ def files_of(number: int) -> Files:
     """Neighbouring numbers share most files; every third has one that is cut."""
     parts = {b"f%d" % n: noise(n, 1_000 + 900 * n) for n in range(number, number + 4)}
     return parts | {b"big": noise(number // 3, 400_000)} if number % 3 == 0 else parts
+
+
+def version_of(part: int, version: int) -> bytes:
+    data = bytearray(noise(f"part{part}", 60_000))
+    for change in range(version):
+        data[change * 9_000 : change * 9_000 + 200] = noise(f"{part}.{change}", 200)
+    return bytes(data)
 
 
 class RemovalMachine(RuleBasedStateMachine):
@@ -63,6 +72,15 @@ class RemovalMachine(RuleBasedStateMachine):
                 put_unpublished_layer(session, files_of(sum(layers)))
             put_image(session, *content, names=[name])
         self.names[name] = content
+
+    @rule(name=NAMES, version=st.integers(0, 3), parts=st.sets(st.integers(0, 3), min_size=1))
+    def publish_a_version(self, name: str, version: int, parts: set[int]) -> None:
+        """What differs from the version before in some places: differences, half of them dead."""
+        files = {b"v/%d" % part: version_of(part, version) for part in parts}
+        with self.store.begin("version") as session:
+            layer = put_layer(session, files, SimilarFiles(self.store))
+            session.publish_image(*blobs_of([layer.diff_id]), [layer.diff_id], names=[name])
+        self.names[name] = [files]
 
     @rule(number=NUMBERS)
     def remember_a_step(self, number: int) -> None:
