@@ -40,7 +40,7 @@ HISTORY_COMMENT = "buildkit.dockerfile.v0"
 """Says which rules the history follows, as other builders of this dialect write it."""
 
 DOCKERFILE_MAX_BYTES = 10 << 20
-_CACHE_MOUNTS = "cache-mounts"
+CACHE_MOUNTS = "cache-mounts"
 _ATTEMPTS = 3
 """How often a build begins anew because cached layers were collected under it."""
 
@@ -277,7 +277,7 @@ def _run_settings(store: Store, request: BuildRequest) -> RunSettings:
         if name.lower() in PROXY_ARGS:
             proxies[name.upper()] = proxies[name.lower()] = value
     return RunSettings(
-        proxies=proxies, secrets=request.secrets, cache_root=store.root / _CACHE_MOUNTS
+        proxies=proxies, secrets=request.secrets, cache_root=store.root / CACHE_MOUNTS
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,9 +13,10 @@ from layerstore.cli.progress import terminal_progress
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
+    from layerstore.build.run.idle_caches import IdleCache
     from layerstore.store.collection import GcReport
     from layerstore.store.explain import Explanation, LayerKept, Reason
-    from layerstore.store.gc import GcPlan
+    from layerstore.store.gc import GcPlan, GcRules
     from layerstore.store.retention import KeepRules
     from layerstore.store.store import Store
 
@@ -29,7 +31,7 @@ def collect_garbage(
     *,
     dry_run: DryRun = False,
     drop_cache: Annotated[
-        bool, typer.Option("--all", "-a", help="Give up the build cache as well.")
+        bool, typer.Option("--all", "-a", help="Give up the build cache and cache mounts as well.")
     ] = False,
     max_size: Annotated[
         str | None,
@@ -59,7 +61,9 @@ def collect_garbage(
     ] = None,
     keep_cache_within: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="Forget build steps that were not used within AGE."),
+        typer.Option(
+            metavar="AGE", help="Forget build steps and cache mounts not used within AGE."
+        ),
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Copy every pack that has anything dead in it.")
@@ -115,12 +119,13 @@ def collect_garbage(
                 progress=progress,
             )
             report = None if dry_run else execute(plan)
+        caches = _collect_caches(store, plan.rules, dry_run=dry_run)
         if drop_cache and not dry_run:
             _drop_cache(store)
     if as_json:
-        write_json(_to_json(plan, report))
+        write_json(_to_json(plan, report, caches))
     else:
-        _print(plan, report)
+        _print(plan, report, caches)
 
 
 def _keep_rules(
@@ -156,7 +161,24 @@ def _drop_cache(store: Store) -> None:
     store.cache_drop([record.key for record in store.cache_records()])
 
 
-def _to_json(plan: GcPlan, report: GcReport | None) -> dict[str, object]:
+def _collect_caches(store: Store, rules: GcRules, *, dry_run: bool) -> list[IdleCache]:
+    """Remove, or only find, cache mounts that nothing uses and the rules do not keep."""
+    from layerstore.build.api import CACHE_MOUNTS
+    from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
+    from layerstore.store.usage import age_reference
+
+    limit = rules.keep.keep_cache_within_s if rules.keep_cache else -1.0
+    if limit is None:
+        return []
+    root = store.root / CACHE_MOUNTS
+    idle = find_idle_caches(root)
+    uses = [cache.used for cache in idle]
+    reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
+    going = [cache for cache in idle if reference.age_of(cache.used) > limit]
+    return going if dry_run else remove_idle_caches(root, going)
+
+
+def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> dict[str, object]:
     return {
         "dry_run": report is None,
         "freed_bytes": report.freed_bytes if report else plan.freed_bytes,
@@ -171,10 +193,12 @@ def _to_json(plan: GcPlan, report: GcReport | None) -> dict[str, object]:
         "packs_rewritten": [pack_id.hex() for pack_id in plan.sparse_packs],
         "dangling": list(plan.dangling),
         "clock_doubt": plan.doubt,
+        "cache_mounts": len(caches),
+        "cache_mount_bytes": sum(cache.size for cache in caches),
     }
 
 
-def _print(plan: GcPlan, report: GcReport | None) -> None:
+def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> None:
     from layerstore.units import format_size
 
     verb = "would free" if report is None else "freed"
@@ -193,6 +217,9 @@ def _print(plan: GcPlan, report: GcReport | None) -> None:
     if steps:
         write_line(f"{steps} cached build steps")
     write_line(f"{verb} {format_size(freed)} ({freed} bytes)")
+    if caches:
+        size = sum(cache.size for cache in caches)
+        write_line(f"{len(caches)} cache mounts with {format_size(size)} ({size} bytes)")
     if deferred:
         write_line(f"{format_size(deferred)} more when running commands have ended")
     for reason in plan.dangling:
