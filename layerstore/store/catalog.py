@@ -386,7 +386,13 @@ class Catalog:
             )
 
     def _catalog_lock(self) -> FileLock:
-        with storage_errors("lock the catalog"):
+        """Wait for the catalog lock, behind those who wait already.
+
+        flock(2) wakes all waiters, and who just let go may be quicker than any of them: a
+        gc that takes turn after turn would keep the others out. Whoever is next holds
+        ``locks/next`` while it waits, so it waits for one transaction and no more.
+        """
+        with storage_errors("lock the catalog"), FileLock(self.paths.next_lock):
             return FileLock(self.paths.catalog_lock)
 
     @staticmethod

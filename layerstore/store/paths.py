@@ -38,6 +38,7 @@ class StorePaths:
         "gc_lock",
         "locks",
         "names_log",
+        "next_lock",
         "packs",
         "quarantine",
         "reserve",
@@ -61,6 +62,7 @@ class StorePaths:
         self.tmp = f"{root}/tmp"  # noqa: S108 -- inside the store, mode 0700
         self.locks = f"{root}/locks"
         self.catalog_lock = f"{root}/locks/catalog"
+        self.next_lock = f"{root}/locks/next"
         self.gc_lock = f"{root}/locks/gc"
 
     def pack_dir(self, pack_id: PackId) -> str:
