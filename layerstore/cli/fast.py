@@ -91,7 +91,8 @@ def _images(options: argparse.Namespace, root: str) -> int:
 
     with contextlib.closing(_open_catalog(root)) as catalog:
         tags, images, pinned = catalog.tags(), catalog.images(), pins(catalog)
-        uses = image_uses(catalog.paths, [image.image_id for image in images])
+        shown = images if options.verbose or options.format == "json" else ()
+        uses = image_uses(catalog.paths, [image.image_id for image in shown])
     names: dict[str, list[str]] = {}
     for name, image_id in tags.items():
         if _matches(name, options.name):

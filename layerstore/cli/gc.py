@@ -184,7 +184,7 @@ def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> 
         "freed_bytes": report.freed_bytes if report else plan.freed_bytes,
         "deferred_bytes": report.deferred_bytes if report else plan.deferred_bytes,
         "written_bytes": report.written_bytes if report else plan.written_bytes,
-        "size_after": plan.size_after,
+        "size_after": plan.size_after if plan.measured else None,
         "names": [named.name for named in plan.dropped.names],
         "images": list(plan.images),
         "layers": list(plan.layers),

@@ -1,4 +1,4 @@
-"""Sixteen writers, two collectors, a check and a mount's question, all at once: nobody is left out."""
+"""Sixteen writers, two collectors and a check, all at once: nobody is left out."""
 
 from __future__ import annotations
 
