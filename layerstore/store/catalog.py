@@ -49,6 +49,8 @@ LOOKUP_MAX = 500
 # A checkpoint copies the WAL into the database: often enough to keep it small,
 # seldom enough that most commits do not pay for it.
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
+# A log keeps its length: cut what a very large transaction left.
+LARGE_WAL_BYTES = 64 * 1024 * 1024
 
 IN_USE = "pack NOT IN (SELECT pack FROM packs WHERE retired IS NOT NULL)"
 """What rows of ``chunks`` and ``blocks`` must meet: those of retired packs count as absent."""
@@ -403,14 +405,20 @@ class Catalog:
 
     def _checkpoint_if_large(self, connection: sqlite3.Connection) -> None:
         try:
-            large = os.stat(self.paths.catalog + "-wal").st_size > CHECKPOINT_WAL_BYTES
+            size = os.stat(self.paths.catalog + "-wal").st_size
         except FileNotFoundError:
             return
-        if large:
-            # The commit is durable already: a full disk here must not look like a failure.
-            # PASSIVE: any other kind waits, under the lock, for a plan or a check to end.
-            with contextlib.suppress(sqlite3.OperationalError):
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if size <= CHECKPOINT_WAL_BYTES:
+            return
+        kind = "TRUNCATE" if size > LARGE_WAL_BYTES else "PASSIVE"
+        # The commit is durable already: a full disk here must not look like a failure. Nor
+        # may it wait, under the lock, for a reader: a plan or a check reads for minutes.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA busy_timeout=0")
+            try:
+                connection.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
 
     # -- images and tags
 
