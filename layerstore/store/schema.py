@@ -59,6 +59,8 @@ SCHEMA: tuple[str, ...] = (
         "CREATE TABLE build_cache (key TEXT PRIMARY KEY, diff_id TEXT, value BLOB NOT NULL,"
         " created REAL NOT NULL, seal BLOB NOT NULL) WITHOUT ROWID"
     ),
+    "CREATE TABLE step_uses (key TEXT PRIMARY KEY, used REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE pins (target TEXT PRIMARY KEY, seal BLOB NOT NULL) WITHOUT ROWID",
 )
 
 INITIAL_META: tuple[tuple[str, int], ...] = (("epoch", 1), ("names_log_size", 0))
