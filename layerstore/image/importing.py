@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from layerstore.errors import InputError, NotFoundError
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.image.images import create_image, host_platform
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.scan import scan_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +57,8 @@ def import_tar(
         FormatError: Not a tar, or one that readers would understand differently.
         UnsafeContentError: The tar would harm a host.
     """
+    from layerstore.image.ingest_tar import ingest_tar  # 15 ms that directories do not pay
+
     with store.begin(f"import {source}") as session:
         layer = ingest_tar(session, stream, progress=progress, rootfs=True)
         return _finish(session, layer, source, spec)
@@ -86,10 +85,16 @@ def import_directory(
         NotFoundError: No such directory.
         InputError: Not a directory, or one that holds the store itself.
     """
+    from layerstore.image.layer_writer import write_sorted_layer
+    from layerstore.image.scan import Scanner
+
     _refuse_odd_roots(store, root)
     with store.begin(f"import {root}") as session:
-        items = scan_directory(root, on_skip=on_skip)
-        layer = write_layer(session, store, items, progress=progress)
+        scanner = Scanner(root, read_small=True)
+        layer = write_sorted_layer(session, store, scanner.items(), progress=progress)
+        if on_skip is not None:
+            for path, why in scanner.skipped:
+                on_skip(path, why)
         return _finish(session, layer, root.resolve().name or "/", spec)
 
 

@@ -15,10 +15,18 @@ from layerstore.formats.decompress import decompressed
 from layerstore.formats.recipe import SEGMENTS, content_entries, encode_plan
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tar_reader import Member, TarReader
-from layerstore.formats.tree import WHITEOUT_PREFIX, Changeset, Entry, Extent, Kind
+from layerstore.formats.tree import (
+    WHITEOUT_PREFIX,
+    Changeset,
+    Entry,
+    Extent,
+    Kind,
+    check_references,
+)
 from layerstore.image.changeset_builder import ChangesetBuilder
 from layerstore.image.hashing import DiffIdHasher
 from layerstore.image.layers import publish
+from layerstore.image.tree_spool import TreeSpool
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -67,14 +75,20 @@ def ingest_tar(
         changeset, recipe = ingest.finish()
         del ingest  # publishing decodes the tree once more: not beside all that made it
         diff_id = hasher.diff_id()
-    record = publish(
-        session,
-        changeset,
-        diff_id=diff_id,
-        tar_size=hasher.size,
-        recipe=recipe,
-        recipe_format=SEGMENTS,
-    )
+    check_references(changeset)
+    with TreeSpool(session) as tree:
+        for entry in changeset.entries:
+            tree.add(entry)
+        record = publish(
+            session,
+            tree,
+            diff_id=diff_id,
+            tar_size=hasher.size,
+            recipe=recipe,
+            recipe_format=SEGMENTS,
+            whiteouts=(len(changeset.whiteouts), changeset.whiteouts),
+            opaques=(len(changeset.opaques), changeset.opaques),
+        )
     report.finish()
     return record
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 PACK_TARGET_BYTES = 96 * 1024 * 1024
 """A pack is closed when it holds this much: few files, yet cheap enough to rewrite."""
 
+PACK_ITEMS = 1 << 16
+"""A pack is closed with so many items, too: they are in memory until it is in the catalog."""
+
 
 class SealedPack(NamedTuple):
     """A finished pack: durable under a temporary name, not yet visible.
@@ -71,6 +74,7 @@ class PackWriter:
         self._sink: Sink = self._staged if self._staged is not None else _Nowhere()
         self._hash = blake3()
         self._blocks: list[Block] = []
+        self._items = 0
         self.size = 0
         self._write(encode_header())
 
@@ -84,13 +88,14 @@ class PackWriter:
         self, kind: ItemKind, items: Sequence[Item], frame: bytes, raw_length: int
     ) -> None:
         """Append a block whose frame was made before."""
+        self._items += len(items)
         self._blocks.append(Block(self.size, len(frame), raw_length, kind, tuple(items)))
         self._write(frame)
 
     @property
     def full(self) -> bool:
-        """Whether the pack has reached its target size."""
-        return self.size >= PACK_TARGET_BYTES
+        """Whether the pack has reached its target size, or as many items as it may."""
+        return self.size >= PACK_TARGET_BYTES or self._items >= PACK_ITEMS
 
     def seal(self) -> SealedPack:
         """Write the footer and force everything to stable storage.
