@@ -13,7 +13,7 @@ import functools
 import re
 from typing import TYPE_CHECKING, Final
 
-from layerstore.formats.tar_headers import BLOCK_BYTES, POSIX_MAGIC
+from layerstore.formats.tar_headers import BLOCK_BYTES, POSIX_MAGIC, sum_of_bytes
 from layerstore.formats.tree import Kind, path_key
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _block(
     owner, owner_sum = _owner_fields(mode, uid, gid)
     rest, rest_sum = _rest_fields(typeflag, linkname, major, minor, prefix)
     numbers = b"%011o\0%011o\0" % (size, mtime)
-    total = sum(name) + owner_sum + sum(numbers) + rest_sum + _BLANK_SUM
+    total = sum_of_bytes(name) + owner_sum + sum_of_bytes(numbers) + rest_sum + _BLANK_SUM
     return b"%b%b%b%06o\0 %b" % (name.ljust(_NAME_BYTES, b"\0"), owner, numbers, total, rest)
 
 
@@ -273,7 +273,7 @@ def _block(
 @functools.lru_cache(_CACHED_FIELDS)
 def _owner_fields(mode: int, uid: int, gid: int) -> tuple[bytes, int]:
     fields = b"%07o\0%07o\0%07o\0" % (mode, uid, gid)
-    return fields, sum(fields)
+    return fields, sum_of_bytes(fields)
 
 
 @functools.lru_cache(_CACHED_FIELDS)
