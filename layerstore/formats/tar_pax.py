@@ -24,10 +24,7 @@ Regions = list[tuple[int, int]]
 SPARSE_PAIRS: Final = b"GNU.sparse.offset+numbytes"
 """Key under which :func:`parse_records` keeps the repeated records of sparse format 0.0."""
 
-PLAIN_KEYS: Final = frozenset(
-    (b"path", b"linkpath", b"size", b"uid", b"gid", b"uname", b"gname")
-    + (b"mtime", b"atime", b"ctime")
-)
+PLAIN_KEYS: Final = frozenset(b"path linkpath size uid gid uname gname mtime atime ctime".split())
 """Keys of records that neither carry xattrs or sparse maps nor are ever refused by name."""
 
 _NO_RESET: Final = frozenset((b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"))

@@ -193,7 +193,9 @@ def _array_head(count: int) -> bytes:
     """Return the shortest MessagePack head of an array."""
     if count < 16:
         return bytes((0x90 | count,))
-    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
+    if count < 1 << 16:
+        return b"\xdc" + count.to_bytes(2, "big")
+    return b"\xdd" + count.to_bytes(4, "big")
 
 
 def _elements(values: Sequence[object]) -> bytes:

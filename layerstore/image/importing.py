@@ -8,6 +8,7 @@ that was already stored is garbage until gc.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from layerstore.errors import InputError, NotFoundError
@@ -71,6 +72,8 @@ def import_directory(
     *,
     progress: Progress,
     on_skip: Callable[[bytes, str], None] | None = None,
+    reread: bool = False,
+    now_ns: Callable[[], int] = time.time_ns,
 ) -> ImportedImage:
     """Make an image from a directory of the host, which must hold still meanwhile.
 
@@ -80,22 +83,44 @@ def import_directory(
         spec: What to call the image.
         progress: Hears the bytes of content.
         on_skip: Hears what no image can hold, such as sockets, and why.
+        reread: Read every file, even if nothing changed since the directory was imported
+            last.
+        now_ns: Tells the time; another one in tests.
 
     Raises:
         NotFoundError: No such directory.
         InputError: Not a directory, or one that holds the store itself.
     """
-    from layerstore.image.layer_writer import write_sorted_layer
+    from layerstore.image.remembered import Fingerprint, RememberedScans
     from layerstore.image.scan import Scanner
 
     _refuse_odd_roots(store, root)
     with store.begin(f"import {root}") as session:
-        scanner = Scanner(root, read_small=True)
-        layer = write_sorted_layer(session, store, scanner.items(), progress=progress)
+        scans = RememberedScans(session, os.stat(root), now_ns=now_ns)
+        known = None if reread else scans.recall(lambda: _fingerprint_of(root))
+        if known is not None:
+            layer, skipped = known[0], known[1].skipped
+        else:
+            from layerstore.image.layer_writer import write_sorted_layer
+
+            fingerprint = Fingerprint()
+            scanner = Scanner(root, read_small=True, fingerprint=fingerprint)
+            layer = write_sorted_layer(session, store, scanner.items(), progress=progress)
+            skipped = tuple(scanner.skipped)
+            scans.remember(fingerprint, layer, skipped)
         if on_skip is not None:
-            for path, why in scanner.skipped:
+            for path, why in skipped:
                 on_skip(path, why)
         return _finish(session, layer, root.resolve().name or "/", spec)
+
+
+def _fingerprint_of(root: Path) -> bytes:
+    from layerstore.image.remembered import Fingerprint
+    from layerstore.image.scan import Scanner
+
+    fingerprint = Fingerprint()
+    Scanner(root, fingerprint=fingerprint).look()
+    return fingerprint.digest()
 
 
 def _refuse_odd_roots(store: Store, root: Path) -> None:

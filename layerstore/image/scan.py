@@ -25,12 +25,14 @@ from layerstore.errors import InputError, StorageError, UnsafeContentError
 from layerstore.formats.tree import Entry, Kind
 from layerstore.formats.xattrs import is_kept
 from layerstore.image.changeset_builder import hard_link
-from layerstore.image.layer_writer import LayerItem, check_image_paths
+from layerstore.image.layer_item import LayerItem, check_image_paths
 from layerstore.image.source_file import SourceChangedError, SourceFile, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
+
+    from layerstore.image.remembered import Fingerprint
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 Skipped = tuple[bytes, str]
@@ -197,6 +199,7 @@ class Scanner:
         overlay: Prefix of overlayfs's marks when this is an upper directory.
         read_small: Give items of files up to 256 KiB with their content, which was read when
             the item comes, so that each file is opened once.
+        fingerprint: Hears of everything that is looked at.
 
     Attributes:
         whiteouts: Found so far, in an overlay's upper directory.
@@ -212,6 +215,7 @@ class Scanner:
         exclude: Collection[bytes] = (),
         overlay: bytes | None = None,
         read_small: bool = False,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         self._root = _Root(root)
         self._one_file_system = one_file_system
@@ -220,6 +224,7 @@ class Scanner:
         self._whole_max = WHOLE_MAX_BYTES if read_small else 0
         self._device = os.fstat(self._root.descriptor).st_dev
         self._linked: dict[tuple[int, int], _Link] = {}
+        self._fingerprint = fingerprint
         self.whiteouts: list[bytes] = []
         self.opaques: list[bytes] = []
         self.skipped: list[Skipped] = []
@@ -235,12 +240,35 @@ class Scanner:
         try:
             yield from self._walk()
         except OSError as err:
-            where = f" {os.fsdecode(err.filename)!r}" if err.filename else ""
-            raise StorageError(f"cannot scan{where}: {err.strerror}") from err
+            raise _unreadable(err) from err
+
+    def look(self) -> None:
+        """Only look at everything, for the fingerprint; call it once, instead of :meth:`items`.
+
+        Raises:
+            As :meth:`items`.
+        """
+        try:
+            self._root_status()
+            above = [self._names(b"")]
+            while above:
+                for path, _, _, status in above[-1]:
+                    if stat.S_ISDIR(status.st_mode) and self._enters(path, status):
+                        above.append(self._names(path))
+                        break
+                else:
+                    above.pop()
+        except OSError as err:
+            raise _unreadable(err) from err
+
+    def _root_status(self) -> os.stat_result:
+        status = os.fstat(self._root.descriptor)
+        if self._fingerprint is not None:
+            self._fingerprint.add([b""], [status])
+        return status
 
     def _walk(self) -> Iterator[LayerItem]:
-        descriptor = self._root.descriptor
-        item = self._take(b"", b".", descriptor, os.fstat(descriptor))
+        item = self._take(b"", b".", self._root.descriptor, self._root_status())
         if item is not None:
             yield item
         above = [self._names(b"")]
@@ -274,6 +302,8 @@ class Scanner:
             check_image_paths(paths)
             descriptor = self._directory(path)
             statuses = _statuses(descriptor, some, prefix)
+            if self._fingerprint is not None:
+                self._fingerprint.add(paths, statuses)
             for child, name, status in zip(paths, some, statuses, strict=True):
                 # It was closed if many directories below were entered meanwhile.
                 yield child, name, self._directory(path), status
@@ -400,12 +430,15 @@ class Scanner:
         return tuple(kept)
 
 
+def _unreadable(err: OSError) -> StorageError:
+    where = f" {os.fsdecode(err.filename)!r}" if err.filename else ""
+    return StorageError(f"cannot scan{where}: {err.strerror}")
+
+
 def _statuses(descriptor: int, names: list[bytes], prefix: bytes) -> list[os.stat_result]:
     name = b""
     try:
-        return [
-            os.stat(name := one, dir_fd=descriptor, follow_symlinks=False) for one in names
-        ]
+        return [os.stat(name := one, dir_fd=descriptor, follow_symlinks=False) for one in names]
     except FileNotFoundError as err:
         raise SourceChangedError(prefix + name, "it is gone") from err
 

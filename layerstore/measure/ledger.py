@@ -51,6 +51,7 @@ class Owner(enum.StrEnum):
     LOCKS = "locks"
     WORK = "work_in_progress"
     QUARANTINE = "quarantine"
+    SCANS = "remembered_scans"
     OTHER = "other"
 
 
@@ -71,6 +72,7 @@ LABELS = {
     Owner.LOCKS: "locks",
     Owner.WORK: "work in progress",
     Owner.QUARANTINE: "quarantine",
+    Owner.SCANS: "remembered scans",
     Owner.OTHER: "other files",
 }
 
@@ -80,6 +82,7 @@ _AREAS = {
     "locks": Owner.LOCKS,
     "tmp": Owner.WORK,
     "quarantine": Owner.QUARANTINE,
+    "scans": Owner.SCANS,
     "catalog.sqlite": Owner.CATALOG,
     "catalog.sqlite-wal": Owner.CATALOG,
     "catalog.sqlite-shm": Owner.CATALOG,

@@ -41,6 +41,7 @@ class StorePaths:
         "packs",
         "quarantine",
         "root",
+        "scans",
         "tmp",
         "uppers",
         "views",
@@ -56,6 +57,7 @@ class StorePaths:
         self.views = f"{root}/views"
         self.uppers = f"{root}/uppers"
         self.quarantine = f"{root}/quarantine"
+        self.scans = f"{root}/scans"
         self.tmp = f"{root}/tmp"  # noqa: S108 -- inside the store, mode 0700
         self.locks = f"{root}/locks"
         self.catalog_lock = f"{root}/locks/catalog"

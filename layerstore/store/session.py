@@ -297,9 +297,8 @@ class WriteSession:
         read_refs = self._store.read_refs
         if content is None:
             needed = set(layer_chunks(record, read_refs))
-            batches = lambda: iter((needed,))  # noqa: E731
-        else:
-            batches = published_chunks(record, read_refs, content)
+            content = lambda: iter((needed,))  # noqa: E731
+        batches = published_chunks(record, read_refs, content)
         # Looked up before others have to wait: a layer may need millions.
         doubtful: set[bytes] = {item_id}
         for batch in batches():
