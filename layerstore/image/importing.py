@@ -104,7 +104,8 @@ def import_directory(
             from layerstore.image.layer_writer import write_sorted_layer
 
             fingerprint = Fingerprint()
-            scanner = Scanner(root, read_small=True, fingerprint=fingerprint)
+            small = session.cutting.whole_max_bytes
+            scanner = Scanner(root, read_small=small, fingerprint=fingerprint)
             layer = write_sorted_layer(session, store, scanner.items(), progress=progress)
             skipped = tuple(scanner.skipped)
             scans.remember(fingerprint, layer, skipped)

@@ -6,9 +6,9 @@ canonical tar, which is the layer's diff ID. The tar itself is never written any
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
-from layerstore.chunking.cutter import WHOLE_MAX_BYTES
 from layerstore.errors import UnsafeContentError
 from layerstore.formats import tar_writer
 from layerstore.formats.recipe import CANONICAL
@@ -24,6 +24,7 @@ from layerstore.image.changeset_builder import ChangesetBuilder
 from layerstore.image.hashing import DiffIdHasher
 from layerstore.image.layer_item import LayerItem, check_image_paths
 from layerstore.image.layers import publish
+from layerstore.image.similar import SimilarFiles
 from layerstore.image.source_file import SourceChangedError, SourceFile
 from layerstore.image.tree_spool import TreeSpool
 from layerstore.progress import Progress, Silent
@@ -164,6 +165,8 @@ class _Writer:
         self._progress = progress
         self._untold_bytes = 0
         self._tree = tree
+        self._similar = SimilarFiles(store)
+        self._whole_max = session.cutting.whole_max_bytes
 
     def take(self, entry: Entry, source: LayerItem | None) -> None:
         """Write the next member; its fresh content, if any, is what ``source`` says."""
@@ -210,7 +213,7 @@ class _Writer:
     def _fresh(self, entry: Entry, source: LayerItem) -> None:
         """Take a file whose content is read now."""
         assert source.open is not None
-        if entry.size <= WHOLE_MAX_BYTES and not source.holes:
+        if entry.size <= self._whole_max and not source.holes:
             content = source.read_whole() if source.read_whole else _read_small(entry, source)
             self._small(entry, content)
             return
@@ -234,7 +237,8 @@ class _Writer:
         header = tar_writer.member_header(entry)
         self._hasher.update(header, content, tar_writer.padding(size))
         self._told(size)
-        extents = ((size, self._session.put_chunk(content)),)
+        like = partial(self._similar.find, entry.path)
+        extents = ((size, self._session.put_chunk(content, like=like)),)
         self._tree.add(with_extents(entry, extents))
 
     def _content(
@@ -260,7 +264,8 @@ class _Writer:
             self._take_bytes(piece)
             return piece
 
-        return self._session.put_stream(read, length)
+        like = partial(self._similar.find, entry.path)
+        return self._session.put_stream(read, length, like=like)
 
     def _take_bytes(self, piece: bytes) -> None:
         self._hasher.update(piece)

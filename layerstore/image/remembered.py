@@ -218,8 +218,11 @@ class RememberedScans:
         if epoch != found.record.epoch:
             if layer.entry_count > _DECODED_ENTRIES_MAX:
                 return False
-            needed = layer_chunks(layer, self._store.read_refs)
-            if self._store.catalog.missing(needed):
+            catalog = self._store.catalog
+            needed: set[bytes] = set(layer_chunks(layer, self._store.read_refs))
+            # Which blocks are its own does not matter: no base is missing in a sound store.
+            needed.update(base for _, _, base in catalog.base_rows())
+            if catalog.missing(needed):
                 return False
         if not self._packs_are_untouched(found):
             return False

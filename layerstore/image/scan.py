@@ -20,7 +20,6 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from layerstore.chunking.cutter import WHOLE_MAX_BYTES
 from layerstore.errors import InputError, StorageError, UnsafeContentError
 from layerstore.formats.tree import Entry, Kind
 from layerstore.formats.xattrs import is_kept
@@ -197,8 +196,8 @@ class Scanner:
         one_file_system: The same.
         exclude: The same.
         overlay: Prefix of overlayfs's marks when this is an upper directory.
-        read_small: Give items of files up to 256 KiB with their content, which was read when
-            the item comes, so that each file is opened once.
+        read_small: Items of files up to so many bytes come with their content, so that each
+            of them is opened only once.
         fingerprint: Hears of everything that is looked at.
 
     Attributes:
@@ -214,14 +213,14 @@ class Scanner:
         one_file_system: bool = True,
         exclude: Collection[bytes] = (),
         overlay: bytes | None = None,
-        read_small: bool = False,
+        read_small: int = 0,
         fingerprint: Fingerprint | None = None,
     ) -> None:
         self._root = _Root(root)
         self._one_file_system = one_file_system
         self._exclude = frozenset(exclude)
         self._overlay = overlay
-        self._whole_max = WHOLE_MAX_BYTES if read_small else 0
+        self._read_small = read_small
         self._device = os.fstat(self._root.descriptor).st_dev
         self._linked: dict[tuple[int, int], _Link] = {}
         self._fingerprint = fingerprint
@@ -336,7 +335,7 @@ class Scanner:
         if self._overlay is not None and _is_whiteout(kind, status):
             self.whiteouts.append(path)
             return None
-        if kind is Kind.FILE and 0 < status.st_size <= self._whole_max:
+        if kind is Kind.FILE and 0 < status.st_size <= self._read_small:
             return self._small(path, name, parent, status)
         # This reaches it without following links in the tree.
         proc = b"/proc/self/fd/%d/%b" % (parent, name)

@@ -138,7 +138,8 @@ class _Rebuild:
             except (IntegrityError, OSError) as err:
                 self._damaged[pack_id] = str(err)
             else:
-                insert_pack(connection, pack_id, size, blocks, None)
+                effort = self._reader.effort(pack_id)
+                insert_pack(connection, pack_id, size, blocks, None, effort, shallow=True)
                 self._read_layers(pack_id, blocks)
             self._progress.advance(1)
         self._progress.finish()
