@@ -20,6 +20,7 @@ import msgspec
 
 from layerstore.digest import ID_BYTES, ChunkId
 from layerstore.errors import FormatError, UnsupportedVersionError
+from layerstore.formats._arrays import array_elements, array_head, batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -53,9 +54,6 @@ class Kind(enum.IntEnum):
     BLOCK = 6
     FIFO = 7
 
-
-ENCODED_TOGETHER = 512
-"""Entries that a :class:`TreeEncoder` is best given at once."""
 
 Paths = tuple[int, "Iterable[bytes]"]
 """How many paths, and the paths."""
@@ -167,7 +165,7 @@ class TreeEncoder:
         _check_entries(entries, self._last)
         self._last = entries[-1]
         self.count += len(entries)
-        self._write(_elements(entries))
+        self._write(array_elements(entries))
 
     def finish(self, whiteouts: Paths = (0, ()), opaques: Paths = (0, ())) -> bytes:
         """Write what follows the entries and return what comes before them.
@@ -177,30 +175,10 @@ class TreeEncoder:
             opaques: The same.
         """
         for count, paths in (whiteouts, opaques):
-            self._write(_array_head(count))
-            for some in _batches(paths):
-                self._write(_elements(some))
-        return MAGIC + bytes((VERSION,)) + _array_head(3) + _array_head(self.count)
-
-
-def _batches(paths: Iterable[bytes]) -> Iterable[list[bytes]]:
-    rest = iter(paths)
-    while some := list(islice(rest, ENCODED_TOGETHER)):
-        yield some
-
-
-def _array_head(count: int) -> bytes:
-    """Return the shortest MessagePack head of an array."""
-    if count < 16:
-        return bytes((0x90 | count,))
-    if count < 1 << 16:
-        return b"\xdc" + count.to_bytes(2, "big")
-    return b"\xdd" + count.to_bytes(4, "big")
-
-
-def _elements(values: Sequence[object]) -> bytes:
-    """Return the encoding of an array's elements without its head."""
-    return _ENCODER.encode(values)[len(_array_head(len(values))) :]
+            self._write(array_head(count))
+            for some in batches(paths):
+                self._write(array_elements(some))
+        return MAGIC + bytes((VERSION,)) + array_head(3) + array_head(self.count)
 
 
 def encode_changeset(changeset: Changeset) -> bytes:

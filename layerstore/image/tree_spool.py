@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Self
 
 from layerstore.digest import ID_BYTES, ChunkId
-from layerstore.formats.tree import ENCODED_TOGETHER, Entry, Kind, TreeEncoder
+from layerstore.formats._arrays import TOGETHER
+from layerstore.formats.tree import Entry, Kind, TreeEncoder
 from layerstore.linux.spool import Spool
 from layerstore.store.failures import storage_errors
 
@@ -52,7 +53,7 @@ class TreeSpool:
             FormatError: It, or one of those just before it, breaks a rule of the format.
         """
         self._waiting.append(entry)
-        if len(self._waiting) >= ENCODED_TOGETHER:
+        if len(self._waiting) >= TOGETHER:
             self._flush()
 
     def _flush(self) -> None:
@@ -68,17 +69,7 @@ class TreeSpool:
         self._flush()
         with storage_errors("write a tree"):
             head = self._encoder.finish(whiteouts, opaques)
-        body = self._body.reader()
-
-        def read(count: int) -> bytes:
-            nonlocal head
-            if head:
-                piece, head = head[:count], head[count:]
-                return piece
-            with storage_errors("read a tree back"):
-                return body(count)
-
-        return self._session.put_stream(read, len(head) + self._body.size, meta=True)
+        return put_spooled(self._session, head, self._body)
 
     def chunk_ids(self) -> Iterator[set[ChunkId]]:
         """Yield the ids of all chunks that the entries name, some thousands at a time."""
@@ -100,3 +91,14 @@ class TreeSpool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def put_spooled(session: WriteSession, head: bytes, body: Spool) -> Refs:
+    """Put metadata that begins with ``head`` and goes on with what was spooled."""
+    read = body.reader(head)
+
+    def reading(count: int) -> bytes:
+        with storage_errors("read a tree back"):
+            return read(count)
+
+    return session.put_stream(reading, len(head) + body.size, meta=True)

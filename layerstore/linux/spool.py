@@ -50,17 +50,22 @@ class Spool:
         self._in_file += len(self._buffer)
         self._buffer = bytearray()
 
-    def reader(self) -> Callable[[int], bytes]:
+    def reader(self, head: bytes = b"") -> Callable[[int], bytes]:
         """Return a function that returns the next 1 to n bytes, none at the end.
 
         What is written afterwards may or may not be seen; several readers do not disturb
         each other.
+
+        Args:
+            head: Read first, as if it had been written before everything else.
         """
-        at = 0
+        at = -len(head)
 
         def read(count: int) -> bytes:
             nonlocal at
-            if at < self._in_file:
+            if at < 0:
+                piece = head[at:][:count]
+            elif at < self._in_file:
                 piece = read_at(self._fd, min(count, self._in_file - at), at)
             else:
                 start = at - self._in_file
