@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from layerstore.build.solver import Result
     from layerstore.build.ui import BuildUi
     from layerstore.digest import DiffId
-    from layerstore.image.layer_writer import LayerItem
+    from layerstore.image.layer_item import LayerItem
     from layerstore.image.stack import Node
     from layerstore.snapshot.base import LowerProvider, Snapshotter
     from layerstore.store.session import WriteSession

@@ -45,18 +45,17 @@ from layerstore.store.leases import Lease, hold
 from layerstore.store.names import normalize_name
 from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import LayerRecord, cache_seal, encode_layer, layer_item_id
-from layerstore.store.references import layer_chunks
+from layerstore.store.references import layer_chunks, published_chunks
 from layerstore.store.soundness import Soundness
 from layerstore.store.tags import image_facts, insert_image, manifest_config, tag_all
 from layerstore.store.usage import note_image_use, note_step_uses
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.chunking.cutter import CutParameters
     from layerstore.digest import DiffId
-    from layerstore.formats.tree import Changeset
     from layerstore.store.differences import Base
     from layerstore.store.pack_writer import SealedPack
     from layerstore.store.records import CacheRecord, Refs
@@ -70,6 +69,10 @@ LOOKUP_CHUNKS = 256
 
 LOOKUP_BYTES = BLOCK_MAX_BYTES
 """Bytes after which chunks are looked up even if they are few, so that little memory waits."""
+
+
+KNOWN_CHUNKS = 100_000
+"""Ids a session remembers so as not to ask the catalog, and as many of before: 25 MB in all."""
 
 
 class SessionStats(NamedTuple):
@@ -136,6 +139,7 @@ class WriteSession:
         self._differences = DifferenceGroup()
         self._bases: set[ChunkId] = set()
         self._known: set[bytes] = set()
+        self._known_before: set[bytes] = set()
         self._soundness = Soundness(store)
         self._healed: set[bytes] = set()
         self._used_steps: set[str] = set()
@@ -272,9 +276,13 @@ class WriteSession:
         if not 0 < size <= CHUNK_MAX:
             raise AssertionError(f"a chunk has 1 to {CHUNK_MAX} bytes, not {size}")
         chunk_id = ChunkId(blake3(data).digest())
-        if chunk_id in self._known:
+        if chunk_id in self._known or chunk_id in self._known_before:
             self._reused_bytes += size
             return chunk_id
+        if len(self._known) >= KNOWN_CHUNKS:
+            # What is forgotten must be found in the catalog: no pack may list an item twice.
+            self._finish_packs()
+            self._known, self._known_before = set(), self._known
         self._known.add(chunk_id)
         self._unsettled.append(_Unsettled(*stream, Item(chunk_id, size), data, offset, like))
         self._unsettled_bytes += size
@@ -326,6 +334,7 @@ class WriteSession:
             yield
         except BaseException:
             self._known.clear()
+            self._known_before.clear()
             raise
 
     def put_anew(self, kind: ItemKind, item_id: ChunkId, data: bytes) -> None:
@@ -401,12 +410,15 @@ class WriteSession:
 
     # -- publishing
 
-    def publish_layer(self, record: LayerRecord, *, changeset: Changeset | None = None) -> None:
+    def publish_layer(
+        self, record: LayerRecord, *, content: Callable[[], Iterator[set[ChunkId]]] | None = None
+    ) -> None:
         """Make a layer durable and visible; the same layer again changes nothing.
 
         Args:
             record: The layer; everything it names was put, or is in the store.
-            changeset: What ``record.tree`` encodes; without it the tree is decoded.
+            content: Yields the chunks that ``record.tree`` names, some at a time, as often as
+                it is called; without it the tree is decoded.
 
         Raises:
             IntegrityError: The record or its tree names a chunk the store does not have.
@@ -429,23 +441,36 @@ class WriteSession:
         if self._catalog.missing(meta):  # gc took them: the tree must be readable first
             with self._catalog.write() as connection:
                 self._require_chunks(connection, meta, record.diff_id)
-        needed = layer_chunks(record, self._store.read_refs, changeset=changeset)
+        read_refs = self._store.read_refs
+        if content is None:
+            needed = set(layer_chunks(record, read_refs))
+            content = lambda: iter((needed,))  # noqa: E731
+        batches = published_chunks(record, read_refs, content)
+        # Looked up before others have to wait: a layer may need millions.
+        doubtful: set[bytes] = {item_id, *self._bases}
+        for batch in batches():
+            doubtful |= self._catalog.missing(batch - self._known - self._known_before)
         with self._catalog.write() as connection:
-            self._require_chunks(connection, {*needed, item_id, *self._bases}, record.diff_id)
+            if self._epoch_moved(connection):
+                for batch in batches():
+                    self._require_chunks(connection, batch, record.diff_id)
+            self._require_chunks(connection, doubtful, record.diff_id)
             connection.execute(
                 "INSERT OR REPLACE INTO layers VALUES (?, ?, ?)",
                 (record.diff_id, item_id, encoded),
             )
             hold(connection, self._lease.lease_id, "layer", [record.diff_id])
 
+    def _epoch_moved(self, connection: sqlite3.Connection) -> bool:
+        """Return whether rows may have vanished that this session put or found."""
+        row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        return bool(row[0] != self._lease.epoch)
+
     def _require_chunks(
-        self, connection: sqlite3.Connection, needed: set[ChunkId], diff_id: DiffId
+        self, connection: sqlite3.Connection, needed: Iterable[bytes], diff_id: DiffId
     ) -> None:
         """See to it, inside a write transaction, that every needed chunk can be found."""
-        row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-        # In one epoch no row disappears: what this session put or found is still there.
-        unsure = needed if row[0] != self._lease.epoch else needed - self._known
-        missing = self._catalog.missing(unsure)
+        missing = self._catalog.missing(needed)
         if missing:
             missing = adopt_missing(connection, self._store.reader, missing, self.lease_id)
         if missing:
