@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import build, doctor, image, measure, store, transfer, unshare
+from layerstore.cli import build, doctor, image, measure, optimize, store, transfer, unshare
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.fast import HELP_WIDTH
 from layerstore.cli.store import print_version
@@ -44,6 +44,7 @@ def build_app() -> typer.Typer:
     unshare.register(app)
     measure.register(app)
     store.register(app)
+    optimize.register(app)
     doctor.register(app)
     return app
 

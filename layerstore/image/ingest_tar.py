@@ -7,9 +7,9 @@ that of the tar. A stream that is refused leaves no layer behind.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from layerstore.chunking.cutter import WHOLE_MAX_BYTES
 from layerstore.errors import FormatError, UnsafeContentError
 from layerstore.formats.decompress import decompressed
 from layerstore.formats.recipe import SEGMENTS, content_entries, encode_plan
@@ -19,6 +19,7 @@ from layerstore.formats.tree import WHITEOUT_PREFIX, Changeset, Entry, Extent, K
 from layerstore.image.changeset_builder import ChangesetBuilder
 from layerstore.image.hashing import DiffIdHasher
 from layerstore.image.layers import publish
+from layerstore.image.similar import SimilarFiles
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class _Ingest:
 
     def __init__(self, session: WriteSession, reader: TarReader, *, rootfs: bool) -> None:
         self._session = session
+        self._similar = SimilarFiles(session.store)
+        self._whole_max = session.cutting.whole_max_bytes
         self._reader = reader
         self._rootfs = rootfs
         self._builder = ChangesetBuilder()
@@ -124,24 +127,26 @@ class _Ingest:
 
     def _content(self, member: Member) -> tuple[Extent, ...]:
         if member.regions is None:
-            return self._data(member.stored)
+            return self._data(member, member.stored)
         extents: list[Extent] = []
         at = 0
         for offset, length in member.regions:
             if offset > at:
                 extents.append((offset - at, None))
-            extents += self._data(length)
+            extents += self._data(member, length)
             at = offset + length
         if member.size > at:
             extents.append((member.size - at, None))
         return tuple(extents)
 
-    def _data(self, length: int) -> Refs:
-        if length > WHOLE_MAX_BYTES:
-            return self._session.put_stream(self._reader.read, length)
+    def _data(self, member: Member, length: int) -> Refs:
         if not length:
             return ()
-        return ((length, self._session.put_chunk(self._reader.read_exactly(length))),)
+        like = partial(self._similar.find, member.path)
+        if length > self._whole_max:
+            return self._session.put_stream(self._reader.read, length, like=like)
+        content = self._reader.read_exactly(length)
+        return ((length, self._session.put_chunk(content, like=like)),)
 
     def _marker(self, member: Member) -> bool:
         """Take a whiteout; return False when the path only looks like one."""

@@ -6,11 +6,11 @@ canonical tar, which is the layer's diff ID. The tar itself is never written any
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
 
-from layerstore.chunking.cutter import WHOLE_MAX_BYTES
 from layerstore.errors import FormatError, UnsafeContentError
 from layerstore.formats import tar_writer
 from layerstore.formats.recipe import CANONICAL
@@ -18,6 +18,7 @@ from layerstore.formats.tree import WHITEOUT_PREFIX, Changeset, Entry, Extent, K
 from layerstore.image.changeset_builder import ChangesetBuilder
 from layerstore.image.hashing import DiffIdHasher
 from layerstore.image.layers import publish
+from layerstore.image.similar import SimilarFiles
 from layerstore.image.source_file import SourceChangedError, SourceFile
 from layerstore.progress import Progress, Silent
 
@@ -169,6 +170,8 @@ class _Writer:
         self._hasher = hasher
         self._progress = progress
         self._sources = sources
+        self._similar = SimilarFiles(store)
+        self._whole_max = session.cutting.whole_max_bytes
 
     def run(self, changeset: Changeset) -> Changeset:
         """Write every member; return the changeset with all extents."""
@@ -201,7 +204,7 @@ class _Writer:
     def _fresh(self, entry: Entry, source: LayerItem) -> Entry:
         """Take a file whose content is read now; return its entry with extents."""
         assert source.open is not None
-        if entry.size <= WHOLE_MAX_BYTES and not source.holes:
+        if entry.size <= self._whole_max and not source.holes:
             return self._small(entry, source)
         regions = _regions(source)
         if source.holes:
@@ -224,7 +227,8 @@ class _Writer:
         size = len(content)
         self._hasher.update(header, content, tar_writer.padding(size))
         self._progress.advance(size)
-        extents = ((size, self._session.put_chunk(content)),)
+        like = partial(self._similar.find, entry.path)
+        extents = ((size, self._session.put_chunk(content, like=like)),)
         return msgspec.structs.replace(entry, extents=extents)
 
     def _content(
@@ -250,7 +254,8 @@ class _Writer:
             self._take(piece)
             return piece
 
-        return self._session.put_stream(read, length)
+        like = partial(self._similar.find, entry.path)
+        return self._session.put_stream(read, length, like=like)
 
     def _take(self, piece: bytes) -> None:
         self._hasher.update(piece)

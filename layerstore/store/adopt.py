@@ -24,15 +24,17 @@ def adopt_missing(
 ) -> set[bytes]:
     """Take retired packs, and this lease's own, back into use where they hold ``missing``.
 
-    Call inside a catalog write transaction. Returns what no pack holds.
+    What blocks taken back are differences against comes back too. Call inside a catalog
+    write transaction. Returns what no pack holds.
     """
     rows = connection.execute(
-        "SELECT pack, id, size, retired FROM packs WHERE retired IS NOT NULL OR lease = ?"
+        "SELECT pack, id, size, retired, effort FROM packs WHERE retired IS NOT NULL OR lease = ?"
         " ORDER BY pack",
         (lease,),
     ).fetchall()
     left = set(missing)
-    for number, pack_id, size, retired in rows:
+    bases: set[bytes] = set()
+    for number, pack_id, size, retired, effort in rows:
         if not left:
             break
         blocks = _footer(reader, pack_id)
@@ -40,11 +42,19 @@ def adopt_missing(
         if held.isdisjoint(left):
             continue
         if retired is not None:
-            insert_pack(connection, pack_id, size, blocks, lease)
+            insert_pack(connection, pack_id, size, blocks, lease, effort)
         else:
             insert_blocks(connection, number, blocks)
         left -= held
-    return left
+        bases.update(base for block in blocks for base in block.bases)
+    lost = {base for base in bases if not _has_row(connection, base)}
+    # Bases lie at lesser depth, so this ends; a pack that was taken back is not looked at again.
+    return left | (adopt_missing(connection, reader, lost, lease) if lost else set())
+
+
+def _has_row(connection: sqlite3.Connection, item_id: bytes) -> bool:
+    row = connection.execute("SELECT 1 FROM chunks WHERE id = ?", (item_id,)).fetchone()
+    return row is not None
 
 
 def _footer(reader: PackReader, pack_id: PackId) -> list[Block]:

@@ -74,15 +74,27 @@ class ImageRecord(NamedTuple):
 
 
 class ChunkPlace(NamedTuple):
-    """Where a chunk's plain bytes are: a slice of a decoded block of a pack."""
+    """Where a chunk's plain bytes are: a slice of a decoded block of a pack.
+
+    Attributes:
+        pack: The pack's number in the catalog.
+        depth: 0 when the block stands alone; else it is a difference, and
+            :meth:`Catalog.bases` lists what against.
+        cost: Plain bytes to decode for reading the chunk.
+        kind: What the block holds, a number of :class:`layerstore.formats.pack.ItemKind`.
+    """
 
     pack_id: PackId
+    pack: int
     block: int
     block_offset: int
     stored_length: int
     raw_length: int
     offset: int
     length: int
+    depth: int
+    cost: int
+    kind: int
 
 
 class ChunkRow(NamedTuple):
@@ -96,7 +108,7 @@ class ChunkRow(NamedTuple):
 
 
 class BlockRow(NamedTuple):
-    """One block: where it lies in its pack file, and its size before compression."""
+    """One block: where it lies in its pack file, its size before compression, its depth."""
 
     pack: int
     block: int
@@ -104,16 +116,25 @@ class BlockRow(NamedTuple):
     stored_length: int
     raw_length: int
     kind: int
+    depth: int
+    cost: int
 
 
 class PackRow(NamedTuple):
-    """One pack file. ``retired`` is the epoch at which gc took it out of use, or None."""
+    """One pack file.
+
+    Attributes:
+        retired: The epoch at which gc took it out of use, or None.
+        lease: Who is writing, or None.
+        effort: How hard its writer tried to make it small: 0 for ingest.
+    """
 
     pack: int
     pack_id: PackId
     size: int
     retired: int | None
     lease: str | None
+    effort: int
 
 
 def _uri(path: str, options: str) -> str:
@@ -443,19 +464,37 @@ class Catalog:
 
     def locate(self, chunk_id: bytes) -> ChunkPlace | None:
         """Return where a chunk (or a layer item) lies, or None."""
-        row = self.one(
-            "SELECT p.id, c.block, b.offset, b.stored, b.raw, c.offset, c.length FROM chunks c"
-            " JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
-            " JOIN packs p ON p.pack = c.pack WHERE c.id = ?",
-            (chunk_id,),
+        row = self.one(f"SELECT {_PLACE} WHERE c.id = ?", (chunk_id,))
+        return _place(row) if row is not None else None
+
+    def places(self, chunk_ids: Iterable[bytes]) -> dict[ChunkId, ChunkPlace]:
+        """Return where each of ``chunk_ids`` lies that a committed pack holds."""
+        wanted = list(chunk_ids)
+        found: dict[ChunkId, ChunkPlace] = {}
+        for start in range(0, len(wanted), LOOKUP_MAX):
+            some = wanted[start : start + LOOKUP_MAX]
+            marks = ",".join("?" * len(some))
+            rows = self.query(f"SELECT c.id, {_PLACE} WHERE c.id IN ({marks})", some)
+            found.update((ChunkId(row[0]), _place(row[1:])) for row in rows)  # type: ignore[arg-type]
+        return found
+
+    def bases(self, pack: int, block: int) -> list[ChunkId]:
+        """Return what a block is a difference against, in order; nothing if it stands alone.
+
+        Raises:
+            CatalogDamagedError: What it lists are no ids.
+        """
+        rows = self.query(
+            "SELECT id FROM bases WHERE pack = ? AND block = ? ORDER BY position", (pack, block)
         )
-        if row is None:
-            return None
-        pack_id, *numbers = row
-        whole = isinstance(pack_id, bytes) and len(pack_id) == ID_BYTES
-        if not whole or not all(isinstance(n, int) and n >= 0 for n in numbers):
-            raise CatalogDamagedError("the catalog's place of a chunk makes no sense")
-        return ChunkPlace(*row)  # type: ignore[arg-type]
+        ids = [row[0] for row in rows]
+        if not all(isinstance(base, bytes) and len(base) == ID_BYTES for base in ids):
+            raise CatalogDamagedError("the catalog's bases of a block make no sense")
+        return ids  # type: ignore[return-value]
+
+    def base_rows(self) -> list[tuple[int, int, ChunkId]]:
+        """Return pack, block and base of every difference in use, in order."""
+        return self.query("SELECT pack, block, id FROM bases ORDER BY pack, block, position")  # type: ignore[return-value]
 
     def has_chunk(self, chunk_id: bytes) -> bool:
         """Return whether a committed pack holds a chunk."""
@@ -499,13 +538,14 @@ class Catalog:
     def block_rows(self) -> list[BlockRow]:
         """Return every block of every pack in use."""
         rows = self.query(
-            "SELECT pack, block, offset, stored, raw, kind FROM blocks ORDER BY pack, block"
+            "SELECT pack, block, offset, stored, raw, kind, depth, cost FROM blocks"
+            " ORDER BY pack, block"
         )
         return [BlockRow(*row) for row in rows]  # type: ignore[arg-type]
 
     def pack_rows(self) -> list[PackRow]:
         """Return every pack, retired ones too."""
-        rows = self.query("SELECT pack, id, size, retired, lease FROM packs ORDER BY pack")
+        rows = self.query("SELECT pack, id, size, retired, lease, effort FROM packs ORDER BY pack")
         return [PackRow(*row) for row in rows]  # type: ignore[arg-type]
 
     def epoch(self) -> int:
@@ -514,6 +554,22 @@ class Catalog:
         if row is None or not isinstance(row[0], int):
             raise CatalogDamagedError("the catalog has no epoch")
         return row[0]
+
+
+_PLACE = (
+    "p.id, c.pack, c.block, b.offset, b.stored, b.raw, c.offset, c.length, b.depth, b.cost,"
+    " b.kind FROM chunks c JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
+    " JOIN packs p ON p.pack = c.pack"
+)
+
+
+def _place(row: tuple[object, ...]) -> ChunkPlace:
+    """Return a row of ``_PLACE`` after seeing that it makes sense."""
+    pack_id, *numbers = row
+    whole = isinstance(pack_id, bytes) and len(pack_id) == ID_BYTES
+    if not whole or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        raise CatalogDamagedError("the catalog's place of a chunk makes no sense")
+    return ChunkPlace(*row)  # type: ignore[arg-type]
 
 
 def _layer_record(diff_id: object, item: object, record: object) -> bytes:

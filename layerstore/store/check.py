@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from layerstore.digest import DiffId, Digest, PackId
 from layerstore.errors import FormatError, IntegrityError, LayerstoreError, NotFoundError
+from layerstore.formats.pack import HEADER, decode_header
 from layerstore.linux.files import ShortFileError, read_at
 from layerstore.progress import Silent
 from layerstore.store import names_log
@@ -123,6 +124,7 @@ class _Check:
         self._findings: list[Finding] = []
         self._bad_items: dict[bytes, list[int]] = {}
         self._bad_layers: dict[DiffId, list[int]] = {}
+        self._bases: dict[tuple[int, int], tuple[bytes, ...]] = {}
         self._bytes_read = 0
 
     def run(self) -> CheckReport:
@@ -195,6 +197,7 @@ class _Check:
         blocks: dict[int, list[BlockRow]] = {}
         for block in self._store.catalog.block_rows():
             blocks.setdefault(block.pack, []).append(block)
+        self._bases = self._list_bases()
         total = sum(row.size for row in packs) if self._read_data else len(packs)
         self._progress.start("reading packs", total)
         for pack in packs:
@@ -211,6 +214,12 @@ class _Check:
                 items=tuple(row.chunk_id for row in rows),
             )
         return count
+
+    def _list_bases(self) -> dict[tuple[int, int], tuple[bytes, ...]]:
+        bases: dict[tuple[int, int], tuple[bytes, ...]] = {}
+        for pack, block, base in self._store.catalog.base_rows():
+            bases[pack, block] = (*bases.get((pack, block), ()), base)
+        return bases
 
     def _check_pack(
         self,
@@ -235,6 +244,8 @@ class _Check:
             blocks = read_footer(fd)
             if size != pack.size:
                 raise FormatError(f"has {size} bytes, the catalog says {pack.size}")
+            if decode_header(read_at(fd, HEADER.size, 0)).effort != pack.effort:
+                raise FormatError("pack and catalog tell another effort")
             self._compare(pack, blocks, block_rows, chunk_rows)
             if self._read_data:
                 self._read_pack(fd, pack, blocks)
@@ -252,7 +263,14 @@ class _Check:
     ) -> None:
         """Compare a footer with the catalog's rows about the pack."""
         listed = [
-            (index, b.offset, b.stored_length, b.raw_length, int(b.kind))
+            (
+                index,
+                b.offset,
+                b.stored_length,
+                b.raw_length,
+                int(b.kind),
+                b.bases,
+            )
             for index, b in enumerate(blocks)
         ]
         places: dict[bytes, tuple[int, int, int]] = {}
@@ -267,7 +285,9 @@ class _Check:
             if places.get(row.chunk_id) != (row.block, row.offset, row.length)
         )
         missing = tuple(self._store.catalog.missing(places))
-        if listed != [row[1:] for row in block_rows] or wrong or missing:
+        # Depth and cost are the footer's of its time of writing, the catalog's of today.
+        known = [(*row[1:6], self._bases.get((row.pack, row.block), ())) for row in block_rows]
+        if listed != known or wrong or missing:
             self._find(
                 Problem.CATALOG_DIFFERS,
                 "catalog.sqlite",
@@ -298,8 +318,13 @@ class _Check:
 
     def _read_block(self, fd: int, path: str, block: Block) -> None:
         try:
-            raw = decompress_block(read_at(fd, block.stored_length, block.offset), block.raw_length)
-        except (FormatError, ShortFileError) as err:
+            prefix = self._store.prefix_of(block)
+            raw = decompress_block(
+                read_at(fd, block.stored_length, block.offset),
+                block.raw_length,
+                prefix() if prefix is not None else b"",
+            )
+        except (IntegrityError, NotFoundError, ShortFileError) as err:
             self._find(
                 Problem.BLOCK_DAMAGED,
                 f"{path} offset {block.offset}",

@@ -36,7 +36,7 @@ def publish_pack(
     with storage_errors("publish a pack"):
         make_private_dir(paths.pack_dir(pack.pack_id))
         pack.staged.publish(paths.pack(pack.pack_id))
-    return insert_pack(connection, pack.pack_id, pack.size, pack.blocks, lease)
+    return insert_pack(connection, pack.pack_id, pack.size, pack.blocks, lease, pack.effort)
 
 
 def insert_pack(
@@ -45,16 +45,20 @@ def insert_pack(
     size: int,
     blocks: Iterable[Block],
     lease: str | None,
+    effort: int,
+    *,
+    shallow: bool = False,
 ) -> int:
     """Insert the rows of a pack that lies under its final name; return its number.
 
-    A retired pack with the same bytes is taken back into use.
+    A retired pack with the same bytes is taken back into use. ``shallow`` is for
+    :func:`insert_blocks`.
     """
     row = connection.execute("SELECT pack FROM packs WHERE id = ?", (pack_id,)).fetchone()
     if row is None:
         cursor = connection.execute(
-            "INSERT INTO packs (id, size, retired, lease) VALUES (?, ?, NULL, ?)",
-            (pack_id, size, lease),
+            "INSERT INTO packs (id, size, retired, lease, effort) VALUES (?, ?, NULL, ?, ?)",
+            (pack_id, size, lease, effort),
         )
         number = int(cursor.lastrowid or 0)
     else:
@@ -62,22 +66,61 @@ def insert_pack(
         connection.execute(
             "UPDATE packs SET retired = NULL, lease = ? WHERE pack = ?", (lease, number)
         )
-    insert_blocks(connection, number, blocks)
+    insert_blocks(connection, number, blocks, shallow=shallow)
     return number
 
 
-def insert_blocks(connection: sqlite3.Connection, number: int, blocks: Iterable[Block]) -> None:
-    """Insert block and chunk rows of pack ``number``; chunks that have a place keep it."""
+_KEEP_PLACE = "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?)"
+_DEPTH = "(SELECT depth FROM blocks b WHERE b.pack = {0}.pack AND b.block = {0}.block)"
+_SHALLOWEST_PLACE = (
+    "INSERT INTO chunks VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"  # noqa: S608 -- ours
+    " pack = excluded.pack, block = excluded.block, offset = excluded.offset,"
+    " length = excluded.length"
+    f" WHERE {_DEPTH.format('excluded')} < {_DEPTH.format('chunks')}"
+)
+
+
+def insert_blocks(
+    connection: sqlite3.Connection,
+    number: int,
+    blocks: Iterable[Block],
+    *,
+    shallow: bool = False,
+) -> None:
+    """Insert block and chunk rows of pack ``number``; chunks that have a place keep it.
+
+    Args:
+        connection: In a write transaction.
+        number: Of the pack.
+        blocks: Of its footer.
+        shallow: Of two places take the one of lesser depth. Who inserts packs in no
+            particular order needs it: of two old copies each might be a difference
+            against the other.
+    """
     chunk_rows: list[tuple[bytes, int, int, int, int]] = []
     block_rows: list[tuple[int, ...]] = []
+    base_rows: list[tuple[int, int, int, bytes]] = []
     for index, block in enumerate(blocks):
         block_rows.append(
-            (number, index, block.offset, block.stored_length, block.raw_length, int(block.kind))
+            (
+                number,
+                index,
+                block.offset,
+                block.stored_length,
+                block.raw_length,
+                int(block.kind),
+                block.depth,
+                block.read_cost,
+            )
         )
+        base_rows += [(number, index, place, base) for place, base in enumerate(block.bases)]
         offset = 0
         for item_id, length in block.items:
             chunk_rows.append((item_id, number, index, offset, length))
             offset += length
-    connection.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", block_rows)
+    connection.executemany(
+        "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", block_rows
+    )
+    connection.executemany("INSERT OR IGNORE INTO bases VALUES (?, ?, ?, ?)", base_rows)
     chunk_rows.sort()  # in key order the index is filled page by page
-    connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?)", chunk_rows)
+    connection.executemany(_SHALLOWEST_PLACE if shallow else _KEEP_PLACE, chunk_rows)

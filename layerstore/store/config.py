@@ -10,7 +10,7 @@ import os
 import tomllib
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.chunking import cutter
+from layerstore.chunking.cutter import CUT_MAX_BYTES, DEFAULT_CUTS, CutParameters
 from layerstore.errors import FormatError, NotFoundError, UnsupportedVersionError
 from layerstore.linux.files import publish_bytes, read_file, remove_if_present
 from layerstore.linux.locks import exclusive
@@ -26,11 +26,15 @@ from layerstore.store.paths import DIRECTORIES, StorePaths
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_MAX_BYTES = 64 * 1024
+_MIN_CUT_BYTES = 64
+_NORMALIZATIONS = 3
 
 KNOWN_INCOMPATIBLE: frozenset[str] = frozenset()
 KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset()
+
+ALGORITHM = "fastcdc-2020"
 
 _TEMPLATE = f"""\
 # A layerstore store. Written once when the store was made; do not edit.
@@ -45,12 +49,12 @@ read_only_compatible = []
 compatible = []
 
 [chunking]
-algorithm = "fastcdc-2020"
-whole_max_bytes = {cutter.WHOLE_MAX_BYTES}
-min_bytes = {cutter.CUT_MIN_BYTES}
-average_bytes = {cutter.CUT_AVERAGE_BYTES}
-max_bytes = {cutter.CUT_MAX_BYTES}
-normalization = {cutter.NORMALIZATION}
+algorithm = "{ALGORITHM}"
+whole_max_bytes = {DEFAULT_CUTS.whole_max_bytes}
+min_bytes = {DEFAULT_CUTS.min_bytes}
+average_bytes = {DEFAULT_CUTS.average_bytes}
+max_bytes = {DEFAULT_CUTS.max_bytes}
+normalization = {DEFAULT_CUTS.normalization}
 """
 
 
@@ -63,10 +67,12 @@ class StoreConfig(NamedTuple):
 
     Attributes:
         writable: False when a read-only-compatible feature is unknown to us.
+        cutting: Where content is cut; the same for the store's whole life.
     """
 
     format: int
     writable: bool
+    cutting: CutParameters
 
 
 def parse_config(data: bytes) -> StoreConfig:
@@ -96,8 +102,7 @@ def parse_config(data: bytes) -> StoreConfig:
             hint="use the newer layerstore that made this store",
         )
     read_only = _flags(features, "read_only_compatible") - KNOWN_READ_ONLY_COMPATIBLE
-    _check_chunking(_table(document, "chunking"))
-    return StoreConfig(version, not read_only)
+    return StoreConfig(version, not read_only, _cutting(_table(document, "chunking")))
 
 
 def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
@@ -114,15 +119,29 @@ def _flags(features: Mapping[str, object], name: str) -> set[str]:
     return set(flags)
 
 
-def _check_chunking(table: Mapping[str, object]) -> None:
-    """Refuse parameters other than ours: other cuts would silently lose all sharing."""
-    ours = _table(tomllib.loads(_TEMPLATE), "chunking")
-    different = sorted(key for key, value in ours.items() if table.get(key) != value)
-    if different:
+def _cutting(table: Mapping[str, object]) -> CutParameters:
+    """Return the store's cut parameters; others would silently lose all sharing."""
+    if table.get("algorithm") != ALGORITHM:
         raise UnsupportedVersionError(
-            f"the store cuts content with other parameters: {', '.join(different)}",
+            f"the store cuts content by {table.get('algorithm')!r}, this layerstore knows "
+            f"{ALGORITHM!r}",
             hint="use the newer layerstore that made this store",
         )
+    numbers = [table.get(name) for name in CutParameters._fields]
+    if not all(isinstance(number, int) and 0 < number <= CUT_MAX_BYTES for number in numbers):
+        raise _unknown_cuts(numbers)
+    cuts = CutParameters(*numbers)  # type: ignore[arg-type]
+    ordered = _MIN_CUT_BYTES <= cuts.min_bytes < cuts.average_bytes < cuts.max_bytes
+    if not ordered or cuts.average_bytes.bit_count() != 1 or cuts.normalization > _NORMALIZATIONS:
+        raise _unknown_cuts(numbers)
+    return cuts
+
+
+def _unknown_cuts(numbers: list[object]) -> UnsupportedVersionError:
+    return UnsupportedVersionError(
+        f"the store cuts content with parameters this layerstore cannot use: {numbers}",
+        hint="use the newer layerstore that made this store",
+    )
 
 
 def load_config(paths: StorePaths) -> StoreConfig:

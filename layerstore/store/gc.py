@@ -196,7 +196,7 @@ def _alive_items(store: Store, pack: PackRow, marks: Marks) -> set[bytes]:
 def _measure(store: Store, sparse: dict[PackId, set[bytes]], progress: Progress) -> Rewritten:
     progress.start("measuring packs", len(sparse))
     try:
-        return rewrite_packs(store.reader, sparse, lambda: None)
+        return rewrite_packs(store, sparse, lambda: None)
     finally:
         progress.finish()
 
@@ -264,7 +264,7 @@ class _Execution:
         rows = self._store.catalog.pack_rows()
         in_use = {row.pack_id for row in rows if row.retired is None}
         sparse = {i: alive for i, alive in self._plan.sparse_packs.items() if i in in_use}
-        rewritten = rewrite_packs(self._store.reader, sparse, staging)
+        rewritten = rewrite_packs(self._store, sparse, staging)
         try:
             with self._store.catalog.write() as connection:
                 return self._commit(connection, rewritten)
@@ -314,6 +314,7 @@ class _Execution:
         for statement in (
             "DELETE FROM chunks WHERE pack IN (SELECT pack FROM temp.leaving)",
             "DELETE FROM blocks WHERE pack IN (SELECT pack FROM temp.leaving)",
+            "DELETE FROM bases WHERE pack IN (SELECT pack FROM temp.leaving)",
             (
                 "UPDATE packs SET retired = (SELECT value FROM meta WHERE key = 'epoch')"
                 " WHERE pack IN (SELECT pack FROM temp.leaving)"

@@ -64,8 +64,40 @@ class Marks:
             self._image(store, image_id, why, fresh)
         for diff_id, why in sorted(roots.layers.items()):
             self._layer(store, diff_id, why, fresh)
+        self._bases(store, fresh)
         assert len(self.items) == before + len(fresh)
         return fresh
+
+    def _bases(self, store: Store, fresh: set[bytes]) -> None:
+        """Mark what living blocks are differences against, and a living session's blocks too."""
+        differences: dict[tuple[int, int], list[bytes]] = {}
+        for pack, block, base in store.catalog.base_rows():
+            differences.setdefault((pack, block), []).append(base)
+        if not differences:
+            return
+        leased = {row.pack for row in store.catalog.pack_rows() if row.lease is not None}
+        alive = {key for key in differences if key[0] in leased}
+        items: dict[tuple[int, int], list[bytes]] = {}
+        for row in store.catalog.scan_chunks():
+            if (row.pack, row.block) in differences:
+                items.setdefault((row.pack, row.block), []).append(row.chunk_id)
+        grew = True
+        while grew:
+            grew = False
+            for key in list(differences):
+                if key in alive or not self.items.isdisjoint(items.get(key, ())):
+                    new = set(differences.pop(key)) - self.items
+                    self._require(store, new, f"a block of pack number {key[0]}")
+                    self.items |= new
+                    fresh |= new
+                    grew = grew or bool(new)
+
+    def _require(self, store: Store, items: set[bytes], who: str) -> None:
+        missing = store.catalog.missing(items)
+        if missing:
+            self.dangling.append(
+                f"{who} needs {len(missing)} chunks that are missing, one is {min(missing).hex()}"
+            )
 
     def _mark_replaced(self, store: Store, fresh: set[bytes]) -> None:
         """Mark anew the layers whose record was replaced by another since they were marked.
@@ -111,12 +143,7 @@ class Marks:
             self.dangling.append(f"layer {diff_id} cannot be read: {err.message}")
             return
         new = needed - self.items
-        missing = store.catalog.missing(new)
-        if missing:
-            self.dangling.append(
-                f"layer {diff_id} needs {len(missing)} chunks that are missing, "
-                f"one is {min(missing).hex()}"
-            )
+        self._require(store, new, f"layer {diff_id}")
         self.items |= new
         fresh |= new
 

@@ -23,6 +23,8 @@ from layerstore.store.failures import CorruptPackError, storage_error, storage_e
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from layerstore.digest import ChunkId, PackId
     from layerstore.formats.pack import Block
     from layerstore.store.catalog import ChunkPlace
@@ -65,14 +67,23 @@ class PackReader:
             self._blocks.clear()
             self._cached_bytes = 0
 
-    def chunk(self, chunk_id: ChunkId, place: ChunkPlace) -> bytes:
+    def chunk(
+        self, chunk_id: ChunkId, place: ChunkPlace, prefix: Callable[[], bytes] | None = None
+    ) -> bytes:
         """Return the bytes of a chunk, or of a layer item, after hashing them.
+
+        Args:
+            chunk_id: What the bytes must hash to.
+            place: Where it lies.
+            prefix: Gives the bytes of the block's bases, if it has any; see :meth:`block`.
 
         Raises:
             FileNotFoundError: The pack is not there: gc may have moved the chunk.
             CorruptPackError: The pack's bytes are not what was stored.
         """
-        raw = self.block(place.pack_id, place.block_offset, place.stored_length, place.raw_length)
+        raw = self.block(
+            place.pack_id, place.block_offset, place.stored_length, place.raw_length, prefix
+        )
         data = raw[place.offset : place.offset + place.length]
         if blake3_id(data) != chunk_id and layer_item_id(data) != chunk_id:
             self.forget(place.pack_id)
@@ -83,8 +94,29 @@ class PackReader:
             )
         return data
 
-    def block(self, pack_id: PackId, offset: int, stored_length: int, raw_length: int) -> bytes:
-        """Return the plain bytes of one block, from the cache or decoded now."""
+    def block(
+        self,
+        pack_id: PackId,
+        offset: int,
+        stored_length: int,
+        raw_length: int,
+        prefix: Callable[[], bytes] | None = None,
+    ) -> bytes:
+        """Return the plain bytes of one block, from the cache or decoded now.
+
+        Args:
+            pack_id: The pack.
+            offset: Of the frame.
+            stored_length: Of the frame.
+            raw_length: Of the plain bytes.
+            prefix: For a difference: asked for the joined bytes of its bases when they
+                are needed.
+
+        Raises:
+            FileNotFoundError: The pack is not there.
+            CorruptPackError: The pack's bytes are not what was stored.
+            IntegrityError: So says ``prefix``.
+        """
         key = (pack_id, offset)
         with self._mutex:
             cached = self._blocks.get(key)
@@ -93,7 +125,7 @@ class PackReader:
                 return cached
         frame = self.frame(pack_id, offset, stored_length)
         try:
-            raw = decompress_block(frame, raw_length)
+            raw = decompress_block(frame, raw_length, prefix() if prefix is not None else b"")
         except FormatError as err:
             raise CorruptPackError(str(err), pack=pack_id.hex(), offset=offset) from err
         with self._mutex:
@@ -158,6 +190,15 @@ class PackReader:
             return read_footer(file.fd)
         except (FormatError, ShortFileError) as err:
             raise CorruptPackError(str(err), pack=pack_id.hex(), offset=0) from err
+
+    def effort(self, pack_id: PackId) -> int:
+        """Return how hard the writer of a pack tried to make it small.
+
+        Raises:
+            FileNotFoundError: The pack is not there.
+            FormatError: Its header is damaged.
+        """
+        return decode_header(read_at(self._open(pack_id).fd, HEADER.size, 0)).effort
 
 
 def read_footer(fd: int) -> list[Block]:

@@ -24,6 +24,7 @@ from layerstore.store.blobs import blob_digests, get_blob
 from layerstore.store.catalog import Catalog, ImageRecord
 from layerstore.store.commit import insert_pack
 from layerstore.store.config import load_config, require_writable
+from layerstore.store.depths import refresh_depths
 from layerstore.store.failures import CorruptPackError, catalog_error, storage_errors
 from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
@@ -138,10 +139,12 @@ class _Rebuild:
             except (IntegrityError, OSError) as err:
                 self._damaged[pack_id] = str(err)
             else:
-                insert_pack(connection, pack_id, size, blocks, None)
+                effort = self._reader.effort(pack_id)
+                insert_pack(connection, pack_id, size, blocks, None, effort, shallow=True)
                 self._read_layers(pack_id, blocks)
             self._progress.advance(1)
         self._progress.finish()
+        refresh_depths(connection)
         return len(files) - len(self._damaged)
 
     def _read_layers(self, pack_id: PackId, blocks: list[Block]) -> None:

@@ -1,9 +1,9 @@
 """Copying what lives of some packs into new packs.
 
 Blocks that live wholly are copied as they are after verification; of others the
-living items are grouped anew. Every item is hashed on the way, so damage is never
-copied. The result depends only on the packs and the living ids, which lets a plan
-measure its exact size without writing.
+living items are grouped anew, those of differences too, in blocks that stand alone.
+Every item is hashed on the way, so damage is never copied. The result depends only on
+the packs and the living ids, which lets a plan measure its exact size without writing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from layerstore.formats.pack import Item, ItemKind
 from layerstore.store.codec import compress_block
 from layerstore.store.failures import CorruptPackError
 from layerstore.store.grouping import BlockGroup
-from layerstore.store.pack_writer import PackWriter
+from layerstore.store.pack_writer import ALONE, Against, PackWriter
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from layerstore.digest import PackId
     from layerstore.formats.pack import Block
-    from layerstore.store.pack_reader import PackReader
     from layerstore.store.pack_writer import SealedPack
+    from layerstore.store.store import Store
 
 
 class Rewritten(NamedTuple):
@@ -37,8 +37,9 @@ class Rewritten(NamedTuple):
 class Rewriter:
     """Feeds living items of old packs into new ones. Use :func:`rewrite_packs`."""
 
-    def __init__(self, reader: PackReader, staging_path: Callable[[], str | None]) -> None:
-        self._reader = reader
+    def __init__(self, store: Store, staging_path: Callable[[], str | None]) -> None:
+        self._store = store
+        self._reader = store.reader
         self._staging_path = staging_path
         self._writer: PackWriter | None = None
         self._groups = {kind: BlockGroup() for kind in ItemKind}
@@ -64,7 +65,8 @@ class Rewriter:
             whole = whole and len(parts) == len(wanted)
             if len(parts) == len(block.items):
                 frame = self._reader.frame(pack_id, block.offset, block.stored_length)
-                self._add(block.kind, block.items, frame, block.raw_length)
+                against = Against(block.bases, block.depth, block.cost)
+                self._add(block.kind, block.items, frame, block.raw_length, against)
             else:
                 for item, data in parts.items():
                     self._regroup(block.kind, item, data)
@@ -73,7 +75,13 @@ class Rewriter:
     def _verified(
         self, pack_id: PackId, block: Block, wanted: Iterable[Item], *, salvage: bool
     ) -> Iterator[tuple[Item, bytes]]:
-        raw = self._reader.block(pack_id, block.offset, block.stored_length, block.raw_length)
+        raw = self._reader.block(
+            pack_id,
+            block.offset,
+            block.stored_length,
+            block.raw_length,
+            self._store.prefix_of(block),
+        )
         chosen = set(wanted)
         offset = 0
         for item in block.items:
@@ -101,10 +109,17 @@ class Rewriter:
             raw = b"".join(parts)
             self._add(kind, items, compress_block(raw), len(raw))
 
-    def _add(self, kind: ItemKind, items: Iterable[Item], frame: bytes, raw_length: int) -> None:
+    def _add(
+        self,
+        kind: ItemKind,
+        items: Iterable[Item],
+        frame: bytes,
+        raw_length: int,
+        against: Against = ALONE,
+    ) -> None:
         if self._writer is None:
             self._writer = PackWriter(self._staging_path())
-        self._writer.add_frame(kind, tuple(items), frame, raw_length)
+        self._writer.add_frame(kind, tuple(items), frame, raw_length, against)
         if self._writer.full:
             self._seal()
 
@@ -136,7 +151,7 @@ def item_matches(kind: ItemKind, item: Item, data: bytes) -> bool:
 
 
 def rewrite_packs(
-    reader: PackReader,
+    store: Store,
     alive: dict[PackId, set[bytes]],
     staging_path: Callable[[], str | None],
 ) -> Rewritten:
@@ -149,7 +164,7 @@ def rewrite_packs(
     Raises:
         StorageError: The new packs could not be written; nothing is left of them.
     """
-    rewriter = Rewriter(reader, staging_path)
+    rewriter = Rewriter(store, staging_path)
     damaged: dict[PackId, CorruptPackError] = {}
     try:
         for pack_id in sorted(alive):

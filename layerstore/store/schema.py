@@ -1,4 +1,4 @@
-"""The catalog's tables, version 1. Normative: docs/format/catalog.md.
+"""The catalog's tables, version 2. Normative: docs/format/catalog.md.
 
 Changing a statement here is a format break: raise ``CATALOG_VERSION``.
 """
@@ -8,18 +8,24 @@ from __future__ import annotations
 APPLICATION_ID = 0x4C595253
 """``LYRS``: what file(1) and we recognise the database by."""
 
-CATALOG_VERSION = 1
+CATALOG_VERSION = 2
 
 SCHEMA: tuple[str, ...] = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
     (
         "CREATE TABLE packs (pack INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,"
-        " size INTEGER NOT NULL, retired INTEGER, lease TEXT)"
+        " size INTEGER NOT NULL, retired INTEGER, lease TEXT, effort INTEGER NOT NULL)"
     ),
     (
         "CREATE TABLE blocks (pack INTEGER NOT NULL, block INTEGER NOT NULL,"
         " offset INTEGER NOT NULL, stored INTEGER NOT NULL, raw INTEGER NOT NULL,"
-        " kind INTEGER NOT NULL, PRIMARY KEY (pack, block)) WITHOUT ROWID"
+        " kind INTEGER NOT NULL, depth INTEGER NOT NULL, cost INTEGER NOT NULL,"
+        " PRIMARY KEY (pack, block)) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE bases (pack INTEGER NOT NULL, block INTEGER NOT NULL,"
+        " position INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (pack, block, position))"
+        " WITHOUT ROWID"
     ),
     (
         "CREATE TABLE chunks (id BLOB PRIMARY KEY, pack INTEGER NOT NULL, block INTEGER NOT NULL,"

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from blake3 import blake3
 
-from layerstore.chunking.cutter import CUT_MAX_BYTES, WHOLE_MAX_BYTES, SourceEndedError, cut_stream
+from layerstore.chunking.cutter import CUT_MAX_BYTES, SourceEndedError, cut_stream
 from layerstore.digest import ChunkId, ImageId, sha256_digest
 from layerstore.errors import FormatError, IntegrityError, LimitExceededError
 from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
@@ -28,6 +29,12 @@ from layerstore.store.adopt import adopt_missing
 from layerstore.store.blobs import put_blob
 from layerstore.store.catalog import ImageRecord
 from layerstore.store.commit import publish_pack
+from layerstore.store.differences import (
+    DIFFERENCE_MIN_BYTES,
+    BaseFinder,
+    DifferenceGroup,
+    window,
+)
 from layerstore.store.failures import LayerNotFoundError, ShortSourceError
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.leases import Lease, hold
@@ -39,10 +46,12 @@ from layerstore.store.tags import image_facts, insert_image, manifest_config, ta
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from layerstore.chunking.cutter import CutParameters
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset
+    from layerstore.store.differences import Base
     from layerstore.store.pack_writer import SealedPack
     from layerstore.store.records import CacheRecord, Refs
     from layerstore.store.store import Store
@@ -73,13 +82,35 @@ class SessionStats(NamedTuple):
     new_chunks: int
 
 
+Like = Callable[[], "Refs"]
+"""Tells, when it matters, what stored content resembles what is being put; may be nothing."""
+
+
+_Stream = tuple[ItemKind, bool]
+"""Chunks that share blocks: of one kind, and pieces of longer content or not."""
+
+_STREAMS: tuple[_Stream, ...] = (
+    (ItemKind.DATA, False),
+    (ItemKind.DATA, True),
+    (ItemKind.META, False),
+)
+
+
 class _Unsettled(NamedTuple):
-    """A chunk that was put and not looked up yet."""
+    """A chunk that was put and not looked up yet.
+
+    Attributes:
+        cut: Whether it is a piece of longer content.
+        offset: Of the chunk in its content.
+        like: What the content resembles.
+    """
 
     kind: ItemKind
+    cut: bool
     item: Item
     data: bytes | memoryview
-    alone: bool
+    offset: int
+    like: Like | None
 
 
 class WriteSession:
@@ -91,8 +122,11 @@ class WriteSession:
         self._paths = store.paths
         self._lease = Lease(store.catalog, purpose)
         self._staged = 0
-        self._pipeline = Pipeline(self._next_staging)
-        self._groups = {ItemKind.DATA: BlockGroup(), ItemKind.META: BlockGroup()}
+        self._pipeline = Pipeline(self._next_staging, store.read_chunk)
+        # Pieces of long files apart from whole ones: neither splits the other's runs.
+        self._groups = {stream: BlockGroup() for stream in _STREAMS}
+        self._differences = DifferenceGroup()
+        self._bases: set[ChunkId] = set()
         self._known: set[bytes] = set()
         self._unsettled: list[_Unsettled] = []
         self._unsettled_bytes = 0
@@ -103,6 +137,11 @@ class WriteSession:
     def store(self) -> Store:
         """The store this session writes to."""
         return self._store
+
+    @property
+    def cutting(self) -> CutParameters:
+        """Where the store cuts content."""
+        return self._store.config.cutting
 
     @property
     def lease_id(self) -> str:
@@ -143,35 +182,63 @@ class WriteSession:
 
     # -- chunks
 
-    def put_chunk(self, data: bytes | bytearray | memoryview, *, meta: bool = False) -> ChunkId:
+    def put_chunk(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        meta: bool = False,
+        like: Like | None = None,
+    ) -> ChunkId:
         """Put one chunk of 1 byte to ``CHUNK_MAX`` and return its id.
 
         Durable and visible to other sessions at the latest when a layer that needs
         it is published.
+
+        Args:
+            data: The bytes.
+            meta: Whether it is a tree or recipe, and no file content.
+            like: Asked, if the store does not have the chunk, for content that it may be
+                stored as a difference against.
         """
-        kind = ItemKind.META if meta else ItemKind.DATA
-        return self._put(bytes(data), kind, alone=len(data) > WHOLE_MAX_BYTES)
+        return self._put(bytes(data), (ItemKind.META if meta else ItemKind.DATA, False), 0, like)
 
     def put_bytes(self, data: bytes | bytearray | memoryview, *, meta: bool = False) -> Refs:
         """Put bytes of any length, cut into chunks, and return the references."""
         source = io.BytesIO(data)
         return self._put_cut(source.read, len(data), ItemKind.META if meta else ItemKind.DATA)
 
-    def put_stream(self, read: Callable[[int], bytes], size: int, *, meta: bool = False) -> Refs:
+    def put_stream(
+        self,
+        read: Callable[[int], bytes],
+        size: int,
+        *,
+        meta: bool = False,
+        like: Like | None = None,
+    ) -> Refs:
         """Put exactly ``size`` bytes that ``read(n)`` gives in pieces of 1 to n bytes.
+
+        ``like`` as for :meth:`put_chunk`.
 
         Raises:
             ShortSourceError: The source ended early: the file shrank while it was read.
         """
-        return self._put_cut(read, size, ItemKind.META if meta else ItemKind.DATA)
+        return self._put_cut(read, size, ItemKind.META if meta else ItemKind.DATA, like)
 
-    def _put_cut(self, read: Callable[[int], bytes], size: int, kind: ItemKind) -> Refs:
-        alone = size > WHOLE_MAX_BYTES
+    def _put_cut(
+        self,
+        read: Callable[[int], bytes],
+        size: int,
+        kind: ItemKind,
+        like: Like | None = None,
+    ) -> Refs:
+        refs: list[tuple[int, ChunkId]] = []
+        stream = (kind, kind is ItemKind.DATA and size > self.cutting.whole_max_bytes)
+        offset = 0
         try:
-            return tuple(
-                (len(chunk), self._put(chunk, kind, alone=alone))
-                for chunk in cut_stream(read, size)
-            )
+            for chunk in cut_stream(read, size, self.cutting):
+                refs.append((len(chunk), self._put(chunk, stream, offset, like)))
+                offset += len(chunk)
+            return tuple(refs)
         except SourceEndedError as err:
             raise ShortSourceError(
                 f"the source gave {size - err.missing} bytes where it promised {size}: "
@@ -179,7 +246,9 @@ class WriteSession:
                 hint="run it again when nothing changes the files",
             ) from err
 
-    def _put(self, data: bytes | memoryview, kind: ItemKind, *, alone: bool) -> ChunkId:
+    def _put(
+        self, data: bytes | memoryview, stream: _Stream, offset: int, like: Like | None
+    ) -> ChunkId:
         """Take a chunk that will not change any more."""
         size = len(data)
         if not 0 < size <= CHUNK_MAX:
@@ -189,7 +258,7 @@ class WriteSession:
             self._reused_bytes += size
             return chunk_id
         self._known.add(chunk_id)
-        self._unsettled.append(_Unsettled(kind, Item(chunk_id, size), data, alone))
+        self._unsettled.append(_Unsettled(*stream, Item(chunk_id, size), data, offset, like))
         self._unsettled_bytes += size
         if len(self._unsettled) >= LOOKUP_CHUNKS or self._unsettled_bytes >= LOOKUP_BYTES:
             self._settle()
@@ -200,13 +269,28 @@ class WriteSession:
         unsettled, self._unsettled, self._unsettled_bytes = self._unsettled, [], 0
         with self._sure_of_known():
             missing = self._catalog.missing([put.item.item_id for put in unsettled])
-            for put in unsettled:
-                if put.item.item_id in missing:
-                    self._new_bytes += put.item.length
-                    self._new_chunks += 1
-                    self._add(put.kind, put.item, put.data, alone=put.alone)
-                else:
-                    self._reused_bytes += put.item.length
+            new = [put for put in unsettled if put.item.item_id in missing]
+            size = sum(put.item.length for put in new)
+            self._new_bytes += size
+            self._new_chunks += len(new)
+            self._reused_bytes += sum(put.item.length for put in unsettled) - size
+            bases = self._find_bases(new)
+            for put in new:
+                self._add(put, bases.get(put.item.item_id))
+
+    def _find_bases(self, new: Sequence[_Unsettled]) -> dict[ChunkId, list[Base]]:
+        """Return, for new content that resembles something stored, what to compress it against."""
+        near: dict[ChunkId, list[ChunkId]] = {}
+        for put in new:
+            if put.like is not None and put.item.length >= DIFFERENCE_MIN_BYTES:
+                similar = put.like()
+                if similar:
+                    near[put.item.item_id] = window(similar, put.offset, put.item.length)
+        if not near:
+            return {}
+        finder = BaseFinder(self._catalog)
+        finder.look_up(chunk_id for candidates in near.values() for chunk_id in candidates)
+        return {item_id: finder.bases(candidates) for item_id, candidates in near.items()}
 
     @contextlib.contextmanager
     def _sure_of_known(self) -> Iterator[None]:
@@ -217,19 +301,33 @@ class WriteSession:
             self._known.clear()
             raise
 
-    def _add(self, kind: ItemKind, item: Item, data: bytes | memoryview, *, alone: bool) -> None:
-        if alone:
-            self._submit(BlockJob(kind, (item,), (data,)))
-            return
-        group = self._groups[kind]
-        if not group.has_room_for(item):
-            self._close_group(kind)
-        group.add(item, data)
+    def _add(self, put: _Unsettled, bases: list[Base] | None) -> None:
+        if bases:
+            if self._differences.offer(put.item, put.data, bases):
+                return
+            self._close_differences()
+            if self._differences.offer(put.item, put.data, bases):
+                return
+        stream = (put.kind, put.cut)
+        group = self._groups[stream]
+        if not group.has_room_for(put.item):
+            self._close_group(stream)
+        group.add(put.item, put.data)
 
-    def _close_group(self, kind: ItemKind) -> None:
-        items, parts = self._groups[kind].take()
+    def _close_differences(self) -> None:
+        taken = self._differences.take()
+        if taken is not None:
+            self._submit(BlockJob(ItemKind.DATA, taken.items, taken.parts, taken.against))
+
+    def _close_group(self, stream: _Stream) -> None:
+        items, parts = self._groups[stream].take()
         if items:
-            self._submit(BlockJob(kind, items, parts))
+            self._submit(BlockJob(stream[0], items, parts))
+
+    def _close_groups(self) -> None:
+        self._close_differences()
+        for stream in self._groups:
+            self._close_group(stream)
 
     def _submit(self, job: BlockJob) -> None:
         self._pipeline.submit(job)
@@ -241,8 +339,7 @@ class WriteSession:
         """Make everything put so far durable and findable."""
         self._settle()
         with self._sure_of_known():
-            for kind in self._groups:
-                self._close_group(kind)
+            self._close_groups()
             sealed = self._pipeline.flush()
             if sealed:
                 self._commit_packs(sealed)
@@ -251,6 +348,8 @@ class WriteSession:
         with self._catalog.write() as connection:
             for pack in sealed:
                 publish_pack(connection, self._paths, pack, self._lease.lease_id)
+        for pack in sealed:
+            self._bases.update(base for block in pack.blocks for base in block.bases)
         self._stored_bytes += sum(pack.size for pack in sealed)
 
     # -- publishing
@@ -276,8 +375,7 @@ class WriteSession:
         item_id = layer_item_id(encoded)
         if not self._catalog.has_chunk(item_id):
             self._settle()
-            self._close_group(ItemKind.DATA)
-            self._close_group(ItemKind.META)
+            self._close_groups()
             self._submit(BlockJob(ItemKind.LAYER, (Item(item_id, len(encoded)),), (encoded,)))
         self._finish_packs()
         meta = {chunk_id for _, chunk_id in record.tree + record.recipe}
@@ -286,7 +384,7 @@ class WriteSession:
                 self._require_chunks(connection, meta, record.diff_id)
         needed = layer_chunks(record, self._store.read_refs, changeset=changeset)
         with self._catalog.write() as connection:
-            self._require_chunks(connection, {*needed, item_id}, record.diff_id)
+            self._require_chunks(connection, {*needed, item_id, *self._bases}, record.diff_id)
             connection.execute(
                 "INSERT OR REPLACE INTO layers VALUES (?, ?, ?)",
                 (record.diff_id, item_id, encoded),

@@ -8,12 +8,14 @@ that does not match its id. Normative: docs/format/store.md.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from layerstore.errors import FormatError
+from layerstore.formats.pack import DEPTH_MAX
 from layerstore.store import blobs, names
 from layerstore.store.catalog import Catalog, ImageRecord
 from layerstore.store.config import StoreConfig, create_store, load_config, require_writable
@@ -30,10 +32,12 @@ from layerstore.store.session import WriteSession
 from layerstore.store.tags import delete_image, tag_all, untag_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import ChunkId, DiffId, ImageId
+    from layerstore.formats.pack import Block
     from layerstore.progress import Progress
+    from layerstore.store.catalog import ChunkPlace
     from layerstore.store.rebuild import RebuildReport
     from layerstore.store.records import Refs
 
@@ -102,8 +106,12 @@ class Store:
 
         Raises:
             ChunkNotFoundError: No committed pack holds it.
-            CorruptPackError: Its pack is damaged or missing.
+            CorruptPackError: Its pack is damaged or missing, or what it is a difference
+                against is.
         """
+        return self._read(chunk_id, DEPTH_MAX)
+
+    def _read(self, chunk_id: ChunkId, depth_left: int) -> bytes:
         for attempt in range(_LOOKUPS_MAX):
             place = self.catalog.locate(chunk_id)
             if place is None:
@@ -111,13 +119,39 @@ class Store:
                     self.catalog.reopen_if_replaced()
                     continue
                 raise ChunkNotFoundError(f"the store holds no chunk {chunk_id.hex()}")
+            prefix: Callable[[], bytes] | None = None
+            if place.depth:
+                bases = self.catalog.bases(place.pack, place.block)
+                if not bases:
+                    continue  # gc took the block out of use between the two questions
+                prefix = partial(self._prefix, place, bases, depth_left)
             try:
-                return self.reader.chunk(chunk_id, place)
+                return self.reader.chunk(chunk_id, place, prefix)
             except FileNotFoundError:
                 self.reader.forget(place.pack_id)
                 self.catalog.reopen_if_replaced()
         assert place is not None
         raise CorruptPackError("pack is missing", pack=place.pack_id.hex(), offset=0)
+
+    def _prefix(self, place: ChunkPlace, bases: list[ChunkId], depth_left: int) -> bytes:
+        """Return what the block of a place is a difference against."""
+        pack = place.pack_id.hex()
+        if not depth_left:
+            raise CorruptPackError(
+                f"differences nest deeper than {DEPTH_MAX}", pack=pack, offset=place.block_offset
+            )
+        try:
+            return b"".join([self._read(base, depth_left - 1) for base in bases])
+        except ChunkNotFoundError as err:
+            raise CorruptPackError(
+                f"block is a difference, and {err.message}", pack=pack, offset=place.block_offset
+            ) from err
+
+    def prefix_of(self, block: Block) -> Callable[[], bytes] | None:
+        """Return how to read what a block of a footer is a difference against, if it is one."""
+        if not block.bases:
+            return None
+        return lambda: b"".join([self.read_chunk(base) for base in block.bases])
 
     def read_refs(self, refs: Refs) -> bytes:
         """Return the bytes of references, joined.

@@ -222,7 +222,7 @@ def test_an_image_whose_tree_is_damaged_is_not_mounted(web: Cli, tmp_path: Path)
 def test_a_store_of_a_newer_format(web: Cli, tmp_path: Path) -> None:
     config = web.store / "config.toml"
     before = config.read_text()
-    config.write_text(before.replace("format = 1", "format = 2"))
+    config.write_text(before.replace("format = 2", "format = 3"))
     for command in (
         ["images"], ["mounts"], ["mount", "web:1", str(tmp_path)], ["check"], ["gc"], ["df"],
         ["inspect", "web:1"], ["import", str(tmp_path / "rootfs")], ["umount", "--all"],

@@ -246,9 +246,9 @@ def test_a_newer_store_is_refused_with_a_hint(root: Path) -> None:
     config = root / "config.toml"
     original = config.read_text()
     for old, new in (
-        ("format = 1", "format = 2"),
+        ("format = 2", "format = 3"),
         ("incompatible = []", 'incompatible = ["holograms"]'),
-        ("max_bytes = 1048576", "max_bytes = 2097152"),
+        ("\nmax_bytes = 262144", "\nmax_bytes = 2097152"),
     ):
         config.write_text(original.replace(old, new, 1))
         with pytest.raises(UnsupportedVersionError) as caught:

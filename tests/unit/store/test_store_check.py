@@ -80,7 +80,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], Problem, bool]] = {
     "pack-empty": (lambda root: os.truncate(pack_of(root, "a"), 0), Problem.PACK_DAMAGED, False),
     "pack-header": (lambda root: flip(pack_of(root, "a"), 3), Problem.PACK_DAMAGED, False),
     "pack-block": (lambda root: flip(pack_of(root, "a"), 5000), Problem.BLOCK_DAMAGED, True),
-    "pack-reserved": (lambda root: flip(pack_of(root, "a"), 20), Problem.PACK_DAMAGED, False),
+    "pack-reserved": (lambda root: flip(pack_of(root, "a"), 28), Problem.PACK_DAMAGED, False),
     "chunk-row": (drop_row("DELETE FROM chunks"), Problem.CHUNK_MISSING, False),
     "moved-chunk": (drop_row("UPDATE chunks SET offset = 1"), Problem.CATALOG_DIFFERS, False),
     "layer-row": (drop_row("DELETE FROM layers"), Problem.LAYER_MISSING, False),
