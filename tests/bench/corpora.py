@@ -17,6 +17,7 @@ trees), mmdebstrap, npm and the network that apt, pip and npm are set up for.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -199,10 +200,12 @@ def make_corpus(cache: Path, corpus: str) -> list[Path]:
     """Make what is missing of a corpus below ``cache`` and return its trees in order."""
     place = cache / corpus
     place.mkdir(parents=True, exist_ok=True)
-    for recipe in CORPORA[corpus]:
-        if not (place / f"{recipe.name}.json").exists():
-            say(f"making {corpus}/{recipe.name}")
-            _make(place, recipe)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one maker at a time, whoever comes second uses it
+        for recipe in CORPORA[corpus]:
+            if not (place / f"{recipe.name}.json").exists():
+                say(f"making {corpus}/{recipe.name}")
+                _make(place, recipe)
     return trees_of(cache, corpus)
 
 
