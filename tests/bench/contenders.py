@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from tests.bench.docker_load import DockerLoad
 from tests.bench.harness import Cost, fresh, run_costed, version_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Contender:
         fresh(target)
         cost = run_costed(self.restore(repo, source, name, target), env=dict(self.env))
         return cost, target / source.relative_to("/") if self.restores_path else target
+
+    def finish(self, repo: Path) -> None:
+        """Stop what :meth:`start` began; the repository stays."""
 
     def found_version(self) -> str | None:
         """Return the version, or None when the tool is not on this machine."""
@@ -223,7 +227,7 @@ def _erofs_extract(repo: Path, _source: Path, name: str, target: Path) -> list[s
     return ["fsck.erofs", extract, "--overwrite", "--preserve", str(repo / f"{name}.erofs")]
 
 
-ARCHIVES = (
+ARCHIVES: tuple[Contender | DockerLoad, ...] = (
     _CASYNC,
     _RESTIC,
     _harder(_RESTIC, "restic max", "--compression", "max"),
@@ -242,5 +246,6 @@ ARCHIVES = (
         restore=_unsquashfs,
     ),
     Contender("erofs lz4hc", _mkfs_erofs, ("fsck.erofs", "-V"), restore=_erofs_extract),
+    DockerLoad(),
 )
 """Who keeps several trees in one place and gives each back; each tool also as hard as it can."""

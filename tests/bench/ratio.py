@@ -41,6 +41,8 @@ from tests.bench.manifest import Manifest, compare, manifest_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tests.bench.docker_load import DockerLoad
+
 OPTIMIZED = "layerstore, optimized"
 STORE = "layerstore"
 
@@ -126,7 +128,7 @@ class Bench:
         self._work = work
         self._repo = work / "repo"
 
-    def run(self, corpus: Corpus, contender: Contender) -> list[Result]:
+    def run(self, corpus: Corpus, contender: Contender | DockerLoad) -> list[Result]:
         """Return a result, for layerstore one more after optimize."""
         name = STORE if contender is LAYERSTORE else contender.name
         result = Result(name, corpus.name)
@@ -143,10 +145,11 @@ class Bench:
             results[-1].error = str(err)
             say(f"  {name}: {err}")
         finally:
+            contender.finish(self._repo)
             shutil.rmtree(self._repo, ignore_errors=True)
         return results
 
-    def _store(self, corpus: Corpus, contender: Contender, result: Result) -> None:
+    def _store(self, corpus: Corpus, contender: Contender | DockerLoad, result: Result) -> None:
         contender.start(self._repo)
         for tree in corpus.trees:
             cost = contender.put(self._repo, tree, _image_name(tree))
@@ -164,7 +167,7 @@ class Bench:
         result.disk = allocated - unpacked[0]
         result.unpacked = unpacked[0]
 
-    def _restore(self, corpus: Corpus, contender: Contender, result: Result) -> None:
+    def _restore(self, corpus: Corpus, contender: Contender | DockerLoad, result: Result) -> None:
         """Give back and compare one tree after the other, so that one copy at most lies about."""
         lost = []
         for tree, manifest in zip(corpus.trees, corpus.manifests, strict=True):
@@ -182,7 +185,9 @@ class Bench:
             shutil.rmtree(target)
         result.lost = "; ".join(dict.fromkeys(lost)) or "-"
 
-    def _optimize(self, corpus: Corpus, contender: Contender, before: Result) -> list[Result]:
+    def _optimize(
+        self, corpus: Corpus, contender: Contender | DockerLoad, before: Result
+    ) -> list[Result]:
         result = Result(OPTIMIZED, corpus.name, stored=before.stored[:-1])
         store = [sys.executable, "-m", "layerstore", "--store", str(self._repo / "store")]
         known = subprocess.run([*store, "optimize", "--help"], capture_output=True, check=False)
@@ -217,7 +222,7 @@ def report(corpus: Corpus, results: Iterable[Result]) -> str:
                 result.name,
                 megabytes(result.total),
                 f"{corpus.logical / result.total:.2f}",
-                megabytes(result.last_added),
+                megabytes(result.last_added) if result.name != OPTIMIZED else "-",
                 megabytes(result.disk),
                 f"{result.cpu_seconds:.1f}",
                 f"{result.restore_cpu_seconds:.1f}",
@@ -241,7 +246,9 @@ def report(corpus: Corpus, results: Iterable[Result]) -> str:
     return f"{grid(head, rows)}\n{counts}"
 
 
-def choose(only: list[str] | None) -> tuple[list[Contender], dict[str, str], list[str]]:
+def choose(
+    only: list[str] | None,
+) -> tuple[list[Contender | DockerLoad], dict[str, str], list[str]]:
     """Return who takes part, their versions, and who is missing."""
     present, versions, missing = [LAYERSTORE], {}, []
     for contender in ARCHIVES:
