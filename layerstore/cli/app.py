@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import build, doctor, image, measure, optimize, store, transfer, unshare
+from layerstore.cli import (
+    build,
+    check,
+    doctor,
+    image,
+    init,
+    measure,
+    optimize,
+    store,
+    transfer,
+    unshare,
+)
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.fast import HELP_WIDTH
 from layerstore.cli.store import print_version
@@ -43,6 +54,8 @@ def build_app() -> typer.Typer:
         fast_command(app, name)
     unshare.register(app)
     measure.register(app)
+    check.register(app)
+    init.register(app)
     store.register(app)
     optimize.register(app)
     doctor.register(app)

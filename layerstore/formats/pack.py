@@ -305,8 +305,8 @@ def _block(numbers: tuple[int, ...], items: _Items, bases: _Bases) -> Block:
     sound = raw <= cost and 0 < depth <= DEPTH_MAX if needed else depth == cost == 0
     if not sound:
         raise FormatError(f"pack block at {offset} has impossible bases")
-    if needed and kind != ItemKind.DATA:
-        raise FormatError(f"pack block at {offset} has bases although it is not content")
+    if needed and kind == ItemKind.LAYER:
+        raise FormatError(f"pack block at {offset} has bases although it holds layer records")
     if not {item.item_id for item in held}.isdisjoint(needed):
         raise FormatError(f"pack block at {offset} is a difference against itself")
     return Block(offset, stored, raw, _KINDS[kind], held, needed, depth, cost)

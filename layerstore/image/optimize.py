@@ -43,16 +43,16 @@ def contents_in_order(store: Store) -> Iterator[FileContent]:
     What cannot be read is left out: it stays where it is.
     """
     records = list(_layers_by_age(store))
-    files = _files(store, records)
+    series = [versions.contents for versions in _files(store, records)]
+    # A tree or recipe mostly repeats the one before, but for what was added to it.
+    series.append([record.tree for record in records])
+    series.append([record.recipe for record in records if record.recipe])
     generations: list[list[FileContent]] = [[], [], []]
-    for versions in files:
-        for start in range(0, len(versions.contents), RUN_LENGTH):
-            _add_run(versions.contents[start : start + RUN_LENGTH], generations)
+    for contents in series:
+        for start in range(0, len(contents), RUN_LENGTH):
+            _add_run(contents[start : start + RUN_LENGTH], generations)
     for generation in generations:
         yield from generation
-    for record in records:
-        yield FileContent(record.tree, ())
-        yield FileContent(record.recipe, ())
 
 
 def _add_run(contents: Sequence[tuple[Extent, ...]], generations: list[list[FileContent]]) -> None:
@@ -62,7 +62,8 @@ def _add_run(contents: Sequence[tuple[Extent, ...]], generations: list[list[File
         distance = index - middle
         towards = index - (distance > 0) + (distance < 0)
         like = _refs(contents[towards]) if distance else ()
-        generations[abs(distance)].append(FileContent(_refs(content), like))
+        is_base = not distance and len(contents) > 1
+        generations[abs(distance)].append(FileContent(_refs(content), like, is_base))
 
 
 def _refs(extents: tuple[Extent, ...]) -> Refs:

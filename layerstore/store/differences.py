@@ -53,15 +53,18 @@ class Base(NamedTuple):
         return self.place.pack, self.place.block
 
 
-def window(similar: Refs, offset: int, length: int) -> list[ChunkId]:
+def window(
+    similar: Refs, offset: int, length: int, margin: int = WINDOW_MARGIN_BYTES
+) -> list[ChunkId]:
     """Return the chunks of similar content around where a new chunk lies, nearest first.
 
     Args:
         similar: The similar content.
         offset: Where the new chunk begins in its own content.
         length: Of the new chunk.
+        margin: Bytes before and after that count as near.
     """
-    first, last = offset - WINDOW_MARGIN_BYTES, offset + length + WINDOW_MARGIN_BYTES
+    first, last = offset - margin, offset + length + margin
     middle = offset + length // 2
     near: list[tuple[int, ChunkId]] = []
     at = 0

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import IntegrityError, NotFoundError
-from layerstore.formats.pack import Item, ItemKind
+from layerstore.formats.pack import PREFIX_MAX_BYTES, Item, ItemKind
 from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.progress import Silent
 from layerstore.store.catalog import ChunkPlace
@@ -32,6 +32,7 @@ from layerstore.store.config import require_writable
 from layerstore.store.depths import refresh_depths
 from layerstore.store.differences import (
     DIFFERENCE_MIN_BYTES,
+    WINDOW_MARGIN_BYTES,
     Base,
     DifferenceGroup,
     affordable,
@@ -43,7 +44,7 @@ from layerstore.store.failures import GcRunningError, storage_errors
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.leases import Lease
 from layerstore.store.pack_writer import ALONE, Against, PackWriter
-from layerstore.store.pipeline import SURELY_SMALL, WORTH_A_BASE
+from layerstore.store.pipeline import SURELY_SMALL
 
 if TYPE_CHECKING:
     import sqlite3
@@ -62,6 +63,16 @@ OPTIMIZE_LEVEL = 19
 TRIAL_LEVEL = 5
 """At which it is found out whether a difference pays: a hundredth of the price."""
 
+WORTH_IT_LATER = 0.95
+"""A difference must be smaller than this part of the block alone: this pass is for size."""
+
+RUN_BLOCKS = 8
+"""Blocks of one kind of file of which the first, the *hub*, is the base of the others: they
+come out 7 % smaller, and a read decodes two blocks (docs/decisions/0112)."""
+
+HUB_ITEMS_MAX = 48
+"""Items of a hub that others name as bases: the largest, in which most of its bytes are."""
+
 WAITING_BLOCKS_PER_WORKER = 3
 """Blocks that wait for a worker, so that memory stays bounded."""
 
@@ -72,10 +83,13 @@ class FileContent(NamedTuple):
     Attributes:
         refs: Its chunks.
         like: Content placed earlier that it may be a difference against; may be empty.
+        is_base: Whether others are like it: then it stands alone, so that they may be
+            differences two deep.
     """
 
     refs: Refs
     like: Refs
+    is_base: bool = False
 
 
 class Coldness(NamedTuple):
@@ -198,8 +212,11 @@ class _Optimization:
         self._placed: dict[bytes, ChunkPlace] = {}
         self._taken: set[bytes] = set()
         self._blocks = 0
-        self._groups = {kind: BlockGroup() for kind in (ItemKind.DATA, ItemKind.META)}
-        self._differences = DifferenceGroup()
+        self._groups = {kind: BlockGroup() for kind in _KINDS}
+        self._differences = {kind: DifferenceGroup() for kind in _KINDS}
+        self._run = BlockGroup()
+        self._hub: Against = ALONE
+        self._run_blocks = 0
         self._writer: PackWriter | None = None
         self._packs = self._items = self._read_bytes = self._stored_bytes = self._skipped = 0
 
@@ -250,18 +267,25 @@ class _Optimization:
             self._skipped += 1  # damaged: check and repair are for that
             return
         self._taken.add(item.item_id)
-        bases: list[Base] = []
-        worth_it = kind is ItemKind.DATA and item.length >= DIFFERENCE_MIN_BYTES
-        if content.like and worth_it and item.item_id not in self._fixed:
-            bases = self._bases(window(content.like, offset, item.length), item.item_id)
-        if not bases or not self._offer(item, data, bases):
-            self._alone(kind, item, data)
+        if not self._as_difference(content, kind, item, data, offset):
+            self._alone(content, kind, item, data)
 
-    def _offer(self, item: Item, data: bytes, bases: list[Base]) -> bool:
-        if self._differences.offer(item, data, bases):
-            return True
-        self._close_differences()
-        return self._differences.offer(item, data, bases)
+    def _as_difference(
+        self, content: FileContent, kind: ItemKind, item: Item, data: bytes, offset: int
+    ) -> bool:
+        fixed = item.item_id in self._fixed or item.length < DIFFERENCE_MIN_BYTES
+        if fixed or not content.like:
+            return False
+        # Trees shift by megabytes where a package was added; they are small enough to take whole.
+        margin = WINDOW_MARGIN_BYTES if kind is ItemKind.DATA else PREFIX_MAX_BYTES
+        bases = self._bases(window(content.like, offset, item.length, margin), item.item_id)
+        if not bases:
+            return False
+        group = self._differences[kind]
+        if not group.offer(item, data, bases):
+            self._close_differences(kind)
+            return group.offer(item, data, bases)
+        return True
 
     def _bases(self, candidates: Sequence[ChunkId], chunk_id: ChunkId) -> list[Base]:
         """Return bases among what has its final place already."""
@@ -274,10 +298,11 @@ class _Optimization:
             Base(c, place) for c, place in placed if place is not None and is_good_base(place)
         )
 
-    def _alone(self, kind: ItemKind, item: Item, data: bytes) -> None:
-        group = self._groups[kind]
+    def _alone(self, content: FileContent, kind: ItemKind, item: Item, data: bytes) -> None:
+        in_run = kind is ItemKind.DATA and not content.is_base and item.item_id not in self._fixed
+        group = self._run if in_run else self._groups[kind]
         if not group.has_room_for(item):
-            self._close_group(kind)
+            self._close_run_block() if in_run else self._close_group(kind)
         group.add(item, data)
 
     def _place_layer_records(self) -> None:
@@ -304,19 +329,34 @@ class _Optimization:
     # -- blocks
 
     def _close_groups(self) -> None:
-        self._close_differences()
-        for kind in self._groups:
+        self._close_run_block()
+        for kind in _KINDS:
+            self._close_differences(kind)
             self._close_group(kind)
+
+    def _close_run_block(self) -> None:
+        """Submit a block of a run: the hub, or one that is a difference against it."""
+        items, parts = self._run.take()
+        if not items:
+            return
+        if self._run_blocks % RUN_BLOCKS == 0:
+            self._submit(ItemKind.DATA, items, parts, ALONE)
+            self._hub = _against_hub(items)
+        else:
+            raw_length = sum(item.length for item in items)
+            against = self._hub._replace(cost=self._hub.cost + raw_length)
+            self._submit(ItemKind.DATA, items, parts, against)
+        self._run_blocks += 1
 
     def _close_group(self, kind: ItemKind) -> None:
         items, parts = self._groups[kind].take()
         if items:
             self._submit(kind, items, parts, ALONE)
 
-    def _close_differences(self) -> None:
-        taken = self._differences.take()
+    def _close_differences(self, kind: ItemKind) -> None:
+        taken = self._differences[kind].take()
         if taken is not None:
-            self._submit(ItemKind.DATA, taken.items, taken.parts, taken.against)
+            self._submit(kind, taken.items, taken.parts, taken.against)
 
     def _submit(
         self,
@@ -348,7 +388,7 @@ class _Optimization:
             trial = len(compress_difference(raw, prefix, level=TRIAL_LEVEL))
             small = trial < len(raw) * SURELY_SMALL
             alone = 0 if small else len(compress_block(raw, verify=False, level=TRIAL_LEVEL))
-            if small or trial < alone * WORTH_A_BASE:
+            if small or trial < alone * WORTH_IT_LATER:
                 return compress_difference(raw, prefix, level=self._level), against
         return compress_block(raw, level=self._level), ALONE
 
@@ -395,6 +435,17 @@ class _Optimization:
                 pack.staged.discard()
         self._packs += 1
         self._stored_bytes += pack.size
+
+
+_KINDS = (ItemKind.DATA, ItemKind.META)
+
+
+def _against_hub(items: Sequence[Item]) -> Against:
+    """Return what the blocks after a hub with ``items`` are differences against."""
+    largest = sorted(items, key=lambda item: item.length, reverse=True)[:HUB_ITEMS_MAX]
+    chosen = {item.item_id for item in largest}
+    bases = tuple(item.item_id for item in items if item.item_id in chosen)
+    return Against(bases, 1, sum(item.length for item in items))
 
 
 PLANNED_PACK: PackId = b"planned"  # type: ignore[assignment]
