@@ -227,25 +227,30 @@ def _erofs_extract(repo: Path, _source: Path, name: str, target: Path) -> list[s
     return ["fsck.erofs", extract, "--overwrite", "--preserve", str(repo / f"{name}.erofs")]
 
 
+_SQUASHFS = Contender(
+    "squashfs",
+    _squashfs_append("-Xcompression-level", "3"),
+    ("mksquashfs", "-version"),
+    restore=_unsquashfs,
+)
+
 ARCHIVES: tuple[Contender | DockerLoad, ...] = (
     _CASYNC,
     _RESTIC,
-    _harder(_RESTIC, "restic max", "--compression", "max"),
     _BORG,
-    replace(_BORG, name="borg zstd,15", ingest=_borg_at("zstd,15")),
-    Contender(
-        "squashfs zstd-3",
-        _squashfs_append("-Xcompression-level", "3"),
-        ("mksquashfs", "-version"),
-        restore=_unsquashfs,
-    ),
-    Contender(
-        "squashfs zstd-15 1 MiB",
-        _squashfs_append("-Xcompression-level", "15", "-b", "1M"),
-        ("mksquashfs", "-version"),
-        restore=_unsquashfs,
-    ),
+    _SQUASHFS,
     Contender("erofs lz4hc", _mkfs_erofs, ("fsck.erofs", "-V"), restore=_erofs_extract),
     DockerLoad(),
 )
-"""Who keeps several trees in one place and gives each back; each tool also as hard as it can."""
+"""Who keeps several trees in one place and gives each back."""
+
+HARDER = (
+    _harder(_RESTIC, "restic max", "--compression", "max"),
+    replace(_BORG, name="borg zstd-15", ingest=_borg_at("zstd,15")),
+    replace(
+        _SQUASHFS,
+        name="squashfs zstd-15 1 MiB",
+        ingest=_squashfs_append("-Xcompression-level", "15", "-b", "1M"),
+    ),
+)
+"""The same tools with all the effort they offer, to stand beside the optimized store."""

@@ -1,6 +1,6 @@
 """Ratio benchmark: what series of trees cost on disk, here and with the peers, in one run.
 
-    python -m tests.bench.ratio CACHE [CORPUS ...] [--only NAME] [--json] [--gate]
+    python -m tests.bench.ratio CACHE [CORPUS ...] [--harder] [--only NAME] [--json] [--gate]
 
 CACHE is where ``tests.bench.corpora`` made the corpora (missing ones are made). Every
 contender stores the trees of a corpus one after the other in one place; layerstore also
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench.bars import Bar, bars_of
-from tests.bench.contenders import ARCHIVES, LAYERSTORE, Contender
+from tests.bench.contenders import ARCHIVES, HARDER, LAYERSTORE, Contender
 from tests.bench.corpora import CORPORA, make_corpus
 from tests.bench.harness import (
     CommandError,
@@ -247,11 +247,11 @@ def report(corpus: Corpus, results: Iterable[Result]) -> str:
 
 
 def choose(
-    only: list[str] | None,
+    only: list[str] | None, *, harder: bool
 ) -> tuple[list[Contender | DockerLoad], dict[str, str], list[str]]:
     """Return who takes part, their versions, and who is missing."""
     present, versions, missing = [LAYERSTORE], {}, []
-    for contender in ARCHIVES:
+    for contender in (*ARCHIVES, *(HARDER if harder else ())):
         if only and not any(text in contender.name for text in only):
             continue
         version = contender.found_version()
@@ -268,6 +268,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("cache", type=Path, help="where the corpora are, or are made")
     parser.add_argument("corpora", nargs="*", help=f"of {', '.join(CORPORA)}; default: all")
     parser.add_argument("--only", action="append", help="peers whose name holds this text")
+    parser.add_argument("--harder", action="store_true", help="peers with all their effort too")
     parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a bar is not met")
@@ -279,7 +280,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     given = parse_arguments()
-    contenders, versions, missing = choose(given.only)
+    contenders, versions, missing = choose(given.only, harder=given.harder)
     work = Path(tempfile.mkdtemp(prefix="layerstore-bench-", dir=given.work))
     os.environ["BORG_BASE_DIR"] = str(work / "borg-home")
     tables: list[str] = []
