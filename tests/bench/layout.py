@@ -206,7 +206,7 @@ def blocks_of(contents: Iterable[Content], scheme: Scheme) -> Iterator[Block]:
         for content in together:
             pieces = list(_pieces(content.read(), scheme.parameters, limit))
             is_cut = len(pieces) > 1
-            for piece in _unseen(pieces, seen) if is_cut else pieces:
+            for piece in _unseen(pieces, seen) if is_cut and scheme.cut else pieces:
                 if is_cut and scheme.grouping == "alone":
                     yield [piece]
                     continue
