@@ -12,6 +12,7 @@ import contextlib
 import os
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from layerstore.digest import DiffId, Digest, ImageId
 from layerstore.errors import FormatError, IntegrityError, LayerstoreError
@@ -24,7 +25,12 @@ from layerstore.store.blobs import blob_digests, get_blob
 from layerstore.store.catalog import Catalog, ImageRecord
 from layerstore.store.commit import insert_pack
 from layerstore.store.config import load_config, require_writable
-from layerstore.store.failures import CorruptPackError, catalog_error, storage_errors
+from layerstore.store.failures import (
+    SQLITE_ERRORS,
+    CorruptPackError,
+    catalog_error,
+    storage_errors,
+)
 from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.records import LayerRecord, decode_layer, encode_layer, layer_item_id
@@ -220,6 +226,22 @@ class _Rebuild:
         connection.execute("UPDATE meta SET value = ? WHERE key = 'names_log_size'", (size,))
         return len(names), log.unreadable
 
+    def _fold_log(self) -> bool:
+        """Copy a sound catalog's log into it; return whether it can be read without the log."""
+        try:
+            connection = sqlite3.connect(
+                f"file:{quote(os.fsencode(self._paths.catalog))}?mode=rw",
+                uri=True,
+                isolation_level=None,
+            )
+            with contextlib.closing(connection):
+                if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                    return False
+                busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return not busy
+        except SQLITE_ERRORS:
+            return False
+
     def _swap(self, draft: StorePaths) -> None:
         """Put the draft in the catalog's place, the old one into quarantine."""
         fd = os.open(draft.catalog, os.O_RDWR | os.O_CLOEXEC)
@@ -228,12 +250,16 @@ class _Rebuild:
         finally:
             os.close(fd)
         keep = f"{self._paths.quarantine}/{QUARANTINED_CATALOG}{os.urandom(4).hex()}"
+        stands_alone = self._fold_log()
         # The log first: a log beside a database that it does not belong to would be
         # replayed into it.
         for suffix in ("-wal", "-shm", ""):
             if os.path.lexists(self._paths.catalog + suffix):
                 make_private_dir(keep)
-                os.rename(self._paths.catalog + suffix, f"{keep}/catalog.sqlite{suffix}")
+                # A sound catalog stays in place until the new one takes its name: a crash in
+                # between leaves a store that opens.
+                move = os.link if stands_alone and not suffix else os.rename
+                move(self._paths.catalog + suffix, f"{keep}/catalog.sqlite{suffix}")
         fsync_directory(self._paths.root)
         os.rename(draft.catalog, self._paths.catalog)
         fsync_directory(self._paths.root)
