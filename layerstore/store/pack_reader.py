@@ -7,6 +7,7 @@ catalog: finding a chunk is :mod:`layerstore.store.store`'s business.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -45,7 +46,9 @@ class _OpenPack:
     def __del__(self) -> None:
         fd = getattr(self, "fd", -1)
         if fd >= 0:
-            os.close(fd)
+            # Nothing was written, and nobody can handle what a destructor raises.
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 class PackReader:

@@ -90,20 +90,36 @@ def _plain(request: dict[str, Any], out: str, err: str) -> int:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     out, err = request["out"], request["err"]
     if request.get("plan") is None:
-        return {"code": _plain(request, out, err), "fired": False, "seen": []}
+        return {"code": _plain(request, out, err), "fired": False, "seen": [], "where": ""}
     plan = tracer.Plan(**{**request["plan"], "calls": frozenset(request["plan"]["calls"])})
     held: list[dict[str, object]] = []
 
-    def while_held() -> None:
+    def while_held(place: str) -> bool:
+        if not _is_free(request["scope"][0], place):
+            return False
         for argv in request.get("held") or ():
             number = len(held)
             code = _plain({**request, "argv": argv}, f"{out}.{number}", f"{err}.{number}")
             held.append({"argv": argv, "code": code, "err": _read(f"{err}.{number}")})
+        return True
 
     trace = tracer.run(
         _command(request, out, err), plan, request["scope"], while_held=while_held
     )
     return {**trace._asdict(), "held": held}
+
+
+def _is_free(store: str, place: str) -> bool:
+    """Whether a collection would get every lock it asks for.
+
+    A process stopped with the catalog's lock, or inside SQLite while that opens or closes
+    the database, makes everybody wait; that is what locks are for.
+    """
+    from layerstore.linux.locks import is_held
+
+    inside_sqlite = place.startswith(f"{store}/catalog.sqlite")
+    held = any(is_held(f"{store}/locks/{name}") for name in ("catalog", "gc"))
+    return not (inside_sqlite or held)
 
 
 def _read(path: str) -> str:

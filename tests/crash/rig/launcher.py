@@ -28,6 +28,7 @@ class Done(NamedTuple):
     err: str
     fired: bool
     seen: list[str]
+    where: str
     held: list[dict[str, object]]
 
     @property
@@ -109,6 +110,7 @@ class Launcher:
             _take(err),
             answer["fired"],
             answer["seen"],
+            answer["where"],
             answer.get("held", []),
         )
         for number in range(len(held)):

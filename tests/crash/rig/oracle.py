@@ -47,6 +47,7 @@ class Expectation(NamedTuple):
 
     Attributes:
         states: Any one of these sets of names is right: before and after an atomic verb.
+            None at all leaves names to the caller.
         harmed: Names whose content was damaged on purpose; they may fail with our error.
         damaged: Whether findings of ``check`` are expected.
         may_lack_store: Whether "no store" is right too: it was being made.
@@ -149,12 +150,23 @@ def _require_state(found: Names, expected: Expectation) -> None:
             for name in found
         )
 
-    if not any(same(state) for state in expected.states):
+    if expected.states and not any(same(state) for state in expected.states):
         differences = [
             {name for name in state.keys() | found.keys() if state.get(name) != found.get(name)}
             for state in expected.states
         ]
         raise BrokenPromise(f"names differ from every expected state: {differences}")
+
+
+def require_names(found: Mapping[str, str], acknowledged: Mapping[str, str]) -> None:
+    """Refuse a store that lacks, or has otherwise, a name that was acknowledged.
+
+    Raises:
+        BrokenPromise: It does.
+    """
+    lost = {name for name, content in acknowledged.items() if found.get(name) != content}
+    if lost:
+        raise BrokenPromise(f"acknowledged and not there: {sorted(lost)}")
 
 
 def _judge_rebuilt(root: Path, expected: Expectation, scratch: Path) -> None:

@@ -33,6 +33,7 @@ _REGISTERS = struct.Struct("27Q")
 _RAX, _RDX, _RSI, _RDI, _ORIG_RAX, _R10 = 10, 12, 13, 14, 15, 7
 _AT_FDCWD = -100
 _SKIP = (1 << 64) - 1
+_DENIED_MAX = 20_000
 
 # name -> (number, what its arguments say about files)
 # f: descriptor; p: path; d: directory descriptor and path; m: a mount, counts always
@@ -91,7 +92,8 @@ class Plan(NamedTuple):
     Attributes:
         action: ``count``, ``kill``, ``torn`` (half a write, then kill), ``errno``,
             ``short`` (transfer ``value`` bytes; negative counts from the full size; 0
-            returns 0) or ``hold``.
+            returns 0), ``hold`` (at the first call from ``at`` on where ``while_held`` agrees),
+            or ``probe``, which marks with ``*`` the calls where it would agree.
         at: Which call, from 1; 0 never.
         calls: Names of the calls that count.
         sticky: With ``errno``: later calls of the same name fail as well.
@@ -105,11 +107,19 @@ class Plan(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What happened: wait status as an exit code, whether the action fired, the calls seen."""
+    """What happened.
+
+    Attributes:
+        code: Exit code, or the negative signal.
+        fired: Whether the action was carried out.
+        seen: Names of the calls that counted, in order.
+        where: The file of the call that the action was carried out on.
+    """
 
     code: int
     fired: bool
     seen: list[str]
+    where: str
 
 
 def unsupported() -> str | None:
@@ -135,7 +145,7 @@ def run(
     plan: Plan,
     scope: Sequence[str],
     *,
-    while_held: Callable[[], None] | None = None,
+    while_held: Callable[[str], bool] | None = None,
 ) -> Trace:
     """Run ``work`` in a traced child; calls outside the directories of ``scope`` do not count."""
     child = os.fork()
@@ -159,7 +169,7 @@ class _Tracer:
         child: int,
         plan: Plan,
         scope: Sequence[str],
-        while_held: Callable[[], None] | None,
+        while_held: Callable[[str], bool] | None,
     ) -> None:
         self.child = child
         self.plan = plan
@@ -167,6 +177,8 @@ class _Tracer:
         self.while_held = while_held
         self.seen: list[str] = []
         self.fired = False
+        self.where = ""
+        self.denied = 0
         self.sticky_name: str | None = None
         self.inside: set[int] = set()  # threads between entry and exit of a call
         self.known = {child}
@@ -182,7 +194,7 @@ class _Tracer:
                     code = os.waitstatus_to_exitcode(status)
                 continue
             self._stopped(tid, os.WSTOPSIG(status), status >> 16)
-        return Trace(code, self.fired, self.seen)
+        return Trace(code, self.fired, self.seen, self.where)
 
     def _stopped(self, tid: int, number: int, event: int) -> None:
         deliver = 0
@@ -223,13 +235,25 @@ class _Tracer:
         if found is None or found[0] not in self.plan.calls:
             return
         name, shape = found
-        if not self._counts(tid, name, shape, registers):
+        place = self._counted(tid, name, shape, registers)
+        if place is None:
             return
         if self.sticky_name == name:
+            self.denied += 1
+            if self.denied > _DENIED_MAX:
+                raise AssertionError(f"{name} is tried for ever on {place}")
             self._answer(tid, registers, -self.plan.value)
             return
         self.seen.append(name)
-        if len(self.seen) == self.plan.at:
+        if self.plan.action == "probe":
+            assert self.while_held is not None
+            self.seen[-1] += "*" if self.while_held(place) else ""
+            return
+        due = len(self.seen) == self.plan.at
+        if self.plan.action == "hold":
+            due = len(self.seen) >= self.plan.at > 0 and not self.fired
+        if due:
+            self.where = place
             self._fire(tid, name, registers)
 
     def _fire(self, tid: int, name: str, registers: list[int]) -> None:
@@ -261,15 +285,21 @@ class _Tracer:
             case "hold":
                 # Threads are stopped at their next call as nobody lets them go on meanwhile.
                 assert self.while_held is not None
-                self.while_held()
+                if not self.while_held(self.where):
+                    return
             case other:
                 raise ValueError(other)
         self.fired = True
 
     def _answer(self, tid: int, registers: list[int], value: int) -> None:
-        """Skip the call; the child sees ``value`` as its result."""
-        registers[_ORIG_RAX] = _SKIP
-        self._set_registers(tid, registers)
+        """Skip the call; the child sees ``value`` as its result.
+
+        A close is carried out all the same: Linux lets go of the descriptor and its locks
+        whatever it answers.
+        """
+        if registers[_ORIG_RAX] != _CALLS["close"][0]:
+            registers[_ORIG_RAX] = _SKIP
+            self._set_registers(tid, registers)
         self.on_exit[tid] = value
 
     def _kill(self) -> None:
@@ -287,20 +317,22 @@ class _Tracer:
         buffer = ctypes.create_string_buffer(_REGISTERS.pack(*registers), _REGISTERS.size)
         _ptrace(_SETREGS, tid, 0, ctypes.addressof(buffer))
 
-    def _counts(self, tid: int, name: str, shape: str, registers: list[int]) -> bool:
+    def _counted(self, tid: int, name: str, shape: str, registers: list[int]) -> str | None:
+        """Return the file that a call is about, or None for one that does not count."""
         if shape == "m":
-            return True
+            return _string(tid, registers[_RSI if name == "mount" else _RDI])
         arguments = [registers[_RDI], registers[_RSI], registers[_RDX], registers[_R10]]
         reads_only = name in _OPENS and not arguments[_OPENS[name]] & _WRITING_FLAGS
         if reads_only and self.plan.calls == MUTATING:
-            return False
-        place = self._place(tid, name, shape, registers, arguments)
-        return place is not None and any(
+            return None
+        place = self._place(tid, shape, registers, arguments)
+        within = place is not None and any(
             place == top or place.startswith(top + "/") for top in self.scope
         )
+        return place if within else None
 
     def _place(
-        self, tid: int, name: str, shape: str, registers: list[int], arguments: list[int]
+        self, tid: int, shape: str, registers: list[int], arguments: list[int]
     ) -> str | None:
         match shape:
             case "f":
