@@ -360,8 +360,13 @@ class Catalog:
             return
         if large:
             # The commit is durable already: a full disk here must not look like a failure.
+            # Nor may a reader that stays in an old state, as a check does, hold up this
+            # writer and all others behind it. Truncated, the log is small again and the
+            # next commits do not pay.
             with contextlib.suppress(sqlite3.OperationalError):
-                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                connection.execute("PRAGMA busy_timeout=0")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
 
     # -- images and tags
 

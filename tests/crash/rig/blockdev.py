@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SECTOR = 512
+_SUPERBLOCK_END = 4096
 _TOP = Path(__file__).parents[3]
 _WAIT_S = 20
 
@@ -202,7 +203,8 @@ def subset(writes: Sequence[Write], kind: str, source: random.Random) -> list[tu
     """Choose what of an epoch reached the platter.
 
     ``torn`` is half of the writes, each cut at a random sector; sectors themselves are
-    whole, as disks promise.
+    whole, as disks promise. ext4's superblock (two sectors, rewritten in place) is not torn:
+    a disk that does that loses the whole file system, whatever lies on it.
     """
     if kind == "none":
         return []
@@ -212,6 +214,8 @@ def subset(writes: Sequence[Write], kind: str, source: random.Random) -> list[tu
     torn = []
     for write in chosen:
         sectors = source.randint(0, len(write.data) // SECTOR)
+        if write.offset < _SUPERBLOCK_END:
+            sectors = len(write.data) // SECTOR
         torn.append((write.offset, write.data[: sectors * SECTOR]))
     return torn
 

@@ -90,7 +90,7 @@ def _plain(request: dict[str, Any], out: str, err: str) -> int:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     out, err = request["out"], request["err"]
     if request.get("plan") is None:
-        return {"code": _plain(request, out, err), "fired": False, "seen": [], "where": ""}
+        return {"code": _plain(request, out, err), "fired": False, "seen": [], "where": "", "log": []}
     plan = tracer.Plan(**{**request["plan"], "calls": frozenset(request["plan"]["calls"])})
     held: list[dict[str, object]] = []
 

@@ -29,6 +29,7 @@ class Done(NamedTuple):
     fired: bool
     seen: list[str]
     where: str
+    log: list[tuple[str, str, str]]
     held: list[dict[str, object]]
 
     @property
@@ -111,6 +112,7 @@ class Launcher:
             answer["fired"],
             answer["seen"],
             answer["where"],
+            [(name, place, new_name) for name, place, new_name in answer["log"]],
             answer.get("held", []),
         )
         for number in range(len(held)):

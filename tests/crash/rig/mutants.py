@@ -78,7 +78,7 @@ def no_dir_fsync() -> None:
 
 @mutant
 def wrong_dir_fsync() -> None:
-    """The directory of the temporary name is forced instead of that of the final one."""
+    """Another directory is forced than the one that has a new name."""
 
     def decide(fd: int, real: Callable[[int], None]) -> None:
         if not _is_directory(fd):
@@ -87,7 +87,7 @@ def wrong_dir_fsync() -> None:
         path = os.readlink(f"/proc/self/fd/{fd}")
         root = path.partition("/packs")[0].partition("/blobs")[0]
         with contextlib.suppress(FileNotFoundError):
-            other = os.open(f"{root}/tmp", os.O_RDONLY)
+            other = os.open(f"{root}/uppers", os.O_RDONLY)
             real(other)
             os.close(other)
 

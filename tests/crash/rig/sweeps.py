@@ -33,12 +33,16 @@ class Sweep:
         self._count = 0
 
     def seen(self, plan: Plan) -> list[str]:
-        """Return the calls that an undisturbed run makes, in order."""
+        """Return the names of the calls that an undisturbed run makes, in order."""
+        return self.undisturbed(plan).seen
+
+    def undisturbed(self, plan: Plan) -> Done:
+        """Run the verb under the tracer without a fault."""
         root, out = self.prepare()
         done = self.run(root, out, plan._replace(action="count", at=0))
         assert done.code == 0, done
         self.clean()
-        return done.seen
+        return done
 
     def prepare(self) -> tuple[Path, Path]:
         """Make a store to disturb and a place for output."""

@@ -114,12 +114,15 @@ class Trace(NamedTuple):
         fired: Whether the action was carried out.
         seen: Names of the calls that counted, in order.
         where: The file of the call that the action was carried out on.
+        log: Of a counting run: name, file, and new name of what is renamed or linked;
+            the name is ``create`` for what makes a file or directory that was not there.
     """
 
     code: int
     fired: bool
     seen: list[str]
     where: str
+    log: list[tuple[str, str, str]]
 
 
 def unsupported() -> str | None:
@@ -179,6 +182,7 @@ class _Tracer:
         self.fired = False
         self.where = ""
         self.denied = 0
+        self.log: list[tuple[str, str, str]] = []
         self.sticky_name: str | None = None
         self.inside: set[int] = set()  # threads between entry and exit of a call
         self.known = {child}
@@ -194,7 +198,7 @@ class _Tracer:
                     code = os.waitstatus_to_exitcode(status)
                 continue
             self._stopped(tid, os.WSTOPSIG(status), status >> 16)
-        return Trace(code, self.fired, self.seen, self.where)
+        return Trace(code, self.fired, self.seen, self.where, self.log)
 
     def _stopped(self, tid: int, number: int, event: int) -> None:
         deliver = 0
@@ -245,6 +249,13 @@ class _Tracer:
             self._answer(tid, registers, -self.plan.value)
             return
         self.seen.append(name)
+        if self.plan.action == "count":
+            new_name = _string(tid, registers[_RSI]) if name in {"rename", "link"} else ""
+            makes = name == "mkdir" or (
+                name in _OPENS and registers[(_RSI, _RDX)[name == "openat"]] & os.O_CREAT
+            )
+            told = "create" if makes and not os.path.lexists(place) else name
+            self.log.append((told, place, new_name))
         if self.plan.action == "probe":
             assert self.while_held is not None
             self.seen[-1] += "*" if self.while_held(place) else ""
