@@ -213,18 +213,30 @@ class _Rebuild:
         return ImageRecord(ImageId(Digest(image_id)), digest, facts.created, facts.diff_ids, size)
 
     def _add_tags(self, connection: sqlite3.Connection, images: set[str]) -> tuple[int, int]:
-        try:
-            with open(self._paths.names_log, "rb") as file:
-                log = names_log.decode_log(file.read())
-        except FileNotFoundError:
-            log = names_log.LogContent([], 0)
+        log = names_log.read_log(self._paths.names_log)
         names = names_log.replay(log.records, images)
-        insert_tags(connection, sorted(names.items()))
         # The log may name images that were collected: a size that differs makes the
         # next change of a name write a snapshot first.
-        size = -1 if log.unreadable else names_log.log_size(self._paths.names_log)
+        size = names_log.log_size(self._paths.names_log)
+        if log.unreadable or not size:
+            names = {**names, **self._old_names(images)}
+            size = -1
+        insert_tags(connection, sorted(names.items()))
         connection.execute("UPDATE meta SET value = ? WHERE key = 'names_log_size'", (size,))
         return len(names), log.unreadable
+
+    def _old_names(self, images: set[str]) -> dict[str, str]:
+        """Return the names of the catalog that is replaced, as far as it can be believed.
+
+        Asked when names.log is lost or damaged: an image without a name goes with the
+        next gc.
+        """
+        try:
+            with contextlib.closing(Catalog(self._paths)) as old:
+                tags = old.tags()
+        except LayerstoreError:
+            return {}
+        return {name: image_id for name, image_id in tags.items() if image_id in images}
 
     def _fold_log(self) -> bool:
         """Copy a sound catalog's log into it; return whether it can be read without the log."""
