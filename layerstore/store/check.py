@@ -122,11 +122,7 @@ def _is_true_now(store: Store, finding: Finding) -> bool:
 
 def names_log_content(store: Store) -> names_log.LogContent:
     """Return what names.log says now."""
-    try:
-        with open(store.paths.names_log, "rb") as file:
-            return names_log.decode_log(file.read())
-    except FileNotFoundError:
-        return names_log.LogContent([], 0)
+    return names_log.read_log(store.paths.names_log)
 
 
 def _log_agrees(store: Store, log: names_log.LogContent) -> bool:

@@ -6,6 +6,7 @@ store. Normative: docs/format/store.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -13,7 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.chunking.cutter import CUT_MAX_BYTES, DEFAULT_CUTS, CutParameters
 from layerstore.errors import FormatError, NotFoundError, UnsupportedVersionError
-from layerstore.linux.files import publish_bytes, read_file, remove_if_present
+from layerstore.linux.files import (
+    fsync_directory,
+    publish_bytes,
+    read_file,
+    remove_if_present,
+)
 from layerstore.linux.locks import exclusive
 from layerstore.store.catalog import Catalog, make_store_directories
 from layerstore.store.failures import (
@@ -220,7 +226,7 @@ def create_store(paths: StorePaths) -> None:
     """
     _refuse_foreign_directory(paths)
     with storage_errors(f"make the store {paths.root}"):
-        os.makedirs(os.path.dirname(paths.root) or "/", exist_ok=True)
+        _make_parents(os.path.dirname(paths.root))
         make_store_directories(paths)
         with exclusive(paths.catalog_lock):
             if os.path.exists(paths.config):
@@ -232,6 +238,15 @@ def create_store(paths: StorePaths) -> None:
     set_aside(paths)
 
 
+def _make_parents(path: str) -> None:
+    """Make the directories above a store that are not there, each name durable."""
+    if path and not os.path.isdir(path):
+        _make_parents(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+        fsync_directory(os.path.dirname(path) or ".")
+
+
 def _refuse_foreign_directory(paths: StorePaths) -> None:
     try:
         present = set(os.listdir(paths.root))
@@ -240,7 +255,9 @@ def _refuse_foreign_directory(paths: StorePaths) -> None:
     except OSError as err:
         raise storage_error(err, f"make the store {paths.root}") from err
     ours = {name.partition("/")[0] for name in DIRECTORIES}
-    ours |= {"catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "lost+found"}
+    # A making that was killed leaves any of SQLite's files: before WAL mode, a journal.
+    ours |= {f"catalog.sqlite{suffix}" for suffix in ("", "-wal", "-shm", "-journal")}
+    ours.add("lost+found")
     foreign = sorted(present - ours)
     if foreign and "config.toml" not in present:
         raise StoreExistsError(

@@ -7,6 +7,7 @@ catalog: finding a chunk is :mod:`layerstore.store.store`'s business.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -50,7 +51,9 @@ class OpenPack:
         """Close it now; harmless when done before."""
         fd, self.fd = getattr(self, "fd", -1), -1
         if fd >= 0:
-            os.close(fd)
+            # Nothing was written, and nobody can handle what a destructor raises.
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
     def __del__(self) -> None:
         self.close()

@@ -12,6 +12,7 @@ import contextlib
 import os
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from layerstore.digest import DiffId, Digest, ImageId
 from layerstore.errors import FormatError, IntegrityError, LayerstoreError, StorageError
@@ -25,7 +26,12 @@ from layerstore.store.catalog import LOOKUP_MAX, Catalog, ImageRecord
 from layerstore.store.commit import insert_pack
 from layerstore.store.config import load_config, require_writable
 from layerstore.store.depths import refresh_depths
-from layerstore.store.failures import CorruptPackError, catalog_error, storage_errors
+from layerstore.store.failures import (
+    SQLITE_ERRORS,
+    CorruptPackError,
+    catalog_error,
+    storage_errors,
+)
 from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.pins import insert_pins
@@ -287,19 +293,47 @@ class _Rebuild:
         return ImageRecord(ImageId(Digest(image_id)), digest, facts.created, facts.diff_ids, size)
 
     def _add_tags(self, connection: sqlite3.Connection, images: set[str]) -> tuple[int, int]:
-        try:
-            with open(self._paths.names_log, "rb") as file:
-                log = names_log.decode_log(file.read())
-        except FileNotFoundError:
-            log = names_log.LogContent([], 0)
+        log = names_log.read_log(self._paths.names_log)
         names = names_log.replay(log.records, images)
-        insert_tags(connection, sorted(names.items()))
-        insert_pins(connection, names_log.replay_pins(log.records, names, images))
         # The log may name images that were collected: a size that differs makes the
         # next change of a name write a snapshot first.
-        size = -1 if log.unreadable else names_log.log_size(self._paths.names_log)
+        size = names_log.log_size(self._paths.names_log)
+        if log.unreadable or not size:
+            names = {**names, **self._old_names(images)}
+            size = -1
+        insert_tags(connection, sorted(names.items()))
+        insert_pins(connection, names_log.replay_pins(log.records, names, images))
         connection.execute("UPDATE meta SET value = ? WHERE key = 'names_log_size'", (size,))
         return len(names), log.unreadable
+
+    def _old_names(self, images: set[str]) -> dict[str, str]:
+        """Return the names of the catalog that is replaced, as far as it can be believed.
+
+        Asked when names.log is lost or damaged: an image without a name goes with the
+        next gc.
+        """
+        try:
+            with contextlib.closing(Catalog(self._paths)) as old:
+                tags = old.tags()
+        except LayerstoreError:
+            return {}
+        return {name: image_id for name, image_id in tags.items() if image_id in images}
+
+    def _fold_log(self) -> bool:
+        """Copy a sound catalog's log into it; return whether it can be read without the log."""
+        try:
+            connection = sqlite3.connect(
+                f"file:{quote(os.fsencode(self._paths.catalog))}?mode=rw",
+                uri=True,
+                isolation_level=None,
+            )
+            with contextlib.closing(connection):
+                if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                    return False
+                busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return not busy
+        except SQLITE_ERRORS:
+            return False
 
     def _swap(self, draft: StorePaths) -> None:
         """Put the draft in the catalog's place, the old one into quarantine."""
@@ -309,12 +343,16 @@ class _Rebuild:
         finally:
             os.close(fd)
         keep = f"{self._paths.quarantine}/{QUARANTINED_CATALOG}{os.urandom(4).hex()}"
+        stands_alone = self._fold_log()
         # The log first: a log beside a database that it does not belong to would be
         # replayed into it.
         for suffix in ("-wal", "-shm", ""):
             if os.path.lexists(self._paths.catalog + suffix):
                 make_private_dir(keep)
-                os.rename(self._paths.catalog + suffix, f"{keep}/catalog.sqlite{suffix}")
+                # A sound catalog stays in place until the new one takes its name: a crash in
+                # between leaves a store that opens.
+                move = os.link if stands_alone and not suffix else os.rename
+                move(self._paths.catalog + suffix, f"{keep}/catalog.sqlite{suffix}")
         fsync_directory(self._paths.root)
         os.rename(draft.catalog, self._paths.catalog)
         fsync_directory(self._paths.root)
