@@ -32,6 +32,7 @@ from layerstore.progress import Progress, Silent
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from layerstore.digest import DiffId
     from layerstore.store.records import LayerRecord, Refs
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
@@ -48,6 +49,7 @@ def write_layer(
     *,
     whiteouts: Iterable[bytes] = (),
     opaques: Iterable[bytes] = (),
+    near: Sequence[DiffId] = (),
     progress: Progress | None = None,
 ) -> LayerRecord:
     """Store and publish a layer; when this returns it is durable.
@@ -61,6 +63,8 @@ def write_layer(
         items: In any order; of several with one path the last counts.
         whiteouts: Paths to remove from lower layers.
         opaques: Directories whose lower content is hidden.
+        near: Layers whose files this one's may replace, lowest first: what changed little
+            is stored as a difference.
         progress: Hears the bytes of content.
 
     Raises:
@@ -75,7 +79,7 @@ def write_layer(
     check_references(changeset)
     report.start("writing layer", sum(entry.size for entry in changeset.entries))
     with DiffIdHasher() as hasher, TreeSpool(session) as tree:
-        writer = _Writer(session, store, hasher, report, tree)
+        writer = _Writer(session, store, hasher, report, tree, near)
         for header, entry in tar_writer.in_canonical_order(changeset):
             if header is not None:
                 hasher.update(header)
@@ -158,6 +162,7 @@ class _Writer:
         hasher: DiffIdHasher,
         progress: Progress,
         tree: TreeSpool,
+        near: Sequence[DiffId] = (),
     ) -> None:
         self._session = session
         self._store = store
@@ -165,7 +170,7 @@ class _Writer:
         self._progress = progress
         self._untold_bytes = 0
         self._tree = tree
-        self._similar = SimilarFiles(store)
+        self._similar = SimilarFiles(store, near[::-1])
         self._whole_max = session.cutting.whole_max_bytes
 
     def take(self, entry: Entry, source: LayerItem | None) -> None:

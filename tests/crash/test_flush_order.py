@@ -86,8 +86,10 @@ class _Order:
             self.unnamed.get(os.path.dirname(place), set()).discard(place)
         elif name in {"rename", "link"}:
             if place in self.dirty and not self._is_volatile(new_name):
-                self.wrong.append(f"{self._short(place)} got the name {self._short(new_name)}"
-                                  " before its bytes were forced")
+                self.wrong.append(
+                    f"{self._short(place)} got the name {self._short(new_name)}"
+                    " before its bytes were forced"
+                )
             self.dirty.discard(place)
             self._named(new_name)
 

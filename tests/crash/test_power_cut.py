@@ -163,7 +163,9 @@ def sweep(
             with tally.trial(f"{prefix}{epoch} {kind}") as wanted:
                 if not wanted:
                     continue
-                extra = blockdev.subset(epochs[epoch].writes, kind, random.Random(f"{seed} {epoch}"))
+                extra = blockdev.subset(
+                    epochs[epoch].writes, kind, random.Random(f"{seed} {epoch}")
+                )
                 with replay.cut(extra) as image, blockdev.mounted(image, disk.place) as place:
                     tally.fired += 1
                     settle = number % SETTLE_EVERY == 0

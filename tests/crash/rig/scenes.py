@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.crash.rig.launcher import Launcher
 
+
 class Verb(NamedTuple):
     """A command that changes a store, and how it ends when it is repeated.
 
@@ -171,9 +172,4 @@ def pick(total: int, count: int, seed: int) -> list[int]:
     if count >= total:
         return list(range(1, total + 1))
     source = random.Random(seed)
-    return sorted(
-        {
-            1 + int((n + source.random()) * total / count) % total
-            for n in range(count)
-        }
-    )
+    return sorted({1 + int((n + source.random()) * total / count) % total for n in range(count)})
