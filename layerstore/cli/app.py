@@ -20,10 +20,13 @@ from layerstore.cli import (
     init,
     measure,
     optimize,
+    pin,
+    remove,
     store,
     transfer,
     unshare,
 )
+from layerstore.cli import gc as gc_command
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.fast import HELP_WIDTH
 from layerstore.cli.store import print_version
@@ -49,11 +52,14 @@ def build_app() -> typer.Typer:
     build.register(app)
     transfer.register(app)
     image.register(app)
+    pin.register(app)
+    remove.register(app)
     fast_command(app, "images")
     for name in ("mount", "mounts", "umount"):
         fast_command(app, name)
     unshare.register(app)
     measure.register(app)
+    gc_command.register(app)
     check.register(app)
     init.register(app)
     store.register(app)

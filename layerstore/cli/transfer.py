@@ -183,11 +183,13 @@ def export(
     """Write an image's root file system as one tar."""
     from layerstore.cli.outfile import output_stream
     from layerstore.image.export_layer import export_rootfs
+    from layerstore.store.usage import note_image_use
 
     with settings_of(context).open_store() as store:
-        layers = resolve_image(store, image).layers
+        found = resolve_image(store, image)
+        note_image_use(store.paths, found.image_id)
         with output_stream(output) as stream:
-            export_rootfs(store, layers, stream)
+            export_rootfs(store, found.layers, stream)
 
 
 def save(
@@ -237,8 +239,10 @@ def _named(store: Store, text: str) -> NamedImage:
     """Return an image with the name to save it under: the one it was asked for by, or its first."""
     from layerstore.image.layout import NamedImage
     from layerstore.image.reference import lookup_form
+    from layerstore.store.usage import note_image_use
 
     image = resolve_image(store, text)
+    note_image_use(store.paths, image.image_id)
     names = [name for name, image_id in store.tags().items() if image_id == image.image_id]
     form = lookup_form(text)
     return NamedImage(form if form in names else names[0] if names else None, image)

@@ -47,6 +47,7 @@ class Owner(enum.StrEnum):
     CATALOG = "catalog"
     NAMES = "names_log"
     CONFIG = "config"
+    RESERVE = "reserve"
     VIEWS = "views"
     LOCKS = "locks"
     WORK = "work_in_progress"
@@ -67,6 +68,7 @@ LABELS = {
     Owner.CATALOG: "catalog",
     Owner.NAMES: "log of names",
     Owner.CONFIG: "store config",
+    Owner.RESERVE: "set aside for gc on a full disk",
     Owner.VIEWS: "state of mounted views",
     Owner.LOCKS: "locks",
     Owner.WORK: "work in progress",
@@ -85,6 +87,7 @@ _AREAS = {
     "catalog.sqlite-shm": Owner.CATALOG,
     "names.log": Owner.NAMES,
     "config.toml": Owner.CONFIG,
+    "reserve": Owner.RESERVE,
 }
 
 

@@ -58,6 +58,13 @@ LOOKUP_MAX = 500
 # A checkpoint copies the WAL into the database: often enough to keep it small,
 # seldom enough that most commits do not pay for it.
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
+# A log keeps its length: cut what a very large transaction left.
+LARGE_WAL_BYTES = 64 * 1024 * 1024
+
+IN_USE = "pack NOT IN (SELECT pack FROM packs WHERE retired IS NOT NULL)"
+"""What rows of ``chunks`` and ``blocks`` must meet: those of retired packs count as absent."""
+
+_SCAN_ROWS = 8192
 
 _PRAGMAS = ("synchronous=FULL", "mmap_size=0", "trusted_schema=OFF", "wal_autocheckpoint=0")
 
@@ -178,6 +185,15 @@ def _connect(path: str, *, immutable: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def _is_for_want_of_room(err: Exception, path: str) -> bool:
+    """Return whether SQLite could not make a file beside the database: no blocks, no inodes."""
+    name = getattr(err, "sqlite_errorname", None)
+    if name == "SQLITE_CANTOPEN":
+        status = os.statvfs(path)
+        return status.f_files > 0 and status.f_favail == 0
+    return name in NO_ROOM_FOR_SHM
+
+
 def _check_schema(connection: sqlite3.Connection) -> int:
     """Refuse a database that is not our catalog; return its version, an older one made readable."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -263,7 +279,7 @@ class Catalog:
         try:
             connection = self._checked(immutable=False)
         except SQLITE_ERRORS as err:
-            if getattr(err, "sqlite_errorname", None) not in NO_ROOM_FOR_SHM:
+            if not _is_for_want_of_room(err, self.paths.catalog):
                 raise catalog_error(err) from err
             # The disk is full: no other process has the catalog open (the shared memory
             # file would be there), so it can be read as it is until it changes.
@@ -374,6 +390,13 @@ class Catalog:
             finally:
                 self._writing = False
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every writer of every process out for a moment, without a transaction."""
+        with self._guard(), self._catalog_lock():
+            self.reopen_if_replaced()
+            yield
+
     def _thaw(self) -> None:
         """Get a writable connection if the disk was full when this one was made."""
         if self._frozen is not None:
@@ -385,7 +408,13 @@ class Catalog:
             )
 
     def _catalog_lock(self) -> FileLock:
-        with storage_errors("lock the catalog"):
+        """Wait for the catalog lock, behind those who wait already.
+
+        flock(2) wakes all waiters, and who just let go may be quicker than any of them: a
+        gc that takes turn after turn would keep the others out. Whoever is next holds
+        ``locks/next`` while it waits, so it waits for one transaction and no more.
+        """
+        with storage_errors("lock the catalog"), FileLock(self.paths.next_lock):
             return FileLock(self.paths.catalog_lock)
 
     @staticmethod
@@ -396,13 +425,20 @@ class Catalog:
 
     def _checkpoint_if_large(self, connection: sqlite3.Connection) -> None:
         try:
-            large = os.stat(self.paths.catalog + "-wal").st_size > CHECKPOINT_WAL_BYTES
+            size = os.stat(self.paths.catalog + "-wal").st_size
         except FileNotFoundError:
             return
-        if large:
-            # The commit is durable already: a full disk here must not look like a failure.
-            with contextlib.suppress(sqlite3.OperationalError):
-                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        if size <= CHECKPOINT_WAL_BYTES:
+            return
+        kind = "TRUNCATE" if size > LARGE_WAL_BYTES else "PASSIVE"
+        # The commit is durable already: a full disk here must not look like a failure. Nor
+        # may it wait, under the lock, for a reader: a plan or a check reads for minutes.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA busy_timeout=0")
+            try:
+                connection.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
 
     # -- images and tags
 
@@ -523,13 +559,19 @@ class Catalog:
 
     def base_rows(self) -> list[tuple[int, int, ChunkId]]:
         """Return pack, block and base of every difference in use, in order."""
-        return self.query("SELECT pack, block, id FROM bases ORDER BY pack, block, position")  # type: ignore[return-value]
+        return self.query(
+            f"SELECT pack, block, id FROM bases WHERE {IN_USE} ORDER BY pack, block, position"  # noqa: S608 -- a constant
+        )  # type: ignore[return-value]
 
     def has_chunk(self, chunk_id: bytes) -> bool:
         """Return whether a committed pack holds a chunk."""
         with self._guard():
             try:
-                cursor = self._live().execute("SELECT 1 FROM chunks WHERE id = ?", (chunk_id,))
+                cursor = self._live().execute(
+                    "SELECT 1 FROM chunks c JOIN packs p ON p.pack = c.pack"
+                    " WHERE c.id = ? AND p.retired IS NULL",
+                    (chunk_id,),
+                )
                 return cursor.fetchone() is not None
             except SQLITE_ERRORS as err:
                 raise catalog_error(err) from err
@@ -537,7 +579,8 @@ class Catalog:
     def missing(self, chunk_ids: Iterable[bytes]) -> set[bytes]:
         """Return those of ``chunk_ids`` that no committed pack holds."""
         wanted = list(chunk_ids)
-        return set(wanted) - {row[0] for row in self._each("SELECT id FROM chunks", wanted)}
+        held = self._each("SELECT id FROM chunks", wanted, condition=f" AND {IN_USE}")
+        return set(wanted) - {row[0] for row in held}
 
     def chunk_places(self, chunk_ids: Sequence[bytes]) -> dict[bytes, ChunkRow]:
         """Return the rows of those of ``chunk_ids`` that the index has."""
@@ -545,25 +588,34 @@ class Catalog:
         return {row[0]: ChunkRow(*row) for row in rows}  # type: ignore[misc, arg-type]
 
     def _each(
-        self, sql: str, ids: Sequence[bytes], column: str = "id"
+        self, sql: str, ids: Sequence[bytes], column: str = "id", condition: str = ""
     ) -> Iterator[tuple[object, ...]]:
         """Yield the rows of a statement for those ids that are there, looked up in parts."""
         for start in range(0, len(ids), LOOKUP_MAX):
             some = ids[start : start + LOOKUP_MAX]
-            yield from self.query(f"{sql} WHERE {column} IN ({','.join('?' * len(some))})", some)
+            marks = ",".join("?" * len(some))
+            yield from self.query(f"{sql} WHERE {column} IN ({marks}){condition}", some)
 
     def scan_chunks(self) -> Iterator[ChunkRow]:
         """Yield the whole chunk index in order of id, as it is now, in little memory.
 
         Reads through a connection of its own: what is published meanwhile is not seen.
         """
-        sql = "SELECT id, pack, block, offset, length FROM chunks"
+        sql = f"SELECT id, pack, block, offset, length FROM chunks WHERE {IN_USE} ORDER BY id"  # noqa: S608 -- a constant
+        for rows in self.scan(sql):
+            yield from map(ChunkRow._make, rows)
+
+    def scan(self, sql: str) -> Iterator[list[tuple[object, ...]]]:
+        """Yield the rows of a reading statement, some at a time, all of one state.
+
+        Reads through a connection of its own unless the catalog is pinned.
+        """
         try:
             if self._pinned:
-                yield from map(ChunkRow._make, self._live().execute(sql))
+                yield from _batches(self._live().execute(sql))
                 return
             with contextlib.closing(_connect(self.paths.catalog)) as connection:
-                yield from map(ChunkRow._make, connection.execute(sql))
+                yield from _batches(connection.execute(sql))
         except SQLITE_ERRORS as err:
             raise catalog_error(err) from err
 
@@ -574,8 +626,8 @@ class Catalog:
     def block_rows(self) -> list[BlockRow]:
         """Return every block of every pack in use."""
         rows = self.query(
-            "SELECT pack, block, offset, stored, raw, kind, depth, cost FROM blocks"
-            " ORDER BY pack, block"
+            "SELECT pack, block, offset, stored, raw, kind, depth, cost FROM blocks"  # noqa: S608 -- a constant
+            f" WHERE {IN_USE} ORDER BY pack, block"
         )
         return [BlockRow(*row) for row in rows]  # type: ignore[arg-type]
 
@@ -608,10 +660,15 @@ class Catalog:
         return row[0]
 
 
+def _batches(cursor: sqlite3.Cursor) -> Iterator[list[tuple[object, ...]]]:
+    while rows := cursor.fetchmany(_SCAN_ROWS):
+        yield rows
+
+
 _PLACE = (
     "p.id, c.pack, c.block, b.offset, b.stored, b.raw, c.offset, c.length, b.depth, b.cost,"
     " b.kind FROM chunks c JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
-    " JOIN packs p ON p.pack = c.pack"
+    " JOIN packs p ON p.pack = c.pack AND p.retired IS NULL"
 )
 
 

@@ -115,7 +115,7 @@ def _is_true_now(store: Store, finding: Finding) -> bool:
             row = store.catalog.pack_row(PackId(bytes.fromhex(finding.digest)))
             return row is None and os.path.lexists(finding.where)
         case Problem.NAMES_LOG_DIFFERS:
-            return _logged(store, names_log_content(store)) != store.tags()
+            return not _log_agrees(store, names_log_content(store))
         case _:
             return any(access_mismatches(store.paths, shared=store.config.shared))
 
@@ -129,9 +129,12 @@ def names_log_content(store: Store) -> names_log.LogContent:
         return names_log.LogContent([], 0)
 
 
-def _logged(store: Store, log: names_log.LogContent) -> dict[str, str]:
-    rows = store.catalog.query("SELECT image_id FROM images")
-    return names_log.replay(log.records, {str(row[0]) for row in rows})
+def _log_agrees(store: Store, log: names_log.LogContent) -> bool:
+    """Return whether the log and the catalog agree on names and pins."""
+    images = {str(row[0]) for row in store.catalog.query("SELECT image_id FROM images")}
+    names = names_log.replay(log.records, images)
+    pins = names_log.replay_pins(log.records, names, images)
+    return names == store.tags() and pins == store.pins()
 
 
 class _Check:
@@ -496,7 +499,7 @@ class _Check:
             self._find(
                 Problem.NAMES_LOG_DAMAGED, path, "", f"{log.unreadable} lines cannot be read"
             )
-        if _logged(self._store, log) != tags:
+        if not self._listed(lambda: _log_agrees(self._store, log), False):
             self._find(
                 Problem.NAMES_LOG_DIFFERS, path, "", "the log and the catalog disagree on names"
             )

@@ -88,14 +88,17 @@ def insert_pack(
     return number
 
 
-_KEEP_PLACE = "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?)"
-_DEPTH = "(SELECT depth FROM blocks b WHERE b.pack = {0}.pack AND b.block = {0}.block)"
-_SHALLOWEST_PLACE = (
-    "INSERT INTO chunks VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"  # noqa: S608 -- ours
+_NEW_PLACE = (
+    "INSERT INTO chunks VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
     " pack = excluded.pack, block = excluded.block, offset = excluded.offset,"
-    " length = excluded.length"
-    f" WHERE {_DEPTH.format('excluded')} < {_DEPTH.format('chunks')}"
+    " length = excluded.length WHERE "
 )
+# A row that points into a retired pack counts as absent, so it gives way.
+_KEEP_PLACE = _NEW_PLACE + (  # noqa: S608 -- ours
+    "NOT EXISTS (SELECT 1 FROM packs p WHERE p.pack = chunks.pack AND p.retired IS NULL)"
+)
+_DEPTH = "(SELECT depth FROM blocks b WHERE b.pack = {0}.pack AND b.block = {0}.block)"
+_SHALLOWEST_PLACE = _NEW_PLACE + f"{_DEPTH.format('excluded')} < {_DEPTH.format('chunks')}"
 
 
 def insert_blocks(
@@ -105,7 +108,7 @@ def insert_blocks(
     *,
     shallow: bool = False,
 ) -> None:
-    """Insert block and chunk rows of pack ``number``; chunks that have a place keep it.
+    """Insert block and chunk rows of pack ``number``; chunks with a place in use keep it.
 
     Args:
         connection: In a write transaction.

@@ -24,6 +24,7 @@ from layerstore.store.failures import (
     storage_errors,
 )
 from layerstore.store.paths import DIRECTORIES, StorePaths
+from layerstore.store.reserve import set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -228,6 +229,7 @@ def create_store(paths: StorePaths) -> None:
             staging = paths.temporary("create", str(os.getpid()))
             remove_if_present(staging)
             publish_bytes(_TEMPLATE.encode(), staging=staging, target=paths.config)
+    set_aside(paths)
 
 
 def _refuse_foreign_directory(paths: StorePaths) -> None:

@@ -28,6 +28,7 @@ from layerstore.store.depths import refresh_depths
 from layerstore.store.failures import CorruptPackError, catalog_error, storage_errors
 from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
+from layerstore.store.pins import insert_pins
 from layerstore.store.records import LayerRecord, decode_layer, encode_layer, layer_item_id
 from layerstore.store.sweep import pack_files
 from layerstore.store.tags import image_facts, insert_image, insert_tags, manifest_config
@@ -293,6 +294,7 @@ class _Rebuild:
             log = names_log.LogContent([], 0)
         names = names_log.replay(log.records, images)
         insert_tags(connection, sorted(names.items()))
+        insert_pins(connection, names_log.replay_pins(log.records, names, images))
         # The log may name images that were collected: a size that differs makes the
         # next change of a name write a snapshot first.
         size = -1 if log.unreadable else names_log.log_size(self._paths.names_log)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -47,6 +48,7 @@ from layerstore.store.records import LayerRecord, cache_seal, encode_layer, laye
 from layerstore.store.references import layer_chunks
 from layerstore.store.soundness import Soundness
 from layerstore.store.tags import image_facts, insert_image, manifest_config, tag_all
+from layerstore.store.usage import note_image_use, note_step_uses
 
 if TYPE_CHECKING:
     import sqlite3
@@ -136,6 +138,7 @@ class WriteSession:
         self._known: set[bytes] = set()
         self._soundness = Soundness(store)
         self._healed: set[bytes] = set()
+        self._used_steps: set[str] = set()
         self._unsettled: list[_Unsettled] = []
         self._unsettled_bytes = 0
         self._new_bytes = self._reused_bytes = self._stored_bytes = self._new_chunks = 0
@@ -184,7 +187,10 @@ class WriteSession:
             try:
                 self._pipeline.close()
             finally:
-                self._lease.close()
+                self._lease.close(self._record_uses)
+
+    def _record_uses(self, connection: sqlite3.Connection) -> None:
+        note_step_uses(connection, self._used_steps, time.time())
 
     def __enter__(self) -> Self:
         return self
@@ -486,6 +492,7 @@ class WriteSession:
             insert_image(connection, record)
             hold(connection, self._lease.lease_id, "image", [image_id])
             tag_all(connection, self._paths.names_log, full_names, record.image_id)
+        note_image_use(self._paths, record.image_id)
         return record
 
     def _content_size(self, diff_id: DiffId) -> int:
@@ -504,6 +511,10 @@ class WriteSession:
                 if self._catalog.layer(diff_id) is None:
                     raise LayerNotFoundError(f"the store holds no layer {diff_id}")
             hold(connection, self._lease.lease_id, "layer", diff_ids)
+
+    def note_step_use(self, key: str) -> None:
+        """Remember that a build step was used; written when the session ends."""
+        self._used_steps.add(key)
 
     def cache_put(self, record: CacheRecord) -> None:
         """Remember a build step; its layer must be published.

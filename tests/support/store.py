@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Files = dict[bytes, bytes]
 
 
-def noise(seed: int, size: int) -> bytes:
+def noise(seed: int | str, size: int) -> bytes:
     """Bytes that do not compress, the same for the same seed."""
     return random.Random(seed).randbytes(size)
 
