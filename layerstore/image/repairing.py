@@ -26,6 +26,7 @@ from layerstore.store.rebuild import rebuild_catalog
 from layerstore.store.references import paths_with
 from layerstore.store.repair import RepairReport, execute_repair, plan_repair
 from layerstore.store.store import Store
+from layerstore.store.tags import image_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,16 +105,22 @@ def repair_store(
         store = Store.open(root)
     with store:
         before = check(store, read_data=True, progress=progress)
-        itself, results, missing = _heal(store, lost_of(before), sources, dry_run, progress)
+        unlisted = _layers_of_unlisted(store)
+        lost = lost_of(before)
+        lost = lost._replace(layers=lost.layers | unlisted, harmed=lost.harmed | unlisted)
+        itself, results, missing = _heal(store, lost, sources, dry_run, progress)
         if dry_run:
             return _dry_outcome(store, before, itself, results, missing)
         moved = execute_repair(plan_repair(store, before))
-        if any(finding.problem in _OF_THE_CATALOG for finding in before.findings):
+        if unlisted - missing.layers or any(
+            finding.problem in _OF_THE_CATALOG for finding in before.findings
+        ):
             rebuilt = store.rebuild_catalog(progress)
         after = check(store, read_data=False, progress=progress)
         keys = _forget_build_steps(store, after.harmed_layers)
-        losses = tuple(_losses(store, lost_of(after)))
-        return RepairOutcome(False, before, itself, results, moved, rebuilt, keys, losses, after.ok)
+        losses = (*_losses(store, lost_of(after)), *_losses_of_names(store))
+        ok = after.ok and not losses
+        return RepairOutcome(False, before, itself, results, moved, rebuilt, keys, losses, ok)
 
 
 def _dry_outcome(
@@ -125,8 +132,10 @@ def _dry_outcome(
 ) -> RepairOutcome:
     plan = plan_repair(store, before)
     moved = RepairReport(len(plan.packs), 0, 0)
-    losses = tuple(_losses(store, missing))
-    return RepairOutcome(True, before, itself, results, moved, None, (), losses, not losses)
+    losses = _losses(store, missing)
+    if missing.layers or not _layers_of_unlisted(store):
+        losses += _losses_of_names(store)  # else their layers come back, and they with them
+    return RepairOutcome(True, before, itself, results, moved, None, (), tuple(losses), not losses)
 
 
 def _heal(
@@ -179,15 +188,34 @@ def _losses(store: Store, lost: Lost) -> list[Loss]:
     return losses
 
 
-def _lost_names(store: Store) -> list[Loss]:
-    """Return the names that names.log has and a new catalog could not take over."""
+def _unlisted_names(store: Store) -> dict[str, ImageId]:
+    """Return the names that names.log has and the catalog does not, with their images.
+
+    So it is after the catalog was made again from packs that miss some of their layers.
+    Names that a crash left in the log alone look the same; nobody was promised those, and
+    the next change of a name forgets them.
+    """
     records = names_log_content(store).records
     everything = {record[2] for record in records if record[0] == names_log.TAG}
-    tags = store.tags()
+    known: set[str] = {image.image_id for image in store.images()}
+    named = names_log.replay(records, everything)
+    return {n: ImageId(Digest(i)) for n, i in named.items() if i not in known}
+
+
+def _layers_of_unlisted(store: Store) -> frozenset[DiffId]:
+    """Return the layers that such images need and the catalog does not have."""
+    found: set[DiffId] = set()
+    for image_id in _unlisted_names(store).values():
+        with contextlib.suppress(IntegrityError, NotFoundError):
+            found.update(image_facts(store.get_blob(image_id)).diff_ids)
+    return frozenset(diff_id for diff_id in found if not store.has_layer(diff_id))
+
+
+def _losses_of_names(store: Store) -> list[Loss]:
     return [
-        Loss(None, (ImageId(Digest(image_id)),), f"the name {name}: its image is not whole")
-        for name, image_id in names_log.replay(records, everything).items()
-        if name not in tags
+        Loss(None, (image_id,), f"the name {name}: layers of its image are lost")
+        for name, image_id in _unlisted_names(store).items()
+        if store.has_blob(image_id)
     ]
 
 
@@ -196,7 +224,10 @@ def _losses_of_layer(
 ) -> list[Loss]:
     try:
         record = store.layer(diff_id)
-    except (IntegrityError, NotFoundError):
+    except NotFoundError:
+        # A dry run found it in a copy if nobody misses it any more.
+        return [Loss(diff_id, images, "the whole layer is lost")] if diff_id in lost.layers else []
+    except IntegrityError:
         return [Loss(diff_id, images, "the whole layer is lost")]
     losses: list[Loss] = []
     if not lost.items.isdisjoint(chunk_id for _, chunk_id in record.tree):

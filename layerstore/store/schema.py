@@ -79,15 +79,12 @@ _OLD_TABLES: tuple[str, ...] = (
     ),
 )
 
+CHANGED_IN_2 = ("packs", "blocks")
+NEW_IN_2 = ("bases", "step_uses", "pins")
+
 SCHEMA_1: tuple[str, ...] = (
     *_OLD_TABLES,
-    *(
-        statement
-        for statement in SCHEMA
-        if not statement.startswith(
-            ("CREATE TABLE packs ", "CREATE TABLE blocks ", "CREATE TABLE bases ")
-        )
-    ),
+    *(statement for statement in SCHEMA if statement.split()[2] not in {*CHANGED_IN_2, *NEW_IN_2}),
 )
 
 VIEWS_OF_1: tuple[str, ...] = (
@@ -100,6 +97,8 @@ VIEWS_OF_1: tuple[str, ...] = (
         " raw AS cost FROM main.blocks"
     ),
     "CREATE TEMP VIEW bases AS SELECT 0 AS pack, 0 AS block, 0 AS position, x'' AS id WHERE 0",
+    "CREATE TEMP VIEW step_uses AS SELECT '' AS key, 0.0 AS used WHERE 0",
+    "CREATE TEMP VIEW pins AS SELECT '' AS target, x'' AS seal WHERE 0",
 )
 """What shows a catalog of version 1 as one of version 2, for reading: names in the temporary
 schema hide those of the database."""

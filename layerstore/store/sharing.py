@@ -36,7 +36,6 @@ from layerstore.store.config import (
 from layerstore.store.exclusion import alone
 from layerstore.store.failures import storage_errors
 from layerstore.store.leases import lock_file_ids
-from layerstore.store.paths import DIRECTORIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,10 +124,9 @@ def access_mismatches(paths: StorePaths, *, shared: bool) -> Iterator[Mismatch]:
 def _tree(paths: StorePaths) -> Iterator[tuple[str, bool]]:
     """Yield the store's directories from the outside in, then its files; True for directories."""
     yield paths.root, True
-    folders = [f"{paths.root}/{name}" for name in DIRECTORIES]
-    folders += [
-        entry.path for entry in _entries(paths.packs) if entry.is_dir(follow_symlinks=False)
-    ]
+    folders = _folders(paths.root)
+    for folder in (paths.packs, os.path.dirname(paths.blobs)):
+        folders += _folders(folder)
     for folder in folders:
         yield folder, True
     inner = [f for f in folders if os.path.basename(f) not in _OF_VIEWS]
@@ -136,6 +134,10 @@ def _tree(paths: StorePaths) -> Iterator[tuple[str, bool]]:
         for entry in _entries(folder):
             if entry.is_file(follow_symlinks=False):
                 yield entry.path, False
+
+
+def _folders(parent: str) -> list[str]:
+    return [entry.path for entry in _entries(parent) if entry.is_dir(follow_symlinks=False)]
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -31,7 +31,14 @@ from layerstore.store.exclusion import alone
 from layerstore.store.failures import SQLITE_ERRORS, catalog_error, storage_errors
 from layerstore.store.leases import lock_file_ids
 from layerstore.store.pack_reader import open_pack
-from layerstore.store.schema import CATALOG_VERSION, SCHEMA, SCHEMA_1
+from layerstore.store.pins import pins
+from layerstore.store.schema import (
+    CATALOG_VERSION,
+    CHANGED_IN_2,
+    NEW_IN_2,
+    SCHEMA,
+    SCHEMA_1,
+)
 from layerstore.store.sweep import pack_files
 
 if TYPE_CHECKING:
@@ -41,9 +48,6 @@ if TYPE_CHECKING:
     from layerstore.store.paths import StorePaths
 
 OLDEST_FORMAT = 1
-
-_CHANGED = ("packs", "blocks")
-"""Tables that gained columns in version 2; ``bases`` came new."""
 
 
 class UpgradeReport(NamedTuple):
@@ -170,22 +174,22 @@ def _table(schema: Sequence[str], name: str) -> str:
     return statement
 
 
-_ASIDE = tuple(f"ALTER TABLE {name} RENAME TO {name}_before" for name in _CHANGED)
-_AWAY = tuple(f"DROP TABLE {name}_before" for name in _CHANGED)
+_ASIDE = tuple(f"ALTER TABLE {name} RENAME TO {name}_before" for name in CHANGED_IN_2)
+_AWAY = tuple(f"DROP TABLE {name}_before" for name in CHANGED_IN_2)
 _UPWARDS = (
     *_ASIDE,
-    *(_table(SCHEMA, name) for name in (*_CHANGED, "bases")),
+    *(_table(SCHEMA, name) for name in (*CHANGED_IN_2, *NEW_IN_2)),
     "INSERT INTO packs SELECT pack, id, size, retired, lease, 0 FROM packs_before",
     "INSERT INTO blocks SELECT pack, block, offset, stored, raw, kind, 0, raw FROM blocks_before",
     *_AWAY,
 )
 _BACKWARDS = (
     *_ASIDE,
-    *(_table(SCHEMA_1, name) for name in _CHANGED),
+    *(_table(SCHEMA_1, name) for name in CHANGED_IN_2),
     "INSERT INTO packs SELECT pack, id, size, retired, lease FROM packs_before",
     "INSERT INTO blocks SELECT pack, block, offset, stored, raw, kind FROM blocks_before",
     *_AWAY,
-    "DROP TABLE bases",
+    *(f"DROP TABLE {name}" for name in NEW_IN_2),
 )
 
 
@@ -205,6 +209,13 @@ def _refuse_newer_content(paths: StorePaths, *, shared: bool) -> None:
     if shared:
         raise CannotUndoError(
             f"the store is open to a group, which format {OLDEST_FORMAT} does not know"
+        )
+    with contextlib.closing(Catalog(paths)) as catalog:
+        pinned = sorted(pins(catalog))
+    if pinned:
+        raise CannotUndoError(
+            f"{pinned[0]} is pinned, which format {OLDEST_FORMAT} does not know",
+            hint=f"layerstore unpin {' '.join(pinned)}",
         )
     newer = [pack_id for pack_id, _ in pack_files(paths) if _is_newer(paths, pack_id)]
     if newer:

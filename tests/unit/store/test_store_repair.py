@@ -309,6 +309,26 @@ def test_a_missing_catalog_is_made_again_first(root: Path, original: Path) -> No
     assert exported(root) == exported(original)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_images_that_a_new_catalog_could_not_list_come_back_with_their_layers(
+    root: Path, original: Path, dry_run: bool
+) -> None:
+    """The catalog is gone and so are packs: names.log and configs say what there was."""
+    damage_everything(root)
+    for path in root.glob("catalog.sqlite*"):
+        path.unlink()
+    alone = repaired(root)
+    assert not alone.ok
+    assert len(alone.losses) == 3
+    outcome = repair_store(str(root), [str(original)], dry_run=dry_run)
+    assert outcome.ok, outcome.losses
+    if not dry_run:
+        assert outcome.sources[0].gleaned.layers == 3
+        assert exported(root) == exported(original)
+        with Store.open(root) as store:
+            assert check(store, read_data=True).ok
+
+
 def test_build_steps_of_lost_layers_are_forgotten(root: Path) -> None:
     with Store.open(root) as store, store.begin("test") as session:
         for name in ("dir:1", "other:1"):
