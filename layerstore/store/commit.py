@@ -15,7 +15,7 @@ from layerstore.store.failures import storage_errors
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from layerstore.digest import PackId
     from layerstore.formats.pack import Block
@@ -24,19 +24,33 @@ if TYPE_CHECKING:
 
 
 def publish_pack(
-    connection: sqlite3.Connection, paths: StorePaths, pack: SealedPack, lease: str | None
+    connection: sqlite3.Connection,
+    paths: StorePaths,
+    pack: SealedPack,
+    lease: str | None,
+    *,
+    with_chunks: bool = True,
 ) -> int:
     """Name a sealed pack and insert its rows; return its number in the catalog.
 
     Call inside a catalog write transaction. Chunks that another pack holds already
-    keep their place there; this pack's copies are dead bytes for gc.
+    keep their place there; this pack's copies are dead bytes for gc. Without
+    ``with_chunks`` all do, unseen: for copies, whose rows move later.
     """
     if pack.staged is None:
         raise AssertionError("a measured pack cannot be published")
     with storage_errors("publish a pack"):
         make_private_dir(paths.pack_dir(pack.pack_id))
         pack.staged.publish(paths.pack(pack.pack_id))
-    return insert_pack(connection, pack.pack_id, pack.size, pack.blocks, lease, pack.effort)
+    return insert_pack(
+        connection,
+        pack.pack_id,
+        pack.size,
+        pack.blocks,
+        lease,
+        pack.effort,
+        with_chunks=with_chunks,
+    )
 
 
 def insert_pack(
@@ -48,10 +62,11 @@ def insert_pack(
     effort: int,
     *,
     shallow: bool = False,
+    with_chunks: bool = True,
 ) -> int:
     """Insert the rows of a pack that lies under its final name; return its number.
 
-    A retired pack with the same bytes is taken back into use. ``shallow`` is for
+    A retired pack with the same bytes is taken back into use. The last two are for
     :func:`insert_blocks`.
     """
     row = connection.execute("SELECT pack FROM packs WHERE id = ?", (pack_id,)).fetchone()
@@ -66,7 +81,7 @@ def insert_pack(
         connection.execute(
             "UPDATE packs SET retired = NULL, lease = ? WHERE pack = ?", (lease, number)
         )
-    insert_blocks(connection, number, blocks, shallow=shallow)
+    insert_blocks(connection, number, blocks, shallow=shallow, with_chunks=with_chunks)
     return number
 
 
@@ -89,6 +104,7 @@ def insert_blocks(
     blocks: Iterable[Block],
     *,
     shallow: bool = False,
+    with_chunks: bool = True,
 ) -> None:
     """Insert block and chunk rows of pack ``number``; chunks with a place in use keep it.
 
@@ -99,6 +115,7 @@ def insert_blocks(
         shallow: Of two places take the one of lesser depth. Who inserts packs in no
             particular order needs it: of two old copies each might be a difference
             against the other.
+        with_chunks: Whether to insert rows of chunks at all.
     """
     chunk_rows: list[tuple[bytes, int, int, int, int]] = []
     block_rows: list[tuple[int, ...]] = []
@@ -117,13 +134,20 @@ def insert_blocks(
             )
         )
         base_rows += [(number, index, place, base) for place, base in enumerate(block.bases)]
-        offset = 0
-        for item_id, length in block.items:
-            chunk_rows.append((item_id, number, index, offset, length))
-            offset += length
+        if with_chunks:
+            chunk_rows += _chunk_rows(number, index, block)
     connection.executemany(
         "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", block_rows
     )
     connection.executemany("INSERT OR IGNORE INTO bases VALUES (?, ?, ?, ?)", base_rows)
     chunk_rows.sort()  # in key order the index is filled page by page
     connection.executemany(_SHALLOWEST_PLACE if shallow else _KEEP_PLACE, chunk_rows)
+
+
+def _chunk_rows(
+    number: int, index: int, block: Block
+) -> Iterator[tuple[bytes, int, int, int, int]]:
+    offset = 0
+    for item_id, length in block.items:
+        yield item_id, number, index, offset, length
+        offset += length
