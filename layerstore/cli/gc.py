@@ -165,6 +165,7 @@ def _collect_caches(store: Store, rules: GcRules, *, dry_run: bool) -> list[Idle
     """Remove, or only find, cache mounts that nothing uses and the rules do not keep."""
     from layerstore.build.api import CACHE_MOUNTS
     from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
+    from layerstore.store.selection import recorded_uses
     from layerstore.store.usage import age_reference
 
     limit = rules.keep.keep_cache_within_s if rules.keep_cache else -1.0
@@ -172,7 +173,7 @@ def _collect_caches(store: Store, rules: GcRules, *, dry_run: bool) -> list[Idle
         return []
     root = store.root / CACHE_MOUNTS
     idle = find_idle_caches(root)
-    uses = [cache.used for cache in idle]
+    uses = [cache.used for cache in idle] + recorded_uses(store)
     reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
     going = [cache for cache in idle if reference.age_of(cache.used) > limit]
     return going if dry_run else remove_idle_caches(root, going)

@@ -31,12 +31,14 @@ def publish_pack(
     lease: str | None,
     *,
     instead: Collection[bytes] = (),
+    with_chunks: bool = True,
 ) -> int:
     """Name a sealed pack and insert its rows; return its number in the catalog.
 
     Call inside a catalog write transaction. Chunks that another pack holds already
     keep their place there, and this pack's copies are dead bytes for gc; but those in
-    ``instead`` move here, because what the other pack holds of them is damaged.
+    ``instead`` move here, because what the other pack holds of them is damaged. Without
+    ``with_chunks`` all keep their place, unseen: for copies, whose rows move later.
     """
     if pack.staged is None:
         raise AssertionError("a measured pack cannot be published")
@@ -44,7 +46,15 @@ def publish_pack(
         make_private_dir(paths.pack_dir(pack.pack_id))
         _clear_the_way(paths, pack.pack_id)
         pack.staged.publish(paths.pack(pack.pack_id))
-    number = insert_pack(connection, pack.pack_id, pack.size, pack.blocks, lease, pack.effort)
+    number = insert_pack(
+        connection,
+        pack.pack_id,
+        pack.size,
+        pack.blocks,
+        lease,
+        pack.effort,
+        with_chunks=with_chunks,
+    )
     if instead:
         _move_chunks(connection, number, pack.blocks, instead)
     return number
@@ -66,10 +76,11 @@ def insert_pack(
     effort: int,
     *,
     shallow: bool = False,
+    with_chunks: bool = True,
 ) -> int:
     """Insert the rows of a pack that lies under its final name; return its number.
 
-    A retired pack with the same bytes is taken back into use. ``shallow`` is for
+    A retired pack with the same bytes is taken back into use. The last two are for
     :func:`insert_blocks`.
     """
     row = connection.execute("SELECT pack FROM packs WHERE id = ?", (pack_id,)).fetchone()
@@ -84,7 +95,7 @@ def insert_pack(
         connection.execute(
             "UPDATE packs SET retired = NULL, lease = ? WHERE pack = ?", (lease, number)
         )
-    insert_blocks(connection, number, blocks, shallow=shallow)
+    insert_blocks(connection, number, blocks, shallow=shallow, with_chunks=with_chunks)
     return number
 
 
@@ -107,6 +118,7 @@ def insert_blocks(
     blocks: Iterable[Block],
     *,
     shallow: bool = False,
+    with_chunks: bool = True,
 ) -> None:
     """Insert block and chunk rows of pack ``number``; chunks with a place in use keep it.
 
@@ -117,6 +129,7 @@ def insert_blocks(
         shallow: Of two places take the one of lesser depth. Who inserts packs in no
             particular order needs it: of two old copies each might be a difference
             against the other.
+        with_chunks: Whether to insert rows of chunks at all.
     """
     listed = list(blocks)
     block_rows: list[tuple[int, ...]] = []
@@ -139,8 +152,9 @@ def insert_blocks(
         "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", block_rows
     )
     connection.executemany("INSERT OR IGNORE INTO bases VALUES (?, ?, ?, ?)", base_rows)
-    chunk_rows = sorted(_chunk_rows(number, listed))  # so the index is filled page by page
-    connection.executemany(_SHALLOWEST_PLACE if shallow else _KEEP_PLACE, chunk_rows)
+    if with_chunks:
+        chunk_rows = sorted(_chunk_rows(number, listed))  # so the index is filled page by page
+        connection.executemany(_SHALLOWEST_PLACE if shallow else _KEEP_PLACE, chunk_rows)
 
 
 def _move_chunks(

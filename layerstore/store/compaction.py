@@ -172,7 +172,7 @@ def publish_copies(store: Store, table: ItemTable, copies: Iterable[SealedPack])
     """
     for pack in copies:
         with store.catalog.write() as connection:
-            number = publish_pack(connection, store.paths, pack, None)
+            number = publish_pack(connection, store.paths, pack, None, with_chunks=False)
         _move_rows(store.catalog, table, pack, number)
 
 

@@ -65,6 +65,12 @@ def find_candidates(store: Store, rules: KeepRules, views: ViewRoots) -> Candida
     )
 
 
+def recorded_uses(store: Store) -> list[float]:
+    """Return when anything in the store was used last: what ages are measured from."""
+    images = image_uses(store.paths, set(store.tags().values()))
+    return [*step_uses(store.catalog).values(), *images.values()]
+
+
 def named_uses(store: Store, views: ViewRoots) -> list[NamedUse]:
     """Return every name with its image's last use; what is pinned or in use now is held."""
     tags, held = store.tags(), set[str](store.pins())

@@ -87,6 +87,9 @@ def test_gc_collects_them_by_age_or_all(tmp_path: Path) -> None:
     cli.ok("import", tree, "-t", "a:1")
     root = tmp_path / "store" / "cache-mounts"
     fill(root, "old", 700, 40)
+    assert cli.ok("gc", "--dry-run", "--keep-cache-within", "30d", "--json").json()[
+        "cache_mounts"
+    ], "the image was used since"
     fill(root, "new", 50)
     assert cli.ok("gc", "--json").json()["cache_mounts"] == 0
     planned = cli.ok("gc", "--dry-run", "--keep-cache-within", "30d")
