@@ -23,7 +23,18 @@ PROGRAM = "layerstore"
 
 def build_app() -> typer.Typer:
     """Return the command line as typer sees it."""
-    from layerstore.cli import build, doctor, image, measure, store, transfer, unshare
+    from layerstore.cli import (
+        build,
+        check,
+        doctor,
+        image,
+        init,
+        measure,
+        optimize,
+        store,
+        transfer,
+        unshare,
+    )
 
     app = _without_commands()
     build.register(app)
@@ -34,7 +45,10 @@ def build_app() -> typer.Typer:
         fast_command(app, name)
     unshare.register(app)
     measure.register(app)
+    check.register(app)
+    init.register(app)
     store.register(app)
+    optimize.register(app)
     doctor.register(app)
     return app
 

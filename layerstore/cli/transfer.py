@@ -302,3 +302,5 @@ def _tell_new_image(
         f"{what}: {format_size(image.size)} of files, "
         f"{format_size(stats.new_bytes)} new here, {format_size(stats.stored_bytes)} on disk"
     )
+    if stats.healed_chunks:
+        write_note(f"{stats.healed_chunks} chunks were damaged in the store and are whole again")

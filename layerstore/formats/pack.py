@@ -42,9 +42,9 @@ BASES_MAX = 4096
 PREFIX_MAX_BYTES = 4 * 1024 * 1024
 """Plain bytes of a block's bases together at most: with the block they fit one window."""
 
-DEPTH_MAX = 3
-"""Differences a reader follows at most: writers make 2, and one more is left for a base
-that `optimize` turned into a difference while a session was choosing it."""
+DEPTH_MAX = 8
+"""Differences a reader follows at most. Writers make 2; a base that is moved into a difference
+while others choose it adds some, and a cycle in a damaged catalog must end."""
 
 HEADER = struct.Struct("<8sIIQQ")
 COUNTS = struct.Struct("<II")
@@ -305,8 +305,8 @@ def _block(numbers: tuple[int, ...], items: _Items, bases: _Bases) -> Block:
     sound = raw <= cost and 0 < depth <= DEPTH_MAX if needed else depth == cost == 0
     if not sound:
         raise FormatError(f"pack block at {offset} has impossible bases")
-    if needed and kind != ItemKind.DATA:
-        raise FormatError(f"pack block at {offset} has bases although it is not content")
+    if needed and kind == ItemKind.LAYER:
+        raise FormatError(f"pack block at {offset} has bases although it holds layer records")
     if not {item.item_id for item in held}.isdisjoint(needed):
         raise FormatError(f"pack block at {offset} is a difference against itself")
     return Block(offset, stored, raw, _KINDS[kind], held, needed, depth, cost)

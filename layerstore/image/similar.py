@@ -30,7 +30,7 @@ ENTRIES_MAX: Final = 100_000
 _DIGITS: Final = re.compile(rb"[0-9]+")
 
 
-class _Brief(msgspec.Struct, array_like=True, gc=False):
+class BriefEntry(msgspec.Struct, array_like=True, gc=False):
     """The first fields of a tree's entry; MessagePack skips the others fastest."""
 
     path: bytes
@@ -43,7 +43,7 @@ class _Brief(msgspec.Struct, array_like=True, gc=False):
     extents: tuple[Extent, ...]
 
 
-_DECODER = msgspec.msgpack.Decoder(tuple[tuple[_Brief, ...], msgspec.Raw, msgspec.Raw])
+_DECODER = msgspec.msgpack.Decoder(tuple[tuple[BriefEntry, ...], msgspec.Raw, msgspec.Raw])
 
 
 class SimilarFiles:
@@ -72,14 +72,14 @@ class SimilarFiles:
             return ()
         extents = self._by_path.get(path)
         if extents is None:
-            extents = self._patterns(self._by_path).get(_pattern(path), ())
+            extents = self._patterns(self._by_path).get(path_pattern(path), ())
         return tuple((length, chunk) for length, chunk in extents if chunk is not None)
 
     def _patterns(
         self, by_path: dict[bytes, tuple[Extent, ...]]
     ) -> dict[bytes, tuple[Extent, ...]]:
         if self._by_pattern is None:
-            self._by_pattern = {_pattern(path): extents for path, extents in by_path.items()}
+            self._by_pattern = {path_pattern(path): extents for path, extents in by_path.items()}
         return self._by_pattern
 
     def _load(self) -> dict[bytes, tuple[Extent, ...]]:
@@ -90,7 +90,7 @@ class SimilarFiles:
                 record = self._store.layer(diff_id)
                 if record.entry_count > left:
                     continue
-                entries = _brief(self._store.read_refs(record.tree))
+                entries = brief_entries(self._store.read_refs(record.tree))
             except (IntegrityError, NotFoundError):
                 continue
             left -= record.entry_count
@@ -110,7 +110,7 @@ class SimilarFiles:
                     yield diff_id
 
 
-def _brief(encoded: bytes) -> tuple[_Brief, ...]:
+def brief_entries(encoded: bytes) -> tuple[BriefEntry, ...]:
     """Return the entries of an encoded tree of files; none if it is not understood."""
     head = MAGIC + bytes((VERSION,))
     if not encoded.startswith(head):
@@ -121,6 +121,6 @@ def _brief(encoded: bytes) -> tuple[_Brief, ...]:
         return ()
 
 
-def _pattern(path: bytes) -> bytes:
+def path_pattern(path: bytes) -> bytes:
     """Return a path with every number replaced, so that versions look alike."""
     return _DIGITS.sub(b"#", path)

@@ -7,6 +7,7 @@ store. Normative: docs/format/store.md.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ from layerstore.store.catalog import Catalog, make_store_directories
 from layerstore.store.failures import (
     ReadOnlyStoreError,
     StoreExistsError,
+    UpgradeNeededError,
     storage_error,
     storage_errors,
 )
@@ -32,7 +34,10 @@ _MIN_CUT_BYTES = 64
 _NORMALIZATIONS = 3
 
 KNOWN_INCOMPATIBLE: frozenset[str] = frozenset()
-KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset()
+SHARED_GROUP = "shared-group"
+"""The store is open to a group: who does not know that would make files only they can read."""
+
+KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset({SHARED_GROUP})
 
 ALGORITHM = "fastcdc-2020"
 
@@ -68,11 +73,13 @@ class StoreConfig(NamedTuple):
     Attributes:
         writable: False when a read-only-compatible feature is unknown to us.
         cutting: Where content is cut; the same for the store's whole life.
+        shared: Whether the store is open to the group that owns its directories.
     """
 
     format: int
     writable: bool
     cutting: CutParameters
+    shared: bool = False
 
 
 def parse_config(data: bytes) -> StoreConfig:
@@ -101,8 +108,13 @@ def parse_config(data: bytes) -> StoreConfig:
             f"the store uses features unknown to this layerstore: {', '.join(sorted(unknown))}",
             hint="use the newer layerstore that made this store",
         )
-    read_only = _flags(features, "read_only_compatible") - KNOWN_READ_ONLY_COMPATIBLE
-    return StoreConfig(version, not read_only, _cutting(_table(document, "chunking")))
+    read_only = _flags(features, "read_only_compatible")
+    return StoreConfig(
+        version,
+        not read_only - KNOWN_READ_ONLY_COMPATIBLE,
+        _cutting(_table(document, "chunking")),
+        SHARED_GROUP in read_only,
+    )
 
 
 def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
@@ -110,6 +122,21 @@ def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
     if not isinstance(table, dict):
         raise FormatError(f"config.toml has no [{name}]")
     return table
+
+
+def with_shared_group(data: bytes) -> bytes:
+    """Return a config.toml that says the store is open to its group; comments and order stay.
+
+    Raises:
+        FormatError: It has no list of features as this version writes it.
+    """
+    key = "read_only_compatible"
+    flags = sorted(_flags(_table(tomllib.loads(data.decode()), "features"), key) | {SHARED_GROUP})
+    listed = ", ".join(f'"{flag}"' for flag in flags)
+    text = re.sub(rf"(?m)^{key} *= *\[[^]]*\]", f"{key} = [{listed}]", data.decode(), count=1)
+    if not parse_config(text.encode()).shared:
+        raise FormatError("config.toml was edited: its features cannot be changed safely")
+    return text.encode()
 
 
 def _flags(features: Mapping[str, object], name: str) -> set[str]:
@@ -184,6 +211,8 @@ def _absent(paths: StorePaths) -> Exception:
 def create_store(paths: StorePaths) -> None:
     """Make a store, or finish one whose making was interrupted; harmless if it exists.
 
+    It is its owner's alone, wherever it is made: :mod:`layerstore.store.sharing` opens it.
+
     Raises:
         StoreExistsError: The directory holds something else.
         StorageError: It cannot be written.
@@ -221,11 +250,13 @@ def _refuse_foreign_directory(paths: StorePaths) -> None:
 
 
 def require_writable(config: StoreConfig) -> None:
-    """Refuse to write a store that a newer layerstore lets us only read.
+    """Refuse to write a store that a newer layerstore lets us only read, or an older one made.
 
     Raises:
         ReadOnlyStoreError: It is one.
     """
+    if config.format < FORMAT_VERSION:
+        raise UpgradeNeededError(config.format)
     if not config.writable:
         raise ReadOnlyStoreError(
             "the store uses features that this layerstore may only read",

@@ -29,6 +29,10 @@ WRITE_DEPTH_MAX = 2
 COST_MAX_BYTES = 8 * BLOCK_MAX_BYTES
 """Plain bytes decoded for reading one item of a difference, at most."""
 
+BASE_BLOCKS_MAX = 2
+"""Blocks that one item's bases may lie in: with more, a difference against the result would
+cost too much, and every second version would stand alone (docs/decisions/0110)."""
+
 WINDOW_MARGIN_BYTES = 256 * 1024
 """Bytes of the similar file before and after a chunk's own place that are worth a look:
 insertions shift content, and a wider window only costs time (docs/decisions/0110)."""
@@ -49,15 +53,18 @@ class Base(NamedTuple):
         return self.place.pack, self.place.block
 
 
-def window(similar: Refs, offset: int, length: int) -> list[ChunkId]:
+def window(
+    similar: Refs, offset: int, length: int, margin: int = WINDOW_MARGIN_BYTES
+) -> list[ChunkId]:
     """Return the chunks of similar content around where a new chunk lies, nearest first.
 
     Args:
         similar: The similar content.
         offset: Where the new chunk begins in its own content.
         length: Of the new chunk.
+        margin: Bytes before and after that count as near.
     """
-    first, last = offset - WINDOW_MARGIN_BYTES, offset + length + WINDOW_MARGIN_BYTES
+    first, last = offset - margin, offset + length + margin
     middle = offset + length // 2
     near: list[tuple[int, ChunkId]] = []
     at = 0
@@ -86,23 +93,14 @@ class BaseFinder:
 
         Their cost together with a whole block is at most ``COST_MAX_BYTES``.
         """
-        found: dict[ChunkId, Base] = {}
-        blocks: dict[tuple[int, int], int] = {}
-        for base in self._shallow(candidates):
-            new = base.block not in blocks
-            cost = sum(blocks.values()) + (base.place.cost if new else 0)
-            if cost + BLOCK_MAX_BYTES > COST_MAX_BYTES:
-                continue
-            blocks[base.block] = base.place.cost
-            found.setdefault(base.chunk_id, base)
-        return list(found.values())
+        return affordable(self._shallow(candidates))
 
     def _shallow(self, candidates: Iterable[ChunkId]) -> Iterable[Base]:
         for chunk_id in candidates:
             place = self._places.get(chunk_id)
             if place is None:
                 continue
-            if place.depth < WRITE_DEPTH_MAX:
+            if is_good_base(place):
                 yield Base(chunk_id, place)
             else:
                 yield from self._below(place)
@@ -115,8 +113,27 @@ class BaseFinder:
             self.look_up(self._deeper[key])
         for chunk_id in self._deeper[key]:
             below = self._places.get(chunk_id)
-            if below is not None and below.depth < WRITE_DEPTH_MAX:
+            if below is not None and is_good_base(below):
                 yield Base(chunk_id, below)
+
+
+def is_good_base(place: ChunkPlace) -> bool:
+    """Return whether a difference against a chunk there stays within the bounds."""
+    return place.depth < WRITE_DEPTH_MAX and place.cost + BLOCK_MAX_BYTES <= COST_MAX_BYTES
+
+
+def affordable(candidates: Iterable[Base]) -> list[Base]:
+    """Return those of ``candidates``, best first, that one item may be a difference against."""
+    found: dict[ChunkId, Base] = {}
+    blocks: dict[tuple[int, int], int] = {}
+    for base in candidates:
+        if base.block not in blocks:
+            cost = sum(blocks.values()) + base.place.cost
+            if len(blocks) == BASE_BLOCKS_MAX or cost + BLOCK_MAX_BYTES > COST_MAX_BYTES:
+                continue
+            blocks[base.block] = base.place.cost
+        found.setdefault(base.chunk_id, base)
+    return list(found.values())
 
 
 class Difference(NamedTuple):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from layerstore.formats.tree import decode_changeset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from layerstore.digest import ChunkId
     from layerstore.formats.tree import Changeset
@@ -74,3 +74,13 @@ def tree_chunks(changeset: Changeset) -> dict[ChunkId, int]:
         for length, chunk_id in entry.extents
         if chunk_id is not None
     }
+
+
+def paths_with(
+    changeset: Changeset, items: Collection[bytes]
+) -> Iterator[tuple[bytes, list[ChunkId]]]:
+    """Yield the paths of files whose content needs any of ``items``, with those it needs."""
+    for entry in changeset.entries:
+        found = [chunk_id for _, chunk_id in entry.extents if chunk_id in items]
+        if found:
+            yield entry.path, [chunk_id for chunk_id in found if chunk_id is not None]

@@ -5,6 +5,9 @@ Nothing a session does is visible as a layer or image before ``publish_layer`` o
 without publishing leaves only dead bytes for gc. A session belongs to one thread;
 many sessions of many processes may work in one store.
 
+Against damage: a chunk that was found is only relied on when its block can be read;
+otherwise it is written again and takes the damaged one's place.
+
 Against gc: packs that a session wrote are its own while its lease lives. A chunk
 that was *found* in the store may be collected before the session publishes: then
 the epoch has moved on, and publishing looks every needed chunk up again and takes
@@ -42,6 +45,7 @@ from layerstore.store.names import normalize_name
 from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import LayerRecord, cache_seal, encode_layer, layer_item_id
 from layerstore.store.references import layer_chunks, published_chunks
+from layerstore.store.soundness import Soundness
 from layerstore.store.tags import image_facts, insert_image, manifest_config, tag_all
 
 if TYPE_CHECKING:
@@ -77,12 +81,14 @@ class SessionStats(NamedTuple):
         reused_bytes: Plain bytes it had, counted each time they were put.
         stored_bytes: Bytes of finished pack files.
         new_chunks: Chunks the store did not have.
+        healed_chunks: Those of them that it had, but could no longer read.
     """
 
     new_bytes: int
     reused_bytes: int
     stored_bytes: int
     new_chunks: int
+    healed_chunks: int = 0
 
 
 Like = Callable[[], "Refs"]
@@ -132,6 +138,8 @@ class WriteSession:
         self._bases: set[ChunkId] = set()
         self._known: set[bytes] = set()
         self._known_before: set[bytes] = set()
+        self._soundness = Soundness(store)
+        self._healed: set[bytes] = set()
         self._unsettled: list[_Unsettled] = []
         self._unsettled_bytes = 0
         self._new_bytes = self._reused_bytes = self._stored_bytes = self._new_chunks = 0
@@ -157,7 +165,11 @@ class WriteSession:
         """What was put so far."""
         self._settle()
         return SessionStats(
-            self._new_bytes, self._reused_bytes, self._stored_bytes, self._new_chunks
+            self._new_bytes,
+            self._reused_bytes,
+            self._stored_bytes,
+            self._new_chunks,
+            len(self._healed),
         )
 
     def temporary(self, name: str) -> str:
@@ -274,8 +286,8 @@ class WriteSession:
         """Find out in one look which of the latest chunks are new, and add those in order."""
         unsettled, self._unsettled, self._unsettled_bytes = self._unsettled, [], 0
         with self._sure_of_known():
-            missing = self._catalog.missing([put.item.item_id for put in unsettled])
-            new = [put for put in unsettled if put.item.item_id in missing]
+            absent = self._absent([put.item.item_id for put in unsettled])
+            new = [put for put in unsettled if put.item.item_id in absent]
             size = sum(put.item.length for put in new)
             self._new_bytes += size
             self._new_chunks += len(new)
@@ -288,6 +300,8 @@ class WriteSession:
         """Return, for new content that resembles something stored, what to compress it against."""
         near: dict[ChunkId, list[ChunkId]] = {}
         for put in new:
+            if put.item.item_id in self._healed:
+                continue  # what it resembles may be a difference against it
             if put.like is not None and put.item.length >= DIFFERENCE_MIN_BYTES:
                 similar = put.like()
                 if similar:
@@ -298,6 +312,13 @@ class WriteSession:
         finder.look_up(chunk_id for candidates in near.values() for chunk_id in candidates)
         return {item_id: finder.bases(candidates) for item_id, candidates in near.items()}
 
+    def _absent(self, item_ids: Sequence[bytes]) -> set[bytes]:
+        """Return which items must be written: those the store lacks or can no longer read."""
+        places = self._catalog.places(item_ids)
+        damaged = self._soundness.damaged(places)
+        self._healed |= damaged
+        return set(item_ids) - places.keys() | damaged
+
     @contextlib.contextmanager
     def _sure_of_known(self) -> Iterator[None]:
         """Forget what is known when the block fails: publishing then looks everything up."""
@@ -307,6 +328,24 @@ class WriteSession:
             self._known.clear()
             self._known_before.clear()
             raise
+
+    def put_anew(self, kind: ItemKind, item_id: ChunkId, data: bytes) -> None:
+        """Write an item whose bytes match its id, whatever the store says it has of it.
+
+        It takes the place of what was there with the next :meth:`flush`.
+        """
+        item = Item(item_id, len(data))
+        self._known.add(item_id)
+        self._healed.add(item_id)
+        with self._sure_of_known():
+            if kind is ItemKind.LAYER:
+                self._submit(BlockJob(kind, (item,), (data,)))
+            else:
+                self._add(_Unsettled(kind, False, item, data, 0, None), None)
+
+    def flush(self) -> None:
+        """Make everything put so far durable and findable, though nothing needs it yet."""
+        self._finish_packs()
 
     def _add(self, put: _Unsettled, bases: list[Base] | None) -> None:
         if bases:
@@ -354,7 +393,9 @@ class WriteSession:
     def _commit_packs(self, sealed: list[SealedPack]) -> None:
         with self._catalog.write() as connection:
             for pack in sealed:
-                publish_pack(connection, self._paths, pack, self._lease.lease_id)
+                publish_pack(
+                    connection, self._paths, pack, self._lease.lease_id, instead=self._healed
+                )
         for pack in sealed:
             self._bases.update(base for block in pack.blocks for base in block.bases)
         self._stored_bytes += sum(pack.size for pack in sealed)
@@ -383,7 +424,7 @@ class WriteSession:
                 f"{BLOCK_MAX_BYTES}"
             )
         item_id = layer_item_id(encoded)
-        if not self._catalog.has_chunk(item_id):
+        if self._absent([item_id]):
             self._settle()
             self._close_groups()
             self._submit(BlockJob(ItemKind.LAYER, (Item(item_id, len(encoded)),), (encoded,)))

@@ -74,11 +74,11 @@ WRONG = {
     "twice in a block": [BLOCKS[0]._replace(items=(item(1, 10), item(1, 20)))],
     "base without depth": [BLOCKS[3]._replace(depth=0)],
     "depth without base": [BLOCKS[0]._replace(depth=1, cost=99)],
-    "too deep": [BLOCKS[3]._replace(depth=4)],
+    "too deep": [BLOCKS[3]._replace(depth=9)],
     "cost below its own size": [BLOCKS[3]._replace(cost=49)],
     "cost of a block that stands alone": [BLOCKS[0]._replace(cost=30)],
     "against itself": [BLOCKS[3]._replace(bases=(item(5, 50).item_id,))],
-    "difference of metadata": [BLOCKS[3]._replace(kind=ItemKind.META)],
+    "difference of layer records": [BLOCKS[3]._replace(kind=ItemKind.LAYER)],
     "too many bases": [BLOCKS[3]._replace(bases=(item(9, 1).item_id,) * 4097)],
     "twice in a pack": [BLOCKS[0], BLOCKS[1]._replace(items=(item(1, 7),))],
 }
