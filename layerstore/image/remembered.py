@@ -27,7 +27,7 @@ from blake3 import blake3
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.recipe import CANONICAL
-from layerstore.linux.files import make_private_dir, open_private, read_file, write_all
+from layerstore.linux.files import is_shared, make_private_dir, open_private, read_file, write_all
 from layerstore.store.references import layer_chunks
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ class RememberedScans:
         key = _ENCODER.encode((VERSION, CANONICAL, root.st_dev, root.st_ino, os.geteuid()))
         name = blake3(key, derive_key_context=_KEY_CONTEXT).hexdigest(_SUM_BYTES // 2)
         self._path = f"{self._store.paths.scans}/{name}"
-        self._found = self._read()
+        # Others who may write there could say that a directory is any layer they like.
+        self._is_shared = is_shared(self._store.paths.root)
+        self._found = None if self._is_shared else self._read()
 
     def recall(self, look: Callable[[], bytes]) -> tuple[LayerRecord, ScanRecord] | None:
         """Return the layer that the directory is if it did not change, and hold it.
@@ -165,7 +167,7 @@ class RememberedScans:
             layer: Published.
             skipped: What the scan left out.
         """
-        if fingerprint.youngest_ns >= self._began_ns - SETTLED_NS:
+        if self._is_shared or fingerprint.youngest_ns >= self._began_ns - SETTLED_NS:
             return
         if _file_system(self._device) not in _STAMPING:
             return

@@ -404,3 +404,13 @@ def test_the_ledger_knows_them(store: Store, tree: Path) -> None:
     put(store, tree)
     (record,) = (store.root / "scans").iterdir()
     assert take_ledger(store).size_of(Owner.SCANS) == record.stat().st_size
+
+
+def test_shared_stores_remember_nothing(store: Store, tree: Path, reads: list[bytes]) -> None:
+    put(store, tree)
+    store.root.chmod(0o2770)
+    put(store, tree)
+    shutil.rmtree(store.root / "scans")
+    put(store, tree)
+    assert len(reads) == 3
+    assert not (store.root / "scans").exists()
