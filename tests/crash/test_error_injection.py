@@ -92,6 +92,8 @@ def fail_at(sweep: Sweep, plan: Plan) -> bool:
         done = sweep.run(root, out, plan)
         if not done.typed:
             raise BrokenPromise(f"{done.where}: ended with {done.code}: {done.err[-1200:]}")
+        if plan.action == "short" and plan.value and done.code != 0:
+            raise BrokenPromise(f"less than asked is no error, but it ended with {done.code}")
         if done.code == 0:
             refuse_success(sweep, plan, done)
         judge(sweep, root, done)
@@ -108,7 +110,12 @@ def judge(sweep: Sweep, root: Path, done: Done) -> None:
     """A command that said it succeeded has done what it was asked to."""
     course = sweep.course
     states = [course.after] if done.code == 0 else [course.before, course.after]
-    oracle.judge(root, Expectation(states, may_lack_store=sweep.verb.creates and done.code != 0))
+    expected = Expectation(
+        states,
+        damaged=sweep.verb.damages and done.code != 0,
+        may_lack_store=sweep.verb.creates and done.code != 0,
+    )
+    oracle.judge(root, expected)
 
 
 def refuse_success(sweep: Sweep, plan: Plan, done: Done) -> None:

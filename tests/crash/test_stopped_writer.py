@@ -26,10 +26,12 @@ VICTIM = "twin:1"
 HELD = (("rm", VICTIM), ("gc", "--all"), ("gc", "--all"), ("gc",))
 WRITERS = (
     scenes.Verb("import-known", ("import", "{box}/twin1", "-t", "new:1")),
+    scenes.Verb("import-partly", ("import", "{box}/partly", "-t", "new:1")),
     scenes.Verb("import-tar", ("import", "{box}/new.tar", "-t", "new:1")),
     scenes.Verb("build", ("build", "{box}/context", "-t", "built:2", "--progress", "plain")),
 )
-"""The first puts nothing but what the store has already, in a pack that dies meanwhile."""
+"""The first puts nothing but what the store has already, in a pack that dies meanwhile, the
+second one such file and one of its own."""
 
 
 @pytest.mark.parametrize("verb", WRITERS, ids=lambda verb: verb.name)

@@ -51,7 +51,7 @@ class Sweep:
         (base / "out").mkdir(parents=True)
         root = base / "store"
         if not self.verb.creates:
-            self.scene.copy(root)
+            self.scene.copy(root, self.verb)
         return root, base / "out"
 
     def run(self, root: Path, out: Path, plan: Plan, **options: object) -> Done:
@@ -69,7 +69,9 @@ class Sweep:
         """Judge what a fault left behind: store, output file."""
         course = self.course
         expected = oracle.Expectation(
-            [course.before, course.after], may_lack_store=self.verb.creates
+            [course.before, course.after],
+            damaged=self.verb.damages,
+            may_lack_store=self.verb.creates,
         )
         oracle.judge(root, expected, rebuild_in=root.parent if rebuild else None)
         self.judge_output(out)
