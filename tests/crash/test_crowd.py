@@ -18,7 +18,7 @@ import pytest
 from layerstore.store.store import Store
 from tests.crash.rig import campaign, oracle
 from tests.crash.rig.crew import Worker, promised
-from tests.crash.rig.oracle import BrokenPromise, Expectation
+from tests.crash.rig.oracle import BrokenPromiseError, Expectation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,23 +78,23 @@ def judge_crowd(root: Path, workers: list[Worker], launcher: Launcher) -> None:
     failures = [failure for worker in workers for failure in worker.failures]
     locked = [f for f in failures if "database is locked" in str(f)]
     if failures:
-        raise BrokenPromise(f"{len(locked)} times locked; failed: {failures[:3]}")
+        raise BrokenPromiseError(f"{len(locked)} times locked; failed: {failures[:3]}")
     crashed = [worker.error for worker in workers if worker.error.strip()]
     if crashed:
-        raise BrokenPromise(f"a worker died: {crashed[0].decode()[-1500:]}")
+        raise BrokenPromiseError(f"a worker died: {crashed[0].decode()[-1500:]}")
     there, gone = promised(workers)
     found = oracle.judge(root, Expectation([]))
     assert found is not None
     oracle.require_names(found, there)
     if gone & found.keys():
-        raise BrokenPromise(f"removed and there again: {gone & found.keys()}")
+        raise BrokenPromiseError(f"removed and there again: {gone & found.keys()}")
     for _ in range(2):
         done = launcher.run(root, "gc", "--all")
         assert done.code == 0, done
     oracle.judge(root, Expectation([found]))
     left = oracle.leftovers(root)
     if left:
-        raise BrokenPromise(f"left behind: {left}")
+        raise BrokenPromiseError(f"left behind: {left}")
 
 
 def test_a_crowd_with_kills_loses_nothing(launcher: Launcher, trial_box: Path) -> None:

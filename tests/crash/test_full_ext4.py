@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.crash.rig import blockdev, campaign, oracle, scenes
-from tests.crash.rig.oracle import BrokenPromise, Expectation
+from tests.crash.rig.oracle import BrokenPromiseError, Expectation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,18 +62,20 @@ def test_a_full_disk_is_told_and_harms_nothing(
     course = scenes.course_of(scene, verb, launcher, trial_box / "course")
     image = trial_box / "image"
     blockdev.make_ext4(image, size=DISK_BYTES, inodes=INODES)
-    with campaign.tally("F8", verb.name) as tally:
-        with blockdev.mounted(image, trial_box / "place") as place:
-            for left in scenes.pick(BLOCKS_MAX, campaign.amount(4, 40, 200), campaign.SEED):
-                with tally.trial(f"{left - 1} blocks") as wanted:
-                    if wanted:
-                        try_full(scene, launcher, place, verb, course, blocks=left - 1)
-                    tally.fired += 1
-            for left in range(campaign.amount(2, 6, 12)):
-                with tally.trial(f"{left} inodes") as wanted:
-                    if wanted:
-                        try_full(scene, launcher, place, verb, course, inodes=left)
-                    tally.fired += 1
+    with (
+        campaign.tally("F8", verb.name) as tally,
+        blockdev.mounted(image, trial_box / "place") as place,
+    ):
+        for left in scenes.pick(BLOCKS_MAX, campaign.amount(4, 40, 200), campaign.SEED):
+            with tally.trial(f"{left - 1} blocks") as wanted:
+                if wanted:
+                    try_full(scene, launcher, place, verb, course, blocks=left - 1)
+                tally.fired += 1
+        for left in range(campaign.amount(2, 6, 12)):
+            with tally.trial(f"{left} inodes") as wanted:
+                if wanted:
+                    try_full(scene, launcher, place, verb, course, inodes=left)
+                tally.fired += 1
 
 
 def try_full(
@@ -96,16 +98,14 @@ def try_full(
             fill_inodes(place, inodes)
         done = launcher.run(root, *words)
         if not done.typed:
-            raise BrokenPromise(f"ended with {done.code}: {done.err}")
+            raise BrokenPromiseError(f"ended with {done.code}: {done.err}")
         states = [course.after] if done.code == 0 else [course.before, course.after]
         collected = launcher.run(root, "gc")
         if not collected.typed:
-            raise BrokenPromise(f"gc ended with {collected.code}: {collected.err}")
+            raise BrokenPromiseError(f"gc ended with {collected.code}: {collected.err}")
         make_room(place)
         oracle.judge(root, Expectation(states))
-        oracle.settle(
-            root, launcher, words, course.after, fresh_bytes=None, accepted=verb.again
-        )
+        oracle.settle(root, launcher, words, course.after, fresh_bytes=None, accepted=verb.again)
     finally:
         make_room(place)
         shutil.rmtree(root)

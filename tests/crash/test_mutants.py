@@ -22,7 +22,7 @@ from tests.crash import (
     test_stopped_writer,
 )
 from tests.crash.rig import blockdev, campaign, mutants, oracle, scenes
-from tests.crash.rig.oracle import BrokenPromise, Expectation
+from tests.crash.rig.oracle import BrokenPromiseError, Expectation
 from tests.crash.rig.sweeps import Sweep
 from tests.crash.rig.tracer import EVERYTHING, MUTATING, TRANSFERS, Plan
 
@@ -64,7 +64,7 @@ def order(hunt: Hunt) -> Iterator[Callable[[], object]]:
             wrong = test_flush_order.violations(done.log, str(root))
             sweep.clean()
             if wrong:
-                raise BrokenPromise("; ".join(wrong))
+                raise BrokenPromiseError("; ".join(wrong))
 
         yield once
 
@@ -133,7 +133,7 @@ def power_cut(hunt: Hunt) -> Iterator[Callable[[], object]]:
                 life, disk, hunt.scene, hunt.launcher, found, cuts=16, seed=campaign.SEED + number
             )
             if found.problems:
-                raise BrokenPromise(found.problems[0])
+                raise BrokenPromiseError(found.problems[0])
 
         yield some
 
@@ -149,7 +149,7 @@ def swapped_packs(hunt: Hunt) -> Iterator[Callable[[], object]]:
             victim.root, "export", "twin:1", "-o", str(out), mutant=hunt.mutant
         )
         if done.code == 0:
-            raise BrokenPromise("other bytes were read than those stored")
+            raise BrokenPromiseError("other bytes were read than those stored")
 
     yield read
 
@@ -236,9 +236,7 @@ def test_every_mutant_is_hunted() -> None:
 
 
 @pytest.mark.parametrize("mutant", sorted(HUNTS))
-def test_a_mutant_is_caught(
-    scene: Scene, launcher: Launcher, trial_box: Path, mutant: str
-) -> None:
+def test_a_mutant_is_caught(scene: Scene, launcher: Launcher, trial_box: Path, mutant: str) -> None:
     if mutant in SLOW and campaign.TIER == "quick":
         pytest.skip("hunted in the nightly tier")
     rig, hunter = HUNTS[mutant]
@@ -254,9 +252,7 @@ def test_a_real_power_cut_catches_it_too(
     caught(ALSO[mutant], Hunt(scene, launcher, trial_box, mutant), "F3")
 
 
-def caught(
-    hunter: Callable[[Hunt], Iterator[Callable[[], object]]], hunt: Hunt, rig: str
-) -> None:
+def caught(hunter: Callable[[Hunt], Iterator[Callable[[], object]]], hunt: Hunt, rig: str) -> None:
     """Try until something is wrong; nothing wrong at all fails."""
     with campaign.tally(rig, f"mutant {hunt.mutant}") as tally, tally.trial("hunt"):
         tries = 0
@@ -265,7 +261,7 @@ def caught(
             with contextlib.suppress(FileNotFoundError):
                 try:
                     trial()
-                except BrokenPromise as err:
+                except BrokenPromiseError as err:
                     tally.fired += 1
                     print(f"caught by try {tries}: {str(err)[:300]}")
                     return

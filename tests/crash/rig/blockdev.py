@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tests.crash.rig.disk import FLUSH, RECORD, WRITE
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator, Sequence
 
 SECTOR = 512
@@ -76,9 +76,7 @@ def unmount(place: Path) -> None:
     """Unmount, waiting while a process that just died is still letting go."""
     deadline = time.monotonic() + _WAIT_S
     while True:
-        done = subprocess.run(
-            ["umount", str(place)], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(["umount", str(place)], capture_output=True, text=True, check=False)
         if done.returncode == 0 or "not mounted" in done.stderr:
             return
         assert time.monotonic() < deadline, done.stderr
@@ -146,9 +144,7 @@ class Disk:
             self._device = ""
         deadline = time.monotonic() + _WAIT_S
         while os.path.ismount(self._fuse) and time.monotonic() < deadline:
-            subprocess.run(
-                ["fusermount", "-u", str(self._fuse)], capture_output=True, check=False
-            )
+            subprocess.run(["fusermount", "-u", str(self._fuse)], capture_output=True, check=False)
             time.sleep(0.02)
         if self._server is not None:
             try:

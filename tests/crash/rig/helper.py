@@ -90,7 +90,13 @@ def _plain(request: dict[str, Any], out: str, err: str) -> int:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     out, err = request["out"], request["err"]
     if request.get("plan") is None:
-        return {"code": _plain(request, out, err), "fired": False, "seen": [], "where": "", "log": []}
+        return {
+            "code": _plain(request, out, err),
+            "fired": False,
+            "seen": [],
+            "where": "",
+            "log": [],
+        }
     plan = tracer.Plan(**{**request["plan"], "calls": frozenset(request["plan"]["calls"])})
     held: list[dict[str, object]] = []
 
@@ -103,9 +109,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             held.append({"argv": argv, "code": code, "err": _read(f"{err}.{number}")})
         return True
 
-    trace = tracer.run(
-        _command(request, out, err), plan, request["scope"], while_held=while_held
-    )
+    trace = tracer.run(_command(request, out, err), plan, request["scope"], while_held=while_held)
     return {**trace._asdict(), "held": held}
 
 

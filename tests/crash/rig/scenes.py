@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.crash.rig import oracle
@@ -18,8 +17,10 @@ from tests.support.store import noise, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from tests.crash.rig.launcher import Launcher
+
 
 class Verb(NamedTuple):
     """A command that changes a store, and how it ends when it is repeated.
@@ -178,16 +179,11 @@ def course_of(scene: Scene, verb: Verb, launcher: Launcher, scratch: Path) -> Co
 
 
 def pick(total: int, count: int, seed: int) -> list[int]:
-    """Choose ``count`` of the points 1 to ``total``, spread evenly with a random start in each part.
+    """Choose ``count`` of the points 1 to ``total``, one at random in each equal part.
 
     All of them when ``count`` is not smaller.
     """
     if count >= total:
         return list(range(1, total + 1))
     source = random.Random(seed)
-    return sorted(
-        {
-            1 + int((n + source.random()) * total / count) % total
-            for n in range(count)
-        }
-    )
+    return sorted({1 + int((n + source.random()) * total / count) % total for n in range(count)})

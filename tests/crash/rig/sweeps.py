@@ -6,13 +6,13 @@ import shutil
 from typing import TYPE_CHECKING
 
 from tests.crash.rig import oracle
-from tests.crash.rig.tracer import Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.rig.launcher import Done, Launcher
     from tests.crash.rig.scenes import Course, Scene, Verb
+    from tests.crash.rig.tracer import Plan
 
 
 class Sweep:
@@ -77,9 +77,11 @@ class Sweep:
         self.judge_output(out)
 
     def judge_output(self, out: Path) -> None:
-        if self.verb.output and (out / self.verb.output).exists():
-            if (out / self.verb.output).read_bytes() != self.course.output_bytes:
-                raise oracle.BrokenPromise(f"{self.verb.output} is neither absent nor whole")
+        if self.verb.output is None:
+            return
+        path = out / self.verb.output
+        if path.exists() and path.read_bytes() != self.course.output_bytes:
+            raise oracle.BrokenPromiseError(f"{self.verb.output} is neither absent nor whole")
 
     def settle(self, root: Path, out: Path) -> None:
         oracle.settle(
