@@ -5,6 +5,8 @@ Sizes print in powers of 1000 (kB, MB, GB), as docker and podman print them.
 
 from __future__ import annotations
 
+import re
+
 from layerstore.errors import InputError
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -15,6 +17,10 @@ _FACTORS = {
     **{unit + "b": 1024**power for power, unit in enumerate("kmgtp", start=1)},
     **{unit + "ib": 1024**power for power, unit in enumerate("kmgtp", start=1)},
 }
+
+
+_AGE_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+_AGE_TERM = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdwy])", re.ASCII)
 
 
 def format_size(size_bytes: float) -> str:
@@ -51,3 +57,17 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s"
+
+
+def parse_age(text: str) -> float:
+    """Return seconds for ``90m``, ``12h``, ``30d``, ``2w``, ``1y`` or several of them: ``1d12h``.
+
+    Raises:
+        InputError: Not that.
+    """
+    terms = _AGE_TERM.findall(text.strip().lower())
+    if not terms or "".join(number + unit for number, unit in terms) != text.strip().lower():
+        raise InputError(
+            f"{text!r} is not an age", hint="write a number and s, m, h, d, w or y: 30d, 1d12h"
+        )
+    return sum(float(number) * _AGE_UNITS_S[unit] for number, unit in terms)

@@ -20,6 +20,7 @@ from layerstore.errors import InputError, NotFoundError
 from layerstore.image.images import create_image, host_platform, load_config
 from layerstore.image.reference import parse_tag_name
 from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
+from layerstore.store.usage import note_image_use
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ HISTORY_COMMENT = "buildkit.dockerfile.v0"
 """Says which rules the history follows, as other builders of this dialect write it."""
 
 DOCKERFILE_MAX_BYTES = 10 << 20
-_CACHE_MOUNTS = "cache-mounts"
+CACHE_MOUNTS = "cache-mounts"
 _ATTEMPTS = 3
 """How often a build begins anew because cached layers were collected under it."""
 
@@ -165,9 +166,12 @@ class _StoredImages:
     def find(self, reference: str) -> ImageConfig | None:
         """Return a stored image's config."""
         try:
-            return load_config(self._store, self._store.resolve(reference).image_id)
+            image_id = self._store.resolve(reference).image_id
+            config = load_config(self._store, image_id)
         except NotFoundError:
             return None
+        note_image_use(self._store.paths, image_id)
+        return config
 
 
 class _StoreCache:
@@ -179,7 +183,10 @@ class _StoreCache:
 
     def get(self, key: str) -> CacheRecord | None:
         """Return a remembered step whose layer is there."""
-        return self._store.cache_get(key)
+        record = self._store.cache_get(key)
+        if record is not None:
+            self._executor.session.note_step_use(key)
+        return record
 
     def put(self, records: Sequence[CacheRecord]) -> None:
         """Remember steps."""
@@ -270,7 +277,7 @@ def _run_settings(store: Store, request: BuildRequest) -> RunSettings:
         if name.lower() in PROXY_ARGS:
             proxies[name.upper()] = proxies[name.lower()] = value
     return RunSettings(
-        proxies=proxies, secrets=request.secrets, cache_root=store.root / _CACHE_MOUNTS
+        proxies=proxies, secrets=request.secrets, cache_root=store.root / CACHE_MOUNTS
     )
 
 

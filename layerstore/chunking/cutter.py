@@ -1,7 +1,7 @@
 """Where content is cut into chunks.
 
-Content up to ``WHOLE_MAX_BYTES`` is one chunk; longer content is cut by FastCDC
-with normalized chunking, so that an insertion disturbs only the chunks around it.
+Content up to a limit is one chunk; longer content is cut by FastCDC with normalized
+chunking, so that an insertion disturbs only the chunks around it.
 Cuts depend on the bytes alone, never on how they were read. Pure: no I/O of its
 own. The parameters are part of a store's format: golden tests freeze the cuts.
 Normative: docs/format/chunking.md.
@@ -12,24 +12,38 @@ Approach for Data Deduplication", USENIX ATC 2016; the two-bytes-a-step form of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-WHOLE_MAX_BYTES: Final = 256 * 1024
-"""Longest content kept as one chunk: root file systems gain little from cutting smaller files."""
-
-CUT_MIN_BYTES: Final = 64 * 1024
-CUT_AVERAGE_BYTES: Final = 256 * 1024
 CUT_MAX_BYTES: Final = 1024 * 1024
-"""The longest chunk is a block of its own and must fit one (format break)."""
-
-NORMALIZATION: Final = 2
-"""FastCDC's normalization level: 2 keeps most chunks near the average (format break)."""
+"""The longest chunk that any parameters may allow: it must fit a block (format break)."""
 
 BUFFER_BYTES: Final = 4 * CUT_MAX_BYTES
 """Bytes held while streaming: a cut needs at most ``CUT_MAX_BYTES`` of look-ahead."""
+
+
+class CutParameters(NamedTuple):
+    """Where a store cuts; part of its config, since other cuts would not be shared.
+
+    Attributes:
+        whole_max_bytes: Longest content kept as one chunk.
+        min_bytes: Shortest chunk that FastCDC cuts, but for the last.
+        average_bytes: A power of two.
+        max_bytes: Longest chunk.
+        normalization: FastCDC's level: 2 keeps most chunks near the average.
+    """
+
+    whole_max_bytes: int
+    min_bytes: int
+    average_bytes: int
+    max_bytes: int
+    normalization: int
+
+
+DEFAULT_CUTS: Final = CutParameters(256 * 1024, 16 * 1024, 64 * 1024, 256 * 1024, 2)
+"""What new stores are made with: measured in docs/decisions/0111."""
 
 
 class SourceEndedError(Exception):
@@ -44,28 +58,30 @@ class SourceEndedError(Exception):
         self.missing = missing
 
 
-def cut_lengths(data: bytes | bytearray | memoryview) -> list[int]:
+def cut_lengths(data: bytes | bytearray | memoryview, cuts: CutParameters) -> list[int]:
     """Return the chunk lengths of whole content, in order; empty for no content."""
     size = len(data)
-    if size <= WHOLE_MAX_BYTES:
+    if size <= cuts.whole_max_bytes:
         return [size] if size else []
-    return list(_fastcdc_lengths(data))
+    return list(_fastcdc_lengths(data, cuts))
 
 
-def _fastcdc_lengths(data: bytes | bytearray | memoryview) -> Iterator[int]:
+def _fastcdc_lengths(data: bytes | bytearray | memoryview, cuts: CutParameters) -> Iterator[int]:
     from pyfastcdc import FastCDC  # lazily: most commands cut nothing
 
     chunker = FastCDC(
-        CUT_AVERAGE_BYTES,
-        min_size=CUT_MIN_BYTES,
-        max_size=CUT_MAX_BYTES,
-        normalized_chunking=NORMALIZATION,
+        cuts.average_bytes,
+        min_size=cuts.min_bytes,
+        max_size=cuts.max_bytes,
+        normalized_chunking=cuts.normalization,  # type: ignore[arg-type]
     )
     for chunk in chunker.cut_buf(data):
         yield int(chunk.length)
 
 
-def cut_stream(read: Callable[[int], bytes], size: int) -> Iterator[memoryview]:
+def cut_stream(
+    read: Callable[[int], bytes], size: int, cuts: CutParameters
+) -> Iterator[memoryview]:
     """Yield the chunks of exactly ``size`` bytes from ``read``, a bounded buffer at a time.
 
     The views are of ``bytes`` objects: they never change and may be kept, though each
@@ -74,11 +90,12 @@ def cut_stream(read: Callable[[int], bytes], size: int) -> Iterator[memoryview]:
     Args:
         read: Returns 1 to n bytes for ``read(n)``, or none at the end.
         size: Bytes to take; nothing beyond them is read.
+        cuts: Where to cut.
 
     Raises:
         SourceEndedError: ``read`` ended early.
     """
-    if size <= WHOLE_MAX_BYTES:
+    if size <= cuts.whole_max_bytes:
         if size:
             yield memoryview(_filled(b"", read, size))
         return
@@ -89,9 +106,9 @@ def cut_stream(read: Callable[[int], bytes], size: int) -> Iterator[memoryview]:
         view = memoryview(_filled(rest, read, wanted))
         left -= wanted
         start = 0
-        for length in _fastcdc_lengths(view):
-            # A cut may look CUT_MAX_BYTES ahead: without them only the end is certain.
-            if left and len(view) - start < CUT_MAX_BYTES:
+        for length in _fastcdc_lengths(view, cuts):
+            # A cut may look max_bytes ahead: without them only the end is certain.
+            if left and len(view) - start < cuts.max_bytes:
                 break
             yield view[start : start + length]
             start += length

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import (
+    HELP_WIDTH,
     age,
     short_id,
     write_json,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "layerstore"
 NAMELESS = "<none>"
-HELP_WIDTH = 80
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,14 +79,20 @@ def summary_of(command: str) -> str:
 def _images_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="only this repository or name")
     parser.add_argument("-q", "--quiet", action="store_true", help="print ids only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print last uses and pins too")
     parser.add_argument("--no-trunc", action="store_true", help="print whole ids")
     parser.add_argument("--digests", action="store_true", help="print manifest digests")
     _json_option(parser)
 
 
 def _images(options: argparse.Namespace, root: str) -> int:
+    from layerstore.store.pins import pins
+    from layerstore.store.usage import image_uses
+
     with contextlib.closing(_open_catalog(root)) as catalog:
-        tags, images = catalog.tags(), catalog.images()
+        tags, images, pinned = catalog.tags(), catalog.images(), pins(catalog)
+        shown = images if options.verbose or options.format == "json" else ()
+        uses = image_uses(catalog.paths, [image.image_id for image in shown])
     names: dict[str, list[str]] = {}
     for name, image_id in tags.items():
         if _matches(name, options.name):
@@ -94,12 +100,14 @@ def _images(options: argparse.Namespace, root: str) -> int:
     if options.name is not None:
         images = [image for image in images if image.image_id in names]
     if options.format == "json":
-        write_json([_image_to_json(image, names.get(image.image_id, [])) for image in images])
+        write_json(
+            [_image_to_json(image, names.get(image.image_id, []), uses, pinned) for image in images]
+        )
     elif options.quiet:
         for image in images:
             write_line(image.image_id if options.no_trunc else short_id(image.image_id))
     else:
-        _print_images(images, names, no_trunc=options.no_trunc, digests=options.digests)
+        _print_images(images, _Shown(names, uses, pinned), options)
     return 0
 
 
@@ -113,8 +121,16 @@ def _matches(name: str, wanted: str | None) -> bool:
     return repository == reference.repository and reference.tag in (None, tag)
 
 
+class _Shown(NamedTuple):
+    """What the table of images shows of each beside its record."""
+
+    names: dict[str, list[str]]
+    uses: dict[str, float]
+    pinned: frozenset[str]
+
+
 def _print_images(
-    images: Sequence[ImageRecord], names: dict[str, list[str]], *, no_trunc: bool, digests: bool
+    images: Sequence[ImageRecord], shown: _Shown, options: argparse.Namespace
 ) -> None:
     import time
 
@@ -123,20 +139,30 @@ def _print_images(
     now_s = time.time()
     rows = []
     for image in images:
-        for name in names.get(image.image_id, [f"{NAMELESS}:{NAMELESS}"]):
+        used = shown.uses.get(image.image_id)
+        for name in shown.names.get(image.image_id, [f"{NAMELESS}:{NAMELESS}"]):
             repository, _, tag = name.rpartition(":")
             row = [repository, tag]
-            if digests:
+            if options.digests:
                 row.append(image.manifest_digest)
-            row.append(image.image_id if no_trunc else short_id(image.image_id))
-            rows.append([*row, age(image.created, now_s), format_size(image.size)])
+            row.append(image.image_id if options.no_trunc else short_id(image.image_id))
+            row += [age(image.created, now_s), format_size(image.size)]
+            if options.verbose:
+                row.append(age(_rfc3339(used), now_s) if used is not None else "N/A")
+                row.append("yes" if shown.pinned & {name, image.image_id} else "")
+            rows.append(row)
     headers = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]
-    if digests:
+    if options.verbose:
+        headers += ["LAST USED", "PINNED"]
+    if options.digests:
         headers.insert(2, "DIGEST")
     write_table(headers, rows)
 
 
-def _image_to_json(image: ImageRecord, names: list[str]) -> dict[str, object]:
+def _image_to_json(
+    image: ImageRecord, names: list[str], uses: dict[str, float], pinned: frozenset[str]
+) -> dict[str, object]:
+    used = uses.get(image.image_id)
     return {
         "id": image.image_id,
         "names": names,
@@ -144,6 +170,8 @@ def _image_to_json(image: ImageRecord, names: list[str]) -> dict[str, object]:
         "size": image.size,
         "layers": list(image.layers),
         "manifest_digest": image.manifest_digest,
+        "last_used": _rfc3339(used) if used is not None else None,
+        "pinned": sorted(pinned & {*names, image.image_id}),
     }
 
 
@@ -163,6 +191,7 @@ def _mount(options: argparse.Namespace, root: str) -> int:
     from fuse_mount.mounts import mount
     from layerstore.image.reference import lookup_form
     from layerstore.store.names import resolve
+    from layerstore.store.usage import note_image_use
 
     with contextlib.closing(_open_catalog(root)) as catalog:
         image = resolve(catalog, lookup_form(options.image))
@@ -174,6 +203,7 @@ def _mount(options: argparse.Namespace, root: str) -> int:
         record = mount(
             root, image, options.target, rw=options.rw, name=options.image, confirm=confirm
         )
+        note_image_use(catalog.paths, image.image_id)
     if options.format == "json":
         write_json(record._asdict())
     return 0

@@ -2,9 +2,10 @@
 
 Every indexed item (file chunk, tree, recipe, layer record) is charged its share
 of its block (:mod:`layerstore.measure.apportion`) and belongs to the set of layers
-that refer to it. Items with the same set are summed into one :class:`Group` at
-once: a store has hundreds of thousands of items and few distinct sets, and every
-question (exclusive, shared, added, freed) is answered from the groups.
+that refer to it, or to something stored as a difference against it. Items with the same
+set are summed into one :class:`Group` at once: a store has hundreds of thousands of items
+and few distinct sets, and every question (exclusive, shared, added, freed) is answered
+from the groups.
 """
 
 from __future__ import annotations
@@ -103,6 +104,29 @@ class _Sets:
             of_item[item] = after
 
 
+class _Needs:
+    """What reading an item takes beside its own block: the bases of that block, and theirs."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._bases = inventory.bases
+        self._block_of = {
+            row.chunk_id: (row.pack, row.block)
+            for row in inventory.chunks
+            if (row.pack, row.block) in inventory.bases
+        }
+
+    def with_bases(self, items: set[ChunkId]) -> set[ChunkId]:
+        """Return items and everything that they are, directly or not, differences against."""
+        todo = [item for item in items if item in self._block_of]
+        while todo:
+            for base in self._bases[self._block_of[todo.pop()]]:
+                if base not in items:
+                    items.add(base)
+                    if base in self._block_of:
+                        todo.append(base)
+        return items
+
+
 def attribute(
     inventory: Inventory, file_chunks: Callable[[DiffId], Collection[ChunkId]]
 ) -> Attribution:
@@ -113,11 +137,12 @@ def attribute(
         file_chunks: The chunks of file data that a layer refers to, each once.
     """
     sets = _Sets()
+    needs = _Needs(inventory)
     for diff_id, record in inventory.layers.items():
         items = set(file_chunks(diff_id))
         items.update(chunk_id for _, chunk_id in record.tree + record.recipe)
         items.add(layer_item_id(inventory.layer_bytes[diff_id]))
-        sets.add_layer(diff_id, items)
+        sets.add_layer(diff_id, needs.with_bases(items))
     files, retired, unknown = _pack_files(inventory)
     blocks = {(row.pack, row.block): row for row in inventory.blocks if row.pack in files}
     sums = [_Sums() for _ in sets.members]

@@ -27,7 +27,10 @@ _ROWS = (
     ("Writable layers", (Owner.WRITABLE,)),
     ("Unreferenced", (Owner.UNREFERENCED,)),
     ("Pack framing", (Owner.FRAMING,)),
-    ("Catalog and state", (Owner.CATALOG, Owner.NAMES, Owner.CONFIG, Owner.VIEWS, Owner.LOCKS)),
+    (
+        "Catalog and state",
+        (Owner.CATALOG, Owner.NAMES, Owner.CONFIG, Owner.RESERVE, Owner.VIEWS, Owner.LOCKS),
+    ),
     ("Other files", (Owner.WORK, Owner.QUARANTINE, Owner.OTHER)),
 )
 

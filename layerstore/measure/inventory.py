@@ -22,7 +22,7 @@ from layerstore.store.records import LayerRecord, decode_layer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from layerstore.digest import ImageId
+    from layerstore.digest import ChunkId, ImageId
     from layerstore.formats.tree import Changeset
     from layerstore.store.catalog import BlockRow, Catalog, ChunkRow, ImageRecord, PackRow
     from layerstore.store.store import Store
@@ -69,6 +69,7 @@ class Inventory(NamedTuple):
     packs: dict[str, PackRow]
     blocks: list[BlockRow]
     chunks: list[ChunkRow]
+    bases: dict[tuple[int, int], list[ChunkId]]
     files: list[FileSize]
 
     def tagged(self) -> list[ImageRecord]:
@@ -93,6 +94,9 @@ def take_inventory(store: Store) -> Inventory:
         packs = {row.pack_id.hex(): row for row in catalog.pack_rows()}
         blocks = catalog.block_rows()
         chunks = catalog.chunk_rows()
+        bases: dict[tuple[int, int], list[ChunkId]] = {}
+        for pack, block, base in catalog.base_rows():
+            bases.setdefault((pack, block), []).append(base)
         views = _views(store)
         held_layers, held_images = _held(store, views)
     names: dict[ImageId, tuple[str, ...]] = {}
@@ -112,6 +116,7 @@ def take_inventory(store: Store) -> Inventory:
         packs=packs,
         blocks=blocks,
         chunks=chunks,
+        bases=bases,
         files=list(walk_sizes(Path(store.root))),
     )
 

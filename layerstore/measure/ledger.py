@@ -47,10 +47,12 @@ class Owner(enum.StrEnum):
     CATALOG = "catalog"
     NAMES = "names_log"
     CONFIG = "config"
+    RESERVE = "reserve"
     VIEWS = "views"
     LOCKS = "locks"
     WORK = "work_in_progress"
     QUARANTINE = "quarantine"
+    SCANS = "remembered_scans"
     OTHER = "other"
 
 
@@ -67,10 +69,12 @@ LABELS = {
     Owner.CATALOG: "catalog",
     Owner.NAMES: "log of names",
     Owner.CONFIG: "store config",
+    Owner.RESERVE: "set aside for gc on a full disk",
     Owner.VIEWS: "state of mounted views",
     Owner.LOCKS: "locks",
     Owner.WORK: "work in progress",
     Owner.QUARANTINE: "quarantine",
+    Owner.SCANS: "remembered scans",
     Owner.OTHER: "other files",
 }
 
@@ -80,11 +84,13 @@ _AREAS = {
     "locks": Owner.LOCKS,
     "tmp": Owner.WORK,
     "quarantine": Owner.QUARANTINE,
+    "scans": Owner.SCANS,
     "catalog.sqlite": Owner.CATALOG,
     "catalog.sqlite-wal": Owner.CATALOG,
     "catalog.sqlite-shm": Owner.CATALOG,
     "names.log": Owner.NAMES,
     "config.toml": Owner.CONFIG,
+    "reserve": Owner.RESERVE,
 }
 
 

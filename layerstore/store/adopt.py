@@ -13,6 +13,7 @@ from layerstore.store.failures import CorruptPackError
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterator
 
     from layerstore.digest import PackId
     from layerstore.formats.pack import Block
@@ -24,15 +25,12 @@ def adopt_missing(
 ) -> set[bytes]:
     """Take retired packs, and this lease's own, back into use where they hold ``missing``.
 
-    Call inside a catalog write transaction. Returns what no pack holds.
+    What blocks taken back are differences against comes back too. Call inside a catalog
+    write transaction. Returns what no pack holds.
     """
-    rows = connection.execute(
-        "SELECT pack, id, size, retired FROM packs WHERE retired IS NOT NULL OR lease = ?"
-        " ORDER BY pack",
-        (lease,),
-    ).fetchall()
     left = set(missing)
-    for number, pack_id, size, retired in rows:
+    bases: set[bytes] = set()
+    for number, pack_id, size, retired, effort in _candidates(connection, left, lease):
         if not left:
             break
         blocks = _footer(reader, pack_id)
@@ -40,11 +38,45 @@ def adopt_missing(
         if held.isdisjoint(left):
             continue
         if retired is not None:
-            insert_pack(connection, pack_id, size, blocks, lease)
+            insert_pack(connection, pack_id, size, blocks, lease, effort)
         else:
             insert_blocks(connection, number, blocks)
         left -= held
-    return left
+        bases.update(base for block in blocks for base in block.bases)
+    lost = {base for base in bases if not _has_row(connection, base)}
+    # Bases lie at lesser depth, so this ends; a pack that was taken back is not looked at again.
+    return left | (adopt_missing(connection, reader, lost, lease) if lost else set())
+
+
+def _has_row(connection: sqlite3.Connection, item_id: bytes) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM chunks c JOIN packs p ON p.pack = c.pack"
+        " WHERE c.id = ? AND p.retired IS NULL",
+        (item_id,),
+    ).fetchone()
+    return row is not None
+
+
+def _candidates(
+    connection: sqlite3.Connection, missing: set[bytes], lease: str
+) -> Iterator[tuple[int, PackId, int, int | None, int]]:
+    """Yield packs that may hold ``missing``: first those that rows still point into."""
+    seen: set[int] = set()
+    for chunk_id in sorted(missing):
+        row = connection.execute(
+            "SELECT p.pack, p.id, p.size, p.retired, p.effort FROM chunks c JOIN packs p"
+            " ON p.pack = c.pack WHERE c.id = ? AND p.retired IS NOT NULL",
+            (chunk_id,),
+        ).fetchone()
+        if row is not None and row[0] not in seen:
+            seen.add(row[0])
+            yield row
+    rows = connection.execute(
+        "SELECT pack, id, size, retired, effort FROM packs WHERE retired IS NOT NULL OR lease = ?"
+        " ORDER BY pack",
+        (lease,),
+    ).fetchall()
+    yield from (row for row in rows if row[0] not in seen)
 
 
 def _footer(reader: PackReader, pack_id: PackId) -> list[Block]:

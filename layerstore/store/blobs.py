@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from layerstore.digest import Digest, parse_digest, sha256_digest
@@ -71,6 +72,15 @@ def get_blob(paths: StorePaths, digest: str) -> bytes:
 def has_blob(paths: StorePaths, digest: str) -> bool:
     """Return whether a blob's file is there."""
     return os.path.isfile(paths.blob(digest))
+
+
+def blob_size(paths: StorePaths, digest: str) -> int | None:
+    """Return the bytes of a blob's file, or None if it is not there."""
+    try:
+        status = os.stat(paths.blob(digest))
+    except FileNotFoundError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def has_sound_blob(paths: StorePaths, digest: str) -> bool:

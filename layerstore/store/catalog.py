@@ -24,18 +24,27 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import ID_BYTES, ChunkId, DiffId, Digest, ImageId, PackId
 from layerstore.errors import UnsupportedVersionError
-from layerstore.linux.files import make_private_dir, open_private
+from layerstore.linux.files import PRIVATE_DIR, is_shared, make_private_dir, open_private
 from layerstore.linux.locks import FileLock
 from layerstore.store.failures import (
     FULL_HINT,
     NO_ROOM_FOR_SHM,
     SQLITE_ERRORS,
     CatalogDamagedError,
+    ReadOnlyStoreError,
     StoreFullError,
+    UpgradeNeededError,
     catalog_error,
     storage_errors,
 )
-from layerstore.store.schema import APPLICATION_ID, CATALOG_VERSION, INITIAL_META, SCHEMA
+from layerstore.store.schema import (
+    APPLICATION_ID,
+    CATALOG_VERSION,
+    INITIAL_META,
+    SCHEMA,
+    SCHEMA_1,
+    VIEWS_OF_1,
+)
 from layerstore.store.seals import seal
 
 if TYPE_CHECKING:
@@ -49,6 +58,13 @@ LOOKUP_MAX = 500
 # A checkpoint copies the WAL into the database: often enough to keep it small,
 # seldom enough that most commits do not pay for it.
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
+# A log keeps its length: cut what a very large transaction left.
+LARGE_WAL_BYTES = 64 * 1024 * 1024
+
+IN_USE = "pack NOT IN (SELECT pack FROM packs WHERE retired IS NOT NULL)"
+"""What rows of ``chunks`` and ``blocks`` must meet: those of retired packs count as absent."""
+
+_SCAN_ROWS = 8192
 
 _PRAGMAS = ("synchronous=FULL", "mmap_size=0", "trusted_schema=OFF", "wal_autocheckpoint=0")
 
@@ -74,15 +90,27 @@ class ImageRecord(NamedTuple):
 
 
 class ChunkPlace(NamedTuple):
-    """Where a chunk's plain bytes are: a slice of a decoded block of a pack."""
+    """Where a chunk's plain bytes are: a slice of a decoded block of a pack.
+
+    Attributes:
+        pack: The pack's number in the catalog.
+        depth: 0 when the block stands alone; else it is a difference, and
+            :meth:`Catalog.bases` lists what against.
+        cost: Plain bytes to decode for reading the chunk.
+        kind: What the block holds, a number of :class:`layerstore.formats.pack.ItemKind`.
+    """
 
     pack_id: PackId
+    pack: int
     block: int
     block_offset: int
     stored_length: int
     raw_length: int
     offset: int
     length: int
+    depth: int
+    cost: int
+    kind: int
 
 
 class ChunkRow(NamedTuple):
@@ -96,7 +124,7 @@ class ChunkRow(NamedTuple):
 
 
 class BlockRow(NamedTuple):
-    """One block: where it lies in its pack file, and its size before compression."""
+    """One block: where it lies in its pack file, its size before compression, its depth."""
 
     pack: int
     block: int
@@ -104,16 +132,25 @@ class BlockRow(NamedTuple):
     stored_length: int
     raw_length: int
     kind: int
+    depth: int
+    cost: int
 
 
 class PackRow(NamedTuple):
-    """One pack file. ``retired`` is the epoch at which gc took it out of use, or None."""
+    """One pack file.
+
+    Attributes:
+        retired: The epoch at which gc took it out of use, or None.
+        lease: Who is writing, or None.
+        effort: How hard its writer tried to make it small: 0 for ingest.
+    """
 
     pack: int
     pack_id: PackId
     size: int
     retired: int | None
     lease: str | None
+    effort: int
 
 
 def _uri(path: str, options: str) -> str:
@@ -148,8 +185,17 @@ def _connect(path: str, *, immutable: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _check_schema(connection: sqlite3.Connection) -> None:
-    """Refuse a database that is not our catalog of this version."""
+def _is_for_want_of_room(err: Exception, path: str) -> bool:
+    """Return whether SQLite could not make a file beside the database: no blocks, no inodes."""
+    name = getattr(err, "sqlite_errorname", None)
+    if name == "SQLITE_CANTOPEN":
+        status = os.statvfs(path)
+        return status.f_files > 0 and status.f_favail == 0
+    return name in NO_ROOM_FOR_SHM
+
+
+def _check_schema(connection: sqlite3.Connection) -> int:
+    """Refuse a database that is not our catalog; return its version, an older one made readable."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -160,8 +206,16 @@ def _check_schema(connection: sqlite3.Connection) -> None:
             hint="use the newer layerstore that wrote this store",
         )
     stored = {row[0] for row in connection.execute("SELECT sql FROM sqlite_schema WHERE sql != ''")}
-    if version != CATALOG_VERSION or not stored.issuperset(SCHEMA):
+    if not stored.issuperset(_SCHEMAS.get(version, ("no such version",))):
         raise CatalogDamagedError("the catalog's tables are not those of its version")
+    if version < CATALOG_VERSION:
+        connection.execute("PRAGMA temp_store=MEMORY")
+        for statement in VIEWS_OF_1:
+            connection.execute(statement)
+    return int(version)
+
+
+_SCHEMAS = {1: SCHEMA_1, CATALOG_VERSION: SCHEMA}
 
 
 class Catalog:
@@ -175,6 +229,7 @@ class Catalog:
             UnsupportedVersionError: It was written by a newer layerstore.
         """
         self.paths = paths
+        self.version = CATALOG_VERSION
         self._mutex = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
@@ -224,7 +279,7 @@ class Catalog:
         try:
             connection = self._checked(immutable=False)
         except SQLITE_ERRORS as err:
-            if getattr(err, "sqlite_errorname", None) not in NO_ROOM_FOR_SHM:
+            if not _is_for_want_of_room(err, self.paths.catalog):
                 raise catalog_error(err) from err
             # The disk is full: no other process has the catalog open (the shared memory
             # file would be there), so it can be read as it is until it changes.
@@ -244,7 +299,7 @@ class Catalog:
     def _checked(self, *, immutable: bool) -> sqlite3.Connection:
         connection = _connect(self.paths.catalog, immutable=immutable)
         try:
-            _check_schema(connection)
+            self.version = _check_schema(connection)
         except BaseException:
             connection.close()
             raise
@@ -318,6 +373,8 @@ class Catalog:
             self.reopen_if_replaced()
             self._thaw()
             connection = self._live()
+            if self.version < CATALOG_VERSION:
+                raise UpgradeNeededError(self.version)
             self._writing = True
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -333,6 +390,13 @@ class Catalog:
             finally:
                 self._writing = False
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every writer of every process out for a moment, without a transaction."""
+        with self._guard(), self._catalog_lock():
+            self.reopen_if_replaced()
+            yield
+
     def _thaw(self) -> None:
         """Get a writable connection if the disk was full when this one was made."""
         if self._frozen is not None:
@@ -344,7 +408,13 @@ class Catalog:
             )
 
     def _catalog_lock(self) -> FileLock:
-        with storage_errors("lock the catalog"):
+        """Wait for the catalog lock, behind those who wait already.
+
+        flock(2) wakes all waiters, and who just let go may be quicker than any of them: a
+        gc that takes turn after turn would keep the others out. Whoever is next holds
+        ``locks/next`` while it waits, so it waits for one transaction and no more.
+        """
+        with storage_errors("lock the catalog"), FileLock(self.paths.next_lock):
             return FileLock(self.paths.catalog_lock)
 
     @staticmethod
@@ -355,18 +425,20 @@ class Catalog:
 
     def _checkpoint_if_large(self, connection: sqlite3.Connection) -> None:
         try:
-            large = os.stat(self.paths.catalog + "-wal").st_size > CHECKPOINT_WAL_BYTES
+            size = os.stat(self.paths.catalog + "-wal").st_size
         except FileNotFoundError:
             return
-        if large:
-            # The commit is durable already: a full disk here must not look like a failure.
-            # Nor may a reader that stays in an old state, as a check does, hold up this
-            # writer and all others behind it. Truncated, the log is small again and the
-            # next commits do not pay.
-            with contextlib.suppress(sqlite3.OperationalError):
-                connection.execute("PRAGMA busy_timeout=0")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+        if size <= CHECKPOINT_WAL_BYTES:
+            return
+        kind = "TRUNCATE" if size > LARGE_WAL_BYTES else "PASSIVE"
+        # The commit is durable already: a full disk here must not look like a failure. Nor
+        # may it wait, under the lock, for a reader: a plan or a check reads for minutes.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA busy_timeout=0")
+            try:
+                connection.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
 
     # -- images and tags
 
@@ -395,6 +467,21 @@ class Catalog:
             "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position", (image_id,)
         )
         return _image(row, [DiffId(Digest(str(diff_id))) for (diff_id,) in layers])
+
+    @contextlib.contextmanager
+    def between_writers(self) -> Iterator[None]:
+        """Keep writers out for a moment, for looking at files that they write with their rows.
+
+        Where the store cannot be written there is nobody to keep out.
+        """
+        with self._guard():
+            try:
+                lock = self._catalog_lock()
+            except ReadOnlyStoreError:
+                yield
+                return
+            with lock:
+                yield
 
     def image_after_writers(self, image_id: str) -> ImageRecord | None:
         """Return one image as it is once the write transaction under way, if any, has ended.
@@ -448,25 +535,43 @@ class Catalog:
 
     def locate(self, chunk_id: bytes) -> ChunkPlace | None:
         """Return where a chunk (or a layer item) lies, or None."""
-        row = self.one(
-            "SELECT p.id, c.block, b.offset, b.stored, b.raw, c.offset, c.length FROM chunks c"
-            " JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
-            " JOIN packs p ON p.pack = c.pack WHERE c.id = ?",
-            (chunk_id,),
+        row = self.one(f"SELECT {_PLACE} WHERE c.id = ?", (chunk_id,))
+        return _place(row) if row is not None else None
+
+    def places(self, chunk_ids: Iterable[bytes]) -> dict[ChunkId, ChunkPlace]:
+        """Return where each of ``chunk_ids`` lies that a committed pack holds."""
+        rows = self._each(f"SELECT c.id, {_PLACE}", list(chunk_ids), "c.id")
+        return {ChunkId(row[0]): _place(row[1:]) for row in rows}  # type: ignore[arg-type]
+
+    def bases(self, pack: int, block: int) -> list[ChunkId]:
+        """Return what a block is a difference against, in order; nothing if it stands alone.
+
+        Raises:
+            CatalogDamagedError: What it lists are no ids.
+        """
+        rows = self.query(
+            "SELECT id FROM bases WHERE pack = ? AND block = ? ORDER BY position", (pack, block)
         )
-        if row is None:
-            return None
-        pack_id, *numbers = row
-        whole = isinstance(pack_id, bytes) and len(pack_id) == ID_BYTES
-        if not whole or not all(isinstance(n, int) and n >= 0 for n in numbers):
-            raise CatalogDamagedError("the catalog's place of a chunk makes no sense")
-        return ChunkPlace(*row)  # type: ignore[arg-type]
+        ids = [row[0] for row in rows]
+        if not all(isinstance(base, bytes) and len(base) == ID_BYTES for base in ids):
+            raise CatalogDamagedError("the catalog's bases of a block make no sense")
+        return ids  # type: ignore[return-value]
+
+    def base_rows(self) -> list[tuple[int, int, ChunkId]]:
+        """Return pack, block and base of every difference in use, in order."""
+        return self.query(
+            f"SELECT pack, block, id FROM bases WHERE {IN_USE} ORDER BY pack, block, position"  # noqa: S608 -- a constant
+        )  # type: ignore[return-value]
 
     def has_chunk(self, chunk_id: bytes) -> bool:
         """Return whether a committed pack holds a chunk."""
         with self._guard():
             try:
-                cursor = self._live().execute("SELECT 1 FROM chunks WHERE id = ?", (chunk_id,))
+                cursor = self._live().execute(
+                    "SELECT 1 FROM chunks c JOIN packs p ON p.pack = c.pack"
+                    " WHERE c.id = ? AND p.retired IS NULL",
+                    (chunk_id,),
+                )
                 return cursor.fetchone() is not None
             except SQLITE_ERRORS as err:
                 raise catalog_error(err) from err
@@ -474,26 +579,43 @@ class Catalog:
     def missing(self, chunk_ids: Iterable[bytes]) -> set[bytes]:
         """Return those of ``chunk_ids`` that no committed pack holds."""
         wanted = list(chunk_ids)
-        found: set[object] = set()
-        for start in range(0, len(wanted), LOOKUP_MAX):
-            some = wanted[start : start + LOOKUP_MAX]
+        held = self._each("SELECT id FROM chunks", wanted, condition=f" AND {IN_USE}")
+        return set(wanted) - {row[0] for row in held}
+
+    def chunk_places(self, chunk_ids: Sequence[bytes]) -> dict[bytes, ChunkRow]:
+        """Return the rows of those of ``chunk_ids`` that the index has."""
+        rows = self._each("SELECT id, pack, block, offset, length FROM chunks", chunk_ids)
+        return {row[0]: ChunkRow(*row) for row in rows}  # type: ignore[misc, arg-type]
+
+    def _each(
+        self, sql: str, ids: Sequence[bytes], column: str = "id", condition: str = ""
+    ) -> Iterator[tuple[object, ...]]:
+        """Yield the rows of a statement for those ids that are there, looked up in parts."""
+        for start in range(0, len(ids), LOOKUP_MAX):
+            some = ids[start : start + LOOKUP_MAX]
             marks = ",".join("?" * len(some))
-            rows = self.query(f"SELECT id FROM chunks WHERE id IN ({marks})", some)  # noqa: S608 -- question marks only
-            found.update(row[0] for row in rows)
-        return set(wanted) - found
+            yield from self.query(f"{sql} WHERE {column} IN ({marks}){condition}", some)
 
     def scan_chunks(self) -> Iterator[ChunkRow]:
         """Yield the whole chunk index in order of id, as it is now, in little memory.
 
         Reads through a connection of its own: what is published meanwhile is not seen.
         """
-        sql = "SELECT id, pack, block, offset, length FROM chunks"
+        sql = f"SELECT id, pack, block, offset, length FROM chunks WHERE {IN_USE} ORDER BY id"  # noqa: S608 -- a constant
+        for rows in self.scan(sql):
+            yield from map(ChunkRow._make, rows)
+
+    def scan(self, sql: str) -> Iterator[list[tuple[object, ...]]]:
+        """Yield the rows of a reading statement, some at a time, all of one state.
+
+        Reads through a connection of its own unless the catalog is pinned.
+        """
         try:
             if self._pinned:
-                yield from map(ChunkRow._make, self._live().execute(sql))
+                yield from _batches(self._live().execute(sql))
                 return
             with contextlib.closing(_connect(self.paths.catalog)) as connection:
-                yield from map(ChunkRow._make, connection.execute(sql))
+                yield from _batches(connection.execute(sql))
         except SQLITE_ERRORS as err:
             raise catalog_error(err) from err
 
@@ -504,13 +626,30 @@ class Catalog:
     def block_rows(self) -> list[BlockRow]:
         """Return every block of every pack in use."""
         rows = self.query(
-            "SELECT pack, block, offset, stored, raw, kind FROM blocks ORDER BY pack, block"
+            "SELECT pack, block, offset, stored, raw, kind, depth, cost FROM blocks"  # noqa: S608 -- a constant
+            f" WHERE {IN_USE} ORDER BY pack, block"
         )
         return [BlockRow(*row) for row in rows]  # type: ignore[arg-type]
 
+    def blocks_of(self, pack_id: PackId) -> dict[int, BlockRow]:
+        """Return the blocks of one pack by their numbers."""
+        rows = self.query(
+            "SELECT b.pack, block, offset, stored, raw, kind, depth, cost FROM blocks b"
+            " JOIN packs p ON p.pack = b.pack WHERE p.id = ?",
+            (pack_id,),
+        )
+        return {row[1]: BlockRow(*row) for row in rows}  # type: ignore[arg-type, misc]
+
+    def pack_row(self, pack_id: PackId) -> PackRow | None:
+        """Return one pack, or None when it is no more."""
+        row = self.one(
+            "SELECT pack, id, size, retired, lease, effort FROM packs WHERE id = ?", (pack_id,)
+        )
+        return PackRow(*row) if row is not None else None  # type: ignore[arg-type]
+
     def pack_rows(self) -> list[PackRow]:
         """Return every pack, retired ones too."""
-        rows = self.query("SELECT pack, id, size, retired, lease FROM packs ORDER BY pack")
+        rows = self.query("SELECT pack, id, size, retired, lease, effort FROM packs ORDER BY pack")
         return [PackRow(*row) for row in rows]  # type: ignore[arg-type]
 
     def epoch(self) -> int:
@@ -519,6 +658,27 @@ class Catalog:
         if row is None or not isinstance(row[0], int):
             raise CatalogDamagedError("the catalog has no epoch")
         return row[0]
+
+
+def _batches(cursor: sqlite3.Cursor) -> Iterator[list[tuple[object, ...]]]:
+    while rows := cursor.fetchmany(_SCAN_ROWS):
+        yield rows
+
+
+_PLACE = (
+    "p.id, c.pack, c.block, b.offset, b.stored, b.raw, c.offset, c.length, b.depth, b.cost,"
+    " b.kind FROM chunks c JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
+    " JOIN packs p ON p.pack = c.pack AND p.retired IS NULL"
+)
+
+
+def _place(row: tuple[object, ...]) -> ChunkPlace:
+    """Return a row of ``_PLACE`` after seeing that it makes sense."""
+    pack_id, *numbers = row
+    whole = isinstance(pack_id, bytes) and len(pack_id) == ID_BYTES
+    if not whole or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        raise CatalogDamagedError("the catalog's place of a chunk makes no sense")
+    return ChunkPlace(*row)  # type: ignore[arg-type]
 
 
 def _layer_record(diff_id: object, item: object, record: object) -> bytes:
@@ -587,6 +747,8 @@ def make_store_directories(paths: StorePaths) -> None:
     """Make what is missing of a new store's directories, durably."""
     from layerstore.store.paths import DIRECTORIES
 
-    make_private_dir(paths.root)
+    # Not even in a shared directory is a store shared before somebody says so.
+    if not make_private_dir(paths.root, inherit=False) and is_shared(paths.root):
+        os.chmod(paths.root, PRIVATE_DIR)
     for name in DIRECTORIES:
         make_private_dir(f"{paths.root}/{name}")

@@ -8,6 +8,7 @@ somebody's work in progress: gc may take it.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from layerstore.linux.files import make_private_dir
@@ -15,7 +16,7 @@ from layerstore.store.failures import storage_errors
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from layerstore.digest import PackId
     from layerstore.formats.pack import Block
@@ -24,19 +25,46 @@ if TYPE_CHECKING:
 
 
 def publish_pack(
-    connection: sqlite3.Connection, paths: StorePaths, pack: SealedPack, lease: str | None
+    connection: sqlite3.Connection,
+    paths: StorePaths,
+    pack: SealedPack,
+    lease: str | None,
+    *,
+    instead: Collection[bytes] = (),
+    with_chunks: bool = True,
 ) -> int:
     """Name a sealed pack and insert its rows; return its number in the catalog.
 
     Call inside a catalog write transaction. Chunks that another pack holds already
-    keep their place there; this pack's copies are dead bytes for gc.
+    keep their place there, and this pack's copies are dead bytes for gc; but those in
+    ``instead`` move here, because what the other pack holds of them is damaged. Without
+    ``with_chunks`` all keep their place, unseen: for copies, whose rows move later.
     """
     if pack.staged is None:
         raise AssertionError("a measured pack cannot be published")
     with storage_errors("publish a pack"):
         make_private_dir(paths.pack_dir(pack.pack_id))
+        _clear_the_way(paths, pack.pack_id)
         pack.staged.publish(paths.pack(pack.pack_id))
-    return insert_pack(connection, pack.pack_id, pack.size, pack.blocks, lease)
+    number = insert_pack(
+        connection,
+        pack.pack_id,
+        pack.size,
+        pack.blocks,
+        lease,
+        pack.effort,
+        with_chunks=with_chunks,
+    )
+    if instead:
+        _move_chunks(connection, number, pack.blocks, instead)
+    return number
+
+
+def _clear_the_way(paths: StorePaths, pack_id: PackId) -> None:
+    """Move a directory that has a pack's name aside; a rename replaces everything else."""
+    path = paths.pack(pack_id)
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.rename(path, f"{paths.quarantine}/{pack_id.hex()}.{os.urandom(4).hex()}")
 
 
 def insert_pack(
@@ -45,16 +73,21 @@ def insert_pack(
     size: int,
     blocks: Iterable[Block],
     lease: str | None,
+    effort: int,
+    *,
+    shallow: bool = False,
+    with_chunks: bool = True,
 ) -> int:
     """Insert the rows of a pack that lies under its final name; return its number.
 
-    A retired pack with the same bytes is taken back into use.
+    A retired pack with the same bytes is taken back into use. The last two are for
+    :func:`insert_blocks`.
     """
     row = connection.execute("SELECT pack FROM packs WHERE id = ?", (pack_id,)).fetchone()
     if row is None:
         cursor = connection.execute(
-            "INSERT INTO packs (id, size, retired, lease) VALUES (?, ?, NULL, ?)",
-            (pack_id, size, lease),
+            "INSERT INTO packs (id, size, retired, lease, effort) VALUES (?, ?, NULL, ?, ?)",
+            (pack_id, size, lease, effort),
         )
         number = int(cursor.lastrowid or 0)
     else:
@@ -62,22 +95,79 @@ def insert_pack(
         connection.execute(
             "UPDATE packs SET retired = NULL, lease = ? WHERE pack = ?", (lease, number)
         )
-    insert_blocks(connection, number, blocks)
+    insert_blocks(connection, number, blocks, shallow=shallow, with_chunks=with_chunks)
     return number
 
 
-def insert_blocks(connection: sqlite3.Connection, number: int, blocks: Iterable[Block]) -> None:
-    """Insert block and chunk rows of pack ``number``; chunks that have a place keep it."""
-    chunk_rows: list[tuple[bytes, int, int, int, int]] = []
+_NEW_PLACE = (
+    "INSERT INTO chunks VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+    " pack = excluded.pack, block = excluded.block, offset = excluded.offset,"
+    " length = excluded.length WHERE "
+)
+# A row that points into a retired pack counts as absent, so it gives way.
+_KEEP_PLACE = _NEW_PLACE + (  # noqa: S608 -- ours
+    "NOT EXISTS (SELECT 1 FROM packs p WHERE p.pack = chunks.pack AND p.retired IS NULL)"
+)
+_DEPTH = "(SELECT depth FROM blocks b WHERE b.pack = {0}.pack AND b.block = {0}.block)"
+_SHALLOWEST_PLACE = _NEW_PLACE + f"{_DEPTH.format('excluded')} < {_DEPTH.format('chunks')}"
+
+
+def insert_blocks(
+    connection: sqlite3.Connection,
+    number: int,
+    blocks: Iterable[Block],
+    *,
+    shallow: bool = False,
+    with_chunks: bool = True,
+) -> None:
+    """Insert block and chunk rows of pack ``number``; chunks with a place in use keep it.
+
+    Args:
+        connection: In a write transaction.
+        number: Of the pack.
+        blocks: Of its footer.
+        shallow: Of two places take the one of lesser depth. Who inserts packs in no
+            particular order needs it: of two old copies each might be a difference
+            against the other.
+        with_chunks: Whether to insert rows of chunks at all.
+    """
+    listed = list(blocks)
     block_rows: list[tuple[int, ...]] = []
-    for index, block in enumerate(blocks):
+    base_rows: list[tuple[int, int, int, bytes]] = []
+    for index, block in enumerate(listed):
         block_rows.append(
-            (number, index, block.offset, block.stored_length, block.raw_length, int(block.kind))
+            (
+                number,
+                index,
+                block.offset,
+                block.stored_length,
+                block.raw_length,
+                int(block.kind),
+                block.depth,
+                block.read_cost,
+            )
         )
+        base_rows += [(number, index, place, base) for place, base in enumerate(block.bases)]
+    connection.executemany(
+        "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", block_rows
+    )
+    connection.executemany("INSERT OR IGNORE INTO bases VALUES (?, ?, ?, ?)", base_rows)
+    if with_chunks:
+        chunk_rows = sorted(_chunk_rows(number, listed))  # so the index is filled page by page
+        connection.executemany(_SHALLOWEST_PLACE if shallow else _KEEP_PLACE, chunk_rows)
+
+
+def _move_chunks(
+    connection: sqlite3.Connection, number: int, blocks: Iterable[Block], moving: Collection[bytes]
+) -> None:
+    """Let the chunks in ``moving`` have their place in pack ``number``, wherever they had it."""
+    rows = [row for row in _chunk_rows(number, blocks) if row[0] in moving]
+    connection.executemany("REPLACE INTO chunks VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def _chunk_rows(number: int, blocks: Iterable[Block]) -> Iterator[tuple[bytes, int, int, int, int]]:
+    for index, block in enumerate(blocks):
         offset = 0
         for item_id, length in block.items:
-            chunk_rows.append((item_id, number, index, offset, length))
+            yield item_id, number, index, offset, length
             offset += length
-    connection.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", block_rows)
-    chunk_rows.sort()  # in key order the index is filled page by page
-    connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?)", chunk_rows)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tomllib
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.chunking import cutter
+from layerstore.chunking.cutter import CUT_MAX_BYTES, DEFAULT_CUTS, CutParameters
 from layerstore.errors import FormatError, NotFoundError, UnsupportedVersionError
 from layerstore.linux.files import (
     fsync_directory,
@@ -24,19 +25,28 @@ from layerstore.store.catalog import Catalog, make_store_directories
 from layerstore.store.failures import (
     ReadOnlyStoreError,
     StoreExistsError,
+    UpgradeNeededError,
     storage_error,
     storage_errors,
 )
 from layerstore.store.paths import DIRECTORIES, StorePaths
+from layerstore.store.reserve import set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_MAX_BYTES = 64 * 1024
+_MIN_CUT_BYTES = 64
+_NORMALIZATIONS = 3
 
 KNOWN_INCOMPATIBLE: frozenset[str] = frozenset()
-KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset()
+SHARED_GROUP = "shared-group"
+"""The store is open to a group: who does not know that would make files only they can read."""
+
+KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset({SHARED_GROUP})
+
+ALGORITHM = "fastcdc-2020"
 
 _TEMPLATE = f"""\
 # A layerstore store. Written once when the store was made; do not edit.
@@ -51,12 +61,12 @@ read_only_compatible = []
 compatible = []
 
 [chunking]
-algorithm = "fastcdc-2020"
-whole_max_bytes = {cutter.WHOLE_MAX_BYTES}
-min_bytes = {cutter.CUT_MIN_BYTES}
-average_bytes = {cutter.CUT_AVERAGE_BYTES}
-max_bytes = {cutter.CUT_MAX_BYTES}
-normalization = {cutter.NORMALIZATION}
+algorithm = "{ALGORITHM}"
+whole_max_bytes = {DEFAULT_CUTS.whole_max_bytes}
+min_bytes = {DEFAULT_CUTS.min_bytes}
+average_bytes = {DEFAULT_CUTS.average_bytes}
+max_bytes = {DEFAULT_CUTS.max_bytes}
+normalization = {DEFAULT_CUTS.normalization}
 """
 
 
@@ -69,10 +79,14 @@ class StoreConfig(NamedTuple):
 
     Attributes:
         writable: False when a read-only-compatible feature is unknown to us.
+        cutting: Where content is cut; the same for the store's whole life.
+        shared: Whether the store is open to the group that owns its directories.
     """
 
     format: int
     writable: bool
+    cutting: CutParameters
+    shared: bool = False
 
 
 def parse_config(data: bytes) -> StoreConfig:
@@ -101,9 +115,13 @@ def parse_config(data: bytes) -> StoreConfig:
             f"the store uses features unknown to this layerstore: {', '.join(sorted(unknown))}",
             hint="use the newer layerstore that made this store",
         )
-    read_only = _flags(features, "read_only_compatible") - KNOWN_READ_ONLY_COMPATIBLE
-    _check_chunking(_table(document, "chunking"))
-    return StoreConfig(version, not read_only)
+    read_only = _flags(features, "read_only_compatible")
+    return StoreConfig(
+        version,
+        not read_only - KNOWN_READ_ONLY_COMPATIBLE,
+        _cutting(_table(document, "chunking")),
+        SHARED_GROUP in read_only,
+    )
 
 
 def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
@@ -113,6 +131,21 @@ def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
     return table
 
 
+def with_shared_group(data: bytes) -> bytes:
+    """Return a config.toml that says the store is open to its group; comments and order stay.
+
+    Raises:
+        FormatError: It has no list of features as this version writes it.
+    """
+    key = "read_only_compatible"
+    flags = sorted(_flags(_table(tomllib.loads(data.decode()), "features"), key) | {SHARED_GROUP})
+    listed = ", ".join(f'"{flag}"' for flag in flags)
+    text = re.sub(rf"(?m)^{key} *= *\[[^]]*\]", f"{key} = [{listed}]", data.decode(), count=1)
+    if not parse_config(text.encode()).shared:
+        raise FormatError("config.toml was edited: its features cannot be changed safely")
+    return text.encode()
+
+
 def _flags(features: Mapping[str, object], name: str) -> set[str]:
     flags = features.get(name)
     if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
@@ -120,15 +153,29 @@ def _flags(features: Mapping[str, object], name: str) -> set[str]:
     return set(flags)
 
 
-def _check_chunking(table: Mapping[str, object]) -> None:
-    """Refuse parameters other than ours: other cuts would silently lose all sharing."""
-    ours = _table(tomllib.loads(_TEMPLATE), "chunking")
-    different = sorted(key for key, value in ours.items() if table.get(key) != value)
-    if different:
+def _cutting(table: Mapping[str, object]) -> CutParameters:
+    """Return the store's cut parameters; others would silently lose all sharing."""
+    if table.get("algorithm") != ALGORITHM:
         raise UnsupportedVersionError(
-            f"the store cuts content with other parameters: {', '.join(different)}",
+            f"the store cuts content by {table.get('algorithm')!r}, this layerstore knows "
+            f"{ALGORITHM!r}",
             hint="use the newer layerstore that made this store",
         )
+    numbers = [table.get(name) for name in CutParameters._fields]
+    if not all(isinstance(number, int) and 0 < number <= CUT_MAX_BYTES for number in numbers):
+        raise _unknown_cuts(numbers)
+    cuts = CutParameters(*numbers)  # type: ignore[arg-type]
+    ordered = _MIN_CUT_BYTES <= cuts.min_bytes < cuts.average_bytes < cuts.max_bytes
+    if not ordered or cuts.average_bytes.bit_count() != 1 or cuts.normalization > _NORMALIZATIONS:
+        raise _unknown_cuts(numbers)
+    return cuts
+
+
+def _unknown_cuts(numbers: list[object]) -> UnsupportedVersionError:
+    return UnsupportedVersionError(
+        f"the store cuts content with parameters this layerstore cannot use: {numbers}",
+        hint="use the newer layerstore that made this store",
+    )
 
 
 def load_config(paths: StorePaths) -> StoreConfig:
@@ -171,6 +218,8 @@ def _absent(paths: StorePaths) -> Exception:
 def create_store(paths: StorePaths) -> None:
     """Make a store, or finish one whose making was interrupted; harmless if it exists.
 
+    It is its owner's alone, wherever it is made: :mod:`layerstore.store.sharing` opens it.
+
     Raises:
         StoreExistsError: The directory holds something else.
         StorageError: It cannot be written.
@@ -186,6 +235,7 @@ def create_store(paths: StorePaths) -> None:
             staging = paths.temporary("create", str(os.getpid()))
             remove_if_present(staging)
             publish_bytes(_TEMPLATE.encode(), staging=staging, target=paths.config)
+    set_aside(paths)
 
 
 def _make_parents(path: str) -> None:
@@ -219,11 +269,13 @@ def _refuse_foreign_directory(paths: StorePaths) -> None:
 
 
 def require_writable(config: StoreConfig) -> None:
-    """Refuse to write a store that a newer layerstore lets us only read.
+    """Refuse to write a store that a newer layerstore lets us only read, or an older one made.
 
     Raises:
         ReadOnlyStoreError: It is one.
     """
+    if config.format < FORMAT_VERSION:
+        raise UpgradeNeededError(config.format)
     if not config.writable:
         raise ReadOnlyStoreError(
             "the store uses features that this layerstore may only read",

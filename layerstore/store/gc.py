@@ -1,48 +1,74 @@
 """Garbage collection: a plan that names every byte, and its execution.
 
-Mark and sweep without clocks. What nothing needs is first taken out of use in one
-catalog commit (packs become *retired*, in a new epoch), and unlinked only when no
-living lease began before that epoch: a session that found a chunk in such a pack
-takes the pack back into use when it publishes. Half-empty packs are copied into
-new ones first. Deleting always comes after the commit that makes it true, and
-under the catalog lock, so a crash leaves garbage and never a hole.
+Mark and sweep without clocks. What nothing needs is taken out of use in a catalog
+commit (packs become *retired*, in a new epoch), and unlinked only when no living
+lease began before that epoch: a session that found a chunk in such a pack takes the
+pack back into use when it publishes. Half-empty and small packs are copied into new
+ones. Deleting always comes after the commit that makes it true, so a crash leaves
+garbage and never a hole. Everything under the catalog lock is done in short turns.
 
-Protocol and its reasons: docs/decisions/0005-garbage-collection.md.
+Protocol and its reasons: docs/decisions/0005-garbage-collection.md and 0105.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.progress import Silent
-from layerstore.store.commit import publish_pack
+from layerstore.store.collection import Doomed, Execution
+from layerstore.store.compaction import (
+    MAX_EXTRA_BYTES,
+    REWRITE_DEAD_FRACTION,
+    Batch,
+    CopyRules,
+    choose_batches,
+    copy_batch,
+)
 from layerstore.store.config import require_writable
 from layerstore.store.exclusion import alone, without_gc
-from layerstore.store.failures import DanglingReferenceError
-from layerstore.store.leases import Lease, drop_lease_rows
-from layerstore.store.marks import Marks, find_roots
-from layerstore.store.rewrite import rewrite_packs
-from layerstore.store.sweep import (
-    Leavings,
-    dead_leases,
-    find_leavings,
-    free_retired,
-    may_free,
-    remove_leavings,
+from layerstore.store.item_table import ItemTable
+from layerstore.store.marks import Marks, view_roots
+from layerstore.store.retention import KeepRules
+from layerstore.store.selection import (
+    Candidates,
+    Dropped,
+    fill,
+    find_candidates,
+    mark_without,
+    needed_bytes,
 )
+from layerstore.store.sweep import Leavings, dead_leases, find_leavings, may_free
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from layerstore.digest import DiffId, ImageId, PackId
     from layerstore.progress import Progress
     from layerstore.store.catalog import PackRow
-    from layerstore.store.pack_writer import SealedPack
-    from layerstore.store.rewrite import Rewritten
+    from layerstore.store.collection import GcReport
     from layerstore.store.store import Store
 
-REWRITE_DEAD_FRACTION = 0.25
-"""Packs with at least this part dead are rewritten: copying three bytes to free one."""
+NO_KEEP_RULES = KeepRules()
+NOTHING_DROPPED = Dropped()
+
+TIGHT_DEAD_FRACTION = 0.02
+"""What is dead in a pack that must go too before a cap costs things that are still used."""
+
+
+class GcRules(NamedTuple):
+    """What a collection is told.
+
+    Attributes:
+        keep_cache: Whether remembered build steps keep their layers.
+        dead_fraction: Packs with at least this part dead are copied.
+        max_extra_bytes: Disk that copies may take before what they replace is freed; None
+            for what there is room for.
+        keep: What may be given up although something names it.
+    """
+
+    keep_cache: bool = True
+    dead_fraction: float = REWRITE_DEAD_FRACTION
+    max_extra_bytes: int | None = None
+    keep: KeepRules = NO_KEEP_RULES
 
 
 class GcPlan(NamedTuple):
@@ -51,19 +77,24 @@ class GcPlan(NamedTuple):
     Attributes:
         freed_bytes: Bytes on disk that executing frees, to the byte, while the store
             does not change: pack files, blobs and temporary files; the catalog not counted.
+            Without measuring, copies count as nothing.
         deferred_bytes: Bytes that become garbage but stay until running sessions end.
         written_bytes: Bytes of new packs, already subtracted from ``freed_bytes``.
         images: Images that nothing names or shows.
         layers: Layers that nothing needs.
         cache_keys: Build steps forgotten because their layer goes.
         dead_packs: Packs without anything alive.
-        sparse_packs: Packs to be copied, with the ids that live in them.
+        sparse_packs: Packs to be copied: half-empty, or small and many.
         dangling: Why nothing may be deleted; executing raises when there is any.
-        damaged_packs: Half-empty packs that are kept because they are damaged.
+        damaged_packs: Packs that would be copied but are kept because they are damaged.
+        dropped: Names and build steps that are given up by rules.
+        doubt: Why the clock is doubted, if rules by age would have used it.
+        size_after: Bytes of packs and blobs afterwards; about, when copies were not measured.
+        measured: Whether copies were measured.
     """
 
     store: Store
-    keep_cache: bool
+    rules: GcRules
     freed_bytes: int
     deferred_bytes: int
     written_bytes: int
@@ -71,30 +102,17 @@ class GcPlan(NamedTuple):
     layers: tuple[DiffId, ...]
     cache_keys: tuple[str, ...]
     dead_packs: tuple[PackRow, ...]
-    sparse_packs: dict[PackId, set[bytes]]
+    sparse_packs: tuple[PackId, ...]
     dangling: tuple[str, ...]
     damaged_packs: tuple[PackId, ...]
     leavings: Leavings
     marks: Marks
-
-
-class GcReport(NamedTuple):
-    """What a collection did; byte counts as in :class:`GcPlan`."""
-
-    freed_bytes: int
-    deferred_bytes: int
-    written_bytes: int
-    images: int
-    layers: int
-    packs_removed: int
-    packs_rewritten: int
-
-
-class _Usage(NamedTuple):
-    """How much of each pack lives."""
-
-    dead: list[PackRow]
-    sparse: dict[PackId, set[bytes]]
+    batches: tuple[Batch, ...]
+    epoch: int
+    dropped: Dropped = NOTHING_DROPPED
+    doubt: str = ""
+    size_after: int = 0
+    measured: bool = False
 
 
 def plan_gc(
@@ -102,6 +120,10 @@ def plan_gc(
     *,
     keep_cache: bool = True,
     rewrite_dead_fraction: float = REWRITE_DEAD_FRACTION,
+    max_extra_bytes: int | None = None,
+    keep: KeepRules = NO_KEEP_RULES,
+    assume_dropped: Dropped = NOTHING_DROPPED,
+    measure: bool = True,
     progress: Progress | None = None,
 ) -> GcPlan:
     """Return what a collection would do now; reads only.
@@ -110,50 +132,140 @@ def plan_gc(
         store: The store.
         keep_cache: Whether remembered build steps keep their layers.
         rewrite_dead_fraction: Packs with at least this part dead are copied.
+        max_extra_bytes: Disk that copies may take before what they replace is freed.
+        keep: What may be given up although something names it.
+        assume_dropped: Names and build steps to plan without, for questions of the kind what
+            if. Such a plan is not to be executed.
+        measure: Whether to make every copy once to know its size, which takes as long as
+            making it. A plan that is executed at once need not know.
         progress: Told about packs that are measured.
 
     Raises:
         CatalogDamagedError: The catalog cannot be read.
         GcRunningError: A gc or rebuild is at work.
     """
-    with without_gc(store.paths), store.catalog.pinned() as catalog:
+    rules = GcRules(keep_cache, rewrite_dead_fraction, max_extra_bytes, keep)
+    with without_gc(store.paths):
+        progress = progress or Silent()
+        plan = _plan(store, rules, progress, assume_dropped)
+        return _measured(plan, progress) if measure and not plan.measured else plan
+
+
+def _plan(
+    store: Store, rules: GcRules, progress: Progress, assumed: Dropped = NOTHING_DROPPED
+) -> GcPlan:
+    """Return a plan, without the sizes of copies unless a cap had to know them."""
+    # Views before rows: one that comes in between shows an image that the rows may lack.
+    views = view_roots(store.paths)
+    with store.catalog.pinned() as catalog:
         view = store.with_catalog(catalog)
         try:
-            plan = _plan(view, keep_cache, rewrite_dead_fraction, progress or Silent())
+            marks = Marks(ItemTable.load(catalog))
+            candidates = find_candidates(view, rules.keep, views)
+            dropped = Dropped(
+                (*assumed.names, *candidates.names),
+                (*assumed.steps, *candidates.steps),
+                assumed.pins,
+            )
+            mark_without(view, marks, views, dropped, keep_cache=rules.keep_cache)
+            if rules.keep.max_size is None:
+                plan = _judge(view, marks, rules)._replace(dropped=dropped)
+            else:
+                plan = _fitted(view, marks, rules, candidates, rules.keep.max_size, progress)
         finally:
             view.reader.close()
-    return plan._replace(store=store)
+    by_age = rules.keep.removes_names or rules.keep.keep_cache_within_s is not None
+    return plan._replace(store=store, doubt=candidates.reference.doubt if by_age else "")
 
 
-def _plan(store: Store, keep_cache: bool, dead_fraction: float, progress: Progress) -> GcPlan:
-    marks = Marks()
-    marks.extend(store, find_roots(store, keep_cache=keep_cache))
-    usage = _usage(store, marks, dead_fraction)
-    rewritten = _measure(store, usage.sparse, progress)
-    for pack_id in rewritten.damaged:
-        usage.sparse.pop(pack_id)
-    written = sum(pack.size for pack in rewritten.packs)
-    leavings = find_leavings(store, marks)
-    sizes = {row.pack_id: row.size for row in store.catalog.pack_rows()}
-    retiring = sum(row.size for row in usage.dead) + sum(sizes[p] for p in usage.sparse)
-    free_now = may_free(store.catalog, own_lease=None)
-    freed = leavings.size + (retiring if free_now else 0) - written
+def _fitted(
+    store: Store,
+    needed: Marks,
+    rules: GcRules,
+    candidates: Candidates,
+    max_size: int,
+    progress: Progress,
+) -> GcPlan:
+    """Return a measured plan that keeps as many candidates as fit, the latest used first.
+
+    What fits is known only when packs were chosen and copied: the first answer is taken
+    from the shares of blocks, and lowered by what then exceeds the cap.
+    """
+    budget = max_size
+    while True:
+        marks = needed.clone()
+        dropped = fill(store, marks, candidates, budget)
+        plan = _judge(store, marks, rules)
+        if plan.size_after > max_size and rules.dead_fraction > TIGHT_DEAD_FRACTION:
+            rules = rules._replace(dead_fraction=TIGHT_DEAD_FRACTION)
+            plan = _judge(store, marks, rules)
+        nothing_left = len(dropped.names) == len(candidates.names) and len(dropped.steps) == len(
+            candidates.steps
+        )
+        if plan.size_after <= max_size or nothing_left:
+            plan = _measured(plan, progress)
+        if plan.size_after <= max_size or nothing_left:
+            return plan._replace(dropped=dropped)
+        budget = min(budget, needed_bytes(marks)) - max(plan.size_after - max_size, 1)
+
+
+def _judge(store: Store, marks: Marks, rules: GcRules) -> GcPlan:
+    """Return a plan without the sizes of copies."""
+    catalog, table = store.catalog, marks.table
+    dying = set(dead_leases(catalog))
+    free = [
+        index for index, row in enumerate(table.packs) if row.lease is None or row.lease in dying
+    ]  # living sessions' packs are neither dead nor sparse
+    dead = [table.packs[index] for index in free if not table.marked[index]]
+    free_now = may_free(catalog, own_lease=None)
+    leavings = find_leavings(store, marks.blobs)
+    retiring = sum(row.size for row in dead)
+    limit = rules.max_extra_bytes
+    if limit is None:
+        coming = leavings.size + retiring if free_now else leavings.size
+        limit = min(MAX_EXTRA_BYTES, (_free_bytes(store.paths.root) + coming) // 2)
+    batches = choose_batches(
+        table, (i for i in free if table.marked[i]), CopyRules(rules.dead_fraction, limit)
+    )
+    if not free_now:
+        # Nothing is freed until sessions end, so two batches of copies would exceed the bound.
+        del batches[0 if leavings.deferred_size else 1 :]
+    copied = [row for batch in batches for row in batch.packs]
+    retiring += sum(row.size for row in copied)
+    staying = sum(row.size for row in table.packs) - (retiring if free_now else 0)
+    layers = tuple(diff_id for diff_id in _layer_ids(store) if diff_id not in marks.layers)
     return GcPlan(
         store,
-        keep_cache,
-        freed,
+        rules,
+        leavings.size + (retiring if free_now else 0),
         leavings.deferred_size + (0 if free_now else retiring),
-        written,
+        0,
         tuple(image.image_id for image in store.images() if image.image_id not in marks.images),
-        tuple(diff_id for diff_id, _ in store.catalog.layers() if diff_id not in marks.layers),
+        layers,
         _dying_cache_keys(store, marks),
-        tuple(usage.dead),
-        usage.sparse,
+        tuple(dead),
+        tuple(row.pack_id for row in copied),
         tuple(marks.dangling),
-        tuple(rewritten.damaged),
+        (),
         leavings,
         marks,
+        tuple(batches),
+        catalog.epoch(),
+        size_after=staying
+        + leavings.deferred_size
+        + marks.blob_bytes
+        + sum(batch.estimate for batch in batches),
     )
+
+
+def _free_bytes(root: str) -> int:
+    status = os.statvfs(root)
+    return status.f_bavail * status.f_frsize
+
+
+def _layer_ids(store: Store) -> list[DiffId]:
+    rows = store.catalog.query("SELECT diff_id FROM layers ORDER BY diff_id")
+    return [row[0] for row in rows]  # type: ignore[misc]
 
 
 def _dying_cache_keys(store: Store, marks: Marks) -> tuple[str, ...]:
@@ -161,44 +273,35 @@ def _dying_cache_keys(store: Store, marks: Marks) -> tuple[str, ...]:
     return tuple(sorted(str(key) for key, diff_id in rows if diff_id not in marks.layers))
 
 
-def _usage(store: Store, marks: Marks, dead_fraction: float) -> _Usage:
-    """Sort packs into dead ones and sparse ones; living sessions' packs are neither."""
-    dying = set(dead_leases(store.catalog))
-    alive_raw: dict[tuple[int, int], int] = {}
-    for row in store.catalog.scan_chunks():
-        if row.chunk_id in marks.items:
-            key = (row.pack, row.block)
-            alive_raw[key] = alive_raw.get(key, 0) + row.length
-    alive_stored: dict[int, float] = {}
-    stored: dict[int, int] = {}
-    for block in store.catalog.block_rows():
-        raw = alive_raw.get((block.pack, block.block), 0)
-        share = block.stored_length * raw / block.raw_length
-        alive_stored[block.pack] = alive_stored.get(block.pack, 0) + share
-        stored[block.pack] = stored.get(block.pack, 0) + block.stored_length
-    usage = _Usage([], {})
-    for pack in store.catalog.pack_rows():
-        if pack.retired is not None or (pack.lease is not None and pack.lease not in dying):
-            continue
-        alive = alive_stored.get(pack.pack, 0)
-        if not alive:
-            usage.dead.append(pack)
-        elif 1 - alive / stored[pack.pack] >= dead_fraction:
-            usage.sparse[pack.pack_id] = _alive_items(store, pack, marks)
-    return usage
-
-
-def _alive_items(store: Store, pack: PackRow, marks: Marks) -> set[bytes]:
-    rows = store.catalog.query("SELECT id FROM chunks WHERE pack = ?", (pack.pack,))
-    return {row[0] for row in rows if isinstance(row[0], bytes)} & marks.items
-
-
-def _measure(store: Store, sparse: dict[PackId, set[bytes]], progress: Progress) -> Rewritten:
-    progress.start("measuring packs", len(sparse))
+def _measured(plan: GcPlan, progress: Progress) -> GcPlan:
+    """Return the plan with what its copies take, and without packs that cannot be copied."""
+    written = kept = 0
+    damaged: list[PackId] = []
+    staying: set[PackId] = set()
+    progress.start("measuring packs", len(plan.sparse_packs))
     try:
-        return rewrite_packs(store.reader, sparse, lambda: None)
+        for batch in plan.batches:
+            copies = copy_batch(plan.store, plan.marks.table, batch.packs, lambda: None)
+            written += sum(pack.size for pack in copies.packs)
+            damaged += copies.damaged
+            staying |= copies.staying
+            kept += sum(row.size for row in batch.packs if row.pack_id in copies.staying)
+            progress.advance(len(batch.packs))
     finally:
         progress.finish()
+    freed_later = bool(plan.deferred_bytes - plan.leavings.deferred_size)
+    return plan._replace(
+        freed_bytes=plan.freed_bytes - written - (0 if freed_later else kept),
+        deferred_bytes=plan.deferred_bytes - (kept if freed_later else 0),
+        written_bytes=written,
+        sparse_packs=tuple(i for i in plan.sparse_packs if i not in staying),
+        damaged_packs=tuple(damaged),
+        size_after=plan.size_after
+        - sum(batch.estimate for batch in plan.batches)
+        + written
+        + (0 if freed_later else kept),
+        measured=True,
+    )
 
 
 def execute(plan: GcPlan) -> GcReport:
@@ -209,141 +312,22 @@ def execute(plan: GcPlan) -> GcReport:
     Raises:
         DanglingReferenceError: Something needed is missing; nothing was deleted.
         GcRunningError: Another collection, check or rebuild is at work.
-        StoreFullError: No space to copy packs; nothing was deleted.
+        StoreFullError: No space to copy packs; what was dead was freed.
     """
     store = plan.store
     require_writable(store.config)
-    _refuse_dangling(plan.marks)
+    plan.marks.refuse_dangling()
     with alone(store.paths):
-        return _Execution(plan).run()
-
-
-def _refuse_dangling(marks: Marks) -> None:
-    if marks.dangling:
-        more = f", and {len(marks.dangling) - 1} more" if len(marks.dangling) > 1 else ""
-        raise DanglingReferenceError(
-            f"gc deletes nothing while references dangle: {marks.dangling[0]}{more}",
-            hint="run 'layerstore check' to see what is harmed and what to do",
+        if store.catalog.epoch() != plan.epoch:
+            # Another collection was quicker: rows are not where this plan saw them.
+            plan = _plan(store, plan.rules, Silent())
+            plan.marks.refuse_dangling()
+        doomed = Doomed(
+            plan.rules.keep_cache,
+            plan.dropped,
+            plan.images,
+            plan.layers,
+            plan.cache_keys,
+            plan.dead_packs,
         )
-
-
-class _Execution:
-    """One run of :func:`execute`, under the gc lock."""
-
-    def __init__(self, plan: GcPlan) -> None:
-        self._plan = plan
-        self._store = plan.store
-        self._marks = plan.marks
-        self._staged = 0
-
-    def run(self) -> GcReport:
-        lease = Lease(self._store.catalog, "gc")
-        try:
-            retired = self._retire(lease)
-            freed = free_retired(self._store.catalog, own_lease=lease.lease_id)
-            leavings = remove_leavings(self._store, self._marks, own_lease=lease.lease_id)
-        finally:
-            lease.close()
-        written = sum(pack.size for pack in retired.published)
-        return GcReport(
-            leavings.size - written,
-            leavings.deferred_size,
-            written,
-            retired.images,
-            retired.layers,
-            freed,
-            retired.rewritten,
-        )
-
-    def _retire(self, lease: Lease) -> _Retired:
-        def staging() -> str:
-            self._staged += 1
-            return self._store.paths.temporary(lease.lease_id, f"{self._staged}.pack")
-
-        # Another collection may have been quicker than this plan; none is now.
-        rows = self._store.catalog.pack_rows()
-        in_use = {row.pack_id for row in rows if row.retired is None}
-        sparse = {i: alive for i, alive in self._plan.sparse_packs.items() if i in in_use}
-        rewritten = rewrite_packs(self._store.reader, sparse, staging)
-        try:
-            with self._store.catalog.write() as connection:
-                return self._commit(connection, rewritten)
-        finally:
-            for pack in rewritten.packs:
-                if pack.staged is not None:
-                    pack.staged.discard()
-
-    def _commit(self, connection: sqlite3.Connection, rewritten: Rewritten) -> _Retired:
-        """Take everything dead out of use, in the transaction that ``connection`` is in."""
-        roots = find_roots(self._store, keep_cache=self._plan.keep_cache)
-        fresh = self._marks.extend(self._store, roots)
-        _refuse_dangling(self._marks)
-        for lease_id in dead_leases(self._store.catalog):
-            drop_lease_rows(connection, lease_id)
-        leaving = self._still_leaving(connection, fresh, rewritten)
-        sparse = [pack_id for pack_id in self._plan.sparse_packs if pack_id in leaving]
-        published = rewritten.packs if sparse else []
-        if leaving:
-            self._take_out_of_use(connection, leaving)
-        for pack in published:
-            publish_pack(connection, self._store.paths, pack, None)
-        images, layers = self._delete_records(connection)
-        return _Retired(published, images, layers, len(sparse))
-
-    def _still_leaving(
-        self, connection: sqlite3.Connection, fresh: set[bytes], rewritten: Rewritten
-    ) -> dict[PackId, int]:
-        """Return planned packs, with their numbers, that may still be retired."""
-        planned = {row.pack_id for row in self._plan.dead_packs} | set(self._plan.sparse_packs)
-        planned -= set(rewritten.damaged)
-        # Marks of the plan's time are in the plan; only what was marked since can save a pack.
-        saved = {place.pack_id for i in fresh if (place := self._store.catalog.locate(i))}
-        rows = connection.execute(
-            "SELECT id, pack FROM packs WHERE retired IS NULL AND lease IS NULL"
-        ).fetchall()
-        return {pack_id: number for pack_id, number in rows if pack_id in planned - saved}
-
-    @staticmethod
-    def _take_out_of_use(connection: sqlite3.Connection, leaving: dict[PackId, int]) -> None:
-        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
-        connection.execute("CREATE TEMP TABLE IF NOT EXISTS leaving (pack INTEGER PRIMARY KEY)")
-        connection.execute("DELETE FROM temp.leaving")
-        connection.executemany(
-            "INSERT INTO temp.leaving VALUES (?)", [(n,) for n in leaving.values()]
-        )
-        for statement in (
-            "DELETE FROM chunks WHERE pack IN (SELECT pack FROM temp.leaving)",
-            "DELETE FROM blocks WHERE pack IN (SELECT pack FROM temp.leaving)",
-            (
-                "UPDATE packs SET retired = (SELECT value FROM meta WHERE key = 'epoch')"
-                " WHERE pack IN (SELECT pack FROM temp.leaving)"
-            ),
-        ):
-            connection.execute(statement)
-
-    def _delete_records(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        """Delete rows of images, layers and build steps that nothing needs; count the first two."""
-        images = [
-            (image.image_id,)
-            for image in self._store.images()
-            if image.image_id not in self._marks.images
-        ]
-        layers = [
-            (diff_id,)
-            for diff_id, _ in self._store.catalog.layers()
-            if diff_id not in self._marks.layers
-        ]
-        connection.executemany("DELETE FROM images WHERE image_id = ?", images)
-        connection.executemany("DELETE FROM image_layers WHERE image_id = ?", images)
-        connection.executemany("DELETE FROM layers WHERE diff_id = ?", layers)
-        connection.executemany("DELETE FROM build_cache WHERE diff_id = ?", layers)
-        return len(images), len(layers)
-
-
-class _Retired(NamedTuple):
-    """What the retiring commit did."""
-
-    published: list[SealedPack]
-    images: int
-    layers: int
-    rewritten: int
+        return Execution(store, plan.marks, doomed, plan.batches).run()

@@ -1,4 +1,4 @@
-"""Small items that arrive together and share a block. Normative: docs/format/pack.md."""
+"""Items that arrive together and share a block. Normative: docs/format/pack.md."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from layerstore.store.paths import LEASE_PREFIX
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from layerstore.store.catalog import Catalog
     from layerstore.store.paths import StorePaths
@@ -54,10 +54,16 @@ class Lease:
             raise
         self._lock = lock
 
-    def close(self) -> None:
-        """End the lease: its rows go, then its file."""
+    def close(self, last_words: Callable[[sqlite3.Connection], None] | None = None) -> None:
+        """End the lease: its rows go, then its file.
+
+        Args:
+            last_words: Writes what may as well be written in the same transaction.
+        """
         try:
             with self._catalog.write() as connection:
+                if last_words is not None:
+                    last_words(connection)
                 drop_lease_rows(connection, self.lease_id)
         finally:
             self._lock.close()

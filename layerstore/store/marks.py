@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.digest import DiffId, Digest, ImageId, parse_digest
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
 from layerstore.linux.files import read_file
+from layerstore.linux.locks import is_held
+from layerstore.store.blobs import blob_size
+from layerstore.store.failures import DanglingReferenceError
 from layerstore.store.leases import live_leases
 from layerstore.store.records import decode_layer
 from layerstore.store.references import layer_chunks
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from layerstore.store.item_table import ItemTable
+    from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
 VIEW_RECORD_MAX_BYTES = 1024 * 1024
@@ -42,32 +49,82 @@ class Marks:
     """Everything reachable so far; grows by :meth:`extend`.
 
     Attributes:
-        items: Ids of chunks and layer items.
+        table: The chunk index as it was when marking began, with what is needed marked.
         dangling: What is referenced but missing or unreadable, in words.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, table: ItemTable) -> None:
         self.images: set[ImageId] = set()
         self.layers: set[DiffId] = set()
         self.blobs: set[Digest] = set()
-        self.items: set[bytes] = set()
+        self.blob_bytes = 0
+        self.table = table
         self.dangling: list[str] = []
         self._records: dict[DiffId, bytes] = {}
+        self._based: set[int] = set()
 
-    def extend(self, store: Store, roots: Roots) -> set[bytes]:
-        """Mark what ``roots`` reach and return the item ids that were not marked before."""
-        before = len(self.items)
-        fresh: set[bytes] = set()
+    def clone(self) -> Marks:
+        """Return a copy that grows by itself."""
+        other = Marks(self.table.clone())
+        other.images, other.layers = set(self.images), set(self.layers)
+        other.blobs, other.blob_bytes = set(self.blobs), self.blob_bytes
+        other.dangling = list(self.dangling)
+        other._records = dict(self._records)
+        other._based = set(self._based)
+        return other
+
+    def become(self, other: Marks) -> None:
+        """Take over another's state; that one is not to be used any more."""
+        self.__dict__.update(other.__dict__)
+
+    def includes(self, roots: Roots) -> bool:
+        """Return whether roots are marked already, so that marking them changes nothing."""
+        return self.images.issuperset(roots.images) and self.layers.issuperset(roots.layers)
+
+    def extend(self, store: Store, roots: Roots) -> None:
+        """Mark what ``roots`` reach, and anew what was described anew since it was marked."""
+        self._mark_replaced(store)
+        self.add(store, roots)
+
+    def add(self, store: Store, roots: Roots) -> None:
+        """Mark what ``roots`` reach."""
         self.dangling.extend(roots.unreadable)
-        self._mark_replaced(store, fresh)
         for image_id, why in sorted(roots.images.items()):
-            self._image(store, image_id, why, fresh)
+            self._image(store, image_id, why)
         for diff_id, why in sorted(roots.layers.items()):
-            self._layer(store, diff_id, why, fresh)
-        assert len(self.items) == before + len(fresh)
-        return fresh
+            self._layer(store, diff_id, why)
+        self._bases(store)
 
-    def _mark_replaced(self, store: Store, fresh: set[bytes]) -> None:
+    def _bases(self, store: Store) -> None:
+        """Mark what living blocks are differences against, and all of who is still writing."""
+        for row in store.catalog.pack_rows():
+            if row.retired is not None or row.pack in self._based:
+                continue
+            if row.pack not in self.table.index_of:  # it came later: its blocks are in no table
+                self._based.add(row.pack)
+                rows = store.catalog.query("SELECT id FROM bases WHERE pack = ?", (row.pack,))
+                bases = {base for (base,) in rows if isinstance(base, bytes)}
+                self._require(store, bases, f"pack number {row.pack}")
+            elif row.lease is not None and is_held(store.paths.lease(row.lease)):
+                self._based.add(row.pack)
+                self.table.keep_bases_of(row.pack)
+        for pack, missing in self.table.mark_bases().items():
+            self.dangling.append(f"blocks of pack number {pack} need {missing} missing chunks")
+
+    def refuse_dangling(self) -> None:
+        """Raise if anything that is needed is missing.
+
+        Raises:
+            DanglingReferenceError: It is, and nothing may be deleted.
+        """
+        if self.dangling:
+            more = f", and {len(self.dangling) - 1} more" if len(self.dangling) > 1 else ""
+            raise DanglingReferenceError(
+                f"gc deletes nothing while references dangle: {self.dangling[0]}{more}",
+                hint="run 'layerstore check' to see what is harmed and what to do",
+            )
+
+    def _mark_replaced(self, store: Store) -> None:
         """Mark anew the layers whose record was replaced by another since they were marked.
 
         The same tar may be cut or described in another way: then it needs other chunks.
@@ -76,9 +133,9 @@ class Marks:
             layer = DiffId(Digest(str(diff_id)))
             if self._records.get(layer, item_id) != item_id:
                 self.layers.discard(layer)
-                self._layer(store, layer, "its name", fresh)
+                self._layer(store, layer, "its name")
 
-    def _image(self, store: Store, image_id: ImageId, why: str, fresh: set[bytes]) -> None:
+    def _image(self, store: Store, image_id: ImageId, why: str) -> None:
         if image_id in self.images:
             return
         self.images.add(image_id)
@@ -86,14 +143,16 @@ class Marks:
         if image is None:
             self.dangling.append(f"{why} needs image {image_id}, which is missing")
             return
-        for digest in (Digest(image_id), image.manifest_digest):
+        for digest in {Digest(image_id), image.manifest_digest} - self.blobs:
             self.blobs.add(digest)
-            if not store.has_blob(digest):
+            size = blob_size(store.paths, digest)
+            if size is None:
                 self.dangling.append(f"image {image_id} needs blob {digest}, which is missing")
+            self.blob_bytes += size or 0
         for diff_id in image.layers:
-            self._layer(store, diff_id, f"image {image_id}", fresh)
+            self._layer(store, diff_id, f"image {image_id}")
 
-    def _layer(self, store: Store, diff_id: DiffId, why: str, fresh: set[bytes]) -> None:
+    def _layer(self, store: Store, diff_id: DiffId, why: str) -> None:
         if diff_id in self.layers:
             return
         self.layers.add(diff_id)
@@ -110,30 +169,54 @@ class Marks:
         except (IntegrityError, NotFoundError) as err:
             self.dangling.append(f"layer {diff_id} cannot be read: {err.message}")
             return
-        new = needed - self.items
-        missing = store.catalog.missing(new)
+        self._require(store, needed, f"layer {diff_id}")
+
+    def _require(self, store: Store, items: set[bytes], who: str) -> None:
+        absent = self.table.mark(items)
+        missing = store.catalog.missing(absent)
+        self.table.add_later(absent - missing)
         if missing:
             self.dangling.append(
-                f"layer {diff_id} needs {len(missing)} chunks that are missing, "
-                f"one is {min(missing).hex()}"
+                f"{who} needs {len(missing)} chunks that are missing, one is {min(missing).hex()}"
             )
-        self.items |= new
-        fresh |= new
 
 
-def find_roots(store: Store, *, keep_cache: bool) -> Roots:
-    """Return the roots as they are now."""
-    roots = Roots({}, {}, [])
+def find_roots(
+    store: Store,
+    views: ViewRoots,
+    *,
+    keep_cache: bool,
+    without_names: Collection[str] = (),
+    without_steps: Collection[str] = (),
+    without_pins: Collection[str] = (),
+) -> Roots:
+    """Return the roots as they are now.
+
+    Args:
+        store: The store.
+        views: What views show, read before the catalog was.
+        keep_cache: Whether remembered build steps are roots.
+        without_names: Names that do not count.
+        without_steps: Keys of build steps that do not count.
+        without_pins: Image ids whose pins do not count.
+    """
+    roots = Roots({}, {}, list(views.unreadable))
     for name, image_id in store.catalog.tags().items():
-        roots.images.setdefault(image_id, f"name {name}")
+        if name not in without_names:
+            roots.images.setdefault(image_id, f"name {name}")
+    for target in store.pins().difference(without_pins):
+        image = store.catalog.image(target)
+        if image is not None:  # otherwise it is the pin of a name
+            roots.images.setdefault(image.image_id, "its pin")
     if keep_cache:
-        for (diff_id,) in store.catalog.query(
+        for key, diff_id in store.catalog.query(
             # A step whose layer is gone is a miss for the builder, not a dangling root.
-            "SELECT DISTINCT diff_id FROM build_cache WHERE diff_id IN (SELECT diff_id FROM layers)"
+            "SELECT key, diff_id FROM build_cache WHERE diff_id IN (SELECT diff_id FROM layers)"
         ):
-            roots.layers.setdefault(DiffId(Digest(str(diff_id))), "the build cache")
+            if key not in without_steps:
+                roots.layers.setdefault(DiffId(Digest(str(diff_id))), "the build cache")
     _add_leases(store, roots)
-    _add_views(store, roots)
+    _add_views(store, views, roots)
     return roots
 
 
@@ -149,24 +232,47 @@ def _add_leases(store: Store, roots: Roots) -> None:
             roots.layers.setdefault(DiffId(Digest(str(held))), why)
 
 
-def _add_views(store: Store, roots: Roots) -> None:
-    """Add what mounted views show; a record counts for as long as its file exists."""
-    for name in sorted(os.listdir(store.paths.views)):
+def _add_views(store: Store, views: ViewRoots, roots: Roots) -> None:
+    for view in views.views:
+        for diff_id in view.layers:
+            roots.layers.setdefault(diff_id, f"view {view.name}")
+        # The layers are what the view reads: an image that was removed as such is no damage.
+        if view.image_id is not None and store.catalog.image(view.image_id) is not None:
+            roots.images.setdefault(view.image_id, f"view {view.name}")
+
+
+class ViewRoot(NamedTuple):
+    """What a mounted view's record says it needs."""
+
+    name: str
+    image_id: ImageId | None
+    layers: tuple[DiffId, ...]
+
+
+class ViewRoots(NamedTuple):
+    """All records of views, and why some cannot be understood."""
+
+    views: tuple[ViewRoot, ...]
+    unreadable: tuple[str, ...]
+
+
+def view_roots(paths: StorePaths) -> ViewRoots:
+    """Return what mounted views show; a record counts for as long as its file exists."""
+    views: list[ViewRoot] = []
+    unreadable: list[str] = []
+    for name in sorted(os.listdir(paths.views)):
         if not name.endswith(".json"):
             continue
-        path = f"{store.paths.views}/{name}"
+        path = f"{paths.views}/{name}"
         try:
             document = json.loads(read_file(path, max_bytes=VIEW_RECORD_MAX_BYTES))
             image_id = document.get("image_id")
-            layers = [DiffId(parse_digest(text)) for text in document["layers"]]
+            layers = tuple(DiffId(parse_digest(text)) for text in document["layers"])
             image = ImageId(parse_digest(image_id)) if image_id else None
         except FileNotFoundError:
             continue  # unmounted between listing and reading
         except (OSError, ValueError, KeyError, TypeError, AttributeError, LayerstoreError) as err:
-            roots.unreadable.append(f"view record {path} cannot be read: {err}")
+            unreadable.append(f"view record {path} cannot be read: {err}")
             continue
-        for diff_id in layers:
-            roots.layers.setdefault(diff_id, f"view {name}")
-        # The layers are what the view reads: an image that was removed as such is no damage.
-        if image is not None and store.catalog.image(image) is not None:
-            roots.images.setdefault(image, f"view {name}")
+        views.append(ViewRoot(name, image, layers))
+    return ViewRoots(tuple(views), tuple(unreadable))

@@ -1,4 +1,4 @@
-"""names.log: every change of a name, append-only, so that the catalog can be rebuilt.
+"""names.log: every change of a name or a pin, append-only, so that the catalog can be rebuilt.
 
 One line a record: 16 hex digits of BLAKE2b-64 over the payload, a space, the
 payload (a JSON array), a newline. The appender holds the catalog lock and forces
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LOG_MAX_BYTES = 1 << 30
 """Ten million changes of a name; more is not a log of ours."""
 
-TAG, UNTAG, RESET = "tag", "untag", "reset"
+TAG, UNTAG, RESET, PIN, UNPIN = "tag", "untag", "reset", "pin", "unpin"
 
 Record = tuple[str, ...]
 
@@ -63,7 +63,7 @@ def decode_record(line: bytes) -> Record | None:
         return None
     if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
         return None
-    lengths = {TAG: 3, UNTAG: 2, RESET: 1}
+    lengths = {TAG: 3, UNTAG: 2, RESET: 1, PIN: 2, UNPIN: 2}
     if not fields or lengths.get(fields[0]) != len(fields):
         return None
     return tuple(fields)
@@ -96,14 +96,30 @@ def replay(records: Iterable[Record], known_images: set[str]) -> dict[str, str]:
             names.clear()
         elif record[0] == UNTAG:
             names.pop(record[1], None)
-        elif record[2] in known_images:
+        elif record[0] == TAG and record[2] in known_images:
             names[record[1]] = record[2]
     return names
 
 
-def snapshot(names: Mapping[str, str]) -> list[Record]:
-    """Return records that bring any state to exactly ``names``."""
-    return [(RESET,), *((TAG, name, names[name]) for name in sorted(names))]
+def replay_pins(
+    records: Iterable[Record], names: Mapping[str, str], known_images: set[str]
+) -> frozenset[str]:
+    """Return the pins after all records, those of names and images that are not there left out."""
+    pins: set[str] = set()
+    for record in records:
+        if record[0] == RESET:
+            pins.clear()
+        elif record[0] == PIN:
+            pins.add(record[1])
+        elif record[0] == UNPIN:
+            pins.discard(record[1])
+    return frozenset(pin for pin in pins if pin in names or pin in known_images)
+
+
+def snapshot(names: Mapping[str, str], pins: Iterable[str] = ()) -> list[Record]:
+    """Return records that bring any state to exactly ``names`` and ``pins``."""
+    tags = ((TAG, name, names[name]) for name in sorted(names))
+    return [(RESET,), *tags, *((PIN, target) for target in sorted(pins))]
 
 
 def append(path: str, records: Iterable[Record]) -> int:

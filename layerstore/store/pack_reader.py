@@ -15,6 +15,8 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
+
 from layerstore.digest import blake3_id
 from layerstore.errors import FormatError
 from layerstore.formats.pack import HEADER, TRAILER, decode_footer, decode_header, decode_trailer
@@ -24,8 +26,10 @@ from layerstore.store.failures import CorruptPackError, storage_error, storage_e
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from layerstore.digest import ChunkId, PackId
-    from layerstore.formats.pack import Block
+    from layerstore.formats.pack import Block, Trailer
     from layerstore.store.catalog import ChunkPlace
     from layerstore.store.paths import StorePaths
 
@@ -35,7 +39,7 @@ CACHE_BYTES = 24 * 1024 * 1024
 OPEN_FILES_MAX = 64
 
 
-class _OpenPack:
+class OpenPack:
     """A descriptor that closes when the last reader lets go of this object."""
 
     __slots__ = ("fd",)
@@ -43,12 +47,29 @@ class _OpenPack:
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
-    def __del__(self) -> None:
-        fd = getattr(self, "fd", -1)
+    def close(self) -> None:
+        """Close it now; harmless when done before."""
+        fd, self.fd = getattr(self, "fd", -1), -1
         if fd >= 0:
             # Nothing was written, and nobody can handle what a destructor raises.
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def open_pack(paths: StorePaths, pack_id: PackId) -> OpenPack:
+    """Open a pack that must be a regular file.
+
+    Raises:
+        OSError: It is not there, or a symlink.
+        FormatError: It is something else than a file.
+    """
+    file = OpenPack(paths.pack(pack_id))
+    if not stat.S_ISREG(os.fstat(file.fd).st_mode):
+        raise FormatError("pack is not a file")
+    return file
 
 
 class PackReader:
@@ -57,7 +78,7 @@ class PackReader:
     def __init__(self, paths: StorePaths) -> None:
         self._paths = paths
         self._mutex = threading.Lock()
-        self._files: OrderedDict[PackId, _OpenPack] = OrderedDict()
+        self._files: OrderedDict[PackId, OpenPack] = OrderedDict()
         self._blocks: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
         self._cached_bytes = 0
 
@@ -68,14 +89,23 @@ class PackReader:
             self._blocks.clear()
             self._cached_bytes = 0
 
-    def chunk(self, chunk_id: ChunkId, place: ChunkPlace) -> bytes:
+    def chunk(
+        self, chunk_id: ChunkId, place: ChunkPlace, prefix: Callable[[], bytes] | None = None
+    ) -> bytes:
         """Return the bytes of a chunk, or of a layer item, after hashing them.
+
+        Args:
+            chunk_id: What the bytes must hash to.
+            place: Where it lies.
+            prefix: Gives the bytes of the block's bases, if it has any; see :meth:`block`.
 
         Raises:
             FileNotFoundError: The pack is not there: gc may have moved the chunk.
             CorruptPackError: The pack's bytes are not what was stored.
         """
-        raw = self.block(place.pack_id, place.block_offset, place.stored_length, place.raw_length)
+        raw = self.block(
+            place.pack_id, place.block_offset, place.stored_length, place.raw_length, prefix
+        )
         data = raw[place.offset : place.offset + place.length]
         if blake3_id(data) != chunk_id and layer_item_id(data) != chunk_id:
             self.forget(place.pack_id)
@@ -86,8 +116,29 @@ class PackReader:
             )
         return data
 
-    def block(self, pack_id: PackId, offset: int, stored_length: int, raw_length: int) -> bytes:
-        """Return the plain bytes of one block, from the cache or decoded now."""
+    def block(
+        self,
+        pack_id: PackId,
+        offset: int,
+        stored_length: int,
+        raw_length: int,
+        prefix: Callable[[], bytes] | None = None,
+    ) -> bytes:
+        """Return the plain bytes of one block, from the cache or decoded now.
+
+        Args:
+            pack_id: The pack.
+            offset: Of the frame.
+            stored_length: Of the frame.
+            raw_length: Of the plain bytes.
+            prefix: For a difference: asked for the joined bytes of its bases when they
+                are needed.
+
+        Raises:
+            FileNotFoundError: The pack is not there.
+            CorruptPackError: The pack's bytes are not what was stored.
+            IntegrityError: So says ``prefix``.
+        """
         key = (pack_id, offset)
         with self._mutex:
             cached = self._blocks.get(key)
@@ -96,7 +147,7 @@ class PackReader:
                 return cached
         frame = self.frame(pack_id, offset, stored_length)
         try:
-            raw = decompress_block(frame, raw_length)
+            raw = decompress_block(frame, raw_length, prefix() if prefix is not None else b"")
         except FormatError as err:
             raise CorruptPackError(str(err), pack=pack_id.hex(), offset=offset) from err
         with self._mutex:
@@ -127,22 +178,22 @@ class PackReader:
             for key in [key for key in self._blocks if key[0] == pack_id]:
                 self._cached_bytes -= len(self._blocks.pop(key))
 
-    def _open(self, pack_id: PackId) -> _OpenPack:
+    def _open(self, pack_id: PackId) -> OpenPack:
         with self._mutex:
             file = self._files.get(pack_id)
             if file is not None:
                 self._files.move_to_end(pack_id)
                 return file
         try:
-            file = _OpenPack(self._paths.pack(pack_id))
+            file = open_pack(self._paths, pack_id)
         except FileNotFoundError:
             raise
+        except FormatError as err:
+            raise CorruptPackError(err.message, pack=pack_id.hex(), offset=0) from err
         except OSError as err:
             if err.errno != errno.ELOOP:
                 raise storage_error(err, "read a pack") from err
             raise CorruptPackError("pack is a symlink", pack=pack_id.hex(), offset=0) from err
-        if not stat.S_ISREG(os.fstat(file.fd).st_mode):
-            raise CorruptPackError("pack is not a file", pack=pack_id.hex(), offset=0)
         with self._mutex:
             self._files[pack_id] = file
             while len(self._files) > OPEN_FILES_MAX:
@@ -162,6 +213,15 @@ class PackReader:
         except (FormatError, ShortFileError) as err:
             raise CorruptPackError(str(err), pack=pack_id.hex(), offset=0) from err
 
+    def effort(self, pack_id: PackId) -> int:
+        """Return how hard the writer of a pack tried to make it small.
+
+        Raises:
+            FileNotFoundError: The pack is not there.
+            FormatError: Its header is damaged.
+        """
+        return decode_header(read_at(self._open(pack_id).fd, HEADER.size, 0)).effort
+
 
 def read_footer(fd: int) -> list[Block]:
     """Return the blocks of an open pack file.
@@ -170,9 +230,26 @@ def read_footer(fd: int) -> list[Block]:
         FormatError: It is not a sound pack.
         OSError: It cannot be read.
     """
+    return decode_footer(*_tables(fd))
+
+
+def verify_tables(fd: int) -> None:
+    """Check header, trailer and the footer's checksum, without decoding the footer.
+
+    Raises:
+        FormatError: It is not a sound pack.
+        OSError: It cannot be read.
+    """
+    footer, trailer = _tables(fd)
+    if blake3(footer).digest() != trailer.footer_hash:
+        raise FormatError("pack footer does not match its checksum")
+
+
+def _tables(fd: int) -> tuple[bytes, Trailer]:
+    """Return the footer's bytes, unchecked, and the trailer."""
     size = os.fstat(fd).st_size
     if size < HEADER.size + TRAILER.size:
         raise FormatError(f"pack has only {size} bytes")
     decode_header(read_at(fd, HEADER.size, 0))
     trailer = decode_trailer(read_at(fd, TRAILER.size, size - TRAILER.size), size)
-    return decode_footer(read_at(fd, trailer.footer_length, trailer.footer_offset), trailer)
+    return read_at(fd, trailer.footer_length, trailer.footer_offset), trailer

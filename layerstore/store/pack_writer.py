@@ -14,9 +14,12 @@ from blake3 import blake3
 
 from layerstore.digest import PackId
 from layerstore.formats.pack import (
+    TRAILER,
     Block,
     Item,
     ItemKind,
+    decode_footer,
+    decode_trailer,
     encode_footer,
     encode_header,
     padding,
@@ -27,8 +30,13 @@ from layerstore.store.failures import storage_errors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from layerstore.digest import ChunkId
+
 PACK_TARGET_BYTES = 96 * 1024 * 1024
 """A pack is closed when it holds this much: few files, yet cheap enough to rewrite."""
+
+PACK_ITEMS = 1 << 16
+"""A pack is closed with so many items, too: they are in memory until it is in the catalog."""
 
 
 class SealedPack(NamedTuple):
@@ -37,12 +45,25 @@ class SealedPack(NamedTuple):
     Attributes:
         staged: The temporary file, or None when it was only measured.
         size: Bytes of the file.
+        effort: How hard its writer tried to make it small.
     """
 
     pack_id: PackId
     size: int
     blocks: list[Block]
     staged: StagedFile | None
+    effort: int
+
+
+class Against(NamedTuple):
+    """What a block is a difference against; see :class:`layerstore.formats.pack.Block`."""
+
+    bases: tuple[ChunkId, ...]
+    depth: int
+    cost: int
+
+
+ALONE = Against((), 0, 0)
 
 
 class Sink(Protocol):
@@ -62,8 +83,14 @@ class _Nowhere:
 class PackWriter:
     """One pack being written. Seal it or discard it."""
 
-    def __init__(self, staging: str | None) -> None:
-        """Begin a pack in the new file ``staging``, or only measure when it is None."""
+    def __init__(self, staging: str | None, effort: int = 0) -> None:
+        """Begin a pack in the new file ``staging``, or only measure when it is None.
+
+        Args:
+            staging: Path.
+            effort: 0 for ingest; a pass that recompresses leaves its level here, and
+                leaves packs alone that say at least as much.
+        """
         self._staged: StagedFile | None = None
         if staging is not None:
             with storage_errors("write a pack"):
@@ -71,8 +98,10 @@ class PackWriter:
         self._sink: Sink = self._staged if self._staged is not None else _Nowhere()
         self._hash = blake3()
         self._blocks: list[Block] = []
+        self._items = 0
+        self._effort = effort
         self.size = 0
-        self._write(encode_header())
+        self._write(encode_header(effort))
 
     def _write(self, data: bytes) -> None:
         with storage_errors("write a pack"):
@@ -81,16 +110,22 @@ class PackWriter:
         self.size += len(data)
 
     def add_frame(
-        self, kind: ItemKind, items: Sequence[Item], frame: bytes, raw_length: int
+        self,
+        kind: ItemKind,
+        items: Sequence[Item],
+        frame: bytes,
+        raw_length: int,
+        against: Against = ALONE,
     ) -> None:
         """Append a block whose frame was made before."""
-        self._blocks.append(Block(self.size, len(frame), raw_length, kind, tuple(items)))
+        self._items += len(items)
+        self._blocks.append(Block(self.size, len(frame), raw_length, kind, tuple(items), *against))
         self._write(frame)
 
     @property
     def full(self) -> bool:
-        """Whether the pack has reached its target size."""
-        return self.size >= PACK_TARGET_BYTES
+        """Whether the pack has reached its target size, or as many items as it may."""
+        return self.size >= PACK_TARGET_BYTES or self._items >= PACK_ITEMS
 
     def seal(self) -> SealedPack:
         """Write the footer and force everything to stable storage.
@@ -99,11 +134,22 @@ class PackWriter:
             StorageError: The pack is discarded.
         """
         self._write(bytes(padding(self.size)))
-        self._write(encode_footer(self._blocks, self.size))
+        footer = encode_footer(self._blocks, self.size)
+        self._verify(footer)
+        self._write(footer)
         if self._staged is not None:
             with storage_errors("write a pack"):
                 self._staged.seal()
-        return SealedPack(PackId(self._hash.digest()), self.size, self._blocks, self._staged)
+        return SealedPack(
+            PackId(self._hash.digest()), self.size, self._blocks, self._staged, self._effort
+        )
+
+    def _verify(self, encoded: bytes) -> None:
+        """Read the footer back before anything relies on it: a pack without one lists nothing."""
+        end = len(encoded) - TRAILER.size
+        trailer = decode_trailer(encoded[end:], self.size + len(encoded))
+        if decode_footer(encoded[:end], trailer) != self._blocks:
+            raise AssertionError("a pack's footer does not say what is in the pack")
 
     def discard(self) -> None:
         """Remove the temporary file."""

@@ -38,9 +38,12 @@ class StorePaths:
         "gc_lock",
         "locks",
         "names_log",
+        "next_lock",
         "packs",
         "quarantine",
+        "reserve",
         "root",
+        "scans",
         "tmp",
         "uppers",
         "views",
@@ -56,9 +59,12 @@ class StorePaths:
         self.views = f"{root}/views"
         self.uppers = f"{root}/uppers"
         self.quarantine = f"{root}/quarantine"
+        self.reserve = f"{root}/reserve"
+        self.scans = f"{root}/scans"
         self.tmp = f"{root}/tmp"  # noqa: S108 -- inside the store, mode 0700
         self.locks = f"{root}/locks"
         self.catalog_lock = f"{root}/locks/catalog"
+        self.next_lock = f"{root}/locks/next"
         self.gc_lock = f"{root}/locks/gc"
 
     def pack_dir(self, pack_id: PackId) -> str:

@@ -12,13 +12,15 @@ import queue
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.pack import BLOCK_MAX_BYTES, ItemKind
-from layerstore.store.codec import compress_block
-from layerstore.store.pack_writer import PackWriter, SealedPack
+from layerstore.store.codec import compress_block, compress_difference
+from layerstore.store.pack_writer import ALONE, Against, PackWriter, SealedPack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from layerstore.digest import ChunkId
     from layerstore.formats.pack import Item
 
 QUEUE_BLOCKS = 12
@@ -27,24 +29,43 @@ VERIFY_EVERY = 4
 """Of content blocks one in this many is decoded again before it is written; of metadata, all."""
 
 
+SURELY_SMALL = 1 / 6
+"""A difference below this part of the plain bytes is kept without trying the block alone."""
+
+WORTH_A_BASE = 0.8
+"""A difference must be smaller than this part of the block alone: it makes readers decode
+more and ties the block's fate to others."""
+
+
 class BlockJob(NamedTuple):
-    """A block to compress: its items and their bytes in order, which nobody changes any more."""
+    """A block to compress.
+
+    Attributes:
+        items: What lies in it.
+        parts: Their bytes in order, which nobody changes any more.
+        against: What to try a difference against.
+    """
 
     kind: ItemKind
     items: Sequence[Item]
     parts: Sequence[bytes | memoryview]
+    against: Against = ALONE
 
 
 class Pipeline:
     """Blocks in, sealed packs out. Not for several calling threads."""
 
-    def __init__(self, staging_path: Callable[[], str]) -> None:
+    def __init__(
+        self, staging_path: Callable[[], str], read_chunk: Callable[[ChunkId], bytes]
+    ) -> None:
         """Prepare; the thread starts with the first block.
 
         Args:
             staging_path: Gives a new temporary path for each pack.
+            read_chunk: Reads bases of differences, verified.
         """
         self._staging_path = staging_path
+        self._read_chunk = read_chunk
         self._jobs: queue.Queue[BlockJob | threading.Event | None] = queue.Queue(QUEUE_BLOCKS)
         self._sealed: list[SealedPack] = []
         self._writer: PackWriter | None = None
@@ -121,10 +142,30 @@ class Pipeline:
         if self._writer is None:
             self._writer = PackWriter(self._staging_path())
         raw = job.parts[0] if len(job.parts) == 1 else self._join(job.parts)
-        frame = compress_block(raw, verify=self._must_verify(job.kind))
-        self._writer.add_frame(job.kind, job.items, frame, len(raw))
+        frame, against = self._compressed(raw, job)
+        self._writer.add_frame(job.kind, job.items, frame, len(raw), against)
         if self._writer.full:
             self._seal()
+
+    def _compressed(self, raw: bytes | memoryview, job: BlockJob) -> tuple[bytes, Against]:
+        """Return the smaller of the block's frames, and what it is a difference against."""
+        difference = self._difference(raw, job.against.bases)
+        if difference is not None and len(difference) < len(raw) * SURELY_SMALL:
+            return difference, job.against
+        alone = compress_block(raw, verify=self._must_verify(job.kind))
+        if difference is not None and len(difference) < len(alone) * WORTH_A_BASE:
+            return difference, job.against
+        return alone, ALONE
+
+    def _difference(self, raw: bytes | memoryview, bases: Sequence[ChunkId]) -> bytes | None:
+        """Return a frame against ``bases``; None without any, or if one cannot be read."""
+        if not bases:
+            return None
+        try:
+            prefix = b"".join([self._read_chunk(base) for base in bases])
+        except (IntegrityError, NotFoundError):
+            return None  # damage elsewhere, or gc took it: new content stands alone
+        return compress_difference(raw, prefix)
 
     def _join(self, parts: Sequence[bytes | memoryview]) -> memoryview:
         """Return the parts back to back; valid until the next call."""

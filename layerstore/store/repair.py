@@ -32,6 +32,7 @@ _OF_PACKS = frozenset(
         Problem.PACK_DAMAGED,
         Problem.BLOCK_DAMAGED,
         Problem.CHUNK_DAMAGED,
+        Problem.DEAD_BYTES_DAMAGED,
     }
 )
 
@@ -99,7 +100,7 @@ def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
     held = {row[0] for row in rows if isinstance(row[0], bytes)}
     staging = iter(range(1 << 30))
     rewriter = Rewriter(
-        store.reader,
+        store,
         lambda: store.paths.temporary(lease.lease_id, f"{pack_id.hex()}.{next(staging)}.pack"),
     )
     try:
@@ -110,7 +111,7 @@ def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
         saved = sum(len(block.items) for pack in packs for block in pack.blocks)
         with store.catalog.write() as connection:
             row = connection.execute("SELECT pack FROM packs WHERE id = ?", (pack_id,)).fetchone()
-            for table in ("chunks", "blocks", "packs"):
+            for table in ("chunks", "blocks", "bases", "packs"):
                 # Table names are ours, not input.
                 connection.execute(f"DELETE FROM {table} WHERE pack = ?", row)  # noqa: S608
             connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")

@@ -1,9 +1,9 @@
 """Copying what lives of some packs into new packs.
 
 Blocks that live wholly are copied as they are after verification; of others the
-living items are grouped anew. Every item is hashed on the way, so damage is never
-copied. The result depends only on the packs and the living ids, which lets a plan
-measure its exact size without writing.
+living items are grouped anew, those of differences too, in blocks that stand alone.
+Every item is hashed on the way, so damage is never copied. The result depends only on
+the packs and the living ids, which lets a plan measure its exact size without writing.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from layerstore.formats.pack import Item, ItemKind
 from layerstore.store.codec import compress_block
 from layerstore.store.failures import CorruptPackError
 from layerstore.store.grouping import BlockGroup
-from layerstore.store.pack_writer import PackWriter
+from layerstore.store.pack_writer import ALONE, Against, PackWriter
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from layerstore.digest import PackId
     from layerstore.formats.pack import Block
-    from layerstore.store.pack_reader import PackReader
     from layerstore.store.pack_writer import SealedPack
+    from layerstore.store.store import Store
 
 
 class Rewritten(NamedTuple):
@@ -37,14 +37,18 @@ class Rewritten(NamedTuple):
 class Rewriter:
     """Feeds living items of old packs into new ones. Use :func:`rewrite_packs`."""
 
-    def __init__(self, reader: PackReader, staging_path: Callable[[], str | None]) -> None:
-        self._reader = reader
+    def __init__(
+        self, store: Store, staging_path: Callable[[], str | None], effort: int = 0
+    ) -> None:
+        self._store = store
+        self._reader = store.reader
         self._staging_path = staging_path
+        self._effort = effort
         self._writer: PackWriter | None = None
         self._groups = {kind: BlockGroup() for kind in ItemKind}
         self.packs: list[SealedPack] = []
 
-    def copy_pack(self, pack_id: PackId, alive: Collection[bytes], *, salvage: bool) -> bool:
+    def copy_pack(self, pack_id: PackId, alive: Container[bytes], *, salvage: bool) -> bool:
         """Copy the living items of one pack; return False if some could not be read.
 
         Raises:
@@ -55,6 +59,8 @@ class Rewriter:
             wanted = [item for item in block.items if item.item_id in alive]
             if not wanted:
                 continue
+            if block.bases and _is_better_whole(block, wanted):
+                wanted = list(block.items)
             try:
                 parts = dict(self._verified(pack_id, block, wanted, salvage=salvage))
             except CorruptPackError:
@@ -64,7 +70,8 @@ class Rewriter:
             whole = whole and len(parts) == len(wanted)
             if len(parts) == len(block.items):
                 frame = self._reader.frame(pack_id, block.offset, block.stored_length)
-                self._add(block.kind, block.items, frame, block.raw_length)
+                against = Against(block.bases, block.depth, block.cost)
+                self._add(block.kind, block.items, frame, block.raw_length, against)
             else:
                 for item, data in parts.items():
                     self._regroup(block.kind, item, data)
@@ -73,7 +80,13 @@ class Rewriter:
     def _verified(
         self, pack_id: PackId, block: Block, wanted: Iterable[Item], *, salvage: bool
     ) -> Iterator[tuple[Item, bytes]]:
-        raw = self._reader.block(pack_id, block.offset, block.stored_length, block.raw_length)
+        raw = self._reader.block(
+            pack_id,
+            block.offset,
+            block.stored_length,
+            block.raw_length,
+            self._store.prefix_of(block),
+        )
         chosen = set(wanted)
         offset = 0
         for item in block.items:
@@ -101,10 +114,17 @@ class Rewriter:
             raw = b"".join(parts)
             self._add(kind, items, compress_block(raw), len(raw))
 
-    def _add(self, kind: ItemKind, items: Iterable[Item], frame: bytes, raw_length: int) -> None:
+    def _add(
+        self,
+        kind: ItemKind,
+        items: Iterable[Item],
+        frame: bytes,
+        raw_length: int,
+        against: Against = ALONE,
+    ) -> None:
         if self._writer is None:
-            self._writer = PackWriter(self._staging_path())
-        self._writer.add_frame(kind, tuple(items), frame, raw_length)
+            self._writer = PackWriter(self._staging_path(), self._effort)
+        self._writer.add_frame(kind, tuple(items), frame, raw_length, against)
         if self._writer.full:
             self._seal()
 
@@ -129,6 +149,11 @@ class Rewriter:
                 pack.staged.discard()
 
 
+def _is_better_whole(block: Block, living: Iterable[Item]) -> bool:
+    """Return whether a half-dead difference is smaller than what lives of it standing alone."""
+    return block.stored_length <= sum(item.length for item in living) // 4
+
+
 def item_matches(kind: ItemKind, item: Item, data: bytes) -> bool:
     """Return whether an item's bytes have its id in the domain of its kind."""
     found = layer_item_id(data) if kind is ItemKind.LAYER else blake3_id(data)
@@ -136,25 +161,26 @@ def item_matches(kind: ItemKind, item: Item, data: bytes) -> bool:
 
 
 def rewrite_packs(
-    reader: PackReader,
-    alive: dict[PackId, set[bytes]],
+    store: Store,
+    alive: Mapping[PackId, Container[bytes]],
     staging_path: Callable[[], str | None],
+    effort: int = 0,
 ) -> Rewritten:
-    """Copy the living items of packs, in order of pack id, into new packs.
+    """Copy the living items of packs, in the order given, into new packs.
 
     A damaged pack is left alone and reported; what was copied of it before the
     damage is merely a duplicate. ``staging_path`` gives temporary paths, or None
-    to measure only.
+    to measure only; ``effort`` is what the new packs say of themselves.
 
     Raises:
         StorageError: The new packs could not be written; nothing is left of them.
     """
-    rewriter = Rewriter(reader, staging_path)
+    rewriter = Rewriter(store, staging_path, effort)
     damaged: dict[PackId, CorruptPackError] = {}
     try:
-        for pack_id in sorted(alive):
+        for pack_id, living in alive.items():
             try:
-                rewriter.copy_pack(pack_id, alive[pack_id], salvage=False)
+                rewriter.copy_pack(pack_id, living, salvage=False)
             except CorruptPackError as err:
                 damaged[pack_id] = err
         return Rewritten(rewriter.finish(), damaged)

@@ -5,6 +5,9 @@ Nothing a session does is visible as a layer or image before ``publish_layer`` o
 without publishing leaves only dead bytes for gc. A session belongs to one thread;
 many sessions of many processes may work in one store.
 
+Against damage: a chunk that was found is only relied on when its block can be read;
+otherwise it is written again and takes the damaged one's place.
+
 Against gc: packs that a session wrote are its own while its lease lives. A chunk
 that was *found* in the store may be collected before the session publishes: then
 the epoch has moved on, and publishing looks every needed chunk up again and takes
@@ -16,11 +19,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from blake3 import blake3
 
-from layerstore.chunking.cutter import CUT_MAX_BYTES, WHOLE_MAX_BYTES, SourceEndedError, cut_stream
+from layerstore.chunking.cutter import CUT_MAX_BYTES, SourceEndedError, cut_stream
 from layerstore.digest import ChunkId, ImageId, sha256_digest
 from layerstore.errors import FormatError, IntegrityError, LimitExceededError
 from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
@@ -28,21 +33,30 @@ from layerstore.store.adopt import adopt_missing
 from layerstore.store.blobs import put_blob
 from layerstore.store.catalog import ImageRecord
 from layerstore.store.commit import publish_pack
+from layerstore.store.differences import (
+    DIFFERENCE_MIN_BYTES,
+    BaseFinder,
+    DifferenceGroup,
+    window,
+)
 from layerstore.store.failures import LayerNotFoundError, ShortSourceError
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.leases import Lease, hold
 from layerstore.store.names import normalize_name
 from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import LayerRecord, cache_seal, encode_layer, layer_item_id
-from layerstore.store.references import layer_chunks
+from layerstore.store.references import layer_chunks, published_chunks
+from layerstore.store.soundness import Soundness
 from layerstore.store.tags import image_facts, insert_image, manifest_config, tag_all
+from layerstore.store.usage import note_image_use, note_step_uses
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from layerstore.chunking.cutter import CutParameters
     from layerstore.digest import DiffId
-    from layerstore.formats.tree import Changeset
+    from layerstore.store.differences import Base
     from layerstore.store.pack_writer import SealedPack
     from layerstore.store.records import CacheRecord, Refs
     from layerstore.store.store import Store
@@ -57,6 +71,10 @@ LOOKUP_BYTES = BLOCK_MAX_BYTES
 """Bytes after which chunks are looked up even if they are few, so that little memory waits."""
 
 
+KNOWN_CHUNKS = 100_000
+"""Ids a session remembers so as not to ask the catalog, and as many of before: 25 MB in all."""
+
+
 class SessionStats(NamedTuple):
     """What a session has put so far.
 
@@ -65,21 +83,45 @@ class SessionStats(NamedTuple):
         reused_bytes: Plain bytes it had, counted each time they were put.
         stored_bytes: Bytes of finished pack files.
         new_chunks: Chunks the store did not have.
+        healed_chunks: Those of them that it had, but could no longer read.
     """
 
     new_bytes: int
     reused_bytes: int
     stored_bytes: int
     new_chunks: int
+    healed_chunks: int = 0
+
+
+Like = Callable[[], "Refs"]
+"""Tells, when it matters, what stored content resembles what is being put; may be nothing."""
+
+
+_Stream = tuple[ItemKind, bool]
+"""Chunks that share blocks: of one kind, and pieces of longer content or not."""
+
+_STREAMS: tuple[_Stream, ...] = (
+    (ItemKind.DATA, False),
+    (ItemKind.DATA, True),
+    (ItemKind.META, False),
+)
 
 
 class _Unsettled(NamedTuple):
-    """A chunk that was put and not looked up yet."""
+    """A chunk that was put and not looked up yet.
+
+    Attributes:
+        cut: Whether it is a piece of longer content.
+        offset: Of the chunk in its content.
+        like: What the content resembles.
+    """
 
     kind: ItemKind
+    cut: bool
     item: Item
     data: bytes | memoryview
-    alone: bool
+    offset: int
+    like: Like | None
 
 
 class WriteSession:
@@ -91,9 +133,16 @@ class WriteSession:
         self._paths = store.paths
         self._lease = Lease(store.catalog, purpose)
         self._staged = 0
-        self._pipeline = Pipeline(self._next_staging)
-        self._groups = {ItemKind.DATA: BlockGroup(), ItemKind.META: BlockGroup()}
+        self._pipeline = Pipeline(self._next_staging, store.read_chunk)
+        # Pieces of long files apart from whole ones: neither splits the other's runs.
+        self._groups = {stream: BlockGroup() for stream in _STREAMS}
+        self._differences = DifferenceGroup()
+        self._bases: set[ChunkId] = set()
         self._known: set[bytes] = set()
+        self._known_before: set[bytes] = set()
+        self._soundness = Soundness(store)
+        self._healed: set[bytes] = set()
+        self._used_steps: set[str] = set()
         self._unsettled: list[_Unsettled] = []
         self._unsettled_bytes = 0
         self._new_bytes = self._reused_bytes = self._stored_bytes = self._new_chunks = 0
@@ -105,6 +154,11 @@ class WriteSession:
         return self._store
 
     @property
+    def cutting(self) -> CutParameters:
+        """Where the store cuts content."""
+        return self._store.config.cutting
+
+    @property
     def lease_id(self) -> str:
         """The lease's name, part of every temporary path it may use."""
         return self._lease.lease_id
@@ -114,7 +168,11 @@ class WriteSession:
         """What was put so far."""
         self._settle()
         return SessionStats(
-            self._new_bytes, self._reused_bytes, self._stored_bytes, self._new_chunks
+            self._new_bytes,
+            self._reused_bytes,
+            self._stored_bytes,
+            self._new_chunks,
+            len(self._healed),
         )
 
     def temporary(self, name: str) -> str:
@@ -133,7 +191,10 @@ class WriteSession:
             try:
                 self._pipeline.close()
             finally:
-                self._lease.close()
+                self._lease.close(self._record_uses)
+
+    def _record_uses(self, connection: sqlite3.Connection) -> None:
+        note_step_uses(connection, self._used_steps, time.time())
 
     def __enter__(self) -> Self:
         return self
@@ -143,35 +204,63 @@ class WriteSession:
 
     # -- chunks
 
-    def put_chunk(self, data: bytes | bytearray | memoryview, *, meta: bool = False) -> ChunkId:
+    def put_chunk(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        meta: bool = False,
+        like: Like | None = None,
+    ) -> ChunkId:
         """Put one chunk of 1 byte to ``CHUNK_MAX`` and return its id.
 
         Durable and visible to other sessions at the latest when a layer that needs
         it is published.
+
+        Args:
+            data: The bytes.
+            meta: Whether it is a tree or recipe, and no file content.
+            like: Asked, if the store does not have the chunk, for content that it may be
+                stored as a difference against.
         """
-        kind = ItemKind.META if meta else ItemKind.DATA
-        return self._put(bytes(data), kind, alone=len(data) > WHOLE_MAX_BYTES)
+        return self._put(bytes(data), (ItemKind.META if meta else ItemKind.DATA, False), 0, like)
 
     def put_bytes(self, data: bytes | bytearray | memoryview, *, meta: bool = False) -> Refs:
         """Put bytes of any length, cut into chunks, and return the references."""
         source = io.BytesIO(data)
         return self._put_cut(source.read, len(data), ItemKind.META if meta else ItemKind.DATA)
 
-    def put_stream(self, read: Callable[[int], bytes], size: int, *, meta: bool = False) -> Refs:
+    def put_stream(
+        self,
+        read: Callable[[int], bytes],
+        size: int,
+        *,
+        meta: bool = False,
+        like: Like | None = None,
+    ) -> Refs:
         """Put exactly ``size`` bytes that ``read(n)`` gives in pieces of 1 to n bytes.
+
+        ``like`` as for :meth:`put_chunk`.
 
         Raises:
             ShortSourceError: The source ended early: the file shrank while it was read.
         """
-        return self._put_cut(read, size, ItemKind.META if meta else ItemKind.DATA)
+        return self._put_cut(read, size, ItemKind.META if meta else ItemKind.DATA, like)
 
-    def _put_cut(self, read: Callable[[int], bytes], size: int, kind: ItemKind) -> Refs:
-        alone = size > WHOLE_MAX_BYTES
+    def _put_cut(
+        self,
+        read: Callable[[int], bytes],
+        size: int,
+        kind: ItemKind,
+        like: Like | None = None,
+    ) -> Refs:
+        refs: list[tuple[int, ChunkId]] = []
+        stream = (kind, kind is ItemKind.DATA and size > self.cutting.whole_max_bytes)
+        offset = 0
         try:
-            return tuple(
-                (len(chunk), self._put(chunk, kind, alone=alone))
-                for chunk in cut_stream(read, size)
-            )
+            for chunk in cut_stream(read, size, self.cutting):
+                refs.append((len(chunk), self._put(chunk, stream, offset, like)))
+                offset += len(chunk)
+            return tuple(refs)
         except SourceEndedError as err:
             raise ShortSourceError(
                 f"the source gave {size - err.missing} bytes where it promised {size}: "
@@ -179,17 +268,23 @@ class WriteSession:
                 hint="run it again when nothing changes the files",
             ) from err
 
-    def _put(self, data: bytes | memoryview, kind: ItemKind, *, alone: bool) -> ChunkId:
+    def _put(
+        self, data: bytes | memoryview, stream: _Stream, offset: int, like: Like | None
+    ) -> ChunkId:
         """Take a chunk that will not change any more."""
         size = len(data)
         if not 0 < size <= CHUNK_MAX:
             raise AssertionError(f"a chunk has 1 to {CHUNK_MAX} bytes, not {size}")
         chunk_id = ChunkId(blake3(data).digest())
-        if chunk_id in self._known:
+        if chunk_id in self._known or chunk_id in self._known_before:
             self._reused_bytes += size
             return chunk_id
+        if len(self._known) >= KNOWN_CHUNKS:
+            # What is forgotten must be found in the catalog: no pack may list an item twice.
+            self._finish_packs()
+            self._known, self._known_before = set(), self._known
         self._known.add(chunk_id)
-        self._unsettled.append(_Unsettled(kind, Item(chunk_id, size), data, alone))
+        self._unsettled.append(_Unsettled(*stream, Item(chunk_id, size), data, offset, like))
         self._unsettled_bytes += size
         if len(self._unsettled) >= LOOKUP_CHUNKS or self._unsettled_bytes >= LOOKUP_BYTES:
             self._settle()
@@ -199,14 +294,38 @@ class WriteSession:
         """Find out in one look which of the latest chunks are new, and add those in order."""
         unsettled, self._unsettled, self._unsettled_bytes = self._unsettled, [], 0
         with self._sure_of_known():
-            missing = self._catalog.missing([put.item.item_id for put in unsettled])
-            for put in unsettled:
-                if put.item.item_id in missing:
-                    self._new_bytes += put.item.length
-                    self._new_chunks += 1
-                    self._add(put.kind, put.item, put.data, alone=put.alone)
-                else:
-                    self._reused_bytes += put.item.length
+            absent = self._absent([put.item.item_id for put in unsettled])
+            new = [put for put in unsettled if put.item.item_id in absent]
+            size = sum(put.item.length for put in new)
+            self._new_bytes += size
+            self._new_chunks += len(new)
+            self._reused_bytes += sum(put.item.length for put in unsettled) - size
+            bases = self._find_bases(new)
+            for put in new:
+                self._add(put, bases.get(put.item.item_id))
+
+    def _find_bases(self, new: Sequence[_Unsettled]) -> dict[ChunkId, list[Base]]:
+        """Return, for new content that resembles something stored, what to compress it against."""
+        near: dict[ChunkId, list[ChunkId]] = {}
+        for put in new:
+            if put.item.item_id in self._healed:
+                continue  # what it resembles may be a difference against it
+            if put.like is not None and put.item.length >= DIFFERENCE_MIN_BYTES:
+                similar = put.like()
+                if similar:
+                    near[put.item.item_id] = window(similar, put.offset, put.item.length)
+        if not near:
+            return {}
+        finder = BaseFinder(self._catalog)
+        finder.look_up(chunk_id for candidates in near.values() for chunk_id in candidates)
+        return {item_id: finder.bases(candidates) for item_id, candidates in near.items()}
+
+    def _absent(self, item_ids: Sequence[bytes]) -> set[bytes]:
+        """Return which items must be written: those the store lacks or can no longer read."""
+        places = self._catalog.places(item_ids)
+        damaged = self._soundness.damaged(places)
+        self._healed |= damaged
+        return set(item_ids) - places.keys() | damaged
 
     @contextlib.contextmanager
     def _sure_of_known(self) -> Iterator[None]:
@@ -215,21 +334,54 @@ class WriteSession:
             yield
         except BaseException:
             self._known.clear()
+            self._known_before.clear()
             raise
 
-    def _add(self, kind: ItemKind, item: Item, data: bytes | memoryview, *, alone: bool) -> None:
-        if alone:
-            self._submit(BlockJob(kind, (item,), (data,)))
-            return
-        group = self._groups[kind]
-        if not group.has_room_for(item):
-            self._close_group(kind)
-        group.add(item, data)
+    def put_anew(self, kind: ItemKind, item_id: ChunkId, data: bytes) -> None:
+        """Write an item whose bytes match its id, whatever the store says it has of it.
 
-    def _close_group(self, kind: ItemKind) -> None:
-        items, parts = self._groups[kind].take()
+        It takes the place of what was there with the next :meth:`flush`.
+        """
+        item = Item(item_id, len(data))
+        self._known.add(item_id)
+        self._healed.add(item_id)
+        with self._sure_of_known():
+            if kind is ItemKind.LAYER:
+                self._submit(BlockJob(kind, (item,), (data,)))
+            else:
+                self._add(_Unsettled(kind, False, item, data, 0, None), None)
+
+    def flush(self) -> None:
+        """Make everything put so far durable and findable, though nothing needs it yet."""
+        self._finish_packs()
+
+    def _add(self, put: _Unsettled, bases: list[Base] | None) -> None:
+        if bases:
+            if self._differences.offer(put.item, put.data, bases):
+                return
+            self._close_differences()
+            if self._differences.offer(put.item, put.data, bases):
+                return
+        stream = (put.kind, put.cut)
+        group = self._groups[stream]
+        if not group.has_room_for(put.item):
+            self._close_group(stream)
+        group.add(put.item, put.data)
+
+    def _close_differences(self) -> None:
+        taken = self._differences.take()
+        if taken is not None:
+            self._submit(BlockJob(ItemKind.DATA, taken.items, taken.parts, taken.against))
+
+    def _close_group(self, stream: _Stream) -> None:
+        items, parts = self._groups[stream].take()
         if items:
-            self._submit(BlockJob(kind, items, parts))
+            self._submit(BlockJob(stream[0], items, parts))
+
+    def _close_groups(self) -> None:
+        self._close_differences()
+        for stream in self._groups:
+            self._close_group(stream)
 
     def _submit(self, job: BlockJob) -> None:
         self._pipeline.submit(job)
@@ -241,8 +393,7 @@ class WriteSession:
         """Make everything put so far durable and findable."""
         self._settle()
         with self._sure_of_known():
-            for kind in self._groups:
-                self._close_group(kind)
+            self._close_groups()
             sealed = self._pipeline.flush()
             if sealed:
                 self._commit_packs(sealed)
@@ -250,17 +401,24 @@ class WriteSession:
     def _commit_packs(self, sealed: list[SealedPack]) -> None:
         with self._catalog.write() as connection:
             for pack in sealed:
-                publish_pack(connection, self._paths, pack, self._lease.lease_id)
+                publish_pack(
+                    connection, self._paths, pack, self._lease.lease_id, instead=self._healed
+                )
+        for pack in sealed:
+            self._bases.update(base for block in pack.blocks for base in block.bases)
         self._stored_bytes += sum(pack.size for pack in sealed)
 
     # -- publishing
 
-    def publish_layer(self, record: LayerRecord, *, changeset: Changeset | None = None) -> None:
+    def publish_layer(
+        self, record: LayerRecord, *, content: Callable[[], Iterator[set[ChunkId]]] | None = None
+    ) -> None:
         """Make a layer durable and visible; the same layer again changes nothing.
 
         Args:
             record: The layer; everything it names was put, or is in the store.
-            changeset: What ``record.tree`` encodes; without it the tree is decoded.
+            content: Yields the chunks that ``record.tree`` names, some at a time, as often as
+                it is called; without it the tree is decoded.
 
         Raises:
             IntegrityError: The record or its tree names a chunk the store does not have.
@@ -274,33 +432,45 @@ class WriteSession:
                 f"{BLOCK_MAX_BYTES}"
             )
         item_id = layer_item_id(encoded)
-        if not self._catalog.has_chunk(item_id):
+        if self._absent([item_id]):
             self._settle()
-            self._close_group(ItemKind.DATA)
-            self._close_group(ItemKind.META)
+            self._close_groups()
             self._submit(BlockJob(ItemKind.LAYER, (Item(item_id, len(encoded)),), (encoded,)))
         self._finish_packs()
         meta = {chunk_id for _, chunk_id in record.tree + record.recipe}
         if self._catalog.missing(meta):  # gc took them: the tree must be readable first
             with self._catalog.write() as connection:
                 self._require_chunks(connection, meta, record.diff_id)
-        needed = layer_chunks(record, self._store.read_refs, changeset=changeset)
+        read_refs = self._store.read_refs
+        if content is None:
+            needed = set(layer_chunks(record, read_refs))
+            content = lambda: iter((needed,))  # noqa: E731
+        batches = published_chunks(record, read_refs, content)
+        # Looked up before others have to wait: a layer may need millions.
+        doubtful: set[bytes] = {item_id, *self._bases}
+        for batch in batches():
+            doubtful |= self._catalog.missing(batch - self._known - self._known_before)
         with self._catalog.write() as connection:
-            self._require_chunks(connection, {*needed, item_id}, record.diff_id)
+            if self._epoch_moved(connection):
+                for batch in batches():
+                    self._require_chunks(connection, batch, record.diff_id)
+            self._require_chunks(connection, doubtful, record.diff_id)
             connection.execute(
                 "INSERT OR REPLACE INTO layers VALUES (?, ?, ?)",
                 (record.diff_id, item_id, encoded),
             )
             hold(connection, self._lease.lease_id, "layer", [record.diff_id])
 
+    def _epoch_moved(self, connection: sqlite3.Connection) -> bool:
+        """Return whether rows may have vanished that this session put or found."""
+        row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        return bool(row[0] != self._lease.epoch)
+
     def _require_chunks(
-        self, connection: sqlite3.Connection, needed: set[ChunkId], diff_id: DiffId
+        self, connection: sqlite3.Connection, needed: Iterable[bytes], diff_id: DiffId
     ) -> None:
         """See to it, inside a write transaction, that every needed chunk can be found."""
-        row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-        # In one epoch no row disappears: what this session put or found is still there.
-        unsure = needed if row[0] != self._lease.epoch else needed - self._known
-        missing = self._catalog.missing(unsure)
+        missing = self._catalog.missing(needed)
         if missing:
             missing = adopt_missing(connection, self._store.reader, missing, self.lease_id)
         if missing:
@@ -347,6 +517,7 @@ class WriteSession:
             insert_image(connection, record)
             hold(connection, self._lease.lease_id, "image", [image_id])
             tag_all(connection, self._paths.names_log, full_names, record.image_id)
+        note_image_use(self._paths, record.image_id)
         return record
 
     def _content_size(self, diff_id: DiffId) -> int:
@@ -365,6 +536,10 @@ class WriteSession:
                 if self._catalog.layer(diff_id) is None:
                     raise LayerNotFoundError(f"the store holds no layer {diff_id}")
             hold(connection, self._lease.lease_id, "layer", diff_ids)
+
+    def note_step_use(self, key: str) -> None:
+        """Remember that a build step was used; written when the session ends."""
+        self._used_steps.add(key)
 
     def cache_put(self, record: CacheRecord) -> None:
         """Remember a build step; its layer must be published.

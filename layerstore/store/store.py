@@ -7,13 +7,16 @@ that does not match its id. Normative: docs/format/store.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from layerstore.errors import FormatError
+from layerstore.errors import FormatError, NotFoundError
+from layerstore.formats.pack import DEPTH_MAX
 from layerstore.store import blobs, names
 from layerstore.store.catalog import Catalog, ImageRecord
 from layerstore.store.config import StoreConfig, create_store, load_config, require_writable
@@ -25,15 +28,20 @@ from layerstore.store.failures import (
 )
 from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
+from layerstore.store.pins import pins, refuse_pinned
 from layerstore.store.records import CacheRecord, LayerRecord, cache_seal, decode_layer
+from layerstore.store.reserve import give_up
 from layerstore.store.session import WriteSession
-from layerstore.store.tags import delete_image, tag_all, untag_all
+from layerstore.store.tags import delete_image, pin_all, tag_all, unpin_all, untag_all
+from layerstore.store.usage import note_image_use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import ChunkId, DiffId, ImageId
+    from layerstore.formats.pack import Block
     from layerstore.progress import Progress
+    from layerstore.store.catalog import ChunkPlace
     from layerstore.store.rebuild import RebuildReport
     from layerstore.store.records import Refs
 
@@ -102,8 +110,13 @@ class Store:
 
         Raises:
             ChunkNotFoundError: No committed pack holds it.
-            CorruptPackError: Its pack is damaged or missing.
+            CorruptPackError: Its pack is damaged or missing, or what it is a difference
+                against is.
         """
+        return self._read(chunk_id, DEPTH_MAX)
+
+    def _read(self, chunk_id: ChunkId, depth_left: int) -> bytes:
+        damage: CorruptPackError | None = None
         for attempt in range(_LOOKUPS_MAX):
             place = self.catalog.locate(chunk_id)
             if place is None:
@@ -111,13 +124,45 @@ class Store:
                     self.catalog.reopen_if_replaced()
                     continue
                 raise ChunkNotFoundError(f"the store holds no chunk {chunk_id.hex()}")
+            prefix: Callable[[], bytes] | None = None
+            if place.depth:
+                bases = self.catalog.bases(place.pack, place.block)
+                if not bases:
+                    continue  # gc took the block out of use between the two questions
+                prefix = partial(self._prefix, place, bases, depth_left)
             try:
-                return self.reader.chunk(chunk_id, place)
+                return self.reader.chunk(chunk_id, place, prefix)
             except FileNotFoundError:
                 self.reader.forget(place.pack_id)
                 self.catalog.reopen_if_replaced()
+            except CorruptPackError as err:
+                # Somebody may have healed it meanwhile: look and open once more.
+                self.reader.forget(place.pack_id)
+                if damage is not None:
+                    raise
+                damage = err
         assert place is not None
         raise CorruptPackError("pack is missing", pack=place.pack_id.hex(), offset=0)
+
+    def _prefix(self, place: ChunkPlace, bases: list[ChunkId], depth_left: int) -> bytes:
+        """Return what the block of a place is a difference against."""
+        pack = place.pack_id.hex()
+        if not depth_left:
+            raise CorruptPackError(
+                f"differences nest deeper than {DEPTH_MAX}", pack=pack, offset=place.block_offset
+            )
+        try:
+            return b"".join([self._read(base, depth_left - 1) for base in bases])
+        except ChunkNotFoundError as err:
+            raise CorruptPackError(
+                f"block is a difference, and {err.message}", pack=pack, offset=place.block_offset
+            ) from err
+
+    def prefix_of(self, block: Block) -> Callable[[], bytes] | None:
+        """Return how to read what a block of a footer is a difference against, if it is one."""
+        if not block.bases:
+            return None
+        return lambda: b"".join([self.read_chunk(base) for base in block.bases])
 
     def read_refs(self, refs: Refs) -> bytes:
         """Return the bytes of references, joined.
@@ -216,30 +261,44 @@ class Store:
         with self.catalog.write() as connection:
             self.image(image_id)
             tag_all(connection, self.paths.names_log, [full], image_id)
+        note_image_use(self.paths, image_id)
         return full
 
-    def untag(self, name: str) -> ImageId:
+    def untag(self, name: str, *, force: bool = False) -> ImageId:
         """Forget a name, durably; the image stays until gc if nothing else needs it.
+
+        Args:
+            name: The name.
+            force: Forget it, and its pin, although it is pinned.
 
         Returns:
             The image it named.
 
         Raises:
             ImageNotFoundError: No such name.
+            PinnedError: It is pinned.
         """
         full = names.normalize_name(name)
         require_writable(self.config)
+        give_up(self.paths)
         with self.catalog.write() as connection:
             image_id = self.catalog.tag(full)
             if image_id is None:
                 raise ImageNotFoundError(
                     f"no image is named {full!r}", hint="'layerstore images' lists what there is"
                 )
+            if not force:
+                refuse_pinned(self.catalog, [full])
+            unpin_all(connection, self.paths.names_log, [full])
             untag_all(connection, self.paths.names_log, [full])
         return image_id
 
-    def remove_image(self, image_id: ImageId) -> bool:
+    def remove_image(self, image_id: ImageId, *, force: bool = False) -> bool:
         """Forget an image and all its names, durably; its bytes stay until gc.
+
+        Args:
+            image_id: The image.
+            force: Forget it, and the pins, although it or a name of it is pinned.
 
         Returns:
             False when a running session holds the image: its names are gone, and
@@ -247,13 +306,66 @@ class Store:
 
         Raises:
             ImageNotFoundError: Not in the store.
+            PinnedError: It is pinned.
         """
         require_writable(self.config)
+        give_up(self.paths)
         with self.catalog.write() as connection:
             self.image(image_id)
             names = [name for name, named in self.catalog.tags().items() if named == image_id]
+            if not force:
+                refuse_pinned(self.catalog, [*names, image_id])
+            unpin_all(connection, self.paths.names_log, [*names, image_id])
             untag_all(connection, self.paths.names_log, names)
             return delete_image(connection, image_id)
+
+    def pins(self) -> frozenset[str]:
+        """Return the normalized names and the image ids that are pinned."""
+        return pins(self.catalog)
+
+    def pin(self, reference: str) -> str:
+        """Pin a name, or an image by its id, durably: no rule of gc removes it then.
+
+        Returns:
+            What is pinned: the name as the store keeps it, or the image's id.
+
+        Raises:
+            ImageNotFoundError: Neither a name nor an image.
+        """
+        require_writable(self.config)
+        with self.catalog.write() as connection:
+            target = self._pin_target(reference)
+            if target not in self.pins():
+                pin_all(connection, self.paths.names_log, [target])
+        return target
+
+    def unpin(self, reference: str) -> str:
+        """Take a pin away, durably.
+
+        Returns:
+            What was pinned.
+
+        Raises:
+            ImageNotFoundError: Neither a name nor an image.
+            NotFoundError: It is not pinned.
+        """
+        require_writable(self.config)
+        with self.catalog.write() as connection:
+            target = self._pin_target(reference)
+            if not unpin_all(connection, self.paths.names_log, [target]):
+                raise NotFoundError(
+                    f"{target} is not pinned", hint="'layerstore images' shows what is"
+                )
+        return target
+
+    def _pin_target(self, reference: str) -> str:
+        """Return the name that ``reference`` is, or else the id of the image it means."""
+        image = self.resolve(reference)
+        with contextlib.suppress(names.ReferenceSyntaxError):
+            full = names.normalize_name(reference)
+            if self.catalog.tag(full) is not None:
+                return full
+        return image.image_id
 
     # -- build cache
 

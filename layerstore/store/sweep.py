@@ -3,7 +3,7 @@
 Retired packs whose time has come, pack files without a row (left by a crash
 between naming and commit, or between a collection's commit and its unlinking),
 blobs that no image names, and what dead leases left in ``tmp/`` and ``locks/``.
-Removal happens under the catalog lock, where pack files and blobs appear too.
+Packs and blobs are removed under the catalog lock, where they appear too.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests
 from layerstore.store.failures import storage_errors
 from layerstore.store.leases import live_leases, lock_file_ids
+from layerstore.store.pacing import Pace, turns
 from layerstore.store.paths import LEASE_PREFIX, PACK_SUFFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from layerstore.digest import Digest
     from layerstore.store.catalog import Catalog
-    from layerstore.store.marks import Marks
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
+
+_FILES_A_TURN = 16
 
 _REMOVALS_MAX = 8
 """Attempts at removing what somebody else removes at the same time; the rest is the next gc's."""
@@ -84,21 +86,7 @@ def may_free(catalog: Catalog, *, own_lease: str | None) -> bool:
     return oldest_lease_epoch(catalog, own_lease=own_lease) is None
 
 
-def free_retired(catalog: Catalog, *, own_lease: str) -> int:
-    """Delete, durably, the rows of retired packs that no living lease can need; return how many.
-
-    Their files are orphans then, for :func:`remove_leavings`.
-    """
-    with catalog.write() as connection:
-        oldest = oldest_lease_epoch(catalog, own_lease=own_lease)
-        if oldest is None:
-            cursor = connection.execute("DELETE FROM packs WHERE retired IS NOT NULL")
-        else:
-            cursor = connection.execute("DELETE FROM packs WHERE retired <= ?", (oldest,))
-        return cursor.rowcount
-
-
-def find_leavings(store: Store, marks: Marks) -> Leavings:
+def find_leavings(store: Store, needed_blobs: Collection[str]) -> Leavings:
     """Return what :func:`remove_leavings` would remove once rows of dead things are gone."""
     oldest = oldest_lease_epoch(store.catalog, own_lease=None)
     kept: set[PackId] = set()
@@ -114,7 +102,7 @@ def find_leavings(store: Store, marks: Marks) -> Leavings:
     if not log_is_ahead(store):
         packs = {pack_id: size for pack_id, size in pack_files(store.paths) if pack_id not in kept}
         for digest in blob_digests(store.paths):
-            if digest not in marks.blobs:
+            if digest not in needed_blobs:
                 blobs[digest] = _size(store.paths.blob(digest))
     temporary = dict(_dead_temporaries(store.catalog, own_lease=None))
     size = sum(packs.values()) + sum(blobs.values()) + sum(temporary.values())
@@ -200,28 +188,76 @@ def _tree_size(path: str) -> int:
     return total
 
 
-def remove_leavings(store: Store, marks: Marks, *, own_lease: str) -> Leavings:
-    """Remove, under the catalog lock, what :func:`find_leavings` finds; return what it was."""
-    catalog, paths = store.catalog, store.paths
-    with catalog.write(), storage_errors("remove garbage"):
-        # What was published since marking is not garbage: its rows are there by now.
-        for image in store.images():
-            marks.blobs.update((image.image_id, image.manifest_digest))
-        found = find_leavings(store, marks)
-        for pack_id in found.packs:
-            store.reader.forget(pack_id)
-            remove_if_present(paths.pack(pack_id))
-        for digest in found.blobs:
-            remove_if_present(paths.blob(digest))
-        for path in found.temporary:
-            _remove_tree(path)
+def remove_leavings(store: Store, *, own_lease: str | None) -> int:
+    """Remove what nothing accounts for now; return its bytes.
+
+    Files that came since they were listed are not touched: packs and blobs get their rows
+    under the catalog lock, and are asked for there once more, a few at a time.
+    """
+    with storage_errors("remove garbage"):
+        removed = _remove_dead_leases(store.catalog, own_lease)
+        with store.catalog.locked():  # outside of it the log may be a line ahead of the catalog
+            if log_is_ahead(store):
+                return removed
+        known = {row.pack_id for row in store.catalog.pack_rows()}
+        orphans = [pack for pack in pack_files(store.paths) if pack[0] not in known]
+        for some in turns(orphans, Pace(_FILES_A_TURN)):
+            removed += _remove_packs(store, some)
+        named = _named_blobs(store.catalog)
+        nameless = [digest for digest in blob_digests(store.paths) if digest not in named]
+        for digests in turns(nameless, Pace(_FILES_A_TURN)):
+            removed += _remove_blobs(store, digests)
+    return removed
+
+
+def _remove_dead_leases(catalog: Catalog, own_lease: str | None) -> int:
+    """Remove what dead leases left; no lock is needed, their names are never used again."""
+    removed = 0
+    for path, size in list(_dead_temporaries(catalog, own_lease=own_lease)):
+        _remove_tree(path)
+        removed += size
+    with catalog.locked():
         for lease_id in dead_leases(catalog):
             if lease_id != own_lease:
-                remove_if_present(paths.lease(lease_id))
-    for prefix in {pack_id[:1].hex() for pack_id in found.packs}:
+                remove_if_present(catalog.paths.lease(lease_id))
+    return removed
+
+
+def _remove_packs(store: Store, orphans: Iterable[tuple[PackId, int]]) -> int:
+    removed = 0
+    with store.catalog.locked():
+        for pack_id, size in orphans:
+            if store.catalog.one("SELECT 1 FROM packs WHERE id = ?", (pack_id,)) is None:
+                store.reader.forget(pack_id)
+                if remove_if_present(store.paths.pack(pack_id)):
+                    removed += size
+    for prefix in {pack_id[:1].hex() for pack_id, _ in orphans}:
         with contextlib.suppress(OSError):
-            fsync_directory(f"{paths.packs}/{prefix}")
-    return found
+            fsync_directory(f"{store.paths.packs}/{prefix}")
+    return removed
+
+
+def _remove_blobs(store: Store, digests: Iterable[Digest]) -> int:
+    removed = 0
+    with store.catalog.locked():
+        named = _named_blobs(store.catalog)
+        for digest in digests:
+            path = store.paths.blob(digest)
+            size = _size(path)
+            if digest not in named and remove_if_present(path):
+                removed += size
+    return removed
+
+
+def _named_blobs(catalog: Catalog) -> set[object]:
+    """Return the configs and manifests of all images."""
+    rows = catalog.query("SELECT image_id, manifest_digest FROM images")
+    return {digest for row in rows for digest in row}
+
+
+def retired_size(catalog: Catalog) -> int:
+    """Return the bytes of packs that wait for living leases to end."""
+    return sum(row.size for row in catalog.pack_rows() if row.retired is not None)
 
 
 def _remove_tree(path: str) -> None:
@@ -240,6 +276,8 @@ def _remove_tree(path: str) -> None:
         except OSError as err:
             if err.errno == errno.ENOTEMPTY:
                 continue
-            if err.errno != errno.EBUSY:  # something is mounted there: the next gc's
+            # Something is mounted there, or it is another member's of a shared store: the
+            # next gc's, or theirs.
+            if err.errno not in {errno.EBUSY, errno.EACCES, errno.EPERM}:
                 raise
         return

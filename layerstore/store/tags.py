@@ -1,4 +1,4 @@
-"""Images and names in the catalog, written together with names.log.
+"""Images, names and pins in the catalog, written together with names.log.
 
 Functions for use inside a catalog write transaction. The log's line is forced to
 disk before the transaction commits, so a rebuilt catalog never forgets a name
@@ -14,6 +14,7 @@ from layerstore.digest import DiffId, parse_digest
 from layerstore.errors import FormatError
 from layerstore.store import names_log
 from layerstore.store.catalog import image_seal
+from layerstore.store.pins import delete_pins, insert_pins
 from layerstore.store.seals import seal
 
 if TYPE_CHECKING:
@@ -122,6 +123,23 @@ def untag_all(connection: sqlite3.Connection, log: str, names: Sequence[str]) ->
         connection.executemany("DELETE FROM tags WHERE name = ?", [(name,) for name in names])
 
 
+def pin_all(connection: sqlite3.Connection, log: str, targets: Sequence[str]) -> None:
+    """Pin normalized names or ids of images that the catalog has."""
+    if targets:
+        log_names(connection, log, [(names_log.PIN, target) for target in targets])
+        insert_pins(connection, targets)
+
+
+def unpin_all(connection: sqlite3.Connection, log: str, targets: Iterable[str]) -> list[str]:
+    """Forget those of ``targets`` that are pinned; return them."""
+    known = {row[0] for row in connection.execute("SELECT target FROM pins")}
+    pinned = [target for target in targets if target in known]
+    if pinned:
+        log_names(connection, log, [(names_log.UNPIN, target) for target in pinned])
+        delete_pins(connection, pinned)
+    return pinned
+
+
 def log_names(
     connection: sqlite3.Connection, log: str, records: Iterable[names_log.Record]
 ) -> None:
@@ -134,7 +152,8 @@ def log_names(
     todo: list[names_log.Record] = []
     if row[0] != names_log.log_size(log):
         known = dict(connection.execute("SELECT name, image_id FROM tags").fetchall())
-        todo = names_log.snapshot(known)
+        pins = [row[0] for row in connection.execute("SELECT target FROM pins")]
+        todo = names_log.snapshot(known, pins)
     todo.extend(records)
     size = names_log.append(log, todo)
     connection.execute("UPDATE meta SET value = ? WHERE key = 'names_log_size'", (size,))

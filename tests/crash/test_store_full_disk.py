@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,15 +65,34 @@ def test_a_full_disk_is_said_and_survived(small_disk: Path) -> None:
 
 
 @pytest.mark.root
-def test_gc_on_a_full_disk_frees_it(small_disk: Path) -> None:
+@pytest.mark.parametrize("free", [0, 4096, 100_000, 400_000])
+def test_rm_and_gc_on_a_full_disk_free_it(small_disk: Path, free: int) -> None:
     root = small_disk / "store"
     add_image(root, "keep", KEEP)
     add_image(root, "big", BIG)
+    fill(small_disk / "ballast", small_disk, free)
     with Store.open(root) as store:
         store.untag("big")
-    fill(small_disk / "ballast", small_disk, 400_000)
-    with Store.open(root) as store:
         assert execute(plan_gc(store)).freed_bytes > 5_000_000
+    assert_sound(root, {"keep": [KEEP]})
+    assert os.stat(root / "reserve" / "space").st_size > 0, "set aside again"
+
+
+@pytest.mark.root
+def test_gc_without_inodes_frees_some(small_disk: Path) -> None:
+    root = small_disk / "store"
+    add_image(root, "keep", KEEP)
+    add_image(root, "big", BIG)
+    others = small_disk / "others"
+    others.mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(400):
+            (others / str(number)).touch()
+    assert os.statvfs(small_disk).f_favail == 0
+    with Store.open(root) as store:
+        store.untag("big")
+        assert execute(plan_gc(store)).freed_bytes > 5_000_000
+    shutil.rmtree(others)
     assert_sound(root, {"keep": [KEEP]})
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
-from layerstore.chunking.cutter import cut_lengths
+from layerstore.chunking.cutter import CutParameters, cut_lengths
 from layerstore.digest import blake3_id
 from layerstore.store.records import layer_item_id
+
+FORMAT_1 = CutParameters(256 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024, 2)
+"""What stores of format 1 are cut with, upgraded or not."""
 
 
 def stream(seed: bytes, size: int) -> bytes:
@@ -15,7 +18,7 @@ def stream(seed: bytes, size: int) -> bytes:
 
 
 def test_cut_points_are_frozen() -> None:
-    assert cut_lengths(stream(b"layerstore cut points", 3_000_000)) == CUTS
+    assert cut_lengths(stream(b"layerstore cut points", 3_000_000), FORMAT_1) == CUTS
 
 
 def test_one_hash_over_many_inputs_is_frozen() -> None:
@@ -24,12 +27,12 @@ def test_one_hash_over_many_inputs_is_frozen() -> None:
         data = stream(b"%d" % number, 150_000 * (number + 1))
         if number % 3 == 0:
             data = data[: len(data) // 2] + bytes(len(data) // 3) + data[len(data) // 2 :]
-        digest.update(repr(cut_lengths(data)).encode())
+        digest.update(repr(cut_lengths(data, FORMAT_1)).encode())
     assert digest.hexdigest() == MANY
 
 
 def test_zeros_are_cut_at_the_maximum() -> None:
-    assert cut_lengths(bytes(3 * 1024 * 1024 + 5)) == [1048576, 1048576, 1048576, 5]
+    assert cut_lengths(bytes(3 * 1024 * 1024 + 5), FORMAT_1) == [1048576, 1048576, 1048576, 5]
 
 
 def test_ids_are_frozen() -> None:

@@ -167,10 +167,10 @@ def test_bad_dockerfile_points_at_the_place(cli, tmp_path):
 def test_store_of_a_newer_format(cli):
     cli.ok("import", "-", "-t", "x:1", stdin=SMALL_TAR)
     config = cli.store / "config.toml"
-    config.write_text(config.read_text().replace("format = 1", "format = 99"))
+    config.write_text(config.read_text().replace("format = 2", "format = 99"))
     for arguments in (["images"], ["inspect", "x:1"], ["mounts"], ["gc"]):
         assert cli.fails(10, *arguments) == (
-            "layerstore: error: the store has format 99, this layerstore knows up to 1\n"
+            "layerstore: error: the store has format 99, this layerstore knows up to 2\n"
             "hint: use the newer layerstore that made this store\n"
         )
 

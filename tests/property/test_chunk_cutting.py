@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerstore.chunking.cutter import (
-    CUT_MAX_BYTES,
-    CUT_MIN_BYTES,
-    WHOLE_MAX_BYTES,
+    DEFAULT_CUTS,
     SourceEndedError,
     cut_lengths,
     cut_stream,
 )
+
+WHOLE_MAX_BYTES = DEFAULT_CUTS.whole_max_bytes
 
 SIZES = st.one_of(
     st.integers(0, 4096),
@@ -47,14 +47,16 @@ def reader(data: bytes, steps: random.Random, largest: int):
 def test_cuts_join_to_the_input_whatever_the_reads(seed: int, size: int, largest: int) -> None:
     data = content(seed, size)
     steps = random.Random(seed)
-    parts = [bytes(part) for part in cut_stream(reader(data, steps, largest), size)]
+    parts = [bytes(part) for part in cut_stream(reader(data, steps, largest), size, DEFAULT_CUTS)]
     assert b"".join(parts) == data
-    assert [len(part) for part in parts] == cut_lengths(data)
+    assert [len(part) for part in parts] == cut_lengths(data, DEFAULT_CUTS)
     if size <= WHOLE_MAX_BYTES:
         assert len(parts) == (size > 0)
     else:
-        assert all(CUT_MIN_BYTES <= len(part) <= CUT_MAX_BYTES for part in parts[:-1])
-        assert 0 < len(parts[-1]) <= CUT_MAX_BYTES
+        assert all(
+            DEFAULT_CUTS.min_bytes <= len(part) <= DEFAULT_CUTS.max_bytes for part in parts[:-1]
+        )
+        assert 0 < len(parts[-1]) <= DEFAULT_CUTS.max_bytes
 
 
 @settings(max_examples=15, deadline=None)
@@ -65,7 +67,7 @@ def test_an_insertion_disturbs_few_chunks(seed: int, position: int, length: int)
 
     def chunks(whole: bytes) -> set[bytes]:
         read = reader(whole, random.Random(0), 1 << 24)
-        return {bytes(part) for part in cut_stream(read, len(whole))}
+        return {bytes(part) for part in cut_stream(read, len(whole), DEFAULT_CUTS)}
 
     assert len(chunks(changed) - chunks(data)) <= 6
 
@@ -73,5 +75,5 @@ def test_an_insertion_disturbs_few_chunks(seed: int, position: int, length: int)
 def test_a_short_source_is_told() -> None:
     for size in (10, WHOLE_MAX_BYTES + 10, 6_000_000):
         with pytest.raises(SourceEndedError) as caught:
-            list(cut_stream(reader(bytes(size - 3), random.Random(1), 4096), size))
+            list(cut_stream(reader(bytes(size - 3), random.Random(1), 4096), size, DEFAULT_CUTS))
         assert caught.value.missing == 3

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 from layerstore.digest import DiffId, Digest
 from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset, path_key
+from layerstore.image.similar import SimilarFiles
 from layerstore.store.check import check
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
@@ -18,12 +21,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.store.catalog import ImageRecord
+    from layerstore.store.records import Refs
     from layerstore.store.session import WriteSession
 
 Files = dict[bytes, bytes]
 
 
-def noise(seed: int, size: int) -> bytes:
+def noise(seed: int | str, size: int) -> bytes:
     """Bytes that do not compress, the same for the same seed."""
     return random.Random(seed).randbytes(size)
 
@@ -46,16 +50,24 @@ def diff_id_of(files: Mapping[bytes, bytes]) -> DiffId:
     return DiffId(Digest("sha256:" + digest.hexdigest()))
 
 
-def put_layer(session: WriteSession, files: Mapping[bytes, bytes]) -> LayerRecord:
-    """Put files as a layer and publish it."""
-    record = put_unpublished_layer(session, files)
+def put_layer(
+    session: WriteSession, files: Mapping[bytes, bytes], like: SimilarFiles | None = None
+) -> LayerRecord:
+    """Put files as a layer and publish it; ``like`` knows what they resemble."""
+    record = put_unpublished_layer(session, files, like)
     session.publish_layer(record)
     return record
 
 
-def put_unpublished_layer(session: WriteSession, files: Mapping[bytes, bytes]) -> LayerRecord:
+def put_unpublished_layer(
+    session: WriteSession, files: Mapping[bytes, bytes], like: SimilarFiles | None = None
+) -> LayerRecord:
+    def extents(path: bytes, data: bytes) -> Refs:
+        similar = partial(like.find, path) if like else None
+        return session.put_stream(io.BytesIO(data).read, len(data), like=similar)
+
     entries = [
-        Entry(path, Kind.FILE, 0o644, size=len(data), extents=session.put_bytes(data))
+        Entry(path, Kind.FILE, 0o644, size=len(data), extents=extents(path, data))
         for path, data in sorted(files.items(), key=lambda item: path_key(item[0]))
     ]
     tree = session.put_bytes(encode_changeset(Changeset(tuple(entries))), meta=True)
@@ -91,6 +103,27 @@ def add_image(root: Path, name: str, *layers: Files) -> ImageRecord:
     """Open a store (making it), add a named image, close it."""
     with Store.open(root, create=True) as store, store.begin("test") as session:
         return put_image(session, *layers, names=[name])
+
+
+def add_version(root: Path, name: str, files: Files) -> ImageRecord:
+    """Add an image of one layer whose files may become differences against stored ones."""
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        diff_id = put_layer(session, files, SimilarFiles(store)).diff_id
+        return session.publish_image(*blobs_of([diff_id]), [diff_id], names=[name])
+
+
+def versions(count: int, *, size: int = 300_000, files: int = 3) -> list[Files]:
+    """Versions of files that each change a little: every one resembles the one before."""
+    source = random.Random(count)
+    now = {b"lib/f%d.so" % n: bytearray(noise(n, size)) for n in range(files)}
+    found = []
+    for _ in range(count):
+        found.append({path: bytes(data) for path, data in now.items()})
+        for data in now.values():
+            for _ in range(5):
+                at = source.randrange(len(data))
+                data[at : at + 20] = source.randbytes(30)
+    return found
 
 
 def read_layer(store: Store, diff_id: DiffId) -> Files:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from layerstore.build.graph import MountSpec
 
+LOCK_NAME = "lock"
+"""File in a cache's directory that its users lock; its time is the cache's last use."""
+
 _MODE = 0o755
 _PRIVATE_CACHES_MAX = 64
 _STRICTER = ("shared", "private", "locked")
@@ -61,12 +64,29 @@ def _take(root: Path, name: str, specs: list[MountSpec], stack: contextlib.ExitS
     sharing = max((spec.sharing for spec in specs), key=_STRICTER.index)
     for number in range(_PRIVATE_CACHES_MAX):
         top = root / (f"{name}-{number}" if number else name)
-        make_private_dir(str(top), durable=False)
-        lock = _lock(str(top / "lock"), sharing)
+        lock = _lock_that_stays(top, sharing)
         if lock is not None:
             stack.callback(lock.close)
+            os.utime(lock.fileno())
             return _data_of(top, specs[0])
     raise BuildError(f"too many builds use the cache mount {specs[0].id!r} at once")
+
+
+def _lock_that_stays(top: Path, sharing: str) -> FileLock | None:
+    """Lock a cache, making it anew if it was removed while its lock was waited for."""
+    path = str(top / LOCK_NAME)
+    while True:
+        try:
+            make_private_dir(str(top), durable=False)
+            lock = _lock(path, sharing)
+        except FileNotFoundError:
+            continue  # removed since it was made
+        if lock is None:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                return lock
+        lock.close()
 
 
 def _lock(path: str, sharing: str) -> FileLock | None:

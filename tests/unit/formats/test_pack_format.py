@@ -22,6 +22,7 @@ BLOCKS = [
     Block(32, 100, 30, ItemKind.DATA, (item(1, 10), item(2, 20))),
     Block(132, 50, 7, ItemKind.META, (item(3, 7),)),
     Block(200, 60, 9, ItemKind.LAYER, (item(4, 9),)),
+    Block(300, 20, 50, ItemKind.DATA, (item(5, 50),), (item(1, 10).item_id, bytes(32)), 1, 99),  # type: ignore[arg-type]
 ]
 
 
@@ -39,11 +40,15 @@ def test_footer_round_trip() -> None:
 
 def test_header() -> None:
     header = pack.encode_header()
-    pack.decode_header(header)
+    assert pack.decode_header(header) == (2, 0)
+    assert pack.decode_header(pack.encode_header(19)) == (2, 19)
+    assert pack.decode_header(pack.HEADER.pack(pack.HEADER_MAGIC, 1, 0, 0, 0)) == (1, 0)
     for bad in (b"", header[:-1], b"x" + header[1:]):
         with pytest.raises(FormatError):
             pack.decode_header(bad)
-    for offset in range(8, 32):
+    with pytest.raises(UnsupportedVersionError):
+        pack.decode_header(pack.HEADER.pack(pack.HEADER_MAGIC, 1, 0, 19, 0))
+    for offset in (*range(8, 16), *range(24, 32)):
         newer = bytearray(header)
         newer[offset] ^= 0x40
         with pytest.raises(UnsupportedVersionError):
@@ -67,6 +72,14 @@ WRONG = {
     "stored nothing": [BLOCKS[0]._replace(stored_length=0)],
     "unknown kind": [BLOCKS[0]._replace(kind=9)],  # type: ignore[arg-type]
     "twice in a block": [BLOCKS[0]._replace(items=(item(1, 10), item(1, 20)))],
+    "base without depth": [BLOCKS[3]._replace(depth=0)],
+    "depth without base": [BLOCKS[0]._replace(depth=1, cost=99)],
+    "too deep": [BLOCKS[3]._replace(depth=9)],
+    "cost below its own size": [BLOCKS[3]._replace(cost=49)],
+    "cost of a block that stands alone": [BLOCKS[0]._replace(cost=30)],
+    "against itself": [BLOCKS[3]._replace(bases=(item(5, 50).item_id,))],
+    "difference of layer records": [BLOCKS[3]._replace(kind=ItemKind.LAYER)],
+    "too many bases": [BLOCKS[3]._replace(bases=(item(9, 1).item_id,) * 4097)],
     "twice in a pack": [BLOCKS[0], BLOCKS[1]._replace(items=(item(1, 7),))],
 }
 
@@ -86,18 +99,26 @@ def resealed(footer: bytes) -> Trailer:
 
 def test_counts_that_do_not_fit_are_refused() -> None:
     footer, _ = encoded(BLOCKS)
-    for blocks, items in ((3, 5), (4, 4), (2, 4), (3, 3), (2**32 - 1, 2**32 - 1), (0, 0)):
-        lied = struct.pack("<II", blocks, items) + footer[8:]
+    size = pack.COUNTS_2.size
+    for counts in (
+        (4, 6, 2),
+        (5, 5, 2),
+        (3, 5, 2),
+        (4, 4, 2),
+        (4, 5, 1),
+        (4, 5, 3),
+        (2**32 - 1, 2**32 - 1, 2**32 - 1),
+        (0, 0, 0),
+    ):
+        lied = pack.COUNTS_2.pack(*counts) + footer[size:]
         with pytest.raises(FormatError):
             pack.decode_footer(lied, resealed(lied))
-    more = bytearray(footer)
-    struct.pack_into("<I", more, 8 + 16, 3)  # the first block claims one item more
-    with pytest.raises(FormatError):
-        pack.decode_footer(bytes(more), resealed(bytes(more)))
-    fewer = bytearray(footer)
-    struct.pack_into("<I", fewer, 8 + 2 * 24 + 16, 0)
-    with pytest.raises(FormatError):
-        pack.decode_footer(bytes(fewer), resealed(bytes(fewer)))
+    entry = pack.BLOCK_ENTRY_2.size
+    for block, field, value in ((0, 16, 3), (2, 16, 0), (3, 24, 1), (3, 24, 3)):
+        lied = bytearray(footer)
+        struct.pack_into("<I", lied, size + block * entry + field, value)
+        with pytest.raises(FormatError):
+            pack.decode_footer(bytes(lied), resealed(bytes(lied)))
 
 
 def test_trailers_that_cannot_be_are_refused() -> None:
@@ -111,7 +132,7 @@ def test_trailers_that_cannot_be_are_refused() -> None:
         lied = pack.TRAILER.pack(offset, 40, bytes(32), 1, 0, pack.TRAILER_MAGIC)
         with pytest.raises(FormatError):
             pack.decode_trailer(lied, size)
-    for version, flags in ((2, 0), (1, 1)):
+    for version, flags in ((3, 0), (0, 0), (2, 1)):
         lied = pack.TRAILER.pack(4096, 40, bytes(32), version, flags, pack.TRAILER_MAGIC)
         with pytest.raises(UnsupportedVersionError):
             pack.decode_trailer(lied, size)

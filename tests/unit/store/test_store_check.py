@@ -80,7 +80,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], Problem, bool]] = {
     "pack-empty": (lambda root: os.truncate(pack_of(root, "a"), 0), Problem.PACK_DAMAGED, False),
     "pack-header": (lambda root: flip(pack_of(root, "a"), 3), Problem.PACK_DAMAGED, False),
     "pack-block": (lambda root: flip(pack_of(root, "a"), 5000), Problem.BLOCK_DAMAGED, True),
-    "pack-reserved": (lambda root: flip(pack_of(root, "a"), 20), Problem.PACK_DAMAGED, False),
+    "pack-reserved": (lambda root: flip(pack_of(root, "a"), 28), Problem.PACK_DAMAGED, False),
     "chunk-row": (drop_row("DELETE FROM chunks"), Problem.CHUNK_MISSING, False),
     "moved-chunk": (drop_row("UPDATE chunks SET offset = 1"), Problem.CATALOG_DIFFERS, False),
     "layer-row": (drop_row("DELETE FROM layers"), Problem.LAYER_MISSING, False),
@@ -133,7 +133,8 @@ def test_every_flipped_byte_of_a_pack_is_found_and_none_is_served(root: Path) ->
 
 def test_leftovers_are_notes_not_errors(root: Path) -> None:
     orphan = root / "packs" / "ab" / ("ab" * 32 + ".pack")
-    orphan.parent.mkdir(exist_ok=True)
+    orphan.parent.mkdir(mode=0o700, exist_ok=True)
+    orphan.touch(mode=0o600)
     orphan.write_bytes(b"x")
     with open(root / "names.log", "ab") as file:
         file.write(b"0123 torn")

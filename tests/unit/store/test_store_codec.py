@@ -80,9 +80,12 @@ def test_a_flipped_bit_is_never_other_bytes(position: int, bit: int) -> None:
 
 
 def test_a_broken_encoder_commits_nothing(tmp_path, monkeypatch) -> None:
-    real = codec._compressor()
+    real = codec._compressor(codec.COMPRESSION_LEVEL)
 
     class Broken:
+        def __init__(self, level: int) -> None:
+            pass
+
         def compress(self, raw: bytes | memoryview) -> bytes:
             return real.compress(bytes(raw[:-1]) + bytes([raw[-1] ^ 1]))
 

@@ -1,0 +1,83 @@
+"""Cache mounts that no step uses: listing them, and removing those not used for long.
+
+Whoever mounts a cache holds the flock on its ``lock`` file. A cache is removed under that
+flock alone, so none goes while a step uses it; a step that waited meanwhile notices that
+the file it locked is gone and makes the cache anew (:mod:`layerstore.build.run.caches`).
+The time of the ``lock`` file is the cache's last use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.build.run.caches import LOCK_NAME
+from layerstore.linux.locks import FileLock, LockBusyError
+from layerstore.linux.removal import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+class IdleCache(NamedTuple):
+    """A cache that no step uses now.
+
+    Attributes:
+        name: Of its directory.
+        size: Bytes of its files.
+        used: When a step mounted it last, in seconds since the epoch.
+    """
+
+    name: str
+    size: int
+    used: float
+
+
+def find_idle_caches(root: Path) -> list[IdleCache]:
+    """Return the caches below ``root`` that no step uses, the one used last first."""
+    found: list[IdleCache] = []
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    for name in names:
+        lock_path = f"{root}/{name}/{LOCK_NAME}"
+        with contextlib.suppress(OSError), FileLock(lock_path, wait=False):
+            found.append(IdleCache(name, _size(f"{root}/{name}"), os.stat(lock_path).st_mtime))
+    return sorted(found, key=lambda cache: (-cache.used, cache.name))
+
+
+def remove_idle_caches(root: Path, caches: Iterable[IdleCache]) -> list[IdleCache]:
+    """Remove caches unless a step took one meanwhile; return those that are gone."""
+    gone: list[IdleCache] = []
+    for cache in caches:
+        top = f"{root}/{cache.name}"
+        lock_path = f"{top}/{LOCK_NAME}"
+        try:
+            with FileLock(lock_path, wait=False):
+                if os.stat(lock_path).st_mtime == cache.used:
+                    # Aside first: a step may make a cache of this name at any moment.
+                    aside = f"{root}/{cache.name}.gone-{os.getpid()}"
+                    os.rename(top, aside)
+                    remove_tree(aside)
+                    gone.append(cache)
+        except (LockBusyError, FileNotFoundError):
+            continue
+    return gone
+
+
+def _size(path: str) -> int:
+    total = 0
+    todo = [path]
+    while todo:
+        here = todo.pop()
+        with contextlib.suppress(OSError):
+            status = os.lstat(here)
+            if stat.S_ISDIR(status.st_mode):
+                todo.extend(f"{here}/{name}" for name in os.listdir(here))
+            else:
+                total += status.st_size
+    return total

@@ -1,0 +1,313 @@
+"""The command gc: what it is told, what it would do, what it did, and why something stays."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerstore.cli.common import DryRun, Json, settings_of
+from layerstore.cli.output import short_id, write_json, write_line, write_note, write_table
+from layerstore.cli.progress import terminal_progress
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    from layerstore.build.run.idle_caches import IdleCache
+    from layerstore.store.collection import GcReport
+    from layerstore.store.explain import Explanation, LayerKept, Reason
+    from layerstore.store.gc import GcPlan, GcRules
+    from layerstore.store.retention import KeepRules
+    from layerstore.store.store import Store
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("gc")(collect_garbage)
+
+
+def collect_garbage(
+    context: typer.Context,
+    *,
+    dry_run: DryRun = False,
+    drop_cache: Annotated[
+        bool, typer.Option("--all", "-a", help="Give up the build cache and cache mounts as well.")
+    ] = False,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-size",
+            "--keep-storage",
+            metavar="SIZE",
+            help="Come down to SIZE: forget build steps, the longest unused first, then names "
+            "that no keep rule keeps.",
+        ),
+    ] = None,
+    keep_last: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Remove names; keep the N of each repository used last."
+        ),
+    ] = None,
+    keep_within: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="Remove names; keep those used within AGE: 12h, 30d."),
+    ] = None,
+    keep_tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Keep names whose tag (or NAME:TAG) matches; repeatable."
+        ),
+    ] = None,
+    keep_cache_within: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE", help="Forget build steps and cache mounts not used within AGE."
+        ),
+    ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Copy every pack that has anything dead in it.")
+    ] = False,
+    threshold: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PERCENT", min=1, max=99, help="Copy packs of which so much is dead; 25."
+        ),
+    ] = None,
+    max_extra: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Disk that copies may take for a moment; 512m."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Believe the clock even if it seems to have jumped.")
+    ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT", help="Say why an image, layer or pack is kept; change nothing."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Free what nothing needs any more.
+
+    Names, pins, mounted views, running commands and remembered build steps
+    keep what they need. Only the rules --keep-last and --keep-within take
+    names away; pinned names and images in use always stay.
+    """
+    if explain is not None:
+        _explain(context, explain, as_json=as_json)
+        return
+    from layerstore.store.compaction import REWRITE_DEAD_FRACTION
+    from layerstore.store.gc import execute, plan_gc
+    from layerstore.store.removal import COMPACT_DEAD_FRACTION
+    from layerstore.units import parse_size
+
+    if compact and threshold is not None:
+        raise InputError("--compact copies whatever is dead: leave out --threshold")
+    rules = _keep_rules(max_size, keep_last, keep_within, keep_tag, keep_cache_within, force=force)
+    fraction = threshold / 100 if threshold else REWRITE_DEAD_FRACTION
+    with settings_of(context).open_store() as store:
+        with terminal_progress() as progress:
+            plan = plan_gc(
+                store,
+                keep_cache=not drop_cache,
+                rewrite_dead_fraction=COMPACT_DEAD_FRACTION if compact else fraction,
+                max_extra_bytes=None if max_extra is None else parse_size(max_extra),
+                keep=rules,
+                measure=dry_run,
+                progress=progress,
+            )
+            report = None if dry_run else execute(plan)
+        caches = _collect_caches(store, plan.rules, dry_run=dry_run)
+        if drop_cache and not dry_run:
+            _drop_cache(store)
+    if as_json:
+        write_json(_to_json(plan, report, caches))
+    else:
+        _print(plan, report, caches)
+
+
+def _keep_rules(
+    max_size: str | None,
+    keep_last: int | None,
+    keep_within: str | None,
+    keep_tag: list[str] | None,
+    keep_cache_within: str | None,
+    *,
+    force: bool,
+) -> KeepRules:
+    from layerstore.store.retention import KeepRules
+    from layerstore.units import parse_age, parse_size
+
+    rules = KeepRules(
+        max_size=None if max_size is None else parse_size(max_size),
+        keep_last=keep_last,
+        keep_within_s=None if keep_within is None else parse_age(keep_within),
+        keep_tags=tuple(keep_tag or ()),
+        keep_cache_within_s=None if keep_cache_within is None else parse_age(keep_cache_within),
+        trust_clock=force,
+    )
+    if rules.keep_tags and not rules.removes_names:
+        raise InputError(
+            "--keep-tag only spares names from other rules",
+            hint="say which names may go with --keep-last or --keep-within",
+        )
+    return rules
+
+
+def _drop_cache(store: Store) -> None:
+    # Steps without a layer keep no bytes, so gc leaves them; without their cache nobody asks.
+    store.cache_drop([record.key for record in store.cache_records()])
+
+
+def _collect_caches(store: Store, rules: GcRules, *, dry_run: bool) -> list[IdleCache]:
+    """Remove, or only find, cache mounts that nothing uses and the rules do not keep."""
+    from layerstore.build.api import CACHE_MOUNTS
+    from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
+    from layerstore.store.selection import recorded_uses
+    from layerstore.store.usage import age_reference
+
+    limit = rules.keep.keep_cache_within_s if rules.keep_cache else -1.0
+    if limit is None:
+        return []
+    root = store.root / CACHE_MOUNTS
+    idle = find_idle_caches(root)
+    uses = [cache.used for cache in idle] + recorded_uses(store)
+    reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
+    going = [cache for cache in idle if reference.age_of(cache.used) > limit]
+    return going if dry_run else remove_idle_caches(root, going)
+
+
+def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> dict[str, object]:
+    return {
+        "dry_run": report is None,
+        "freed_bytes": report.freed_bytes if report else plan.freed_bytes,
+        "deferred_bytes": report.deferred_bytes if report else plan.deferred_bytes,
+        "written_bytes": report.written_bytes if report else plan.written_bytes,
+        "size_after": plan.size_after if plan.measured else None,
+        "names": [named.name for named in plan.dropped.names],
+        "images": list(plan.images),
+        "layers": list(plan.layers),
+        "cache_keys": [*plan.cache_keys, *(key for key, _ in plan.dropped.steps)],
+        "packs_removed": [pack.pack_id.hex() for pack in plan.dead_packs],
+        "packs_rewritten": [pack_id.hex() for pack_id in plan.sparse_packs],
+        "dangling": list(plan.dangling),
+        "clock_doubt": plan.doubt,
+        "cache_mounts": len(caches),
+        "cache_mount_bytes": sum(cache.size for cache in caches),
+    }
+
+
+def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> None:
+    from layerstore.units import format_size
+
+    verb = "would free" if report is None else "freed"
+    freed, deferred = (
+        (plan.freed_bytes, plan.deferred_bytes)
+        if report is None
+        else (report.freed_bytes, report.deferred_bytes)
+    )
+    for named in plan.dropped.names:
+        write_line(f"name {named.name}")
+    for image_id in plan.images:
+        write_line(f"image {short_id(image_id)}")
+    for diff_id in plan.layers:
+        write_line(f"layer {short_id(diff_id)}")
+    steps = len(plan.cache_keys) + len(plan.dropped.steps)
+    if steps:
+        write_line(f"{steps} cached build steps")
+    write_line(f"{verb} {format_size(freed)} ({freed} bytes)")
+    if caches:
+        size = sum(cache.size for cache in caches)
+        write_line(f"{len(caches)} cache mounts with {format_size(size)} ({size} bytes)")
+    if deferred:
+        write_line(f"{format_size(deferred)} more when running commands have ended")
+    for reason in plan.dangling:
+        write_line(f"nothing is deleted: {reason}")
+    _tell_limits(plan)
+
+
+def _tell_limits(plan: GcPlan) -> None:
+    """Say what the rules could not do."""
+    from layerstore.units import format_size
+
+    keep = plan.rules.keep
+    if plan.doubt:
+        write_note(
+            f"note: {plan.doubt}, so ages are measured from before; --force believes the clock"
+        )
+    if keep.max_size is not None and plan.size_after > keep.max_size:
+        over = format_size(plan.size_after - keep.max_size)
+        hint = "" if keep.removes_names else "; --keep-last or --keep-within let names go"
+        write_note(f"note: {over} over --max-size are needed by names, pins or uses{hint}")
+
+
+# -- explain
+
+
+def _explain(context: typer.Context, what: str, *, as_json: bool) -> None:
+    from layerstore.store.explain import explain
+
+    with settings_of(context).open_store() as store:
+        found = explain(store, what)
+    if as_json:
+        write_json(
+            {
+                "kind": found.kind,
+                "id": found.what,
+                "reasons": [reason._asdict() for reason in found.reasons],
+                "layers": [
+                    {"diff_id": kept.diff_id, "reasons": [r._asdict() for r in kept.reasons]}
+                    for kept in found.layers
+                ],
+                "packs": [
+                    {**pack._asdict(), "pack_id": pack.pack_id.hex()} for pack in found.packs
+                ],
+            }
+        )
+    else:
+        _print_explanation(found)
+
+
+def _print_explanation(found: Explanation) -> None:
+    from layerstore.units import format_size
+
+    name = found.what if found.kind == "pack" else short_id(found.what)
+    if found.reasons:
+        write_line(f"{found.kind} {name[:16]} is kept by")
+    else:
+        write_line(f"{found.kind} {name[:16]} is kept by nothing: gc frees it")
+    _print_reasons(found.reasons, "  ")
+    for layer in found.layers:
+        write_line(f"layer {short_id(layer.diff_id)}{_only(layer, found.reasons)}")
+    if found.packs:
+        write_line("")
+        write_table(
+            ["PACK", "SIZE", "NEEDED", "OF THIS", "GOES WITH IT"],
+            [
+                [
+                    pack.pack_id.hex()[:16],
+                    format_size(pack.size),
+                    f"{format_size(pack.living)} ({100 * pack.living / pack.size:.0f}%)",
+                    format_size(pack.own),
+                    "yes" if pack.alone else "no",
+                ]
+                for pack in found.packs
+            ],
+        )
+
+
+def _print_reasons(reasons: tuple[Reason, ...], indent: str) -> None:
+    for reason in reasons:
+        remedy = f"    # {reason.remedy}" if reason.remedy else ""
+        write_line(f"{indent}{reason.why}{remedy}")
+
+
+def _only(layer: LayerKept, known: tuple[Reason, ...]) -> str:
+    """Return what else keeps a layer than what keeps the whole."""
+    others = list(dict.fromkeys(reason.why for reason in layer.reasons if reason not in known))
+    if not others:
+        return ""
+    more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+    return ": also " + ", ".join(others[:4]) + more

@@ -1,0 +1,164 @@
+"""The command rm: names go, and with its last name an image; what that frees is said before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from layerstore.cli.common import DryRun, resolve_image, settings_of
+from layerstore.cli.failure import tell_all
+from layerstore.cli.output import short_id, write_line
+
+if TYPE_CHECKING:
+    from layerstore.errors import LayerstoreError
+    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.store import Store
+
+_Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Names or ids.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("rm")(remove)
+    app.command("rmi", hidden=True)(remove)
+
+
+def remove(
+    context: typer.Context,
+    images: _Images,
+    *,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            "-f",
+            help="Remove all names of an image given by its id, and pinned ones.",
+        ),
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Remove names of images, and images without names.
+
+    The bytes go with the next gc; --dry-run says how many.
+    """
+    from layerstore.errors import LayerstoreError
+
+    failures: list[LayerstoreError] = []
+    with settings_of(context).open_store() as store:
+        gone: set[str] = set()
+        removals: list[_Removal] = []
+        for reference in images:
+            try:
+                removal = _plan_removal(store, reference, gone, force=force)
+            except LayerstoreError as err:
+                failures.append(err)
+                continue
+            gone.update(removal.names)
+            removals.append(removal)
+            if not dry_run:
+                _execute_removal(store, removal, force=force)
+            for name in removal.names:
+                write_line(f"Untagged: {name}")
+            if removal.is_last:
+                write_line(f"Deleted: {removal.image.image_id}")
+        if dry_run:
+            _tell_freed(store, removals, force=force)
+    tell_all(failures)
+
+
+class _Removal(NamedTuple):
+    """Names to take from an image; with the last one the image goes."""
+
+    image: ImageRecord
+    names: list[str]
+    is_last: bool
+
+
+def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) -> _Removal:
+    """Return what removing ``reference`` means once the names in ``gone`` are gone."""
+    from layerstore.store.pins import refuse_pinned
+
+    image = resolve_image(store, reference)
+    names = [
+        name
+        for name, image_id in store.tags().items()
+        if image_id == image.image_id and name not in gone
+    ]
+    doomed = _doomed_names(reference, image, names, force=force)
+    is_last = len(doomed) == len(names)
+    if not force:
+        refuse_pinned(store.catalog, [*doomed, image.image_id] if is_last else doomed)
+    if is_last:
+        _refuse_mounted(store, image)
+    return _Removal(image, doomed, is_last)
+
+
+def _execute_removal(store: Store, removal: _Removal, *, force: bool) -> None:
+    if removal.is_last:
+        store.remove_image(removal.image.image_id, force=force)
+        return
+    for name in removal.names:
+        store.untag(name, force=force)
+
+
+def _tell_freed(store: Store, removals: list[_Removal], *, force: bool) -> None:
+    """Print what is attributed to what goes, and what collecting would then free."""
+    from layerstore.measure.attribution import attribute
+    from layerstore.measure.inventory import take_inventory
+    from layerstore.measure.ledger import ChunkReader, freed_by_removing
+    from layerstore.store.removal import removal_effect
+    from layerstore.units import format_size
+
+    gone = {name for removal in removals for name in removal.names}
+    tags = store.tags()
+    nameless = {tags[name] for name in gone if name in tags} - {
+        image_id for name, image_id in tags.items() if name not in gone
+    }
+    inventory = take_inventory(store)
+    attribution = attribute(inventory, ChunkReader(store, inventory))
+    attributed = freed_by_removing(inventory, attribution, nameless)
+    unpinned = [removal.image.image_id for removal in removals if removal.is_last and force]
+    effect = removal_effect(store, gone, unpinned)
+    more = effect.freed_bytes - effect.freed_anyway_bytes
+
+    def say(what: str, size: int) -> None:
+        write_line(f"{what} {format_size(size)} ({size} bytes)")
+
+    say("only what goes needs", attributed)
+    say("gc would then free", effect.freed_bytes)
+    say("  of this, without the removal", effect.freed_bytes - more)
+    if effect.deferred_bytes:
+        say("  and when running commands have ended", effect.deferred_bytes)
+    if effect.compact_bytes > effect.freed_bytes:
+        say("gc --compact would then free at least", effect.compact_bytes)
+
+
+def _doomed_names(
+    reference: str, image: ImageRecord, names: list[str], *, force: bool
+) -> list[str]:
+    """Return the names that removing ``reference`` takes away."""
+    from layerstore.errors import ConflictError
+    from layerstore.image.reference import lookup_form
+
+    form = lookup_form(reference)
+    if form in names or f"{form}:latest" in names:
+        return [form if form in names else f"{form}:latest"]
+    if len(names) > 1 and not force:
+        raise ConflictError(
+            f"image {short_id(image.image_id)} has {len(names)} names: {', '.join(names)}",
+            hint="remove them by name, or pass --force to remove all of them",
+        )
+    return names
+
+
+def _refuse_mounted(store: Store, image: ImageRecord) -> None:
+    from fuse_mount.mounts import mounts
+    from layerstore.errors import ConflictError
+
+    for view in mounts(str(store.root)):
+        if view.record.image_id == image.image_id:
+            raise ConflictError(
+                f"image {short_id(image.image_id)} is mounted at {view.record.target}",
+                hint=f"layerstore umount {view.record.target}",
+            )

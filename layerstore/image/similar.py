@@ -1,0 +1,126 @@
+"""Stored files that new ones may resemble: the same path in layers the store has.
+
+An updated file mostly lies where its older version lay, or at a path that differs in
+a version number only. This module answers "what did the store have at this path";
+whether a difference pays is the store's business. Nothing is read before the first
+question, and then the trees of the newest images, up to a bound. What cannot be
+read is passed over: it only costs compression.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from layerstore.errors import IntegrityError, NotFoundError
+from layerstore.formats.tree import MAGIC, VERSION, Extent, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from layerstore.digest import DiffId
+    from layerstore.store.records import Refs
+    from layerstore.store.store import Store
+
+ENTRIES_MAX: Final = 100_000
+"""Entries of trees that are looked at: a third of a second at most."""
+
+_DIGITS: Final = re.compile(rb"[0-9]+")
+
+
+class BriefEntry(msgspec.Struct, array_like=True, gc=False):
+    """The first fields of a tree's entry; MessagePack skips the others fastest."""
+
+    path: bytes
+    kind: int
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    extents: tuple[Extent, ...]
+
+
+_DECODER = msgspec.msgpack.Decoder(tuple[tuple[BriefEntry, ...], msgspec.Raw, msgspec.Raw])
+
+
+class SimilarFiles:
+    """Paths of the newest images' files, with their content. For one thread."""
+
+    def __init__(self, store: Store, near: Sequence[DiffId] = ()) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            store: Where layers are looked for.
+            near: Layers to prefer, best first, such as those a new one lies on.
+        """
+        self._store = store
+        self._near = near
+        self._by_path: dict[bytes, tuple[Extent, ...]] | None = None
+        self._by_pattern: dict[bytes, tuple[Extent, ...]] | None = None
+
+    def find(self, path: bytes) -> Refs:
+        """Return the content of a stored file at ``path`` or one like it; nothing if there is none.
+
+        Holes are left out.
+        """
+        if self._by_path is None:
+            self._by_path = self._load()
+        if not self._by_path:
+            return ()
+        extents = self._by_path.get(path)
+        if extents is None:
+            extents = self._patterns(self._by_path).get(path_pattern(path), ())
+        return tuple((length, chunk) for length, chunk in extents if chunk is not None)
+
+    def _patterns(
+        self, by_path: dict[bytes, tuple[Extent, ...]]
+    ) -> dict[bytes, tuple[Extent, ...]]:
+        if self._by_pattern is None:
+            self._by_pattern = {path_pattern(path): extents for path, extents in by_path.items()}
+        return self._by_pattern
+
+    def _load(self) -> dict[bytes, tuple[Extent, ...]]:
+        found: dict[bytes, tuple[Extent, ...]] = {}
+        left = ENTRIES_MAX
+        for diff_id in self._layers():
+            try:
+                record = self._store.layer(diff_id)
+                if record.entry_count > left:
+                    continue
+                entries = brief_entries(self._store.read_refs(record.tree))
+            except (IntegrityError, NotFoundError):
+                continue
+            left -= record.entry_count
+            for entry in entries:
+                if entry.extents and entry.kind == Kind.FILE:
+                    found.setdefault(entry.path, entry.extents)
+        return found
+
+    def _layers(self) -> Iterator[DiffId]:
+        """Yield layers, each once: the preferred ones, then upper layers of new images first."""
+        seen: set[DiffId] = set()
+        images = self._store.images()
+        for layers in (self._near, *(image.layers[::-1] for image in images)):
+            for diff_id in layers:
+                if diff_id not in seen:
+                    seen.add(diff_id)
+                    yield diff_id
+
+
+def brief_entries(encoded: bytes) -> tuple[BriefEntry, ...]:
+    """Return the entries of an encoded tree of files; none if it is not understood."""
+    head = MAGIC + bytes((VERSION,))
+    if not encoded.startswith(head):
+        return ()
+    try:
+        return _DECODER.decode(memoryview(encoded)[len(head) :])[0]
+    except (msgspec.MsgspecError, RecursionError):
+        return ()
+
+
+def path_pattern(path: bytes) -> bytes:
+    """Return a path with every number replaced, so that versions look alike."""
+    return _DIGITS.sub(b"#", path)

@@ -1,0 +1,78 @@
+"""What removing names would free, before it is done: ``rm --dry-run``.
+
+Answers come from the collector's own plan, made as if the names were gone already.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.store.gc import plan_gc
+from layerstore.store.retention import NamedUse
+from layerstore.store.selection import Dropped
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from layerstore.progress import Progress
+    from layerstore.store.store import Store
+
+COMPACT_DEAD_FRACTION = 0.005
+"""``gc --compact``: packs with less than this dead are not worth their copy on any disk."""
+
+
+class RemovalEffect(NamedTuple):
+    """What follows a removal.
+
+    Attributes:
+        freed_bytes: What a ``gc`` right after it frees, to the byte, if nothing else
+            happens in between.
+        freed_anyway_bytes: What a ``gc`` would free without it.
+        deferred_bytes: What becomes free only when running commands have ended.
+        compact_bytes: What ``gc --compact`` right after it frees at least.
+    """
+
+    freed_bytes: int
+    freed_anyway_bytes: int
+    deferred_bytes: int
+    compact_bytes: int
+
+
+def removal_effect(
+    store: Store,
+    names: Collection[str],
+    pinned: Collection[str] = (),
+    progress: Progress | None = None,
+) -> RemovalEffect:
+    """Return what removing names frees; reads only.
+
+    Args:
+        store: The store.
+        names: Normalized names that go.
+        pinned: Image ids whose pins go as well.
+        progress: Told about packs that are measured.
+
+    Raises:
+        CatalogDamagedError: The catalog cannot be read.
+        GcRunningError: A gc or rebuild is at work.
+    """
+    tags = store.tags()
+    gone = Dropped(
+        tuple(NamedUse(name, tags[name], None, held=False) for name in names if name in tags),
+        pins=tuple(pinned),
+    )
+    now = plan_gc(store, progress=progress)
+    then = plan_gc(store, assume_dropped=gone, progress=progress)
+    compact = plan_gc(
+        store,
+        assume_dropped=gone,
+        rewrite_dead_fraction=COMPACT_DEAD_FRACTION,
+        measure=False,
+    )
+    copies = sum(batch.bound for batch in compact.batches)
+    return RemovalEffect(
+        then.freed_bytes,
+        now.freed_bytes,
+        then.deferred_bytes,
+        max(compact.freed_bytes - copies, 0),
+    )

@@ -1,0 +1,258 @@
+"""Blocks that are differences: bounds, what keeps their bases, and what damage does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerstore.errors import IntegrityError
+from layerstore.formats.pack import DEPTH_MAX
+from layerstore.image.similar import SimilarFiles
+from layerstore.store.check import check
+from layerstore.store.differences import COST_MAX_BYTES, WRITE_DEPTH_MAX
+from layerstore.store.findings import Problem
+from layerstore.store.gc import execute, plan_gc
+from layerstore.store.rebuild import rebuild_catalog
+from layerstore.store.store import Store
+from tests.support.store import (
+    add_image,
+    add_version,
+    assert_sound,
+    blobs_of,
+    disk_bytes,
+    noise,
+    put_layer,
+    put_unpublished_layer,
+    read_image,
+    versions,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def depths(root: Path) -> set[int]:
+    with Store.open(root) as store:
+        return {row.depth for row in store.catalog.block_rows()}
+
+
+def pack_bytes(root: Path) -> int:
+    return sum(path.stat().st_size for path in (root / "packs").rglob("*.pack"))
+
+
+def test_a_similar_file_costs_its_difference(root: Path) -> None:
+    one, two = versions(2)
+    add_version(root, "app:1", one)
+    before = pack_bytes(root)
+    add_version(root, "app:2", two)
+    assert pack_bytes(root) - before < sum(map(len, two.values())) / 20
+    assert depths(root) == {0, 1}
+    assert_sound(root, {"app:1": [one], "app:2": [two]})
+
+
+def test_depth_and_cost_stay_bounded_over_many_versions(root: Path) -> None:
+    many = versions(7, size=900_000)
+    for number, files in enumerate(many):
+        add_version(root, f"app:{number}", files)
+    assert max(depths(root)) == WRITE_DEPTH_MAX
+    with Store.open(root) as store:
+        assert all(row.cost <= COST_MAX_BYTES for row in store.catalog.block_rows())
+    single = sum(map(len, many[0].values()))
+    assert pack_bytes(root) < 1.5 * single, "each further version is small"
+    assert_sound(root, {f"app:{n}": [files] for n, files in enumerate(many)})
+
+
+def test_small_files_share_one_difference(root: Path) -> None:
+    one = {b"d/%d" % n: noise(n, 5_000) for n in range(40)}
+    two = {path: data[:2_000] + b"changed" + data[2_000:] for path, data in one.items()}
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    with Store.open(root) as store:
+        deep = [row for row in store.catalog.block_rows() if row.depth]
+        assert len(deep) == 1
+        assert deep[0].stored_length < 10_000
+    assert_sound(root, {"app:1": [one], "app:2": [two]})
+
+
+def test_what_does_not_resemble_stands_alone(root: Path) -> None:
+    one = {b"f": noise(1, 200_000)}
+    two = {b"f": noise(2, 200_000)}
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    assert depths(root) == {0}
+    assert_sound(root, {"app:1": [one], "app:2": [two]})
+
+
+def test_gc_keeps_bases_until_the_last_difference_goes(root: Path) -> None:
+    one, two, three = versions(3)
+    for name, files in (("app:1", one), ("app:2", two), ("app:3", three)):
+        add_version(root, name, files)
+    with Store.open(root) as store:
+        for name in ("app:1", "app:2"):
+            store.untag(name)
+            plan = plan_gc(store)
+            assert not plan.dangling
+            before = disk_bytes(root)
+            execute(plan)
+            assert before - disk_bytes(root) == plan.freed_bytes
+            assert read_image(store, "app:3") == [three]
+    assert_sound(root, {"app:3": [three]})
+    with Store.open(root) as store:
+        store.untag("app:3")
+        execute(plan_gc(store))
+        assert store.catalog.pack_rows() == []
+        assert store.catalog.base_rows() == []
+    assert disk_bytes(root) == 0
+
+
+def test_rewriting_a_sparse_pack_writes_differences_out(root: Path) -> None:
+    one = {b"d/%d" % n: noise(n, 60_000) for n in range(20)}
+    two = {path: data + b"!" * 100 for path, data in one.items()}
+    add_version(root, "app:1", one)
+    with Store.open(root) as store, store.begin("test") as session:
+        like = SimilarFiles(store)
+        wide = {path: data for n, (path, data) in enumerate(two.items()) if n % 5}
+        narrow = {path: data for path, data in two.items() if path not in wide}
+        extra = {b"x/%d" % n: noise(100 + n, 60_000) for n in range(10)}
+        put_unpublished_layer(session, {**wide, **extra}, like)
+        kept = put_layer(session, narrow, like)
+        session.publish_image(*blobs_of([kept.diff_id]), [kept.diff_id], names=["keep"])
+    with Store.open(root) as store:
+        plan = plan_gc(store)
+        assert plan.sparse_packs
+        execute(plan)
+    assert_sound(root, {"app:1": [one], "keep": [narrow]})
+
+
+def test_a_base_collected_before_publishing_is_taken_back(root: Path) -> None:
+    one, two = versions(2)
+    add_version(root, "app:1", one)
+    with Store.open(root) as store, store.begin("test") as session:
+        record = put_unpublished_layer(session, two, SimilarFiles(store))
+        session._finish_packs()
+        assert session._bases
+        # Retired, its rows gone; the file stays for this session's sake.
+        with Store.open(root) as other, other.catalog.write() as connection:
+            connection.execute("DELETE FROM tags")
+            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+            old = "SELECT pack FROM packs WHERE lease IS NULL"
+            for table in ("chunks", "blocks", "bases"):
+                connection.execute(f"DELETE FROM {table} WHERE pack IN ({old})")
+            connection.execute(
+                "UPDATE packs SET retired = (SELECT value FROM meta WHERE key = 'epoch')"
+                " WHERE lease IS NULL"
+            )
+        session.publish_layer(record)
+        diff_id = record.diff_id
+        session.publish_image(*blobs_of([diff_id]), [diff_id], names=["app:2"])
+    with Store.open(root) as store:
+        assert read_image(store, "app:2") == [two]
+
+
+def test_gc_spares_the_bases_of_running_sessions(root: Path) -> None:
+    one, two = versions(2)
+    add_version(root, "app:1", one)
+    with Store.open(root) as store, store.begin("test") as session:
+        record = put_unpublished_layer(session, two, SimilarFiles(store))
+        session._finish_packs()
+        store.untag("app:1")
+        with Store.open(root) as other:
+            execute(plan_gc(other))
+        session.publish_layer(record)
+        diff_id = record.diff_id
+        session.publish_image(*blobs_of([diff_id]), [diff_id], names=["app:2"])
+    assert_sound(root, {"app:2": [two]})
+
+
+def test_a_damaged_base_is_found_with_everything_that_needs_it(root: Path) -> None:
+    one, two = versions(2)
+    other = {b"other": noise(9, 10_000)}
+    first = add_version(root, "app:1", one)
+    base = next((root / "packs").rglob("*.pack"))
+    second = add_version(root, "app:2", two)
+    add_image(root, "other", other)
+    data = bytearray(base.read_bytes())
+    data[1_000] ^= 1
+    base.write_bytes(data)
+    with Store.open(root) as store:
+        report = check(store, read_data=True)
+        assert Problem.BLOCK_DAMAGED in {finding.problem for finding in report.findings}
+        harmed = {image for finding in report.findings for image in finding.images}
+        assert harmed == {first.image_id, second.image_id}
+        with pytest.raises(IntegrityError):
+            read_image(store, "app:2")
+        assert read_image(store, "other") == [other]
+
+
+def test_ingest_beside_a_damaged_base_stands_alone(root: Path) -> None:
+    one, two = versions(2, size=200_000, files=1)
+    add_version(root, "app:1", one)
+    base = next((root / "packs").rglob("*.pack"))
+    data = bytearray(base.read_bytes())
+    data[1_000] ^= 1
+    base.write_bytes(data)
+    add_version(root, "app:2", two)
+    assert depths(root) == {0}
+    with Store.open(root) as store:
+        assert read_image(store, "app:2") == [two]
+
+
+def test_a_rebuilt_catalog_reads_the_same(root: Path) -> None:
+    many = versions(4)
+    for number, files in enumerate(many):
+        add_version(root, f"app:{number}", files)
+    with Store.open(root) as store:
+        before = (
+            [row[1:] for row in store.catalog.block_rows()],
+            sorted(store.catalog.base_rows()),
+        )
+    rebuild_catalog(str(root))
+    assert_sound(root, {f"app:{n}": [files] for n, files in enumerate(many)})
+    with Store.open(root) as store:
+        assert len(store.catalog.block_rows()) == len(before[0])
+        assert len(store.catalog.base_rows()) == len(before[1])
+
+
+def test_a_rebuilt_catalog_prefers_what_stands_alone(root: Path, tmp_path: Path) -> None:
+    """Two stores hold the same files, each the other's as a difference; one gets all packs."""
+    one, two = versions(2)
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    other = tmp_path / "other"
+    add_version(other, "app:2", two)
+    add_version(other, "app:1", one)
+    for pack in (other / "packs").rglob("*.pack"):
+        target = root / "packs" / pack.parent.name
+        target.mkdir(mode=0o700, exist_ok=True)
+        shutil.copy(pack, target / pack.name)
+        os.chmod(target / pack.name, 0o600)
+    rebuild_catalog(str(root))
+    with Store.open(root) as store:
+        assert read_image(store, "app:1") == [one]
+        assert read_image(store, "app:2") == [two]
+        rows = {(row.pack, row.block): row.depth for row in store.catalog.block_rows()}
+        assert {rows[row.pack, row.block] for row in store.catalog.scan_chunks()} == {0}
+
+
+def test_a_cycle_in_a_damaged_catalog_is_an_error(root: Path) -> None:
+    one, two = versions(2)
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    with Store.open(root) as store:
+        with store.catalog.write() as connection:
+            row = connection.execute("SELECT pack, block, id FROM bases LIMIT 1").fetchone()
+            inside = connection.execute(
+                "SELECT id FROM chunks WHERE pack = ? AND block = ?", row[:2]
+            ).fetchone()
+            connection.execute("UPDATE bases SET id = ? WHERE pack = ? AND block = ?"
+                               " AND position = 0", (*inside, *row[:2]))  # fmt: skip
+        with pytest.raises(IntegrityError, match=f"nest deeper than {DEPTH_MAX}"):
+            read_image(store, "app:2")

@@ -1,0 +1,242 @@
+"""Optimizing: the same bytes in fewer, wherever it is interrupted and whoever else works."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerstore.errors import LayerstoreError
+from layerstore.image.optimize import contents_in_order
+from layerstore.image.similar import SimilarFiles
+from layerstore.linux.locks import FileLock
+from layerstore.store import optimize as module
+from layerstore.store import pack_writer
+from layerstore.store.check import check
+from layerstore.store.differences import COST_MAX_BYTES, WRITE_DEPTH_MAX
+from layerstore.store.failures import GcRunningError
+from layerstore.store.gc import execute, plan_gc
+from layerstore.store.optimize import find_cold, optimize
+from layerstore.store.rebuild import rebuild_catalog
+from layerstore.store.store import Store
+from tests.support.store import (
+    add_image,
+    add_version,
+    assert_sound,
+    blobs_of,
+    disk_bytes,
+    noise,
+    put_unpublished_layer,
+    read_image,
+    text,
+    versions,
+)
+
+if TYPE_CHECKING:
+    from tests.support.store import Files
+
+LEVEL = 6
+"""Of the tests: what is moved where does not depend on it."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def run(root: Path) -> module.OptimizeReport:
+    with Store.open(root) as store:
+        report = optimize(store, contents_in_order(store), level=LEVEL)
+        execute(plan_gc(store))
+    return report
+
+
+def fill(root: Path, count: int = 6) -> dict[str, list[Files]]:
+    """Images that resemble each other, stored without differences, and one that does not."""
+    expected = {}
+    for number, files in enumerate(versions(count)):
+        add_image(root, f"app:{number}", files)
+        expected[f"app:{number}"] = [files]
+    other = {b"doc/%d.txt" % n: text(n, 20_000) for n in range(30)}
+    add_image(root, "other:latest", other)
+    return {**expected, "other:latest": [other]}
+
+
+def test_the_same_bytes_in_fewer(root: Path) -> None:
+    expected = fill(root)
+    before = disk_bytes(root)
+    report = run(root)
+    assert report.skipped == 0
+    assert disk_bytes(root) < before / 1.5
+    assert_sound(root, expected)
+    with Store.open(root) as store:
+        rows = store.catalog.block_rows()
+        assert {row.depth for row in rows} == {0, 1, 2}
+        assert max(row.depth for row in rows) <= WRITE_DEPTH_MAX
+        assert max(row.cost for row in rows) <= COST_MAX_BYTES
+        assert all(row.effort == LEVEL for row in store.catalog.pack_rows())
+
+
+def test_a_second_run_finds_nothing_and_a_harder_one_everything(root: Path) -> None:
+    expected = fill(root)
+    run(root)
+    before = disk_bytes(root)
+    with Store.open(root) as store:
+        assert not find_cold(store, LEVEL).packs
+        assert find_cold(store, LEVEL + 1).packs
+    assert run(root).items == 0
+    assert disk_bytes(root) == before
+    assert_sound(root, expected)
+
+
+def test_new_content_after_a_run_hangs_on_what_was_optimized(root: Path) -> None:
+    many = versions(9)
+    for number, files in enumerate(many[:5]):
+        add_version(root, f"app:{number}", files)
+    run(root)
+    for number, files in enumerate(many[5:], 5):
+        add_version(root, f"app:{number}", files)
+    run(root)
+    assert_sound(root, {f"app:{n}": [files] for n, files in enumerate(many)})
+    with Store.open(root) as store:
+        assert max(row.depth for row in store.catalog.block_rows()) <= WRITE_DEPTH_MAX
+
+
+def test_interrupted_anywhere_nothing_is_lost_and_the_next_run_ends_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fill(root)
+    monkeypatch.setattr(pack_writer, "PACK_TARGET_BYTES", 200_000)
+    real = module.publish_pack
+    for allowed in (0, 0, 1, 1):
+        left = allowed
+
+        def publish(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "publish_pack", publish)
+            with Store.open(root) as store, pytest.raises(KeyboardInterrupt):
+                optimize(store, contents_in_order(store), level=LEVEL)
+        assert_sound(root, expected)
+    run(root)
+    with Store.open(root) as store:
+        assert not find_cold(store, LEVEL).packs
+    assert_sound(root, expected)
+    assert list((root / "tmp").iterdir()) == []
+
+
+def test_a_session_that_began_a_difference_meanwhile_is_readable(root: Path) -> None:
+    many = versions(6)
+    for number, files in enumerate(many[:5]):
+        add_image(root, f"app:{number}", files)
+    with Store.open(root) as store, store.begin("test") as session:
+        record = put_unpublished_layer(session, many[5], SimilarFiles(store))
+        session._finish_packs()
+        with Store.open(root) as other:
+            optimize(other, contents_in_order(other), level=LEVEL)
+        session.publish_layer(record)
+        session.publish_image(*blobs_of([record.diff_id]), [record.diff_id], names=["app:5"])
+    with Store.open(root) as store:
+        execute(plan_gc(store))
+    assert_sound(root, {f"app:{n}": [files] for n, files in enumerate(many)})
+
+
+def test_bases_without_an_image_of_their_own_are_let_go(root: Path) -> None:
+    one, two, three = versions(3)
+    for name, files in (("a:1", one), ("a:2", two), ("a:3", three)):
+        add_version(root, name, files)
+    with Store.open(root) as store:
+        store.untag("a:1")
+        store.untag("a:2")
+        execute(plan_gc(store))
+    run(root)
+    assert_sound(root, {"a:3": [three]})
+    with Store.open(root) as store:
+        assert store.catalog.base_rows() == []
+
+
+def test_what_is_damaged_stays_and_is_told(root: Path) -> None:
+    expected = fill(root, 2)
+    add_image(root, "bad:1", {b"bad": noise(77, 50_000)})
+    with Store.open(root) as store:
+        newest = max(store.catalog.pack_rows(), key=lambda row: row.pack)
+        path = Path(store.paths.pack(newest.pack_id))
+    data = bytearray(path.read_bytes())
+    data[1_000] ^= 1
+    path.write_bytes(data)
+    with Store.open(root) as store:
+        report = optimize(store, contents_in_order(store), level=LEVEL)
+        assert report.skipped == 1
+        for name, layers in expected.items():
+            assert read_image(store, name) == layers
+        findings = check(store, read_data=True).findings
+        assert findings
+        assert {image for f in findings for image in f.images} == {store.resolve("bad:1").image_id}
+
+
+def test_rebuilt_after_a_run(root: Path) -> None:
+    expected = fill(root)
+    run(root)
+    with Store.open(root) as store:
+        depths = sorted((row.offset, row.depth, row.cost) for row in store.catalog.block_rows())
+    rebuild_catalog(str(root))
+    assert_sound(root, expected)
+    with Store.open(root) as store:
+        rows = store.catalog.block_rows()
+        assert sorted((row.offset, row.depth, row.cost) for row in rows) == depths
+        assert not find_cold(store, LEVEL).packs, "the effort is in the packs"
+
+
+def test_gc_and_optimize_exclude_each_other(root: Path) -> None:
+    fill(root, 2)
+    with Store.open(root) as store:
+        with FileLock(store.paths.gc_lock), pytest.raises(GcRunningError):
+            optimize(store, contents_in_order(store), level=LEVEL)
+        with FileLock(f"{store.paths.locks}/optimize"), pytest.raises(GcRunningError):
+            optimize(store, contents_in_order(store), level=LEVEL)
+
+
+def test_random_histories(tmp_path: Path) -> None:
+    """Adding, removing, collecting and optimizing in any order never costs a byte."""
+    for seed in range(4):
+        root = tmp_path / str(seed)
+        source = random.Random(seed)
+        many = versions(8, size=150_000)
+        there: dict[str, list[Files]] = {}
+        for number, files in enumerate(many):
+            (add_version if source.random() < 0.7 else add_image)(root, f"v:{number}", files)
+            there[f"v:{number}"] = [files]
+            if source.random() < 0.4:
+                run(root)
+            if len(there) > 2 and source.random() < 0.5:
+                name = source.choice(sorted(there))
+                del there[name]
+                with Store.open(root) as store:
+                    store.untag(name)
+                    if source.random() < 0.5:
+                        execute(plan_gc(store))
+            assert_sound(root, there)
+        run(root)
+        assert_sound(root, there)
+
+
+def test_running_out_of_space_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = fill(root, 3)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Store.open(root) as store:
+        monkeypatch.setattr("layerstore.linux.files.write_all", full)
+        with pytest.raises(LayerstoreError, match="No space left"):
+            optimize(store, contents_in_order(store), level=LEVEL)
+        monkeypatch.undo()
+    assert_sound(root, expected)
+    assert list((root / "tmp").iterdir()) == []
