@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.crash.rig import campaign, oracle, scenes
-from tests.crash.rig.oracle import BrokenPromise, Expectation
+from tests.crash.rig.oracle import BrokenPromiseError, Expectation
 from tests.crash.rig.sweeps import Sweep
 from tests.crash.rig.tracer import EVERYTHING, TRANSFERS, Plan
 
@@ -48,7 +48,7 @@ def test_a_failing_call_is_an_error_in_words_and_harmless(
     total = len(sweep.seen(Plan(calls=EVERYTHING)))
     source = random.Random(f"{campaign.SEED} {verb.name}")
     with campaign.tally("F6", verb.name) as tally:
-        for at in scenes.pick(total, campaign.amount(6, 120, total), campaign.SEED):
+        for at in scenes.pick(total, campaign.amount(6, 100, total), campaign.SEED):
             for code in source.sample(ERRORS, campaign.amount(1, 1, len(ERRORS))):
                 # Who is interrupted tries again, for as long as it takes.
                 sticky = code != errno.EINTR and source.random() < 0.5
@@ -91,15 +91,17 @@ def fail_at(sweep: Sweep, plan: Plan) -> bool:
     try:
         done = sweep.run(root, out, plan)
         if not done.typed:
-            raise BrokenPromise(f"{done.where}: ended with {done.code}: {done.err[-1200:]}")
+            raise BrokenPromiseError(f"{done.where}: ended with {done.code}: {done.err[-1200:]}")
+        if plan.action == "short" and plan.value and done.code != 0:
+            raise BrokenPromiseError(f"less than asked is no error, but it ended with {done.code}")
         if done.code == 0:
             refuse_success(sweep, plan, done)
         judge(sweep, root, done)
         sweep.judge_output(out)
         sweep.settle(root, out)
         return done.fired
-    except BrokenPromise as err:
-        raise BrokenPromise(f"{plan.action} at {done.seen[-1:]} {done.where}: {err}") from err
+    except BrokenPromiseError as err:
+        raise BrokenPromiseError(f"{plan.action} at {done.seen[-1:]} {done.where}: {err}") from err
     finally:
         sweep.clean()
 
@@ -108,7 +110,12 @@ def judge(sweep: Sweep, root: Path, done: Done) -> None:
     """A command that said it succeeded has done what it was asked to."""
     course = sweep.course
     states = [course.after] if done.code == 0 else [course.before, course.after]
-    oracle.judge(root, Expectation(states, may_lack_store=sweep.verb.creates and done.code != 0))
+    expected = Expectation(
+        states,
+        damaged=sweep.verb.damages and done.code != 0,
+        may_lack_store=sweep.verb.creates and done.code != 0,
+    )
+    oracle.judge(root, expected)
 
 
 def refuse_success(sweep: Sweep, plan: Plan, done: Done) -> None:
@@ -120,4 +127,4 @@ def refuse_success(sweep: Sweep, plan: Plan, done: Done) -> None:
     names_directory = done.where.endswith("/blobs/sha256") or "/packs" in done.where
     forced = name in _FLUSHES and (fresh or (names_directory and "gc" not in sweep.verb.name))
     if forced or (name == "close" and fresh):
-        raise BrokenPromise(f"{name} failed and the command succeeded")
+        raise BrokenPromiseError(f"{name} failed and the command succeeded")

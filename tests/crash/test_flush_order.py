@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.crash.rig import campaign, scenes
-from tests.crash.rig.oracle import BrokenPromise
+from tests.crash.rig.oracle import BrokenPromiseError
 from tests.crash.rig.sweeps import Sweep
 from tests.crash.rig.tracer import MUTATING, Plan
 
@@ -46,7 +46,7 @@ def test_everything_is_forced_before_something_relies_on_it(
         tally.fired += bool(done.log)
         wrong = violations(done.log, str(root))
         if wrong:
-            raise BrokenPromise("; ".join(wrong))
+            raise BrokenPromiseError("; ".join(wrong))
 
 
 def violations(log: Sequence[tuple[str, str, str]], root: str) -> list[str]:

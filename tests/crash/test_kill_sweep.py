@@ -13,7 +13,7 @@ import pytest
 
 from tests.crash.rig import campaign, scenes
 from tests.crash.rig.sweeps import Sweep
-from tests.crash.rig.tracer import Plan
+from tests.crash.rig.tracer import TRANSFERS, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,14 +30,16 @@ def test_a_kill_at_any_call_leaves_a_sound_store(
 ) -> None:
     course = scenes.course_of(scene, verb, launcher, trial_box / "course")
     sweep = Sweep(scene, verb, course, launcher, trial_box / "trials")
-    total = len(sweep.seen(Plan()))
-    count = campaign.amount(8, total, total)
+    seen = sweep.seen(Plan())
+    points = [("kill", at) for at in range(1, len(seen) + 1)]
+    points += [("torn", at) for at, name in enumerate(seen, 1) if name in TRANSFERS]
+    count = campaign.amount(10, len(points), len(points))
     with campaign.tally("F1", verb.name) as tally:
-        for action in ("kill", "torn") if campaign.TIER != "quick" else ("kill",):
-            for at in scenes.pick(total, count, campaign.SEED):
-                with tally.trial(f"{action} {at}") as wanted:
-                    if wanted:
-                        tally.fired += kill_at(sweep, action, at)
+        for number in scenes.pick(len(points), count, campaign.SEED):
+            action, at = points[number - 1]
+            with tally.trial(f"{action} {at}") as wanted:
+                if wanted:
+                    tally.fired += kill_at(sweep, action, at)
 
 
 def kill_at(sweep: Sweep, action: str, at: int) -> bool:

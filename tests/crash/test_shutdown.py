@@ -13,7 +13,7 @@ import pytest
 
 from tests.crash.rig import blockdev, campaign, oracle
 from tests.crash.rig.crew import crew, promised
-from tests.crash.rig.oracle import BrokenPromise, Expectation
+from tests.crash.rig.oracle import BrokenPromiseError, Expectation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ def one_cut(box: Path, launcher: Launcher, source: random.Random) -> bool:
         assert found is not None
         oracle.require_names(found, there)
         if gone & found.keys():
-            raise BrokenPromise(f"removed and there again: {gone & found.keys()}")
+            raise BrokenPromiseError(f"removed and there again: {gone & found.keys()}")
         for _ in range(2):
             done = launcher.run(root, "gc")
             assert done.code == 0, done

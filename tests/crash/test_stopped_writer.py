@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.crash.rig import campaign, oracle, scenes
-from tests.crash.rig.oracle import BrokenPromise, Expectation
+from tests.crash.rig.oracle import BrokenPromiseError, Expectation
 from tests.crash.rig.sweeps import Sweep
 from tests.crash.rig.tracer import EVERYTHING, Plan
 
@@ -26,10 +26,12 @@ VICTIM = "twin:1"
 HELD = (("rm", VICTIM), ("gc", "--all"), ("gc", "--all"), ("gc",))
 WRITERS = (
     scenes.Verb("import-known", ("import", "{box}/twin1", "-t", "new:1")),
+    scenes.Verb("import-partly", ("import", "{box}/partly", "-t", "new:1")),
     scenes.Verb("import-tar", ("import", "{box}/new.tar", "-t", "new:1")),
     scenes.Verb("build", ("build", "{box}/context", "-t", "built:2", "--progress", "plain")),
 )
-"""The first puts nothing but what the store has already, in a pack that dies meanwhile."""
+"""The first puts nothing but what the store has already, in a pack that dies meanwhile, the
+second one such file and one of its own."""
 
 
 @pytest.mark.parametrize("verb", WRITERS, ids=lambda verb: verb.name)
@@ -73,16 +75,16 @@ def stop_at(sweep: Sweep, at: int) -> bool:
         done = sweep.run(root, out, Plan("hold", at, EVERYTHING), held=HELD)
         for held in done.held:
             if held["code"] != 0:
-                raise BrokenPromise(f"{held['argv']} ended with {held['code']}: {held['err']}")
+                raise BrokenPromiseError(f"{held['argv']} ended with {held['code']}: {held['err']}")
         if done.code != 0:
-            raise BrokenPromise(f"{done.where}: the writer ended with {done.code}: {done.err}")
+            raise BrokenPromiseError(f"{done.where}: the writer ended with {done.code}: {done.err}")
         oracle.judge(root, Expectation([sweep.course.after]))
         for _ in range(2):
             sweep.launcher.run(root, "gc", "--all")
         oracle.judge(root, Expectation([sweep.course.after]))
         left = oracle.leftovers(root)
         if left:
-            raise BrokenPromise(f"left behind: {left}")
+            raise BrokenPromiseError(f"left behind: {left}")
         return done.fired
     finally:
         sweep.clean()

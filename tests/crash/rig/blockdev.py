@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tests.crash.rig.disk import FLUSH, RECORD, WRITE
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator, Sequence
 
 SECTOR = 512

@@ -131,7 +131,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Print the table of the last run of a tier and its sums: ``python -m tests.crash.rig.campaign``."""
+    """Print the table of a tier's last run, and its sums."""
     rows = [json.loads(line) for line in (CACHE / f"{TIER}.jsonl").read_text().splitlines()]
     print(format_rows(sorted(rows, key=lambda row: (row["rig"], row["part"]))))
     for rig in sorted({row["rig"] for row in rows}):

@@ -178,6 +178,10 @@ def promised(workers: list[Worker]) -> tuple[dict[str, str], set[str]]:
 
 
 if __name__ == "__main__":
+    if os.environ.get("CREW_MUTANT"):
+        from tests.crash.rig import mutants
+
+        mutants.apply(os.environ["CREW_MUTANT"])
     {"build": build, "gc": collect, "check": inspect}[sys.argv[1]](
         int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     )

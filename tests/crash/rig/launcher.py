@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tests.crash.rig import tracer
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.crash.rig import tracer
 
 _TOP = Path(__file__).parents[3]
 
@@ -85,7 +85,7 @@ class Launcher:
         mutant: str | None = None,
         env: dict[str, str] | None = None,
     ) -> Done:
-        """Run one command over ``store``; with a plan, calls below ``store`` and ``scope`` count."""
+        """Run one command; with a plan, calls below ``store`` and ``scope`` count."""
         self._count += 1
         out, err = (str(self._scratch / f"{self._count}.{name}") for name in ("out", "err"))
         prefix = ["--store", str(store)]

@@ -1,7 +1,7 @@
 """The one oracle of the fault campaign: what must be true of a store after any fault.
 
 :func:`judge` looks at a store as a fault left it, :func:`settle` finishes the interrupted
-command and collects. Both raise :class:`BrokenPromise` with everything that is wrong.
+command and collects. Both raise :class:`BrokenPromiseError` with everything that is wrong.
 They know the public reading side of the store and the command line, nothing of how
 bytes are kept, so that they judge whatever writes them.
 """
@@ -38,7 +38,7 @@ Names = dict[str, str]
 """Every name of a store with what it stands for: image id and digest of the exported tar."""
 
 
-class BrokenPromise(AssertionError):
+class BrokenPromiseError(AssertionError):
     """A store is not what was promised."""
 
 
@@ -103,14 +103,14 @@ def judge(
             again: what comes out must be one of the expected states as well.
 
     Raises:
-        BrokenPromise: Something that was promised does not hold.
+        BrokenPromiseError: Something that was promised does not hold.
     """
     if expected.may_lack_store and not (root / "config.toml").exists():
         return None
     try:
         state = _look(root, expected, read_data=read_data)
     except LayerstoreError as err:
-        raise BrokenPromise(f"the store does not open or read: {err!r}") from err
+        raise BrokenPromiseError(f"the store does not open or read: {err!r}") from err
     if rebuild_in is not None:
         _judge_rebuilt(root, expected, rebuild_in)
     return state
@@ -120,7 +120,7 @@ def _look(root: Path, expected: Expectation, *, read_data: bool) -> Names:
     with Store.open(root) as store:
         report = check(store, read_data=read_data)
         if not report.ok and not expected.damaged:
-            raise BrokenPromise(f"check: {[f for f in report.findings if f.is_error]}")
+            raise BrokenPromiseError(f"check: {[f for f in report.findings if f.is_error]}")
         harmless = {
             image.image_id
             for image in store.images()
@@ -132,14 +132,16 @@ def _look(root: Path, expected: Expectation, *, read_data: bool) -> Names:
                 found[name] = content_of(store, name)
             except LayerstoreError as err:
                 if name not in expected.harmed:
-                    raise BrokenPromise(f"{name} cannot be read: {err!r}") from err
+                    raise BrokenPromiseError(f"{name} cannot be read: {err!r}") from err
                 if image_id in harmless:
-                    raise BrokenPromise(f"{name} cannot be read, check did not say so") from err
+                    raise BrokenPromiseError(
+                        f"{name} cannot be read, check did not say so"
+                    ) from err
                 found[name] = "harmed"
         _require_state(found, expected)
         dangling = plan_gc(store).dangling
         if dangling and not expected.damaged:
-            raise BrokenPromise(f"dangling: {dangling}")
+            raise BrokenPromiseError(f"dangling: {dangling}")
     return found
 
 
@@ -155,18 +157,18 @@ def _require_state(found: Names, expected: Expectation) -> None:
             {name for name in state.keys() | found.keys() if state.get(name) != found.get(name)}
             for state in expected.states
         ]
-        raise BrokenPromise(f"names differ from every expected state: {differences}")
+        raise BrokenPromiseError(f"names differ from every expected state: {differences}")
 
 
 def require_names(found: Mapping[str, str], acknowledged: Mapping[str, str]) -> None:
     """Refuse a store that lacks, or has otherwise, a name that was acknowledged.
 
     Raises:
-        BrokenPromise: It does.
+        BrokenPromiseError: It does.
     """
     lost = {name for name, content in acknowledged.items() if found.get(name) != content}
     if lost:
-        raise BrokenPromise(f"acknowledged and not there: {sorted(lost)}")
+        raise BrokenPromiseError(f"acknowledged and not there: {sorted(lost)}")
 
 
 def _judge_rebuilt(root: Path, expected: Expectation, scratch: Path) -> None:
@@ -177,10 +179,10 @@ def _judge_rebuilt(root: Path, expected: Expectation, scratch: Path) -> None:
             (copy / f"catalog.sqlite{suffix}").unlink(missing_ok=True)
         rebuild_catalog(str(copy))
         found = names_of(copy, expected.harmed)
-        harmed = {name: "harmed" for name in expected.harmed}
+        harmed = dict.fromkeys(expected.harmed, "harmed")
         _require_state(found, expected._replace(states=[{**s, **harmed} for s in expected.states]))
     except LayerstoreError as err:
-        raise BrokenPromise(f"the catalog cannot be rebuilt: {err!r}") from err
+        raise BrokenPromiseError(f"the catalog cannot be rebuilt: {err!r}") from err
     finally:
         shutil.rmtree(copy)
 
@@ -202,23 +204,23 @@ def settle(
         accepted: Exit codes of the second run: a name that is gone cannot be removed again.
 
     Raises:
-        BrokenPromise: The command fails, gives something else, or leaves something behind.
+        BrokenPromiseError: The command fails, gives something else, or leaves something behind.
     """
     done = launcher.run(root, *rerun)
     if done.code not in accepted or not done.typed:
-        raise BrokenPromise(f"the command run again ended with {done.code}: {done.err}")
+        raise BrokenPromiseError(f"the command run again ended with {done.code}: {done.err}")
     for _ in range(2):
         done = launcher.run(root, "gc")
         if done.code != 0:
-            raise BrokenPromise(f"gc ended with {done.code}: {done.err}")
+            raise BrokenPromiseError(f"gc ended with {done.code}: {done.err}")
     judge(root, Expectation([after]))
     left = leftovers(root)
     if left:
-        raise BrokenPromise(f"gc left behind: {left}")
+        raise BrokenPromiseError(f"gc left behind: {left}")
     if fresh_bytes is not None:
         size = content_bytes(root)
         if size > fresh_bytes * (1 + SIZE_SLACK):
-            raise BrokenPromise(f"the store has {size} bytes, a fresh one {fresh_bytes}")
+            raise BrokenPromiseError(f"the store has {size} bytes, a fresh one {fresh_bytes}")
 
 
 def leftovers(root: Path) -> list[str]:

@@ -6,13 +6,13 @@ import shutil
 from typing import TYPE_CHECKING
 
 from tests.crash.rig import oracle
-from tests.crash.rig.tracer import Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.rig.launcher import Done, Launcher
     from tests.crash.rig.scenes import Course, Scene, Verb
+    from tests.crash.rig.tracer import Plan
 
 
 class Sweep:
@@ -51,7 +51,7 @@ class Sweep:
         (base / "out").mkdir(parents=True)
         root = base / "store"
         if not self.verb.creates:
-            self.scene.copy(root)
+            self.scene.copy(root, self.verb)
         return root, base / "out"
 
     def run(self, root: Path, out: Path, plan: Plan, **options: object) -> Done:
@@ -69,15 +69,19 @@ class Sweep:
         """Judge what a fault left behind: store, output file."""
         course = self.course
         expected = oracle.Expectation(
-            [course.before, course.after], may_lack_store=self.verb.creates
+            [course.before, course.after],
+            damaged=self.verb.damages,
+            may_lack_store=self.verb.creates,
         )
         oracle.judge(root, expected, rebuild_in=root.parent if rebuild else None)
         self.judge_output(out)
 
     def judge_output(self, out: Path) -> None:
-        if self.verb.output and (out / self.verb.output).exists():
-            if (out / self.verb.output).read_bytes() != self.course.output_bytes:
-                raise oracle.BrokenPromise(f"{self.verb.output} is neither absent nor whole")
+        if self.verb.output is None:
+            return
+        path = out / self.verb.output
+        if path.exists() and path.read_bytes() != self.course.output_bytes:
+            raise oracle.BrokenPromiseError(f"{self.verb.output} is neither absent nor whole")
 
     def settle(self, root: Path, out: Path) -> None:
         oracle.settle(
