@@ -1,6 +1,6 @@
 """Ratio benchmark: what series of trees cost on disk, here and with the peers, in one run.
 
-    python -m tests.bench.ratio CACHE [CORPUS ...] [--quick] [--harder] [--only NAME] [--json] [--gate]
+    python -m tests.bench.ratio CACHE [CORPUS ...] [--quick] [--harder] [--only NAME] [--gate]
 
 CACHE is where ``tests.bench.corpora`` made the corpora (missing ones are made). Every
 contender stores the trees of a corpus one after the other in one place; layerstore also
