@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test lint format lock bench setup setup-system setup-test-system clean
+.PHONY: help demo test crash-nightly crash-release lint format lock bench setup setup-system setup-test-system clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup-system $(VENV)/.ready ## Build real images, mount forty root file systems, print the savings
 	$(BIN)/python Dockerfile-examples/demo.py $(DEMO_ARGS)
@@ -16,6 +16,20 @@ demo: setup-system $(VENV)/.ready ## Build real images, mount forty root file sy
 # worksteal: neighbours stay on one worker, so the Debian base that several need is waited for once.
 test: setup-test-system $(VENV)/.ready ## Set everything up and run the tests
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+crash-nightly: CAMPAIGN := nightly
+crash-nightly: crash-campaign ## The fault campaign of docs/reliability.md, at most an hour
+
+crash-release: CAMPAIGN := release
+crash-release: crash-campaign ## All of it; stopped and started again, it goes on where it was
+
+# The table is printed whatever the tests say, and their verdict is the exit code.
+.PHONY: crash-campaign
+crash-campaign: setup-test-system $(VENV)/.ready
+	@mkdir -p .cache/campaign && rm -f .cache/campaign/$(CAMPAIGN).jsonl
+	LAYERSTORE_CAMPAIGN=$(CAMPAIGN) $(BIN)/pytest tests/crash -n $(PYTEST_WORKERS) --dist worksteal \
+	  --timeout 86400 --durations 5 $(PYTEST_ARGS); verdict=$$?; \
+	  LAYERSTORE_CAMPAIGN=$(CAMPAIGN) $(BIN)/python -m tests.crash.rig.campaign; exit $$verdict
 
 lint: $(VENV)/.ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

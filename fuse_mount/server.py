@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fuse_mount.lowers import LIFE_FD, READY_FD, remove_instance
 from layerstore.errors import LayerstoreError, UnsupportedError
+from layerstore.linux.files import open_private
 
 if TYPE_CHECKING:
     from fuse_mount._binding import Tree
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> NoReturn:
 def _run(spec: dict[str, object]) -> int:
     import fcntl
 
-    alive = os.open(str(spec["alive"]), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    alive = open_private(str(spec["alive"]), os.O_RDWR | os.O_CREAT)
     fcntl.flock(alive, fcntl.LOCK_EX)
     report = _Report()
     try:

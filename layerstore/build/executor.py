@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from layerstore.build.solver import Result
     from layerstore.build.ui import BuildUi
     from layerstore.digest import DiffId
-    from layerstore.image.layer_writer import LayerItem
+    from layerstore.image.layer_item import LayerItem
     from layerstore.image.stack import Node
     from layerstore.snapshot.base import LowerProvider, Snapshotter
     from layerstore.store.session import WriteSession
@@ -185,7 +185,7 @@ class BuildExecutor:
                 node = inline_file(data, now_ns=self._now_ns())
                 name = os.fsencode(document.name)
                 copy_match(target, Match(name, name, select(node)), op.dest, options)
-            return self._publish(*target.items())
+            return self._publish(*target.items(), near=inputs[0].layers)
 
     def _unpack(
         self,
@@ -271,7 +271,9 @@ class BuildExecutor:
             raise StepFailedError(_first_line(command), status, text, vertex.span, vertex.label)
         for path, why in outcome.skipped:
             self._ui.message(f"not in the layer: /{os.fsdecode(path)} ({why})")
-        diff_id = self._publish(outcome.items, outcome.opaques, outcome.whiteouts)
+        diff_id = self._publish(
+            outcome.items, outcome.opaques, outcome.whiteouts, near=inputs[0].layers
+        )
         self._discard(self.scratch / f"step-{number}")
         return diff_id
 
@@ -393,6 +395,7 @@ class BuildExecutor:
         items: Sequence[LayerItem],
         opaques: Iterable[bytes] = (),
         whiteouts: Sequence[bytes] = (),
+        near: Sequence[DiffId] = (),
     ) -> DiffId | None:
         """Publish a layer; return None when there is nothing in it."""
         from layerstore.image.layer_writer import write_layer
@@ -402,7 +405,7 @@ class BuildExecutor:
             return None
         record = write_layer(
             self.session, self._store, self._clamped(items),
-            whiteouts=whiteouts, opaques=opaque_list,
+            whiteouts=whiteouts, opaques=opaque_list, near=near,
         )  # fmt: skip
         return record.diff_id
 

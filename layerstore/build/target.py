@@ -15,7 +15,7 @@ import msgspec
 
 from layerstore.errors import BuildError, UnsafeContentError
 from layerstore.formats.tree import Entry, Kind, path_key
-from layerstore.image.layer_writer import LayerItem
+from layerstore.image.layer_item import LayerItem
 from layerstore.image.stack import Node, lookup, resolve
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class TargetTree:
 
         The parent must be a directory. A directory put over a directory replaces only
         its attributes. Content and holes are as in
-        :class:`~layerstore.image.layer_writer.LayerItem`.
+        :class:`~layerstore.image.layer_item.LayerItem`.
         """
         path = entry.path
         _check_path(path)

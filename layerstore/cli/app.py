@@ -12,22 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import (
-    build,
-    doctor,
-    image,
-    measure,
-    optimize,
-    pin,
-    remove,
-    store,
-    transfer,
-    unshare,
-)
-from layerstore.cli import gc as gc_command
 from layerstore.cli.common import Settings, fast_command
-from layerstore.cli.fast import HELP_WIDTH
-from layerstore.cli.store import print_version
+from layerstore.cli.output import HELP_WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,16 +23,23 @@ PROGRAM = "layerstore"
 
 def build_app() -> typer.Typer:
     """Return the command line as typer sees it."""
-    app = typer.Typer(
-        name=PROGRAM,
-        help="Build images, store every byte once, mount shared root file systems, "
-        "and account for the savings.",
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
+    from layerstore.cli import (
+        build,
+        check,
+        doctor,
+        image,
+        init,
+        measure,
+        optimize,
+        pin,
+        remove,
+        store,
+        transfer,
+        unshare,
     )
-    app.callback()(_root)
+    from layerstore.cli import gc as gc_command
+
+    app = _without_commands()
     build.register(app)
     transfer.register(app)
     image.register(app)
@@ -58,10 +51,33 @@ def build_app() -> typer.Typer:
     unshare.register(app)
     measure.register(app)
     gc_command.register(app)
+    check.register(app)
+    init.register(app)
     store.register(app)
     optimize.register(app)
     doctor.register(app)
     return app
+
+
+def _without_commands() -> typer.Typer:
+    app = typer.Typer(
+        name=PROGRAM,
+        help="Build images, store every byte once, mount shared root file systems, "
+        "and account for the savings.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
+    )
+    app.callback()(_root)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from layerstore.cli.store import print_version
+
+        print_version(wanted)
 
 
 def _root(
@@ -78,7 +94,7 @@ def _root(
     _version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=print_version, help="Print the version and exit."
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -118,9 +134,16 @@ def _collect_rarely() -> None:
 def _app_for(word: str) -> typer.Typer:
     """Return the app with one command alone if ``word`` names one.
 
-    typer inspects every function it is given, 1.3 ms of CPU each.
+    typer inspects every function it is given, 1.3 ms of CPU each; other nouns' modules
+    cost 10 ms, which an import of an unchanged tree would feel.
     """
-    app = build_app()
+    if word == "import":
+        from layerstore.cli import transfer
+
+        app = _without_commands()
+        transfer.register(app)
+    else:
+        app = build_app()
     alone = [command for command in app.registered_commands if command.name == word]
     app.registered_commands = alone or app.registered_commands
     return app

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import (
+    HELP_WIDTH,
     age,
     short_id,
     write_json,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "layerstore"
 NAMELESS = "<none>"
-HELP_WIDTH = 80
 
 
 class _Parser(argparse.ArgumentParser):

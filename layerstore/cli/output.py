@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHORT_ID_DIGITS = 12
+HELP_WIDTH = 80
 
 # C0 and C1 controls, DEL, line separators, and what turns the direction of writing.
 _HARMFUL = re.compile(

@@ -14,8 +14,8 @@ import typer
 
 from layerstore.cli import fast
 from layerstore.cli.app import PROGRAM, build_app
-from layerstore.cli.fast import HELP_WIDTH
 from layerstore.cli.main import FAST_COMMANDS
+from layerstore.cli.output import HELP_WIDTH
 
 _HEAD = """\
 # Command line

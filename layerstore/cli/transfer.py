@@ -65,6 +65,13 @@ def import_rootfs(
     message: Annotated[
         str, typer.Option("--message", "-m", metavar="TEXT", help="Comment for the history.")
     ] = "",
+    reread: Annotated[
+        bool,
+        typer.Option(
+            "--reread",
+            help="Read every file, even if the directory did not change since last time.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -84,7 +91,7 @@ def import_rootfs(
         settings_of(context).open_store(create=True) as store,
         terminal_progress(quiet=quiet) as progress,
     ):
-        image, stats = _import_from(store, source, spec, progress)
+        image, stats = _import_from(store, source, spec, progress, reread=reread)
     _tell_new_image(image, stats, spec.names, quiet=quiet, as_json=as_json)
 
 
@@ -105,13 +112,22 @@ def _refuse_missing(source: str) -> None:
         raise NotFoundError(f"{source} does not exist", hint="name a tar, a directory, or -")
 
 
-def _import_from(store: Store, source: str, spec: ImportSpec, progress: Progress) -> ImportedImage:
+def _import_from(
+    store: Store, source: str, spec: ImportSpec, progress: Progress, *, reread: bool
+) -> ImportedImage:
     from layerstore.image.importing import import_directory, import_tar
 
     if source == STDIO:
         return import_tar(store, sys.stdin.buffer, STDIO, spec, progress=progress)
     if os.path.isdir(source):
-        return import_directory(store, Path(source), spec, progress=progress, on_skip=_tell_skipped)
+        return import_directory(
+            store,
+            Path(source),
+            spec,
+            progress=progress,
+            on_skip=_tell_skipped,
+            reread=reread,
+        )
     with open(source, "rb") as stream:
         return import_tar(store, stream, os.path.basename(source), spec, progress=progress)
 
@@ -290,3 +306,5 @@ def _tell_new_image(
         f"{what}: {format_size(image.size)} of files, "
         f"{format_size(stats.new_bytes)} new here, {format_size(stats.stored_bytes)} on disk"
     )
+    if stats.healed_chunks:
+        write_note(f"{stats.healed_chunks} chunks were damaged in the store and are whole again")

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from layerstore.errors import FormatError, UnsupportedVersionError
+from layerstore.formats._arrays import array_elements, array_head, batches
 from layerstore.formats.tree import SIZE_MAX, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from layerstore.formats.tree import Changeset, Entry
 
@@ -36,7 +37,6 @@ HEAD: Final = struct.Struct("<8sIIQQ")
 """Magic, version, bytes of the plan, bytes of the literals, bytes of own content."""
 
 _Wire = tuple[list[int], list[int]]
-_ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(_Wire)
 
 
@@ -64,17 +64,52 @@ def encode_plan(steps: Sequence[tuple[int, int]], tail: int, own: Sequence[int])
         tail: Literal bytes after the last content.
         own: Lengths of the recipe's own contents.
     """
-    flat: list[int] = []
-    expected = 0
+    pieces: list[bytes] = []
+    head = write_plan(pieces.append, len(steps), steps, tail, own)
+    return head + b"".join(pieces)
+
+
+def write_plan(
+    write: Callable[[bytes], object],
+    count: int,
+    steps: Iterable[tuple[int, int]],
+    tail: int,
+    own: Sequence[int],
+) -> bytes:
+    """Write a plan piece by piece and return what comes before it; see :func:`encode_plan`.
+
+    Args:
+        write: Takes everything but the beginning, in order.
+        count: How many steps there are.
+        steps: As for :func:`encode_plan`.
+        tail: The same.
+        own: The same.
+    """
+    size = 0
     literal_bytes = tail
-    for length, source in steps:
-        flat.append(length)
-        flat.append(source - expected)
-        expected = source + 1
-        literal_bytes += length
-    flat.append(tail)
-    body = _ENCODER.encode((flat, list(own)))
-    return HEAD.pack(MAGIC, VERSION, len(body), literal_bytes, sum(own)) + body
+
+    def put(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+        write(piece)
+
+    def numbers() -> Iterator[int]:
+        nonlocal literal_bytes
+        expected = 0
+        for length, source in steps:
+            literal_bytes += length
+            yield length
+            yield source - expected
+            expected = source + 1
+        yield tail
+
+    put(array_head(2) + array_head(2 * count + 1))
+    for some in batches(numbers()):
+        put(array_elements(some))
+    put(array_head(len(own)))
+    for some in batches(own):
+        put(array_elements(some))
+    return HEAD.pack(MAGIC, VERSION, size, literal_bytes, sum(own))
 
 
 def plan_bytes(head: bytes) -> int:

@@ -9,7 +9,9 @@ GNU tar manual, "Basic Tar Format"; star(5).
 
 from __future__ import annotations
 
+import functools
 import struct
+import zlib
 from typing import Final, NamedTuple
 
 from layerstore.errors import FormatError
@@ -23,7 +25,9 @@ NO_MAGIC: Final = bytes(8)
 _STAR_MAGIC: Final = b"tar\0"
 """At offset 508; star shortens the prefix field to 131 bytes and puts times behind it."""
 
-_FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
+_FIELDS = struct.Struct("100s24s12s12s8sc100s8s64x8s8s155s12x")
+_OWNER_FIELDS = struct.Struct("8s8s8s")
+_HALF_BYTES = BLOCK_BYTES // 2
 _BLANK_SUM = 8 * ord(" ")
 _BASE256 = 0x80
 _BASE256_NEGATIVE = 0x40
@@ -60,8 +64,7 @@ def parse_header(block: bytes) -> Header:
         FormatError: Wrong checksum, unknown magic, or a field that is not a number.
     """
     (
-        name, mode, uid, gid, size, mtime, checksum, typeflag,
-        linkname, magic, _, _, major, minor, prefix, _,
+        name, owner, size, mtime, checksum, typeflag, linkname, magic, major, minor, prefix,
     ) = _FIELDS.unpack(block)  # fmt: skip
     _check_sum(block, checksum)
     if typeflag in b"34":
@@ -74,11 +77,12 @@ def parse_header(block: bytes) -> Header:
         name = name.partition(b"\0")[0]
     else:
         raise FormatError(f"unknown magic {magic!r}, not a tar header")
+    mode, uid, gid = _parse_owner(owner)
     return Header(
         name,
-        parse_number(mode, "mode"),
-        parse_number(uid, "uid"),
-        parse_number(gid, "gid"),
+        mode,
+        uid,
+        gid,
         parse_number(size, "size"),
         parse_number(mtime, "mtime"),
         typeflag,
@@ -89,6 +93,20 @@ def parse_header(block: bytes) -> Header:
     )
 
 
+@functools.lru_cache(1024)
+def _parse_owner(fields: bytes) -> tuple[int, int, int]:
+    """Return mode, uid and gid; an archive has few different ones."""
+    mode, uid, gid = _OWNER_FIELDS.unpack(fields)
+    return parse_number(mode, "mode"), parse_number(uid, "uid"), parse_number(gid, "gid")
+
+
+def sum_of_bytes(data: bytes) -> int:
+    """Return the sum of at most 256 bytes."""
+    # Adler-32's lower half is that sum modulo 65521, which 256 bytes cannot reach. It takes a
+    # tenth of what adding them in Python takes.
+    return zlib.adler32(data, 0) & 0xFFFF
+
+
 def _join_prefix(prefix: bytes, name: bytes, block: bytes) -> bytes:
     if block[508:512] == _STAR_MAGIC:
         prefix = prefix[:131]
@@ -96,8 +114,8 @@ def _join_prefix(prefix: bytes, name: bytes, block: bytes) -> bytes:
 
 
 def _check_sum(block: bytes, field: bytes) -> None:
-    # Most bytes of a header are zero; leaving them out triples the speed of the sum.
-    total = sum(block.translate(None, b"\0")) - sum(field) + _BLANK_SUM
+    halves = sum_of_bytes(block[:_HALF_BYTES]) + sum_of_bytes(block[_HALF_BYTES:])
+    total = halves - sum_of_bytes(field) + _BLANK_SUM
     stated = parse_number(field, "checksum")
     if stated == total:
         return

@@ -24,6 +24,9 @@ Regions = list[tuple[int, int]]
 SPARSE_PAIRS: Final = b"GNU.sparse.offset+numbytes"
 """Key under which :func:`parse_records` keeps the repeated records of sparse format 0.0."""
 
+PLAIN_KEYS: Final = frozenset(b"path linkpath size uid gid uname gname mtime atime ctime".split())
+"""Keys of records that neither carry xattrs or sparse maps nor are ever refused by name."""
+
 _NO_RESET: Final = frozenset((b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"))
 _GLOBAL_REFUSED: Final = _NO_RESET | {b"uname", b"gname"}
 _CHARSETS: Final = (b"", b"BINARY", b"ISO-IR 10646 2000 UTF-8")
@@ -85,9 +88,12 @@ def check_records(records: Records) -> None:
     Raises:
         FormatError: Names the record.
     """
-    for key in _NO_RESET & records.keys():
-        if not records[key]:
-            raise FormatError(f"pax record {key.decode()} is empty")
+    if b"" in records.values():
+        for key in _NO_RESET & records.keys():
+            if not records[key]:
+                raise FormatError(f"pax record {key.decode()} is empty")
+    if records.keys() <= PLAIN_KEYS:
+        return
     if records.get(b"hdrcharset", b"") not in _CHARSETS:
         raise FormatError(f"pax character set {records[b'hdrcharset'][:100]!r}, expected UTF-8")
     for key in records:

@@ -124,10 +124,11 @@ class Member:
 class _Extended:
     """Headers that came before a member's own header and speak about it."""
 
-    __slots__ = ("longlink", "longname", "records")
+    __slots__ = ("longlink", "longname", "plain", "records")
 
     def __init__(self) -> None:
         self.records: tar_pax.Records | None = None
+        self.plain = True
         self.longname: bytes | None = None
         self.longlink: bytes | None = None
 
@@ -183,7 +184,8 @@ class TarReader:
         assert self._content_left == 0, "the member's content was not read"
         self._where = (b"", self.offset)
         try:
-            self._literal(self._padding)
+            if self._padding:
+                self._literal(self._padding)
             return self._next()
         except (FormatError, UnsafeContentError) as err:
             name, offset = self._where
@@ -269,7 +271,12 @@ class TarReader:
 
     def _header_block(self) -> bytes:
         """Return the next block, or nothing when the stream ends before it."""
-        block = self._take(BLOCK_BYTES)
+        at = self._at
+        block = self._buffer[at : at + BLOCK_BYTES]
+        if len(block) == BLOCK_BYTES:
+            self._at = at + BLOCK_BYTES
+        else:
+            block = self._take(BLOCK_BYTES)
         self.literals += block
         self.literal_count += len(block)
         if block and len(block) < BLOCK_BYTES:
@@ -339,9 +346,11 @@ class TarReader:
         if extended and (is_pax or extended.records is not None):
             raise FormatError("two kinds of extended header for one member")
         body = self._literal(header.size)
-        self._literal(-header.size % BLOCK_BYTES)
+        if header.size % BLOCK_BYTES:
+            self._literal(-header.size % BLOCK_BYTES)
         if flag == b"x":
             extended.records = tar_pax.parse_records(body)
+            extended.plain = extended.records.keys() <= tar_pax.PLAIN_KEYS
             tar_pax.check_records(extended.records)
         elif flag == b"g":
             self._global_header(body)
@@ -370,6 +379,9 @@ class TarReader:
         member.dev_major, member.dev_minor = header.dev_major, header.dev_minor
         if extended.records is not None:
             self._apply_records(member, extended.records, header)
+            if not extended.plain:
+                xattrs = tar_pax.xattrs_of(extended.records, self._limits)
+                member.xattrs = without_minimal_acl(xattrs, member.mode) if xattrs else ()
         self._where = (member.name, start)
         _check_numbers(member, header)
         self._check_kind(member, header, extended)
@@ -397,12 +409,9 @@ class TarReader:
         if (value := get(b"gid")) is not None:
             member.gid = tar_pax.pax_integer(value, "gid")
         for key in (b"uname", b"gname"):
-            limit = self._limits.owner_name_bytes
-            if len(get(key, b"")) > limit:
+            if key in records and len(records[key]) > self._limits.owner_name_bytes:
+                limit = self._limits.owner_name_bytes
                 raise exceeded("owner_name_bytes", len(records[key]), limit, key.decode())
-        if len(records) > 1 or b"mtime" not in records:
-            xattrs = tar_pax.xattrs_of(records, self._limits)
-            member.xattrs = without_minimal_acl(xattrs, member.mode) if xattrs else ()
 
     def _apply_size(self, member: Member, size: int, header: Header) -> None:
         # Readers that do not know the record would find the next header elsewhere; only
@@ -432,7 +441,7 @@ class TarReader:
             return
         if member.stored:
             raise FormatError(f"size {member.stored} on something that is not a regular file")
-        if extended.records and _is_sparse(extended.records):
+        if extended.records and not extended.plain and _is_sparse(extended.records):
             raise FormatError("sparse records on something that is not a regular file")
         member.path = member_path(member.name, is_directory=kind is Kind.DIR)
         if kind in (Kind.CHAR, Kind.BLOCK):
@@ -446,7 +455,7 @@ class TarReader:
             if header.magic != GNU_MAGIC or records is not None:
                 raise FormatError("old GNU sparse member in another format's archive")
             self._old_sparse(member, block)
-        elif records is not None and _is_sparse(records):
+        elif records is not None and not extended.plain and _is_sparse(records):
             self._pax_sparse(member, records)
             self._where = (member.name, member.offset)
         member.path = member_path(member.name, is_directory=False)

@@ -9,10 +9,11 @@ Format: docs/format/tar.md, "The canonical tar".
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Final
 
-from layerstore.formats.tar_headers import BLOCK_BYTES, POSIX_MAGIC
+from layerstore.formats.tar_headers import BLOCK_BYTES, POSIX_MAGIC, sum_of_bytes
 from layerstore.formats.tree import Kind, path_key
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _MAGIC = POSIX_MAGIC + b"00"
 _PAX_NAME = b"PaxHeaders"
 _ESCAPED = re.compile(rb"%(?=25|3D)")
 _SPARSE_NAME = b"GNUSparseFile.0/"
+_CACHED_FIELDS = 1024
 
 
 def padding(size: int) -> bytes:
@@ -167,9 +169,11 @@ def _blocks(entry: Entry, name: bytes, size: int, records: dict[bytes, bytes]) -
     if len(target) > _NAME_BYTES:
         records[b"linkpath"] = target
         target = target[:_NAME_BYTES]
-    uid = _number(entry.uid, _OCTAL_7_MAX, b"uid", records)
-    gid = _number(entry.gid, _OCTAL_7_MAX, b"gid", records)
-    size_field = _number(size, _OCTAL_11_MAX, b"size", records)
+    uid, gid, size_field = entry.uid, entry.gid, size
+    if uid > _OCTAL_7_MAX or gid > _OCTAL_7_MAX or size > _OCTAL_11_MAX:
+        uid = _number(uid, _OCTAL_7_MAX, b"uid", records)
+        gid = _number(gid, _OCTAL_7_MAX, b"gid", records)
+        size_field = _number(size, _OCTAL_11_MAX, b"size", records)
     seconds, nanoseconds = divmod(entry.mtime_ns, _NS)
     if nanoseconds or not 0 <= seconds <= _OCTAL_11_MAX:
         records[b"mtime"] = _time(entry.mtime_ns)
@@ -258,15 +262,28 @@ def _block(
     minor: int,
     prefix: bytes,
 ) -> bytes:
-    before = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0" % (
-        name.ljust(_NAME_BYTES, b"\0"),
-        mode,
-        uid,
-        gid,
-        size,
-        mtime,
-    )
-    after = b"%s%s%s%s%07o\0%07o\0%s" % (
+    owner, owner_sum = _owner_fields(mode, uid, gid)
+    rest, rest_sum = _rest_fields(typeflag, linkname, major, minor, prefix)
+    numbers = b"%011o\0%011o\0" % (size, mtime)
+    total = sum_of_bytes(name) + owner_sum + sum_of_bytes(numbers) + rest_sum + _BLANK_SUM
+    return b"%b%b%b%06o\0 %b" % (name.ljust(_NAME_BYTES, b"\0"), owner, numbers, total, rest)
+
+
+# Few owners and next to no links: most headers find these parts ready, with their sums.
+
+
+@functools.lru_cache(_CACHED_FIELDS)
+def _owner_fields(mode: int, uid: int, gid: int) -> tuple[bytes, int]:
+    fields = b"%07o\0%07o\0%07o\0" % (mode, uid, gid)
+    return fields, sum_of_bytes(fields)
+
+
+@functools.lru_cache(_CACHED_FIELDS)
+def _rest_fields(
+    typeflag: bytes, linkname: bytes, major: int, minor: int, prefix: bytes
+) -> tuple[bytes, int]:
+    """Return what follows the checksum."""
+    fields = b"%b%b%b%b%07o\0%07o\0%b" % (
         typeflag,
         linkname.ljust(_NAME_BYTES, b"\0"),
         _MAGIC,
@@ -275,5 +292,4 @@ def _block(
         minor,
         prefix.ljust(167, b"\0"),
     )
-    total = sum((before + after).translate(None, b"\0")) + _BLANK_SUM
-    return b"%s%06o\0 %s" % (before, total, after)
+    return fields, sum(fields)

@@ -20,9 +20,10 @@ import msgspec
 
 from layerstore.digest import ID_BYTES, ChunkId
 from layerstore.errors import FormatError, UnsupportedVersionError
+from layerstore.formats._arrays import array_elements, array_head, batches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 MAGIC = b"LSTREE\0"
 VERSION = 1
@@ -53,6 +54,9 @@ class Kind(enum.IntEnum):
     BLOCK = 6
     FIFO = 7
 
+
+Paths = tuple[int, "Iterable[bytes]"]
+"""How many paths, and the paths."""
 
 Extent = tuple[int, ChunkId | None]
 """Length in bytes and the chunk that holds them, or None for a hole (zeros)."""
@@ -87,6 +91,25 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
 
 
+def with_extents(entry: Entry, extents: tuple[Extent, ...]) -> Entry:
+    """Return the entry of a regular file with its content."""
+    # By position, since this runs once for every file: replace() costs four times as much.
+    return Entry(
+        entry.path,
+        entry.kind,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.mtime_ns,
+        entry.size,
+        extents,
+        entry.target,
+        entry.dev_major,
+        entry.dev_minor,
+        entry.xattrs,
+    )
+
+
 class Changeset(msgspec.Struct, frozen=True):
     """A layer's content: what it adds, removes and hides.
 
@@ -112,6 +135,50 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(_Wire)
 _BAD_PARTS = (b"//", b"/./", b"/../", b"/" + WHITEOUT_PREFIX)
 _DEVICES = (Kind.CHAR, Kind.BLOCK)
+
+
+class TreeEncoder:
+    """Encodes a changeset whose entries come in order, keeping none of them.
+
+    The bytes are those of :func:`encode_changeset`: first what :meth:`finish` returns, then
+    everything that was written, in order. The head comes last because it counts the
+    entries. All rules of the format are checked that neighbours tell; for those that
+    need the whole layer (what hard links, whiteouts and opaques name) the caller answers.
+
+    Args:
+        write: Takes the encoded entries piece by piece.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._last: Entry | None = None
+        self.count = 0
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Take the next entries; a few hundred at once cost least.
+
+        Raises:
+            FormatError: They break a rule, or do not sort after those before.
+        """
+        if not entries:
+            return
+        _check_entries(entries, self._last)
+        self._last = entries[-1]
+        self.count += len(entries)
+        self._write(array_elements(entries))
+
+    def finish(self, whiteouts: Paths = (0, ()), opaques: Paths = (0, ())) -> bytes:
+        """Write what follows the entries and return what comes before them.
+
+        Args:
+            whiteouts: How many, and the paths, sorted.
+            opaques: The same.
+        """
+        for count, paths in (whiteouts, opaques):
+            self._write(array_head(count))
+            for some in batches(paths):
+                self._write(array_elements(some))
+        return MAGIC + bytes((VERSION,)) + array_head(3) + array_head(self.count)
 
 
 def encode_changeset(changeset: Changeset) -> bytes:
@@ -160,18 +227,42 @@ def check_changeset(changeset: Changeset) -> None:
     Raises:
         FormatError: Names the first offending path and the rule.
     """
-    paths = [entry.path for entry in changeset.entries]
-    _check_order(paths, "entries")
-    check_paths(paths)
+    links = _check_entries(changeset.entries, None)
     _check_order(changeset.whiteouts, "whiteouts")
     check_paths(changeset.whiteouts)
     if b"" in changeset.whiteouts:
         raise FormatError("whiteout of the root")
     _check_order(changeset.opaques, "opaques")
     check_paths(changeset.opaques)
-    before: Entry | None = None
+    if links or changeset.whiteouts or changeset.opaques:
+        _check_named(changeset, links)
+
+
+def check_references(changeset: Changeset) -> None:
+    """Refuse hard links, whiteouts and opaques that name what they may not.
+
+    This is what a :class:`TreeEncoder` cannot check.
+
+    Raises:
+        FormatError: Names the path and the rule.
+    """
+    links = [entry for entry in changeset.entries if entry.kind is Kind.HARDLINK]
+    if links or changeset.whiteouts or changeset.opaques:
+        _check_named(changeset, links)
+
+
+def _check_entries(entries: Sequence[Entry], before: Entry | None) -> list[Entry]:
+    """Check everything that entries and their neighbours tell; return the hard links.
+
+    Args:
+        entries: Some of a tree's entries that follow each other.
+        before: The entry before them.
+    """
+    paths = [entry.path for entry in entries]
+    _check_order(paths if before is None else [before.path, *paths], "entries")
+    check_paths(paths)
     links = []
-    for entry in changeset.entries:
+    for entry in entries:
         _check_entry(entry)
         if entry.kind is Kind.HARDLINK:
             links.append(entry)
@@ -183,8 +274,7 @@ def check_changeset(changeset: Changeset) -> None:
         ):
             raise FormatError(f"{entry.path!r} lies below {before.path!r}, not a directory")
         before = entry
-    if links or changeset.whiteouts or changeset.opaques:
-        _check_references(changeset, links)
+    return links
 
 
 def _check_order(paths: Sequence[bytes], what: str) -> None:
@@ -313,7 +403,7 @@ def _xattrs_fault(entry: Entry) -> str | None:
     return None
 
 
-def _check_references(changeset: Changeset, links: Sequence[Entry]) -> None:
+def _check_named(changeset: Changeset, links: Sequence[Entry]) -> None:
     by_path = {entry.path: entry for entry in changeset.entries}
     kinds = {path: entry.kind for path, entry in by_path.items()}
     for link in links:

@@ -10,7 +10,7 @@ Not thread-safe; no I/O.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -21,16 +21,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class ChangesetBuilder:
-    """Collects entries, whiteouts and opaque directories of one layer."""
+class EntryMap(Protocol):
+    """Entries by path, as far as the rules need them."""
 
-    def __init__(self) -> None:
-        self._entries: dict[bytes, Entry] = {}
-        self._parents: set[bytes] = {b""}
-        self._linked: set[bytes] = set()
-        self._whiteouts: set[bytes] = set()
-        self._opaques: set[bytes] = set()
-        self._moved: dict[int, Entry] = {}
+    def get(self, path: bytes, /) -> Entry | None:
+        """Return the latest entry of a path."""
+
+    def __setitem__(self, path: bytes, entry: Entry, /) -> None: ...
+
+
+class PathSet(Protocol):
+    """A set of paths, as far as the rules need it."""
+
+    def add(self, path: bytes, /) -> None:
+        """Add a path."""
+
+    def __contains__(self, path: bytes, /) -> bool: ...
+
+
+class LayerRules:
+    """Takes the entries, whiteouts and opaque directories of one layer, and refuses some."""
+
+    def __init__(
+        self,
+        entries: EntryMap,
+        parents: PathSet,
+        linked: PathSet,
+        whiteouts: PathSet,
+        opaques: PathSet,
+    ) -> None:
+        self._entries = entries
+        self._parents = parents
+        self._linked = linked
+        self._whiteouts = whiteouts
+        self._opaques = opaques
 
     def add(self, entry: Entry) -> None:
         """Take an entry; it replaces an earlier one of its path.
@@ -110,21 +134,41 @@ class ChangesetBuilder:
             self._require_directory(target[:end])
             end = target.rfind(b"/", 0, end)
 
+
+class Gathered(NamedTuple):
+    """The state of a builder in memory."""
+
+    entries: dict[bytes, Entry]
+    parents: set[bytes]
+    linked: set[bytes]
+    whiteouts: set[bytes]
+    opaques: set[bytes]
+
+
+class ChangesetBuilder(LayerRules):
+    """Collects entries, whiteouts and opaque directories of one layer in memory."""
+
+    def __init__(self) -> None:
+        self.gathered = Gathered({}, {b""}, set(), set(), set())
+        super().__init__(*self.gathered)
+        self._moved: dict[int, Entry] = {}
+
     def unresolved_links(self) -> list[Entry]:
         """Return hard links to paths that this layer does not bring: a lower one must."""
+        entries = self.gathered.entries
         return [
             entry
-            for entry in self._entries.values()
-            if entry.kind is Kind.HARDLINK and entry.target not in self._entries
+            for entry in entries.values()
+            if entry.kind is Kind.HARDLINK and entry.target not in entries
         ]
 
     def finish(self) -> Changeset:
         """Return the canonical changeset of everything taken."""
         self._order_links()
         return Changeset(
-            entries=tuple(sorted(self._entries.values(), key=lambda e: path_key(e.path))),
-            whiteouts=_sorted_paths(self._whiteouts),
-            opaques=_sorted_paths(self._opaques),
+            entries=tuple(sorted(self.gathered.entries.values(), key=lambda e: path_key(e.path))),
+            whiteouts=_sorted_paths(self.gathered.whiteouts),
+            opaques=_sorted_paths(self.gathered.opaques),
         )
 
     def final(self, entry: Entry) -> Entry | None:
@@ -140,18 +184,19 @@ class ChangesetBuilder:
 
     def _order_links(self) -> None:
         """Make the first name of every group of hard links the file."""
+        entries = self.gathered.entries
         groups: dict[bytes, list[bytes]] = {}
-        for entry in self._entries.values():
-            if entry.kind is Kind.HARDLINK and entry.target in self._entries:
+        for entry in entries.values():
+            if entry.kind is Kind.HARDLINK and entry.target in entries:
                 groups.setdefault(entry.target, []).append(entry.path)
         for target, names in groups.items():
-            file = self._entries[target]
+            file = entries[target]
             first, *others = sorted([target, *names], key=path_key)
             if first != target:
                 moved = msgspec.structs.replace(file, path=first)
-                self._moved[id(file)] = self._entries[first] = moved
+                self._moved[id(file)] = entries[first] = moved
             for name in others:
-                self._entries[name] = hard_link(name, first, file)
+                entries[name] = hard_link(name, first, file)
 
 
 def hard_link(path: bytes, target: bytes, file: Entry) -> Entry:

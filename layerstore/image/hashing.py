@@ -12,10 +12,10 @@ from layerstore.digest import DiffId, Digest
 if TYPE_CHECKING:
     from types import TracebackType
 
-_QUEUED_BATCHES: Final = 8
+_QUEUED_BATCHES: Final = 4
 """Batches that may wait; with pieces of up to 1 MiB they bound the memory to about 10 MiB."""
 
-_BATCH_BYTES: Final = 1 << 18
+_BATCH_BYTES: Final = 1 << 20
 """Pieces are gathered up to this size: waking the thread costs more than hashing 16 KiB."""
 
 

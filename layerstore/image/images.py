@@ -96,18 +96,26 @@ def create_image(
             config, diff_ids=tuple(layers), history=tuple(history), created=created
         )
     )
+    manifest = own_manifest(session.store, encoded, layers)
+    return session.publish_image(encoded, manifest, layers, names=names)
+
+
+def own_manifest(store: Store, config: bytes, layers: Sequence[DiffId]) -> bytes:
+    """Return the manifest that images made here have: it lists the uncompressed layers.
+
+    Raises:
+        NotFoundError: A layer is not in the store.
+    """
     manifest = oci.Manifest(
-        config=oci.describe(encoded, oci.CONFIG_TYPE),
+        config=oci.describe(config, oci.CONFIG_TYPE),
         layers=tuple(
             oci.Descriptor(
-                media_type=oci.LAYER_TAR_TYPE,
-                digest=diff_id,
-                size=session.store.layer(diff_id).tar_size,
+                media_type=oci.LAYER_TAR_TYPE, digest=diff_id, size=store.layer(diff_id).tar_size
             )
             for diff_id in layers
         ),
     )
-    return session.publish_image(encoded, oci.encode_manifest(manifest), layers, names=names)
+    return oci.encode_manifest(manifest)
 
 
 def load_config(store: Store, image_id: ImageId) -> ImageConfig:

@@ -8,14 +8,12 @@ that was already stored is garbage until gc.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from layerstore.errors import InputError, NotFoundError
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.image.images import create_image, host_platform
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.scan import scan_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +58,8 @@ def import_tar(
         FormatError: Not a tar, or one that readers would understand differently.
         UnsafeContentError: The tar would harm a host.
     """
+    from layerstore.image.ingest_tar import ingest_tar  # 15 ms that directories do not pay
+
     with store.begin(f"import {source}") as session:
         layer = ingest_tar(session, stream, progress=progress, rootfs=True)
         return _finish(session, layer, source, spec)
@@ -72,6 +72,8 @@ def import_directory(
     *,
     progress: Progress,
     on_skip: Callable[[bytes, str], None] | None = None,
+    reread: bool = False,
+    now_ns: Callable[[], int] = time.time_ns,
 ) -> ImportedImage:
     """Make an image from a directory of the host, which must hold still meanwhile.
 
@@ -81,16 +83,45 @@ def import_directory(
         spec: What to call the image.
         progress: Hears the bytes of content.
         on_skip: Hears what no image can hold, such as sockets, and why.
+        reread: Read every file, even if nothing changed since the directory was imported
+            last.
+        now_ns: Tells the time; another one in tests.
 
     Raises:
         NotFoundError: No such directory.
         InputError: Not a directory, or one that holds the store itself.
     """
+    from layerstore.image.remembered import Fingerprint, RememberedScans
+    from layerstore.image.scan import Scanner
+
     _refuse_odd_roots(store, root)
     with store.begin(f"import {root}") as session:
-        items = scan_directory(root, on_skip=on_skip)
-        layer = write_layer(session, store, items, progress=progress)
+        scans = RememberedScans(session, os.stat(root), now_ns=now_ns)
+        known = None if reread else scans.recall(lambda: _fingerprint_of(root))
+        if known is not None:
+            layer, skipped = known[0], known[1].skipped
+        else:
+            from layerstore.image.layer_writer import write_sorted_layer
+
+            fingerprint = Fingerprint()
+            small = session.cutting.whole_max_bytes
+            scanner = Scanner(root, read_small=small, fingerprint=fingerprint)
+            layer = write_sorted_layer(session, store, scanner.items(), progress=progress)
+            skipped = tuple(scanner.skipped)
+            scans.remember(fingerprint, layer, skipped)
+        if on_skip is not None:
+            for path, why in skipped:
+                on_skip(path, why)
         return _finish(session, layer, root.resolve().name or "/", spec)
+
+
+def _fingerprint_of(root: Path) -> bytes:
+    from layerstore.image.remembered import Fingerprint
+    from layerstore.image.scan import Scanner
+
+    fingerprint = Fingerprint()
+    Scanner(root, fingerprint=fingerprint).look()
+    return fingerprint.digest()
 
 
 def _refuse_odd_roots(store: Store, root: Path) -> None:

@@ -7,30 +7,51 @@ that of the tar. A stream that is refused leaves no layer behind.
 
 from __future__ import annotations
 
+from array import array
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
-from layerstore.errors import FormatError, UnsafeContentError
+from layerstore.errors import FormatError, LimitExceededError, UnsafeContentError
 from layerstore.formats.decompress import decompressed
-from layerstore.formats.recipe import SEGMENTS, content_entries, encode_plan
+from layerstore.formats.pack import BLOCK_MAX_BYTES
+from layerstore.formats.recipe import SEGMENTS, content_entries, write_plan
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tar_reader import Member, TarReader
-from layerstore.formats.tree import WHITEOUT_PREFIX, Changeset, Entry, Extent, Kind
+from layerstore.formats.tree import (
+    WHITEOUT_PREFIX,
+    Changeset,
+    Entry,
+    Extent,
+    Kind,
+    check_references,
+)
 from layerstore.image.changeset_builder import ChangesetBuilder
 from layerstore.image.hashing import DiffIdHasher
 from layerstore.image.layers import publish
 from layerstore.image.similar import SimilarFiles
+from layerstore.image.spilled_changeset import SpilledChangeset, scratch_errors
+from layerstore.image.tree_spool import TreeSpool, put_spooled
+from layerstore.linux.spool import Spool
 from layerstore.progress import Progress, Silent
+from layerstore.store.failures import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from layerstore.digest import ChunkId
+    from layerstore.formats.tree import Paths
+    from layerstore.image.changeset_builder import LayerRules
     from layerstore.store.records import LayerRecord, Refs
     from layerstore.store.session import WriteSession
 
 _LITERALS_BYTES: Final = 1 << 20
 """Literals are stored in pieces of this size: one block each."""
+GATHERED_MAX: Final = 50_000
+"""Entries kept in memory, 65 MB of them; a layer that has more goes on in a scratch file."""
+
+OWN_MAX: Final = BLOCK_MAX_BYTES // 32
+"""Chunks that a recipe may hold itself: more do not fit the layer's record."""
+
 _OPAQUE: Final = WHITEOUT_PREFIX + WHITEOUT_PREFIX + b".opq"
 
 
@@ -60,22 +81,22 @@ def ingest_tar(
     """
     chosen = limits or Limits()
     report = progress or Silent()
-    with DiffIdHasher() as hasher:
+    with DiffIdHasher() as hasher, TreeSpool(session) as tree:
         report.start("reading layer", None)
         spans = _hashed(decompressed(stream.read, chosen), hasher, report)
-        ingest = _Ingest(session, TarReader(spans, chosen), rootfs=rootfs)
-        ingest.run()
-        changeset, recipe = ingest.finish()
-        del ingest  # publishing decodes the tree once more: not beside all that made it
-        diff_id = hasher.diff_id()
-    record = publish(
-        session,
-        changeset,
-        diff_id=diff_id,
-        tar_size=hasher.size,
-        recipe=recipe,
-        recipe_format=SEGMENTS,
-    )
+        with _Ingest(session, TarReader(spans, chosen), rootfs=rootfs) as ingest:
+            ingest.run()
+            recipe, whiteouts, opaques = ingest.finish(tree)
+            record = publish(
+                session,
+                tree,
+                diff_id=hasher.diff_id(),
+                tar_size=hasher.size,
+                recipe=recipe,
+                recipe_format=SEGMENTS,
+                whiteouts=whiteouts,
+                opaques=opaques,
+            )
     report.finish()
     return record
 
@@ -97,12 +118,20 @@ class _Ingest:
         self._reader = reader
         self._rootfs = rootfs
         self._builder = ChangesetBuilder()
-        self._steps: list[tuple[int, Entry]] = []
+        self._contents: list[Entry] = []
+        self._spilled: SpilledChangeset | None = None
+        self._taken = 0
+        # Of the literals before each content, in the order of the tar.
+        self._lengths = array("q")
         self._literals_done = 0
         self._literals: list[tuple[int, ChunkId]] = []
 
     def run(self) -> None:
         """Read the archive to its end."""
+        with scratch_errors():
+            self._run()
+
+    def _run(self) -> None:
         reader = self._reader
         while (member := reader.next_member()) is not None:
             try:
@@ -111,7 +140,7 @@ class _Ingest:
                 if member.kind is Kind.FILE:
                     self._file(member)
                 else:
-                    self._builder.add(_entry(member, ()))
+                    self._add(_entry(member, ()))
             except (FormatError, UnsafeContentError) as err:
                 raise type(err)(_blamed(err.message, member)) from err
             if len(reader.literals) >= _LITERALS_BYTES:
@@ -120,10 +149,28 @@ class _Ingest:
     def _file(self, member: Member) -> None:
         literal = self._reader.literal_count
         entry = _entry(member, self._content(member))
-        self._builder.add(entry)
+        self._add(entry)
         if member.stored:
-            self._steps.append((literal - self._literals_done, entry))
+            self._lengths.append(literal - self._literals_done)
             self._literals_done = literal
+            if self._spilled is None:
+                self._contents.append(entry)
+
+    def _add(self, entry: Entry) -> None:
+        self._taken += 1
+        if self._taken == GATHERED_MAX:
+            self._spill()
+        self._rules().add(entry)
+
+    def _rules(self) -> LayerRules:
+        return self._builder if self._spilled is None else self._spilled
+
+    def _spill(self) -> None:
+        """Go on in a scratch file."""
+        path = self._session.temporary("entries")
+        self._spilled = SpilledChangeset(path, self._builder, self._contents)
+        self._builder = ChangesetBuilder()
+        self._contents = []
 
     def _content(self, member: Member) -> tuple[Extent, ...]:
         if member.regions is None:
@@ -161,11 +208,11 @@ class _Ingest:
             raise UnsafeContentError("whiteout that is not an empty file")
         hidden = name[len(WHITEOUT_PREFIX) :]
         if name == _OPAQUE:
-            self._builder.add_opaque(b"/".join(parents))
+            self._rules().add_opaque(b"/".join(parents))
         elif hidden in (b"", b".", b"..") or hidden.startswith(WHITEOUT_PREFIX):
             raise UnsafeContentError("whiteout of no proper name")
         else:
-            self._builder.add_whiteout(b"/".join([*parents, hidden]))
+            self._rules().add_whiteout(b"/".join([*parents, hidden]))
         return True
 
     def _store_literals(self) -> None:
@@ -174,44 +221,74 @@ class _Ingest:
             piece = taken[start : start + _LITERALS_BYTES]
             self._literals.append((len(piece), self._session.put_chunk(piece, meta=True)))
 
-    def finish(self) -> tuple[Changeset, Refs]:
-        """Return the layer's changeset and the references of its recipe."""
-        missing = self._builder.unresolved_links() if self._rootfs else []
+    def finish(self, tree: TreeSpool) -> tuple[Refs, Paths, Paths]:
+        """Fill the layer's tree; return its recipe, whiteouts and opaques."""
+        with scratch_errors():
+            return self._finish(tree)
+
+    def _finish(self, tree: TreeSpool) -> tuple[Refs, Paths, Paths]:
+        gathered = self._builder if self._spilled is None else self._spilled
+        missing = gathered.unresolved_links() if self._rootfs else []
         if missing:
             link = missing[0]
             raise UnsafeContentError(
                 f"{link.path[:300]!r} is a hard link to {link.target[:300]!r}, which is missing"
             )
         self._store_literals()
+        # Where in the tree each content of the tar is, or -1.
+        sources = array("q", [-1]) * len(self._lengths)
+        if self._spilled is not None:
+            for entry in self._spilled.entries(sources):
+                tree.add(entry)
+            return (self._recipe(sources, self._spilled.lost()), *self._spilled.paths())
         changeset = self._builder.finish()
-        steps, own = self._numbered(changeset)
-        tail = self._reader.literal_count - self._literals_done
-        plan = encode_plan(steps, tail, [length for length, _ in own])
-        head = self._session.put_bytes(plan, meta=True)
-        return changeset, (*head, *self._literals, *_joined(own))
+        check_references(changeset)
+        lost = self._find_sources(changeset, sources)
+        for entry in changeset.entries:
+            tree.add(entry)
+        whiteouts = len(changeset.whiteouts), changeset.whiteouts
+        opaques = len(changeset.opaques), changeset.opaques
+        return self._recipe(sources, lost), whiteouts, opaques
 
-    def _numbered(
-        self, changeset: Changeset
-    ) -> tuple[list[tuple[int, int]], list[tuple[int, Refs]]]:
-        """Return the plan's steps, and the contents that the tree does not have."""
-        entries = content_entries(changeset)
-        numbers = {id(entry): number for number, entry in enumerate(entries)}
-        steps = []
-        own: list[tuple[int, Refs]] = []
-        for literal, entry in self._steps:
+    def _find_sources(self, changeset: Changeset, sources: array[int]) -> list[tuple[int, Refs]]:
+        """Fill in where contents are; return those that the tree does not have."""
+        places = {id(entry): place for place, entry in enumerate(content_entries(changeset))}
+        lost = []
+        for number, entry in enumerate(self._contents):
             final = self._builder.final(entry)
             if final is not None:
-                steps.append((literal, numbers[id(final)]))
-                continue
-            steps.append((literal, len(entries) + len(own)))
-            refs = tuple((length, chunk) for length, chunk in entry.extents if chunk is not None)
-            own.append((sum(length for length, _ in refs), refs))
-        return steps, own
+                sources[number] = places[id(final)]
+            else:
+                refs = tuple((size, chunk) for size, chunk in entry.extents if chunk is not None)
+                lost.append((number, refs))
+        return lost
 
+    def _recipe(self, sources: array[int], lost: Iterable[tuple[int, Refs]]) -> Refs:
+        """Store the layer's recipe; it holds itself what the tree does not have."""
+        own: list[int] = []
+        own_refs: list[tuple[int, ChunkId]] = []
+        in_tree = len(sources) - sources.count(-1)
+        for number, refs in lost:
+            sources[number] = in_tree + len(own)
+            own.append(sum(length for length, _ in refs))
+            own_refs += refs
+            if len(own_refs) > OWN_MAX:
+                raise LimitExceededError(
+                    f"more than {OWN_MAX} chunks of content that later members replace"
+                )
+        tail = self._reader.literal_count - self._literals_done
+        with Spool(partial(self._session.temporary, "recipe")) as body:
+            steps = zip(self._lengths, sources, strict=True)
+            with storage_errors("write a recipe"):
+                plan = write_plan(body.write, len(sources), steps, tail, own)
+            return (*put_spooled(self._session, plan, body), *self._literals, *own_refs)
 
-def _joined(own: list[tuple[int, Refs]]) -> Iterator[tuple[int, ChunkId]]:
-    for _, refs in own:
-        yield from refs
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._spilled is not None:
+            self._spilled.close()
 
 
 def _entry(member: Member, extents: tuple[Extent, ...]) -> Entry:

@@ -7,48 +7,39 @@ canonical tar, which is the layer's diff ID. The tar itself is never written any
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
-import msgspec
-
-from layerstore.errors import FormatError, UnsafeContentError
+from layerstore.errors import UnsafeContentError
 from layerstore.formats import tar_writer
 from layerstore.formats.recipe import CANONICAL
-from layerstore.formats.tree import WHITEOUT_PREFIX, Changeset, Entry, Extent, Kind, check_paths
+from layerstore.formats.tree import (
+    Changeset,
+    Entry,
+    Extent,
+    Kind,
+    check_references,
+    with_extents,
+)
 from layerstore.image.changeset_builder import ChangesetBuilder
 from layerstore.image.hashing import DiffIdHasher
+from layerstore.image.layer_item import LayerItem, check_image_paths
 from layerstore.image.layers import publish
 from layerstore.image.similar import SimilarFiles
 from layerstore.image.source_file import SourceChangedError, SourceFile
+from layerstore.image.tree_spool import TreeSpool
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from layerstore.digest import DiffId
     from layerstore.store.records import LayerRecord, Refs
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
 
-class LayerItem(NamedTuple):
-    """One entry of a layer to be written.
-
-    Attributes:
-        entry: What it is. A regular file has its ``size``, and either ``extents`` of a
-            published layer or ``open``. A hard link's own attributes do not
-            matter when its file is among the items.
-        open: Opens fresh content of exactly ``entry.size`` bytes; called at most once, and
-            seekable when there are holes.
-        holes: (offset, length) of parts of fresh content that are holes, ascending, not
-            touching, known to be zeros.
-        read_whole: Returns the same content as ``open``, for small files, where a file
-            object costs more than their bytes; it has exactly ``entry.size`` bytes.
-    """
-
-    entry: Entry
-    open: Callable[[], BinaryIO] | None = None
-    holes: tuple[tuple[int, int], ...] = ()
-    read_whole: Callable[[], bytes] | None = None
+_TOLD_BYTES: Final = 1 << 20
+"""Progress hears of so many bytes at once."""
 
 
 def write_layer(
@@ -58,6 +49,7 @@ def write_layer(
     *,
     whiteouts: Iterable[bytes] = (),
     opaques: Iterable[bytes] = (),
+    near: Sequence[DiffId] = (),
     progress: Progress | None = None,
 ) -> LayerRecord:
     """Store and publish a layer; when this returns it is durable.
@@ -71,6 +63,8 @@ def write_layer(
         items: In any order; of several with one path the last counts.
         whiteouts: Paths to remove from lower layers.
         opaques: Directories whose lower content is hidden.
+        near: Layers whose files this one's may replace, lowest first: what changed little
+            is stored as a difference.
         progress: Hears the bytes of content.
 
     Raises:
@@ -81,23 +75,44 @@ def write_layer(
         StorageError: The store could not be written.
     """
     report = progress or Silent()
-    gathered = _gather(items, whiteouts, opaques)
-    total = sum(entry.size for entry in gathered.changeset.entries)
-    report.start("writing layer", total)
-    with DiffIdHasher() as hasher:
-        writer = _Writer(session, store, hasher, report, gathered.sources)
-        changeset = writer.run(gathered.changeset)
-        diff_id = hasher.diff_id()
-    record = publish(
-        session,
-        changeset,
-        diff_id=diff_id,
-        tar_size=hasher.size,
-        recipe=(),
-        recipe_format=CANONICAL,
-    )
-    report.finish()
-    return record
+    changeset, sources = _gather(items, whiteouts, opaques)
+    check_references(changeset)
+    report.start("writing layer", sum(entry.size for entry in changeset.entries))
+    with DiffIdHasher() as hasher, TreeSpool(session) as tree:
+        writer = _Writer(session, store, hasher, report, tree, near)
+        for header, entry in tar_writer.in_canonical_order(changeset):
+            if header is not None:
+                hasher.update(header)
+            else:
+                assert entry is not None
+                writer.take(entry, sources.get(entry.path))
+        return writer.publish(changeset.whiteouts, changeset.opaques)
+
+
+def write_sorted_layer(
+    session: WriteSession,
+    store: Store,
+    items: Iterable[LayerItem],
+    *,
+    progress: Progress | None = None,
+) -> LayerRecord:
+    """Store and publish a layer whose items come in the order of its tree.
+
+    This is :func:`write_layer` for trees of any size: no item is kept. Each hard link
+    must come after its file and have its mode, owner and time.
+
+    Raises:
+        SourceChangedError: A file's content is not as long as its entry says.
+        FormatError: An entry breaks a rule of the tree format, such as its order.
+        StorageError: The store could not be written.
+    """
+    report = progress or Silent()
+    report.start("writing layer", None)
+    with DiffIdHasher() as hasher, TreeSpool(session) as tree:
+        writer = _Writer(session, store, hasher, report, tree)
+        for item in items:
+            writer.take(item.entry, item)
+        return writer.publish()
 
 
 class _Gathered(NamedTuple):
@@ -137,25 +152,8 @@ def _gather(
     return _Gathered(changeset, sources)
 
 
-def check_image_paths(paths: Sequence[bytes]) -> None:
-    """Refuse names that a layer cannot carry.
-
-    Args:
-        paths: Relative to the image's root; the root itself may only come first.
-
-    Raises:
-        UnsafeContentError: Names the path and what to do about it.
-    """
-    try:
-        check_paths(paths)
-    except FormatError as err:
-        hint = "names that begin with .wh. mean whiteouts in layers: rename or exclude the file"
-        whiteout = any(b"/" + WHITEOUT_PREFIX in b"/" + path for path in paths)
-        raise UnsafeContentError(err.message, hint=hint if whiteout else None) from err
-
-
 class _Writer:
-    """Hashes the canonical tar while the content goes to the store."""
+    """Hashes the canonical tar while the content goes to the store, entry by entry."""
 
     def __init__(
         self,
@@ -163,33 +161,47 @@ class _Writer:
         store: Store,
         hasher: DiffIdHasher,
         progress: Progress,
-        sources: dict[bytes, LayerItem],
+        tree: TreeSpool,
+        near: Sequence[DiffId] = (),
     ) -> None:
         self._session = session
         self._store = store
         self._hasher = hasher
         self._progress = progress
-        self._sources = sources
-        self._similar = SimilarFiles(store)
+        self._untold_bytes = 0
+        self._tree = tree
+        self._similar = SimilarFiles(store, near[::-1])
         self._whole_max = session.cutting.whole_max_bytes
 
-    def run(self, changeset: Changeset) -> Changeset:
-        """Write every member; return the changeset with all extents."""
-        hasher = self._hasher
-        entries = []
-        for header, entry in tar_writer.in_canonical_order(changeset):
-            if header is not None:
-                hasher.update(header)
-                continue
-            assert entry is not None
-            source = self._sources.get(entry.path)
-            if source is not None:
-                entries.append(self._fresh(entry, source))
-            else:
-                self._stored(entry)
-                entries.append(entry)
-        hasher.update(tar_writer.TAR_END)
-        return Changeset(tuple(entries), changeset.whiteouts, changeset.opaques)
+    def take(self, entry: Entry, source: LayerItem | None) -> None:
+        """Write the next member; its fresh content, if any, is what ``source`` says."""
+        if source is None:
+            self._stored(entry)
+        elif source.content is not None:
+            self._small(entry, source.content)
+        elif source.open is not None and entry.size:
+            self._fresh(entry, source)
+        else:
+            self._stored(entry)
+
+    def publish(
+        self, whiteouts: Sequence[bytes] = (), opaques: Sequence[bytes] = ()
+    ) -> LayerRecord:
+        """End the tar and publish the layer."""
+        self._hasher.update(tar_writer.TAR_END)
+        self._progress.advance(self._untold_bytes)
+        record = publish(
+            self._session,
+            self._tree,
+            diff_id=self._hasher.diff_id(),
+            tar_size=self._hasher.size,
+            recipe=(),
+            recipe_format=CANONICAL,
+            whiteouts=(len(whiteouts), whiteouts),
+            opaques=(len(opaques), opaques),
+        )
+        self._progress.finish()
+        return record
 
     def _stored(self, entry: Entry) -> None:
         """Take an entry whose content, if any, is in the store."""
@@ -197,15 +209,19 @@ class _Writer:
         stored = 0
         for length, chunk in entry.extents:
             if chunk is not None:
-                self._take(self._store.read_refs(((length, chunk),)))
+                self._take_bytes(self._store.read_refs(((length, chunk),)))
                 stored += length
-        self._hasher.update(tar_writer.padding(stored))
+        if stored:
+            self._hasher.update(tar_writer.padding(stored))
+        self._tree.add(entry)
 
-    def _fresh(self, entry: Entry, source: LayerItem) -> Entry:
-        """Take a file whose content is read now; return its entry with extents."""
+    def _fresh(self, entry: Entry, source: LayerItem) -> None:
+        """Take a file whose content is read now."""
         assert source.open is not None
         if entry.size <= self._whole_max and not source.holes:
-            return self._small(entry, source)
+            content = source.read_whole() if source.read_whole else _read_small(entry, source)
+            self._small(entry, content)
+            return
         regions = _regions(source)
         if source.holes:
             self._hasher.update(tar_writer.sparse_member_header(entry, regions))
@@ -218,18 +234,17 @@ class _Writer:
             elif not source.holes and file.read(1):
                 raise SourceChangedError(entry.path, "it grew")
         self._hasher.update(tar_writer.padding(sum(length for _, length in regions)))
-        return msgspec.structs.replace(entry, extents=extents)
+        self._tree.add(with_extents(entry, extents))
 
-    def _small(self, entry: Entry, source: LayerItem) -> Entry:
+    def _small(self, entry: Entry, content: bytes) -> None:
         """Take a file of one chunk: most files of a root file system are like this."""
-        header = tar_writer.member_header(entry)
-        content = source.read_whole() if source.read_whole else _read_small(entry, source)
         size = len(content)
+        header = tar_writer.member_header(entry)
         self._hasher.update(header, content, tar_writer.padding(size))
-        self._progress.advance(size)
+        self._told(size)
         like = partial(self._similar.find, entry.path)
         extents = ((size, self._session.put_chunk(content, like=like)),)
-        return msgspec.structs.replace(entry, extents=extents)
+        self._tree.add(with_extents(entry, extents))
 
     def _content(
         self, entry: Entry, file: BinaryIO, regions: list[tuple[int, int]]
@@ -251,15 +266,21 @@ class _Writer:
             piece = file.read(count)
             if not piece:
                 raise SourceChangedError(entry.path, "it shrank")
-            self._take(piece)
+            self._take_bytes(piece)
             return piece
 
         like = partial(self._similar.find, entry.path)
         return self._session.put_stream(read, length, like=like)
 
-    def _take(self, piece: bytes) -> None:
+    def _take_bytes(self, piece: bytes) -> None:
         self._hasher.update(piece)
-        self._progress.advance(len(piece))
+        self._told(len(piece))
+
+    def _told(self, size: int) -> None:
+        self._untold_bytes += size
+        if self._untold_bytes >= _TOLD_BYTES:
+            self._progress.advance(self._untold_bytes)
+            self._untold_bytes = 0
 
 
 def _read_small(entry: Entry, source: LayerItem) -> bytes:

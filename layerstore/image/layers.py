@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerstore.formats.tree import Changeset, Kind, decode_changeset, encode_changeset
+from layerstore.formats.tree import decode_changeset
 from layerstore.store.records import LayerRecord
 
 if TYPE_CHECKING:
     from layerstore.digest import DiffId
+    from layerstore.formats.tree import Changeset, Paths
+    from layerstore.image.tree_spool import TreeSpool
     from layerstore.store.records import Refs
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
@@ -26,22 +28,24 @@ def load_changeset(store: Store, diff_id: DiffId) -> Changeset:
 
 def publish(
     session: WriteSession,
-    changeset: Changeset,
+    tree: TreeSpool,
     *,
     diff_id: DiffId,
     tar_size: int,
     recipe: Refs,
     recipe_format: str,
+    whiteouts: Paths = (0, ()),
+    opaques: Paths = (0, ()),
 ) -> LayerRecord:
     """Store a layer's tree and make the layer durable and visible."""
     record = LayerRecord(
         diff_id=diff_id,
         tar_size=tar_size,
-        tree=session.put_bytes(encode_changeset(changeset), meta=True),
+        tree=tree.store(whiteouts, opaques),
         recipe=recipe,
         recipe_format=recipe_format,
-        entry_count=len(changeset.entries),
-        content_size=sum(e.size for e in changeset.entries if e.kind is Kind.FILE),
+        entry_count=tree.entry_count,
+        content_size=tree.content_size,
     )
-    session.publish_layer(record, changeset=changeset)
+    session.publish_layer(record, content=tree.chunk_ids)
     return record

@@ -2,8 +2,13 @@
 
 The tree belongs to somebody else and may change while it is read. Nothing here follows
 a symlink: every name is opened relative to an open directory with O_NOFOLLOW. Files are
-opened again when their content is wanted and must still be what the scan saw. Fifos and
+opened when their content is wanted and must still be what the scan saw. Fifos and
 devices are never opened.
+
+The walk goes down in the order of a layer's tree (names in byte order, a directory right
+before what is in it), so that a layer can be written while it is walked: it holds the
+names of the directories it is in, and nothing of those it has left but the inodes that
+have further names.
 """
 
 from __future__ import annotations
@@ -11,19 +16,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerstore.errors import InputError, StorageError, UnsafeContentError
-from layerstore.formats.tree import Entry, Kind, path_key
+from layerstore.formats.tree import Entry, Kind
 from layerstore.formats.xattrs import is_kept
 from layerstore.image.changeset_builder import hard_link
-from layerstore.image.layer_writer import LayerItem, check_image_paths
+from layerstore.image.layer_item import LayerItem, check_image_paths
 from layerstore.image.source_file import SourceChangedError, SourceFile, read_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
+
+    from layerstore.image.remembered import Fingerprint
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 Skipped = tuple[bytes, str]
@@ -33,8 +41,12 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CHAIN_MAX = 100
 """Directories kept open at most: the usual limit of descriptors is 1024."""
+_STATS_TOGETHER = 256
+"""Names of one directory that are looked at together."""
 _SECTOR_BYTES = 512
 _VERIFY_BYTES = 1 << 20
+_ENCODING: Final = sys.getfilesystemencoding()
+_ENCODE_ERRORS: Final = sys.getfilesystemencodeerrors()
 _KINDS: Final = {
     stat.S_IFDIR: Kind.DIR,
     stat.S_IFREG: Kind.FILE,
@@ -84,12 +96,12 @@ def scan_directory(
         UnsafeContentError: A name or device that would mean something else in a layer.
         StorageError: Reading failed.
     """
-    scanner = _Scanner(root, one_file_system=one_file_system, exclude=frozenset(exclude))
-    scanner.run()
+    scanner = Scanner(root, one_file_system=one_file_system, exclude=exclude)
+    items = list(scanner.items())
     if on_skip is not None:
         for path, why in scanner.skipped:
             on_skip(path, why)
-    return scanner.items
+    return items
 
 
 def scan_upper(upper: Path, *, xattr_prefix: bytes = b"trusted.overlay.") -> UpperScan:
@@ -104,9 +116,9 @@ def scan_upper(upper: Path, *, xattr_prefix: bytes = b"trusted.overlay.") -> Upp
             whose upper directories do not stand for themselves.
         StorageError: Reading failed.
     """
-    scanner = _Scanner(upper, one_file_system=True, exclude=frozenset(), overlay=xattr_prefix)
-    scanner.run()
-    return UpperScan(scanner.items, scanner.whiteouts, scanner.opaques, scanner.skipped)
+    scanner = Scanner(upper, overlay=xattr_prefix)
+    items = list(scanner.items())
+    return UpperScan(items, scanner.whiteouts, scanner.opaques, scanner.skipped)
 
 
 class _Root:
@@ -156,11 +168,12 @@ class _Root:
     def _open(self, path: bytes) -> int:
         parent, _, name = path.rpartition(b"/")
         try:
-            return os.open(name, _FILE, dir_fd=self.directory(parent))
+            descriptor = self.directory(parent)
         except OSError as err:
-            if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
-                raise SourceChangedError(path, "it is gone or another kind of file") from err
+            if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise SourceChangedError(path, "its directory is gone") from err
             raise StorageError(f"cannot read {os.fsdecode(path)!r}: {err.strerror}") from err
+        return _open_file(name, descriptor, path)
 
 
 def _close_all(chain: list[tuple[bytes, int]]) -> None:
@@ -168,128 +181,211 @@ def _close_all(chain: list[tuple[bytes, int]]) -> None:
         os.close(descriptor)
 
 
-class _Scanner:
-    """One walk over a tree, parents first, names in byte order."""
+class _Link(NamedTuple):
+    """The first name of an inode that has more of them, and how many were not seen yet."""
+
+    entry: Entry
+    unseen: int
+
+
+class Scanner:
+    """One walk over a tree, in the order of a layer's tree.
+
+    Args:
+        root: As for :func:`scan_directory`.
+        one_file_system: The same.
+        exclude: The same.
+        overlay: Prefix of overlayfs's marks when this is an upper directory.
+        read_small: Items of files up to so many bytes come with their content, so that each
+            of them is opened only once.
+        fingerprint: Hears of everything that is looked at.
+
+    Attributes:
+        whiteouts: Found so far, in an overlay's upper directory.
+        opaques: The same.
+        skipped: What was left out so far.
+    """
 
     def __init__(
         self,
         root: Path,
         *,
-        one_file_system: bool,
-        exclude: frozenset[bytes],
+        one_file_system: bool = True,
+        exclude: Collection[bytes] = (),
         overlay: bytes | None = None,
+        read_small: int = 0,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         self._root = _Root(root)
         self._one_file_system = one_file_system
-        self._exclude = exclude
+        self._exclude = frozenset(exclude)
         self._overlay = overlay
+        self._read_small = read_small
         self._device = os.fstat(self._root.descriptor).st_dev
-        self._linked: dict[tuple[int, int], Entry] = {}
-        self._pending: list[bytes] = []
-        self.items: list[LayerItem] = []
+        self._linked: dict[tuple[int, int], _Link] = {}
+        self._fingerprint = fingerprint
         self.whiteouts: list[bytes] = []
         self.opaques: list[bytes] = []
         self.skipped: list[Skipped] = []
 
-    def run(self) -> None:
-        """Walk everything."""
-        descriptor = self._root.descriptor
-        try:
-            self._take(b"", os.fstat(descriptor), f"/proc/self/fd/{descriptor}/.")
-            self._pending = [b""]
-            while self._pending:
-                self._directory(self._pending.pop())
-        except OSError as err:
-            where = f" {os.fsdecode(err.filename)!r}" if err.filename else ""
-            raise StorageError(f"cannot scan{where}: {err.strerror}") from err
-        check_image_paths(sorted(item.entry.path for item in self.items))
-        # Directories were read one after another, not one inside the other.
-        self.items.sort(key=lambda item: path_key(item.entry.path))
-        self._order_links()
+    def items(self) -> Iterator[LayerItem]:
+        """Yield everything; call it once.
 
-    def _directory(self, path: bytes) -> None:
+        Raises:
+            UnsafeContentError: A name or device that would mean something else in a layer.
+            SourceChangedError: Something changed while it was looked at.
+            StorageError: Reading failed.
+        """
         try:
-            descriptor = self._root.directory(path)
+            yield from self._walk()
+        except OSError as err:
+            raise _unreadable(err) from err
+
+    def look(self) -> None:
+        """Only look at everything, for the fingerprint; call it once, instead of :meth:`items`.
+
+        Raises:
+            As :meth:`items`.
+        """
+        try:
+            self._root_status()
+            above = [self._names(b"")]
+            while above:
+                for path, _, _, status in above[-1]:
+                    if stat.S_ISDIR(status.st_mode) and self._enters(path, status):
+                        above.append(self._names(path))
+                        break
+                else:
+                    above.pop()
+        except OSError as err:
+            raise _unreadable(err) from err
+
+    def _root_status(self) -> os.stat_result:
+        status = os.fstat(self._root.descriptor)
+        if self._fingerprint is not None:
+            self._fingerprint.add([b""], [status])
+        return status
+
+    def _walk(self) -> Iterator[LayerItem]:
+        item = self._take(b"", b".", self._root.descriptor, self._root_status())
+        if item is not None:
+            yield item
+        above = [self._names(b"")]
+        while above:
+            for path, name, descriptor, status in above[-1]:
+                try:
+                    item = self._take(path, name, descriptor, status)
+                except FileNotFoundError as err:
+                    raise SourceChangedError(path, "it is gone") from err
+                if item is None:
+                    continue
+                yield item
+                if item.entry.kind is Kind.DIR and self._enters(path, status):
+                    above.append(self._names(path))
+                    break
+            else:
+                above.pop()
+
+    def _names(self, path: bytes) -> Iterator[tuple[bytes, bytes, int, os.stat_result]]:
+        """Yield (path, name, descriptor of the directory, status) of all a directory holds."""
+        descriptor = self._directory(path)
+        names = [name.encode(_ENCODING, _ENCODE_ERRORS) for name in os.listdir(descriptor)]
+        names.sort()
+        prefix = path + b"/" if path else b""
+        for start in range(0, len(names), _STATS_TOGETHER):
+            some = names[start : start + _STATS_TOGETHER]
+            paths = [prefix + name for name in some]
+            if self._exclude and not self._exclude.isdisjoint(paths):
+                paths = [child for child in paths if child not in self._exclude]
+                some = [child[len(prefix) :] for child in paths]
+            check_image_paths(paths)
+            descriptor = self._directory(path)
+            statuses = _statuses(descriptor, some, prefix)
+            if self._fingerprint is not None:
+                self._fingerprint.add(paths, statuses)
+            for child, name, status in zip(paths, some, statuses, strict=True):
+                # It was closed if many directories below were entered meanwhile.
+                yield child, name, self._directory(path), status
+
+    def _directory(self, path: bytes) -> int:
+        try:
+            return self._root.directory(path)
         except OSError as err:
             if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise SourceChangedError(path, "the directory is gone") from err
             raise
-        prefix = path + b"/" if path else b""
-        proc = f"/proc/self/fd/{descriptor}/"
-        with os.scandir(descriptor) as names:
-            found = list(names)
-        for entry in found:
-            child = prefix + os.fsencode(entry.name)
-            if child in self._exclude:
-                continue
-            try:
-                status = entry.stat(follow_symlinks=False)
-                self._take(child, status, proc + entry.name)
-            except FileNotFoundError as err:
-                raise SourceChangedError(child, "it is gone") from err
 
-    def _take(self, path: bytes, status: os.stat_result, proc: str) -> None:
-        """Take one name. ``proc`` reaches it without following links in the tree."""
+    def _enters(self, path: bytes, status: os.stat_result) -> bool:
+        if status.st_dev == self._device or not self._one_file_system:
+            return True
+        self.skipped.append((path, "content mounted from another file system"))
+        return False
+
+    def _take(
+        self, path: bytes, name: bytes, parent: int, status: os.stat_result
+    ) -> LayerItem | None:
+        """Return the item of one name, or None for what is not an entry."""
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is None:
             self.skipped.append((path, "a socket: it means nothing without its process"))
-            return
+            return None
         if status.st_dev != self._device and self._one_file_system and kind is not Kind.DIR:
             self.skipped.append((path, "mounted from another file system"))
-            return
+            return None
         if self._overlay is not None and _is_whiteout(kind, status):
             self.whiteouts.append(path)
-            return
+            return None
+        if kind is Kind.FILE and 0 < status.st_size <= self._read_small:
+            return self._small(path, name, parent, status)
+        # This reaches it without following links in the tree.
+        proc = b"/proc/self/fd/%d/%b" % (parent, name)
         names = _listxattr(proc)
         if self._overlay is not None and names and self._overlay_marks(path, proc, names):
-            return
+            return None
         _check_device(path, kind, status)
         xattrs = self._xattrs(path, proc, names) if names else ()
         entry = _entry(path, kind, status, proc, xattrs)
-        if kind is Kind.DIR:
-            self.items.append(LayerItem(entry))
-            if status.st_dev == self._device or not self._one_file_system:
-                if path:
-                    self._pending.append(path)
+        if status.st_nlink > 1 and kind is not Kind.DIR:
+            link = self._further_name(entry, status)
+            if link is not None:
+                return link
+        return self._file(entry, status) if kind is Kind.FILE else LayerItem(entry)
+
+    def _small(self, path: bytes, name: bytes, parent: int, status: os.stat_result) -> LayerItem:
+        """Return the item of a small file with its content: most files are like this."""
+        if status.st_nlink > 1 and (status.st_dev, status.st_ino) in self._linked:
+            link = self._further_name(_entry(path, Kind.FILE, status, b"", ()), status)
+            assert link is not None
+            return link
+        descriptor = _open_file(name, parent, path)
+        try:
+            names = _listxattr(descriptor)
+            xattrs = self._xattrs(path, descriptor, names) if names else ()
+            if status.st_blocks * _SECTOR_BYTES < status.st_size and _has_holes(
+                descriptor, status.st_size
+            ):
+                content = None
             else:
-                self.skipped.append((path, "content mounted from another file system"))
-            return
-        if status.st_nlink > 1 and self._is_linked(path, entry, status):
-            return
-        if kind is Kind.FILE:
-            self.items.append(self._file(entry, status))
+                content = read_whole(descriptor, path, status)
+        finally:
+            os.close(descriptor)
+        entry = _entry(path, Kind.FILE, status, b"", xattrs)
+        if status.st_nlink > 1:
+            self._further_name(entry, status)
+        return self._file(entry, status) if content is None else LayerItem(entry, content=content)
+
+    def _further_name(self, entry: Entry, status: os.stat_result) -> LayerItem | None:
+        """Return the link that a further name of an inode is; None for its first name."""
+        inode = (status.st_dev, status.st_ino)
+        known = self._linked.get(inode)
+        if known is None:
+            self._linked[inode] = _Link(entry, status.st_nlink - 1)
+            return None
+        if known.unseen > 1:
+            self._linked[inode] = known._replace(unseen=known.unseen - 1)
         else:
-            self.items.append(LayerItem(entry))
-
-    def _is_linked(self, path: bytes, entry: Entry, status: os.stat_result) -> bool:
-        """Add a further name of an inode seen before; False for its first name."""
-        first = self._linked.setdefault((status.st_dev, status.st_ino), entry)
-        if first is entry:
-            return False
-        self.items.append(LayerItem(hard_link(path, first.path, first)))
-        return True
-
-    def _order_links(self) -> None:
-        """Give each group's file the name that sorts first."""
-        if len(self._linked) == 0:
-            return
-        groups: dict[bytes, list[int]] = {}
-        for index, item in enumerate(self.items):
-            if item.entry.kind is Kind.HARDLINK:
-                groups.setdefault(item.entry.target, []).append(index)
-        by_path = {item.entry.path: index for index, item in enumerate(self.items)}
-        for target, links in groups.items():
-            if links[0] < by_path[target]:
-                self._swap(by_path[target], links)
-
-    def _swap(self, file_index: int, links: list[int]) -> None:
-        file = self.items[file_index]
-        first = self.items[links[0]].entry.path
-        renamed = _renamed(file.entry, first)
-        self.items[links[0]] = file._replace(entry=renamed)
-        for index in (file_index, *links[1:]):
-            path = self.items[index].entry.path
-            self.items[index] = LayerItem(hard_link(path, first, renamed))
+            del self._linked[inode]
+        return LayerItem(hard_link(entry.path, known.entry.path, known.entry))
 
     def _file(self, entry: Entry, status: os.stat_result) -> LayerItem:
         root, path = self._root, entry.path
@@ -306,7 +402,7 @@ class _Scanner:
             lambda: root.read_file(path, status),
         )
 
-    def _overlay_marks(self, path: bytes, proc: str, names: list[bytes]) -> bool:
+    def _overlay_marks(self, path: bytes, proc: bytes, names: list[bytes]) -> bool:
         """Note what overlayfs wrote about a name; return whether it is a whiteout."""
         assert self._overlay is not None
         for mark in (b"redirect", b"metacopy"):
@@ -323,20 +419,36 @@ class _Scanner:
             self.opaques.append(path)
         return False
 
-    def _xattrs(self, path: bytes, proc: str, names: list[bytes]) -> Xattrs:
+    def _xattrs(self, path: bytes, where: bytes | int, names: list[bytes]) -> Xattrs:
         kept = []
         for name in sorted(names):
             if is_kept(name):
-                kept.append((name, _getxattr(proc, name)))
+                kept.append((name, _getxattr(where, name)))
             elif b".overlay." not in name:
                 self.skipped.append((path, f"xattr {os.fsdecode(name)}"))
         return tuple(kept)
 
 
-def _renamed(entry: Entry, path: bytes) -> Entry:
-    from msgspec.structs import replace
+def _unreadable(err: OSError) -> StorageError:
+    where = f" {os.fsdecode(err.filename)!r}" if err.filename else ""
+    return StorageError(f"cannot scan{where}: {err.strerror}")
 
-    return replace(entry, path=path)
+
+def _statuses(descriptor: int, names: list[bytes], prefix: bytes) -> list[os.stat_result]:
+    name = b""
+    try:
+        return [os.stat(name := one, dir_fd=descriptor, follow_symlinks=False) for one in names]
+    except FileNotFoundError as err:
+        raise SourceChangedError(prefix + name, "it is gone") from err
+
+
+def _open_file(name: bytes, parent: int, path: bytes) -> int:
+    try:
+        return os.open(name, _FILE, dir_fd=parent)
+    except OSError as err:
+        if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            raise SourceChangedError(path, "it is gone or another kind of file") from err
+        raise StorageError(f"cannot read {os.fsdecode(path)!r}: {err.strerror}") from err
 
 
 def _is_whiteout(kind: Kind, status: os.stat_result) -> bool:
@@ -351,27 +463,23 @@ def _check_device(path: bytes, kind: Kind, status: os.stat_result) -> None:
         )
 
 
-def _entry(path: bytes, kind: Kind, status: os.stat_result, proc: str, xattrs: Xattrs) -> Entry:
+def _entry(path: bytes, kind: Kind, status: os.stat_result, proc: bytes, xattrs: Xattrs) -> Entry:
+    mode = stat.S_IMODE(status.st_mode)
+    uid, gid, mtime_ns = status.st_uid, status.st_gid, status.st_mtime_ns
+    if kind is Kind.FILE:
+        return Entry(path, kind, mode, uid, gid, mtime_ns, status.st_size, xattrs=xattrs)
+    if kind is Kind.SYMLINK:
+        return Entry(path, kind, mode, uid, gid, mtime_ns, target=os.readlink(proc), xattrs=xattrs)
     device = status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0
+    major, minor = os.major(device), os.minor(device)
     return Entry(
-        path,
-        kind,
-        stat.S_IMODE(status.st_mode),
-        status.st_uid,
-        status.st_gid,
-        status.st_mtime_ns,
-        status.st_size if kind is Kind.FILE else 0,
-        (),
-        os.fsencode(os.readlink(proc)) if kind is Kind.SYMLINK else b"",
-        os.major(device),
-        os.minor(device),
-        xattrs,
+        path, kind, mode, uid, gid, mtime_ns, dev_major=major, dev_minor=minor, xattrs=xattrs
     )
 
 
-def _listxattr(proc: str) -> list[bytes]:
+def _listxattr(where: bytes | int) -> list[bytes]:
     try:
-        names = os.listxattr(proc, follow_symlinks=False)
+        names = os.listxattr(where, follow_symlinks=isinstance(where, int))
     except OSError as err:
         if err.errno == errno.ENOTSUP:
             return []
@@ -379,8 +487,15 @@ def _listxattr(proc: str) -> list[bytes]:
     return [os.fsencode(name) for name in names] if names else []
 
 
-def _getxattr(proc: str, name: bytes) -> bytes:
-    return os.getxattr(proc, name, follow_symlinks=False)
+def _getxattr(where: bytes | int, name: bytes) -> bytes:
+    return os.getxattr(where, name, follow_symlinks=isinstance(where, int))
+
+
+def _has_holes(descriptor: int, size: int) -> bool:
+    """Return whether the file system says so; :func:`_verified_holes` finds out."""
+    found = os.lseek(descriptor, 0, os.SEEK_HOLE) < size
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return found
 
 
 def _verified_holes(file: SourceFile, size: int) -> tuple[tuple[int, int], ...]:

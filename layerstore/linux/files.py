@@ -1,9 +1,10 @@
 """Durable files: full reads and writes, fsync, atomic publishing, openat2.
 
 This module knows file descriptors and directories, no domain words. Everything
-it makes is private to the owner whatever the umask is. It raises plain
-:class:`OSError`; callers turn that into their own families. On the fast path:
-imports only what bare Python has loaded already.
+it makes is private to the owner whatever the umask is; or, inside a directory that is
+shared with a group (set-group-ID and writable for the group), open to that group and
+nobody else. It raises plain :class:`OSError`; callers turn that into their own families.
+On the fast path: imports only what bare Python has loaded already.
 
 Crash behaviour: a :class:`StagedFile` is invisible until :meth:`StagedFile.publish`
 returns, and durable from then on. After any failed write, fsync or close the
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 PRIVATE_FILE = 0o600
 PRIVATE_DIR = 0o700
+SHARED_FILE = 0o660
+SHARED_DIR = 0o2770
+"""Set-group-ID: what is made inside gets the directory's group, whoever makes it."""
+
+_SHARED_BITS = stat.S_ISGID | stat.S_IRWXG
 
 # One read or write call at most: some file systems and sanitizers misbehave near 2 GiB.
 IO_MAX_BYTES = 64 * 1024 * 1024
@@ -92,28 +98,46 @@ def read_file(path: str, *, max_bytes: int) -> bytes:
         os.close(fd)
 
 
-def make_private_dir(path: str, *, durable: bool = True) -> bool:
-    """Make one directory with mode 0700; return whether it was new.
+def is_shared(directory: str) -> bool:
+    """Return whether a directory is shared with its group, and so is what is made inside."""
+    return os.stat(directory).st_mode & _SHARED_BITS == _SHARED_BITS
 
-    With ``durable``, the name is on stable storage when this returns.
+
+def make_private_dir(path: str, *, durable: bool = True, inherit: bool = True) -> bool:
+    """Make one directory with mode 0700, or shared as its parent is; return whether it was new.
+
+    Args:
+        path: Its parent must exist.
+        durable: The name is on stable storage when this returns.
+        inherit: Whether a shared parent makes it shared.
     """
+    parent = os.path.dirname(path) or "."
     try:
         os.mkdir(path, PRIVATE_DIR)
     except FileExistsError:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise
         return False
-    os.chmod(path, PRIVATE_DIR)
+    # The umask took bits away, or the parent's set-group-ID came along.
+    os.chmod(path, SHARED_DIR if inherit and is_shared(parent) else PRIVATE_DIR)
     if durable:
-        fsync_directory(os.path.dirname(path) or ".")
+        fsync_directory(parent)
     return True
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open ``path`` with ``flags``, never through a symlink; a new file gets mode 0600."""
+    """Open ``path`` with ``flags``, never through a symlink.
+
+    A new file gets mode 0600, or 0660 in a directory shared with its group.
+    """
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_FILE)
-    if flags & os.O_CREAT and stat.S_IMODE(os.fstat(fd).st_mode) != PRIVATE_FILE:
-        os.fchmod(fd, PRIVATE_FILE)
+    if flags & os.O_CREAT:
+        status = os.fstat(fd)
+        # Only the owner may change a mode; whose file it is gave it the right one.
+        if status.st_uid == os.geteuid():
+            mode = SHARED_FILE if is_shared(os.path.dirname(path) or ".") else PRIVATE_FILE
+            if stat.S_IMODE(status.st_mode) != mode:
+                os.fchmod(fd, mode)
     return fd
 
 

@@ -52,6 +52,7 @@ class Owner(enum.StrEnum):
     LOCKS = "locks"
     WORK = "work_in_progress"
     QUARANTINE = "quarantine"
+    SCANS = "remembered_scans"
     OTHER = "other"
 
 
@@ -73,6 +74,7 @@ LABELS = {
     Owner.LOCKS: "locks",
     Owner.WORK: "work in progress",
     Owner.QUARANTINE: "quarantine",
+    Owner.SCANS: "remembered scans",
     Owner.OTHER: "other files",
 }
 
@@ -82,6 +84,7 @@ _AREAS = {
     "locks": Owner.LOCKS,
     "tmp": Owner.WORK,
     "quarantine": Owner.QUARANTINE,
+    "scans": Owner.SCANS,
     "catalog.sqlite": Owner.CATALOG,
     "catalog.sqlite-wal": Owner.CATALOG,
     "catalog.sqlite-shm": Owner.CATALOG,

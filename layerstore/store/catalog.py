@@ -24,18 +24,27 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import ID_BYTES, ChunkId, DiffId, Digest, ImageId, PackId
 from layerstore.errors import UnsupportedVersionError
-from layerstore.linux.files import make_private_dir, open_private
+from layerstore.linux.files import PRIVATE_DIR, is_shared, make_private_dir, open_private
 from layerstore.linux.locks import FileLock
 from layerstore.store.failures import (
     FULL_HINT,
     NO_ROOM_FOR_SHM,
     SQLITE_ERRORS,
     CatalogDamagedError,
+    ReadOnlyStoreError,
     StoreFullError,
+    UpgradeNeededError,
     catalog_error,
     storage_errors,
 )
-from layerstore.store.schema import APPLICATION_ID, CATALOG_VERSION, INITIAL_META, SCHEMA
+from layerstore.store.schema import (
+    APPLICATION_ID,
+    CATALOG_VERSION,
+    INITIAL_META,
+    SCHEMA,
+    SCHEMA_1,
+    VIEWS_OF_1,
+)
 from layerstore.store.seals import seal
 
 if TYPE_CHECKING:
@@ -185,8 +194,8 @@ def _is_for_want_of_room(err: Exception, path: str) -> bool:
     return name in NO_ROOM_FOR_SHM
 
 
-def _check_schema(connection: sqlite3.Connection) -> None:
-    """Refuse a database that is not our catalog of this version."""
+def _check_schema(connection: sqlite3.Connection) -> int:
+    """Refuse a database that is not our catalog; return its version, an older one made readable."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -197,8 +206,16 @@ def _check_schema(connection: sqlite3.Connection) -> None:
             hint="use the newer layerstore that wrote this store",
         )
     stored = {row[0] for row in connection.execute("SELECT sql FROM sqlite_schema WHERE sql != ''")}
-    if version != CATALOG_VERSION or not stored.issuperset(SCHEMA):
+    if not stored.issuperset(_SCHEMAS.get(version, ("no such version",))):
         raise CatalogDamagedError("the catalog's tables are not those of its version")
+    if version < CATALOG_VERSION:
+        connection.execute("PRAGMA temp_store=MEMORY")
+        for statement in VIEWS_OF_1:
+            connection.execute(statement)
+    return int(version)
+
+
+_SCHEMAS = {1: SCHEMA_1, CATALOG_VERSION: SCHEMA}
 
 
 class Catalog:
@@ -212,6 +229,7 @@ class Catalog:
             UnsupportedVersionError: It was written by a newer layerstore.
         """
         self.paths = paths
+        self.version = CATALOG_VERSION
         self._mutex = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
@@ -281,7 +299,7 @@ class Catalog:
     def _checked(self, *, immutable: bool) -> sqlite3.Connection:
         connection = _connect(self.paths.catalog, immutable=immutable)
         try:
-            _check_schema(connection)
+            self.version = _check_schema(connection)
         except BaseException:
             connection.close()
             raise
@@ -355,6 +373,8 @@ class Catalog:
             self.reopen_if_replaced()
             self._thaw()
             connection = self._live()
+            if self.version < CATALOG_VERSION:
+                raise UpgradeNeededError(self.version)
             self._writing = True
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -448,6 +468,21 @@ class Catalog:
         )
         return _image(row, [DiffId(Digest(str(diff_id))) for (diff_id,) in layers])
 
+    @contextlib.contextmanager
+    def between_writers(self) -> Iterator[None]:
+        """Keep writers out for a moment, for looking at files that they write with their rows.
+
+        Where the store cannot be written there is nobody to keep out.
+        """
+        with self._guard():
+            try:
+                lock = self._catalog_lock()
+            except ReadOnlyStoreError:
+                yield
+                return
+            with lock:
+                yield
+
     def image_after_writers(self, image_id: str) -> ImageRecord | None:
         """Return one image as it is once the write transaction under way, if any, has ended.
 
@@ -505,14 +540,8 @@ class Catalog:
 
     def places(self, chunk_ids: Iterable[bytes]) -> dict[ChunkId, ChunkPlace]:
         """Return where each of ``chunk_ids`` lies that a committed pack holds."""
-        wanted = list(chunk_ids)
-        found: dict[ChunkId, ChunkPlace] = {}
-        for start in range(0, len(wanted), LOOKUP_MAX):
-            some = wanted[start : start + LOOKUP_MAX]
-            marks = ",".join("?" * len(some))
-            rows = self.query(f"SELECT c.id, {_PLACE} WHERE c.id IN ({marks})", some)
-            found.update((ChunkId(row[0]), _place(row[1:])) for row in rows)  # type: ignore[arg-type]
-        return found
+        rows = self._each(f"SELECT c.id, {_PLACE}", list(chunk_ids), "c.id")
+        return {ChunkId(row[0]): _place(row[1:]) for row in rows}  # type: ignore[arg-type]
 
     def bases(self, pack: int, block: int) -> list[ChunkId]:
         """Return what a block is a difference against, in order; nothing if it stands alone.
@@ -550,16 +579,22 @@ class Catalog:
     def missing(self, chunk_ids: Iterable[bytes]) -> set[bytes]:
         """Return those of ``chunk_ids`` that no committed pack holds."""
         wanted = list(chunk_ids)
-        found: set[object] = set()
-        for start in range(0, len(wanted), LOOKUP_MAX):
-            some = wanted[start : start + LOOKUP_MAX]
+        held = self._each("SELECT id FROM chunks", wanted, condition=f" AND {IN_USE}")
+        return set(wanted) - {row[0] for row in held}
+
+    def chunk_places(self, chunk_ids: Sequence[bytes]) -> dict[bytes, ChunkRow]:
+        """Return the rows of those of ``chunk_ids`` that the index has."""
+        rows = self._each("SELECT id, pack, block, offset, length FROM chunks", chunk_ids)
+        return {row[0]: ChunkRow(*row) for row in rows}  # type: ignore[misc, arg-type]
+
+    def _each(
+        self, sql: str, ids: Sequence[bytes], column: str = "id", condition: str = ""
+    ) -> Iterator[tuple[object, ...]]:
+        """Yield the rows of a statement for those ids that are there, looked up in parts."""
+        for start in range(0, len(ids), LOOKUP_MAX):
+            some = ids[start : start + LOOKUP_MAX]
             marks = ",".join("?" * len(some))
-            rows = self.query(
-                f"SELECT id FROM chunks WHERE id IN ({marks}) AND {IN_USE}",  # noqa: S608 -- question marks only
-                some,
-            )
-            found.update(row[0] for row in rows)
-        return set(wanted) - found
+            yield from self.query(f"{sql} WHERE {column} IN ({marks}){condition}", some)
 
     def scan_chunks(self) -> Iterator[ChunkRow]:
         """Yield the whole chunk index in order of id, as it is now, in little memory.
@@ -595,6 +630,22 @@ class Catalog:
             f" WHERE {IN_USE} ORDER BY pack, block"
         )
         return [BlockRow(*row) for row in rows]  # type: ignore[arg-type]
+
+    def blocks_of(self, pack_id: PackId) -> dict[int, BlockRow]:
+        """Return the blocks of one pack by their numbers."""
+        rows = self.query(
+            "SELECT b.pack, block, offset, stored, raw, kind, depth, cost FROM blocks b"
+            " JOIN packs p ON p.pack = b.pack WHERE p.id = ?",
+            (pack_id,),
+        )
+        return {row[1]: BlockRow(*row) for row in rows}  # type: ignore[arg-type, misc]
+
+    def pack_row(self, pack_id: PackId) -> PackRow | None:
+        """Return one pack, or None when it is no more."""
+        row = self.one(
+            "SELECT pack, id, size, retired, lease, effort FROM packs WHERE id = ?", (pack_id,)
+        )
+        return PackRow(*row) if row is not None else None  # type: ignore[arg-type]
 
     def pack_rows(self) -> list[PackRow]:
         """Return every pack, retired ones too."""
@@ -696,6 +747,8 @@ def make_store_directories(paths: StorePaths) -> None:
     """Make what is missing of a new store's directories, durably."""
     from layerstore.store.paths import DIRECTORIES
 
-    make_private_dir(paths.root)
+    # Not even in a shared directory is a store shared before somebody says so.
+    if not make_private_dir(paths.root, inherit=False) and is_shared(paths.root):
+        os.chmod(paths.root, PRIVATE_DIR)
     for name in DIRECTORIES:
         make_private_dir(f"{paths.root}/{name}")

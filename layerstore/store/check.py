@@ -12,62 +12,80 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
-
-from blake3 import blake3
 
 from layerstore.digest import DiffId, Digest, PackId
 from layerstore.errors import FormatError, IntegrityError, LayerstoreError, NotFoundError
-from layerstore.formats.pack import HEADER, decode_header
-from layerstore.linux.files import ShortFileError, read_at
+from layerstore.formats.tree import decode_changeset
 from layerstore.progress import Silent
 from layerstore.store import names_log
 from layerstore.store.blobs import BlobNotFoundError, blob_digests
-from layerstore.store.codec import decompress_block
+from layerstore.store.check_packs import (
+    Harm,
+    PackResult,
+    PackTask,
+    open_tables,
+    pack_harm,
+    read_pack,
+    tables_bytes,
+)
 from layerstore.store.exclusion import without_gc
 from layerstore.store.failures import CatalogDamagedError
-from layerstore.store.findings import CheckReport, Finding, Problem
-from layerstore.store.pack_reader import read_footer
-from layerstore.store.references import layer_chunks
-from layerstore.store.rewrite import item_matches
+from layerstore.store.findings import CheckReport, Finding, HarmedFile, Problem
+from layerstore.store.references import layer_chunks, paths_with
+from layerstore.store.sharing import access_mismatches
 from layerstore.store.sweep import pack_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from layerstore.digest import ImageId
     from layerstore.formats.pack import Block
     from layerstore.progress import Progress
-    from layerstore.store.catalog import BlockRow, ChunkRow, ImageRecord, PackRow
+    from layerstore.store.catalog import ImageRecord, PackRow
     from layerstore.store.records import LayerRecord
     from layerstore.store.store import Store
 
-READ_BYTES = 4 * 1024 * 1024
+READERS = 2
+"""Packs read at once: hashing and decoding one overlaps with reading the other."""
 
 T = TypeVar("T")
 
 
-def check(store: Store, *, read_data: bool, progress: Progress | None = None) -> CheckReport:
+def check(
+    store: Store,
+    *,
+    read_data: bool,
+    only: Sequence[ImageId] = (),
+    progress: Progress | None = None,
+) -> CheckReport:
     """Check a store and return everything that is wrong with it.
 
     Args:
         store: The store.
         read_data: Whether to read and hash every byte.
+        only: Look at these images and what they need; at the whole store when empty.
         progress: Told the bytes of packs read, or packs when only their footers are.
 
     Raises:
         GcRunningError: A gc or rebuild is at work.
     """
+    began = time.monotonic()
     with without_gc(store.paths):
         # Files first, rows second: what a writer adds in between is in neither or in the rows.
         files = dict(pack_files(store.paths))
         with store.catalog.pinned() as catalog:
             view = store.with_catalog(catalog)
             files.update(_sizes(view, files))
-            work = _Check(view, files, read_data=read_data, progress=progress or Silent())
+            work = _Check(view, files, only, read_data=read_data, progress=progress or Silent())
             report = work.run()
             view.reader.close()
-        return report._replace(findings=tuple(_still_true(store, report)))
+        return report._replace(
+            findings=tuple(_still_true(store, report)), seconds=time.monotonic() - began
+        )
 
 
 def _sizes(store: Store, files: dict[PackId, int]) -> Iterator[tuple[PackId, int]]:
@@ -80,29 +98,31 @@ def _sizes(store: Store, files: dict[PackId, int]) -> Iterator[tuple[PackId, int
 
 def _still_true(store: Store, report: CheckReport) -> Iterator[Finding]:
     """Yield the findings that are not merely a writer caught between two steps."""
-    log = names_log_content(store)
-    for finding in report.findings:
-        match finding.problem:
-            case Problem.UNKNOWN_FILE:
-                if any(row.pack_id.hex() == finding.digest for row in store.catalog.pack_rows()):
-                    continue
-            case Problem.NAMES_LOG_DIFFERS if not any(
-                other.problem is Problem.CATALOG_DAMAGED for other in report.findings
-            ):
-                if _log_agrees(store, log) or names_log_content(store) != log:
-                    continue
-            case _:
-                pass
-        yield finding
+    passing = {Problem.UNKNOWN_FILE, Problem.NAMES_LOG_DIFFERS, Problem.ACCESS_DIFFERS}
+    if any(finding.problem is Problem.CATALOG_DAMAGED for finding in report.findings):
+        passing.remove(Problem.NAMES_LOG_DIFFERS)  # it could not be read again
+    doubted = [finding for finding in report.findings if finding.problem in passing]
+    excused: list[Finding] = []
+    if doubted:
+        with store.catalog.between_writers():
+            excused = [finding for finding in doubted if not _is_true_now(store, finding)]
+    yield from (finding for finding in report.findings if finding not in excused)
+
+
+def _is_true_now(store: Store, finding: Finding) -> bool:
+    match finding.problem:
+        case Problem.UNKNOWN_FILE:
+            row = store.catalog.pack_row(PackId(bytes.fromhex(finding.digest)))
+            return row is None and os.path.lexists(finding.where)
+        case Problem.NAMES_LOG_DIFFERS:
+            return not _log_agrees(store, names_log_content(store))
+        case _:
+            return any(access_mismatches(store.paths, shared=store.config.shared))
 
 
 def names_log_content(store: Store) -> names_log.LogContent:
     """Return what names.log says now."""
-    try:
-        with open(store.paths.names_log, "rb") as file:
-            return names_log.decode_log(file.read())
-    except FileNotFoundError:
-        return names_log.LogContent([], 0)
+    return names_log.read_log(store.paths.names_log)
 
 
 def _log_agrees(store: Store, log: names_log.LogContent) -> bool:
@@ -117,63 +137,71 @@ class _Check:
     """One check. Findings gather in order; which images they harm is worked out at the end."""
 
     def __init__(
-        self, store: Store, files: dict[PackId, int], *, read_data: bool, progress: Progress
+        self,
+        store: Store,
+        files: dict[PackId, int],
+        only: Sequence[ImageId],
+        *,
+        read_data: bool,
+        progress: Progress,
     ) -> None:
         self._store = store
         self._files = files
+        self._only = tuple(only)
         self._read_data = read_data
         self._progress = progress
         self._findings: list[Finding] = []
         self._bad_items: dict[bytes, list[int]] = {}
-        self._bad_layers: dict[DiffId, list[int]] = {}
+        self._dependents: set[bytes] = set()
         self._bases: dict[tuple[int, int], tuple[bytes, ...]] = {}
+        self._bad_layers: dict[int, set[DiffId]] = {}
+        self._bad_files: dict[int, list[HarmedFile]] = {}
+        self._chunks = 0
         self._bytes_read = 0
 
     def run(self) -> CheckReport:
-        catalog = self._store.catalog
-        files = self._files
         self._integrity()
-        packs = catalog.pack_rows()
-        chunks = self._check_packs(packs, files)
-        self._check_unknown(packs, files)
         no_images: list[ImageRecord] = []
-        images = self._listed(catalog.images, no_images)
-        needs = self._check_layers()
-        blobs = self._check_images(images, needs)
-        self._check_names({image.image_id for image in images})
-        findings = tuple(
-            finding._replace(images=self._harmed(index, needs, images))
-            if not finding.images
-            else finding
-            for index, finding in enumerate(self._findings)
-        )
+        images = self._listed(self._store.catalog.images, no_images)
+        if self._only:
+            images = [image for image in images if image.image_id in self._only]
+        diff_ids = self._layers_of(images) if self._only else self._all_layers()
+        packs = self._check_packs(self._needed_by(diff_ids) if self._only else None)
+        for diff_id in diff_ids:
+            self._check_layer(diff_id)
+        blobs = self._check_images(images, set(diff_ids))
+        if not self._only:
+            self._check_names({image.image_id for image in images})
+            self._check_access()
         return CheckReport(
-            findings,
+            tuple(self._explained(index, images) for index in range(len(self._findings))),
             self._read_data,
-            len(packs),
-            chunks,
-            len(needs),
+            packs,
+            self._chunks,
+            len(diff_ids),
             len(images),
             blobs,
             self._bytes_read,
+            only=self._only,
+            lost_items=frozenset(self._bad_items.keys() - self._dependents),
+            dependent_items=frozenset(self._dependents),
+            harmed_layers=frozenset().union(*self._bad_layers.values()),
         )
 
     def _find(
-        self,
-        problem: Problem,
-        where: str,
-        digest: str,
-        message: str,
-        *,
-        items: tuple[bytes, ...] = (),
-        layer: DiffId | None = None,
+        self, problem: Problem, where: str, digest: str, message: str, layer: DiffId | None = None
     ) -> None:
-        index = len(self._findings)
-        self._findings.append(Finding(problem, where, digest, message))
-        for item_id in items:
-            self._bad_items.setdefault(item_id, []).append(index)
         if layer is not None:
-            self._bad_layers.setdefault(layer, []).append(index)
+            self._bad_layers.setdefault(len(self._findings), set()).add(layer)
+        self._findings.append(Finding(problem, where, digest, message))
+
+    def _add(self, harms: Iterable[Harm]) -> None:
+        for harm in harms:
+            if harm.finding.problem is Problem.BASE_DAMAGED:
+                self._dependents.update(harm.items)
+            for item_id in harm.items:
+                self._bad_items.setdefault(item_id, []).append(len(self._findings))
+            self._findings.append(harm.finding)
 
     def _listed(self, rows: Callable[[], T], nothing: T) -> T:
         """Return what the catalog lists, or nothing and a finding when that is damaged."""
@@ -188,168 +216,192 @@ class _Check:
             if message != "ok":
                 self._find(Problem.CATALOG_DAMAGED, "catalog.sqlite", "", str(message))
 
+    # -- what to look at
+
+    def _all_layers(self) -> list[DiffId]:
+        rows = self._store.catalog.query("SELECT diff_id FROM layers ORDER BY diff_id")
+        return [DiffId(Digest(str(name))) for (name,) in rows]
+
+    def _layers_of(self, images: list[ImageRecord]) -> list[DiffId]:
+        named = {diff_id for image in images for diff_id in image.layers}
+        return [diff_id for diff_id in self._all_layers() if diff_id in named]
+
+    def _needed_by(self, diff_ids: Iterable[DiffId]) -> set[bytes]:
+        """Return the items that layers need, as far as their trees can be read."""
+        needed: set[bytes] = set()
+        for diff_id in diff_ids:
+            with contextlib.suppress(IntegrityError, NotFoundError):
+                record = self._store.layer(diff_id)
+                needed |= self._own_items(record)
+                needed |= layer_chunks(record, self._store.read_refs).keys()
+        return needed | self._bases_of(needed)
+
+    def _bases_of(self, items: set[bytes]) -> set[bytes]:
+        """Return what the blocks of items are differences against, however indirectly."""
+        found: set[bytes] = set()
+        todo: set[bytes] = set(items)
+        while todo:
+            places = self._store.catalog.places(todo)
+            blocks = {(place.pack, place.block) for place in places.values() if place.depth}
+            todo = set()
+            for block in blocks:
+                todo.update(self._store.catalog.bases(*block))
+            todo -= found
+            found |= todo
+        return found
+
     # -- packs
 
-    def _check_packs(self, packs: list[PackRow], files: dict[PackId, int]) -> int:
-        chunks: dict[int, list[ChunkRow]] = {}
-        count = 0
-        for row in self._store.catalog.scan_chunks():
-            chunks.setdefault(row.pack, []).append(row)
-            count += 1
-        blocks: dict[int, list[BlockRow]] = {}
-        for block in self._store.catalog.block_rows():
-            blocks.setdefault(block.pack, []).append(block)
-        self._bases = self._list_bases()
-        total = sum(row.size for row in packs) if self._read_data else len(packs)
+    def _check_packs(self, wanted: set[bytes] | None) -> int:
+        """Check every pack in use, or those that hold ``wanted``; return how many."""
+        catalog = self._store.catalog
+        packs = catalog.pack_rows()
+        looked_at = [pack for pack in packs if pack.retired is None]
+        if wanted is not None:
+            holding = {key.pack_id for key in catalog.places(wanted).values()}
+            looked_at = [pack for pack in looked_at if pack.pack_id in holding]
+        for number, block, base in catalog.base_rows():
+            self._bases[number, block] = (*self._bases.get((number, block), ()), base)
+        total = sum(pack.size for pack in looked_at) if self._read_data else len(looked_at)
         self._progress.start("reading packs", total)
-        for pack in packs:
-            if pack.retired is None:
-                self._check_pack(pack, files, blocks.get(pack.pack, []), chunks.pop(pack.pack, []))
-            self._progress.advance(pack.size if self._read_data else 1)
+        with ThreadPoolExecutor(READERS, "layerstore-check") as pool:
+            pending: list[Future[PackResult]] = []
+            for pack in looked_at:
+                task = self._check_tables(pack, wanted)
+                if task is not None and self._read_data:
+                    pending.append(pool.submit(read_pack, task))
+                # Tables wait in memory with their task: no more of them than are read soon.
+                self._collect(pending, keep=READERS)
+                self._progress.advance(pack.size if self._read_data else 1)
+            self._collect(pending, keep=0)
         self._progress.finish()
-        for number, rows in chunks.items():
-            self._find(
-                Problem.CATALOG_DIFFERS,
-                "catalog.sqlite",
-                "",
-                f"{len(rows)} chunks are listed in pack number {number}, which is not in use",
-                items=tuple(row.chunk_id for row in rows),
-            )
-        return count
+        self._check_bases(wanted)
+        if wanted is None:
+            self._check_strays(packs)
+            self._check_unknown(packs)
+        return len(looked_at)
 
-    def _list_bases(self) -> dict[tuple[int, int], tuple[bytes, ...]]:
-        bases: dict[tuple[int, int], tuple[bytes, ...]] = {}
-        for pack, block, base in self._store.catalog.base_rows():
-            bases[pack, block] = (*bases.get((pack, block), ()), base)
-        return bases
+    def _collect(self, pending: list[Future[PackResult]], *, keep: int) -> None:
+        while len(pending) > keep:
+            result = pending.pop(0).result()
+            self._add(result.harms)
+            self._bytes_read += result.bytes_read
 
-    def _check_pack(
-        self,
-        pack: PackRow,
-        files: dict[PackId, int],
-        block_rows: list[BlockRow],
-        chunk_rows: list[ChunkRow],
-    ) -> None:
-        name = pack.pack_id.hex()
+    def _check_tables(self, pack: PackRow, wanted: set[bytes] | None) -> PackTask | None:
+        """Compare a pack's tables with the catalog; None when they cannot be read."""
         path = self._store.paths.pack(pack.pack_id)
-        items = tuple(row.chunk_id for row in chunk_rows)
-        size = files.get(pack.pack_id)
-        if size is None:
-            self._find(Problem.PACK_MISSING, path, name, "pack file is missing", items=items)
-            return
+        if pack.pack_id not in self._files:
+            items = self._items_of(pack)
+            missing = Problem.PACK_MISSING
+            self._add([pack_harm(path, pack, "pack file is missing", items, missing)])
+            return None
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as err:
-            self._find(Problem.PACK_DAMAGED, path, name, f"cannot be opened: {err}", items=items)
-            return
-        try:
-            blocks = read_footer(fd)
-            if size != pack.size:
-                raise FormatError(f"has {size} bytes, the catalog says {pack.size}")
-            if decode_header(read_at(fd, HEADER.size, 0)).effort != pack.effort:
-                raise FormatError("pack and catalog tell another effort")
-            self._compare(pack, blocks, block_rows, chunk_rows)
-            if self._read_data:
-                self._read_pack(fd, pack, blocks)
+            blocks = open_tables(path, pack)
         except (FormatError, OSError) as err:
-            self._find(Problem.PACK_DAMAGED, path, name, str(err), items=items)
-        finally:
-            os.close(fd)
+            self._add([pack_harm(path, pack, str(err), self._items_of(pack))])
+            return None
+        if not self._read_data:
+            self._bytes_read += tables_bytes(blocks, pack)
+        here = self._compare(pack, blocks)
+        return PackTask(path, pack, blocks, here, wanted, self._store.prefix_of)
 
-    def _compare(
-        self,
-        pack: PackRow,
-        blocks: list[Block],
-        block_rows: list[BlockRow],
-        chunk_rows: list[ChunkRow],
-    ) -> None:
-        """Compare a footer with the catalog's rows about the pack."""
-        listed = [
-            (
-                index,
-                b.offset,
-                b.stored_length,
-                b.raw_length,
-                int(b.kind),
-                b.bases,
-            )
+    def _items_of(self, pack: PackRow) -> tuple[bytes, ...]:
+        """Return the items that the catalog places in a pack; reads the whole index."""
+        rows = self._store.catalog.query("SELECT id FROM chunks WHERE pack = ?", (pack.pack,))
+        return tuple(row[0] for row in rows if isinstance(row[0], bytes))
+
+    def _compare(self, pack: PackRow, blocks: list[Block]) -> frozenset[bytes]:
+        """Compare a footer with the catalog's rows; return the items whose place is here."""
+        catalog = self._store.catalog
+        listed = {
+            index: (b.offset, b.stored_length, b.raw_length, int(b.kind), b.bases)
             for index, b in enumerate(blocks)
-        ]
-        places: dict[bytes, tuple[int, int, int]] = {}
+        }
+        # Depth and cost are the footer's of its time of writing, the catalog's of today.
+        stored = {
+            number: (*row[2:6], self._bases.get((pack.pack, number), ()))
+            for number, row in catalog.blocks_of(pack.pack_id).items()
+        }
+        here: set[bytes] = set()
+        wrong: list[bytes] = []
+        missing = 0
         for index, block in enumerate(blocks):
+            rows = catalog.chunk_places([item.item_id for item in block.items])
+            missing += len(block.items) - len(rows)
             offset = 0
             for item_id, length in block.items:
-                places[item_id] = (index, offset, length)
+                row = rows.get(item_id)
+                if row is not None and row.pack == pack.pack:
+                    right = row[2:] == (index, offset, length)
+                    (here.add if right else wrong.append)(item_id)
                 offset += length
-        wrong = tuple(
-            row.chunk_id
-            for row in chunk_rows
-            if places.get(row.chunk_id) != (row.block, row.offset, row.length)
-        )
-        missing = tuple(self._store.catalog.missing(places))
-        # Depth and cost are the footer's of its time of writing, the catalog's of today.
-        known = [(*row[1:6], self._bases.get((row.pack, row.block), ())) for row in block_rows]
-        if listed != known or wrong or missing:
-            self._find(
-                Problem.CATALOG_DIFFERS,
-                "catalog.sqlite",
-                pack.pack_id.hex(),
+        self._chunks += len(here) + len(wrong)
+        if listed != stored or wrong or missing:
+            message = (
                 f"the catalog's rows of pack {pack.pack_id.hex()} are not what its footer says: "
-                f"{len(wrong)} chunks misplaced, {len(missing)} not listed",
-                items=wrong,
+                f"{len(wrong)} chunks misplaced, {missing} not listed"
             )
+            name = pack.pack_id.hex()
+            finding = Finding(Problem.CATALOG_DIFFERS, "catalog.sqlite", name, message)
+            self._add([Harm(finding, tuple(wrong))])
+        return frozenset(here)
 
-    def _read_pack(self, fd: int, pack: PackRow, blocks: list[Block]) -> None:
-        """Hash a whole pack; only when that fails or not, decode every block and item too."""
-        path = self._store.paths.pack(pack.pack_id)
-        digest = blake3()
-        for offset in range(0, pack.size, READ_BYTES):
-            digest.update(read_at(fd, min(READ_BYTES, pack.size - offset), offset))
-        self._bytes_read += pack.size
-        before = len(self._findings)
-        for block in blocks:
-            self._read_block(fd, path, block)
-        if digest.digest() != pack.pack_id and len(self._findings) == before:
-            # Damage outside the frames: padding, header. Chunks can all be read.
-            self._find(
-                Problem.PACK_DAMAGED,
-                path,
-                pack.pack_id.hex(),
-                "pack does not match its id although every chunk in it does",
-            )
+    def _check_bases(self, wanted: set[bytes] | None) -> None:
+        """Find differences in use whose bases are missing or lie in what cannot be read."""
+        missing = self._store.catalog.missing({b for bases in self._bases.values() for b in bases})
+        harmed = True
+        while harmed:  # a base may be a difference itself
+            bad = missing | self._bad_items.keys()
+            blocks = {key for key, bases in self._bases.items() if not bad.isdisjoint(bases)}
+            harmed = bool(blocks) and self._add_dependents(blocks, bad, wanted)
 
-    def _read_block(self, fd: int, path: str, block: Block) -> None:
-        try:
-            prefix = self._store.prefix_of(block)
-            raw = decompress_block(
-                read_at(fd, block.stored_length, block.offset),
-                block.raw_length,
-                prefix() if prefix is not None else b"",
+    def _add_dependents(
+        self, blocks: set[tuple[int, int]], bad: set[bytes], wanted: set[bytes] | None
+    ) -> bool:
+        """Note the chunks of blocks whose bases are bad; return whether any is new."""
+        items: dict[tuple[int, int], list[bytes]] = {}
+        for row in self._store.catalog.scan_chunks():
+            key = (row.pack, row.block)
+            looked_at = wanted is None or row.chunk_id in wanted
+            if key in blocks and row.chunk_id not in bad and looked_at:
+                items.setdefault(key, []).append(row.chunk_id)
+        for (pack, block), ids in sorted(items.items()):
+            lost = sorted(bad & set(self._bases[pack, block]))
+            where = f"pack number {pack}, block {block}"
+            message = (
+                f"it holds {len(ids)} chunks as differences against {len(lost)} that are lost, "
+                f"one is {lost[0].hex()}"
             )
-        except (IntegrityError, NotFoundError, ShortFileError) as err:
-            self._find(
-                Problem.BLOCK_DAMAGED,
-                f"{path} offset {block.offset}",
-                "",
-                f"{err}; it holds {len(block.items)} chunks",
-                items=tuple(item.item_id for item in block.items),
+            self._add([Harm(Finding(Problem.BASE_DAMAGED, where, "", message), tuple(ids))])
+        gone = self._store.catalog.missing({b for key in items for b in self._bases[key]})
+        for item_id in sorted(gone - self._bad_items.keys()):
+            finding = Finding(
+                Problem.CHUNK_MISSING, "catalog.sqlite", item_id.hex(), "chunk is in no pack"
             )
+            self._add([Harm(finding, (item_id,))])
+        return bool(items)
+
+    def _check_strays(self, packs: list[PackRow]) -> None:
+        """Find rows of the chunk index that no footer of a pack in use has."""
+        row = self._store.catalog.one("SELECT count(*) FROM chunks")
+        total = row[0] if row is not None and isinstance(row[0], int) else 0
+        if total == self._chunks:
             return
-        offset = 0
-        for item in block.items:
-            if not item_matches(block.kind, item, raw[offset : offset + item.length]):
-                self._find(
-                    Problem.CHUNK_DAMAGED,
-                    f"{path} offset {block.offset}",
-                    item.item_id.hex(),
-                    "chunk does not match its id",
-                    items=(item.item_id,),
-                )
-            offset += item.length
+        in_use = {pack.pack: pack for pack in packs if pack.retired is None}
+        strays = [
+            chunk.chunk_id
+            for chunk in self._store.catalog.scan_chunks()
+            if chunk.pack not in in_use
+        ]
+        self._chunks = total
+        if strays:
+            message = f"{len(strays)} chunks are listed in packs that are not in use"
+            finding = Finding(Problem.CATALOG_DIFFERS, "catalog.sqlite", "", message)
+            self._add([Harm(finding, tuple(strays))])
 
-    def _check_unknown(self, packs: list[PackRow], files: dict[PackId, int]) -> None:
+    def _check_unknown(self, packs: list[PackRow]) -> None:
         known = {row.pack_id for row in packs}
-        for pack_id in files:
+        for pack_id in self._files:
             if pack_id not in known:
                 self._find(
                     Problem.UNKNOWN_FILE,
@@ -360,56 +412,52 @@ class _Check:
 
     # -- layers, images, names
 
-    def _check_layers(self) -> dict[DiffId, set[bytes]]:
-        """Check every layer; return the items each needs."""
-        needs: dict[DiffId, set[bytes]] = {}
-        for (name,) in self._store.catalog.query("SELECT diff_id FROM layers ORDER BY diff_id"):
-            diff_id = DiffId(Digest(str(name)))
-            try:
-                record = self._store.layer(diff_id)
-            except (IntegrityError, NotFoundError) as err:
-                self._find(
-                    Problem.CATALOG_DIFFERS,
-                    "catalog.sqlite",
-                    diff_id,
-                    err.message,
-                    layer=diff_id,
-                )
-                needs[diff_id] = set()
-                continue
-            needs[diff_id] = self._check_layer(record)
-        return needs
-
-    def _check_layer(self, record: LayerRecord) -> set[bytes]:
+    def _own_items(self, record: LayerRecord) -> set[bytes]:
+        """Return the items of a layer's record, tree and recipe."""
         own: set[bytes] = {chunk_id for _, chunk_id in record.tree + record.recipe}
         row = self._store.catalog.one(
             "SELECT item FROM layers WHERE diff_id = ?", (record.diff_id,)
         )
         if row is not None and isinstance(row[0], bytes):
             own.add(row[0])
+        return own
+
+    def _check_layer(self, diff_id: DiffId) -> None:
+        """Check one layer of the catalog; what harms its items harms it."""
         try:
-            chunks: set[bytes] = set(layer_chunks(record, self._store.read_refs))
+            record = self._store.layer(diff_id)
         except (IntegrityError, NotFoundError) as err:
             self._find(
-                Problem.LAYER_DAMAGED,
-                f"layer {record.diff_id}",
-                record.diff_id,
-                f"its tree cannot be read: {err.message}",
-                layer=record.diff_id,
+                Problem.CATALOG_DIFFERS, "catalog.sqlite", diff_id, err.message, layer=diff_id
             )
-            chunks = set()
-        needed = own | chunks
+            return
+        where = f"layer {diff_id}"
+        needed = self._own_items(record)
+        try:
+            needed |= layer_chunks(record, self._store.read_refs).keys()
+        except (IntegrityError, NotFoundError) as err:
+            message = f"its tree cannot be read: {err.message}"
+            self._find(Problem.LAYER_DAMAGED, where, diff_id, message, layer=diff_id)
         for item_id in sorted(self._store.catalog.missing(needed)):
-            self._find(
-                Problem.CHUNK_MISSING,
-                f"layer {record.diff_id}",
-                item_id.hex(),
-                "chunk is in no pack",
-                items=(item_id,),
-            )
-        return needed
+            finding = Finding(Problem.CHUNK_MISSING, where, item_id.hex(), "chunk is in no pack")
+            self._add([Harm(finding, (item_id,))])
+        self._note_harm(record, needed & self._bad_items.keys())
 
-    def _check_images(self, images: list[ImageRecord], needs: dict[DiffId, set[bytes]]) -> int:
+    def _note_harm(self, record: LayerRecord, bad: set[bytes]) -> None:
+        """Remember for every finding that it harms this layer, and which files of it."""
+        if not bad:
+            return
+        for item_id in bad:
+            for index in self._bad_items[item_id]:
+                self._bad_layers.setdefault(index, set()).add(record.diff_id)
+        with contextlib.suppress(IntegrityError, NotFoundError):
+            changeset = decode_changeset(self._store.read_refs(record.tree))
+            for path, items in paths_with(changeset, bad):
+                file = HarmedFile(record.diff_id, os.fsdecode(path))
+                for index in sorted({index for i in items for index in self._bad_items[i]}):
+                    self._bad_files.setdefault(index, []).append(file)
+
+    def _check_images(self, images: list[ImageRecord], layers: set[DiffId]) -> int:
         for image in images:
             for digest in (Digest(image.image_id), image.manifest_digest):
                 try:
@@ -419,7 +467,7 @@ class _Check:
                 except LayerstoreError as err:
                     self._add_image(Problem.BLOB_DAMAGED, image, digest, err.message)
             for diff_id in image.layers:
-                if diff_id not in needs:
+                if diff_id not in layers:
                     self._add_image(
                         Problem.LAYER_MISSING, image, diff_id, f"layer {diff_id} is missing"
                     )
@@ -452,12 +500,24 @@ class _Check:
                 Problem.NAMES_LOG_DIFFERS, path, "", "the log and the catalog disagree on names"
             )
 
+    def _check_access(self) -> None:
+        shared = self._store.config.shared
+        wrong = list(access_mismatches(self._store.paths, shared=shared))
+        if wrong:
+            whom = "the group it is shared with" if shared else "its owner"
+            message = (
+                f"{len(wrong)} files or directories are not open to {whom} alone; one has mode "
+                f"{wrong[0].mode:04o}, expected {wrong[0].wanted:04o}"
+            )
+            self._find(Problem.ACCESS_DIFFERS, wrong[0].path, "", message)
+
     # -- who is harmed
 
-    def _harmed(
-        self, index: int, needs: dict[DiffId, set[bytes]], images: list[ImageRecord]
-    ) -> tuple[ImageId, ...]:
-        items = {item_id for item_id, where in self._bad_items.items() if index in where}
-        layers = {diff_id for diff_id, where in self._bad_layers.items() if index in where}
-        layers |= {diff_id for diff_id, needed in needs.items() if not items.isdisjoint(needed)}
-        return tuple(image.image_id for image in images if not layers.isdisjoint(image.layers))
+    def _explained(self, index: int, images: list[ImageRecord]) -> Finding:
+        """Return a finding with the images and files that it harms."""
+        finding = self._findings[index]
+        layers = self._bad_layers.get(index)
+        if layers is None:
+            return finding
+        harmed = tuple(image.image_id for image in images if not layers.isdisjoint(image.layers))
+        return finding._replace(images=harmed, files=tuple(self._bad_files.get(index, ())))

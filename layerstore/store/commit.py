@@ -8,6 +8,7 @@ somebody's work in progress: gc may take it.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from layerstore.linux.files import make_private_dir
@@ -15,7 +16,7 @@ from layerstore.store.failures import storage_errors
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from layerstore.digest import PackId
     from layerstore.formats.pack import Block
@@ -29,20 +30,23 @@ def publish_pack(
     pack: SealedPack,
     lease: str | None,
     *,
+    instead: Collection[bytes] = (),
     with_chunks: bool = True,
 ) -> int:
     """Name a sealed pack and insert its rows; return its number in the catalog.
 
     Call inside a catalog write transaction. Chunks that another pack holds already
-    keep their place there; this pack's copies are dead bytes for gc. Without
-    ``with_chunks`` all do, unseen: for copies, whose rows move later.
+    keep their place there, and this pack's copies are dead bytes for gc; but those in
+    ``instead`` move here, because what the other pack holds of them is damaged. Without
+    ``with_chunks`` all keep their place, unseen: for copies, whose rows move later.
     """
     if pack.staged is None:
         raise AssertionError("a measured pack cannot be published")
     with storage_errors("publish a pack"):
         make_private_dir(paths.pack_dir(pack.pack_id))
+        _clear_the_way(paths, pack.pack_id)
         pack.staged.publish(paths.pack(pack.pack_id))
-    return insert_pack(
+    number = insert_pack(
         connection,
         pack.pack_id,
         pack.size,
@@ -51,6 +55,16 @@ def publish_pack(
         pack.effort,
         with_chunks=with_chunks,
     )
+    if instead:
+        _move_chunks(connection, number, pack.blocks, instead)
+    return number
+
+
+def _clear_the_way(paths: StorePaths, pack_id: PackId) -> None:
+    """Move a directory that has a pack's name aside; a rename replaces everything else."""
+    path = paths.pack(pack_id)
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.rename(path, f"{paths.quarantine}/{pack_id.hex()}.{os.urandom(4).hex()}")
 
 
 def insert_pack(
@@ -117,10 +131,10 @@ def insert_blocks(
             against the other.
         with_chunks: Whether to insert rows of chunks at all.
     """
-    chunk_rows: list[tuple[bytes, int, int, int, int]] = []
+    listed = list(blocks)
     block_rows: list[tuple[int, ...]] = []
     base_rows: list[tuple[int, int, int, bytes]] = []
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(listed):
         block_rows.append(
             (
                 number,
@@ -134,20 +148,26 @@ def insert_blocks(
             )
         )
         base_rows += [(number, index, place, base) for place, base in enumerate(block.bases)]
-        if with_chunks:
-            chunk_rows += _chunk_rows(number, index, block)
     connection.executemany(
         "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", block_rows
     )
     connection.executemany("INSERT OR IGNORE INTO bases VALUES (?, ?, ?, ?)", base_rows)
-    chunk_rows.sort()  # in key order the index is filled page by page
-    connection.executemany(_SHALLOWEST_PLACE if shallow else _KEEP_PLACE, chunk_rows)
+    if with_chunks:
+        chunk_rows = sorted(_chunk_rows(number, listed))  # so the index is filled page by page
+        connection.executemany(_SHALLOWEST_PLACE if shallow else _KEEP_PLACE, chunk_rows)
 
 
-def _chunk_rows(
-    number: int, index: int, block: Block
-) -> Iterator[tuple[bytes, int, int, int, int]]:
-    offset = 0
-    for item_id, length in block.items:
-        yield item_id, number, index, offset, length
-        offset += length
+def _move_chunks(
+    connection: sqlite3.Connection, number: int, blocks: Iterable[Block], moving: Collection[bytes]
+) -> None:
+    """Let the chunks in ``moving`` have their place in pack ``number``, wherever they had it."""
+    rows = [row for row in _chunk_rows(number, blocks) if row[0] in moving]
+    connection.executemany("REPLACE INTO chunks VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def _chunk_rows(number: int, blocks: Iterable[Block]) -> Iterator[tuple[bytes, int, int, int, int]]:
+    for index, block in enumerate(blocks):
+        offset = 0
+        for item_id, length in block.items:
+            yield item_id, number, index, offset, length
+            offset += length

@@ -6,18 +6,26 @@ store. Normative: docs/format/store.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tomllib
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.chunking.cutter import CUT_MAX_BYTES, DEFAULT_CUTS, CutParameters
 from layerstore.errors import FormatError, NotFoundError, UnsupportedVersionError
-from layerstore.linux.files import publish_bytes, read_file, remove_if_present
+from layerstore.linux.files import (
+    fsync_directory,
+    publish_bytes,
+    read_file,
+    remove_if_present,
+)
 from layerstore.linux.locks import exclusive
 from layerstore.store.catalog import Catalog, make_store_directories
 from layerstore.store.failures import (
     ReadOnlyStoreError,
     StoreExistsError,
+    UpgradeNeededError,
     storage_error,
     storage_errors,
 )
@@ -33,7 +41,10 @@ _MIN_CUT_BYTES = 64
 _NORMALIZATIONS = 3
 
 KNOWN_INCOMPATIBLE: frozenset[str] = frozenset()
-KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset()
+SHARED_GROUP = "shared-group"
+"""The store is open to a group: who does not know that would make files only they can read."""
+
+KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset({SHARED_GROUP})
 
 ALGORITHM = "fastcdc-2020"
 
@@ -69,11 +80,13 @@ class StoreConfig(NamedTuple):
     Attributes:
         writable: False when a read-only-compatible feature is unknown to us.
         cutting: Where content is cut; the same for the store's whole life.
+        shared: Whether the store is open to the group that owns its directories.
     """
 
     format: int
     writable: bool
     cutting: CutParameters
+    shared: bool = False
 
 
 def parse_config(data: bytes) -> StoreConfig:
@@ -102,8 +115,13 @@ def parse_config(data: bytes) -> StoreConfig:
             f"the store uses features unknown to this layerstore: {', '.join(sorted(unknown))}",
             hint="use the newer layerstore that made this store",
         )
-    read_only = _flags(features, "read_only_compatible") - KNOWN_READ_ONLY_COMPATIBLE
-    return StoreConfig(version, not read_only, _cutting(_table(document, "chunking")))
+    read_only = _flags(features, "read_only_compatible")
+    return StoreConfig(
+        version,
+        not read_only - KNOWN_READ_ONLY_COMPATIBLE,
+        _cutting(_table(document, "chunking")),
+        SHARED_GROUP in read_only,
+    )
 
 
 def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
@@ -111,6 +129,21 @@ def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
     if not isinstance(table, dict):
         raise FormatError(f"config.toml has no [{name}]")
     return table
+
+
+def with_shared_group(data: bytes) -> bytes:
+    """Return a config.toml that says the store is open to its group; comments and order stay.
+
+    Raises:
+        FormatError: It has no list of features as this version writes it.
+    """
+    key = "read_only_compatible"
+    flags = sorted(_flags(_table(tomllib.loads(data.decode()), "features"), key) | {SHARED_GROUP})
+    listed = ", ".join(f'"{flag}"' for flag in flags)
+    text = re.sub(rf"(?m)^{key} *= *\[[^]]*\]", f"{key} = [{listed}]", data.decode(), count=1)
+    if not parse_config(text.encode()).shared:
+        raise FormatError("config.toml was edited: its features cannot be changed safely")
+    return text.encode()
 
 
 def _flags(features: Mapping[str, object], name: str) -> set[str]:
@@ -185,13 +218,15 @@ def _absent(paths: StorePaths) -> Exception:
 def create_store(paths: StorePaths) -> None:
     """Make a store, or finish one whose making was interrupted; harmless if it exists.
 
+    It is its owner's alone, wherever it is made: :mod:`layerstore.store.sharing` opens it.
+
     Raises:
         StoreExistsError: The directory holds something else.
         StorageError: It cannot be written.
     """
     _refuse_foreign_directory(paths)
     with storage_errors(f"make the store {paths.root}"):
-        os.makedirs(os.path.dirname(paths.root) or "/", exist_ok=True)
+        _make_parents(os.path.dirname(paths.root))
         make_store_directories(paths)
         with exclusive(paths.catalog_lock):
             if os.path.exists(paths.config):
@@ -203,6 +238,15 @@ def create_store(paths: StorePaths) -> None:
     set_aside(paths)
 
 
+def _make_parents(path: str) -> None:
+    """Make the directories above a store that are not there, each name durable."""
+    if path and not os.path.isdir(path):
+        _make_parents(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+        fsync_directory(os.path.dirname(path) or ".")
+
+
 def _refuse_foreign_directory(paths: StorePaths) -> None:
     try:
         present = set(os.listdir(paths.root))
@@ -211,7 +255,9 @@ def _refuse_foreign_directory(paths: StorePaths) -> None:
     except OSError as err:
         raise storage_error(err, f"make the store {paths.root}") from err
     ours = {name.partition("/")[0] for name in DIRECTORIES}
-    ours |= {"catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "lost+found"}
+    # A making that was killed leaves any of SQLite's files: before WAL mode, a journal.
+    ours |= {f"catalog.sqlite{suffix}" for suffix in ("", "-wal", "-shm", "-journal")}
+    ours.add("lost+found")
     foreign = sorted(present - ours)
     if foreign and "config.toml" not in present:
         raise StoreExistsError(
@@ -223,11 +269,13 @@ def _refuse_foreign_directory(paths: StorePaths) -> None:
 
 
 def require_writable(config: StoreConfig) -> None:
-    """Refuse to write a store that a newer layerstore lets us only read.
+    """Refuse to write a store that a newer layerstore lets us only read, or an older one made.
 
     Raises:
         ReadOnlyStoreError: It is one.
     """
+    if config.format < FORMAT_VERSION:
+        raise UpgradeNeededError(config.format)
     if not config.writable:
         raise ReadOnlyStoreError(
             "the store uses features that this layerstore may only read",

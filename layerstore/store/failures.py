@@ -31,6 +31,16 @@ class ReadOnlyStoreError(StorageError):
     """The store may not be written: a read-only file system or missing permission."""
 
 
+class UpgradeNeededError(ReadOnlyStoreError):
+    """The store has an older format: it may be read as it is, and written once upgraded."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"the store has format {version}, which this layerstore reads but does not write",
+            hint="run 'layerstore upgrade' once; reading and mounting work without it",
+        )
+
+
 class ShortSourceError(StorageError):
     """A file gave fewer bytes than it promised: it shrank while it was read."""
 
@@ -58,8 +68,8 @@ class CorruptPackError(IntegrityError):
     def __init__(self, message: str, *, pack: str, offset: int) -> None:
         super().__init__(
             f"{message} (pack {pack[:16]}, offset {offset})",
-            hint="run 'layerstore check --read-data' to see which images are harmed, "
-            "then import or build those again",
+            hint="run 'layerstore check --read-data' to see what is harmed, then import or "
+            "build that again, or 'layerstore repair' with --from and a copy",
         )
         self.pack = pack
         self.offset = offset

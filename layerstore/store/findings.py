@@ -6,7 +6,7 @@ import enum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from layerstore.digest import ImageId
+    from layerstore.digest import DiffId, ImageId
 
 
 class Problem(enum.StrEnum):
@@ -27,13 +27,28 @@ class Problem(enum.StrEnum):
     NAMES_LOG_DAMAGED = "names-log-damaged"
     NAMES_LOG_DIFFERS = "names-log-differs"
     UNKNOWN_FILE = "unknown-file"
+    BASE_DAMAGED = "base-damaged"
+    ACCESS_DIFFERS = "access-differs"
+    DEAD_BYTES_DAMAGED = "dead-bytes-damaged"
 
 
-NOTES = frozenset({Problem.NAMES_LOG_DIFFERS, Problem.NAMES_LOG_DAMAGED, Problem.UNKNOWN_FILE})
-"""Findings that harm no image: leftovers of a crash, say."""
+NOTES = frozenset(
+    {
+        Problem.NAMES_LOG_DIFFERS,
+        Problem.NAMES_LOG_DAMAGED,
+        Problem.UNKNOWN_FILE,
+        Problem.ACCESS_DIFFERS,
+        Problem.DEAD_BYTES_DAMAGED,
+    }
+)
+"""Findings that harm no image: leftovers of a crash, or damage that was healed elsewhere."""
 
 _REBUILD = "run 'layerstore check --rebuild-index'"
 _AGAIN = "import or build the harmed images again: what is damaged is then stored anew"
+_REPAIR = (
+    "run 'layerstore repair', with --from and a copy if you have one (another store, a root "
+    "file system, an OCI layout); or " + _AGAIN
+)
 REMEDIES = {
     Problem.CATALOG_DAMAGED: _REBUILD,
     Problem.CATALOG_DIFFERS: _REBUILD,
@@ -43,7 +58,17 @@ REMEDIES = {
     "a name writes them all anew",
     Problem.NAMES_LOG_DIFFERS: "nothing to do: the next change of a name sets it right",
     Problem.UNKNOWN_FILE: "run 'layerstore gc'",
+    Problem.ACCESS_DIFFERS: "set modes and group right: chmod -R go= for a store of one's own, "
+    "'layerstore init --shared GROUP' for a shared one",
+    Problem.DEAD_BYTES_DAMAGED: "nothing is lost; 'layerstore repair' moves the pack aside",
 }
+
+
+class HarmedFile(NamedTuple):
+    """A file whose content lost bytes: its path in a layer, for people."""
+
+    layer: DiffId
+    path: str
 
 
 class Finding(NamedTuple):
@@ -53,6 +78,7 @@ class Finding(NamedTuple):
         where: File or table, with offset where there is one.
         digest: Hex or digest of what is harmed: a pack, chunk, layer, blob or image.
         images: Images that can no longer be read whole because of it.
+        files: Files of theirs that cannot be read, as far as the layers' trees can.
     """
 
     problem: Problem
@@ -60,6 +86,7 @@ class Finding(NamedTuple):
     digest: str
     message: str
     images: tuple[ImageId, ...] = ()
+    files: tuple[HarmedFile, ...] = ()
 
     @property
     def is_error(self) -> bool:
@@ -69,7 +96,7 @@ class Finding(NamedTuple):
     @property
     def remedy(self) -> str:
         """What to do about it."""
-        return REMEDIES.get(self.problem, "run 'layerstore check --repair', then " + _AGAIN)
+        return REMEDIES.get(self.problem, _REPAIR)
 
 
 class CheckReport(NamedTuple):
@@ -78,6 +105,11 @@ class CheckReport(NamedTuple):
     Attributes:
         read_data: Whether every byte was read and hashed.
         bytes_read: Bytes of pack files that were read and verified.
+        seconds: How long it took.
+        only: The images that were looked at; empty when the whole store was.
+        lost_items: Chunks and layer records that are missing or cannot be read.
+        dependent_items: Chunks that are whole, but differences against lost ones.
+        harmed_layers: Layers that any finding harms.
     """
 
     findings: tuple[Finding, ...]
@@ -88,6 +120,11 @@ class CheckReport(NamedTuple):
     images: int
     blobs: int
     bytes_read: int
+    seconds: float = 0.0
+    only: tuple[ImageId, ...] = ()
+    lost_items: frozenset[bytes] = frozenset()
+    dependent_items: frozenset[bytes] = frozenset()
+    harmed_layers: frozenset[DiffId] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -97,4 +134,5 @@ class CheckReport(NamedTuple):
     @property
     def scope(self) -> str:
         """What was looked at, for people."""
-        return "all bytes read" if self.read_data else "structure only"
+        depth = "all bytes read" if self.read_data else "structure only"
+        return f"{depth} of the images named" if self.only else depth

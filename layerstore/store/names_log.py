@@ -9,16 +9,26 @@ docs/format/names.md.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.linux.files import fsync_directory, open_private, read_at, write_all
+from layerstore.linux.files import (
+    fsync_directory,
+    open_private,
+    read_at,
+    read_file,
+    write_all,
+)
 from layerstore.store.failures import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+LOG_MAX_BYTES = 1 << 30
+"""Ten million changes of a name; more is not a log of ours."""
 
 TAG, UNTAG, RESET, PIN, UNPIN = "tag", "untag", "reset", "pin", "unpin"
 
@@ -132,6 +142,25 @@ def append(path: str, records: Iterable[Record]) -> int:
         if size == 0:
             fsync_directory(os.path.dirname(path))
         return end
+
+
+def read_log(path: str) -> LogContent:
+    """Return what the log at ``path`` says: nothing where there is none.
+
+    What is no regular file, a symlink or a pipe say, counts as one line that cannot be
+    read: opening it must neither wait nor lead out of the store.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    try:
+        return decode_log(read_file(path, max_bytes=LOG_MAX_BYTES))
+    except FileNotFoundError:
+        return LogContent([], 0)
+    except OSError as err:
+        if err.errno in {None, errno.ELOOP}:
+            return LogContent([], 1)
+        raise
 
 
 def log_size(path: str) -> int:

@@ -7,12 +7,15 @@ catalog: finding a chunk is :mod:`layerstore.store.store`'s business.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
+
+from blake3 import blake3
 
 from layerstore.digest import blake3_id
 from layerstore.errors import FormatError
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from layerstore.digest import ChunkId, PackId
-    from layerstore.formats.pack import Block
+    from layerstore.formats.pack import Block, Trailer
     from layerstore.store.catalog import ChunkPlace
     from layerstore.store.paths import StorePaths
 
@@ -36,7 +39,7 @@ CACHE_BYTES = 24 * 1024 * 1024
 OPEN_FILES_MAX = 64
 
 
-class _OpenPack:
+class OpenPack:
     """A descriptor that closes when the last reader lets go of this object."""
 
     __slots__ = ("fd",)
@@ -44,10 +47,29 @@ class _OpenPack:
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
-    def __del__(self) -> None:
-        fd = getattr(self, "fd", -1)
+    def close(self) -> None:
+        """Close it now; harmless when done before."""
+        fd, self.fd = getattr(self, "fd", -1), -1
         if fd >= 0:
-            os.close(fd)
+            # Nothing was written, and nobody can handle what a destructor raises.
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def open_pack(paths: StorePaths, pack_id: PackId) -> OpenPack:
+    """Open a pack that must be a regular file.
+
+    Raises:
+        OSError: It is not there, or a symlink.
+        FormatError: It is something else than a file.
+    """
+    file = OpenPack(paths.pack(pack_id))
+    if not stat.S_ISREG(os.fstat(file.fd).st_mode):
+        raise FormatError("pack is not a file")
+    return file
 
 
 class PackReader:
@@ -56,7 +78,7 @@ class PackReader:
     def __init__(self, paths: StorePaths) -> None:
         self._paths = paths
         self._mutex = threading.Lock()
-        self._files: OrderedDict[PackId, _OpenPack] = OrderedDict()
+        self._files: OrderedDict[PackId, OpenPack] = OrderedDict()
         self._blocks: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
         self._cached_bytes = 0
 
@@ -156,22 +178,22 @@ class PackReader:
             for key in [key for key in self._blocks if key[0] == pack_id]:
                 self._cached_bytes -= len(self._blocks.pop(key))
 
-    def _open(self, pack_id: PackId) -> _OpenPack:
+    def _open(self, pack_id: PackId) -> OpenPack:
         with self._mutex:
             file = self._files.get(pack_id)
             if file is not None:
                 self._files.move_to_end(pack_id)
                 return file
         try:
-            file = _OpenPack(self._paths.pack(pack_id))
+            file = open_pack(self._paths, pack_id)
         except FileNotFoundError:
             raise
+        except FormatError as err:
+            raise CorruptPackError(err.message, pack=pack_id.hex(), offset=0) from err
         except OSError as err:
             if err.errno != errno.ELOOP:
                 raise storage_error(err, "read a pack") from err
             raise CorruptPackError("pack is a symlink", pack=pack_id.hex(), offset=0) from err
-        if not stat.S_ISREG(os.fstat(file.fd).st_mode):
-            raise CorruptPackError("pack is not a file", pack=pack_id.hex(), offset=0)
         with self._mutex:
             self._files[pack_id] = file
             while len(self._files) > OPEN_FILES_MAX:
@@ -208,9 +230,26 @@ def read_footer(fd: int) -> list[Block]:
         FormatError: It is not a sound pack.
         OSError: It cannot be read.
     """
+    return decode_footer(*_tables(fd))
+
+
+def verify_tables(fd: int) -> None:
+    """Check header, trailer and the footer's checksum, without decoding the footer.
+
+    Raises:
+        FormatError: It is not a sound pack.
+        OSError: It cannot be read.
+    """
+    footer, trailer = _tables(fd)
+    if blake3(footer).digest() != trailer.footer_hash:
+        raise FormatError("pack footer does not match its checksum")
+
+
+def _tables(fd: int) -> tuple[bytes, Trailer]:
+    """Return the footer's bytes, unchecked, and the trailer."""
     size = os.fstat(fd).st_size
     if size < HEADER.size + TRAILER.size:
         raise FormatError(f"pack has only {size} bytes")
     decode_header(read_at(fd, HEADER.size, 0))
     trailer = decode_trailer(read_at(fd, TRAILER.size, size - TRAILER.size), size)
-    return decode_footer(read_at(fd, trailer.footer_length, trailer.footer_offset), trailer)
+    return read_at(fd, trailer.footer_length, trailer.footer_offset), trailer

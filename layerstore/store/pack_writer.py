@@ -14,9 +14,12 @@ from blake3 import blake3
 
 from layerstore.digest import PackId
 from layerstore.formats.pack import (
+    TRAILER,
     Block,
     Item,
     ItemKind,
+    decode_footer,
+    decode_trailer,
     encode_footer,
     encode_header,
     padding,
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 PACK_TARGET_BYTES = 96 * 1024 * 1024
 """A pack is closed when it holds this much: few files, yet cheap enough to rewrite."""
+
+PACK_ITEMS = 1 << 16
+"""A pack is closed with so many items, too: they are in memory until it is in the catalog."""
 
 
 class SealedPack(NamedTuple):
@@ -92,6 +98,7 @@ class PackWriter:
         self._sink: Sink = self._staged if self._staged is not None else _Nowhere()
         self._hash = blake3()
         self._blocks: list[Block] = []
+        self._items = 0
         self._effort = effort
         self.size = 0
         self._write(encode_header(effort))
@@ -111,13 +118,14 @@ class PackWriter:
         against: Against = ALONE,
     ) -> None:
         """Append a block whose frame was made before."""
+        self._items += len(items)
         self._blocks.append(Block(self.size, len(frame), raw_length, kind, tuple(items), *against))
         self._write(frame)
 
     @property
     def full(self) -> bool:
-        """Whether the pack has reached its target size."""
-        return self.size >= PACK_TARGET_BYTES
+        """Whether the pack has reached its target size, or as many items as it may."""
+        return self.size >= PACK_TARGET_BYTES or self._items >= PACK_ITEMS
 
     def seal(self) -> SealedPack:
         """Write the footer and force everything to stable storage.
@@ -126,13 +134,22 @@ class PackWriter:
             StorageError: The pack is discarded.
         """
         self._write(bytes(padding(self.size)))
-        self._write(encode_footer(self._blocks, self.size))
+        footer = encode_footer(self._blocks, self.size)
+        self._verify(footer)
+        self._write(footer)
         if self._staged is not None:
             with storage_errors("write a pack"):
                 self._staged.seal()
         return SealedPack(
             PackId(self._hash.digest()), self.size, self._blocks, self._staged, self._effort
         )
+
+    def _verify(self, encoded: bytes) -> None:
+        """Read the footer back before anything relies on it: a pack without one lists nothing."""
+        end = len(encoded) - TRAILER.size
+        trailer = decode_trailer(encoded[end:], self.size + len(encoded))
+        if decode_footer(encoded[:end], trailer) != self._blocks:
+            raise AssertionError("a pack's footer does not say what is in the pack")
 
     def discard(self) -> None:
         """Remove the temporary file."""

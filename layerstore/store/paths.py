@@ -43,6 +43,7 @@ class StorePaths:
         "quarantine",
         "reserve",
         "root",
+        "scans",
         "tmp",
         "uppers",
         "views",
@@ -59,6 +60,7 @@ class StorePaths:
         self.uppers = f"{root}/uppers"
         self.quarantine = f"{root}/quarantine"
         self.reserve = f"{root}/reserve"
+        self.scans = f"{root}/scans"
         self.tmp = f"{root}/tmp"  # noqa: S108 -- inside the store, mode 0700
         self.locks = f"{root}/locks"
         self.catalog_lock = f"{root}/locks/catalog"

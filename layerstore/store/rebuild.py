@@ -12,20 +12,26 @@ import contextlib
 import os
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from layerstore.digest import DiffId, Digest, ImageId
-from layerstore.errors import FormatError, IntegrityError, LayerstoreError
+from layerstore.errors import FormatError, IntegrityError, LayerstoreError, StorageError
 from layerstore.formats.pack import ItemKind
 from layerstore.linux.files import fsync_directory, make_private_dir, remove_if_present
 from layerstore.linux.locks import exclusive
 from layerstore.progress import Silent
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests, get_blob
-from layerstore.store.catalog import Catalog, ImageRecord
+from layerstore.store.catalog import LOOKUP_MAX, Catalog, ImageRecord
 from layerstore.store.commit import insert_pack
 from layerstore.store.config import load_config, require_writable
 from layerstore.store.depths import refresh_depths
-from layerstore.store.failures import CorruptPackError, catalog_error, storage_errors
+from layerstore.store.failures import (
+    SQLITE_ERRORS,
+    CorruptPackError,
+    catalog_error,
+    storage_errors,
+)
 from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.pins import insert_pins
@@ -81,6 +87,28 @@ def rebuild_catalog(root: str, progress: Progress | None = None) -> RebuildRepor
         return _Rebuild(paths, progress or Silent()).run()
 
 
+class _Copy(NamedTuple):
+    """One of several places of an item: a block that stands alone, and where in it."""
+
+    pack_id: PackId
+    block: Block
+    pack: int
+    number: int
+    offset: int
+
+
+def _listed(connection: sqlite3.Connection, blocks: list[Block]) -> set[bytes]:
+    """Return the items of a footer that packs inserted before hold too."""
+    ids = [item.item_id for block in blocks for item in block.items]
+    found: set[bytes] = set()
+    for start in range(0, len(ids), LOOKUP_MAX):
+        some = ids[start : start + LOOKUP_MAX]
+        marks = ",".join("?" * len(some))
+        sql = f"SELECT id FROM chunks WHERE id IN ({marks})"  # noqa: S608 -- question marks only
+        found.update(row[0] for row in connection.execute(sql, some))
+    return found
+
+
 class _Rebuild:
     """One rebuild, under the gc lock and the catalog lock."""
 
@@ -91,6 +119,8 @@ class _Rebuild:
         self._damaged: dict[PackId, str] = {}
         self._layers: dict[DiffId, list[LayerRecord]] = {}
         self._lost_layers = 0
+        self._copies: dict[bytes, list[_Copy]] = {}
+        self._blocks_read: dict[tuple[PackId, int], bool] = {}
 
     def run(self) -> RebuildReport:
         # Named like a dead lease's leaving: gc, locked out meanwhile, removes what a crash left.
@@ -141,12 +171,64 @@ class _Rebuild:
                 self._damaged[pack_id] = str(err)
             else:
                 effort = self._reader.effort(pack_id)
-                insert_pack(connection, pack_id, size, blocks, None, effort, shallow=True)
+                before = _listed(connection, blocks)
+                number = insert_pack(connection, pack_id, size, blocks, None, effort, shallow=True)
+                self._note_copies(pack_id, number, blocks, before)
                 self._read_layers(pack_id, blocks)
             self._progress.advance(1)
         self._progress.finish()
+        self._choose_copies(connection)
         refresh_depths(connection)
         return len(files) - len(self._damaged)
+
+    def _note_copies(
+        self, pack_id: PackId, number: int, blocks: list[Block], before: set[bytes]
+    ) -> None:
+        """Remember where else items lie that other packs hold too."""
+        for index, block in enumerate(blocks):
+            offset = 0
+            for item_id, length in block.items:
+                if item_id in before and not block.bases:
+                    copy = _Copy(pack_id, block, number, index, offset)
+                    self._copies.setdefault(item_id, []).append(copy)
+                offset += length
+
+    def _choose_copies(self, connection: sqlite3.Connection) -> None:
+        """Of several copies of an item take one that can be read.
+
+        The catalog that is lost may have known that one is damaged and another healed it.
+        Only blocks that stand alone are looked at: what heals never is a difference.
+        """
+        for item_id, copies in self._copies.items():
+            place = connection.execute(
+                "SELECT p.id, b.offset, b.stored, b.raw, b.depth FROM chunks c"
+                " JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
+                " JOIN packs p ON p.pack = c.pack WHERE c.id = ?",
+                (item_id,),
+            ).fetchone()
+            if place is None or place[4] or self._readable(*place[:4]):
+                continue
+            for copy in copies:
+                block = copy.block
+                if self._readable(
+                    copy.pack_id, block.offset, block.stored_length, block.raw_length
+                ):
+                    connection.execute(
+                        "UPDATE chunks SET pack = ?, block = ?, offset = ? WHERE id = ?",
+                        (copy.pack, copy.number, copy.offset, item_id),
+                    )
+                    break
+
+    def _readable(self, pack_id: PackId, offset: int, stored: int, raw: int) -> bool:
+        known = self._blocks_read.get((pack_id, offset))
+        if known is None:
+            try:
+                self._reader.block(pack_id, offset, stored, raw)
+                known = True
+            except (IntegrityError, OSError, StorageError):
+                known = False
+            self._blocks_read[pack_id, offset] = known
+        return known
 
     def _read_layers(self, pack_id: PackId, blocks: list[Block]) -> None:
         for block in blocks:
@@ -211,19 +293,47 @@ class _Rebuild:
         return ImageRecord(ImageId(Digest(image_id)), digest, facts.created, facts.diff_ids, size)
 
     def _add_tags(self, connection: sqlite3.Connection, images: set[str]) -> tuple[int, int]:
-        try:
-            with open(self._paths.names_log, "rb") as file:
-                log = names_log.decode_log(file.read())
-        except FileNotFoundError:
-            log = names_log.LogContent([], 0)
+        log = names_log.read_log(self._paths.names_log)
         names = names_log.replay(log.records, images)
-        insert_tags(connection, sorted(names.items()))
-        insert_pins(connection, names_log.replay_pins(log.records, names, images))
         # The log may name images that were collected: a size that differs makes the
         # next change of a name write a snapshot first.
-        size = -1 if log.unreadable else names_log.log_size(self._paths.names_log)
+        size = names_log.log_size(self._paths.names_log)
+        if log.unreadable or not size:
+            names = {**names, **self._old_names(images)}
+            size = -1
+        insert_tags(connection, sorted(names.items()))
+        insert_pins(connection, names_log.replay_pins(log.records, names, images))
         connection.execute("UPDATE meta SET value = ? WHERE key = 'names_log_size'", (size,))
         return len(names), log.unreadable
+
+    def _old_names(self, images: set[str]) -> dict[str, str]:
+        """Return the names of the catalog that is replaced, as far as it can be believed.
+
+        Asked when names.log is lost or damaged: an image without a name goes with the
+        next gc.
+        """
+        try:
+            with contextlib.closing(Catalog(self._paths)) as old:
+                tags = old.tags()
+        except LayerstoreError:
+            return {}
+        return {name: image_id for name, image_id in tags.items() if image_id in images}
+
+    def _fold_log(self) -> bool:
+        """Copy a sound catalog's log into it; return whether it can be read without the log."""
+        try:
+            connection = sqlite3.connect(
+                f"file:{quote(os.fsencode(self._paths.catalog))}?mode=rw",
+                uri=True,
+                isolation_level=None,
+            )
+            with contextlib.closing(connection):
+                if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                    return False
+                busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return not busy
+        except SQLITE_ERRORS:
+            return False
 
     def _swap(self, draft: StorePaths) -> None:
         """Put the draft in the catalog's place, the old one into quarantine."""
@@ -233,12 +343,16 @@ class _Rebuild:
         finally:
             os.close(fd)
         keep = f"{self._paths.quarantine}/{QUARANTINED_CATALOG}{os.urandom(4).hex()}"
+        stands_alone = self._fold_log()
         # The log first: a log beside a database that it does not belong to would be
         # replayed into it.
         for suffix in ("-wal", "-shm", ""):
             if os.path.lexists(self._paths.catalog + suffix):
                 make_private_dir(keep)
-                os.rename(self._paths.catalog + suffix, f"{keep}/catalog.sqlite{suffix}")
+                # A sound catalog stays in place until the new one takes its name: a crash in
+                # between leaves a store that opens.
+                move = os.link if stands_alone and not suffix else os.rename
+                move(self._paths.catalog + suffix, f"{keep}/catalog.sqlite{suffix}")
         fsync_directory(self._paths.root)
         os.rename(draft.catalog, self._paths.catalog)
         fsync_directory(self._paths.root)

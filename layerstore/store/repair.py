@@ -32,6 +32,7 @@ _OF_PACKS = frozenset(
         Problem.PACK_DAMAGED,
         Problem.BLOCK_DAMAGED,
         Problem.CHUNK_DAMAGED,
+        Problem.DEAD_BYTES_DAMAGED,
     }
 )
 

@@ -64,3 +64,41 @@ SCHEMA: tuple[str, ...] = (
 )
 
 INITIAL_META: tuple[tuple[str, int], ...] = (("epoch", 1), ("names_log_size", 0))
+
+# -- version 1, read as it is and brought to version 2 by :mod:`layerstore.store.upgrade`
+
+_OLD_TABLES: tuple[str, ...] = (
+    (
+        "CREATE TABLE packs (pack INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,"
+        " size INTEGER NOT NULL, retired INTEGER, lease TEXT)"
+    ),
+    (
+        "CREATE TABLE blocks (pack INTEGER NOT NULL, block INTEGER NOT NULL,"
+        " offset INTEGER NOT NULL, stored INTEGER NOT NULL, raw INTEGER NOT NULL,"
+        " kind INTEGER NOT NULL, PRIMARY KEY (pack, block)) WITHOUT ROWID"
+    ),
+)
+
+CHANGED_IN_2 = ("packs", "blocks")
+NEW_IN_2 = ("bases", "step_uses", "pins")
+
+SCHEMA_1: tuple[str, ...] = (
+    *_OLD_TABLES,
+    *(statement for statement in SCHEMA if statement.split()[2] not in {*CHANGED_IN_2, *NEW_IN_2}),
+)
+
+VIEWS_OF_1: tuple[str, ...] = (
+    (
+        "CREATE TEMP VIEW packs AS SELECT pack, id, size, retired, lease, 0 AS effort"
+        " FROM main.packs"
+    ),
+    (
+        "CREATE TEMP VIEW blocks AS SELECT pack, block, offset, stored, raw, kind, 0 AS depth,"
+        " raw AS cost FROM main.blocks"
+    ),
+    "CREATE TEMP VIEW bases AS SELECT 0 AS pack, 0 AS block, 0 AS position, x'' AS id WHERE 0",
+    "CREATE TEMP VIEW step_uses AS SELECT '' AS key, 0.0 AS used WHERE 0",
+    "CREATE TEMP VIEW pins AS SELECT '' AS target, x'' AS seal WHERE 0",
+)
+"""What shows a catalog of version 1 as one of version 2, for reading: names in the temporary
+schema hide those of the database."""

@@ -5,6 +5,9 @@ Nothing a session does is visible as a layer or image before ``publish_layer`` o
 without publishing leaves only dead bytes for gc. A session belongs to one thread;
 many sessions of many processes may work in one store.
 
+Against damage: a chunk that was found is only relied on when its block can be read;
+otherwise it is written again and takes the damaged one's place.
+
 Against gc: packs that a session wrote are its own while its lease lives. A chunk
 that was *found* in the store may be collected before the session publishes: then
 the epoch has moved on, and publishing looks every needed chunk up again and takes
@@ -42,17 +45,17 @@ from layerstore.store.leases import Lease, hold
 from layerstore.store.names import normalize_name
 from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import LayerRecord, cache_seal, encode_layer, layer_item_id
-from layerstore.store.references import layer_chunks
+from layerstore.store.references import layer_chunks, published_chunks
+from layerstore.store.soundness import Soundness
 from layerstore.store.tags import image_facts, insert_image, manifest_config, tag_all
 from layerstore.store.usage import note_image_use, note_step_uses
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.chunking.cutter import CutParameters
     from layerstore.digest import DiffId
-    from layerstore.formats.tree import Changeset
     from layerstore.store.differences import Base
     from layerstore.store.pack_writer import SealedPack
     from layerstore.store.records import CacheRecord, Refs
@@ -68,6 +71,10 @@ LOOKUP_BYTES = BLOCK_MAX_BYTES
 """Bytes after which chunks are looked up even if they are few, so that little memory waits."""
 
 
+KNOWN_CHUNKS = 100_000
+"""Ids a session remembers so as not to ask the catalog, and as many of before: 25 MB in all."""
+
+
 class SessionStats(NamedTuple):
     """What a session has put so far.
 
@@ -76,12 +83,14 @@ class SessionStats(NamedTuple):
         reused_bytes: Plain bytes it had, counted each time they were put.
         stored_bytes: Bytes of finished pack files.
         new_chunks: Chunks the store did not have.
+        healed_chunks: Those of them that it had, but could no longer read.
     """
 
     new_bytes: int
     reused_bytes: int
     stored_bytes: int
     new_chunks: int
+    healed_chunks: int = 0
 
 
 Like = Callable[[], "Refs"]
@@ -130,6 +139,9 @@ class WriteSession:
         self._differences = DifferenceGroup()
         self._bases: set[ChunkId] = set()
         self._known: set[bytes] = set()
+        self._known_before: set[bytes] = set()
+        self._soundness = Soundness(store)
+        self._healed: set[bytes] = set()
         self._used_steps: set[str] = set()
         self._unsettled: list[_Unsettled] = []
         self._unsettled_bytes = 0
@@ -156,7 +168,11 @@ class WriteSession:
         """What was put so far."""
         self._settle()
         return SessionStats(
-            self._new_bytes, self._reused_bytes, self._stored_bytes, self._new_chunks
+            self._new_bytes,
+            self._reused_bytes,
+            self._stored_bytes,
+            self._new_chunks,
+            len(self._healed),
         )
 
     def temporary(self, name: str) -> str:
@@ -260,9 +276,13 @@ class WriteSession:
         if not 0 < size <= CHUNK_MAX:
             raise AssertionError(f"a chunk has 1 to {CHUNK_MAX} bytes, not {size}")
         chunk_id = ChunkId(blake3(data).digest())
-        if chunk_id in self._known:
+        if chunk_id in self._known or chunk_id in self._known_before:
             self._reused_bytes += size
             return chunk_id
+        if len(self._known) >= KNOWN_CHUNKS:
+            # What is forgotten must be found in the catalog: no pack may list an item twice.
+            self._finish_packs()
+            self._known, self._known_before = set(), self._known
         self._known.add(chunk_id)
         self._unsettled.append(_Unsettled(*stream, Item(chunk_id, size), data, offset, like))
         self._unsettled_bytes += size
@@ -274,8 +294,8 @@ class WriteSession:
         """Find out in one look which of the latest chunks are new, and add those in order."""
         unsettled, self._unsettled, self._unsettled_bytes = self._unsettled, [], 0
         with self._sure_of_known():
-            missing = self._catalog.missing([put.item.item_id for put in unsettled])
-            new = [put for put in unsettled if put.item.item_id in missing]
+            absent = self._absent([put.item.item_id for put in unsettled])
+            new = [put for put in unsettled if put.item.item_id in absent]
             size = sum(put.item.length for put in new)
             self._new_bytes += size
             self._new_chunks += len(new)
@@ -288,6 +308,8 @@ class WriteSession:
         """Return, for new content that resembles something stored, what to compress it against."""
         near: dict[ChunkId, list[ChunkId]] = {}
         for put in new:
+            if put.item.item_id in self._healed:
+                continue  # what it resembles may be a difference against it
             if put.like is not None and put.item.length >= DIFFERENCE_MIN_BYTES:
                 similar = put.like()
                 if similar:
@@ -298,6 +320,13 @@ class WriteSession:
         finder.look_up(chunk_id for candidates in near.values() for chunk_id in candidates)
         return {item_id: finder.bases(candidates) for item_id, candidates in near.items()}
 
+    def _absent(self, item_ids: Sequence[bytes]) -> set[bytes]:
+        """Return which items must be written: those the store lacks or can no longer read."""
+        places = self._catalog.places(item_ids)
+        damaged = self._soundness.damaged(places)
+        self._healed |= damaged
+        return set(item_ids) - places.keys() | damaged
+
     @contextlib.contextmanager
     def _sure_of_known(self) -> Iterator[None]:
         """Forget what is known when the block fails: publishing then looks everything up."""
@@ -305,7 +334,26 @@ class WriteSession:
             yield
         except BaseException:
             self._known.clear()
+            self._known_before.clear()
             raise
+
+    def put_anew(self, kind: ItemKind, item_id: ChunkId, data: bytes) -> None:
+        """Write an item whose bytes match its id, whatever the store says it has of it.
+
+        It takes the place of what was there with the next :meth:`flush`.
+        """
+        item = Item(item_id, len(data))
+        self._known.add(item_id)
+        self._healed.add(item_id)
+        with self._sure_of_known():
+            if kind is ItemKind.LAYER:
+                self._submit(BlockJob(kind, (item,), (data,)))
+            else:
+                self._add(_Unsettled(kind, False, item, data, 0, None), None)
+
+    def flush(self) -> None:
+        """Make everything put so far durable and findable, though nothing needs it yet."""
+        self._finish_packs()
 
     def _add(self, put: _Unsettled, bases: list[Base] | None) -> None:
         if bases:
@@ -353,19 +401,24 @@ class WriteSession:
     def _commit_packs(self, sealed: list[SealedPack]) -> None:
         with self._catalog.write() as connection:
             for pack in sealed:
-                publish_pack(connection, self._paths, pack, self._lease.lease_id)
+                publish_pack(
+                    connection, self._paths, pack, self._lease.lease_id, instead=self._healed
+                )
         for pack in sealed:
             self._bases.update(base for block in pack.blocks for base in block.bases)
         self._stored_bytes += sum(pack.size for pack in sealed)
 
     # -- publishing
 
-    def publish_layer(self, record: LayerRecord, *, changeset: Changeset | None = None) -> None:
+    def publish_layer(
+        self, record: LayerRecord, *, content: Callable[[], Iterator[set[ChunkId]]] | None = None
+    ) -> None:
         """Make a layer durable and visible; the same layer again changes nothing.
 
         Args:
             record: The layer; everything it names was put, or is in the store.
-            changeset: What ``record.tree`` encodes; without it the tree is decoded.
+            content: Yields the chunks that ``record.tree`` names, some at a time, as often as
+                it is called; without it the tree is decoded.
 
         Raises:
             IntegrityError: The record or its tree names a chunk the store does not have.
@@ -379,7 +432,7 @@ class WriteSession:
                 f"{BLOCK_MAX_BYTES}"
             )
         item_id = layer_item_id(encoded)
-        if not self._catalog.has_chunk(item_id):
+        if self._absent([item_id]):
             self._settle()
             self._close_groups()
             self._submit(BlockJob(ItemKind.LAYER, (Item(item_id, len(encoded)),), (encoded,)))
@@ -388,23 +441,36 @@ class WriteSession:
         if self._catalog.missing(meta):  # gc took them: the tree must be readable first
             with self._catalog.write() as connection:
                 self._require_chunks(connection, meta, record.diff_id)
-        needed = layer_chunks(record, self._store.read_refs, changeset=changeset)
+        read_refs = self._store.read_refs
+        if content is None:
+            needed = set(layer_chunks(record, read_refs))
+            content = lambda: iter((needed,))  # noqa: E731
+        batches = published_chunks(record, read_refs, content)
+        # Looked up before others have to wait: a layer may need millions.
+        doubtful: set[bytes] = {item_id, *self._bases}
+        for batch in batches():
+            doubtful |= self._catalog.missing(batch - self._known - self._known_before)
         with self._catalog.write() as connection:
-            self._require_chunks(connection, {*needed, item_id, *self._bases}, record.diff_id)
+            if self._epoch_moved(connection):
+                for batch in batches():
+                    self._require_chunks(connection, batch, record.diff_id)
+            self._require_chunks(connection, doubtful, record.diff_id)
             connection.execute(
                 "INSERT OR REPLACE INTO layers VALUES (?, ?, ?)",
                 (record.diff_id, item_id, encoded),
             )
             hold(connection, self._lease.lease_id, "layer", [record.diff_id])
 
+    def _epoch_moved(self, connection: sqlite3.Connection) -> bool:
+        """Return whether rows may have vanished that this session put or found."""
+        row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        return bool(row[0] != self._lease.epoch)
+
     def _require_chunks(
-        self, connection: sqlite3.Connection, needed: set[ChunkId], diff_id: DiffId
+        self, connection: sqlite3.Connection, needed: Iterable[bytes], diff_id: DiffId
     ) -> None:
         """See to it, inside a write transaction, that every needed chunk can be found."""
-        row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-        # In one epoch no row disappears: what this session put or found is still there.
-        unsure = needed if row[0] != self._lease.epoch else needed - self._known
-        missing = self._catalog.missing(unsure)
+        missing = self._catalog.missing(needed)
         if missing:
             missing = adopt_missing(connection, self._store.reader, missing, self.lease_id)
         if missing:

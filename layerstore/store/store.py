@@ -116,6 +116,7 @@ class Store:
         return self._read(chunk_id, DEPTH_MAX)
 
     def _read(self, chunk_id: ChunkId, depth_left: int) -> bytes:
+        damage: CorruptPackError | None = None
         for attempt in range(_LOOKUPS_MAX):
             place = self.catalog.locate(chunk_id)
             if place is None:
@@ -134,6 +135,12 @@ class Store:
             except FileNotFoundError:
                 self.reader.forget(place.pack_id)
                 self.catalog.reopen_if_replaced()
+            except CorruptPackError as err:
+                # Somebody may have healed it meanwhile: look and open once more.
+                self.reader.forget(place.pack_id)
+                if damage is not None:
+                    raise
+                damage = err
         assert place is not None
         raise CorruptPackError("pack is missing", pack=place.pack_id.hex(), offset=0)
 

@@ -118,11 +118,7 @@ def log_is_ahead(store: Store) -> bool:
     row = store.catalog.one("SELECT value FROM meta WHERE key = 'names_log_size'")
     if row is not None and row[0] == names_log.log_size(store.paths.names_log):
         return False
-    try:
-        with open(store.paths.names_log, "rb") as file:
-            records = names_log.decode_log(file.read()).records
-    except FileNotFoundError:
-        return False
+    records = names_log.read_log(store.paths.names_log).records
     known: set[str] = {image.image_id for image in store.images()}
     named = {record[2] for record in records if record[0] == names_log.TAG} - known
     stored: set[str] = set(blob_digests(store.paths))
@@ -280,6 +276,8 @@ def _remove_tree(path: str) -> None:
         except OSError as err:
             if err.errno == errno.ENOTEMPTY:
                 continue
-            if err.errno != errno.EBUSY:  # something is mounted there: the next gc's
+            # Something is mounted there, or it is another member's of a shared store: the
+            # next gc's, or theirs.
+            if err.errno not in {errno.EBUSY, errno.EACCES, errno.EPERM}:
                 raise
         return

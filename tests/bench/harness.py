@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -41,7 +41,11 @@ class CommandError(Exception):
 
 
 def run_costed(
-    command: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None
+    command: Sequence[str],
+    *,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: IO[bytes] | None = None,
 ) -> Cost:
     """Run one command to its end and return its cost; its output is shown only if it fails."""
     load = os.getloadavg()[0]
@@ -51,7 +55,7 @@ def run_costed(
             command,
             env={**clean_environment(), **(env or {})},
             cwd=cwd,
-            stdin=silence,
+            stdin=stdin or silence,
             stdout=log,
             stderr=log,
         )

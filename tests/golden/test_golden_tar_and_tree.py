@@ -10,7 +10,8 @@ from layerstore.digest import ChunkId
 from layerstore.formats import recipe, tar_writer
 from layerstore.formats.tree import Changeset, Entry, Kind, decode_changeset, encode_changeset
 from layerstore.image.export_layer import export_layer
-from layerstore.image.layer_writer import LayerItem, write_layer
+from layerstore.image.layer_item import LayerItem
+from layerstore.image.layer_writer import write_layer
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:

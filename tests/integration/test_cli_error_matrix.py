@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.store.config import FORMAT_VERSION
 from layerstore.store.store import Store
 from tests.support.build import add_base
 from tests.support.error_matrix import (  # noqa: F401 -- fixtures
@@ -222,14 +223,15 @@ def test_an_image_whose_tree_is_damaged_is_not_mounted(web: Cli, tmp_path: Path)
 def test_a_store_of_a_newer_format(web: Cli, tmp_path: Path) -> None:
     config = web.store / "config.toml"
     before = config.read_text()
-    config.write_text(before.replace("format = 2", "format = 3"))
+    newer = FORMAT_VERSION + 1
+    config.write_text(before.replace(f"format = {FORMAT_VERSION}", f"format = {newer}"))
     for command in (
         ["images"], ["mounts"], ["mount", "web:1", str(tmp_path)], ["check"], ["gc"], ["df"],
         ["inspect", "web:1"], ["import", str(tmp_path / "rootfs")], ["umount", "--all"],
         ["check", "--rebuild-index"], ["export", "web:1"],
     ):  # fmt: skip
         err = web.fails(10, *command)
-        assert_told(err, "the store has format 2, this layerstore knows up to 1", "use the newer")
+        assert_told(err, f"has format {newer}, this layerstore knows", "use the newer")
     config.write_text(before)
     assert_sound(web, "web:1")
 

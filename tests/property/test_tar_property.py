@@ -24,7 +24,8 @@ from layerstore.formats.tree import (
 )
 from layerstore.image.export_layer import export_layer, export_rootfs
 from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_writer import LayerItem, write_layer
+from layerstore.image.layer_item import LayerItem
+from layerstore.image.layer_writer import write_layer
 from layerstore.image.layers import load_changeset
 from layerstore.store.store import Store
 from tests.support.hostile_tars import ALL_SAFE, SMALL

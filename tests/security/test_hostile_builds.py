@@ -11,7 +11,7 @@ import pytest
 
 from layerstore.errors import BuildError, UnsupportedError
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layer_writer import LayerItem
+from layerstore.image.layer_item import LayerItem
 from tests.support.build import add_base, add_image, box, builder, needs_runc  # noqa: F401
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from layerstore.build.run.sandbox import Sandbox
     from layerstore.build.run.settings import RunSettings
     from layerstore.digest import DiffId
-    from layerstore.image.layer_writer import LayerItem
+    from layerstore.image.layer_item import LayerItem
     from layerstore.snapshot.base import Snapshot, Snapshotter
 
 _RESOLV_CONF = "/etc/resolv.conf"

@@ -13,7 +13,8 @@ from layerstore.errors import FormatError, NotFoundError
 from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset
 from layerstore.image.export_layer import LayerMismatchError, export_layer, export_rootfs
 from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_writer import LayerItem, write_layer
+from layerstore.image.layer_item import LayerItem
+from layerstore.image.layer_writer import write_layer
 from layerstore.image.layers import load_changeset
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store

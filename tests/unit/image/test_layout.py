@@ -18,7 +18,8 @@ from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image import layout
 from layerstore.image.images import create_image
-from layerstore.image.layer_writer import LayerItem, write_layer
+from layerstore.image.layer_item import LayerItem
+from layerstore.image.layer_writer import write_layer
 from layerstore.image.layout import (
     CONTAINERD_NAME,
     NamedImage,

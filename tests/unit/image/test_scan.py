@@ -12,7 +12,8 @@ import pytest
 
 from layerstore.errors import InputError, UnsafeContentError
 from layerstore.formats.tree import Entry, Kind, path_key
-from layerstore.image.layer_writer import LayerItem, write_layer
+from layerstore.image.layer_item import LayerItem
+from layerstore.image.layer_writer import write_layer
 from layerstore.image.layers import load_changeset
 from layerstore.image.scan import scan_directory, scan_upper
 from layerstore.image.source_file import SourceChangedError

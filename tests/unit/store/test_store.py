@@ -9,6 +9,7 @@ import pytest
 
 from layerstore.digest import ChunkId, DiffId, Digest, ImageId, blake3_id
 from layerstore.errors import FormatError, InputError, IntegrityError, UnsupportedVersionError
+from layerstore.formats.pack import Item, ItemKind
 from layerstore.store.catalog import ImageRecord
 from layerstore.store.config import StoreNotFoundError
 from layerstore.store.failures import (
@@ -21,11 +22,13 @@ from layerstore.store.failures import (
     StoreExistsError,
 )
 from layerstore.store.names import AmbiguousIdError, ReferenceSyntaxError, normalize_name
+from layerstore.store.pack_writer import PackWriter
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
 from layerstore.store.tags import insert_image
 from tests.support.store import (
     add_image,
+    assert_sound,
     blobs_of,
     noise,
     put_image,
@@ -378,7 +381,7 @@ def test_an_error_in_the_worker_reaches_the_caller(root: Path, monkeypatch) -> N
             monkeypatch.setattr(
                 pipeline,
                 "compress_block",
-                lambda raw, verify: (_ for _ in ()).throw(InputError("no")),
+                lambda raw: (_ for _ in ()).throw(InputError("no")),
             )
             with pytest.raises(InputError):
                 put_image(session, FILES)
@@ -391,3 +394,23 @@ def test_an_error_in_the_worker_reaches_the_caller(root: Path, monkeypatch) -> N
 
 def test_image_record_is_a_plain_tuple() -> None:
     assert ImageRecord._fields == ("image_id", "manifest_digest", "created", "layers", "size")
+
+
+def test_a_session_that_forgets_ids_writes_none_twice(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerstore.store.session.KNOWN_CHUNKS", 10)
+    files = {b"f%02d" % n: b"content %d" % (n % 25) for n in range(60)}
+    add_image(root, "web", files)
+    assert_sound(root, {"web": [files]})
+
+
+def test_a_pack_that_lists_an_item_twice_is_not_sealed(tmp_path: Path) -> None:
+    from layerstore.store.codec import compress_block
+
+    writer = PackWriter(str(tmp_path / "pack"))
+    item = Item(blake3_id(b"x"), 1)
+    for _ in range(2):
+        writer.add_frame(ItemKind.DATA, [item], compress_block(b"x"), 1)
+    with pytest.raises(FormatError, match="twice"):
+        writer.seal()

@@ -133,7 +133,8 @@ def test_every_flipped_byte_of_a_pack_is_found_and_none_is_served(root: Path) ->
 
 def test_leftovers_are_notes_not_errors(root: Path) -> None:
     orphan = root / "packs" / "ab" / ("ab" * 32 + ".pack")
-    orphan.parent.mkdir(exist_ok=True)
+    orphan.parent.mkdir(mode=0o700, exist_ok=True)
+    orphan.touch(mode=0o600)
     orphan.write_bytes(b"x")
     with open(root / "names.log", "ab") as file:
         file.write(b"0123 torn")

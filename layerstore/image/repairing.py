@@ -1,0 +1,243 @@
+"""Repairing a store from end to end: find, heal, move aside, name what is lost.
+
+The order is: a check that reads every byte; what the store itself and then each copy can
+bring back is written into new packs; damaged packs are emptied of what can be read and
+moved to ``quarantine/``; the catalog is made again where it was damaged; build steps
+whose layers lost data are forgotten, so that building again makes them anew. Every step
+is durable by itself: a repair that was killed is simply run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.digest import Digest, ImageId
+from layerstore.errors import IntegrityError, NotFoundError
+from layerstore.formats.tree import decode_changeset
+from layerstore.image.heal import SourceResult, glean_from, glean_from_itself
+from layerstore.store import names_log
+from layerstore.store.check import check, names_log_content
+from layerstore.store.failures import CatalogDamagedError
+from layerstore.store.findings import Problem
+from layerstore.store.glean import Gleaned, Gleaner, Lost, lost_of
+from layerstore.store.rebuild import rebuild_catalog
+from layerstore.store.references import paths_with
+from layerstore.store.repair import RepairReport, execute_repair, plan_repair
+from layerstore.store.store import Store
+from layerstore.store.tags import image_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerstore.digest import DiffId
+    from layerstore.progress import Progress
+    from layerstore.store.findings import CheckReport
+    from layerstore.store.rebuild import RebuildReport
+
+_OF_THE_CATALOG = frozenset({Problem.CATALOG_DAMAGED, Problem.CATALOG_DIFFERS})
+
+
+class Loss(NamedTuple):
+    """What one layer, or one image's own documents, can no longer give.
+
+    Attributes:
+        images: Everything that shows it, with its names.
+        what: In words.
+        files: Paths of the files whose content lost bytes.
+    """
+
+    layer: DiffId | None
+    images: tuple[ImageId, ...]
+    what: str
+    files: tuple[str, ...] = ()
+
+
+class RepairOutcome(NamedTuple):
+    """What a repair found, did, and could not do.
+
+    Attributes:
+        before: The check it began with.
+        itself: What the store could give of its own.
+        sources: What each copy brought; copies that were not needed are not read.
+        moved: Packs moved aside.
+        rebuilt: The new catalog, where one was needed.
+        cache_keys: Build steps forgotten because their layers lost data.
+        losses: What remains lost.
+        ok: Whether the store is whole now (of a dry run: would be).
+    """
+
+    dry_run: bool
+    before: CheckReport
+    itself: Gleaned
+    sources: tuple[SourceResult, ...]
+    moved: RepairReport
+    rebuilt: RebuildReport | None
+    cache_keys: tuple[str, ...]
+    losses: tuple[Loss, ...]
+    ok: bool
+
+
+def repair_store(
+    root: str, sources: Sequence[str], *, dry_run: bool, progress: Progress | None = None
+) -> RepairOutcome:
+    """Repair the store at ``root`` with copies of what it holds.
+
+    Args:
+        root: The store.
+        sources: Paths of stores, directories, tars and OCI layouts, the best first.
+        dry_run: Read everything, change nothing.
+        progress: Told what is read.
+
+    Raises:
+        NotFoundError: No store there, or no such copy.
+        GcRunningError: A gc, check or rebuild is at work.
+        StorageError: The store could not be written; what was healed stays healed.
+    """
+    rebuilt = None
+    try:
+        store = Store.open(root)
+    except CatalogDamagedError:
+        if dry_run:
+            raise
+        rebuilt = rebuild_catalog(root, progress)
+        store = Store.open(root)
+    with store:
+        before = check(store, read_data=True, progress=progress)
+        unlisted = _layers_of_unlisted(store)
+        lost = lost_of(before)
+        lost = lost._replace(layers=lost.layers | unlisted, harmed=lost.harmed | unlisted)
+        itself, results, missing = _heal(store, lost, sources, dry_run, progress)
+        if dry_run:
+            return _dry_outcome(store, before, itself, results, missing)
+        moved = execute_repair(plan_repair(store, before))
+        if unlisted - missing.layers or any(
+            finding.problem in _OF_THE_CATALOG for finding in before.findings
+        ):
+            rebuilt = store.rebuild_catalog(progress)
+        after = check(store, read_data=False, progress=progress)
+        keys = _forget_build_steps(store, after.harmed_layers)
+        losses = (*_losses(store, lost_of(after)), *_losses_of_names(store))
+        ok = after.ok and not losses
+        return RepairOutcome(False, before, itself, results, moved, rebuilt, keys, losses, ok)
+
+
+def _dry_outcome(
+    store: Store,
+    before: CheckReport,
+    itself: Gleaned,
+    results: tuple[SourceResult, ...],
+    missing: Lost,
+) -> RepairOutcome:
+    plan = plan_repair(store, before)
+    moved = RepairReport(len(plan.packs), 0, 0)
+    losses = _losses(store, missing)
+    if missing.layers or not _layers_of_unlisted(store):
+        losses += _losses_of_names(store)  # else their layers come back, and they with them
+    return RepairOutcome(True, before, itself, results, moved, None, (), tuple(losses), not losses)
+
+
+def _heal(
+    store: Store, lost: Lost, sources: Sequence[str], dry_run: bool, progress: Progress | None
+) -> tuple[Gleaned, tuple[SourceResult, ...], Lost]:
+    """Bring back what can be; return what came from where, and what is still missing."""
+    if not lost:
+        return Gleaned(0, 0, 0), (), lost
+    results: list[SourceResult] = []
+    with Gleaner(store, lost, dry_run=dry_run) as gleaner:
+        itself = glean_from_itself(gleaner)
+        for path in sources:
+            if not gleaner.wants_more:
+                break
+            results.append(glean_from(gleaner, path, progress=progress))
+        if results and gleaner.missing.blobs:
+            again = glean_from_itself(gleaner)  # a config from a copy may make its manifest again
+            itself = Gleaned(*(one + two for one, two in zip(itself, again, strict=True)))
+        missing = gleaner.missing.by_depending(store)
+    if missing.dependents and sources:
+        # Their bases are lost for good: then they are wanted themselves.
+        wanted = missing._replace(items=missing.dependents, dependents=frozenset())
+        _, more, rest = _heal(store, wanted, sources, dry_run, progress)
+        results += more
+        missing = missing._replace(dependents=rest.items)
+    return itself, tuple(results), missing
+
+
+def _forget_build_steps(store: Store, harmed: frozenset[DiffId]) -> tuple[str, ...]:
+    keys = tuple(record.key for record in store.cache_records() if record.diff_id in harmed)
+    if keys:
+        store.cache_drop(keys)
+    return keys
+
+
+def _losses(store: Store, lost: Lost) -> list[Loss]:
+    images = store.images()
+
+    def showing(diff_id: DiffId) -> tuple[ImageId, ...]:
+        return tuple(image.image_id for image in images if diff_id in image.layers)
+
+    lost = lost._replace(items=lost.items | lost.dependents)
+    losses: list[Loss] = []
+    for diff_id in sorted(lost.harmed | lost.layers):
+        losses += _losses_of_layer(store, lost, diff_id, showing(diff_id))
+    for image in images:
+        for digest, what in ((image.image_id, "config"), (image.manifest_digest, "manifest")):
+            if digest in lost.blobs:
+                losses.append(Loss(None, (image.image_id,), f"its {what} {digest} is lost"))
+    return losses
+
+
+def _unlisted_names(store: Store) -> dict[str, ImageId]:
+    """Return the names that names.log has and the catalog does not, with their images.
+
+    So it is after the catalog was made again from packs that miss some of their layers.
+    Names that a crash left in the log alone look the same; nobody was promised those, and
+    the next change of a name forgets them.
+    """
+    records = names_log_content(store).records
+    everything = {record[2] for record in records if record[0] == names_log.TAG}
+    known: set[str] = {image.image_id for image in store.images()}
+    named = names_log.replay(records, everything)
+    return {n: ImageId(Digest(i)) for n, i in named.items() if i not in known}
+
+
+def _layers_of_unlisted(store: Store) -> frozenset[DiffId]:
+    """Return the layers that such images need and the catalog does not have."""
+    found: set[DiffId] = set()
+    for image_id in _unlisted_names(store).values():
+        with contextlib.suppress(IntegrityError, NotFoundError):
+            found.update(image_facts(store.get_blob(image_id)).diff_ids)
+    return frozenset(diff_id for diff_id in found if not store.has_layer(diff_id))
+
+
+def _losses_of_names(store: Store) -> list[Loss]:
+    return [
+        Loss(None, (image_id,), f"the name {name}: layers of its image are lost")
+        for name, image_id in _unlisted_names(store).items()
+        if store.has_blob(image_id)
+    ]
+
+
+def _losses_of_layer(
+    store: Store, lost: Lost, diff_id: DiffId, images: tuple[ImageId, ...]
+) -> list[Loss]:
+    try:
+        record = store.layer(diff_id)
+    except NotFoundError:
+        # A dry run found it in a copy if nobody misses it any more.
+        return [Loss(diff_id, images, "the whole layer is lost")] if diff_id in lost.layers else []
+    except IntegrityError:
+        return [Loss(diff_id, images, "the whole layer is lost")]
+    losses: list[Loss] = []
+    if not lost.items.isdisjoint(chunk_id for _, chunk_id in record.tree):
+        losses.append(Loss(diff_id, images, "the layer's list of files is lost, and so are they"))
+    if not lost.items.isdisjoint(chunk_id for _, chunk_id in record.recipe):
+        what = "its tar can no longer be written bit for bit; its files are not harmed by that"
+        losses.append(Loss(diff_id, images, what))
+    with contextlib.suppress(IntegrityError, NotFoundError):
+        changeset = decode_changeset(store.read_refs(record.tree))
+        files = tuple(os.fsdecode(path) for path, _ in paths_with(changeset, lost.items))
+        if files:
+            losses.append(Loss(diff_id, images, f"{len(files)} files lost content", files))
+    return losses

@@ -1,0 +1,338 @@
+"""Ratio benchmark: what series of trees cost on disk, here and with the peers, in one run.
+
+    python -m tests.bench.ratio CACHE [CORPUS ...] [--harder] [--only NAME] [--json] [--gate]
+
+CACHE is where ``tests.bench.corpora`` made the corpora (missing ones are made). Every
+contender stores the trees of a corpus one after the other in one place; layerstore also
+after ``optimize``. A figure counts only when **every tree was restored and compares equal**
+with its source: paths, types, sizes, contents and link targets for everybody, and for
+layerstore everything else too (modes, owners, times to the nanosecond, xattrs, hard links).
+What a peer does not give back is named. Bars: tests/bench/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.bench.bars import Bar, bars_of
+from tests.bench.contenders import ARCHIVES, HARDER, LAYERSTORE, Contender
+from tests.bench.corpora import CORPORA, make_corpus
+from tests.bench.harness import (
+    CommandError,
+    disk_bytes,
+    environment,
+    grid,
+    megabytes,
+    run_costed,
+    say,
+    warm,
+)
+from tests.bench.manifest import Manifest, compare, manifest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tests.bench.docker_load import DockerLoad
+
+OPTIMIZED = "layerstore, optimized"
+STORE = "layerstore"
+
+
+@dataclass
+class Result:
+    """What one contender made of one corpus.
+
+    Attributes:
+        stored: Bytes of files after each tree, in order.
+        disk: Allocated bytes at the end.
+        unpacked: Bytes of the evictable object tier, not part of the others.
+        restored: Whether every tree came back with equal content.
+        lost: What restores did not give back, summed over the trees' entries.
+    """
+
+    name: str
+    corpus: str
+    stored: list[int] = field(default_factory=list)
+    disk: int = 0
+    unpacked: int = 0
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    restore_cpu_seconds: float = 0.0
+    restored: bool = True
+    lost: str = "-"
+    error: str | None = None
+
+    @property
+    def total(self) -> int:
+        return self.stored[-1]
+
+    @property
+    def last_added(self) -> int:
+        """What the last tree added."""
+        return self.stored[-1] - (self.stored[-2] if len(self.stored) > 1 else 0)
+
+    @property
+    def valid(self) -> bool:
+        """Whether the figures may be quoted."""
+        return self.error is None and self.restored
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The trees of a corpus with what they hold."""
+
+    name: str
+    trees: list[Path]
+    manifests: list[Manifest]
+
+    @property
+    def logical(self) -> int:
+        """Bytes of all regular files, hard links of a tree once."""
+        return sum(_logical(manifest) for manifest in self.manifests)
+
+    @property
+    def entries(self) -> int:
+        return sum(len(manifest) for manifest in self.manifests)
+
+
+def _logical(manifest: Manifest) -> int:
+    return sum(
+        record.size or 0
+        for path, record in manifest.items()
+        if record.links is None or record.links == path
+    )
+
+
+def load(cache: Path, name: str) -> Corpus:
+    """Make a corpus if need be, and read all of it once."""
+    trees = make_corpus(cache, name)
+    for tree in trees:
+        warm(tree)
+    say(f"{name}: reading {len(trees)} trees")
+    return Corpus(name, trees, [manifest_of(tree) for tree in trees])
+
+
+class Bench:
+    """One contender at a time: store all, restore all, remove."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._repo = work / "repo"
+
+    def run(self, corpus: Corpus, contender: Contender | DockerLoad) -> list[Result]:
+        """Return a result, for layerstore one more after optimize."""
+        name = STORE if contender is LAYERSTORE else contender.name
+        result = Result(name, corpus.name)
+        results = [result]
+        try:
+            self._store(corpus, contender, result)
+            self._restore(corpus, contender, result)
+            if contender is LAYERSTORE:
+                results += self._optimize(corpus, contender, result)
+        except (
+            CommandError,
+            OSError,
+        ) as err:  # a peer that fails is a row of the table, not the end
+            results[-1].error = str(err)
+            say(f"  {name}: {err}")
+        finally:
+            contender.finish(self._repo)
+            shutil.rmtree(self._repo, ignore_errors=True)
+        return results
+
+    def _store(self, corpus: Corpus, contender: Contender | DockerLoad, result: Result) -> None:
+        contender.start(self._repo)
+        for tree in corpus.trees:
+            cost = contender.put(self._repo, tree, _image_name(tree))
+            result.cpu_seconds += cost.cpu_seconds
+            result.wall_seconds += cost.wall_seconds
+            self._measure(result)
+        say(f"  {result.name:24} {megabytes(result.total):>8} MB, {result.cpu_seconds:.1f} s CPU")
+
+    def _measure(self, result: Result) -> None:
+        allocated, apparent = disk_bytes(self._repo)
+        unpacked = (0, 0)
+        if (objects := self._repo / "store" / "objects").is_dir():
+            unpacked = disk_bytes(objects)
+        result.stored.append(apparent - unpacked[1])
+        result.disk = allocated - unpacked[0]
+        result.unpacked = unpacked[0]
+
+    def _restore(self, corpus: Corpus, contender: Contender | DockerLoad, result: Result) -> None:
+        """Give back and compare one tree after the other, so that one copy at most lies about."""
+        lost = []
+        for tree, manifest in zip(corpus.trees, corpus.manifests, strict=True):
+            target = self._work / "restored"
+            cost, root = contender.get(self._repo, tree, _image_name(tree), target)
+            result.restore_cpu_seconds += cost.cpu_seconds
+            difference = compare(manifest, manifest_of(root))
+            enough = difference.equal if contender is LAYERSTORE else difference.content_equal
+            result.restored &= enough
+            if not difference.equal:
+                lost.append(difference.lost())
+            if not enough:
+                say(f"  {result.name}: {tree.name} differs: {difference.lost()}")
+                say(f"    {difference.missing[:3]} {difference.extra[:3]} {difference.example}")
+            shutil.rmtree(target)
+        result.lost = "; ".join(dict.fromkeys(lost)) or "-"
+
+    def _optimize(
+        self, corpus: Corpus, contender: Contender | DockerLoad, before: Result
+    ) -> list[Result]:
+        result = Result(OPTIMIZED, corpus.name, stored=before.stored[:-1])
+        store = [sys.executable, "-m", "layerstore", "--store", str(self._repo / "store")]
+        known = subprocess.run([*store, "optimize", "--help"], capture_output=True, check=False)
+        if known.returncode != 0:
+            result.error = "this layerstore has no optimize"
+            return [result]
+        try:
+            cost = run_costed([*store, "optimize"])
+            result.cpu_seconds, result.wall_seconds = cost.cpu_seconds, cost.wall_seconds
+            self._measure(result)
+            say(f"  {result.name:24} {megabytes(result.total):>8} MB, {cost.cpu_seconds:.1f} s CPU")
+            self._restore(corpus, contender, result)
+        except (CommandError, OSError) as err:
+            result.error = str(err)
+        return [result]
+
+
+def _image_name(tree: Path) -> str:
+    return tree.name.lower().replace("_", "-")
+
+
+def report(corpus: Corpus, results: Iterable[Result]) -> str:
+    """Return the table of one corpus."""
+    rows = []
+    for result in results:
+        if not result.valid:
+            why = result.error or f"not restored: {result.lost}"
+            rows.append((result.name, *["-"] * 6, why.splitlines()[0][:60]))
+            continue
+        rows.append(
+            (
+                result.name,
+                megabytes(result.total),
+                f"{corpus.logical / result.total:.2f}",
+                megabytes(result.last_added) if result.name != OPTIMIZED else "-",
+                megabytes(result.disk),
+                f"{result.cpu_seconds:.1f}",
+                f"{result.restore_cpu_seconds:.1f}",
+                result.lost if len(result.lost) < 60 else result.lost[:57] + "...",
+            )
+        )
+    head = (
+        corpus.name,
+        "stored MB",
+        "1/x",
+        "last adds",
+        "disk MB",
+        "CPU s",
+        "restore CPU s",
+        "lost",
+    )
+    counts = (
+        f"{len(corpus.trees)} trees, {corpus.entries:,} entries, "
+        f"{megabytes(corpus.logical)} MB in files"
+    )
+    return f"{grid(head, rows)}\n{counts}"
+
+
+def choose(
+    only: list[str] | None, *, harder: bool
+) -> tuple[list[Contender | DockerLoad], dict[str, str], list[str]]:
+    """Return who takes part, their versions, and who is missing."""
+    present, versions, missing = [LAYERSTORE], {}, []
+    for contender in (*ARCHIVES, *(HARDER if harder else ())):
+        if only and not any(text in contender.name for text in only):
+            continue
+        version = contender.found_version()
+        if version is None:
+            missing.append(contender.name)
+        else:
+            present.append(contender)
+            versions[contender.name] = version
+    return present, versions, missing
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tests.bench.ratio", description=__doc__.splitlines()[0])
+    parser.add_argument("cache", type=Path, help="where the corpora are, or are made")
+    parser.add_argument("corpora", nargs="*", help=f"of {', '.join(CORPORA)}; default: all")
+    parser.add_argument("--only", action="append", help="peers whose name holds this text")
+    parser.add_argument("--harder", action="store_true", help="peers with all their effort too")
+    parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--gate", action="store_true", help="exit 1 when a bar is not met")
+    given = parser.parse_args()
+    if unknown := set(given.corpora) - set(CORPORA):
+        parser.error(f"no such corpus: {', '.join(sorted(unknown))}")
+    return given
+
+
+def main() -> int:
+    given = parse_arguments()
+    contenders, versions, missing = choose(given.only, harder=given.harder)
+    work = Path(tempfile.mkdtemp(prefix="layerstore-bench-", dir=given.work))
+    os.environ["BORG_BASE_DIR"] = str(work / "borg-home")
+    tables: list[str] = []
+    results: list[Result] = []
+    bars: list[Bar] = []
+    described = {}
+    try:
+        bench = Bench(work)
+        for name in given.corpora or list(CORPORA):
+            corpus = load(given.cache.absolute(), name)
+            of_corpus = [one for who in contenders for one in bench.run(corpus, who)]
+            results += of_corpus
+            described[name] = {
+                "trees": [tree.name for tree in corpus.trees],
+                "entries": corpus.entries,
+                "logical_bytes": corpus.logical,
+            }
+            tables.append(report(corpus, of_corpus))
+            bars += bars_of(corpus.name, corpus.logical, of_corpus)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    if given.json:
+        print(_as_json(results, bars, described, versions, missing))
+    else:
+        print("\n\n".join(tables), end="\n\n")
+        print("\n".join(str(bar) for bar in bars), end="\n\n")
+        print("\n".join(f"{name}: {version}" for name, version in versions.items()))
+        print("".join(f"{name}: not installed, left out\n" for name in missing), end="")
+        where = environment()
+        print(f"{where['kernel']}, {where['cpus']} CPUs, {where['at']}")
+    return 1 if given.gate and not all(bar.met for bar in bars) else 0
+
+
+def _as_json(
+    results: list[Result],
+    bars: list[Bar],
+    corpora: dict[str, object],
+    versions: dict[str, str],
+    missing: list[str],
+) -> str:
+    return json.dumps(
+        {
+            "environment": environment(),
+            "versions": versions,
+            "missing": missing,
+            "corpora": corpora,
+            "results": [{**asdict(one), "valid": one.valid} for one in results],
+            "bars": [asdict(bar) for bar in bars],
+        },
+        indent=2,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
