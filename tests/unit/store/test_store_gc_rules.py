@@ -207,6 +207,9 @@ def test_uses_are_recorded_where_images_are_used(root: Path) -> None:
         store.tag("again:1", image.image_id)
         uses = image_uses(store.paths, [image.image_id, "sha256:" + "0" * 64])
         assert list(uses) == [image.image_id]
+        os.utime(store.paths.blob(image.image_id), (-5, -5))
+        assert image_uses(store.paths, [image.image_id]) == {}
+        note_image_use(store.paths, image.image_id)
         assert uses[image.image_id] == pytest.approx(time.time(), abs=3600)
 
 
