@@ -169,9 +169,11 @@ def _blocks(entry: Entry, name: bytes, size: int, records: dict[bytes, bytes]) -
     if len(target) > _NAME_BYTES:
         records[b"linkpath"] = target
         target = target[:_NAME_BYTES]
-    uid = _number(entry.uid, _OCTAL_7_MAX, b"uid", records)
-    gid = _number(entry.gid, _OCTAL_7_MAX, b"gid", records)
-    size_field = _number(size, _OCTAL_11_MAX, b"size", records)
+    uid, gid, size_field = entry.uid, entry.gid, size
+    if uid > _OCTAL_7_MAX or gid > _OCTAL_7_MAX or size > _OCTAL_11_MAX:
+        uid = _number(uid, _OCTAL_7_MAX, b"uid", records)
+        gid = _number(gid, _OCTAL_7_MAX, b"gid", records)
+        size_field = _number(size, _OCTAL_11_MAX, b"size", records)
     seconds, nanoseconds = divmod(entry.mtime_ns, _NS)
     if nanoseconds or not 0 <= seconds <= _OCTAL_11_MAX:
         records[b"mtime"] = _time(entry.mtime_ns)

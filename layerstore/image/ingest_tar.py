@@ -277,7 +277,7 @@ class _Ingest:
                     f"more than {OWN_MAX} chunks of content that later members replace"
                 )
         tail = self._reader.literal_count - self._literals_done
-        with Spool(self._session.temporary("recipe")) as body:
+        with Spool(partial(self._session.temporary, "recipe")) as body:
             steps = zip(self._lengths, sources, strict=True)
             with storage_errors("write a recipe"):
                 plan = write_plan(body.write, len(sources), steps, tail, own)

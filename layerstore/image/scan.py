@@ -464,20 +464,16 @@ def _check_device(path: bytes, kind: Kind, status: os.stat_result) -> None:
 
 
 def _entry(path: bytes, kind: Kind, status: os.stat_result, proc: bytes, xattrs: Xattrs) -> Entry:
+    mode = stat.S_IMODE(status.st_mode)
+    uid, gid, mtime_ns = status.st_uid, status.st_gid, status.st_mtime_ns
+    if kind is Kind.FILE:
+        return Entry(path, kind, mode, uid, gid, mtime_ns, status.st_size, xattrs=xattrs)
+    if kind is Kind.SYMLINK:
+        return Entry(path, kind, mode, uid, gid, mtime_ns, target=os.readlink(proc), xattrs=xattrs)
     device = status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0
+    major, minor = os.major(device), os.minor(device)
     return Entry(
-        path,
-        kind,
-        stat.S_IMODE(status.st_mode),
-        status.st_uid,
-        status.st_gid,
-        status.st_mtime_ns,
-        status.st_size if kind is Kind.FILE else 0,
-        (),
-        os.readlink(proc) if kind is Kind.SYMLINK else b"",
-        os.major(device),
-        os.minor(device),
-        xattrs,
+        path, kind, mode, uid, gid, mtime_ns, dev_major=major, dev_minor=minor, xattrs=xattrs
     )
 
 

@@ -7,6 +7,7 @@ and chunks are the same as for a tree that is encoded at once.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from layerstore.digest import ID_BYTES, ChunkId
@@ -35,8 +36,8 @@ class TreeSpool:
 
     def __init__(self, session: WriteSession) -> None:
         self._session = session
-        self._body = Spool(session.temporary("tree"))
-        self._ids = Spool(session.temporary("tree-chunks"))
+        self._body = Spool(partial(session.temporary, "tree"))
+        self._ids = Spool(partial(session.temporary, "tree-chunks"))
         self._encoder = TreeEncoder(self._body.write)
         self._waiting: list[Entry] = []
         self.content_size = 0

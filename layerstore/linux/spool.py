@@ -22,10 +22,11 @@ class Spool:
     """See the module; use it in a ``with`` block.
 
     Args:
-        path: Name that the file has for a moment; nothing of this name may exist.
+        path: Returns the name that the file has for a moment, if one is needed; nothing of
+            this name may exist.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: Callable[[], str]) -> None:
         self._path = path
         self._buffer = bytearray()
         self._fd = -1
@@ -44,8 +45,9 @@ class Spool:
 
     def _spill(self) -> None:
         if self._fd < 0:
-            self._fd = open_private(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            os.unlink(self._path)
+            path = self._path()
+            self._fd = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            os.unlink(path)
         write_all(self._fd, self._buffer)
         self._in_file += len(self._buffer)
         self._buffer = bytearray()

@@ -583,8 +583,9 @@ class Catalog:
         return set(wanted) - {row[0] for row in held}
 
     def chunk_places(self, chunk_ids: Sequence[bytes]) -> dict[bytes, ChunkRow]:
-        """Return the rows of those of ``chunk_ids`` that the index has."""
-        rows = self._each("SELECT id, pack, block, offset, length FROM chunks", chunk_ids)
+        """Return the rows of those of ``chunk_ids`` that the index has in packs in use."""
+        sql = "SELECT id, pack, block, offset, length FROM chunks"
+        rows = self._each(sql, chunk_ids, condition=f" AND {IN_USE}")
         return {row[0]: ChunkRow(*row) for row in rows}  # type: ignore[misc, arg-type]
 
     def _each(

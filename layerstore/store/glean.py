@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import tempfile
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from blake3 import blake3
@@ -32,11 +33,10 @@ from layerstore.store.rewrite import item_matches
 from layerstore.store.sweep import pack_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from layerstore.chunking.cutter import CutParameters
     from layerstore.formats.pack import Block
-    from layerstore.formats.tree import Changeset
     from layerstore.store.findings import CheckReport
     from layerstore.store.records import LayerRecord, Refs
     from layerstore.store.session import Like, WriteSession
@@ -122,6 +122,7 @@ class Gleaner:
         self._kept: set[ChunkId] = set()
         self._records: dict[DiffId, LayerRecord] = {}
         self._count = Gleaned(0, 0, 0)
+        self._outside: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def missing(self) -> Lost:
@@ -146,6 +147,8 @@ class Gleaner:
         """End the session; what was not settled is garbage."""
         if self._session is not None:
             self._session.close()
+        if self._outside is not None:
+            self._outside.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -156,9 +159,15 @@ class Gleaner:
     # -- as a session, for what reads sources
 
     def temporary(self, name: str) -> str:
-        """Return a path in ``tmp/`` that gc removes once the lease is dead."""
-        assert self._session is not None
-        return self._session.temporary(name)
+        """Return a path in ``tmp/`` that gc removes once the lease is dead.
+
+        Where nothing is written to the store, one outside of it, gone with this gleaner.
+        """
+        if self._session is not None:
+            return self._session.temporary(name)
+        if self._outside is None:
+            self._outside = tempfile.TemporaryDirectory(prefix="layerstore-repair-")
+        return f"{self._outside.name}/{name}"
 
     @property
     def cutting(self) -> CutParameters:
@@ -198,9 +207,11 @@ class Gleaner:
             for chunk in cut_stream(read, size, self.cutting)
         )
 
-    def publish_layer(self, record: LayerRecord, *, changeset: Changeset | None = None) -> None:
+    def publish_layer(
+        self, record: LayerRecord, *, content: Callable[[], Iterator[set[ChunkId]]] | None = None
+    ) -> None:
         """Offer a layer: its record is kept if it was lost, the layer too."""
-        del changeset
+        del content
         encoded = encode_layer(record)
         item_id = layer_item_id(encoded)
         if item_id in self._items:

@@ -428,7 +428,9 @@ class _Optimization:
             raise
         try:
             with self._store.catalog.write() as connection:
-                number = publish_pack(connection, self._store.paths, pack, self._lease.lease_id)
+                number = publish_pack(
+                    connection, self._store.paths, pack, self._lease.lease_id, with_chunks=False
+                )
                 _move_rows(connection, number, pack, self._cold)
         finally:
             if pack.staged is not None:

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 QUEUE_BLOCKS = 12
 
-VERIFY_EVERY = 4
-"""Of content blocks one in this many is decoded again before it is written; of metadata, all."""
-
-
 SURELY_SMALL = 1 / 6
 """A difference below this part of the plain bytes is kept without trying the block alone."""
 
@@ -71,7 +67,6 @@ class Pipeline:
         self._writer: PackWriter | None = None
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._content_blocks = 0
         # One for all blocks: the kernel zeroes every page of a fresh one.
         self._joined = bytearray(BLOCK_MAX_BYTES)
 
@@ -152,7 +147,7 @@ class Pipeline:
         difference = self._difference(raw, job.against.bases)
         if difference is not None and len(difference) < len(raw) * SURELY_SMALL:
             return difference, job.against
-        alone = compress_block(raw, verify=self._must_verify(job.kind))
+        alone = compress_block(raw)
         if difference is not None and len(difference) < len(alone) * WORTH_A_BASE:
             return difference, job.against
         return alone, ALONE
@@ -176,12 +171,6 @@ class Pipeline:
             joined[size:end] = part
             size = end
         return joined[:size]
-
-    def _must_verify(self, kind: ItemKind) -> bool:
-        if kind is not ItemKind.DATA:
-            return True
-        self._content_blocks += 1
-        return self._content_blocks % VERIFY_EVERY == 1
 
     def _seal(self) -> None:
         if self._writer is not None:

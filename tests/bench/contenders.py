@@ -89,6 +89,11 @@ def _export(repo: Path, _source: Path, name: str, target: Path) -> list[str]:
     return ["bash", "-c", script, str(target), *export]
 
 
+def _bare_import(repo: Path, source: Path, name: str) -> list[str]:
+    words = ["--store", str(repo / "store"), "import", str(source), "-t", f"{name}:1"]
+    return [sys.executable, "-m", "tests.bench.bare_import", *words]
+
+
 def _tar_zstd(repo: Path, tree: Path, name: str) -> list[str]:
     script = 'set -o pipefail; tar -C "$1" -c . | zstd -3 -q -o "$2"'
     return ["bash", "-c", script, "bash", str(tree), str(repo / f"{name}.tar.zst")]
@@ -177,6 +182,17 @@ CONTENDERS = (
     Contender(
         "layerstore import TAR",
         _import,
+        (sys.executable, "-m", "layerstore", "version"),
+        reads_tar=True,
+    ),
+    Contender(
+        "bare import DIR",
+        _bare_import,
+        (sys.executable, "-m", "layerstore", "version"),
+    ),
+    Contender(
+        "bare import TAR",
+        _bare_import,
         (sys.executable, "-m", "layerstore", "version"),
         reads_tar=True,
     ),

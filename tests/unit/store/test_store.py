@@ -381,7 +381,7 @@ def test_an_error_in_the_worker_reaches_the_caller(root: Path, monkeypatch) -> N
             monkeypatch.setattr(
                 pipeline,
                 "compress_block",
-                lambda raw, verify: (_ for _ in ()).throw(InputError("no")),
+                lambda raw: (_ for _ in ()).throw(InputError("no")),
             )
             with pytest.raises(InputError):
                 put_image(session, FILES)
