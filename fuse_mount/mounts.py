@@ -449,7 +449,7 @@ def _read(store_root: str, view_id: str) -> MountRecord | None:
         return MountRecord(**value)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as err:
+    except (ValueError, TypeError, KeyError, RecursionError) as err:
         raise MountError(
             f"the record of view {view_id} cannot be read: {err}",
             hint=f"unmount it by hand and remove {_path(store_root, view_id)}",

@@ -149,6 +149,12 @@ def _add_leases(store: Store, roots: Roots) -> None:
             roots.layers.setdefault(DiffId(Digest(str(held))), why)
 
 
+# RecursionError: JSON nested deeper than Python's stack.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, LayerstoreError,
+)  # fmt: skip
+
+
 def _add_views(store: Store, roots: Roots) -> None:
     """Add what mounted views show; a record counts for as long as its file exists."""
     for name in sorted(os.listdir(store.paths.views)):
@@ -162,7 +168,7 @@ def _add_views(store: Store, roots: Roots) -> None:
             image = ImageId(parse_digest(image_id)) if image_id else None
         except FileNotFoundError:
             continue  # unmounted between listing and reading
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, LayerstoreError) as err:
+        except _UNREADABLE as err:
             roots.unreadable.append(f"view record {path} cannot be read: {err}")
             continue
         for diff_id in layers:

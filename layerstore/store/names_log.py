@@ -49,9 +49,10 @@ def decode_record(line: bytes) -> Record | None:
         return None
     try:
         fields = json.loads(payload)
-    except ValueError:
-        return None
-    if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+        if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+            return None
+        "".join(fields).encode()  # half a surrogate pair has no bytes: no name could be stored
+    except (ValueError, RecursionError):
         return None
     lengths = {TAG: 3, UNTAG: 2, RESET: 1}
     if not fields or lengths.get(fields[0]) != len(fields):
