@@ -34,7 +34,7 @@ from layerstore.formats.tar_headers import (
     parse_number,
     parse_sparse_slots,
 )
-from layerstore.formats.tar_limits import Limits, exceeded
+from layerstore.formats.tar_limits import REGION_COST_BYTES, Limits, MetadataMeter, exceeded
 from layerstore.formats.tar_paths import check_symlink_target, link_path, member_path
 from layerstore.formats.tree import (
     DEV_MAJOR_MAX,
@@ -158,6 +158,7 @@ class TarReader:
         self._logical_bytes = 0
         self._global_bytes = 0
         self._where = (b"", 0)
+        self.metadata = MetadataMeter(self._limits)
         self.literals = bytearray()
         self.literal_count = 0
 
@@ -378,7 +379,16 @@ class TarReader:
             self._check_file(member, header, extended, block)
         # The map of sparse format 1.0 was read already; it came in whole blocks.
         self._padding = -member.stored % BLOCK_BYTES
+        self._charge(member)
         return member
+
+    def _charge(self, member: Member) -> None:
+        count = len(member.path) + len(member.target)
+        if member.xattrs:
+            count += sum(len(name) + len(value) for name, value in member.xattrs)
+        if member.regions:
+            count += REGION_COST_BYTES * len(member.regions)
+        self.metadata.charge(count)
 
     def _apply_records(self, member: Member, records: tar_pax.Records, header: Header) -> None:
         get = records.get

@@ -18,13 +18,19 @@ from layerstore.errors import UnsafeContentError
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class ChangesetBuilder:
-    """Collects entries, whiteouts and opaque directories of one layer."""
+    """Collects entries, whiteouts and opaque directories of one layer.
 
-    def __init__(self) -> None:
+    Args:
+        charge: Called with the bytes of each directory's path that is a parent: one deep
+            path implies a thousand of them.
+    """
+
+    def __init__(self, charge: Callable[[int], None] | None = None) -> None:
+        self._charge = charge
         self._entries: dict[bytes, Entry] = {}
         self._parents: set[bytes] = {b""}
         self._linked: set[bytes] = set()
@@ -76,6 +82,8 @@ class ChangesetBuilder:
             if parent in self._parents:
                 return
             self._require_directory(parent)
+            if self._charge is not None:
+                self._charge(end)
             self._parents.add(parent)
             end = path.rfind(b"/", 0, end)
 

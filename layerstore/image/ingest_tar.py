@@ -93,7 +93,7 @@ class _Ingest:
         self._session = session
         self._reader = reader
         self._rootfs = rootfs
-        self._builder = ChangesetBuilder()
+        self._builder = ChangesetBuilder(reader.metadata.charge)
         self._steps: list[tuple[int, Entry]] = []
         self._literals_done = 0
         self._literals: list[tuple[int, ChunkId]] = []

@@ -14,6 +14,7 @@ from layerstore.chunking.cutter import WHOLE_MAX_BYTES
 from layerstore.errors import FormatError, UnsafeContentError
 from layerstore.formats import tar_writer
 from layerstore.formats.recipe import CANONICAL
+from layerstore.formats.tar_limits import Limits, MetadataMeter, exceeded
 from layerstore.formats.tree import WHITEOUT_PREFIX, Changeset, Entry, Extent, Kind, check_paths
 from layerstore.image.changeset_builder import ChangesetBuilder
 from layerstore.image.hashing import DiffIdHasher
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from layerstore.store.records import LayerRecord, Refs
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+
+
+LIMITS = Limits()
+"""A layer that is written here can be read again, from its own tar, too."""
 
 
 class LayerItem(NamedTuple):
@@ -77,6 +82,7 @@ def write_layer(
             hard link to a directory) or have a name that no layer can carry.
         SourceChangedError: A file's content is not as long as its entry says.
         FormatError: An entry breaks a rule of the tree format.
+        LimitExceededError: More entries, or larger names and attributes, than a layer may have.
         StorageError: The store could not be written.
     """
     report = progress or Silent()
@@ -109,7 +115,7 @@ class _Gathered(NamedTuple):
 def _gather(
     items: Iterable[LayerItem], whiteouts: Iterable[bytes], opaques: Iterable[bytes]
 ) -> _Gathered:
-    by_path = {item.entry.path: item for item in items}
+    by_path = _limited(items)
     whiteouts, opaques = list(whiteouts), list(opaques)
     check_image_paths(sorted(by_path))
     check_image_paths(sorted([*whiteouts, *opaques]))
@@ -134,6 +140,27 @@ def _gather(
             assert final is not None
             sources[final.path] = item
     return _Gathered(changeset, sources)
+
+
+def _limited(items: Iterable[LayerItem]) -> dict[bytes, LayerItem]:
+    """Return items by path: no more than a layer may have when it is read again.
+
+    Raises:
+        LimitExceededError: A step or a directory made more.
+    """
+    by_path: dict[bytes, LayerItem] = {}
+    meter = MetadataMeter(LIMITS)
+    for item in items:
+        entry = item.entry
+        meter.charge(len(entry.path) + len(entry.target) + sum(map(_xattr_bytes, entry.xattrs)))
+        by_path[entry.path] = item
+        if len(by_path) > LIMITS.entries:
+            raise exceeded("entries", len(by_path), LIMITS.entries, "entries of a layer")
+    return by_path
+
+
+def _xattr_bytes(pair: tuple[bytes, bytes]) -> int:
+    return len(pair[0]) + len(pair[1])
 
 
 def check_image_paths(paths: Sequence[bytes]) -> None:

@@ -98,11 +98,7 @@ def _still_true(store: Store, report: CheckReport) -> Iterator[Finding]:
 
 def names_log_content(store: Store) -> names_log.LogContent:
     """Return what names.log says now."""
-    try:
-        with open(store.paths.names_log, "rb") as file:
-            return names_log.decode_log(file.read())
-    except FileNotFoundError:
-        return names_log.LogContent([], 0)
+    return names_log.load(store.paths.names_log)
 
 
 def _logged(store: Store, log: names_log.LogContent) -> dict[str, str]:

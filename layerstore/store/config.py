@@ -7,11 +7,17 @@ store. Normative: docs/format/store.md.
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.chunking import cutter
-from layerstore.errors import FormatError, NotFoundError, UnsupportedVersionError
+from layerstore.errors import (
+    FormatError,
+    NotFoundError,
+    UnsafeContentError,
+    UnsupportedVersionError,
+)
 from layerstore.linux.files import publish_bytes, read_file, remove_if_present
 from layerstore.linux.locks import exclusive
 from layerstore.store.catalog import Catalog, make_store_directories
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 CONFIG_MAX_BYTES = 64 * 1024
+_WRITE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 KNOWN_INCOMPATIBLE: frozenset[str] = frozenset()
 KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset()
@@ -56,6 +63,10 @@ normalization = {cutter.NORMALIZATION}
 
 class StoreNotFoundError(NotFoundError):
     """There is no store where one was expected."""
+
+
+class ExposedStoreError(UnsafeContentError):
+    """Others than the store's owner may write it."""
 
 
 class StoreConfig(NamedTuple):
@@ -141,6 +152,7 @@ def load_config(paths: StorePaths) -> StoreConfig:
             raise FormatError(f"config.toml is damaged: {err}") from err
         raise storage_error(err, "read the store's config") from err
     config = parse_config(data)
+    refuse_exposed(paths)
     lost = [name for name in DIRECTORIES if not os.path.isdir(f"{paths.root}/{name}")]
     if lost:
         raise FormatError(
@@ -148,6 +160,23 @@ def load_config(paths: StorePaths) -> StoreConfig:
             hint="restore the missing directories from where the store came from",
         )
     return config
+
+
+def refuse_exposed(paths: StorePaths) -> None:
+    """Refuse a store that its group or everybody may write: what it holds could be anybody's.
+
+    The one place that looks at the store's permissions, as ssh looks at those of keys.
+    Who may reach the root decides: below it everything is private anyway.
+
+    Raises:
+        ExposedStoreError: Names the mode; the hint is the command that mends it.
+    """
+    mode = stat.S_IMODE(os.stat(paths.root).st_mode)
+    if mode & _WRITE_BY_OTHERS:
+        raise ExposedStoreError(
+            f"others may write the store {paths.root}: it has mode {mode:04o}, expected 0700",
+            hint=f"chmod 700 {paths.root}",
+        )
 
 
 def _absent(paths: StorePaths) -> Exception:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.linux.files import fsync_directory, open_private, read_at, write_all
+from layerstore.linux.files import fsync_directory, open_private, read_at, read_file, write_all
 from layerstore.store.failures import storage_errors
 
 if TYPE_CHECKING:
@@ -30,6 +31,19 @@ class LogContent(NamedTuple):
 
     records: list[Record]
     unreadable: int
+
+
+def load(path: str) -> LogContent:
+    """Return what a log says; one that is not there says nothing.
+
+    Raises:
+        StorageError: It cannot be read, or is no regular file.
+    """
+    with storage_errors("read names.log"):
+        try:
+            return decode_log(read_file(path, max_bytes=sys.maxsize))
+        except FileNotFoundError:
+            return LogContent([], 0)
 
 
 def encode_record(record: Record) -> bytes:

@@ -207,11 +207,7 @@ class _Rebuild:
         return ImageRecord(ImageId(Digest(image_id)), digest, facts.created, facts.diff_ids, size)
 
     def _add_tags(self, connection: sqlite3.Connection, images: set[str]) -> tuple[int, int]:
-        try:
-            with open(self._paths.names_log, "rb") as file:
-                log = names_log.decode_log(file.read())
-        except FileNotFoundError:
-            log = names_log.LogContent([], 0)
+        log = names_log.load(self._paths.names_log)
         names = names_log.replay(log.records, images)
         insert_tags(connection, sorted(names.items()))
         # The log may name images that were collected: a size that differs makes the

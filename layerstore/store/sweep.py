@@ -130,11 +130,7 @@ def log_is_ahead(store: Store) -> bool:
     row = store.catalog.one("SELECT value FROM meta WHERE key = 'names_log_size'")
     if row is not None and row[0] == names_log.log_size(store.paths.names_log):
         return False
-    try:
-        with open(store.paths.names_log, "rb") as file:
-            records = names_log.decode_log(file.read()).records
-    except FileNotFoundError:
-        return False
+    records = names_log.load(store.paths.names_log).records
     known: set[str] = {image.image_id for image in store.images()}
     named = {record[2] for record in records if record[0] == names_log.TAG} - known
     stored: set[str] = set(blob_digests(store.paths))

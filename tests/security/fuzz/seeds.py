@@ -22,7 +22,6 @@ from layerstore.store.codec import compress_block
 from layerstore.store.config import _TEMPLATE
 from layerstore.store.records import LayerRecord, encode_layer
 from tests.support import tars
-from tests.support.hostile_tars import ALL_LIMITED, ALL_REFUSED, ALL_SAFE
 
 if TYPE_CHECKING:
     from layerstore.formats.oci_config import ImageConfig as Config
@@ -106,9 +105,9 @@ class AnyImage:
 
 
 def archives() -> list[bytes]:
-    groups = (ALL_SAFE.values(), ALL_REFUSED.values(), (data for data, _ in ALL_LIMITED.values()))
-    all_ = [archive for group in groups for archive in group if len(archive) < 65536]
-    return [archive + tars.END for archive in all_]
+    from tests.security.corpus.archives import ALL
+
+    return list(ALL.values())
 
 
 def repair_tar(data: bytes) -> bytes:
