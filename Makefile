@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test lint format lock bench setup setup-system setup-test-system clean
+FUZZ_SECONDS ?= 120
+DIFFERENTIAL_ARCHIVES ?= 50000
+
+.PHONY: help demo test hostile fuzz differential lint format lock bench setup setup-system setup-test-system clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +19,15 @@ demo: setup-system $(VENV)/.ready ## Build real images, mount forty root file sy
 # worksteal: neighbours stay on one worker, so the Debian base that several need is waited for once.
 test: setup-test-system $(VENV)/.ready ## Set everything up and run the tests
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+hostile: setup-test-system $(VENV)/.ready ## Run the whole corpus of hostile input, full-size bombs included
+	$(BIN)/python -m tests.security.corpus --long
+
+fuzz: $(VENV)/.ready ## Fuzz every parser for FUZZ_SECONDS each; atheris guides it where it is installed
+	$(BIN)/python -m tests.security.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+differential: setup-test-system $(VENV)/.ready ## Compare our reading of generated archives with GNU tar's
+	$(BIN)/python -m tests.security.differential $(DIFFERENTIAL_ARCHIVES)
 
 lint: $(VENV)/.ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

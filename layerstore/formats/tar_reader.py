@@ -14,6 +14,7 @@ Format: docs/format/tar.md, "Reading".
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Final
 
 from layerstore.errors import FormatError, LimitExceededError, UnsafeContentError
@@ -468,17 +469,18 @@ class TarReader:
     # -- sparse files ----------------------------------------------------------
 
     def _old_sparse(self, member: Member, block: bytes) -> None:
-        pairs = parse_sparse_slots(block, OLD_SPARSE_AT, OLD_SPARSE_SLOTS)
+        limit = self._limits.sparse_regions
+        numbers = array("q")  # a list of pairs takes eight times as much, and may be refused
+        _add_slots(numbers, parse_sparse_slots(block, OLD_SPARSE_AT, OLD_SPARSE_SLOTS))
         more = block[OLD_SPARSE_EXTENDED_AT]
         while more:
             extension = self._literal(BLOCK_BYTES)
-            pairs += parse_sparse_slots(extension, 0, SPARSE_BLOCK_SLOTS)
+            _add_slots(numbers, parse_sparse_slots(extension, 0, SPARSE_BLOCK_SLOTS))
             more = extension[SPARSE_BLOCK_EXTENDED_AT]
-            if len(pairs) > self._limits.sparse_regions:
-                limit = self._limits.sparse_regions
-                raise exceeded("sparse_regions", len(pairs), limit, "sparse map")
+            if len(numbers) > 2 * limit:
+                raise exceeded("sparse_regions", len(numbers) // 2, limit, "sparse map")
         real_size = parse_number(block[OLD_SPARSE_REALSIZE], "sparse real size")
-        self._set_sparse(member, pairs, real_size)
+        self._set_sparse(member, list(zip(numbers[::2], numbers[1::2], strict=True)), real_size)
 
     def _pax_sparse(self, member: Member, records: tar_pax.Records) -> None:
         name = records.get(b"GNU.sparse.name")
@@ -559,6 +561,14 @@ def _set_long(extended: _Extended, flag: bytes, body: bytes) -> None:
         if extended.longlink is not None:
             raise FormatError("two GNU long link names for one member")
         extended.longlink = name
+
+
+def _add_slots(numbers: array[int], slots: tar_pax.Regions) -> None:
+    try:
+        for slot in slots:
+            numbers.extend(slot)
+    except OverflowError as err:
+        raise FormatError("sparse region beyond any file") from err
 
 
 def _is_sparse(records: tar_pax.Records) -> bool:

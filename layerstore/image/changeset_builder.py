@@ -27,10 +27,12 @@ class ChangesetBuilder:
     Args:
         charge: Called with the bytes of each directory's path that is a parent: one deep
             path implies a thousand of them.
+        alone: There is no lower layer that a hard link's file could be in.
     """
 
-    def __init__(self, charge: Callable[[int], None] | None = None) -> None:
+    def __init__(self, charge: Callable[[int], None] | None = None, *, alone: bool = False) -> None:
         self._charge = charge
+        self._alone = alone
         self._entries: dict[bytes, Entry] = {}
         self._parents: set[bytes] = {b""}
         self._linked: set[bytes] = set()
@@ -43,8 +45,8 @@ class ChangesetBuilder:
 
         Raises:
             UnsafeContentError: It lies below something that is not a directory, takes
-                the place of a directory with entries or of a hard link's file, or is a
-                hard link to a directory or to itself.
+                the place of a directory with entries, of a hard link's file, or of another
+                symlink being one itself, or is a hard link to a directory, itself, or nothing.
         """
         path = entry.path
         if path.rpartition(b"/")[0] not in self._parents:
@@ -55,6 +57,11 @@ class ChangesetBuilder:
             entry = self._resolved(entry)
         elif path in self._linked:
             raise UnsafeContentError("replaces a file that an earlier hard link names")
+        elif entry.kind is Kind.SYMLINK:
+            before = self._entries.get(path)
+            if before is not None and before.kind is Kind.SYMLINK and before != entry:
+                # GNU tar keeps the first where both lead out, everybody else the last.
+                raise UnsafeContentError("replaces a symlink by another one")
         self._entries[path] = entry
 
     def add_whiteout(self, path: bytes) -> None:
@@ -108,6 +115,8 @@ class ChangesetBuilder:
         if target in self._parents or (known is not None and known.kind is Kind.DIR):
             raise UnsafeContentError(f"hard link to the directory {target[:300]!r}")
         if known is None:
+            if self._alone:
+                raise UnsafeContentError(f"hard link to {target[:300]!r}, which is missing")
             self._check_lower_target(target)
         self._linked.add(target)
         return msgspec.structs.replace(link, target=target)
@@ -117,14 +126,6 @@ class ChangesetBuilder:
         while end > 0:
             self._require_directory(target[:end])
             end = target.rfind(b"/", 0, end)
-
-    def unresolved_links(self) -> list[Entry]:
-        """Return hard links to paths that this layer does not bring: a lower one must."""
-        return [
-            entry
-            for entry in self._entries.values()
-            if entry.kind is Kind.HARDLINK and entry.target not in self._entries
-        ]
 
     def finish(self) -> Changeset:
         """Return the canonical changeset of everything taken."""

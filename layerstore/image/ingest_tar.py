@@ -93,7 +93,7 @@ class _Ingest:
         self._session = session
         self._reader = reader
         self._rootfs = rootfs
-        self._builder = ChangesetBuilder(reader.metadata.charge)
+        self._builder = ChangesetBuilder(reader.metadata.charge, alone=rootfs)
         self._steps: list[tuple[int, Entry]] = []
         self._literals_done = 0
         self._literals: list[tuple[int, ChunkId]] = []
@@ -171,12 +171,6 @@ class _Ingest:
 
     def finish(self) -> tuple[Changeset, Refs]:
         """Return the layer's changeset and the references of its recipe."""
-        missing = self._builder.unresolved_links() if self._rootfs else []
-        if missing:
-            link = missing[0]
-            raise UnsafeContentError(
-                f"{link.path[:300]!r} is a hard link to {link.target[:300]!r}, which is missing"
-            )
         self._store_literals()
         changeset = self._builder.finish()
         steps, own = self._numbered(changeset)

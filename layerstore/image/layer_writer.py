@@ -14,6 +14,7 @@ from layerstore.chunking.cutter import WHOLE_MAX_BYTES
 from layerstore.errors import FormatError, UnsafeContentError
 from layerstore.formats import tar_writer
 from layerstore.formats.recipe import CANONICAL
+from layerstore.formats.tar_headers import BLOCK_BYTES
 from layerstore.formats.tar_limits import Limits, MetadataMeter, exceeded
 from layerstore.formats.tree import WHITEOUT_PREFIX, Changeset, Entry, Extent, Kind, check_paths
 from layerstore.image.changeset_builder import ChangesetBuilder
@@ -44,7 +45,8 @@ class LayerItem(NamedTuple):
         open: Opens fresh content of exactly ``entry.size`` bytes; called at most once, and
             seekable when there are holes.
         holes: (offset, length) of parts of fresh content that are holes, ascending, not
-            touching, known to be zeros.
+            touching, known to be zeros. What of them fills whole blocks of 512 bytes, or
+            the rest of the file, becomes a hole of the layer.
         read_whole: Returns the same content as ``open``, for small files, where a file
             object costs more than their bytes; it has exactly ``entry.size`` bytes.
     """
@@ -227,7 +229,10 @@ class _Writer:
 
     def _fresh(self, entry: Entry, source: LayerItem) -> Entry:
         """Take a file whose content is read now; return its entry with extents."""
-        assert source.open is not None
+        opener = source.open
+        assert opener is not None
+        if source.holes:
+            source = source._replace(holes=_whole_blocks(source.holes, entry.size))
         if entry.size <= WHOLE_MAX_BYTES and not source.holes:
             return self._small(entry, source)
         regions = _regions(source)
@@ -235,7 +240,7 @@ class _Writer:
             self._hasher.update(tar_writer.sparse_member_header(entry, regions))
         else:
             self._hasher.update(tar_writer.member_header(entry))
-        with source.open() as file:
+        with opener() as file:
             extents = self._content(entry, file, regions)
             if isinstance(file, SourceFile):
                 file.verify()
@@ -300,6 +305,22 @@ def _read_small(entry: Entry, source: LayerItem) -> bytes:
         if isinstance(file, SourceFile):
             file.verify()
     return content
+
+
+def _whole_blocks(holes: tuple[tuple[int, int], ...], size: int) -> tuple[tuple[int, int], ...]:
+    """Return what of holes a tar can leave out: data between them fills whole blocks.
+
+    GNU tar begins every region of a sparse file at a block, others where the one before
+    ends; where all but the last fill their blocks, both are the same.
+    """
+    whole = []
+    for offset, length in holes:
+        start, end = offset + -offset % BLOCK_BYTES, offset + length
+        if end < size:
+            end -= end % BLOCK_BYTES
+        if start < end:
+            whole.append((start, end - start))
+    return tuple(whole)
 
 
 def _regions(source: LayerItem) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import zlib
 from typing import TYPE_CHECKING
 
 import zstandard
@@ -28,7 +29,20 @@ MIB = 1 << 20
 TAR = member(b"a", noise(1, 3000)) + END
 ZSTD = zstandard.ZstdCompressor(write_checksum=True).compress(TAR)
 GZIP = gzip.compress(TAR, mtime=0)
-XZ_512_MIB = [{"id": lzma.FILTER_LZMA2, "dict_size": 512 * MIB}]
+_XZ_BLOCK = slice(12, 24)
+"""The first block's header behind that of the stream: 8 bytes, and their CRC."""
+_XZ_DICTIONARY_AT = 4
+_XZ_512_MIB = 34
+
+
+def xz_of_512_mib() -> bytes:
+    """A stream that asks for a dictionary of 512 MiB; an encoder would need more to make it."""
+    packed = bytearray(lzma.compress(b"x"))
+    block = packed[_XZ_BLOCK]
+    block[_XZ_DICTIONARY_AT] = _XZ_512_MIB
+    block[8:] = zlib.crc32(block[:8]).to_bytes(4, "little")
+    packed[_XZ_BLOCK] = block
+    return bytes(packed)
 
 
 def zstd_frame(content: bytes, *, size: int | None = None, window_log: int = 0) -> bytes:
@@ -155,7 +169,7 @@ _LIMITED = [
     ("F21", "frame", zstd_frame(b"", window_log=29), "window_bytes"),
     ("F22", "claim", skippable(b"", 0xFFFF_FFFF), "skippable_bytes"),
     ("F23", "10 MiB", b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * (10 * MIB), "gzip_header_bytes"),
-    ("F25", "xz dictionary of 512 MiB", lzma.compress(b"x", filters=XZ_512_MIB), "memory"),
+    ("F25", "xz dictionary of 512 MiB", xz_of_512_mib(), "memory"),
 ]
 
 _TOC = json.dumps({"version": 1, "entries": [{"name": "../../etc/passwd", "type": "reg"}]}).encode()

@@ -221,6 +221,11 @@ def _zstd_bomb() -> bytes:
     return out.getvalue()
 
 
+def _hollow(size: int) -> bytes:
+    """A sparse file of one byte."""
+    return sparse_1([(0, 1), (size, 0)], size, b"1") + END
+
+
 def _many_files() -> bytes:
     return zstandard.compress(b"".join(member(b"%d" % i) for i in range(20_000)) + END)
 
@@ -296,9 +301,9 @@ CASES = [
     case("J22", "symlink", "S", _destination, entrance="build"),
     case("J23", "1 TiB", "L", _sparse, entrance="build"),
     _bomb("J24", "1 GiB of zeros", "L", _zstd_bomb, "ratio"),
-    _bomb("J24", "8 EiB", "L", lambda: sparse_1([(0, 1)], 2**63, b"1") + END, "logical_bytes"),
-    _bomb("J24", "1 TiB", "L", lambda: sparse_1([(0, 1)], 1 << 40, b"1") + END, "logical_bytes"),
-    _bomb("J24", "64 GiB of holes", "S", lambda: sparse_1([(0, 1)], 64 << 30, b"1") + END),
+    _bomb("J24", "8 EiB", "L", lambda: _hollow(2**63), "logical_bytes"),
+    _bomb("J24", "1 TiB", "L", lambda: _hollow(1 << 40), "logical_bytes"),
+    _bomb("J24", "64 GiB of holes", "S", lambda: _hollow(64 << 30)),
     _bomb("J24", "20,000 files", "S", _many_files),
 ]  # fmt: skip
 
