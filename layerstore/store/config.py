@@ -218,8 +218,9 @@ def load_config(paths: StorePaths) -> StoreConfig:
 def refuse_exposed(paths: StorePaths, *, shared: bool) -> None:
     """Refuse a store that everybody may write, or its group unless it is shared with that.
 
-    What it holds could be anybody's. The one place that looks at the store's permissions, as ssh looks at those of keys.
-    Who may reach the root decides: below it everything is private anyway.
+    What it holds could be anybody's. The one place that looks at the store's permissions, as
+    ssh looks at those of keys. Who may reach the root decides: below it everything is
+    private anyway.
 
     Raises:
         ExposedStoreError: Names the mode; the hint is the command that mends it.
