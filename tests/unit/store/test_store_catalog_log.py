@@ -37,5 +37,5 @@ def test_the_log_is_cut_short_again(tmp_path: Path) -> None:
         with store.catalog.pinned():  # meanwhile nothing of the log can be reused
             while os.stat(store.paths.catalog + "-wal").st_size <= LARGE_WAL_BYTES:
                 fill(store, os.stat(store.paths.catalog + "-wal").st_size)
-        fill(store, 0)
+        fill(store, -1)
         assert os.stat(store.paths.catalog + "-wal").st_size < CHECKPOINT_WAL_BYTES
