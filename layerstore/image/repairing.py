@@ -212,11 +212,16 @@ def _layers_of_unlisted(store: Store) -> frozenset[DiffId]:
 
 
 def _losses_of_names(store: Store) -> list[Loss]:
-    return [
-        Loss(None, (image_id,), f"the name {name}: layers of its image are lost")
-        for name, image_id in _unlisted_names(store).items()
-        if store.has_blob(image_id)
-    ]
+    losses: list[Loss] = []
+    for name, image_id in _unlisted_names(store).items():
+        try:
+            diff_ids = image_facts(store.get_blob(image_id)).diff_ids
+        except (IntegrityError, NotFoundError):
+            losses.append(Loss(None, (image_id,), f"the name {name}: its image's config is lost"))
+            continue
+        if not all(store.has_layer(diff_id) for diff_id in diff_ids):
+            losses.append(Loss(None, (image_id,), f"the name {name}: layers of its image are lost"))
+    return losses
 
 
 def _losses_of_layer(
