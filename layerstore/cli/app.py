@@ -7,11 +7,11 @@ here for the help; their options live in :mod:`layerstore.cli.fast` alone.
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layerstore.cli.collector import collect_rarely
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.output import HELP_WIDTH
 
@@ -39,8 +39,18 @@ def build_app() -> typer.Typer:
     )
     from layerstore.cli import gc as gc_command
 
-    app = _without_commands()
+    app = typer.Typer(
+        name=PROGRAM,
+        help="Build images, store every byte once, mount shared root file systems, "
+        "and account for the savings.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
+    )
+    app.callback()(_root)
     build.register(app)
+    fast_command(app, "import")
     transfer.register(app)
     image.register(app)
     pin.register(app)
@@ -56,20 +66,6 @@ def build_app() -> typer.Typer:
     store.register(app)
     optimize.register(app)
     doctor.register(app)
-    return app
-
-
-def _without_commands() -> typer.Typer:
-    app = typer.Typer(
-        name=PROGRAM,
-        help="Build images, store every byte once, mount shared root file systems, "
-        "and account for the savings.",
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
-    )
-    app.callback()(_root)
     return app
 
 
@@ -107,7 +103,7 @@ def run(arguments: Sequence[str], store: str | None) -> int:
     Raises:
         LayerstoreError: The command failed.
     """
-    _collect_rarely()
+    collect_rarely()
     prefix = ["--store", store] if store else []
     line = [*prefix, *(_format_as_flag(arguments) or ["--help"])]
     command = typer.main.get_command(_app_for(line[len(prefix)]))
@@ -120,30 +116,12 @@ def run(arguments: Sequence[str], store: str | None) -> int:
     return 0
 
 
-def _collect_rarely() -> None:
-    """Let the cycle collector run seldom.
-
-    Commands hold tens of thousands of records that live to their end and make next to no
-    cycles; walking them again and again cost 4 % of an import's CPU.
-    """
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
-    gc.enable()
-
-
 def _app_for(word: str) -> typer.Typer:
     """Return the app with one command alone if ``word`` names one.
 
-    typer inspects every function it is given, 1.3 ms of CPU each; other nouns' modules
-    cost 10 ms, which an import of an unchanged tree would feel.
+    typer inspects every function it is given, 1.3 ms of CPU each.
     """
-    if word == "import":
-        from layerstore.cli import transfer
-
-        app = _without_commands()
-        transfer.register(app)
-    else:
-        app = build_app()
+    app = build_app()
     alone = [command for command in app.registered_commands if command.name == word]
     app.registered_commands = alone or app.registered_commands
     return app

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli.common import Json, Quiet, settings_of, source_date_epoch
+from layerstore.cli.clock import source_date_epoch
+from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.errors import InputError
 

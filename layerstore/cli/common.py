@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerstore.cli.settings import current_root
-from layerstore.errors import InputError
 
 if TYPE_CHECKING:
     from layerstore.store.catalog import ImageRecord
@@ -17,9 +16,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines; als
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
 NoTrunc = Annotated[bool, typer.Option("--no-trunc", help="Do not shorten ids and commands.")]
-
-MAX_EPOCH_DIGITS = 11
-"""Seconds of the year 5138: everything later is a mistake, and 12 digits no longer a date."""
 
 
 class Settings:
@@ -81,34 +77,3 @@ def resolve_image(store: Store, text: str) -> ImageRecord:
     from layerstore.image.reference import lookup_form
 
     return store.resolve(lookup_form(text))
-
-
-def source_date_epoch() -> int | None:
-    """Return ``$SOURCE_DATE_EPOCH``, the time that reproducible builds give to everything.
-
-    Raises:
-        InputError: It is set and not a number of seconds.
-
-    Source: reproducible-builds.org, SOURCE_DATE_EPOCH specification 1.1.
-    """
-    import os
-
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_EPOCH_DIGITS):
-        raise InputError(f"SOURCE_DATE_EPOCH is {text!r}, expected seconds since 1970")
-    return int(text)
-
-
-def now_rfc3339() -> str:
-    """Return the time for new images: now, or ``$SOURCE_DATE_EPOCH`` where a build sets it.
-
-    Raises:
-        InputError: The variable is not a number of seconds.
-    """
-    from datetime import UTC, datetime
-
-    epoch = source_date_epoch()
-    moment = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(epoch, UTC)
-    return moment.isoformat().replace("+00:00", "Z")

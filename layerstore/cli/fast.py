@@ -175,6 +175,43 @@ def _image_to_json(
     }
 
 
+# -- import
+
+
+def _import_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="FILE|DIR|-",
+        help="a tar (gzip, zstd, xz, bzip2 or plain), a directory, or stdin",
+    )
+    parser.add_argument(
+        "-t", "--tag", action="append", metavar="NAME", help="name of the image; may be repeated"
+    )
+    parser.add_argument(
+        "-c",
+        "--change",
+        action="append",
+        metavar="INSTRUCTION",
+        help="Dockerfile instruction, such as 'CMD [\"bash\"]'; may be repeated",
+    )
+    parser.add_argument(
+        "-m", "--message", default="", metavar="TEXT", help="comment for the history"
+    )
+    parser.add_argument(
+        "--reread",
+        action="store_true",
+        help="read every file, even if the directory did not change since last time",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print ids only")
+    _json_option(parser)
+
+
+def _import(options: argparse.Namespace, root: str) -> int:
+    from layerstore.cli.importing import import_rootfs
+
+    return import_rootfs(options, root)
+
+
 # -- mount
 
 
@@ -332,6 +369,7 @@ _COMMANDS: dict[
     ],
 ] = {
     "images": (_images_options, _images, "List images, newest first."),
+    "import": (_import_options, _import, "Make an image from a root file system."),
     "mount": (_mount_options, _mount, "Show an image at a directory."),
     "mounts": (_mounts_options, _mounts, "List views and their state."),
     "umount": (

@@ -1,7 +1,7 @@
 """The entry point: sorts out ``--store``, takes the fast path where there is one.
 
 Container runtimes call ``mount``, ``umount``, ``mounts`` and ``images`` in loops;
-these are parsed with argparse in :mod:`layerstore.cli.fast` without importing
+these, and ``import``, are parsed with argparse in :mod:`layerstore.cli.fast` without importing
 typer, which costs more than the commands themselves. Everything else goes to
 :mod:`layerstore.cli.app`.
 """
@@ -19,7 +19,7 @@ from layerstore.cli.settings import take_store_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FAST_COMMANDS = ("images", "mount", "mounts", "umount")
+FAST_COMMANDS = ("images", "import", "mount", "mounts", "umount")
 
 
 def main() -> int:

@@ -1,28 +1,21 @@
-"""Commands that bring images in and take them out: import, bootstrap, export, save."""
+"""Commands that bring images in and take them out: bootstrap, export, save; see importing."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli.common import Json, Quiet, now_rfc3339, resolve_image, settings_of
+from layerstore.cli.clock import now_rfc3339
+from layerstore.cli.common import Json, Quiet, resolve_image, settings_of
+from layerstore.cli.importing import full_names, tell_new_image
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.progress import terminal_progress
-from layerstore.errors import InputError, NotFoundError
+from layerstore.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from layerstore.formats.oci_config import ContainerConfig
-    from layerstore.image.importing import ImportedImage, ImportSpec
     from layerstore.image.layout import Compression, NamedImage
-    from layerstore.progress import Progress
-    from layerstore.store.catalog import ImageRecord
-    from layerstore.store.session import SessionStats
     from layerstore.store.store import Store
 
 STDIO = "-"
@@ -36,104 +29,9 @@ _Names = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add this noun's commands."""
-    app.command("import")(import_rootfs)
     app.command("bootstrap")(bootstrap_base)
     app.command("export")(export)
     app.command("save")(save)
-
-
-def import_rootfs(
-    context: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE|DIR|-",
-            help="A tar (gzip, zstd, xz, bzip2 or plain), a directory, or stdin.",
-        ),
-    ],
-    *,
-    names: _Names = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--change",
-            "-c",
-            metavar="INSTRUCTION",
-            help="Dockerfile instruction, such as 'CMD [\"bash\"]'; may be repeated.",
-        ),
-    ] = None,
-    message: Annotated[
-        str, typer.Option("--message", "-m", metavar="TEXT", help="Comment for the history.")
-    ] = "",
-    reread: Annotated[
-        bool,
-        typer.Option(
-            "--reread",
-            help="Read every file, even if the directory did not change since last time.",
-        ),
-    ] = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Make an image from a root file system."""
-    from layerstore.image.importing import ImportSpec
-
-    spec = ImportSpec(
-        names=_full_names(names),
-        config=_config_of(changes or ()),
-        message=message,
-        created=now_rfc3339(),
-    )
-    if source == STDIO and sys.stdin.isatty():
-        raise InputError("stdin is a terminal, expected a tar", hint="layerstore import - < FILE")
-    _refuse_missing(source)
-    with (
-        settings_of(context).open_store(create=True) as store,
-        terminal_progress(quiet=quiet) as progress,
-    ):
-        image, stats = _import_from(store, source, spec, progress, reread=reread)
-    _tell_new_image(image, stats, spec.names, quiet=quiet, as_json=as_json)
-
-
-def _config_of(changes: Sequence[str]) -> ContainerConfig:
-    from layerstore.formats.oci_config import ContainerConfig
-
-    if not changes:
-        return ContainerConfig()
-    # The builder's parser costs 20 ms to import: only who uses it pays.
-    from layerstore.cli.changes import apply_changes
-
-    return apply_changes(changes)
-
-
-def _refuse_missing(source: str) -> None:
-    """Refuse a source that is not there before a store is made for it."""
-    if source != STDIO and not os.path.exists(source):
-        raise NotFoundError(f"{source} does not exist", hint="name a tar, a directory, or -")
-
-
-def _import_from(
-    store: Store, source: str, spec: ImportSpec, progress: Progress, *, reread: bool
-) -> ImportedImage:
-    from layerstore.image.importing import import_directory, import_tar
-
-    if source == STDIO:
-        return import_tar(store, sys.stdin.buffer, STDIO, spec, progress=progress)
-    if os.path.isdir(source):
-        return import_directory(
-            store,
-            Path(source),
-            spec,
-            progress=progress,
-            on_skip=_tell_skipped,
-            reread=reread,
-        )
-    with open(source, "rb") as stream:
-        return import_tar(store, stream, os.path.basename(source), spec, progress=progress)
-
-
-def _tell_skipped(path: bytes, why: str) -> None:
-    write_note(f"skipped {os.fsdecode(path)}: {why}")
 
 
 def bootstrap_base(
@@ -180,13 +78,13 @@ def bootstrap_base(
             store,
             spec,
             created=created,
-            names=_full_names(names),
+            names=full_names(names),
             replace=force,
             progress=progress,
         )
     if result.stats is None:
         write_note(f"{result.names[0]} exists and is kept; --force makes it again")
-    _tell_new_image(result.image, result.stats, result.names, quiet=quiet, as_json=as_json)
+    tell_new_image(result.image, result.stats, result.names, quiet=quiet, as_json=as_json)
 
 
 def export(
@@ -276,35 +174,3 @@ def _compression(text: str) -> Compression:
 
 def _comma_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _full_names(names: list[str] | None) -> tuple[str, ...]:
-    from layerstore.image.reference import parse_tag_name
-
-    return tuple(parse_tag_name(name) for name in names or ())
-
-
-def _tell_new_image(
-    image: ImageRecord,
-    stats: SessionStats | None,
-    names: tuple[str, ...],
-    *,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    from layerstore.units import format_size
-
-    if as_json:
-        sizes = stats._asdict() if stats else {}
-        write_json({"id": image.image_id, "names": list(names), "size": image.size, **sizes})
-        return
-    write_line(image.image_id)
-    if quiet or stats is None:
-        return
-    what = ", ".join(names) or "an image without a name (the next gc removes it)"
-    write_note(
-        f"{what}: {format_size(image.size)} of files, "
-        f"{format_size(stats.new_bytes)} new here, {format_size(stats.stored_bytes)} on disk"
-    )
-    if stats.healed_chunks:
-        write_note(f"{stats.healed_chunks} chunks were damaged in the store and are whole again")
