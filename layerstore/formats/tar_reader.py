@@ -341,13 +341,16 @@ class TarReader:
         if extended and (is_pax or extended.records is not None):
             raise FormatError("two kinds of extended header for one member")
         body = self._literal(header.size)
-        self._literal(-header.size % BLOCK_BYTES)
+        padding = self._literal(-header.size % BLOCK_BYTES)
         if flag == b"x":
             extended.records = tar_pax.parse_records(body)
             tar_pax.check_records(extended.records)
         elif flag == b"g":
             self._global_header(body)
         else:
+            if not (body.endswith(b"\0") or padding.startswith(b"\0")):
+                # GNU tar reads up to the first zero byte, wherever that is.
+                raise FormatError("GNU long name that does not end where its size says")
             _set_long(extended, flag, body)
 
     def _global_header(self, body: bytes) -> None:
