@@ -348,8 +348,7 @@ class TarReader:
         if extended and (is_pax or extended.records is not None):
             raise FormatError("two kinds of extended header for one member")
         body = self._literal(header.size)
-        if header.size % BLOCK_BYTES:
-            self._literal(-header.size % BLOCK_BYTES)
+        padding = self._literal(-header.size % BLOCK_BYTES) if header.size % BLOCK_BYTES else b""
         if flag == b"x":
             extended.records = tar_pax.parse_records(body)
             extended.plain = extended.records.keys() <= tar_pax.PLAIN_KEYS
@@ -357,6 +356,9 @@ class TarReader:
         elif flag == b"g":
             self._global_header(body)
         else:
+            if not (body.endswith(b"\0") or padding.startswith(b"\0")):
+                # GNU tar reads up to the first zero byte, wherever that is.
+                raise FormatError("GNU long name that does not end where its size says")
             _set_long(extended, flag, body)
 
     def _global_header(self, body: bytes) -> None:

@@ -63,6 +63,18 @@ _REFUSED = [
     ("C07", "x then L", pax((b"path", b"b")) + gnu_long(b"a") + member(b"x", magic=GNU)),
     ("C07", "two x", pax((b"path", b"a")) + pax((b"path", b"b")) + member(b"x")),
     ("C08", "two", gnu_long(b"a") + gnu_long(b"b") + member(b"x", magic=GNU)),
+    (
+        "C08",
+        "name without its zero byte",
+        member(b"././@LongLink", b"n" * 512, typeflag=b"L", magic=GNU) + member(b"x", magic=GNU),
+    ),
+    (
+        "C08",
+        "name longer than its size",
+        header(b"././@LongLink", size=75, typeflag=b"L", magic=GNU)
+        + b"n" * 512
+        + member(b"x", magic=GNU),
+    ),
     ("C09", "on a file", gnu_long(b"a", typeflag=b"K") + member(b"x", magic=GNU)),
     ("C10", "short", pax_raw(b"5 path=x\n") + member(b"x")),
     ("C10", "no newline", pax_raw(b"9 path=xy") + member(b"x")),
