@@ -66,7 +66,7 @@ def _run(store: Store, level: int, progress: Progress) -> OptimizeReport:
     from layerstore.store.optimize import optimize
 
     report = optimize(store, contents_in_order(store), level=level, progress=progress)
-    execute(plan_gc(store))
+    execute(plan_gc(store, measure=False))
     return report
 
 

@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from blake3 import blake3
 
-from layerstore.digest import DiffId, Digest
+from layerstore.digest import DiffId, Digest, PackId
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.recipe import CANONICAL
 from layerstore.linux.files import is_shared, make_private_dir, open_private, read_file, write_all
+from layerstore.store.pack_writer import PACK_TARGET_BYTES
 from layerstore.store.references import layer_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from layerstore.store.records import LayerRecord
     from layerstore.store.session import WriteSession
@@ -92,6 +93,7 @@ class ScanRecord(msgspec.Struct, frozen=True, array_like=True):
         epoch: The catalog's, when the layer was known to be whole.
         last_pack: The highest number of a pack then.
         skipped: What the scan left out, and why.
+        packs: Those that hold what the layer needs; nothing is known of a layer without.
     """
 
     fingerprint: bytes
@@ -99,6 +101,7 @@ class ScanRecord(msgspec.Struct, frozen=True, array_like=True):
     epoch: int
     last_pack: int
     skipped: tuple[tuple[bytes, str], ...] = ()
+    packs: tuple[bytes, ...] = ()
 
 
 class _Found(NamedTuple):
@@ -171,13 +174,20 @@ class RememberedScans:
             return
         if _file_system(self._device) not in _STAMPING:
             return
-        self._write(fingerprint.digest(), layer, skipped)
+        packs = self._session.packs_relied_on()
+        self._write(fingerprint.digest(), layer, skipped, packs)
 
     def _write(
-        self, fingerprint: bytes, layer: LayerRecord, skipped: Sequence[tuple[bytes, str]]
+        self,
+        fingerprint: bytes,
+        layer: LayerRecord,
+        skipped: Sequence[tuple[bytes, str]],
+        packs: Iterable[bytes],
     ) -> None:
         epoch, last_pack = _state(self._store)
-        record = ScanRecord(fingerprint, layer.diff_id, epoch, last_pack, tuple(skipped))
+        record = ScanRecord(
+            fingerprint, layer.diff_id, epoch, last_pack, tuple(skipped), tuple(sorted(packs))
+        )
         body = MAGIC + bytes((VERSION,)) + _ENCODER.encode(record)
         encoded = body + blake3(body, derive_key_context=_SUM_CONTEXT).digest()
         if len(encoded) > RECORD_MAX_BYTES:
@@ -213,24 +223,36 @@ class RememberedScans:
     def _is_whole(self, layer: LayerRecord, found: _Found) -> bool:
         """Return whether everything that the layer needs is there, as far as can be told.
 
-        Content is not read: rows of the catalog and stat(2) of the packs must do.
+        Rows of the catalog and stat(2) of all packs, and then every bit of those packs
+        that the layer lies in: nobody will read the directory to bring lost ones back
+        (docs/decisions/0100).
         """
         epoch, _ = _state(self._store)
-        # In one epoch no row disappears.
-        if epoch != found.record.epoch:
-            if layer.entry_count > _DECODED_ENTRIES_MAX:
-                return False
-            catalog = self._store.catalog
-            needed: set[bytes] = set(layer_chunks(layer, self._store.read_refs))
-            # Which blocks are its own does not matter: no base is missing in a sound store.
-            needed.update(base for _, _, base in catalog.base_rows())
-            if catalog.missing(needed):
-                return False
         if not self._packs_are_untouched(found):
             return False
-        if epoch != found.record.epoch:
-            self._write(found.record.fingerprint, layer, found.record.skipped)
+        if epoch == found.record.epoch:  # in one epoch no row disappears
+            return self._packs_are_whole(layer, found.record.packs)
+        if layer.entry_count > _DECODED_ENTRIES_MAX:
+            return False
+        catalog = self._store.catalog
+        needed = set(layer_chunks(layer, self._store.read_refs))
+        # Which blocks are its own does not matter: no base is missing in a sound store.
+        bases = {base for _, _, base in catalog.base_rows()}
+        if catalog.missing(needed | bases) or not self._session.can_read(needed):
+            return False
+        packs = self._session.packs_relied_on()
+        self._write(found.record.fingerprint, layer, found.record.skipped, packs)
         return True
+
+    def _packs_are_whole(self, layer: LayerRecord, packs: Sequence[bytes]) -> bool:
+        """Return whether packs match their ids, unless reading the directory is quicker."""
+        rows = [self._store.catalog.pack_row(PackId(pack_id)) for pack_id in packs]
+        sizes = [row.size for row in rows if row is not None and row.retired is None]
+        if not sizes or len(sizes) < len(rows):
+            return False
+        if sum(sizes) > max(layer.content_size, PACK_TARGET_BYTES):
+            return False
+        return self._session.are_whole(PackId(pack_id) for pack_id in packs)
 
     def _packs_are_untouched(self, found: _Found) -> bool:
         """Return whether packs of that time lie there as they did: nobody writes to a pack."""

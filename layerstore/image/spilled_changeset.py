@@ -170,7 +170,9 @@ class SpilledChangeset(LayerRules):
             _PathSet(self._database, table, paths)
             for table, paths in zip(gathered._fields[1:], gathered[1:], strict=True)
         )
-        super().__init__(self._table, parents, linked, self._whiteout_paths, self._opaque_paths)
+        super().__init__(
+            self._table, parents, linked, self._whiteout_paths, self._opaque_paths, begun.terms
+        )
         self._any_moved = False
         self._take_over(begun, contents)
 
@@ -190,15 +192,6 @@ class SpilledChangeset(LayerRules):
     def contents(self) -> int:
         """How many entries with content were added."""
         return self._table.contents
-
-    def unresolved_links(self) -> list[Entry]:
-        """Return the first hard link to a path that this layer does not bring, if any."""
-        row = self._database.execute(
-            "SELECT name FROM links WHERE NOT EXISTS"
-            " (SELECT 1 FROM entries WHERE key = links.target) LIMIT 1"
-        ).fetchone()
-        found = self._table.row(row[0]) if row is not None else None
-        return [found[1]] if found is not None else []
 
     def paths(self) -> tuple[Paths, Paths]:
         """Return the whiteouts and the opaques, sorted."""

@@ -7,6 +7,7 @@ their sizes add up to the disk, as the ledger's do.
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from layerstore.measure.inventory import take_inventory
 from layerstore.measure.ledger import Ledger, Owner, take_ledger
 from layerstore.measure.table import Table, columns
+from layerstore.store.usage import image_uses
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -53,13 +55,18 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class DiskUsage(msgspec.Struct, frozen=True):
-    """The table; the rows and ``slack`` add up to ``disk_size``."""
+    """The table; the rows and ``slack`` add up to ``disk_size``.
+
+    Attributes:
+        last_used: Image id → seconds since the epoch, where that is known.
+    """
 
     rows: tuple[Usage, ...]
     slack: int
     disk_size: int
     reclaimable: int
     ledger: Ledger
+    last_used: dict[str, float] = {}
 
 
 def take_df(store: Store) -> DiskUsage:
@@ -70,7 +77,9 @@ def take_df(store: Store) -> DiskUsage:
         StorageError: The store cannot be read.
     """
     inventory = take_inventory(store)
-    return disk_usage(inventory, take_ledger(store, inventory))
+    usage = disk_usage(inventory, take_ledger(store, inventory))
+    uses = image_uses(store.paths, [image.image_id for image in usage.ledger.images])
+    return msgspec.structs.replace(usage, last_used=uses)
 
 
 def disk_usage(inventory: Inventory, ledger: Ledger) -> DiskUsage:
@@ -134,7 +143,7 @@ def df_images_table(usage: DiskUsage) -> Table:
     """Return what each named image has in the store, for ``df --verbose``."""
     return Table(
         title="",
-        columns=columns(["IMAGE", "ID"], ["EXCLUSIVE", "SHARED", "FREED BY RM"]),
+        columns=columns(["IMAGE", "ID"], ["EXCLUSIVE", "SHARED", "FREED BY RM", "LAST USED"]),
         rows=tuple(
             (
                 ", ".join(image.names),
@@ -142,6 +151,7 @@ def df_images_table(usage: DiskUsage) -> Table:
                 format_size(image.exclusive_size),
                 format_size(image.shared_size),
                 format_size(image.freed_size),
+                _day(usage.last_used.get(image.image_id)),
             )
             for image in usage.ledger.images
         ),
@@ -159,6 +169,10 @@ def ledger_table(ledger: Ledger) -> Table:
         rows=tuple(rows),
         total=("on disk", f"{ledger.disk_size:,}"),
     )
+
+
+def _day(moment: float | None) -> str:
+    return "" if moment is None else datetime.fromtimestamp(moment, UTC).date().isoformat()
 
 
 def _number(value: int | None) -> str:

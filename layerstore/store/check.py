@@ -154,6 +154,7 @@ class _Check:
         self._bad_items: dict[bytes, list[int]] = {}
         self._dependents: set[bytes] = set()
         self._bases: dict[tuple[int, int], tuple[bytes, ...]] = {}
+        self._unlisted: dict[bytes, PackId] = {}
         self._bad_layers: dict[int, set[DiffId]] = {}
         self._bad_files: dict[int, list[HarmedFile]] = {}
         self._chunks = 0
@@ -324,31 +325,45 @@ class _Check:
         }
         here: set[bytes] = set()
         wrong: list[bytes] = []
-        missing = 0
         for index, block in enumerate(blocks):
             rows = catalog.chunk_places([item.item_id for item in block.items])
-            missing += len(block.items) - len(rows)
             offset = 0
             for item_id, length in block.items:
                 row = rows.get(item_id)
-                if row is not None and row.pack == pack.pack:
+                if row is None:
+                    self._unlisted[item_id] = pack.pack_id
+                elif row.pack == pack.pack:
                     right = row[2:] == (index, offset, length)
                     (here.add if right else wrong.append)(item_id)
                 offset += length
         self._chunks += len(here) + len(wrong)
-        if listed != stored or wrong or missing:
+        if listed != stored or wrong:
             message = (
                 f"the catalog's rows of pack {pack.pack_id.hex()} are not what its footer says: "
-                f"{len(wrong)} chunks misplaced, {missing} not listed"
+                f"{len(wrong)} chunks misplaced"
             )
             name = pack.pack_id.hex()
             finding = Finding(Problem.CATALOG_DIFFERS, "catalog.sqlite", name, message)
             self._add([Harm(finding, tuple(wrong))])
         return frozenset(here)
 
+    def _tell_unlisted(self, needed: set[bytes]) -> None:
+        """Find needed chunks that the catalog does not list although a pack has them.
+
+        What nothing needs may be unlisted: two sessions stored it at once, and the pack
+        that had its row is gone.
+        """
+        for pack_id in sorted({self._unlisted[i] for i in needed if i in self._unlisted}):
+            lost = [i for i in needed if self._unlisted.get(i) == pack_id]
+            for item_id in lost:
+                del self._unlisted[item_id]  # told once, however many layers need it
+            message = f"the catalog does not list {len(lost)} needed chunks of pack {pack_id.hex()}"
+            self._find(Problem.CATALOG_DIFFERS, "catalog.sqlite", pack_id.hex(), message)
+
     def _check_bases(self, wanted: set[bytes] | None) -> None:
         """Find differences in use whose bases are missing or lie in what cannot be read."""
         missing = self._store.catalog.missing({b for bases in self._bases.values() for b in bases})
+        self._tell_unlisted(missing)
         harmed = True
         while harmed:  # a base may be a difference itself
             bad = missing | self._bad_items.keys()
@@ -438,7 +453,9 @@ class _Check:
         except (IntegrityError, NotFoundError) as err:
             message = f"its tree cannot be read: {err.message}"
             self._find(Problem.LAYER_DAMAGED, where, diff_id, message, layer=diff_id)
-        for item_id in sorted(self._store.catalog.missing(needed)):
+        missing = self._store.catalog.missing(needed)
+        self._tell_unlisted(missing)
+        for item_id in sorted(missing):
             finding = Finding(Problem.CHUNK_MISSING, where, item_id.hex(), "chunk is in no pack")
             self._add([Harm(finding, (item_id,))])
         self._note_harm(record, needed & self._bad_items.keys())

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.chunking.cutter import CutParameters
-    from layerstore.digest import DiffId
+    from layerstore.digest import DiffId, PackId
     from layerstore.store.differences import Base
     from layerstore.store.pack_writer import SealedPack
     from layerstore.store.records import CacheRecord, Refs
@@ -142,6 +142,7 @@ class WriteSession:
         self._known_before: set[bytes] = set()
         self._soundness = Soundness(store)
         self._healed: set[bytes] = set()
+        self._written: set[PackId] = set()
         self._used_steps: set[str] = set()
         self._unsettled: list[_Unsettled] = []
         self._unsettled_bytes = 0
@@ -320,6 +321,24 @@ class WriteSession:
         finder.look_up(chunk_id for candidates in near.values() for chunk_id in candidates)
         return {item_id: finder.bases(candidates) for item_id, candidates in near.items()}
 
+    def packs_relied_on(self) -> set[PackId]:
+        """Return the packs that hold what was put so far, and what that is a difference against."""
+        self._soundness.damaged(self._catalog.places(self._bases))  # meets those of bases, too
+        return self._written | self._soundness.packs
+
+    def can_read(self, chunk_ids: Iterable[ChunkId]) -> bool:
+        """Return whether the store has all of these chunks and can read their blocks.
+
+        This and the next for who relies on chunks without having their bytes.
+        """
+        wanted = set(chunk_ids)
+        places = self._catalog.places(wanted)
+        return len(places) == len(wanted) and not self._soundness.damaged(places)
+
+    def are_whole(self, pack_ids: Iterable[PackId]) -> bool:
+        """Return whether packs are as they were written, to the last bit."""
+        return self._soundness.are_whole(pack_ids)
+
     def _absent(self, item_ids: Sequence[bytes]) -> set[bytes]:
         """Return which items must be written: those the store lacks or can no longer read."""
         places = self._catalog.places(item_ids)
@@ -405,6 +424,7 @@ class WriteSession:
                     connection, self._paths, pack, self._lease.lease_id, instead=self._healed
                 )
         for pack in sealed:
+            self._written.add(pack.pack_id)
             self._bases.update(base for block in pack.blocks for base in block.bases)
         self._stored_bytes += sum(pack.size for pack in sealed)
 

@@ -28,7 +28,7 @@ from layerstore.store.failures import storage_errors
 from layerstore.store.pack_reader import open_pack, verify_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from layerstore.digest import ChunkId, PackId
     from layerstore.store.catalog import ChunkPlace, PackRow
@@ -59,6 +59,26 @@ class Soundness:
         with storage_errors("read a pack"):
             return {item_id for item_id, place in places.items() if not self._is_sound(place)}
 
+    @property
+    def packs(self) -> set[PackId]:
+        """Every pack that was asked about, and those of bases of what was."""
+        return set(self._packs)
+
+    def are_whole(self, pack_ids: Iterable[PackId]) -> bool:
+        """Return whether packs are as they were written, to the last bit.
+
+        Raises:
+            StorageError: As :meth:`damaged`.
+        """
+        with storage_errors("read a pack"):
+            return all(self._pack(pack_id).is_whole() for pack_id in pack_ids)
+
+    def _pack(self, pack_id: PackId) -> _Pack:
+        pack = self._packs.get(pack_id)
+        if pack is None:
+            pack = self._packs[pack_id] = _Pack(self._store, pack_id)
+        return pack
+
     def _is_sound(self, place: ChunkPlace) -> bool:
         key = place.pack_id, place.block
         known = self._known.get(key)
@@ -69,9 +89,7 @@ class Soundness:
         return known
 
     def _judge(self, place: ChunkPlace) -> bool:
-        pack = self._packs.get(place.pack_id)
-        if pack is None:
-            pack = self._packs[place.pack_id] = _Pack(self._store, place.pack_id)
+        pack = self._pack(place.pack_id)
         if not place.depth:
             return pack.holds(place, None)
         bases = self._store.catalog.bases(place.pack, place.block)
@@ -105,15 +123,20 @@ class _Pack:
             prefix: Gives what the block is a difference against. Costs as much as
                 hashing many a pack, so that is done first then.
         """
-        if self._whole is None and not self._hashed:
-            row = self._row
-            if row and (prefix or self._decoded * DECODED_FRACTION >= row.size):
-                self._hashed = True
-                self._whole = True if self._passes(_check_hash) else None
+        row = self._row
+        if row and (prefix or self._decoded * DECODED_FRACTION >= row.size):
+            self.is_whole()
         if self._whole is not None:
             return self._whole
         self._decoded += place.stored_length
         return self._passes(lambda fd, _: _check_block(fd, place, prefix))
+
+    def is_whole(self) -> bool:
+        """Return whether the pack hashes to its id; it is hashed once."""
+        if self._whole is None and not self._hashed:
+            self._hashed = True
+            self._whole = True if self._passes(_check_hash) else None
+        return bool(self._whole)
 
     def _passes(self, check: Callable[[int, PackRow], None]) -> bool:
         """Return whether the pack is there and passes a check."""

@@ -28,6 +28,9 @@ EARLIEST_S = 1577836800.0
 SILENCE_S = 90 * 86400.0
 """Longer than this without any use looks like a clock that jumped."""
 
+_YEAR_10000_S = 253402300800.0
+"""Times that no calendar has count as unknown."""
+
 _AHEAD_S = 3600.0
 """A use this far in the future is a small correction of the clock, not a jump."""
 
@@ -43,7 +46,9 @@ def image_uses(paths: StorePaths, image_ids: Iterable[str]) -> dict[str, float]:
     uses: dict[str, float] = {}
     for image_id in image_ids:
         with contextlib.suppress(OSError):
-            uses[image_id] = os.stat(paths.blob(image_id)).st_mtime
+            moment = os.stat(paths.blob(image_id)).st_mtime
+            if 0 <= moment < _YEAR_10000_S:
+                uses[image_id] = moment
     return uses
 
 

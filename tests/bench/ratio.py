@@ -1,6 +1,6 @@
 """Ratio benchmark: what series of trees cost on disk, here and with the peers, in one run.
 
-    python -m tests.bench.ratio CACHE [CORPUS ...] [--harder] [--only NAME] [--json] [--gate]
+    python -m tests.bench.ratio CACHE [CORPUS ...] [--quick] [--harder] [--only NAME] [--gate]
 
 CACHE is where ``tests.bench.corpora`` made the corpora (missing ones are made). Every
 contender stores the trees of a corpus one after the other in one place; layerstore also
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 OPTIMIZED = "layerstore, optimized"
 STORE = "layerstore"
+
+_FAILURES = (CommandError, OSError, subprocess.SubprocessError)
 
 
 @dataclass
@@ -124,8 +126,9 @@ def load(cache: Path, name: str) -> Corpus:
 class Bench:
     """One contender at a time: store all, restore all, remove."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, *, optimize: bool = True) -> None:
         self._work = work
+        self._with_optimize = optimize
         self._repo = work / "repo"
 
     def run(self, corpus: Corpus, contender: Contender | DockerLoad) -> list[Result]:
@@ -136,12 +139,9 @@ class Bench:
         try:
             self._store(corpus, contender, result)
             self._restore(corpus, contender, result)
-            if contender is LAYERSTORE:
+            if contender is LAYERSTORE and self._with_optimize:
                 results += self._optimize(corpus, contender, result)
-        except (
-            CommandError,
-            OSError,
-        ) as err:  # a peer that fails is a row of the table, not the end
+        except _FAILURES as err:  # a peer that fails is a row of the table, not the end
             results[-1].error = str(err)
             say(f"  {name}: {err}")
         finally:
@@ -200,7 +200,7 @@ class Bench:
             self._measure(result)
             say(f"  {result.name:24} {megabytes(result.total):>8} MB, {cost.cpu_seconds:.1f} s CPU")
             self._restore(corpus, contender, result)
-        except (CommandError, OSError) as err:
+        except _FAILURES as err:
             result.error = str(err)
         return [result]
 
@@ -268,6 +268,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("cache", type=Path, help="where the corpora are, or are made")
     parser.add_argument("corpora", nargs="*", help=f"of {', '.join(CORPORA)}; default: all")
     parser.add_argument("--only", action="append", help="peers whose name holds this text")
+    parser.add_argument("--quick", action="store_true", help="leave optimize out")
     parser.add_argument("--harder", action="store_true", help="peers with all their effort too")
     parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -288,7 +289,7 @@ def main() -> int:
     bars: list[Bar] = []
     described = {}
     try:
-        bench = Bench(work)
+        bench = Bench(work, optimize=not given.quick)
         for name in given.corpora or list(CORPORA):
             corpus = load(given.cache.absolute(), name)
             of_corpus = [one for who in contenders for one in bench.run(corpus, who)]

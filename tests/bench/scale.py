@@ -75,12 +75,11 @@ def generate(root: Path, chunks: int) -> None:
                     for n in numbers
                 )
                 entries = tuple(sorted(entries, key=lambda entry: entry.path))
-                changeset = Changeset(entries)
-                tree = session.put_bytes(encode_changeset(changeset), meta=True)
+                tree = session.put_bytes(encode_changeset(Changeset(entries)), meta=True)
                 diff_id = DiffId(Digest(f"sha256:{number:064x}"))
                 total = size * len(entries)
                 record = LayerRecord(diff_id, total, tree, (), "canonical-1", len(entries), total)
-                session.publish_layer(record, changeset=changeset)
+                session.publish_layer(record)
                 session.publish_image(*_blobs(diff_id), [diff_id], names=[f"image:{number}"])
 
 

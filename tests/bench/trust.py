@@ -34,7 +34,7 @@ from tests.bench.trees import unpack_or_copy
 from tests.support.views import publish_changeset, publish_image
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from layerstore.store.findings import CheckReport
 
@@ -53,24 +53,26 @@ class Clock:
 
 
 class Spent:
-    """CPU seconds spent inside ``Soundness.damaged``."""
+    """CPU seconds spent inside ``Soundness``."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        real = Soundness.damaged
-        depth = 0
+        self._depth = 0
+        for name in ("damaged", "are_whole"):
+            setattr(Soundness, name, self._timed(getattr(Soundness, name)))
 
-        def timed(self_: Soundness, places: Mapping) -> set:  # type: ignore[type-arg]
-            nonlocal depth
-            begun, depth = time.thread_time(), depth + 1
+    def _timed(self, real: Callable[..., object]) -> Callable[..., object]:
+        def timed(*arguments: object) -> object:
+            begun = time.thread_time()
+            self._depth += 1
             try:
-                return real(self_, places)
+                return real(*arguments)
             finally:
-                depth -= 1
-                if not depth:
+                self._depth -= 1
+                if not self._depth:
                     self.seconds += time.thread_time() - begun
 
-        Soundness.damaged = timed  # type: ignore[method-assign, assignment]
+        return timed
 
     def take(self) -> float:
         taken, self.seconds = self.seconds, 0.0
@@ -87,11 +89,11 @@ class Figure(NamedTuple):
     megabytes: float
 
 
-def add(root: Path, tree: Path, task: str, spent: Spent) -> Figure:
+def add(root: Path, tree: Path, task: str, spent: Spent, *, reread: bool = False) -> Figure:
     spent.take()
     clock = Clock()
     with Store.open(root, create=True) as store:
-        stats = import_directory(store, tree, SPEC, progress=Silent()).stats
+        stats = import_directory(store, tree, SPEC, progress=Silent(), reread=reread).stats
     return Figure(task, *clock.read(), spent.take(), stats.stored_bytes / 1e6)
 
 
@@ -116,7 +118,8 @@ def damage(root: Path) -> None:
 def one_round(work: Path, tree: Path, spent: Spent) -> list[Figure]:
     root = work / "store"
     shutil.rmtree(root, ignore_errors=True)
-    figures = [add(root, tree, "add", spent), add(root, tree, "add again", spent)]
+    figures = [add(root, tree, "add", spent), add(root, tree, "add again, unchanged", spent)]
+    figures.append(add(root, tree, "add again, read", spent, reread=True))
     figures.append(checked(root, "check", read_data=False))
     figures.append(checked(root, "check --read-data", read_data=True))
     damage(root)

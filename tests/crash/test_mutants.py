@@ -97,7 +97,7 @@ def fail(
         log = sweep.undisturbed(Plan(calls=calls)).log
         for at, (name, where, _) in enumerate(log, 1):
             if name in names and place in where:
-                plan = Plan(kind, at, calls, value=value)
+                plan = Plan(kind, at, calls, value=value, sticky=kind == "short")
                 yield lambda plan=plan: test_error_injection.fail_at(sweep, plan)
 
     return hunter

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,10 @@ _PRELOADED = (
 )
 
 
+_PATIENCE_S = 120
+"""After so long a command is ended by SIGALRM: a rig that waits for ever says nothing."""
+
+
 def _preload() -> None:
     import importlib
 
@@ -48,6 +53,7 @@ def _command(request: dict[str, Any], out: str, err: str) -> Callable[[], int]:
     """Return a function for a forked child that becomes one command."""
 
     def work() -> int:
+        signal.alarm(_PATIENCE_S)
         for number, path in ((1, out), (2, err)):
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(fd, number)
@@ -120,10 +126,12 @@ def _is_free(store: str, place: str) -> bool:
     the database, makes everybody wait; that is what locks are for.
     """
     from layerstore.linux.locks import is_held
+    from layerstore.store.paths import LEASE_PREFIX
 
-    inside_sqlite = place.startswith(f"{store}/catalog.sqlite")
-    held = any(is_held(f"{store}/locks/{name}") for name in ("catalog", "gc"))
-    return not (inside_sqlite or held)
+    if place.startswith(f"{store}/catalog.sqlite"):
+        return False
+    names = [name for name in os.listdir(f"{store}/locks") if not name.startswith(LEASE_PREFIX)]
+    return not any(is_held(f"{store}/locks/{name}") for name in names)
 
 
 def _read(path: str) -> str:

@@ -96,7 +96,7 @@ class Plan(NamedTuple):
             or ``probe``, which marks with ``*`` the calls where it would agree.
         at: Which call, from 1; 0 never.
         calls: Names of the calls that count.
-        sticky: With ``errno``: later calls of the same name fail as well.
+        sticky: With ``errno`` and ``short``: later calls of the same name meet the same.
     """
 
     action: str = "count"
@@ -246,7 +246,10 @@ class _Tracer:
             self.denied += 1
             if self.denied > _DENIED_MAX:
                 raise AssertionError(f"{name} is tried for ever on {place}")
-            self._answer(tid, registers, -self.plan.value)
+            if self.plan.action == "short":
+                self._shorten(tid, registers)
+            else:
+                self._answer(tid, registers, -self.plan.value)
             return
         self.seen.append(name)
         if self.plan.action == "count":
@@ -286,13 +289,9 @@ class _Tracer:
             case "short":
                 if name not in TRANSFERS:
                     return
-                wanted = registers[_RDX]
-                size = plan.value if plan.value >= 0 else wanted + plan.value
-                if size <= 0:
-                    self._answer(tid, registers, 0)
-                else:
-                    registers[_RDX] = min(size, wanted)
-                    self._set_registers(tid, registers)
+                self._shorten(tid, registers)
+                if plan.sticky:
+                    self.sticky_name = name
             case "hold":
                 # Threads are stopped at their next call as nobody lets them go on meanwhile.
                 assert self.while_held is not None
@@ -312,6 +311,15 @@ class _Tracer:
             registers[_ORIG_RAX] = _SKIP
             self._set_registers(tid, registers)
         self.on_exit[tid] = value
+
+    def _shorten(self, tid: int, registers: list[int]) -> None:
+        """Let a transfer be of fewer bytes than asked."""
+        value, wanted = self.plan.value, registers[_RDX]
+        if value == 0:
+            self._answer(tid, registers, 0)
+            return
+        registers[_RDX] = min(value, wanted) if value > 0 else max(1, wanted + value)
+        self._set_registers(tid, registers)
 
     def _kill(self) -> None:
         self.fired = True

@@ -19,7 +19,9 @@ from layerstore.image.scan import Scanner
 from layerstore.linux.files import read_file
 from layerstore.measure.ledger import Owner, take_ledger
 from layerstore.progress import Silent
+from layerstore.store.check import check
 from layerstore.store.gc import execute, plan_gc
+from layerstore.store.repair import execute_repair, plan_repair
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 SPEC = ImportSpec(("docker.io/library/a:1",), ContainerConfig(), "", "2026-11-26T00:00:00Z")
 LATER_NS = 10_000_000_000
+FUTURE_NS = 4_000_000_000_000_000_000
 
 
 @pytest.fixture
@@ -363,6 +366,28 @@ def test_a_pack_that_was_touched_is_a_miss(
         fingerprint = Fingerprint()
         Scanner(tree, fingerprint=fingerprint).look()
         assert scans.recall(fingerprint.digest) is None
+
+
+def test_bits_that_rotted_are_a_miss_and_come_back(
+    store: Store, tree: Path, reads: list[bytes]
+) -> None:
+    """Rot changes no time: here the record is made younger than the damage instead."""
+    put(store, tree)
+    (pack,) = (store.root / "packs").rglob("*.pack")
+    data = bytearray(pack.read_bytes())
+    data[100] ^= 1
+    pack.write_bytes(data)
+    for record in (store.root / "scans").iterdir():
+        os.utime(record, ns=(FUTURE_NS, FUTURE_NS))
+    put(store, tree)
+    assert len(reads) == 2
+    report = check(store, read_data=True)
+    assert report.ok
+    put(store, tree)
+    assert len(reads) == 3  # what is good in the damaged pack is still used
+    execute_repair(plan_repair(store, report))
+    put(store, tree)
+    assert len(reads) == 3  # everything lies well again
 
 
 def test_what_was_skipped_is_told_again(

@@ -47,7 +47,7 @@ def ledger_of_all(store):
 def test_an_empty_store_is_overhead_alone(store):
     ledger = ledger_of_all(store)
     owners = {part.owner for part in ledger.parts}
-    assert owners <= {Owner.CATALOG, Owner.CONFIG, Owner.NAMES, Owner.LOCKS}
+    assert owners <= {Owner.CATALOG, Owner.CONFIG, Owner.NAMES, Owner.LOCKS, Owner.RESERVE}
     assert ledger.images == ()
 
 

@@ -22,6 +22,7 @@ from layerstore.store.usage import image_uses, note_image_use, step_uses
 from tests.support.store import (
     add_image,
     assert_sound,
+    blobs_of,
     disk_bytes,
     noise,
     put_image,
@@ -206,6 +207,9 @@ def test_uses_are_recorded_where_images_are_used(root: Path) -> None:
         store.tag("again:1", image.image_id)
         uses = image_uses(store.paths, [image.image_id, "sha256:" + "0" * 64])
         assert list(uses) == [image.image_id]
+        os.utime(store.paths.blob(image.image_id), (-5, -5))
+        assert image_uses(store.paths, [image.image_id]) == {}
+        note_image_use(store.paths, image.image_id)
         assert uses[image.image_id] == pytest.approx(time.time(), abs=3600)
 
 
@@ -255,6 +259,17 @@ def test_copies_never_take_more_than_the_bound(root: Path, monkeypatch) -> None:
         assert max(batch.bound for batch in plan.batches) <= 450_000
         collect(store, max_extra_bytes=450_000)
         assert max(most) - most[0] <= 450_000
+        assert check(store, read_data=True).ok
+
+
+def test_a_batch_holds_few_items(root: Path, monkeypatch) -> None:
+    """Packs of many tiny chunks would fill memory long before the disk."""
+    sparse_store(root, 3)
+    with Store.open(root) as store:
+        assert [len(batch.packs) for batch in plan_gc(store).batches] == [3]
+        monkeypatch.setattr(compaction, "BATCH_ITEMS", 3)
+        assert [len(batch.packs) for batch in plan_gc(store).batches] == [1, 1, 1]
+        assert collect(store) > 250_000
         assert check(store, read_data=True).ok
 
 
@@ -348,6 +363,25 @@ def test_a_chunk_of_a_retired_pack_is_stored_anew(root: Path) -> None:
                 assert session.stats.new_bytes > 0
         execute(plan_gc(other))
     assert_sound(root, {"new:1": [files_of("same")]})
+
+
+def test_a_second_copy_that_outlives_the_first_is_no_damage(root: Path) -> None:
+    """Two sessions stored the same at once; the pack whose copy had the row goes."""
+    with Store.open(root, create=True) as store, Store.open(root) as other:
+        with store.begin("one") as one, other.begin("two") as two:
+            same = put_unpublished_layer(one, files_of("same"))
+            put_unpublished_layer(two, files_of("same"))
+            big = put_unpublished_layer(two, files_of("big", 400_000))
+            two._settle()
+            one.publish_layer(same)
+            two.publish_layer(big)
+            two.publish_image(*blobs_of([big.diff_id]), [big.diff_id], names=["big:1"])
+        collect(store)
+        assert check(store, read_data=True).ok
+        with store.begin("again") as session:
+            put_image(session, files_of("same"), names=["same:1"])
+        assert check(store, read_data=True).ok
+    assert_sound(root, {"same:1": [files_of("same")], "big:1": [files_of("big", 400_000)]})
 
 
 # -- explanations
