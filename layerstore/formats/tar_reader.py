@@ -63,6 +63,8 @@ _KINDS: Final = {
     b"6": Kind.FIFO,
 }
 _OCTAL_11_MAX = 0o77777777777
+_MODE_FIELD_MAX = 0xFFFF_FFFF
+"""Of mode_t; what it has above the permission bits says nothing and is dropped."""
 _NS = 1_000_000_000
 _SPARSE_1_LINE_MAX_BYTES = 22
 _KNOWN_REFUSED: Final = {
@@ -589,8 +591,8 @@ def _is_sparse(records: tar_pax.Records) -> bool:
 def _check_numbers(member: Member, header: Header) -> None:
     if not 0 <= member.uid <= ID_MAX or not 0 <= member.gid <= ID_MAX:
         raise FormatError(f"owner {member.uid}:{member.gid} is no user and group of Linux")
-    if header.mode < 0:
-        raise FormatError(f"negative mode {header.mode}")
+    if not 0 <= header.mode <= _MODE_FIELD_MAX:
+        raise FormatError(f"mode {header.mode} is none of Linux")
     if not -SIZE_MAX <= member.mtime_ns <= SIZE_MAX:
         raise FormatError("modification time out of range")
 

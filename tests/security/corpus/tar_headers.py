@@ -50,6 +50,7 @@ _REFUSED = [
     ("C03", "underscore", member(b"a", size=b"1_0")),
     ("C03", "sign", member(b"a", size=b"-1")),
     ("C03", "digit 8", member(b"a", size=b"00000000008")),
+    ("C03", "mode beyond 32 bits", member(b"a", mode=base256(1 << 40, 8))),
     ("C04", "contradicts", pax((b"size", b"4")) + member(b"a", b"12345678")),
     ("C04", "header is zero", pax((b"size", b"512")) + member(b"a", b"") + fill(b"1")),
     ("C05", "symlink", symlink(b"a", b"x", size=5) + _SIZED),
