@@ -6,6 +6,7 @@ Durable before any catalog commit that names them; verified on every read.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -58,7 +59,8 @@ def get_blob(paths: StorePaths, digest: str) -> bytes:
     except FileNotFoundError as err:
         raise BlobNotFoundError(f"the store holds no blob {digest}") from err
     except OSError as err:
-        if err.errno is None or not os.path.isfile(path):
+        # A symlink, even one to a file, is damage that storing the blob anew heals.
+        if err.errno in {None, errno.ELOOP} or not os.path.isfile(path):
             raise CorruptBlobError(f"blob {digest} is damaged: {err}") from err
         raise storage_error(err, f"read blob {digest}") from err
     if sha256_digest(data) != digest:
