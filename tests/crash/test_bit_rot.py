@@ -263,8 +263,10 @@ def judge_damage(victim: Victim, root: Path, launcher: Launcher, kind: str, name
     wrong_or_refused(victim, root, rebuilt=lost_whole_images)
     if kind == "config.toml":
         return
+    told = ""
     for words in victim.rerun:
         done = launcher.run(root, *words)
+        told += done.err if done.code else ""
         if not done.typed:
             raise BrokenPromiseError(f"{words} ended with {done.code}: {done.err}")
     in_the_way = name == "directory" and kind != "pack"  # nothing of ours removes that
@@ -275,7 +277,11 @@ def judge_damage(victim: Victim, root: Path, launcher: Launcher, kind: str, name
         raise BrokenPromiseError(f"after repair and importing again: {done.out}{done.err}")
     with Store.open(root) as store:
         for image, content in victim.content.items():
-            if oracle.content_of(store, image) != content:
+            try:
+                found = oracle.content_of(store, image)
+            except LayerstoreError as err:
+                raise BrokenPromiseError(f"{image} did not come back: {err!r}; {told}") from err
+            if found != content:
                 raise BrokenPromiseError(f"{image} came back with other content")
 
 
