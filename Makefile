@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test crash-nightly crash-release lint format lock bench setup setup-system setup-test-system clean
+FUZZ_SECONDS ?= 120
+DIFFERENTIAL_ARCHIVES ?= 50000
+
+.PHONY: help demo test crash-nightly crash-release hostile fuzz differential lint format lock bench setup
+.PHONY: setup-system setup-test-system clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +34,15 @@ crash-campaign: setup-test-system $(VENV)/.ready
 	LAYERSTORE_CAMPAIGN=$(CAMPAIGN) $(BIN)/pytest tests/crash -n $(PYTEST_WORKERS) --dist worksteal \
 	  --timeout 86400 --durations 5 $(PYTEST_ARGS); verdict=$$?; \
 	  LAYERSTORE_CAMPAIGN=$(CAMPAIGN) $(BIN)/python -m tests.crash.rig.campaign; exit $$verdict
+
+hostile: setup-test-system $(VENV)/.ready ## Run the whole corpus of hostile input, full-size bombs included
+	$(BIN)/python -m tests.security.corpus --long
+
+fuzz: $(VENV)/.ready ## Fuzz every parser for FUZZ_SECONDS each; atheris guides it where it is installed
+	$(BIN)/python -m tests.security.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+differential: setup-test-system $(VENV)/.ready ## Compare our reading of generated archives with GNU tar's
+	$(BIN)/python -m tests.security.differential $(DIFFERENTIAL_ARCHIVES)
 
 lint: $(VENV)/.ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

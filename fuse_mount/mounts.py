@@ -29,7 +29,7 @@ from fuse_mount.holders import describe_holders, is_fuse_mount, is_overlay_of
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import ConflictError, InputError, MountError, NotFoundError, UnsupportedError
 from layerstore.linux import mounts as syscalls
-from layerstore.linux.files import make_private_dir
+from layerstore.linux.files import make_private_dir, read_file
 from layerstore.linux.locks import FileLock
 from layerstore.linux.namespaces import current_mount_namespace
 from layerstore.linux.removal import remove_tree
@@ -45,6 +45,9 @@ STALE = "stale"
 ELSEWHERE = "other namespace"
 
 _ID_HEX = 12
+_RECORD_MAX_BYTES = 1 << 20
+_NO_MOUNT = -1
+"""The mount id of views that another store made: equal to no mount's."""
 _VIEW_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
@@ -443,17 +446,48 @@ def _write(store_root: str, record: MountRecord) -> None:
 def _read(store_root: str, view_id: str) -> MountRecord | None:
     """Return a view's record, or None when there is none (any more)."""
     try:
-        with open(_path(store_root, view_id), "rb") as file:
-            value = json.loads(file.read())
+        value = json.loads(read_file(_path(store_root, view_id), max_bytes=_RECORD_MAX_BYTES))
         value["layers"] = tuple(DiffId(Digest(layer)) for layer in value["layers"])
-        return MountRecord(**value)
+        return _own_record(store_root, view_id, MountRecord(**value))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as err:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as err:
         raise MountError(
             f"the record of view {view_id} cannot be read: {err}",
             hint=f"unmount it by hand and remove {_path(store_root, view_id)}",
         ) from err
+
+
+def _own_record(store_root: str, view_id: str, record: MountRecord) -> MountRecord:
+    """Return a record that names nothing outside of this store.
+
+    A copied store brings the records of the store it was copied from. Their views and
+    writable layers are that store's: cleaning up here must not unmount or remove them.
+
+    Raises:
+        ValueError: It is the record of another view, or names what no view has.
+    """
+    upper_name = os.path.basename(record.upper) if record.upper is not None else view_id
+    if record.view_id != view_id or not upper_name.startswith(view_id):
+        raise ValueError("it speaks of another view")
+    chain, instance = record.lower.split("/")[-2:] if record.lower else ("", "")
+    if {chain, instance} & {".", ".."}:
+        raise ValueError("it names no FUSE instance")
+    upper = f"{store_root}/uppers/{upper_name}" if record.upper is not None else None
+    lower = f"{lowers.lowers_directory(store_root)}/{chain}/{instance}" if record.lower else ""
+    if _same_parent(record.upper, upper) and _same_parent(record.lower, lower):
+        return record
+    return record._replace(upper=upper, lower=lower, mount_id=_NO_MOUNT)
+
+
+def _same_parent(one: str | None, other: str | None) -> bool:
+    """Whether two paths, whose last parts are equal, lie in one directory however it is named."""
+    if one == other:
+        return True
+    try:
+        return os.path.samefile(os.path.dirname(one or ""), os.path.dirname(other or ""))
+    except OSError:
+        return False
 
 
 def _boot_id() -> str:

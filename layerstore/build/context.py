@@ -47,6 +47,7 @@ _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_C
 _RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _CAPABILITY = "security.capability"
 _PSEUDO_ROOTS = ("/proc", "/sys", "/dev")
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a tmpfs that people build in, devices or not
 _OTHER_KINDS = {
     stat.S_IFIFO: Kind.FIFO,
     stat.S_IFCHR: Kind.CHAR,
@@ -77,7 +78,8 @@ class Context:
         self._directory: tuple[bytes, int] | None = None
         self.digests: dict[bytes, bytes] = {}
         real = os.path.realpath(root)
-        if any(real == top or real.startswith(top + "/") for top in _PSEUDO_ROOTS):
+        ordinary = real.startswith(_SHARED_MEMORY + "/")
+        if any(real == top or real.startswith(top + "/") for top in _PSEUDO_ROOTS) and not ordinary:
             raise UnsafeContentError(f"the build context {root} is part of a kernel file system")
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -39,7 +39,7 @@ def lower_run(
     op = RunOp(
         args=args,
         env=tuple(f"{name}={value}" for name, value in state.env.items()),
-        cwd=state.config.working_dir or "/",
+        cwd=state.absolute("."),
         user=state.config.user,
         network=lowering.options.network and instruction.network != "none",
         mounts=tuple(specs),

@@ -117,6 +117,7 @@ class _Unpacking:
         self._spool = spool
         self._owner = owner
         self._directories: dict[bytes, Entry] = {}
+        self._parents: set[bytes] = {b""}
 
     def add(self, member: Member) -> None:
         """Take one member and its content."""
@@ -124,6 +125,7 @@ class _Unpacking:
             return  # the archive's root: the destination keeps its own attributes
         head, _, name = member.path.rpartition(b"/")
         parent = self._real(head)
+        self._charge(parent)
         self._target.make_directories(parent)
         path = parent + b"/" + name if parent else name
         if member.kind is Kind.HARDLINK:
@@ -137,6 +139,13 @@ class _Unpacking:
         self._target.put(entry)
         if member.kind is Kind.DIR:
             self._directories[path] = entry
+
+    def _charge(self, parent: bytes) -> None:
+        """Count directories that a path implies: a deep one makes a thousand of them."""
+        while parent not in self._parents:
+            self._parents.add(parent)
+            self._reader.metadata.charge(len(parent))
+            parent = parent.rpartition(b"/")[0]
 
     def finish(self) -> None:
         """Give directories the attributes that filling them has changed."""

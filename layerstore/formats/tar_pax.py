@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from layerstore.errors import FormatError
+from layerstore.formats.tar_headers import BLOCK_BYTES
 from layerstore.formats.tar_limits import Limits, exceeded
 from layerstore.formats.tree import SIZE_MAX
 from layerstore.formats.xattrs import acl_from_text, check_xattr
@@ -216,11 +217,16 @@ def check_regions(regions: Regions, real_size: int, stored: int) -> Regions:
     """Return the regions joined where they touch, empty ones dropped.
 
     Raises:
-        FormatError: Regions overlap, go back, leave the file, or do not sum to ``stored``.
+        FormatError: Regions overlap, go back, leave the file, or do not sum to ``stored``;
+            or the map does not reach the file's end; or a region before the last ends
+            within a block of the archive.
     """
     joined: Regions = []
     end = total = 0
     for offset, length in regions:
+        if length and total % BLOCK_BYTES:
+            # GNU tar begins every region at a block, libarchive and Go where the last ended.
+            raise FormatError(f"sparse region {offset}+{length} does not begin at a block")
         if offset < end or offset + length > real_size:
             raise FormatError(
                 f"sparse region {offset}+{length} overlaps, goes back or leaves {real_size} bytes"
@@ -231,6 +237,9 @@ def check_regions(regions: Regions, real_size: int, stored: int) -> Regions:
             joined.append((offset, length))
         end = offset + length
         total += length
+    if end != real_size:
+        # GNU tar makes a file that ends where its map does, others one of the real size.
+        raise FormatError(f"sparse map ends at {end}, the file has {real_size} bytes")
     if total != stored:
         raise FormatError(f"sparse regions hold {total} bytes, the member {stored}")
     return joined

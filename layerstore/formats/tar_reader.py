@@ -14,6 +14,7 @@ Format: docs/format/tar.md, "Reading".
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Final
 
 from layerstore.errors import FormatError, LimitExceededError, UnsafeContentError
@@ -34,7 +35,7 @@ from layerstore.formats.tar_headers import (
     parse_number,
     parse_sparse_slots,
 )
-from layerstore.formats.tar_limits import Limits, exceeded
+from layerstore.formats.tar_limits import REGION_COST_BYTES, Limits, MetadataMeter, exceeded
 from layerstore.formats.tar_paths import check_symlink_target, link_path, member_path
 from layerstore.formats.tree import (
     DEV_MAJOR_MAX,
@@ -62,6 +63,8 @@ _KINDS: Final = {
     b"6": Kind.FIFO,
 }
 _OCTAL_11_MAX = 0o77777777777
+_MODE_FIELD_MAX = 0xFFFF_FFFF
+"""Of mode_t; what it has above the permission bits says nothing and is dropped."""
 _NS = 1_000_000_000
 _SPARSE_1_LINE_MAX_BYTES = 22
 _KNOWN_REFUSED: Final = {
@@ -159,6 +162,7 @@ class TarReader:
         self._logical_bytes = 0
         self._global_bytes = 0
         self._where = (b"", 0)
+        self.metadata = MetadataMeter(self._limits)
         self.literals = bytearray()
         self.literal_count = 0
 
@@ -346,8 +350,7 @@ class TarReader:
         if extended and (is_pax or extended.records is not None):
             raise FormatError("two kinds of extended header for one member")
         body = self._literal(header.size)
-        if header.size % BLOCK_BYTES:
-            self._literal(-header.size % BLOCK_BYTES)
+        padding = self._literal(-header.size % BLOCK_BYTES) if header.size % BLOCK_BYTES else b""
         if flag == b"x":
             extended.records = tar_pax.parse_records(body)
             extended.plain = extended.records.keys() <= tar_pax.PLAIN_KEYS
@@ -355,6 +358,9 @@ class TarReader:
         elif flag == b"g":
             self._global_header(body)
         else:
+            if not (body.endswith(b"\0") or padding.startswith(b"\0")):
+                # GNU tar reads up to the first zero byte, wherever that is.
+                raise FormatError("GNU long name that does not end where its size says")
             _set_long(extended, flag, body)
 
     def _global_header(self, body: bytes) -> None:
@@ -390,7 +396,16 @@ class TarReader:
             self._check_file(member, header, extended, block)
         # The map of sparse format 1.0 was read already; it came in whole blocks.
         self._padding = -member.stored % BLOCK_BYTES
+        self._charge(member)
         return member
+
+    def _charge(self, member: Member) -> None:
+        count = len(member.path) + len(member.target)
+        if member.xattrs:
+            count += sum(len(name) + len(value) for name, value in member.xattrs)
+        if member.regions:
+            count += REGION_COST_BYTES * len(member.regions)
+        self.metadata.charge(count)
 
     def _apply_records(self, member: Member, records: tar_pax.Records, header: Header) -> None:
         get = records.get
@@ -467,17 +482,18 @@ class TarReader:
     # -- sparse files ----------------------------------------------------------
 
     def _old_sparse(self, member: Member, block: bytes) -> None:
-        pairs = parse_sparse_slots(block, OLD_SPARSE_AT, OLD_SPARSE_SLOTS)
+        limit = self._limits.sparse_regions
+        numbers = array("q")  # a list of pairs takes eight times as much, and may be refused
+        _add_slots(numbers, parse_sparse_slots(block, OLD_SPARSE_AT, OLD_SPARSE_SLOTS))
         more = block[OLD_SPARSE_EXTENDED_AT]
         while more:
             extension = self._literal(BLOCK_BYTES)
-            pairs += parse_sparse_slots(extension, 0, SPARSE_BLOCK_SLOTS)
+            _add_slots(numbers, parse_sparse_slots(extension, 0, SPARSE_BLOCK_SLOTS))
             more = extension[SPARSE_BLOCK_EXTENDED_AT]
-            if len(pairs) > self._limits.sparse_regions:
-                limit = self._limits.sparse_regions
-                raise exceeded("sparse_regions", len(pairs), limit, "sparse map")
+            if len(numbers) > 2 * limit:
+                raise exceeded("sparse_regions", len(numbers) // 2, limit, "sparse map")
         real_size = parse_number(block[OLD_SPARSE_REALSIZE], "sparse real size")
-        self._set_sparse(member, pairs, real_size)
+        self._set_sparse(member, list(zip(numbers[::2], numbers[1::2], strict=True)), real_size)
 
     def _pax_sparse(self, member: Member, records: tar_pax.Records) -> None:
         name = records.get(b"GNU.sparse.name")
@@ -560,6 +576,14 @@ def _set_long(extended: _Extended, flag: bytes, body: bytes) -> None:
         extended.longlink = name
 
 
+def _add_slots(numbers: array[int], slots: tar_pax.Regions) -> None:
+    try:
+        for slot in slots:
+            numbers.extend(slot)
+    except OverflowError as err:
+        raise FormatError("sparse region beyond any file") from err
+
+
 def _is_sparse(records: tar_pax.Records) -> bool:
     return any(key.startswith(b"GNU.sparse.") for key in records)
 
@@ -567,8 +591,8 @@ def _is_sparse(records: tar_pax.Records) -> bool:
 def _check_numbers(member: Member, header: Header) -> None:
     if not 0 <= member.uid <= ID_MAX or not 0 <= member.gid <= ID_MAX:
         raise FormatError(f"owner {member.uid}:{member.gid} is no user and group of Linux")
-    if header.mode < 0:
-        raise FormatError(f"negative mode {header.mode}")
+    if not 0 <= header.mode <= _MODE_FIELD_MAX:
+        raise FormatError(f"mode {header.mode} is none of Linux")
     if not -SIZE_MAX <= member.mtime_ns <= SIZE_MAX:
         raise FormatError("modification time out of range")
 

@@ -18,7 +18,20 @@ from layerstore.errors import UnsafeContentError
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+
+class LayerTerms(NamedTuple):
+    """What holds for one layer beside the rules of all.
+
+    Attributes:
+        charge: Called with the bytes of each directory's path that is a parent: one deep
+            path implies a thousand of them.
+        alone: There is no lower layer that a hard link's file could be in.
+    """
+
+    charge: Callable[[int], None] | None = None
+    alone: bool = False
 
 
 class EntryMap(Protocol):
@@ -40,7 +53,16 @@ class PathSet(Protocol):
 
 
 class LayerRules:
-    """Takes the entries, whiteouts and opaque directories of one layer, and refuses some."""
+    """Takes the entries, whiteouts and opaque directories of one layer, and refuses some.
+
+    Args:
+        entries: What was taken.
+        parents: Directories with entries.
+        linked: Files that hard links name.
+        whiteouts: What was removed.
+        opaques: Directories whose lower content is hidden.
+        terms: What else holds for the layer.
+    """
 
     def __init__(
         self,
@@ -49,20 +71,23 @@ class LayerRules:
         linked: PathSet,
         whiteouts: PathSet,
         opaques: PathSet,
+        terms: LayerTerms,
     ) -> None:
         self._entries = entries
         self._parents = parents
         self._linked = linked
         self._whiteouts = whiteouts
         self._opaques = opaques
+        self._charge, self._alone = self.terms = terms
 
     def add(self, entry: Entry) -> None:
         """Take an entry; it replaces an earlier one of its path.
 
         Raises:
             UnsafeContentError: It lies below something that is not a directory, takes
-                the place of a directory with entries or of a hard link's file, or is a
-                hard link to a directory or to itself.
+                the place of a directory with entries or of a hard link's file, is a symlink in
+                place of a directory or another one, or a hard link to a directory, itself,
+                or nothing.
         """
         path = entry.path
         if path.rpartition(b"/")[0] not in self._parents:
@@ -73,7 +98,21 @@ class LayerRules:
             entry = self._resolved(entry)
         elif path in self._linked:
             raise UnsafeContentError("replaces a file that an earlier hard link names")
+        elif entry.kind is Kind.SYMLINK:
+            self._refuse_replacing(entry)
         self._entries[path] = entry
+
+    def _refuse_replacing(self, link: Entry) -> None:
+        """Refuse symlinks that replace what GNU tar still changes in the end."""
+        before = self._entries.get(link.path)
+        if before is None or before == link:
+            return
+        if before.kind is Kind.SYMLINK:
+            # GNU tar keeps the first where both lead out, everybody else the last.
+            raise UnsafeContentError("replaces a symlink by another one")
+        if before.kind is Kind.DIR:
+            # GNU tar gives the directory's mode to what the symlink leads to.
+            raise UnsafeContentError("replaces a directory by a symlink")
 
     def add_whiteout(self, path: bytes) -> None:
         """Remove ``path`` from lower layers.
@@ -100,6 +139,8 @@ class LayerRules:
             if parent in self._parents:
                 return
             self._require_directory(parent)
+            if self._charge is not None:
+                self._charge(end)
             self._parents.add(parent)
             end = path.rfind(b"/", 0, end)
 
@@ -124,6 +165,8 @@ class LayerRules:
         if target in self._parents or (known is not None and known.kind is Kind.DIR):
             raise UnsafeContentError(f"hard link to the directory {target[:300]!r}")
         if known is None:
+            if self._alone:
+                raise UnsafeContentError(f"hard link to {target[:300]!r}, which is missing")
             self._check_lower_target(target)
         self._linked.add(target)
         return msgspec.structs.replace(link, target=target)
@@ -148,19 +191,10 @@ class Gathered(NamedTuple):
 class ChangesetBuilder(LayerRules):
     """Collects entries, whiteouts and opaque directories of one layer in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, charge: Callable[[int], None] | None = None, *, alone: bool = False) -> None:
         self.gathered = Gathered({}, {b""}, set(), set(), set())
-        super().__init__(*self.gathered)
+        super().__init__(*self.gathered, LayerTerms(charge, alone))
         self._moved: dict[int, Entry] = {}
-
-    def unresolved_links(self) -> list[Entry]:
-        """Return hard links to paths that this layer does not bring: a lower one must."""
-        entries = self.gathered.entries
-        return [
-            entry
-            for entry in entries.values()
-            if entry.kind is Kind.HARDLINK and entry.target not in entries
-        ]
 
     def finish(self) -> Changeset:
         """Return the canonical changeset of everything taken."""

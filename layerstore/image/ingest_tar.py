@@ -117,7 +117,7 @@ class _Ingest:
         self._whole_max = session.cutting.whole_max_bytes
         self._reader = reader
         self._rootfs = rootfs
-        self._builder = ChangesetBuilder()
+        self._builder = ChangesetBuilder(reader.metadata.charge, alone=rootfs)
         self._contents: list[Entry] = []
         self._spilled: SpilledChangeset | None = None
         self._taken = 0
@@ -227,13 +227,6 @@ class _Ingest:
             return self._finish(tree)
 
     def _finish(self, tree: TreeSpool) -> tuple[Refs, Paths, Paths]:
-        gathered = self._builder if self._spilled is None else self._spilled
-        missing = gathered.unresolved_links() if self._rootfs else []
-        if missing:
-            link = missing[0]
-            raise UnsafeContentError(
-                f"{link.path[:300]!r} is a hard link to {link.target[:300]!r}, which is missing"
-            )
         self._store_literals()
         # Where in the tree each content of the tar is, or -1.
         sources = array("q", [-1]) * len(self._lengths)

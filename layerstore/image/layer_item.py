@@ -21,7 +21,8 @@ class LayerItem(NamedTuple):
         open: Opens fresh content of exactly ``entry.size`` bytes; called at most once, and
             seekable when there are holes.
         holes: (offset, length) of parts of fresh content that are holes, ascending, not
-            touching, known to be zeros.
+            touching, known to be zeros. What of them fills whole blocks of 512 bytes, or
+            the rest of the file, becomes a hole of the layer.
         read_whole: Returns the same content as ``open``, for small files, where a file
             object costs more than their bytes; it has exactly ``entry.size`` bytes.
         content: The content itself, of at least one byte, instead of all these.

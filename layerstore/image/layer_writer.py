@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 from layerstore.errors import UnsafeContentError
 from layerstore.formats import tar_writer
 from layerstore.formats.recipe import CANONICAL
+from layerstore.formats.tar_headers import BLOCK_BYTES
+from layerstore.formats.tar_limits import Limits, MetadataMeter, exceeded
 from layerstore.formats.tree import (
     Changeset,
     Entry,
@@ -30,13 +32,16 @@ from layerstore.image.tree_spool import TreeSpool
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.digest import DiffId
     from layerstore.store.records import LayerRecord, Refs
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
+
+LIMITS = Limits()
+"""A layer that is written here can be read again, from its own tar, too."""
 
 _TOLD_BYTES: Final = 1 << 20
 """Progress hears of so many bytes at once."""
@@ -72,6 +77,7 @@ def write_layer(
             hard link to a directory) or have a name that no layer can carry.
         SourceChangedError: A file's content is not as long as its entry says.
         FormatError: An entry breaks a rule of the tree format.
+        LimitExceededError: More entries, or larger names and attributes, than a layer may have.
         StorageError: The store could not be written.
     """
     report = progress or Silent()
@@ -110,7 +116,7 @@ def write_sorted_layer(
     report.start("writing layer", None)
     with DiffIdHasher() as hasher, TreeSpool(session) as tree:
         writer = _Writer(session, store, hasher, report, tree)
-        for item in items:
+        for item in _limited(items):
             writer.take(item.entry, item)
         return writer.publish()
 
@@ -125,7 +131,7 @@ class _Gathered(NamedTuple):
 def _gather(
     items: Iterable[LayerItem], whiteouts: Iterable[bytes], opaques: Iterable[bytes]
 ) -> _Gathered:
-    by_path = {item.entry.path: item for item in items}
+    by_path = {item.entry.path: item for item in _limited(items)}
     whiteouts, opaques = list(whiteouts), list(opaques)
     check_image_paths(sorted(by_path))
     check_image_paths(sorted([*whiteouts, *opaques]))
@@ -150,6 +156,25 @@ def _gather(
             assert final is not None
             sources[final.path] = item
     return _Gathered(changeset, sources)
+
+
+def _limited(items: Iterable[LayerItem]) -> Iterator[LayerItem]:
+    """Yield items: no more than a layer may have when it is read again.
+
+    Raises:
+        LimitExceededError: A step or a directory made more.
+    """
+    meter = MetadataMeter(LIMITS)
+    for count, item in enumerate(items, 1):
+        entry = item.entry
+        meter.charge(len(entry.path) + len(entry.target) + sum(map(_xattr_bytes, entry.xattrs)))
+        if count > LIMITS.entries:
+            raise exceeded("entries", count, LIMITS.entries, "entries of a layer")
+        yield item
+
+
+def _xattr_bytes(pair: tuple[bytes, bytes]) -> int:
+    return len(pair[0]) + len(pair[1])
 
 
 class _Writer:
@@ -218,6 +243,8 @@ class _Writer:
     def _fresh(self, entry: Entry, source: LayerItem) -> None:
         """Take a file whose content is read now."""
         assert source.open is not None
+        if source.holes:
+            source = source._replace(holes=_whole_blocks(source.holes, entry.size))
         if entry.size <= self._whole_max and not source.holes:
             content = source.read_whole() if source.read_whole else _read_small(entry, source)
             self._small(entry, content)
@@ -227,6 +254,7 @@ class _Writer:
             self._hasher.update(tar_writer.sparse_member_header(entry, regions))
         else:
             self._hasher.update(tar_writer.member_header(entry))
+        assert source.open is not None
         with source.open() as file:
             extents = self._content(entry, file, regions)
             if isinstance(file, SourceFile):
@@ -299,6 +327,22 @@ def _read_small(entry: Entry, source: LayerItem) -> bytes:
         if isinstance(file, SourceFile):
             file.verify()
     return content
+
+
+def _whole_blocks(holes: tuple[tuple[int, int], ...], size: int) -> tuple[tuple[int, int], ...]:
+    """Return what of holes a tar can leave out: data between them fills whole blocks.
+
+    GNU tar begins every region of a sparse file at a block, others where the one before
+    ends; where all but the last fill their blocks, both are the same.
+    """
+    whole = []
+    for offset, length in holes:
+        start, end = offset + -offset % BLOCK_BYTES, offset + length
+        if end < size:
+            end -= end % BLOCK_BYTES
+        if start < end:
+            whole.append((start, end - start))
+    return tuple(whole)
 
 
 def _regions(source: LayerItem) -> list[tuple[int, int]]:

@@ -50,7 +50,9 @@ class Reference(NamedTuple):
         """Host and path as people write them: ``debian``, ``quay.io/a/b``."""
         if self.host != DEFAULT_HOST:
             return f"{self.host}/{self.path}"
-        return self.path.removeprefix("library/")
+        short = self.path.removeprefix("library/")
+        # Read again, these would mean something else.
+        return self.path if "/" in short or _HEX_ID.fullmatch(short) else short
 
     @property
     def name(self) -> str:
@@ -75,6 +77,8 @@ def parse_reference(text: str) -> Reference:
     for component in path.split("/"):
         if not _COMPONENT.fullmatch(component):
             raise _wrong(text, _component_trouble(component))
+    if host == DEFAULT_HOST and "/" in path and _is_host(path.partition("/")[0]):
+        raise _wrong(text, f"{_short(path)} on {host} would be stored like that on another host")
     if tag is not None and not _TAG.fullmatch(tag):
         raise _wrong(text, f"{_short(tag)} is not a tag (letters, digits, _ . -; at most 128)")
     if host == DEFAULT_HOST and _HEX_ID.fullmatch(path):
@@ -133,10 +137,13 @@ def _split_tag(rest: str) -> tuple[str, str | None]:
 
 def _split_host(rest: str) -> tuple[str, str]:
     first, slash, path = rest.partition("/")
-    is_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
-    if not slash or not is_host:
+    if not slash or not _is_host(first):
         return DEFAULT_HOST, rest
     return (DEFAULT_HOST if first in _DEFAULT_HOSTS else first), path
+
+
+def _is_host(first: str) -> bool:
+    return "." in first or ":" in first or first == "localhost" or first != first.lower()
 
 
 def _component_trouble(component: str) -> str:

@@ -10,6 +10,7 @@ never removed while they can be contended, except lease files (see
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING, Self
@@ -18,6 +19,10 @@ from layerstore.linux.files import open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_NO_FILE = (errno.ELOOP, errno.ENXIO)
+"""What open(2) says of symlinks and sockets: neither can be held."""
 
 
 class LockBusyError(OSError):
@@ -86,9 +91,13 @@ def is_held(path: str) -> bool:
     Opens without creating and asks for a shared lock, so two askers never see each other.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
+    except OSError as err:
+        if err.errno in _NO_FILE:
+            return False
+        raise
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -158,6 +159,14 @@ def _uri(path: str, options: str) -> str:
     return f"file:{quoted}?{options}"
 
 
+def _refuse_links(path: str) -> None:
+    """Refuse a database, or a log of it, that is no file: SQLite would write through a symlink."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(path + suffix).st_mode):
+                raise CatalogDamagedError(f"{path}{suffix} is not a regular file")
+
+
 def _connect(path: str, *, immutable: bool = False) -> sqlite3.Connection:
     """Open a connection; ``immutable`` needs no shared memory file and sees no log."""
     options = "mode=rw"
@@ -205,9 +214,15 @@ def _check_schema(connection: sqlite3.Connection) -> int:
             f"the catalog has version {version}, this layerstore knows up to {CATALOG_VERSION}",
             hint="use the newer layerstore that wrote this store",
         )
-    stored = {row[0] for row in connection.execute("SELECT sql FROM sqlite_schema WHERE sql != ''")}
-    if not stored.issuperset(_SCHEMAS.get(version, ("no such version",))):
+    rows = connection.execute(
+        "SELECT type, name, sql FROM sqlite_schema WHERE sql != ''"
+    ).fetchall()
+    if not {sql for _, _, sql in rows}.issuperset(_SCHEMAS.get(version, ("no such version",))):
         raise CatalogDamagedError("the catalog's tables are not those of its version")
+    for kind, name, _ in rows:
+        # They would run or answer in place of what our own statements mean.
+        if kind in ("trigger", "view"):
+            raise CatalogDamagedError(f"the catalog has a {kind} {name[:100]!r}, which is not ours")
     if version < CATALOG_VERSION:
         connection.execute("PRAGMA temp_store=MEMORY")
         for statement in VIEWS_OF_1:
@@ -271,6 +286,7 @@ class Catalog:
             catalog.close()
 
     def _open(self) -> None:
+        _refuse_links(self.paths.catalog)
         try:
             status = os.stat(self.paths.catalog)
         except FileNotFoundError as err:

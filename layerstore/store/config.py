@@ -9,11 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import tomllib
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.chunking.cutter import CUT_MAX_BYTES, DEFAULT_CUTS, CutParameters
-from layerstore.errors import FormatError, NotFoundError, UnsupportedVersionError
+from layerstore.errors import (
+    FormatError,
+    NotFoundError,
+    UnsafeContentError,
+    UnsupportedVersionError,
+)
 from layerstore.linux.files import (
     fsync_directory,
     publish_bytes,
@@ -39,6 +45,7 @@ FORMAT_VERSION = 2
 CONFIG_MAX_BYTES = 64 * 1024
 _MIN_CUT_BYTES = 64
 _NORMALIZATIONS = 3
+_WRITE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 KNOWN_INCOMPATIBLE: frozenset[str] = frozenset()
 SHARED_GROUP = "shared-group"
@@ -72,6 +79,10 @@ normalization = {DEFAULT_CUTS.normalization}
 
 class StoreNotFoundError(NotFoundError):
     """There is no store where one was expected."""
+
+
+class ExposedStoreError(UnsafeContentError):
+    """Others than the store's owner may write it."""
 
 
 class StoreConfig(NamedTuple):
@@ -194,6 +205,7 @@ def load_config(paths: StorePaths) -> StoreConfig:
             raise FormatError(f"config.toml is damaged: {err}") from err
         raise storage_error(err, "read the store's config") from err
     config = parse_config(data)
+    refuse_exposed(paths, shared=config.shared)
     lost = [name for name in DIRECTORIES if not os.path.isdir(f"{paths.root}/{name}")]
     if lost:
         raise FormatError(
@@ -201,6 +213,26 @@ def load_config(paths: StorePaths) -> StoreConfig:
             hint="restore the missing directories from where the store came from",
         )
     return config
+
+
+def refuse_exposed(paths: StorePaths, *, shared: bool) -> None:
+    """Refuse a store that everybody may write, or its group unless it is shared with that.
+
+    What it holds could be anybody's. The one place that looks at the store's permissions, as
+    ssh looks at those of keys. Who may reach the root decides: below it everything is
+    private anyway.
+
+    Raises:
+        ExposedStoreError: Names the mode; the hint is the command that mends it.
+    """
+    mode = stat.S_IMODE(os.stat(paths.root).st_mode)
+    right = 0o2770 if shared else 0o700
+    if mode & _WRITE_BY_OTHERS & ~right:
+        raise ExposedStoreError(
+            f"others may write the store {paths.root}: it has mode {mode:04o}, "
+            f"expected {right:04o}",
+            hint=f"chmod {right:o} {paths.root}",
+        )
 
 
 def _absent(paths: StorePaths) -> Exception:

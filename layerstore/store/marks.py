@@ -256,6 +256,12 @@ class ViewRoots(NamedTuple):
     unreadable: tuple[str, ...]
 
 
+# RecursionError: JSON nested deeper than Python's stack.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, LayerstoreError,
+)  # fmt: skip
+
+
 def view_roots(paths: StorePaths) -> ViewRoots:
     """Return what mounted views show; a record counts for as long as its file exists."""
     views: list[ViewRoot] = []
@@ -271,7 +277,7 @@ def view_roots(paths: StorePaths) -> ViewRoots:
             image = ImageId(parse_digest(image_id)) if image_id else None
         except FileNotFoundError:
             continue  # unmounted between listing and reading
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, LayerstoreError) as err:
+        except _UNREADABLE as err:
             unreadable.append(f"view record {path} cannot be read: {err}")
             continue
         views.append(ViewRoot(name, image, layers))

@@ -15,13 +15,7 @@ import os
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.linux.files import (
-    fsync_directory,
-    open_private,
-    read_at,
-    read_file,
-    write_all,
-)
+from layerstore.linux.files import fsync_directory, open_private, read_at, read_file, write_all
 from layerstore.store.failures import storage_errors
 
 if TYPE_CHECKING:
@@ -59,9 +53,10 @@ def decode_record(line: bytes) -> Record | None:
         return None
     try:
         fields = json.loads(payload)
-    except ValueError:
-        return None
-    if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+        if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+            return None
+        "".join(fields).encode()  # half a surrogate pair has no bytes: no name could be stored
+    except (ValueError, RecursionError):
         return None
     lengths = {TAG: 3, UNTAG: 2, RESET: 1, PIN: 2, UNPIN: 2}
     if not fields or lengths.get(fields[0]) != len(fields):

@@ -38,6 +38,9 @@ CACHE_BYTES = 24 * 1024 * 1024
 
 OPEN_FILES_MAX = 64
 
+_NO_FILE = {errno.ELOOP: "a symlink", errno.ENXIO: "a socket"}
+"""What open(2) says of things that are no files."""
+
 
 class OpenPack:
     """A descriptor that closes when the last reader lets go of this object."""
@@ -191,9 +194,10 @@ class PackReader:
         except FormatError as err:
             raise CorruptPackError(err.message, pack=pack_id.hex(), offset=0) from err
         except OSError as err:
-            if err.errno != errno.ELOOP:
+            what = _NO_FILE.get(err.errno or 0)
+            if what is None:
                 raise storage_error(err, "read a pack") from err
-            raise CorruptPackError("pack is a symlink", pack=pack_id.hex(), offset=0) from err
+            raise CorruptPackError(f"pack is {what}", pack=pack_id.hex(), offset=0) from err
         with self._mutex:
             self._files[pack_id] = file
             while len(self._files) > OPEN_FILES_MAX:

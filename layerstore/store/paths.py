@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from layerstore.digest import hex_of, parse_digest
+from layerstore.errors import FormatError
 
 if TYPE_CHECKING:
     from layerstore.digest import PackId
@@ -84,7 +85,13 @@ class StorePaths:
         return f"{self.blobs}/{hex_of(parse_digest(digest))}"
 
     def lease(self, lease_id: str) -> str:
-        """Return the lock file whose flock says that a lease lives."""
+        """Return the lock file whose flock says that a lease lives.
+
+        Raises:
+            FormatError: ``lease_id`` would lead elsewhere; gc unlinks what this returns.
+        """
+        if "/" in lease_id:
+            raise FormatError(f"the catalog names a lease {lease_id[:100]!r}, which is none")
         return f"{self.locks}/{LEASE_PREFIX}{lease_id}"
 
     def temporary(self, lease_id: str, name: str) -> str:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _WRITES = frozenset({"write", "pwrite64", "writev", "ftruncate", "fallocate"})
 _FLUSHES = frozenset({"fsync", "fdatasync"})
 _REMOVALS = frozenset({"unlink", "unlinkat", "rmdir"})
-_VOLATILE = ("/tmp", "/locks")
-"""Directories of a store whose content a crash may take: nobody was promised it."""
+_VOLATILE = ("/tmp", "/locks", "/reserve")
+"""What a crash may take of a store: nobody was promised it, and it is made anew."""
 
 
 @pytest.mark.parametrize("verb", scenes.VERBS, ids=lambda verb: verb.name)
@@ -112,7 +112,7 @@ class _Order:
         return place.startswith(f"{self.root}/catalog.sqlite")
 
     def _is_volatile(self, place: str) -> bool:
-        return any(place.startswith(f"{self.root}{top}/") for top in _VOLATILE)
+        return any(f"{place}/".startswith(f"{self.root}{top}/") for top in _VOLATILE)
 
     def _short(self, place: str) -> str:
         return place.removeprefix(f"{self.root}/")

@@ -140,6 +140,18 @@ def old_sparse(
     return b"".join(blocks) + fill(content)
 
 
+def sparse_1(
+    pairs: Sequence[tuple[int, int]], real: int, content: bytes, *extra: tuple[bytes, bytes]
+) -> bytes:
+    """A sparse member of GNU's format 1.0, called ``s``."""
+    numbers = [len(pairs), *(n for pair in pairs for n in pair)]
+    body = fill(b"".join(b"%d\n" % n for n in numbers)) + content
+    return pax(
+        (b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", b"s"),
+        (b"GNU.sparse.realsize", b"%d" % real), *extra,
+    ) + member(b"GNUSparseFile.0/s", body)  # fmt: skip
+
+
 def gnu_tar(directory: Path, *options: str, names: Sequence[str] = (".",)) -> bytes:
     """What GNU tar makes of a directory."""
     done = subprocess.run(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SIZE_SLACK = 0.01
 """A store that went through a fault and gc may be this much larger than one that did not."""
 
-_UNCOUNTED = ("quarantine", "locks")
+_UNCOUNTED = ("quarantine", "locks", "reserve")
 # names.log and the catalog's files grow with history, not with content.
 _INDEX_NAMES = ("catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "names.log")
 

@@ -9,9 +9,12 @@ import pytest
 
 from layerstore.build.run import sandbox
 from layerstore.errors import UnsupportedError
+from tests.support.build import add_image, builder  # noqa: F401
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.build import Builder
 
 
 def test_run_without_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +32,26 @@ def test_run_as_root_of_a_user_namespace_is_refused(
     monkeypatch.setattr(sandbox, "in_user_namespace", lambda: True)
     with pytest.raises(UnsupportedError, match="RUN needs root"):
         sandbox.Sandbox(tmp_path, "test")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="RUN needs root")
+def test_without_a_runtime_only_run_fails(
+    builder: Builder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    builder.write({"a": "A"})
+    add_image(builder.store, "box", [])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    builder.build("FROM box\nCOPY a /a\n")
+    with pytest.raises(UnsupportedError, match="neither runc nor crun") as caught:
+        builder.build("FROM box\nRUN true\n")
+    assert caught.value.hint == "apt-get install runc"
+    broken = tmp_path / "runc"
+    broken.write_text("#!/bin/sh\nexit 9\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if not os.path.exists("/usr/bin/crun"):
+        with pytest.raises(UnsupportedError, match="exits 9"):
+            builder.build("FROM box\nRUN true\n")

@@ -155,15 +155,15 @@ def test_used_slot_after_an_unused_one() -> None:
 
 
 def test_sparse_numbers_may_cross_blocks() -> None:
-    pairs = [(i * 1_000_000, 1) for i in range(100)]
-    numbers = [len(pairs), *(n for pair in pairs for n in pair)]
-    content = fill(b"".join(b"%d\n" % n for n in numbers)) + b"x" * 100
+    pairs = [(i * 1_000_000, 512) for i in range(100)]
+    numbers = [len(pairs) + 1, *(n for pair in pairs for n in pair), 100_000_000, 0]
+    content = fill(b"".join(b"%d\n" % n for n in numbers)) + b"x" * 51_200
     archive = sparse(
         (b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", b"n"),
         (b"GNU.sparse.realsize", b"100000000"), content=content,
     )  # fmt: skip
     (one,) = members(archive)
-    assert (one.path, one.size, one.stored, one.regions) == (b"n", 100_000_000, 100, pairs)
+    assert (one.path, one.size, one.stored, one.regions) == (b"n", 100_000_000, 51_200, pairs)
 
 
 def test_touching_regions_are_one() -> None:

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from layerstore.store.catalog import CHECKPOINT_WAL_BYTES
+from layerstore.store.catalog import CHECKPOINT_WAL_BYTES, LARGE_WAL_BYTES
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def test_a_reader_in_an_old_state_does_not_hold_up_writers(tmp_path: Path) -> No
 
 def test_the_log_is_cut_short_again(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", create=True) as store:
-        for number in range(6):
-            fill(store, number)
+        with store.catalog.pinned():  # meanwhile nothing of the log can be reused
+            while os.stat(store.paths.catalog + "-wal").st_size <= LARGE_WAL_BYTES:
+                fill(store, os.stat(store.paths.catalog + "-wal").st_size)
+        fill(store, -1)
         assert os.stat(store.paths.catalog + "-wal").st_size < CHECKPOINT_WAL_BYTES

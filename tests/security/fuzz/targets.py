@@ -1,0 +1,287 @@
+"""What is fuzzed: for every parser of bytes from strangers, its law and its seeds.
+
+A target's ``run`` gets any bytes. It may return, or raise one of ``refusals``; every other
+exception, an assertion about what was accepted included, is a finding. Seeds are
+encodings that the product itself or honest tools make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.errors import FormatError, LayerstoreError, UnsafeContentError
+from layerstore.formats.tar_limits import Limits
+from tests.security.fuzz import seeds
+from tests.security.fuzz.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from layerstore.build.dockerfile.errors import SpecError
+
+REFUSALS = (FormatError, UnsafeContentError)
+LIMITS = Limits(
+    expanded_bytes=4 << 20,
+    logical_bytes=1 << 40,
+    entries=500,
+    sparse_regions=500,
+    trailing_bytes=1 << 16,
+    window_bytes=1 << 23,
+)
+"""Small, so that an input that costs much is a finding and not a large archive."""
+
+
+class Target(NamedTuple):
+    """One parser and its law.
+
+    Attributes:
+        seeds: Makes valid inputs; called once.
+        repair: Makes checksums right again after a mutation, so that what lies behind
+            them is reached; used for half of the inputs.
+        tokens: Pieces worth inserting.
+    """
+
+    name: str
+    run: Callable[[bytes], object]
+    seeds: Callable[[], list[bytes]]
+    repair: Callable[[bytes], bytes] = lambda data: data
+    tokens: tuple[bytes, ...] = ()
+    refusals: tuple[type[Exception], ...] = REFUSALS
+    max_bytes: int = 16384
+
+
+# -- layers ------------------------------------------------------------------------
+
+
+def read_tar(data: bytes) -> None:
+    """What is accepted is a valid tree and comes out again bit for bit."""
+    from layerstore.formats.tree import decode_changeset, encode_changeset
+    from layerstore.image.export_layer import layer_tar
+    from layerstore.image.ingest_tar import ingest_tar
+
+    store = MemoryStore()
+    record = ingest_tar(store, io.BytesIO(data), limits=LIMITS)  # type: ignore[arg-type]
+    out = b"".join(layer_tar(store, record))  # type: ignore[arg-type]
+    if not data.startswith(seeds.COMPRESSED):
+        assert out == data
+    assert record.diff_id == "sha256:" + hashlib.sha256(out).hexdigest()
+    encoded = store.read_refs(record.tree)
+    assert encode_changeset(decode_changeset(encoded)) == encoded
+
+
+def decompress(data: bytes) -> None:
+    """Output comes in bounded pieces and stays below the limit."""
+    from layerstore.formats.decompress import SPAN_BYTES, decompressed
+
+    total = 0
+    for span in decompressed(io.BytesIO(data).read, LIMITS):
+        assert len(span) <= SPAN_BYTES + (1 << 18)
+        total += len(span)
+    assert total <= LIMITS.expanded_bytes
+
+
+def read_tree(data: bytes) -> None:
+    """One encoding a tree: what decodes encodes to the same bytes."""
+    from layerstore.formats.tar_writer import canonical_members
+    from layerstore.formats.tree import decode_changeset, encode_changeset
+
+    changeset = decode_changeset(data)
+    assert encode_changeset(changeset) == data
+    for _ in canonical_members(changeset):
+        pass
+
+
+def read_recipe(data: bytes) -> None:
+    from layerstore.formats.recipe import decode_plan, segments
+
+    plan = decode_plan(data)
+    total = sum(literal for literal, _ in segments(plan, len(plan.own) + 100))
+    assert total == plan.literal_bytes
+
+
+# -- the store ---------------------------------------------------------------------
+
+
+def read_pack(data: bytes) -> None:
+    """A footer that is accepted lists blocks that lie in the file, and items that tile them."""
+    from layerstore.store.codec import decompress_block
+    from layerstore.store.pack_reader import read_footer
+
+    fd = _file_of(data)
+    blocks = read_footer(fd)
+    end = 0
+    for block in blocks:
+        assert end <= block.offset
+        end = block.offset + block.stored_length
+        assert end <= len(data)
+        assert sum(item.length for item in block.items) == block.raw_length
+        try:
+            raw = decompress_block(data[block.offset : end], block.raw_length)
+        except FormatError:
+            continue
+        assert len(raw) == block.raw_length
+
+
+@cache
+def _memory_file() -> int:
+    return os.memfd_create("pack")
+
+
+def _file_of(data: bytes) -> int:
+    from layerstore.linux.files import ShortFileError
+
+    fd = _memory_file()
+    os.ftruncate(fd, 0)
+    if os.pwrite(fd, data, 0) != len(data):
+        raise ShortFileError
+    return fd
+
+
+def read_layer_record(data: bytes) -> None:
+    from layerstore.store.records import decode_layer, encode_layer
+
+    record = decode_layer(data)
+    assert decode_layer(encode_layer(record)) == record
+
+
+def read_names_log(data: bytes) -> None:
+    """Whatever a log says, what it adds up to can be written and sealed."""
+    from layerstore.store import names_log
+    from layerstore.store.seals import seal
+
+    log = names_log.decode_log(data)
+    known = {record[2] for record in log.records if record[0] == names_log.TAG}
+    names = names_log.replay(log.records, known)
+    for name, image_id in names.items():
+        seal("tags", name, image_id)
+    again = b"".join(map(names_log.encode_record, names_log.snapshot(names)))
+    assert names_log.replay(names_log.decode_log(again).records, known) == names
+
+
+def read_store_config(data: bytes) -> None:
+    from layerstore.store.config import parse_config
+
+    parse_config(data)
+
+
+# -- documents of images -----------------------------------------------------------
+
+
+def read_manifest(data: bytes) -> None:
+    """A document that is accepted survives a round trip."""
+    from layerstore.formats.oci import decode_manifest, encode_manifest
+
+    value = decode_manifest(data)
+    assert decode_manifest(encode_manifest(value)) == value
+
+
+def read_index(data: bytes) -> None:
+    from layerstore.formats.oci import decode_index, encode_index
+
+    value = decode_index(data)
+    assert decode_index(encode_index(value)) == value
+
+
+def read_config(data: bytes) -> None:
+    from layerstore.formats.oci_config import decode_config, encode_config
+
+    value = decode_config(data)
+    assert decode_config(encode_config(value)) == value
+
+
+def read_stored_config(data: bytes) -> None:
+    """The store's own short look at configs and manifests, which rebuild relies on."""
+    from layerstore.store.tags import image_facts
+
+    image_facts(data)
+
+
+def read_stored_manifest(data: bytes) -> None:
+    from layerstore.store.tags import manifest_config
+
+    manifest_config(data)
+
+
+def read_reference(data: bytes) -> None:
+    """A name that is accepted is the same when it is read again."""
+    from layerstore.image.reference import lookup_form, parse_reference
+
+    text = os.fsdecode(data)
+    reference = parse_reference(text)
+    assert parse_reference(reference.name).name == reference.name
+    lookup_form(text)
+
+
+# -- spec texts --------------------------------------------------------------------
+
+
+def read_dockerfile(data: bytes) -> None:
+    """From bytes to a graph; errors stand at a place of the file and can be printed."""
+    from layerstore.build.dockerfile.errors import SpecError
+    from layerstore.build.dockerfile.parser import parse_dockerfile
+    from layerstore.build.lower import LowerOptions, lower
+    from layerstore.build.platforms import Platform
+
+    try:
+        tree = parse_dockerfile(data)
+        options = LowerOptions({"A": "given"}, {}, None, True, Platform("linux", "amd64", ""))
+        lower(tree, options, seeds.AnyImage())
+    except SpecError as err:
+        _check_place(err, data)
+        raise
+
+
+def _check_place(error: SpecError, data: bytes) -> None:
+    assert str(error).startswith("Dockerfile:")
+    assert str(error).isprintable()
+    assert 1 <= error.line <= data.count(b"\n") + 1
+    assert error.excerpt().replace("\n", "").isprintable()
+
+
+def read_ignore_rules(data: bytes) -> None:
+    from layerstore.build.ignore import IgnoreRules
+
+    rules = IgnoreRules.parse(data)
+    for path in ("a", "a/b", "b/c/d", "a/b/c/d/e.txt", "é", "\udcff", "." * 100, "x/" * 50 + "y"):
+        rules.excluded(path)
+        rules.may_contain_included(path)
+
+
+def read_source_pattern(data: bytes) -> None:
+    from layerstore.build.ignore import match_source
+
+    pattern, _, path = os.fsdecode(data).partition("\n")
+    match_source(pattern, path)
+
+
+ALL = (
+    Target("tar", read_tar, seeds.archives, seeds.repair_tar, seeds.TAR_TOKENS),
+    Target("compression", decompress, seeds.compressed, tokens=seeds.COMPRESSION_TOKENS),
+    Target("tree", read_tree, seeds.trees, tokens=seeds.TREE_TOKENS),
+    Target("recipe", read_recipe, seeds.recipes),
+    Target("pack", read_pack, seeds.packs, seeds.repair_pack),
+    Target("layer-record", read_layer_record, seeds.layer_records),
+    Target("names-log", read_names_log, seeds.names_logs, seeds.repair_names_log,
+           seeds.JSON_TOKENS),
+    Target("store-config", read_store_config, seeds.store_configs, tokens=seeds.TOML_TOKENS),
+    *(
+        Target(name, run, seeds.documents, tokens=seeds.JSON_TOKENS)
+        for name, run in (
+            ("manifest", read_manifest), ("index", read_index), ("config", read_config),
+            ("stored-config", read_stored_config), ("stored-manifest", read_stored_manifest),
+        )
+    ),
+    Target("reference", read_reference, seeds.references, tokens=(b"/", b":", b"@", b"sha256:"),
+           refusals=(LayerstoreError,), max_bytes=600),
+    Target("dockerfile", read_dockerfile, seeds.dockerfiles, tokens=seeds.DOCKERFILE_TOKENS,
+           refusals=(LayerstoreError,), max_bytes=4096),
+    Target("dockerignore", read_ignore_rules, seeds.ignore_files, tokens=seeds.GLOB_TOKENS,
+           refusals=(LayerstoreError,), max_bytes=2048),
+    Target("source-pattern", read_source_pattern, seeds.patterns, tokens=seeds.GLOB_TOKENS,
+           refusals=(LayerstoreError,), max_bytes=600),
+)  # fmt: skip
+BY_NAME = {target.name: target for target in ALL}
