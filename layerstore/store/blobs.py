@@ -6,7 +6,6 @@ Durable before any catalog commit that names them; verified on every read.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -64,5 +63,49 @@ def get_blob(paths: StorePaths, digest: str) -> bytes:
         raise BlobNotFoundError(f"the store holds no blob {digest}") from err
     except OSError as err:
         if err.errno is None or not _is_regular(path):
-        # A symlink, even one to a file, is damage that storing the blob anew heals.
-        if err.errno in {None, errno.ELOOP} or not os.path.isfile(path):
+            raise CorruptBlobError(f"blob {digest} is damaged: {err}") from err
+        raise storage_error(err, f"read blob {digest}") from err
+    if sha256_digest(data) != digest:
+        raise CorruptBlobError(
+            f"blob {digest} does not match its digest",
+            hint="import or build the image again; 'layerstore check' names the images harmed",
+        )
+    return data
+
+
+def _is_regular(path: str) -> bool:
+    """Return whether a file, and no symlink to one, lies at ``path``."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def has_blob(paths: StorePaths, digest: str) -> bool:
+    """Return whether a blob's file is there."""
+    return os.path.isfile(paths.blob(digest))
+
+
+def blob_size(paths: StorePaths, digest: str) -> int | None:
+    """Return the bytes of a blob's file, or None if it is not there."""
+    try:
+        status = os.stat(paths.blob(digest))
+    except FileNotFoundError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def has_sound_blob(paths: StorePaths, digest: str) -> bool:
+    """Return whether a blob is there and matches its digest."""
+    try:
+        get_blob(paths, digest)
+    except (BlobNotFoundError, CorruptBlobError):
+        return False
+    return True
+
+
+def blob_digests(paths: StorePaths) -> Iterator[Digest]:
+    """Yield the digest of every blob file, sorted; other file names are passed over."""
+    for name in sorted(os.listdir(paths.blobs)):
+        with contextlib.suppress(FormatError):
+            yield parse_digest("sha256:" + name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerstore.chunking.cutter import WHOLE_MAX_BYTES, cut_stream
+from layerstore.chunking.cutter import DEFAULT_CUTS, cut_stream
 from layerstore.digest import ChunkId, blake3_id
 from layerstore.errors import FormatError
 
