@@ -142,7 +142,7 @@ def append(path: str, records: Iterable[Record]) -> int:
 def read_log(path: str) -> LogContent:
     """Return what the log at ``path`` says: nothing where there is none.
 
-    What is no regular file, a symlink or a pipe say, counts as one line that cannot be
+    What is no regular file, a symlink, a pipe or a socket say, counts as one line that cannot be
     read: opening it must neither wait nor lead out of the store.
 
     Raises:
@@ -153,7 +153,7 @@ def read_log(path: str) -> LogContent:
     except FileNotFoundError:
         return LogContent([], 0)
     except OSError as err:
-        if err.errno in {None, errno.ELOOP}:
+        if err.errno in {None, errno.ELOOP, errno.ENXIO}:
             return LogContent([], 1)
         raise
 
