@@ -63,6 +63,8 @@ _KINDS: Final = {
     b"6": Kind.FIFO,
 }
 _OCTAL_11_MAX = 0o77777777777
+_MODE_FIELD_MAX = 0xFFFF_FFFF
+"""Of mode_t; what it has above the permission bits says nothing and is dropped."""
 _NS = 1_000_000_000
 _SPARSE_1_LINE_MAX_BYTES = 22
 _KNOWN_REFUSED: Final = {
@@ -348,8 +350,7 @@ class TarReader:
         if extended and (is_pax or extended.records is not None):
             raise FormatError("two kinds of extended header for one member")
         body = self._literal(header.size)
-        if header.size % BLOCK_BYTES:
-            self._literal(-header.size % BLOCK_BYTES)
+        padding = self._literal(-header.size % BLOCK_BYTES) if header.size % BLOCK_BYTES else b""
         if flag == b"x":
             extended.records = tar_pax.parse_records(body)
             extended.plain = extended.records.keys() <= tar_pax.PLAIN_KEYS
@@ -357,6 +358,9 @@ class TarReader:
         elif flag == b"g":
             self._global_header(body)
         else:
+            if not (body.endswith(b"\0") or padding.startswith(b"\0")):
+                # GNU tar reads up to the first zero byte, wherever that is.
+                raise FormatError("GNU long name that does not end where its size says")
             _set_long(extended, flag, body)
 
     def _global_header(self, body: bytes) -> None:
@@ -587,8 +591,8 @@ def _is_sparse(records: tar_pax.Records) -> bool:
 def _check_numbers(member: Member, header: Header) -> None:
     if not 0 <= member.uid <= ID_MAX or not 0 <= member.gid <= ID_MAX:
         raise FormatError(f"owner {member.uid}:{member.gid} is no user and group of Linux")
-    if header.mode < 0:
-        raise FormatError(f"negative mode {header.mode}")
+    if not 0 <= header.mode <= _MODE_FIELD_MAX:
+        raise FormatError(f"mode {header.mode} is none of Linux")
     if not -SIZE_MAX <= member.mtime_ns <= SIZE_MAX:
         raise FormatError("modification time out of range")
 

@@ -409,7 +409,7 @@ def _check_named(changeset: Changeset, links: Sequence[Entry]) -> None:
     for link in links:
         named = by_path.get(link.target)
         if named is None:
-            _check_parents(link.target, kinds)
+            check_parents(link.target, kinds.get)
         elif named.kind in (Kind.DIR, Kind.HARDLINK) or path_key(named.path) > path_key(link.path):
             raise FormatError(
                 f"hard link {link.path!r} to {link.target!r}: not to the group's first name"
@@ -417,20 +417,29 @@ def _check_named(changeset: Changeset, links: Sequence[Entry]) -> None:
         elif _inode_fields(named) != _inode_fields(link):
             raise FormatError(f"hard link {link.path!r} differs from {link.target!r}")
     for path in changeset.whiteouts:
-        _check_parents(path, kinds)
+        check_parents(path, kinds.get)
     for path in changeset.opaques:
         if kinds.get(path, Kind.DIR) is not Kind.DIR:
             raise FormatError(f"opaque {path!r} is not a directory")
-        _check_parents(path, kinds)
+        check_parents(path, kinds.get)
 
 
 def _inode_fields(entry: Entry) -> tuple[int, int, int, int]:
     return (entry.mode, entry.uid, entry.gid, entry.mtime_ns)
 
 
-def _check_parents(path: bytes, kinds: dict[bytes, Kind]) -> None:
+def check_parents(path: bytes, kind_of: Callable[[bytes], Kind | None]) -> None:
+    """Refuse a path that lies below something that is not a directory.
+
+    Args:
+        path: What a hard link, whiteout or opaque names.
+        kind_of: Returns the kind of the layer's own entry of a path, if it has one.
+
+    Raises:
+        FormatError: Names both.
+    """
     end = path.rfind(b"/")
     while end > 0:
-        if kinds.get(path[:end], Kind.DIR) is not Kind.DIR:
+        if kind_of(path[:end]) not in (None, Kind.DIR):
             raise FormatError(f"{path!r} lies below {path[:end]!r}, not a directory")
         end = path.rfind(b"/", 0, end)

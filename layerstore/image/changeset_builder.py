@@ -85,8 +85,9 @@ class LayerRules:
 
         Raises:
             UnsafeContentError: It lies below something that is not a directory, takes
-                the place of a directory with entries, of a hard link's file, or of another
-                symlink being one itself, or is a hard link to a directory, itself, or nothing.
+                the place of a directory with entries or of a hard link's file, is a symlink in
+                place of a directory or another one, or a hard link to a directory, itself,
+                or nothing.
         """
         path = entry.path
         if path.rpartition(b"/")[0] not in self._parents:
@@ -98,11 +99,20 @@ class LayerRules:
         elif path in self._linked:
             raise UnsafeContentError("replaces a file that an earlier hard link names")
         elif entry.kind is Kind.SYMLINK:
-            before = self._entries.get(path)
-            if before is not None and before.kind is Kind.SYMLINK and before != entry:
-                # GNU tar keeps the first where both lead out, everybody else the last.
-                raise UnsafeContentError("replaces a symlink by another one")
+            self._refuse_replacing(entry)
         self._entries[path] = entry
+
+    def _refuse_replacing(self, link: Entry) -> None:
+        """Refuse symlinks that replace what GNU tar still changes in the end."""
+        before = self._entries.get(link.path)
+        if before is None or before == link:
+            return
+        if before.kind is Kind.SYMLINK:
+            # GNU tar keeps the first where both lead out, everybody else the last.
+            raise UnsafeContentError("replaces a symlink by another one")
+        if before.kind is Kind.DIR:
+            # GNU tar gives the directory's mode to what the symlink leads to.
+            raise UnsafeContentError("replaces a directory by a symlink")
 
     def add_whiteout(self, path: bytes) -> None:
         """Remove ``path`` from lower layers.

@@ -18,6 +18,9 @@ _QUEUED_BATCHES: Final = 4
 _BATCH_BYTES: Final = 1 << 20
 """Pieces are gathered up to this size: waking the thread costs more than hashing 16 KiB."""
 
+_PIECES_MAX: Final = 8
+"""A batch of more pieces is joined before it is hashed."""
+
 
 class DiffIdHasher:
     """Computes the diff ID of a tar whose bytes are given in order.
@@ -61,9 +64,12 @@ class DiffIdHasher:
     def _run(self) -> None:
         update = self._digest.update
         while (batch := self._batches.get()) is not None:
-            # One call: each lets go of the interpreter's lock and must win it back,
-            # which costs more than copying.
-            update(batch[0] if len(batch) == 1 else b"".join(batch))
+            # Each call lets go of the interpreter's lock and must win it back, which costs
+            # more than copying small pieces.
+            if len(batch) > _PIECES_MAX:
+                batch = [b"".join(batch)]
+            for piece in batch:
+                update(piece)
 
     def _stop(self) -> None:
         if self._thread is not None:

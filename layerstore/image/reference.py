@@ -50,7 +50,9 @@ class Reference(NamedTuple):
         """Host and path as people write them: ``debian``, ``quay.io/a/b``."""
         if self.host != DEFAULT_HOST:
             return f"{self.host}/{self.path}"
-        return self.path.removeprefix("library/")
+        short = self.path.removeprefix("library/")
+        # Read again, these would mean something else.
+        return self.path if "/" in short or _HEX_ID.fullmatch(short) else short
 
     @property
     def name(self) -> str:

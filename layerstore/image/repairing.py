@@ -14,10 +14,12 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import Digest, ImageId
-from layerstore.errors import IntegrityError, NotFoundError
+from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
 from layerstore.formats.tree import decode_changeset
 from layerstore.image.heal import SourceResult, glean_from, glean_from_itself
+from layerstore.image.images import own_manifest
 from layerstore.store import names_log
+from layerstore.store.blobs import blob_digests, put_blob
 from layerstore.store.check import check, names_log_content
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.findings import Problem
@@ -26,7 +28,7 @@ from layerstore.store.rebuild import rebuild_catalog
 from layerstore.store.references import paths_with
 from layerstore.store.repair import RepairReport, execute_repair, plan_repair
 from layerstore.store.store import Store
-from layerstore.store.tags import image_facts
+from layerstore.store.tags import image_facts, manifest_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,8 +114,11 @@ def repair_store(
         if dry_run:
             return _dry_outcome(store, before, itself, results, missing)
         moved = execute_repair(plan_repair(store, before))
-        if unlisted - missing.layers or any(
-            finding.problem in _OF_THE_CATALOG for finding in before.findings
+        again = _make_manifests_again(store)
+        if (
+            again
+            or unlisted - missing.layers
+            or any(finding.problem in _OF_THE_CATALOG for finding in before.findings)
         ):
             rebuilt = store.rebuild_catalog(progress)
         after = check(store, read_data=False, progress=progress)
@@ -211,12 +216,39 @@ def _layers_of_unlisted(store: Store) -> frozenset[DiffId]:
     return frozenset(diff_id for diff_id in found if not store.has_layer(diff_id))
 
 
+def _make_manifests_again(store: Store) -> int:
+    """Give unlisted images that lack nothing but their manifest one; return how many.
+
+    A rebuild finds images by their manifests, so without one an image is forgotten although
+    its config and layers are there.
+    """
+    with_manifest: set[str] = set()
+    for digest in blob_digests(store.paths):
+        with contextlib.suppress(LayerstoreError):
+            with_manifest.add(manifest_config(store.get_blob(digest)))
+    made = 0
+    for image_id in set(_unlisted_names(store).values()) - with_manifest:
+        with contextlib.suppress(IntegrityError, NotFoundError):
+            config = store.get_blob(image_id)
+            raw = own_manifest(store, config, image_facts(config).diff_ids)
+            with store.catalog.write():
+                staging = store.paths.temporary("repair", os.urandom(4).hex())
+                put_blob(store.paths, raw, staging)
+            made += 1
+    return made
+
+
 def _losses_of_names(store: Store) -> list[Loss]:
-    return [
-        Loss(None, (image_id,), f"the name {name}: layers of its image are lost")
-        for name, image_id in _unlisted_names(store).items()
-        if store.has_blob(image_id)
-    ]
+    losses: list[Loss] = []
+    for name, image_id in _unlisted_names(store).items():
+        try:
+            diff_ids = image_facts(store.get_blob(image_id)).diff_ids
+        except (IntegrityError, NotFoundError):
+            losses.append(Loss(None, (image_id,), f"the name {name}: its image's config is lost"))
+            continue
+        if not all(store.has_layer(diff_id) for diff_id in diff_ids):
+            losses.append(Loss(None, (image_id,), f"the name {name}: layers of its image are lost"))
+    return losses
 
 
 def _losses_of_layer(

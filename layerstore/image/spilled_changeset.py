@@ -20,7 +20,7 @@ import msgspec
 
 from layerstore.errors import StorageError
 from layerstore.formats.recipe import has_content
-from layerstore.formats.tree import Entry, Kind, path_key
+from layerstore.formats.tree import Entry, Kind, check_parents, path_key
 from layerstore.image.changeset_builder import LayerRules, hard_link
 from layerstore.linux.files import open_private, remove_if_present
 from layerstore.store.failures import FULL_HINT, StoreFullError, storage_errors
@@ -203,6 +203,10 @@ class SpilledChangeset(LayerRules):
         Args:
             sources: Set for the number of each content that the tree has to its place
                 among the tree's contents.
+
+        Raises:
+            FormatError: A hard link to a lower layer's file lies below what is no directory
+                in this one.
         """
         self._find_moved()
         place = 0
@@ -236,10 +240,15 @@ class SpilledChangeset(LayerRules):
             return entry, number
         file = self._table.row(target)
         if file is None:  # of a lower layer
+            check_parents(entry.target, self._kind_of)
             return entry, None
         if first == key:
             return msgspec.structs.replace(file[1], path=entry.path), file[0]
         return hard_link(entry.path, path_of(first), file[1]), None
+
+    def _kind_of(self, path: bytes) -> Kind | None:
+        entry = self._table.get(path)
+        return entry.kind if entry is not None else None
 
     def lost(self) -> Iterator[tuple[int, Refs]]:
         """Yield the contents that the tree does not have: their numbers, ascending, and chunks."""

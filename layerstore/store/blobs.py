@@ -6,7 +6,6 @@ Durable before any catalog commit that names them; verified on every read.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -42,6 +41,10 @@ def put_blob(paths: StorePaths, data: bytes, staging: str) -> Digest:
     digest = sha256_digest(data)
     if not has_sound_blob(paths, digest):
         with storage_errors("write a manifest or config"):
+            path = paths.blob(digest)
+            if os.path.isdir(path) and not os.path.islink(path):  # a rename replaces all else
+                aside = f"{os.path.basename(path)}.{os.urandom(4).hex()}"
+                os.rename(path, f"{paths.quarantine}/{aside}")
             publish_bytes(data, staging=staging, target=paths.blob(digest))
     return digest
 
@@ -59,8 +62,7 @@ def get_blob(paths: StorePaths, digest: str) -> bytes:
     except FileNotFoundError as err:
         raise BlobNotFoundError(f"the store holds no blob {digest}") from err
     except OSError as err:
-        # A symlink, even one to a file, is damage that storing the blob anew heals.
-        if err.errno in {None, errno.ELOOP} or not os.path.isfile(path):
+        if err.errno is None or not _is_regular(path):
             raise CorruptBlobError(f"blob {digest} is damaged: {err}") from err
         raise storage_error(err, f"read blob {digest}") from err
     if sha256_digest(data) != digest:
@@ -69,6 +71,14 @@ def get_blob(paths: StorePaths, digest: str) -> bytes:
             hint="import or build the image again; 'layerstore check' names the images harmed",
         )
     return data
+
+
+def _is_regular(path: str) -> bool:
+    """Return whether a file, and no symlink to one, lies at ``path``."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def has_blob(paths: StorePaths, digest: str) -> bool:

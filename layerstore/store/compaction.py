@@ -35,6 +35,9 @@ MAX_EXTRA_BYTES = 512 * 1024 * 1024
 SMALL_PACK_BYTES = 16 * 1024 * 1024
 """Packs below this are merged once there are enough of about the same size."""
 
+BATCH_ITEMS = 250_000
+"""Items that are copied together: what is known of each until its row has moved takes 200 bytes."""
+
 MERGE_COUNT = 8
 """How many make enough. Each merge lifts bytes one class up: each is copied at most thrice."""
 
@@ -100,15 +103,16 @@ def _mergeable(table: ItemTable, candidates: list[int]) -> list[int]:
 def _batches(table: ItemTable, indexes: Iterable[int], limit: int) -> list[Batch]:
     batches: list[Batch] = []
     packs: list[PackRow] = []
-    bound = estimate = 0
+    bound = estimate = items = 0
     for index in indexes:
         most = copy_bound(table, index)
         if most > limit:
             continue
-        if bound + most > limit:
+        if packs and (bound + most > limit or items + table.marked[index] > BATCH_ITEMS):
             batches.append(Batch(tuple(packs), bound, estimate))
-            packs, bound, estimate = [], 0, 0
+            packs, bound, estimate, items = [], 0, 0, 0
         packs.append(table.packs[index])
+        items += table.marked[index]
         bound += most
         estimate += round(table.copy_estimate(index)) + _framing(table, index)
     if packs:

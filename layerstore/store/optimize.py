@@ -63,15 +63,16 @@ OPTIMIZE_LEVEL = 19
 TRIAL_LEVEL = 5
 """At which it is found out whether a difference pays: a hundredth of the price."""
 
-WORTH_IT_LATER = 0.95
-"""A difference must be smaller than this part of the block alone: this pass is for size."""
+BASE_COST_BYTES = 100
+"""What naming a base costs: its id in the footer and its row in the catalog. A difference
+must be smaller than the block alone by that: this pass is for size."""
 
-RUN_BLOCKS = 8
-"""Blocks of one kind of file of which the first, the *hub*, is the base of the others: they
-come out 7 % smaller, and a read decodes two blocks (docs/decisions/0112)."""
+RUN_BLOCKS = 5
+"""Blocks of one kind of file that lie together: the middle one stands alone, its neighbours
+are differences against it, the outer ones against both; docs/decisions/0112."""
 
 HUB_ITEMS_MAX = 48
-"""Items of a hub that others name as bases: the largest, in which most of its bytes are."""
+"""Items of a block that its neighbours name as bases: in the largest most of its bytes are."""
 
 WAITING_BLOCKS_PER_WORKER = 3
 """Blocks that wait for a worker, so that memory stays bounded."""
@@ -214,9 +215,8 @@ class _Optimization:
         self._blocks = 0
         self._groups = {kind: BlockGroup() for kind in _KINDS}
         self._differences = {kind: DifferenceGroup() for kind in _KINDS}
-        self._run = BlockGroup()
-        self._hub: Against = ALONE
-        self._run_blocks = 0
+        self._run_block = BlockGroup()
+        self._run: list[_Block] = []
         self._writer: PackWriter | None = None
         self._packs = self._items = self._read_bytes = self._stored_bytes = self._skipped = 0
 
@@ -300,7 +300,7 @@ class _Optimization:
 
     def _alone(self, content: FileContent, kind: ItemKind, item: Item, data: bytes) -> None:
         in_run = kind is ItemKind.DATA and not content.is_base and item.item_id not in self._fixed
-        group = self._run if in_run else self._groups[kind]
+        group = self._run_block if in_run else self._groups[kind]
         if not group.has_room_for(item):
             self._close_run_block() if in_run else self._close_group(kind)
         group.add(item, data)
@@ -330,23 +330,29 @@ class _Optimization:
 
     def _close_groups(self) -> None:
         self._close_run_block()
+        self._close_run()
         for kind in _KINDS:
             self._close_differences(kind)
             self._close_group(kind)
 
     def _close_run_block(self) -> None:
-        """Submit a block of a run: the hub, or one that is a difference against it."""
-        items, parts = self._run.take()
-        if not items:
-            return
-        if self._run_blocks % RUN_BLOCKS == 0:
-            self._submit(ItemKind.DATA, items, parts, ALONE)
-            self._hub = _against_hub(items)
-        else:
-            raw_length = sum(item.length for item in items)
-            against = self._hub._replace(cost=self._hub.cost + raw_length)
-            self._submit(ItemKind.DATA, items, parts, against)
-        self._run_blocks += 1
+        items, parts = self._run_block.take()
+        if items:
+            self._run.append(_Block(items, parts))
+        if len(self._run) == RUN_BLOCKS:
+            self._close_run()
+
+    def _close_run(self) -> None:
+        """Submit the blocks of a run from the middle outwards."""
+        run, self._run = self._run, []
+        middle = len(run) // 2
+        costs: dict[int, int] = {}
+        for index in sorted(range(len(run)), key=lambda index: abs(index - middle)):
+            inner = _inwards(index, middle)
+            costs[index] = run[index].size + sum(costs[other] for other in inner)
+            bases = tuple(base for other in inner for base in run[other].large_items())
+            against = Against(bases, len(inner), costs[index]) if inner else ALONE
+            self._submit(ItemKind.DATA, run[index].items, run[index].parts, against)
 
     def _close_group(self, kind: ItemKind) -> None:
         items, parts = self._groups[kind].take()
@@ -388,7 +394,7 @@ class _Optimization:
             trial = len(compress_difference(raw, prefix, level=TRIAL_LEVEL))
             small = trial < len(raw) * SURELY_SMALL
             alone = 0 if small else len(compress_block(raw, verify=False, level=TRIAL_LEVEL))
-            if small or trial < alone * WORTH_IT_LATER:
+            if small or trial + BASE_COST_BYTES * len(against.bases) < alone:
                 return compress_difference(raw, prefix, level=self._level), against
         return compress_block(raw, level=self._level), ALONE
 
@@ -442,12 +448,28 @@ class _Optimization:
 _KINDS = (ItemKind.DATA, ItemKind.META)
 
 
-def _against_hub(items: Sequence[Item]) -> Against:
-    """Return what the blocks after a hub with ``items`` are differences against."""
-    largest = sorted(items, key=lambda item: item.length, reverse=True)[:HUB_ITEMS_MAX]
-    chosen = {item.item_id for item in largest}
-    bases = tuple(item.item_id for item in items if item.item_id in chosen)
-    return Against(bases, 1, sum(item.length for item in items))
+class _Block(NamedTuple):
+    """A block of a run that was not submitted yet."""
+
+    items: Sequence[Item]
+    parts: Sequence[bytes | memoryview]
+
+    @property
+    def size(self) -> int:
+        """Its plain bytes."""
+        return sum(item.length for item in self.items)
+
+    def large_items(self) -> list[ChunkId]:
+        """Return the ids of its largest items, in their order."""
+        largest = sorted(self.items, key=lambda item: item.length, reverse=True)
+        chosen = {item.item_id for item in largest[:HUB_ITEMS_MAX]}
+        return [item.item_id for item in self.items if item.item_id in chosen]
+
+
+def _inwards(index: int, middle: int) -> list[int]:
+    """Return the places from the middle of a run to a block: what that is a difference against."""
+    step = 1 if index < middle else -1
+    return list(range(middle, index, -step)) if index != middle else []
 
 
 PLANNED_PACK: PackId = b"planned"  # type: ignore[assignment]

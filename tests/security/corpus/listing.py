@@ -390,8 +390,9 @@ ABSENT = {
 
 # What other suites try, in ways of their own: the tests that do.
 _FULL_DISK = "tests/crash/test_store_full_disk.py::"
+_ERRORS = "tests/crash/test_error_injection.py::"
 ELSEWHERE = {
-    "K24": _FULL_DISK + "test_every_failing_call_is_a_storage_error_and_harmless",
-    "M10": "tests/crash/test_store_crash.py::test_a_kill_at_any_step_leaves_a_sound_store",
+    "K24": _ERRORS + "test_a_failing_call_is_an_error_in_words_and_harmless",
+    "M10": "tests/crash/test_kill_sweep.py::test_a_kill_at_any_call_leaves_a_sound_store",
     "M13": _FULL_DISK + "test_a_read_only_store_reads_and_says_why_it_does_not_write",
 }

@@ -50,6 +50,7 @@ _REFUSED = [
     ("C03", "underscore", member(b"a", size=b"1_0")),
     ("C03", "sign", member(b"a", size=b"-1")),
     ("C03", "digit 8", member(b"a", size=b"00000000008")),
+    ("C03", "mode beyond 32 bits", member(b"a", mode=base256(1 << 40, 8))),
     ("C04", "contradicts", pax((b"size", b"4")) + member(b"a", b"12345678")),
     ("C04", "header is zero", pax((b"size", b"512")) + member(b"a", b"") + fill(b"1")),
     ("C05", "symlink", symlink(b"a", b"x", size=5) + _SIZED),
@@ -63,6 +64,18 @@ _REFUSED = [
     ("C07", "x then L", pax((b"path", b"b")) + gnu_long(b"a") + member(b"x", magic=GNU)),
     ("C07", "two x", pax((b"path", b"a")) + pax((b"path", b"b")) + member(b"x")),
     ("C08", "two", gnu_long(b"a") + gnu_long(b"b") + member(b"x", magic=GNU)),
+    (
+        "C08",
+        "name without its zero byte",
+        member(b"././@LongLink", b"n" * 512, typeflag=b"L", magic=GNU) + member(b"x", magic=GNU),
+    ),
+    (
+        "C08",
+        "name longer than its size",
+        header(b"././@LongLink", size=75, typeflag=b"L", magic=GNU)
+        + b"n" * 512
+        + member(b"x", magic=GNU),
+    ),
     ("C09", "on a file", gnu_long(b"a", typeflag=b"K") + member(b"x", magic=GNU)),
     ("C10", "short", pax_raw(b"5 path=x\n") + member(b"x")),
     ("C10", "no newline", pax_raw(b"9 path=xy") + member(b"x")),

@@ -113,6 +113,8 @@ CASES = [
     case("B24", "two layers", "S", _two_layers, entrance="layer"),
     tar("B23", "two symlinks", "R", symlink(b"a", b"/etc") + symlink(b"a", b"../x"), add="S"),
     _whole("B23", "one symlink twice", symlink(b"a", b"/etc") * 2, _one_entry),
+    tar("B12", "empty directory, no children", "R", directory(b"d/") + symlink(b"d", b"/etc"),
+        add="S"),
     tar("B25", "passwd", "R", symlink(b"d", b"/etc") + member(b"d/passwd"), add="S"),
     tar("B25", "canary", "R", lambda place: _canary_file(place, "file"), add="S"),
     tar("B25", "setuid canary", "R", lambda place: _canary_file(place, "setuid"), add="S"),

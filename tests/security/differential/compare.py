@@ -203,11 +203,11 @@ def differences(archive: bytes, into: Path) -> list[str] | None:
     for path in {b""} | doubtful:
         tree.pop(path, None)
         other.pop(path, None)
-    links = any(seen.kind is Kind.SYMLINK for seen in tree.values())
+    links = doubtful or any(seen.kind is Kind.SYMLINK for seen in tree.values())
     for path in sorted(tree.keys() | other.keys()):
         one, two = tree.get(path), other.get(path)
         if one is not None and two is not None:
-            one = one._replace(attributes=_comparable(one, two, links=links))
+            one = one._replace(attributes=_comparable(one, two, links=bool(links)))
         if one != two:
             found.append(f"{path!r}: here {one}, GNU tar {two}")
     return found

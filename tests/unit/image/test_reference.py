@@ -17,6 +17,7 @@ DIGEST = "sha256:" + "0" * 64
         ("docker.io/library/debian:1", "docker.io", "library/debian", "1", "debian:1"),
         ("index.docker.io/library/debian", "docker.io", "library/debian", None, "debian:latest"),
         ("library/debian", "docker.io", "library/debian", None, "debian:latest"),
+        ("library/library/x", "docker.io", "library/library/x", None, "library/library/x:latest"),
         ("team/app:V1.0_x-y", "docker.io", "team/app", "V1.0_x-y", "team/app:V1.0_x-y"),
         ("localhost/app", "localhost", "app", None, "localhost/app:latest"),
         ("localhost:5000/app", "localhost:5000", "app", None, "localhost:5000/app:latest"),

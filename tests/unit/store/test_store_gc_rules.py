@@ -262,6 +262,17 @@ def test_copies_never_take_more_than_the_bound(root: Path, monkeypatch) -> None:
         assert check(store, read_data=True).ok
 
 
+def test_a_batch_holds_few_items(root: Path, monkeypatch) -> None:
+    """Packs of many tiny chunks would fill memory long before the disk."""
+    sparse_store(root, 3)
+    with Store.open(root) as store:
+        assert [len(batch.packs) for batch in plan_gc(store).batches] == [3]
+        monkeypatch.setattr(compaction, "BATCH_ITEMS", 3)
+        assert [len(batch.packs) for batch in plan_gc(store).batches] == [1, 1, 1]
+        assert collect(store) > 250_000
+        assert check(store, read_data=True).ok
+
+
 def test_no_room_for_a_copy_means_no_copy(root: Path) -> None:
     sparse_store(root, 2)
     with Store.open(root) as store:

@@ -243,6 +243,15 @@ def damage_base(root: Path) -> None:
     flip(path, place.block_offset + place.stored_length // 2)
 
 
+@pytest.mark.parametrize("name", ["gone", "empty", "zeros", "symlink", "directory", "fifo"])
+def test_a_damaged_config_comes_back_with_its_image(root: Path, name: str) -> None:
+    with Store.open(root) as store:
+        path = Path(store.paths.blob(store.resolve("a").image_id))
+    DAMAGES[name](path)
+    add_image(root, "a", A)
+    assert_sound(root, {"a": [A], "b": [B]})
+
+
 def test_damage_while_a_session_is_open_is_seen_by_the_next(root: Path) -> None:
     with Store.open(root) as store:
         assert read_image(store, "a") == [A]  # packs are open and cached now

@@ -91,6 +91,24 @@ def test_a_second_run_finds_nothing_and_a_harder_one_everything(root: Path) -> N
     assert_sound(root, expected)
 
 
+def test_neighbours_share_what_they_have_in_common(root: Path) -> None:
+    """Files of many names with common parts: blocks of a run lean on its middle."""
+    pool = noise(1, 600_000)
+    files = {
+        b"bin/%c%c" % (97 + n // 26, 97 + n % 26): pool[n * 9_000 :][:80_000] + noise(n, 100_000)
+        for n in range(28)
+    }
+    add_image(root, "tools", files)
+    before = disk_bytes(root)
+    run(root)
+    assert disk_bytes(root) < before * 0.95
+    assert_sound(root, {"tools": [files]})
+    with Store.open(root) as store:
+        rows = store.catalog.block_rows()
+        assert {row.depth for row in rows} == {0, 1, 2}
+        assert max(row.cost for row in rows) <= COST_MAX_BYTES
+
+
 def test_new_content_after_a_run_hangs_on_what_was_optimized(root: Path) -> None:
     many = versions(9)
     for number, files in enumerate(many[:5]):

@@ -329,6 +329,26 @@ def test_images_that_a_new_catalog_could_not_list_come_back_with_their_layers(
             assert check(store, read_data=True).ok
 
 
+def test_a_name_whose_config_is_lost_is_told(root: Path, original: Path) -> None:
+    with Store.open(root) as store:
+        os.unlink(store.paths.blob(store.resolve("other:1").image_id))
+        store.rebuild_catalog()
+        assert "other:1" not in store.tags()
+    outcome = repaired(root)
+    assert [loss.what for loss in outcome.losses] == [
+        "the name other:1: its image's config is lost"
+    ]
+
+
+def test_a_manifest_that_a_new_catalog_missed_is_made_again(root: Path, original: Path) -> None:
+    with Store.open(root) as store:
+        os.unlink(store.paths.blob(store.resolve("other:1").manifest_digest))
+        store.rebuild_catalog()
+        assert "other:1" not in store.tags()
+    assert repaired(root).ok
+    assert exported(root) == exported(original)
+
+
 def test_build_steps_of_lost_layers_are_forgotten(root: Path) -> None:
     with Store.open(root) as store, store.begin("test") as session:
         for name in ("dir:1", "other:1"):
