@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from layerstore.digest import DiffId, Digest, ImageId
-from layerstore.errors import FormatError, IntegrityError, LayerstoreError, StorageError
+from layerstore.errors import FormatError, IntegrityError, NotFoundError, StorageError
 from layerstore.formats.pack import ItemKind
 from layerstore.linux.files import fsync_directory, make_private_dir, remove_if_present
 from layerstore.linux.locks import exclusive
@@ -288,8 +288,8 @@ class _Rebuild:
             image_id = manifest_config(get_blob(self._paths, digest))
             facts = image_facts(get_blob(self._paths, image_id))
             size = sum(self._layers[diff_id][0].content_size for diff_id in facts.diff_ids)
-        except (KeyError, LayerstoreError):
-            return None
+        except (KeyError, IntegrityError, NotFoundError):
+            return None  # and a disk that failed is told: leaving an image out would lose it
         return ImageRecord(ImageId(Digest(image_id)), digest, facts.created, facts.diff_ids, size)
 
     def _add_tags(self, connection: sqlite3.Connection, images: set[str]) -> tuple[int, int]:
@@ -315,7 +315,7 @@ class _Rebuild:
         try:
             with contextlib.closing(Catalog(self._paths)) as old:
                 tags = old.tags()
-        except LayerstoreError:
+        except IntegrityError:
             return {}
         return {name: image_id for name, image_id in tags.items() if image_id in images}
 

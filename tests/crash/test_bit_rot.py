@@ -224,7 +224,9 @@ def test_coarse_damage_is_found_repaired_or_told(
     relative = victim.files[kind].relative_to(victim.root)
     with campaign.tally("F11", f"damage to {kind}") as tally:
         for number in range(campaign.amount(1, 4, 40)):
-            for name in [*CHANGES, *REPLACEMENTS]:
+            names = [*CHANGES, *REPLACEMENTS]
+            source = random.Random(f"{campaign.SEED} {kind}")
+            for name in source.sample(names, campaign.amount(6, len(names), len(names))):
                 with tally.trial(f"{name} {number}") as wanted:
                     if wanted:
                         root = trial_box / "store"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.errors import StorageError
+from layerstore.store import blobs
 from layerstore.store.check import check
 from layerstore.store.gc import plan_gc
+from layerstore.store.rebuild import rebuild_catalog
 from layerstore.store.store import Store
 from tests.support.store import add_image, assert_sound, noise
 
@@ -52,3 +56,18 @@ def test_a_log_that_is_no_file_is_told_and_not_opened(root: Path, kind: str) -> 
         assert plan_gc(store).images == ()
         store.rebuild_catalog()
         assert set(store.tags()) == {"a:1"}
+
+
+def test_a_disk_that_fails_for_a_moment_costs_no_image(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: str, *, max_bytes: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs, "read_file", failing)
+        with pytest.raises(StorageError):
+            rebuild_catalog(str(root))
+    assert_sound(root, {"a:1": [FILES]})
+    rebuild_catalog(str(root))
+    assert_sound(root, {"a:1": [FILES]})
