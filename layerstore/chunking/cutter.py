@@ -43,7 +43,7 @@ class CutParameters(NamedTuple):
 
 
 DEFAULT_CUTS: Final = CutParameters(256 * 1024, 16 * 1024, 64 * 1024, 256 * 1024, 2)
-"""What new stores are made with: measured in docs/decisions/0111."""
+"""What new stores are made with: measured in docs/decisions/0090."""
 
 
 class SourceEndedError(Exception):
