@@ -31,7 +31,15 @@ _ROWS = (
     ("Pack framing", (Owner.FRAMING,)),
     (
         "Catalog and state",
-        (Owner.CATALOG, Owner.NAMES, Owner.CONFIG, Owner.RESERVE, Owner.VIEWS, Owner.LOCKS),
+        (
+            Owner.CATALOG,
+            Owner.NAMES,
+            Owner.CONFIG,
+            Owner.RESERVE,
+            Owner.SCANS,
+            Owner.VIEWS,
+            Owner.LOCKS,
+        ),
     ),
     ("Other files", (Owner.WORK, Owner.QUARANTINE, Owner.OTHER)),
 )

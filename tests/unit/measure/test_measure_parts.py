@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore.formats.tree import Entry, Kind
+from layerstore.measure import df
 from layerstore.measure.apportion import share, split
 from layerstore.measure.disk import walk_sizes
 from layerstore.measure.host_model import allocated_size
+from layerstore.measure.ledger import Owner
 from layerstore.measure.table import (
     Bar,
     BarChart,
@@ -102,3 +104,8 @@ def test_tables_and_charts_line_up():
     ]
     chart = BarChart("", (Bar("full", 8, "8B"), Bar("x", 4, "4B")))
     assert chart_lines(chart, 4) == ["full │████ 8B", "   x │██ 4B"]
+
+
+def test_every_owner_has_one_row_of_df() -> None:
+    listed = [owner for _, owners in df._ROWS for owner in owners]
+    assert sorted(listed) == sorted(Owner)
