@@ -193,7 +193,7 @@ def command_of(spec: BootstrapSpec) -> list[str]:
     _check_words(spec.components, _COMPONENT, "a component of an archive")
     if spec.mirror and not _MIRROR.fullmatch(spec.mirror):
         raise InputError(
-            f"{spec.mirror!r} is not a mirror", hint="for example http://deb.debian.org/debian"
+            f"{spec.mirror!r} is not a mirror", hint="for example http://mirror.example.org/debian"
         )
     command = [
         TOOL,

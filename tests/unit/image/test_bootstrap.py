@@ -166,12 +166,12 @@ def test_the_whole_command():
         "debian:sid",
         variant="apt",
         include=("ca-certificates", "libc6:i386", "bash=5.2.15-2+b7"),
-        mirror="http://deb.debian.org/debian",
+        mirror="http://mirror.example.org/debian",
         components=("main", "non-free-firmware"),
     )
     command = command_of(spec)
     assert command[0] == "mmdebstrap"
-    assert command[-3:] == ["sid", "-", "http://deb.debian.org/debian"]
+    assert command[-3:] == ["sid", "-", "http://mirror.example.org/debian"]
     assert "--variant=apt" in command
     assert "--include=ca-certificates,libc6:i386,bash=5.2.15-2+b7" in command
     assert "--components=main,non-free-firmware" in command
