@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.formats.pack import ALIGNMENT_BYTES, BLOCK_ENTRY, ITEM_ENTRY
+from layerstore.digest import ID_BYTES
+from layerstore.formats.pack import ALIGNMENT_BYTES, BLOCK_ENTRY_2, ITEM_ENTRY
 from layerstore.store.commit import publish_pack
 from layerstore.store.item_table import LivingItems
 from layerstore.store.pacing import Pace, turns
@@ -132,7 +133,8 @@ def copy_bound(table: ItemTable, index: int) -> int:
 def _framing(table: ItemTable, index: int) -> int:
     """Return the bytes of headers and footer that a copy of a pack takes."""
     blocks, items = table.living_counts(index)
-    return ALIGNMENT_BYTES + blocks * (BLOCK_ENTRY.size + 64) + items * ITEM_ENTRY.size
+    entries = blocks * (BLOCK_ENTRY_2.size + 64) + items * ITEM_ENTRY.size
+    return ALIGNMENT_BYTES + entries + table.living_bases(index) * ID_BYTES
 
 
 class Copies(NamedTuple):

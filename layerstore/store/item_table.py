@@ -310,6 +310,16 @@ class ItemTable:
         start, end = self._first_block[index], self._first_block[index + 1]
         return sum(living > 0 for living in self._living[start:end]), self.marked[index]
 
+    def living_bases(self, index: int) -> int:
+        """Return how many bases the living differences of a pack name together."""
+        first = bisect_left(self._differences, self._first_block[index])
+        end = bisect_left(self._differences, self._first_block[index + 1])
+        return sum(
+            self._first_base[at + 1] - self._first_base[at]
+            for at in range(first, end)
+            if self._living[self._differences[at]]
+        )
+
 
 class LivingItems:
     """The marked items of one pack, as a collection that only answers ``in``."""

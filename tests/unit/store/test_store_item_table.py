@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerstore.store.compaction import copy_batch, copy_bound
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.item_table import ItemTable, LivingItems
 from layerstore.store.store import Store
-from tests.support.store import noise, put_image, text
+from tests.support.store import add_version, noise, put_image, text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,3 +130,22 @@ def test_rows_that_make_no_sense_are_damage(store: Store, damage: str) -> None:
         connection.execute(damage)
     with pytest.raises(CatalogDamagedError):
         load(store)
+
+
+def test_a_bound_counts_the_ids_of_bases(tmp_path: Path) -> None:
+    """A copy of one difference against hundreds of files is mostly its list of bases."""
+    one = {b"d/%03d" % n: noise(n, 1_100) for n in range(400)}
+    two = {path: data[:500] + b"!" + data[500:] for path, data in one.items()}
+    add_version(tmp_path / "store", "app:1", one)
+    add_version(tmp_path / "store", "app:2", two)
+    with Store.open(tmp_path / "store") as store:
+        table = load(store)
+        table.mark(row.chunk_id for row in store.catalog.scan_chunks())
+        for index, pack in enumerate(table.packs):
+            copies = copy_batch(store, table, [pack], lambda: None)
+            assert copies.staying == {pack.pack_id}, "a whole pack comes out the same"
+            assert pack.size <= copy_bound(table, index)
+            assert table.living_bases(index) == sum(
+                row[0] == pack.pack for row in store.catalog.base_rows()
+            )
+        assert sum(table.living_bases(index) for index in range(len(table.packs))) == 400
