@@ -38,7 +38,7 @@ from layerstore.snapshot.overlay import copy_root_attributes, overlay_options
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
 
 MOUNTED = "mounted"
 STALE = "stale"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from layerstore.build.ui import BuildUi, StepOutcome
     from layerstore.digest import ImageId
     from layerstore.formats.oci_config import ImageConfig
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.records import CacheRecord
     from layerstore.store.store import Store
 

@@ -9,7 +9,7 @@ import typer
 from layerstore.cli.settings import current_root
 
 if TYPE_CHECKING:
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines; also --format json.")]

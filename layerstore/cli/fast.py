@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fuse_mount.mounts import ListedMount
-    from layerstore.store.catalog import Catalog, ImageRecord
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog_rows import ImageRecord
 
 PROGRAM = "layerstore"
 NAMELESS = "<none>"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from layerstore.formats.oci_config import ContainerConfig
     from layerstore.image.importing import ImportedImage, ImportSpec
     from layerstore.progress import Progress
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import SessionStats
     from layerstore.store.store import Store
 

@@ -12,7 +12,7 @@ from layerstore.cli.output import short_id, write_line
 
 if TYPE_CHECKING:
     from layerstore.errors import LayerstoreError
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 _Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Names or ids.")]

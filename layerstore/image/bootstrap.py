@@ -36,7 +36,7 @@ from layerstore.progress import Progress, Silent
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import SessionStats
     from layerstore.store.store import Store
 

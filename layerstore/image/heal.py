@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from layerstore.formats.tar_reader import Member
     from layerstore.progress import Progress
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.glean import Gleaned, Gleaner
     from layerstore.store.session import WriteSession
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.progress import Progress
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.records import LayerRecord
     from layerstore.store.session import SessionStats, WriteSession
     from layerstore.store.store import Store

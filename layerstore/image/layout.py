@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId
     from layerstore.formats.oci_config import ImageConfig
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 Compression = Literal["gzip", "zstd", "none"]

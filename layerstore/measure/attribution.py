@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId, DiffId
     from layerstore.measure.inventory import Inventory
-    from layerstore.store.catalog import BlockRow
+    from layerstore.store.catalog_rows import BlockRow
 
 NO_LAYER = 0
 """Number of the group that no layer refers to."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId, ImageId
     from layerstore.formats.tree import Changeset
-    from layerstore.store.catalog import BlockRow, Catalog, ChunkRow, ImageRecord, PackRow
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog_rows import BlockRow, ChunkRow, ImageRecord, PackRow
     from layerstore.store.store import Store
 
 

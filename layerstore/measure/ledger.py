@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from layerstore.digest import ChunkId, DiffId, ImageId
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from layerstore.measure.attribution import Attribution
     from layerstore.measure.contents import Chain, Content, ContentSize
     from layerstore.measure.inventory import Inventory
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from layerstore.digest import ImageId
     from layerstore.formats.pack import Block
     from layerstore.progress import Progress
-    from layerstore.store.catalog import ImageRecord, PackRow
+    from layerstore.store.catalog_rows import ImageRecord, PackRow
     from layerstore.store.records import LayerRecord
     from layerstore.store.store import Store
 

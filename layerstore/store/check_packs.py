@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from layerstore.formats.pack import Block
-    from layerstore.store.catalog import PackRow
+    from layerstore.store.catalog_rows import PackRow
 
 READ_BYTES = 1024 * 1024
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from layerstore.digest import DiffId, ImageId, PackId
-    from layerstore.store.catalog import PackRow
+    from layerstore.store.catalog_rows import PackRow
     from layerstore.store.compaction import Batch
     from layerstore.store.marks import Marks
     from layerstore.store.selection import Dropped

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from layerstore.digest import PackId
-    from layerstore.store.catalog import Catalog, PackRow
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog_rows import PackRow
     from layerstore.store.item_table import ItemTable
     from layerstore.store.pack_writer import SealedPack
     from layerstore.store.store import Store

@@ -21,13 +21,16 @@ from layerstore.errors import (
     UnsupportedVersionError,
 )
 from layerstore.linux.files import (
+    PRIVATE_DIR,
     fsync_directory,
+    is_shared,
+    make_private_dir,
     publish_bytes,
     read_file,
     remove_if_present,
 )
 from layerstore.linux.locks import exclusive
-from layerstore.store.catalog import Catalog, make_store_directories
+from layerstore.store.catalog import Catalog
 from layerstore.store.failures import (
     ReadOnlyStoreError,
     StoreExistsError,
@@ -259,7 +262,7 @@ def create_store(paths: StorePaths) -> None:
     _refuse_foreign_directory(paths)
     with storage_errors(f"make the store {paths.root}"):
         _make_parents(os.path.dirname(paths.root))
-        make_store_directories(paths)
+        _make_directories(paths)
         with exclusive(paths.catalog_lock):
             if os.path.exists(paths.config):
                 return
@@ -277,6 +280,15 @@ def _make_parents(path: str) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path)
         fsync_directory(os.path.dirname(path) or ".")
+
+
+def _make_directories(paths: StorePaths) -> None:
+    """Make what is missing of a new store's directories, durably."""
+    # Not even in a shared directory is a store shared before somebody says so.
+    if not make_private_dir(paths.root, inherit=False) and is_shared(paths.root):
+        os.chmod(paths.root, PRIVATE_DIR)
+    for name in DIRECTORIES:
+        make_private_dir(f"{paths.root}/{name}")
 
 
 def _refuse_foreign_directory(paths: StorePaths) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId
     from layerstore.formats.pack import Item
-    from layerstore.store.catalog import Catalog, ChunkPlace
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog_rows import ChunkPlace
     from layerstore.store.records import Refs
 
 WRITE_DEPTH_MAX = 2

@@ -22,7 +22,7 @@ from layerstore.store.usage import step_uses
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from layerstore.store.catalog import PackRow
+    from layerstore.store.catalog_rows import PackRow
     from layerstore.store.marks import ViewRoots
     from layerstore.store.store import Store
 

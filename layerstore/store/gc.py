@@ -43,7 +43,7 @@ from layerstore.store.sweep import Leavings, dead_leases, find_leavings, may_fre
 if TYPE_CHECKING:
     from layerstore.digest import DiffId, ImageId, PackId
     from layerstore.progress import Progress
-    from layerstore.store.catalog import PackRow
+    from layerstore.store.catalog_rows import PackRow
     from layerstore.store.collection import GcReport
     from layerstore.store.store import Store
 

@@ -15,13 +15,14 @@ from bisect import bisect_left, bisect_right
 from copy import copy
 from typing import TYPE_CHECKING
 
-from layerstore.store.catalog import IN_USE
+from layerstore.store.catalog_rows import IN_USE
 from layerstore.store.failures import CatalogDamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from layerstore.store.catalog import Catalog, PackRow
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog_rows import PackRow
 
 _KEY_BYTES = 8
 _BUCKET_SHIFT = 48

@@ -14,7 +14,8 @@ from layerstore.errors import InputError
 from layerstore.store.failures import DanglingReferenceError, ImageNotFoundError
 
 if TYPE_CHECKING:
-    from layerstore.store.catalog import Catalog, ImageRecord
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog_rows import ImageRecord
 
 DEFAULT_TAG = "latest"
 NAME_MAX_CHARS = 255

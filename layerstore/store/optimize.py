@@ -25,7 +25,7 @@ from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.pack import PREFIX_MAX_BYTES, Item, ItemKind
 from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.progress import Silent
-from layerstore.store.catalog import ChunkPlace
+from layerstore.store.catalog_rows import ChunkPlace
 from layerstore.store.codec import compress_block, compress_difference
 from layerstore.store.commit import publish_pack
 from layerstore.store.config import require_writable

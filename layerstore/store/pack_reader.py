@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId, PackId
     from layerstore.formats.pack import Block, Trailer
-    from layerstore.store.catalog import ChunkPlace
+    from layerstore.store.catalog_rows import ChunkPlace
     from layerstore.store.paths import StorePaths
 
 CACHE_BYTES = 24 * 1024 * 1024

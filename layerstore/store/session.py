@@ -31,7 +31,7 @@ from layerstore.errors import FormatError, IntegrityError, LimitExceededError
 from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
 from layerstore.store.adopt import adopt_missing
 from layerstore.store.blobs import put_blob
-from layerstore.store.catalog import ImageRecord
+from layerstore.store.catalog_rows import ImageRecord
 from layerstore.store.commit import publish_pack
 from layerstore.store.differences import (
     DIFFERENCE_MIN_BYTES,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from layerstore.digest import ChunkId, PackId
-    from layerstore.store.catalog import ChunkPlace, PackRow
+    from layerstore.store.catalog_rows import ChunkPlace, PackRow
     from layerstore.store.store import Store
 
 DECODED_FRACTION = 16

@@ -18,7 +18,7 @@ import msgspec
 from layerstore.errors import FormatError, NotFoundError
 from layerstore.formats.pack import DEPTH_MAX
 from layerstore.store import blobs, names
-from layerstore.store.catalog import Catalog, ImageRecord
+from layerstore.store.catalog import Catalog
 from layerstore.store.config import StoreConfig, create_store, load_config, require_writable
 from layerstore.store.failures import (
     ChunkNotFoundError,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from layerstore.digest import ChunkId, DiffId, ImageId
     from layerstore.formats.pack import Block
     from layerstore.progress import Progress
-    from layerstore.store.catalog import ChunkPlace
+    from layerstore.store.catalog_rows import ChunkPlace, ImageRecord
     from layerstore.store.rebuild import RebuildReport
     from layerstore.store.records import Refs
 

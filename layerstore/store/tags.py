@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.digest import DiffId, parse_digest
 from layerstore.errors import FormatError
 from layerstore.store import names_log
-from layerstore.store.catalog import image_seal
+from layerstore.store.catalog_rows import image_seal
 from layerstore.store.pins import delete_pins, insert_pins
 from layerstore.store.seals import seal
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from layerstore.digest import ImageId
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
 
 
 class ImageFacts(NamedTuple):

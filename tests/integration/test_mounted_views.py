@@ -30,7 +30,7 @@ from tests.support.views import image_of, is_mounted, server_pids, undo_all_moun
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
 
 pytestmark = [
     pytest.mark.fuse,

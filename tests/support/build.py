@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from layerstore.build.api import BuildResult
     from layerstore.build.dockerfile.syntax import Notice
     from layerstore.build.ui import StepOutcome
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
 
 BASE_TIME_S = 1_500_000_000
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -16,7 +16,7 @@ from layerstore.store.records import LayerRecord
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.store.catalog import ImageRecord
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerstore.linux import files
 from layerstore.store import (
-    catalog,
+    catalog_file,
     codec,
     collection,
     leases,
@@ -115,9 +115,9 @@ def names_log_not_forced() -> None:
 
 
 def _synchronous(level: str) -> None:
-    pragmas = tuple(p for p in catalog._PRAGMAS if not p.startswith("synchronous"))
-    assert len(pragmas) == len(catalog._PRAGMAS) - 1
-    _replace(catalog, "_PRAGMAS", (*pragmas, f"synchronous={level}"))
+    pragmas = tuple(p for p in catalog_file._PRAGMAS if not p.startswith("synchronous"))
+    assert len(pragmas) == len(catalog_file._PRAGMAS) - 1
+    _replace(catalog_file, "_PRAGMAS", (*pragmas, f"synchronous={level}"))
 
 
 @mutant
@@ -137,7 +137,7 @@ def index_before_pack() -> None:
     """The catalog's rows are committed before the pack has its name."""
     late: list[tuple[Any, str]] = []
     real_publish = files.StagedFile.publish
-    real_write = catalog.Catalog.write
+    real_write = catalog_file.CatalogFile.write
 
     def publish(self: Any, target: str) -> None:
         if "/packs/" in target:
@@ -153,7 +153,7 @@ def index_before_pack() -> None:
             real_publish(*late.pop())
 
     _replace(files.StagedFile, "publish", publish)
-    _replace(catalog.Catalog, "write", write)
+    _replace(catalog_file.CatalogFile, "write", write)
 
 
 @mutant
@@ -304,8 +304,8 @@ def catalog_lock_not_taken() -> None:
         def __exit__(self, *_: object) -> None:
             return None
 
-    _replace(catalog.Catalog, "_catalog_lock", lambda self: Nothing())
-    _replace(catalog, "BUSY_TIMEOUT_S", 0.0)
+    _replace(catalog_file.CatalogFile, "_catalog_lock", lambda self: Nothing())
+    _replace(catalog_file, "BUSY_TIMEOUT_S", 0.0)
 
 
 @mutant

@@ -10,7 +10,7 @@ import pytest
 from layerstore.digest import ChunkId, DiffId, Digest, ImageId, blake3_id
 from layerstore.errors import FormatError, InputError, IntegrityError, UnsupportedVersionError
 from layerstore.formats.pack import Item, ItemKind
-from layerstore.store.catalog import ImageRecord
+from layerstore.store.catalog_rows import ImageRecord
 from layerstore.store.config import StoreNotFoundError
 from layerstore.store.failures import (
     CatalogDamagedError,

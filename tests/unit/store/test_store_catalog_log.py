@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from layerstore.store.catalog import CHECKPOINT_WAL_BYTES, LARGE_WAL_BYTES
+from layerstore.store.catalog_file import CHECKPOINT_WAL_BYTES, LARGE_WAL_BYTES
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:
