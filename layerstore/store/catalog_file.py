@@ -176,7 +176,9 @@ class CatalogFile:
         try:
             connection = sqlite3.connect(_uri(paths.catalog, "mode=rw"), uri=True)
             with contextlib.closing(connection):
-                _create_tables(connection)
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                create_tables(connection)
         except SQLITE_ERRORS as err:
             raise catalog_error(err) from err
         return cls(paths)
@@ -411,15 +413,14 @@ def _batches(cursor: sqlite3.Cursor) -> Iterator[list[tuple[object, ...]]]:
         yield rows
 
 
-def _create_tables(connection: sqlite3.Connection) -> None:
+def create_tables(connection: sqlite3.Connection) -> None:
     """Write the schema into an empty database; does nothing when it is complete.
 
-    One transaction, and user_version inside it: a crash leaves an empty file or a catalog.
+    One transaction, and user_version inside it: a crash leaves an empty file or a catalog
+    where the caller chose a journal.
     """
     if connection.execute("PRAGMA user_version").fetchone() == (CATALOG_VERSION,):
         return
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
     connection.isolation_level = None
     connection.execute("BEGIN IMMEDIATE")
     for statement in SCHEMA:

@@ -17,12 +17,18 @@ from urllib.parse import quote
 from layerstore.digest import DiffId, Digest, ImageId
 from layerstore.errors import FormatError, IntegrityError, NotFoundError, StorageError
 from layerstore.formats.pack import ItemKind
-from layerstore.linux.files import fsync_directory, make_private_dir, remove_if_present
+from layerstore.linux.files import (
+    fsync_directory,
+    make_private_dir,
+    open_private,
+    remove_if_present,
+)
 from layerstore.linux.locks import exclusive
 from layerstore.progress import Silent
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests, get_blob
 from layerstore.store.catalog import Catalog
+from layerstore.store.catalog_file import create_tables
 from layerstore.store.catalog_file import LOOKUP_MAX
 from layerstore.store.catalog_rows import ImageRecord
 from layerstore.store.commit import insert_pack
@@ -129,11 +135,15 @@ class _Rebuild:
         draft = StorePaths(self._paths.temporary("rebuild", "catalog"))
         self._clear_draft(draft)
         make_private_dir(draft.root)
-        Catalog.create(draft).close()
+        os.close(open_private(draft.catalog, os.O_RDWR | os.O_CREAT))
         try:
             connection = sqlite3.connect(draft.catalog, isolation_level=None)
             with contextlib.closing(connection):
-                connection.execute("PRAGMA journal_mode=DELETE")
+                # A draft that fails is thrown away, and _swap forces it as a whole: a journal
+                # and flushes on the way would protect nothing.
+                connection.execute("PRAGMA journal_mode=OFF")
+                connection.execute("PRAGMA synchronous=OFF")
+                create_tables(connection)
                 report = self._fill(connection)
                 # Beside a catalog of the old one's time, leases must never compare as current.
                 epoch = (1 << 32) + int.from_bytes(os.urandom(4), "big")
