@@ -35,12 +35,10 @@ as_root = [
     pytest.mark.skipif(shutil.which("fusermount") is None, reason="fusermount is not installed"),
 ]
 
-IMPORTS = os.pathsep.join(
-    [
-        str(Path(layerstore.__file__).parents[1]),
-        *(path for path in sys.path if path.endswith("-packages")),
-    ]
-)
+IMPORTS = [
+    str(Path(layerstore.__file__).parents[1]),
+    *(path for path in sys.path if path.endswith("-packages")),
+]
 
 PRELUDE = """
 import os, sys
@@ -100,6 +98,16 @@ def own_etc(etc: Path, *, mount_table: bool) -> None:
     syscalls.bind(str(etc), "/etc")
 
 
+def reachable(place: Path) -> str:
+    """Bind what is imported to where nobody can read it: a checkout may lie in root's home."""
+    place.mkdir()
+    place.chmod(0o755)
+    for number, path in enumerate(IMPORTS):
+        (place / str(number)).mkdir()
+        syscalls.bind(path, str(place / str(number)))
+    return os.pathsep.join(str(place / str(number)) for number in range(len(IMPORTS)))
+
+
 def run_as_nobody(
     place: Path, script: str, *, device_mode: int = 0o666, mount_table: bool = True
 ) -> tuple[int, str]:
@@ -114,12 +122,13 @@ def run_as_nobody(
             os.chmod(device, device_mode)
             syscalls.bind(device, "/dev/fuse")
             own_etc(place / "etc", mount_table=mount_table)
+            imports = reachable(place / "imports")
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o644), 2)
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
             os.chdir("/")
-            environment = {"PYTHONPATH": IMPORTS, "PATH": os.environ["PATH"], "HOME": "/"}
+            environment = {"PYTHONPATH": imports, "PATH": os.environ["PATH"], "HOME": "/"}
             # The interpreter of the tests may lie in somebody's home.
             for path in (sys.executable, f"/usr/bin/python3.{sys.version_info[1]}"):
                 try:
