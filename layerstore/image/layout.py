@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol, cast
@@ -28,7 +27,7 @@ from layerstore.formats.tree import Entry, Kind
 from layerstore.image.export_layer import export_layer
 from layerstore.image.images import load_config
 from layerstore.image.reference import parse_reference
-from layerstore.linux.files import fsync_directory, write_all
+from layerstore.linux.files import fsync_directory, read_at, write_all
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -176,10 +175,12 @@ def _write_archive(root: str, out: BinaryIO) -> None:
 
 
 def _write_member(root: str, path: str, out: BinaryIO) -> None:
-    with open(f"{root}/{path}", "rb") as stream:
+    with open(f"{root}/{path}", "rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
         out.write(member_header(Entry(path=path.encode(), kind=Kind.FILE, mode=0o644, size=size)))
-        shutil.copyfileobj(stream, out, _COPY_BYTES)
+        # The header promises size bytes; a file that ends early must not pass for a whole one.
+        for offset in range(0, size, _COPY_BYTES):
+            out.write(read_at(stream.fileno(), min(_COPY_BYTES, size - offset), offset))
         out.write(padding(size))
 
 
