@@ -206,12 +206,16 @@ class _Optimization:
         self._pool = ThreadPoolExecutor(workers, "layerstore-optimize")
         self._waiting: deque[_Waiting] = deque()
         self._waiting_max = workers * WAITING_BLOCKS_PER_WORKER
+        self._known_packs = {row.pack for row in store.catalog.pack_rows() if row.retired is None}
         self._cold = find_cold(store, level)
         self._fixed = _bases_of_others(store, self._cold)
         # Where items of new blocks lie, before and after their pack is committed: depth and
         # cost are those that were planned, which a block that stands alone in the end is below.
         self._placed: dict[bytes, ChunkPlace] = {}
         self._taken: set[bytes] = set()
+        # What others have become differences against meanwhile, and what therefore stays.
+        self._late: set[bytes] = set()
+        self._staying: set[bytes] = set()
         self._blocks = 0
         self._groups = {kind: BlockGroup() for kind in _KINDS}
         self._differences = {kind: DifferenceGroup() for kind in _KINDS}
@@ -288,7 +292,18 @@ class _Optimization:
         return True
 
     def _bases(self, candidates: Sequence[ChunkId], chunk_id: ChunkId) -> list[Base]:
-        """Return bases among what has its final place already."""
+        """Return bases among what has its final place already.
+
+        What waits in open blocks gets its place when nothing else is found: the bases of
+        a whole generation may fill less than a block.
+        """
+        found = self._placed_bases(candidates, chunk_id)
+        if not found and any(c in self._taken and c not in self._placed for c in candidates):
+            self._close_groups()
+            found = self._placed_bases(candidates, chunk_id)
+        return found
+
+    def _placed_bases(self, candidates: Sequence[ChunkId], chunk_id: ChunkId) -> list[Base]:
         unknown = [c for c in candidates if c not in self._placed]
         for found, place in self._store.catalog.places(unknown).items():
             if place.pack not in self._cold.packs:
@@ -437,12 +452,45 @@ class _Optimization:
                 number = publish_pack(
                     connection, self._store.paths, pack, self._lease.lease_id, with_chunks=False
                 )
-                _move_rows(connection, number, pack, self._cold)
+                self._move_rows(connection, number, pack)
         finally:
             if pack.staged is not None:
                 pack.staged.discard()
         self._packs += 1
         self._stored_bytes += pack.size
+
+    def _move_rows(self, connection: sqlite3.Connection, number: int, pack: SealedPack) -> None:
+        """Give the items of a published pack their new place, but for late bases.
+
+        A session may have begun a difference against an item while this pack was written.
+        Such an item stays where it is if it would get deeper by moving, and so does
+        whatever was to be a difference against it here: where it stays it may itself be
+        one against that. gc copes with items that stay.
+        """
+        self._note_late_bases(connection, number)
+        moved: list[tuple[int, int, int, bytes]] = []
+        for index, block in enumerate(pack.blocks):
+            if block.depth:
+                ids = {item.item_id for item in block.items}
+                is_stranded = not self._staying.isdisjoint(block.bases)
+                self._staying |= ids if is_stranded else ids & self._late
+            offset = 0
+            for item in block.items:
+                if item.item_id not in self._staying:
+                    moved.append((number, index, offset, item.item_id))
+                offset += item.length
+        connection.executemany(
+            "UPDATE chunks SET pack = ?, block = ?, offset = ? WHERE id = ?", moved
+        )
+
+    def _note_late_bases(self, connection: sqlite3.Connection, own: int) -> None:
+        """Learn what packs that came into use since the last time are differences against."""
+        in_use = connection.execute("SELECT pack FROM packs WHERE retired IS NULL").fetchall()
+        new = {pack for (pack,) in in_use} - self._known_packs
+        for pack in new - {own}:
+            rows = connection.execute("SELECT id FROM bases WHERE pack = ?", (pack,))
+            self._late.update(row[0] for row in rows)
+        self._known_packs |= new
 
 
 _KINDS = (ItemKind.DATA, ItemKind.META)
@@ -479,26 +527,3 @@ PLANNED_PACK: PackId = b"planned"  # type: ignore[assignment]
 def _bases_of_others(store: Store, cold: Coldness) -> set[ChunkId]:
     """Return what blocks that stay are differences against: it may not get deeper."""
     return {base for pack, _, base in store.catalog.base_rows() if pack not in cold.packs}
-
-
-def _move_rows(
-    connection: sqlite3.Connection, number: int, pack: SealedPack, cold: Coldness
-) -> None:
-    """Give the items of a published pack their new place, but for late bases.
-
-    A session may have begun a difference against an item while this pack was written.
-    Its item stays where it is if it would get deeper by moving; gc copes with that.
-    """
-    late = {
-        row[0]: row[1]
-        for row in connection.execute("SELECT id, pack FROM bases")
-        if row[1] not in cold.packs and row[1] != number
-    }
-    moved: list[tuple[int, int, int, bytes]] = []
-    for index, block in enumerate(pack.blocks):
-        offset = 0
-        for item in block.items:
-            if not block.depth or item.item_id not in late:
-                moved.append((number, index, offset, item.item_id))
-            offset += item.length
-    connection.executemany("UPDATE chunks SET pack = ?, block = ?, offset = ? WHERE id = ?", moved)

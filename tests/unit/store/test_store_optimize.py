@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.errors import LayerstoreError
+from layerstore.formats.tree import decode_changeset
 from layerstore.image.optimize import contents_in_order
 from layerstore.image.similar import SimilarFiles
 from layerstore.linux.locks import FileLock
@@ -35,6 +36,9 @@ from tests.support.store import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore.store.records import Refs
     from tests.support.store import Files
 
 LEVEL = 6
@@ -164,6 +168,60 @@ def test_a_session_that_began_a_difference_meanwhile_is_readable(root: Path) -> 
     with Store.open(root) as store:
         execute(plan_gc(store))
     assert_sound(root, {f"app:{n}": [files] for n, files in enumerate(many)})
+
+
+def refs_of(store: Store, name: str, path: bytes) -> Refs:
+    """Return the chunks of one file of an image of one layer."""
+    (diff_id,) = store.resolve(name).layers
+    tree = decode_changeset(store.read_refs(store.layer(diff_id).tree))
+    (entry,) = [entry for entry in tree.entries if entry.path == path]
+    return tuple((length, chunk) for length, chunk in entry.extents if chunk is not None)
+
+
+def test_a_base_that_became_one_meanwhile_makes_no_circle(root: Path) -> None:
+    """It stays where it is, and so does what would have become a difference against it."""
+    one, two, three = (
+        {b"lib/f.so": files[b"lib/f0.so"]} for files in versions(3, size=100_000, files=1)
+    )
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    with Store.open(root) as store:
+        first, second = (refs_of(store, name, b"lib/f.so") for name in ("app:1", "app:2"))
+        assert store.catalog.places(c for _, c in second)[second[0][1]].depth == 1
+
+        def contents() -> Iterator[module.FileContent]:
+            add_version(root, "app:3", three)
+            yield module.FileContent(other, (), is_base=True)
+            yield module.FileContent(second, other)
+            yield module.FileContent(first, second)
+
+        add_image(root, "other", {b"f": noise(5, 100_000) + two[b"lib/f.so"][:90_000]})
+        other = refs_of(store, "other", b"f")
+        optimize(store, contents(), level=LEVEL)
+    assert_sound(root, {"app:1": [one], "app:2": [two], "app:3": [three]})
+    run(root)
+    assert_sound(root, {"app:1": [one], "app:2": [two], "app:3": [three]})
+
+
+def test_gc_copies_an_item_only_from_where_it_is(root: Path) -> None:
+    """Its other copy, left in a block that is copied whole, is a difference against its own."""
+    one = {b"lib/f1.so": noise(1, 100_000)}
+    two = {b"lib/f2.so": one[b"lib/f1.so"][:50_000] + b"two" + one[b"lib/f1.so"][50_000:]}
+    two[b"lib/f3.so"] = b"three" + one[b"lib/f1.so"]
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    with Store.open(root) as store:
+        first = refs_of(store, "app:1", b"lib/f1.so")
+        moving = refs_of(store, "app:2", b"lib/f2.so")
+        staying = refs_of(store, "app:2", b"lib/f3.so")
+        places = store.catalog.places(c for _, c in moving + staying)
+        assert len({place.block for place in places.values()}) == 1, "they share a difference"
+        contents = [module.FileContent(moving, (), is_base=True), module.FileContent(first, moving)]
+        optimize(store, contents, level=LEVEL)
+        places = store.catalog.places(c for _, c in first + moving + staying)
+        assert [places[refs[0][1]].depth for refs in (moving, first, staying)] == [0, 1, 2]
+        execute(plan_gc(store, rewrite_dead_fraction=0.1))
+    assert_sound(root, {"app:1": [one], "app:2": [two]})
 
 
 def test_bases_without_an_image_of_their_own_are_let_go(root: Path) -> None:
