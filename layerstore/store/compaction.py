@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.digest import ID_BYTES
 from layerstore.formats.pack import ALIGNMENT_BYTES, BLOCK_ENTRY_2, ITEM_ENTRY
 from layerstore.store.commit import publish_pack
-from layerstore.store.item_table import LivingItems
+from layerstore.store.item_table import PackItems
 from layerstore.store.pacing import Pace, turns
 from layerstore.store.rewrite import rewrite_packs
 
@@ -162,7 +162,7 @@ def copy_batch(
     Raises:
         StorageError: The new packs could not be written; nothing is left of them.
     """
-    living = {row.pack_id: LivingItems(table, table.index_of[row.pack]) for row in packs}
+    living = {row.pack_id: PackItems(table, table.index_of[row.pack]) for row in packs}
     done = rewrite_packs(store, living, staging, min((row.effort for row in packs), default=0))
     same = {pack.pack_id for pack in done.packs} & living.keys()
     for pack in done.packs:

@@ -19,7 +19,7 @@ from layerstore.store.catalog_rows import IN_USE
 from layerstore.store.failures import CatalogDamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from layerstore.store.catalog import Catalog
     from layerstore.store.catalog_rows import PackRow
@@ -242,6 +242,10 @@ class ItemTable:
             for row in self._rows(item_id)
         )
 
+    def is_row_in(self, item_id: bytes, index: int) -> bool:
+        """Return whether the row of an id lies in the pack at ``index``, marked or not."""
+        return any(self.pack_of_block(self._block_of[row]) == index for row in self._rows(item_id))
+
     def pack_numbers(self, item_id: bytes) -> set[int]:
         """Return the numbers of the packs that an id's row may point into: one, or none."""
         return {
@@ -322,13 +326,22 @@ class ItemTable:
         )
 
 
-class LivingItems:
-    """The marked items of one pack, as a collection that only answers ``in``."""
+class PackItems:
+    """The items of one pack, as a collection that only answers ``in``.
+
+    Its ``held`` are all that the index has in this pack, its ``alive`` the marked ones:
+    a pack file may hold more, which the index has elsewhere.
+    """
 
     def __init__(self, table: ItemTable, index: int) -> None:
-        self._table = table
+        self.alive = _Items(table.is_marked_in, index)
+        self.held = _Items(table.is_row_in, index)
+
+
+class _Items:
+    def __init__(self, is_in: Callable[[bytes, int], bool], index: int) -> None:
+        self._is_in = is_in
         self._index = index
 
     def __contains__(self, item_id: object) -> bool:
-        """Return whether the item is marked in this pack."""
-        return isinstance(item_id, bytes) and self._table.is_marked_in(item_id, self._index)
+        return isinstance(item_id, bytes) and self._is_in(item_id, self._index)

@@ -22,6 +22,8 @@ from layerstore.store.leases import Lease
 from layerstore.store.rewrite import Rewriter
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from layerstore.digest import ImageId, PackId
     from layerstore.store.findings import CheckReport
     from layerstore.store.store import Store
@@ -92,6 +94,13 @@ def execute_repair(plan: RepairPlan) -> RepairReport:
             lease.close()
 
 
+class _Held(NamedTuple):
+    """Of a damaged pack everything is saved that the catalog has there."""
+
+    alive: Container[bytes]
+    held: Container[bytes]
+
+
 def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
     """Save what one pack still holds, forget it, move its file; return chunks saved and lost."""
     rows = store.catalog.query(
@@ -106,7 +115,7 @@ def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
     try:
         # Without a footer nothing in the file can be found.
         with contextlib.suppress(CorruptPackError, FileNotFoundError):
-            rewriter.copy_pack(pack_id, held, salvage=True)
+            rewriter.copy_pack(pack_id, _Held(held, held), salvage=True)
         packs = rewriter.finish()
         saved = sum(len(block.items) for pack in packs for block in pack.blocks)
         with store.catalog.write() as connection:

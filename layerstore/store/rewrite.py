@@ -8,7 +8,7 @@ the packs and the living ids, which lets a plan measure its exact size without w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from layerstore.digest import blake3_id
 from layerstore.formats.pack import Item, ItemKind
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
     from layerstore.formats.pack import Block
     from layerstore.store.pack_writer import SealedPack
     from layerstore.store.store import Store
+
+
+class Copied(Protocol):
+    """Which items of a pack are to be copied."""
+
+    @property
+    def alive(self) -> Container[bytes]:
+        """What is needed."""
+
+    @property
+    def held(self) -> Container[bytes]:
+        """What else may come along, because the catalog has it in this pack."""
 
 
 class Rewritten(NamedTuple):
@@ -48,18 +60,21 @@ class Rewriter:
         self._groups = {kind: BlockGroup() for kind in ItemKind}
         self.packs: list[SealedPack] = []
 
-    def copy_pack(self, pack_id: PackId, alive: Container[bytes], *, salvage: bool) -> bool:
+    def copy_pack(self, pack_id: PackId, items: Copied, *, salvage: bool) -> bool:
         """Copy the living items of one pack; return False if some could not be read.
+
+        An item that the catalog has in another pack is not copied from this one: the
+        copy may be a difference against something that now is one against it.
 
         Raises:
             CorruptPackError: Something is damaged and ``salvage`` is false.
         """
         whole = True
         for block in self._reader.footer(pack_id):
-            wanted = [item for item in block.items if item.item_id in alive]
+            wanted = [item for item in block.items if item.item_id in items.alive]
             if not wanted:
                 continue
-            if block.bases and _is_better_whole(block, wanted):
+            if block.bases and _is_better_whole(block, wanted, items.held):
                 wanted = list(block.items)
             try:
                 parts = dict(self._verified(pack_id, block, wanted, salvage=salvage))
@@ -149,9 +164,10 @@ class Rewriter:
                 pack.staged.discard()
 
 
-def _is_better_whole(block: Block, living: Iterable[Item]) -> bool:
+def _is_better_whole(block: Block, living: Iterable[Item], held: Container[bytes]) -> bool:
     """Return whether a half-dead difference is smaller than what lives of it standing alone."""
-    return block.stored_length <= sum(item.length for item in living) // 4
+    is_small = block.stored_length <= sum(item.length for item in living) // 4
+    return is_small and all(item.item_id in held for item in block.items)
 
 
 def item_matches(kind: ItemKind, item: Item, data: bytes) -> bool:
@@ -162,7 +178,7 @@ def item_matches(kind: ItemKind, item: Item, data: bytes) -> bool:
 
 def rewrite_packs(
     store: Store,
-    alive: Mapping[PackId, Container[bytes]],
+    packs: Mapping[PackId, Copied],
     staging_path: Callable[[], str | None],
     effort: int = 0,
 ) -> Rewritten:
@@ -178,9 +194,9 @@ def rewrite_packs(
     rewriter = Rewriter(store, staging_path, effort)
     damaged: dict[PackId, CorruptPackError] = {}
     try:
-        for pack_id, living in alive.items():
+        for pack_id, items in packs.items():
             try:
-                rewriter.copy_pack(pack_id, living, salvage=False)
+                rewriter.copy_pack(pack_id, items, salvage=False)
             except CorruptPackError as err:
                 damaged[pack_id] = err
         return Rewritten(rewriter.finish(), damaged)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from layerstore.store.compaction import copy_batch, copy_bound
 from layerstore.store.failures import CatalogDamagedError
-from layerstore.store.item_table import ItemTable, LivingItems
+from layerstore.store.item_table import ItemTable, PackItems
 from layerstore.store.store import Store
 from tests.support.store import add_version, noise, put_image, text
 
@@ -55,7 +55,7 @@ def test_marks_are_those_of_a_set(tmp_path_factory, data) -> None:
         for index, pack in enumerate(table.packs):
             here = {i for i in chosen if rows[i].pack == pack.pack}
             assert table.marked[index] == len(here)
-            living = LivingItems(table, index)
+            living = PackItems(table, index).alive
             assert {i for i in known if i in living} == here
             share = sum(
                 rows[i].length
@@ -101,7 +101,7 @@ def test_ids_that_begin_alike_are_marked_together(store: Store) -> None:
     assert table.mark([first]) == set()
     assert sum(table.marked) == 2
     assert len(table.pack_numbers(first)) == 2
-    assert all(twin in LivingItems(table, index) for index in range(2) if table.marked[index])
+    assert all(twin in PackItems(table, index).alive for index in range(2) if table.marked[index])
 
 
 def test_what_came_later_is_not_absent(store: Store) -> None:
