@@ -179,8 +179,9 @@ def _write_member(root: str, path: str, out: BinaryIO) -> None:
         size = os.fstat(stream.fileno()).st_size
         out.write(member_header(Entry(path=path.encode(), kind=Kind.FILE, mode=0o644, size=size)))
         # The header promises size bytes; a file that ends early must not pass for a whole one.
-        for offset in range(0, size, _COPY_BYTES):
-            out.write(read_at(stream.fileno(), min(_COPY_BYTES, size - offset), offset))
+        starts = range(0, size, _COPY_BYTES)
+        fd = stream.fileno()
+        out.writelines(read_at(fd, min(_COPY_BYTES, size - start), start) for start in starts)
         out.write(padding(size))
 
 

@@ -28,8 +28,7 @@ from layerstore.progress import Silent
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests, get_blob
 from layerstore.store.catalog import Catalog
-from layerstore.store.catalog_file import create_tables
-from layerstore.store.catalog_file import LOOKUP_MAX
+from layerstore.store.catalog_file import LOOKUP_MAX, create_tables
 from layerstore.store.catalog_rows import ImageRecord
 from layerstore.store.commit import insert_pack
 from layerstore.store.config import load_config, require_writable

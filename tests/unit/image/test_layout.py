@@ -218,6 +218,26 @@ def test_an_archive_is_a_layout_in_a_tar(store, tmp_path):
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".layerstore-")]
 
 
+def test_a_file_that_ends_early_makes_no_archive(store, tmp_path, monkeypatch):
+    image = make(store, "web:1")
+    spooled = layout.save_oci_layout
+
+    def spool_and_lose(store, images, out, **options):
+        report = spooled(store, images, out, **options)
+        sizes = os.fstat
+        monkeypatch.setattr(os, "fstat", lambda fd: _longer(sizes(fd)))
+        return report
+
+    def _longer(status):
+        return os.stat_result([*status[:6], status.st_size + 1, *status[7:10]])
+
+    monkeypatch.setattr(layout, "save_oci_layout", spool_and_lose)
+    with pytest.raises(StorageError, match="file ends 1 bytes early"):
+        save_oci_archive(store, [NamedImage("web:1", image)], tmp_path / "image.tar")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["store"]
+
+
 def test_a_place_that_cannot_be_written_is_named(store):
     image = make(store, "web:1")
     target = Path("/proc/nowhere/layout")
