@@ -75,12 +75,11 @@ def insert_pack(
     lease: str | None,
     effort: int,
     *,
-    shallow: bool = False,
     with_chunks: bool = True,
 ) -> int:
     """Insert the rows of a pack that lies under its final name; return its number.
 
-    A retired pack with the same bytes is taken back into use. The last two are for
+    A retired pack with the same bytes is taken back into use. ``with_chunks`` is for
     :func:`insert_blocks`.
     """
     row = connection.execute("SELECT pack FROM packs WHERE id = ?", (pack_id,)).fetchone()
@@ -95,21 +94,17 @@ def insert_pack(
         connection.execute(
             "UPDATE packs SET retired = NULL, lease = ? WHERE pack = ?", (lease, number)
         )
-    insert_blocks(connection, number, blocks, shallow=shallow, with_chunks=with_chunks)
+    insert_blocks(connection, number, blocks, with_chunks=with_chunks)
     return number
 
 
-_NEW_PLACE = (
+# A row that points into a retired pack counts as absent, so it gives way.
+_KEEP_PLACE = (
     "INSERT INTO chunks VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
     " pack = excluded.pack, block = excluded.block, offset = excluded.offset,"
-    " length = excluded.length WHERE "
+    " length = excluded.length WHERE"
+    " NOT EXISTS (SELECT 1 FROM packs p WHERE p.pack = chunks.pack AND p.retired IS NULL)"
 )
-# A row that points into a retired pack counts as absent, so it gives way.
-_KEEP_PLACE = _NEW_PLACE + (  # noqa: S608 -- ours
-    "NOT EXISTS (SELECT 1 FROM packs p WHERE p.pack = chunks.pack AND p.retired IS NULL)"
-)
-_DEPTH = "(SELECT depth FROM blocks b WHERE b.pack = {0}.pack AND b.block = {0}.block)"
-_SHALLOWEST_PLACE = _NEW_PLACE + f"{_DEPTH.format('excluded')} < {_DEPTH.format('chunks')}"
 
 
 def insert_blocks(
@@ -117,7 +112,6 @@ def insert_blocks(
     number: int,
     blocks: Iterable[Block],
     *,
-    shallow: bool = False,
     with_chunks: bool = True,
 ) -> None:
     """Insert block and chunk rows of pack ``number``; chunks with a place in use keep it.
@@ -126,9 +120,6 @@ def insert_blocks(
         connection: In a write transaction.
         number: Of the pack.
         blocks: Of its footer.
-        shallow: Of two places take the one of lesser depth. Who inserts packs in no
-            particular order needs it: of two old copies each might be a difference
-            against the other.
         with_chunks: Whether to insert rows of chunks at all.
     """
     listed = list(blocks)
@@ -154,7 +145,7 @@ def insert_blocks(
     connection.executemany("INSERT OR IGNORE INTO bases VALUES (?, ?, ?, ?)", base_rows)
     if with_chunks:
         chunk_rows = sorted(_chunk_rows(number, listed))  # so the index is filled page by page
-        connection.executemany(_SHALLOWEST_PLACE if shallow else _KEEP_PLACE, chunk_rows)
+        connection.executemany(_KEEP_PLACE, chunk_rows)
 
 
 def _move_chunks(

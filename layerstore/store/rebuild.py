@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from layerstore.digest import DiffId, Digest, ImageId
-from layerstore.errors import FormatError, IntegrityError, NotFoundError, StorageError
+from layerstore.errors import FormatError, IntegrityError, NotFoundError
 from layerstore.formats.pack import ItemKind
 from layerstore.linux.files import (
     fsync_directory,
@@ -28,10 +28,11 @@ from layerstore.progress import Silent
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests, get_blob
 from layerstore.store.catalog import Catalog
-from layerstore.store.catalog_file import LOOKUP_MAX, create_tables
+from layerstore.store.catalog_file import create_tables
 from layerstore.store.catalog_rows import ImageRecord
-from layerstore.store.commit import insert_pack
+from layerstore.store.commit import insert_blocks, insert_pack
 from layerstore.store.config import load_config, require_writable
+from layerstore.store.copies import Copies
 from layerstore.store.depths import refresh_depths
 from layerstore.store.failures import (
     SQLITE_ERRORS,
@@ -94,28 +95,6 @@ def rebuild_catalog(root: str, progress: Progress | None = None) -> RebuildRepor
         return _Rebuild(paths, progress or Silent()).run()
 
 
-class _Copy(NamedTuple):
-    """One of several places of an item: a block that stands alone, and where in it."""
-
-    pack_id: PackId
-    block: Block
-    pack: int
-    number: int
-    offset: int
-
-
-def _listed(connection: sqlite3.Connection, blocks: list[Block]) -> set[bytes]:
-    """Return the items of a footer that packs inserted before hold too."""
-    ids = [item.item_id for block in blocks for item in block.items]
-    found: set[bytes] = set()
-    for start in range(0, len(ids), LOOKUP_MAX):
-        some = ids[start : start + LOOKUP_MAX]
-        marks = ",".join("?" * len(some))
-        sql = f"SELECT id FROM chunks WHERE id IN ({marks})"  # noqa: S608 -- question marks only
-        found.update(row[0] for row in connection.execute(sql, some))
-    return found
-
-
 class _Rebuild:
     """One rebuild, under the gc lock and the catalog lock."""
 
@@ -126,8 +105,6 @@ class _Rebuild:
         self._damaged: dict[PackId, str] = {}
         self._layers: dict[DiffId, list[LayerRecord]] = {}
         self._lost_layers = 0
-        self._copies: dict[bytes, list[_Copy]] = {}
-        self._blocks_read: dict[tuple[PackId, int], bool] = {}
 
     def run(self) -> RebuildReport:
         # Named like a dead lease's leaving: gc, locked out meanwhile, removes what a crash left.
@@ -174,6 +151,7 @@ class _Rebuild:
 
     def _add_packs(self, connection: sqlite3.Connection) -> int:
         files = list(pack_files(self._paths))
+        copies = Copies(connection, self._reader)
         self._progress.start("reading packs", len(files))
         for pack_id, size in files:
             try:
@@ -182,64 +160,15 @@ class _Rebuild:
                 self._damaged[pack_id] = str(err)
             else:
                 effort = self._reader.effort(pack_id)
-                before = _listed(connection, blocks)
-                number = insert_pack(connection, pack_id, size, blocks, None, effort, shallow=True)
-                self._note_copies(pack_id, number, blocks, before)
+                number = insert_pack(connection, pack_id, size, (), None, effort)
+                copies.note(number, blocks)
+                insert_blocks(connection, number, blocks)
                 self._read_layers(pack_id, blocks)
             self._progress.advance(1)
         self._progress.finish()
-        self._choose_copies(connection)
+        copies.choose()
         refresh_depths(connection)
         return len(files) - len(self._damaged)
-
-    def _note_copies(
-        self, pack_id: PackId, number: int, blocks: list[Block], before: set[bytes]
-    ) -> None:
-        """Remember where else items lie that other packs hold too."""
-        for index, block in enumerate(blocks):
-            offset = 0
-            for item_id, length in block.items:
-                if item_id in before and not block.bases:
-                    copy = _Copy(pack_id, block, number, index, offset)
-                    self._copies.setdefault(item_id, []).append(copy)
-                offset += length
-
-    def _choose_copies(self, connection: sqlite3.Connection) -> None:
-        """Of several copies of an item take one that can be read.
-
-        The catalog that is lost may have known that one is damaged and another healed it.
-        Only blocks that stand alone are looked at: what heals never is a difference.
-        """
-        for item_id, copies in self._copies.items():
-            place = connection.execute(
-                "SELECT p.id, b.offset, b.stored, b.raw, b.depth FROM chunks c"
-                " JOIN blocks b ON b.pack = c.pack AND b.block = c.block"
-                " JOIN packs p ON p.pack = c.pack WHERE c.id = ?",
-                (item_id,),
-            ).fetchone()
-            if place is None or place[4] or self._readable(*place[:4]):
-                continue
-            for copy in copies:
-                block = copy.block
-                if self._readable(
-                    copy.pack_id, block.offset, block.stored_length, block.raw_length
-                ):
-                    connection.execute(
-                        "UPDATE chunks SET pack = ?, block = ?, offset = ? WHERE id = ?",
-                        (copy.pack, copy.number, copy.offset, item_id),
-                    )
-                    break
-
-    def _readable(self, pack_id: PackId, offset: int, stored: int, raw: int) -> bool:
-        known = self._blocks_read.get((pack_id, offset))
-        if known is None:
-            try:
-                self._reader.block(pack_id, offset, stored, raw)
-                known = True
-            except (IntegrityError, OSError, StorageError):
-                known = False
-            self._blocks_read[pack_id, offset] = known
-        return known
 
     def _read_layers(self, pack_id: PackId, blocks: list[Block]) -> None:
         for block in blocks:

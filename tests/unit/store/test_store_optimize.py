@@ -270,6 +270,43 @@ def test_rebuilt_after_a_run(root: Path) -> None:
         assert not find_cold(store, LEVEL).packs, "the effort is in the packs"
 
 
+def test_rebuilt_with_old_copies_that_lean_on_what_leans_on_them(root: Path) -> None:
+    """Their footers claim equal depths, so only following the bases tells the copies apart."""
+    orders = set()
+    for seed in range(8):
+        place = root / str(seed)
+        one = {b"lib/f1.so": noise(seed, 100_000)}
+        two = {b"lib/f2.so": one[b"lib/f1.so"][:50_000] + b"two" + one[b"lib/f1.so"][50_000:]}
+        add_image(place, "app:1", one)
+        add_version(place, "app:2", {**two, b"rest": noise(-1 - seed, 400_000)})
+        other = {b"w": two[b"lib/f2.so"][:99_000] + b"other"}
+        add_image(place, "app:3", other)
+        with Store.open(place) as store:
+            first = refs_of(store, "app:1", b"lib/f1.so")
+            second = refs_of(store, "app:2", b"lib/f2.so")
+            third = refs_of(store, "app:3", b"w")
+            old = store.catalog.locate(second[0][1])
+            contents = [
+                module.FileContent(third, (), is_base=True),
+                module.FileContent(second, third),
+                module.FileContent(first, second),
+            ]
+            optimize(store, contents, level=LEVEL)
+            execute(plan_gc(store))
+            new = store.catalog.locate(second[0][1])
+            assert old is not None
+            assert new is not None
+            assert (old.depth, new.depth) == (1, 1)
+            assert store.catalog.pack_row(old.pack_id), "the old copy is still there"
+            orders.add(old.pack_id < new.pack_id)
+        rebuild_catalog(str(place))
+        with Store.open(place) as store:
+            assert read_image(store, "app:1") == [one]
+            assert read_image(store, "app:3") == [other]
+            assert check(store, read_data=True).ok
+    assert orders == {True, False}, "each was found first once"
+
+
 def test_gc_and_optimize_exclude_each_other(root: Path) -> None:
     fill(root, 2)
     with Store.open(root) as store:
