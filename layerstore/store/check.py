@@ -14,6 +14,7 @@ import contextlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from layerstore.digest import DiffId, Digest, PackId
@@ -304,7 +305,8 @@ class _Check:
         if not self._read_data:
             self._bytes_read += tables_bytes(blocks, pack)
         here = self._compare(pack, blocks)
-        return PackTask(path, pack, blocks, here, wanted, self._store.prefix_of)
+        prefix_of = partial(self._store.prefix_of, pack.pack_id.hex())
+        return PackTask(path, pack, blocks, here, wanted, prefix_of)
 
     def _items_of(self, pack: PackRow) -> tuple[bytes, ...]:
         """Return the items that the catalog places in a pack; reads the whole index."""

@@ -267,7 +267,7 @@ class Gleaner:
                 if self._items.isdisjoint(item.item_id for item in block.items):
                     continue
                 with contextlib.suppress(IntegrityError, NotFoundError, ShortFileError):
-                    prefix = self.store.prefix_of(block)
+                    prefix = self.store.prefix_of(os.path.basename(path), block)
                     frame = read_at(file.fd, block.stored_length, block.offset)
                     raw = decompress_block(frame, block.raw_length, prefix() if prefix else b"")
                     self._offer_block(block, raw)

@@ -100,7 +100,7 @@ class Rewriter:
             block.offset,
             block.stored_length,
             block.raw_length,
-            self._store.prefix_of(block),
+            self._store.prefix_of(pack_id.hex(), block),
         )
         chosen = set(wanted)
         offset = 0

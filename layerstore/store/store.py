@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from layerstore.errors import FormatError, NotFoundError
-from layerstore.formats.pack import DEPTH_MAX
+from layerstore.formats.pack import DEPTH_MAX, PREFIX_MAX_BYTES
 from layerstore.store import blobs, names
 from layerstore.store.catalog import Catalog
 from layerstore.store.config import StoreConfig, create_store, load_config, require_writable
@@ -38,7 +38,7 @@ from layerstore.store.usage import note_image_use
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from layerstore.digest import ChunkId, DiffId, ImageId
+    from layerstore.digest import ChunkId, DiffId, ImageId, PackId
     from layerstore.formats.pack import Block
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ChunkPlace, ImageRecord
@@ -47,6 +47,34 @@ if TYPE_CHECKING:
 
 _LOOKUPS_MAX = 4
 """Times a chunk is looked up anew when gc moves it between lookup and read."""
+
+DECODE_MAX_BYTES = 64 * 1024 * 1024
+"""Plain bytes that reading one chunk may decode; writers keep to an eighth of it."""
+
+
+class _BlockGoneError(Exception):
+    """A difference lost its rows while it was read: look where the chunk is now."""
+
+
+class _Budget:
+    """What the read of one chunk may still decode: hostile differences multiply without end."""
+
+    def __init__(self) -> None:
+        self._left = DECODE_MAX_BYTES
+
+    def spend(self, plain_bytes: int, pack_id: PackId, offset: int) -> None:
+        """Count a block about to be decoded.
+
+        Raises:
+            CorruptPackError: It is too much.
+        """
+        self._left -= plain_bytes
+        if self._left < 0:
+            raise CorruptPackError(
+                f"reading a chunk takes more than {DECODE_MAX_BYTES} bytes of other blocks",
+                pack=pack_id.hex(),
+                offset=offset,
+            )
 
 
 class Store:
@@ -113,9 +141,9 @@ class Store:
             CorruptPackError: Its pack is damaged or missing, or what it is a difference
                 against is.
         """
-        return self._read(chunk_id, DEPTH_MAX)
+        return self._read(chunk_id, _Budget(), DEPTH_MAX)
 
-    def _read(self, chunk_id: ChunkId, depth_left: int) -> bytes:
+    def _read(self, chunk_id: ChunkId, budget: _Budget, depth_left: int) -> bytes:
         damage: CorruptPackError | None = None
         for attempt in range(_LOOKUPS_MAX):
             place = self.catalog.locate(chunk_id)
@@ -124,45 +152,74 @@ class Store:
                     self.catalog.reopen_if_replaced()
                     continue
                 raise ChunkNotFoundError(f"the store holds no chunk {chunk_id.hex()}")
-            prefix: Callable[[], bytes] | None = None
-            if place.depth:
-                bases = self.catalog.bases(place.pack, place.block)
-                if not bases:
-                    continue  # gc took the block out of use between the two questions
-                prefix = partial(self._prefix, place, bases, depth_left)
             try:
+                prefix = partial(self._prefix, place, budget, depth_left)
                 return self.reader.chunk(chunk_id, place, prefix)
+            except _BlockGoneError:
+                continue
             except FileNotFoundError:
                 self.reader.forget(place.pack_id)
                 self.catalog.reopen_if_replaced()
             except CorruptPackError as err:
-                # Somebody may have healed it meanwhile: look and open once more.
+                # Somebody may have healed it meanwhile: look and open once more, from the top.
                 self.reader.forget(place.pack_id)
-                if damage is not None:
+                if damage is not None or depth_left < DEPTH_MAX:
                     raise
                 damage = err
         assert place is not None
         raise CorruptPackError("pack is missing", pack=place.pack_id.hex(), offset=0)
 
-    def _prefix(self, place: ChunkPlace, bases: list[ChunkId], depth_left: int) -> bytes:
-        """Return what the block of a place is a difference against."""
-        pack = place.pack_id.hex()
+    def _prefix(self, place: ChunkPlace, budget: _Budget, depth_left: int) -> bytes:
+        """Return what the block of a place, about to be decoded, is a difference against."""
+        budget.spend(place.raw_length, place.pack_id, place.block_offset)
+        if not place.depth:
+            return b""
+        bases = self.catalog.bases(place.pack, place.block)
+        if not bases:
+            raise _BlockGoneError("gc took the block out of use between two questions")
+        return self._joined(bases, place.pack_id.hex(), place.block_offset, budget, depth_left)
+
+    def _joined(
+        self,
+        bases: Sequence[ChunkId],
+        pack: str,
+        offset: int,
+        budget: _Budget,
+        depth_left: int,
+    ) -> bytes:
+        """Return the bytes of the bases of the block at ``offset`` of a pack, joined."""
         if not depth_left:
             raise CorruptPackError(
-                f"differences nest deeper than {DEPTH_MAX}", pack=pack, offset=place.block_offset
+                f"differences nest deeper than {DEPTH_MAX}", pack=pack, offset=offset
             )
-        try:
-            return b"".join([self._read(base, depth_left - 1) for base in bases])
-        except ChunkNotFoundError as err:
-            raise CorruptPackError(
-                f"block is a difference, and {err.message}", pack=pack, offset=place.block_offset
-            ) from err
+        parts: list[bytes] = []
+        size = 0
+        for base in bases:
+            try:
+                parts.append(self._read(base, budget, depth_left - 1))
+            except ChunkNotFoundError as err:
+                raise CorruptPackError(
+                    f"block is a difference, and {err.message}", pack=pack, offset=offset
+                ) from err
+            size += len(parts[-1])
+            if size > PREFIX_MAX_BYTES:
+                raise CorruptPackError(
+                    f"block is a difference against more than {PREFIX_MAX_BYTES} bytes",
+                    pack=pack,
+                    offset=offset,
+                )
+        return b"".join(parts)
 
-    def prefix_of(self, block: Block) -> Callable[[], bytes] | None:
-        """Return how to read what a block of a footer is a difference against, if it is one."""
+    def prefix_of(self, pack: str, block: Block) -> Callable[[], bytes] | None:
+        """Return how to read what a block of a footer is a difference against, if it is one.
+
+        Args:
+            pack: What errors call the pack.
+            block: Of its footer.
+        """
         if not block.bases:
             return None
-        return lambda: b"".join([self.read_chunk(base) for base in block.bases])
+        return partial(self._joined, block.bases, pack, block.offset, _Budget(), DEPTH_MAX)
 
     def read_refs(self, refs: Refs) -> bytes:
         """Return the bytes of references, joined.

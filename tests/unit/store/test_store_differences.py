@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.errors import IntegrityError
-from layerstore.formats.pack import DEPTH_MAX
+from layerstore.formats.pack import DEPTH_MAX, PREFIX_MAX_BYTES
 from layerstore.image.similar import SimilarFiles
+from layerstore.store import store as store_module
+from layerstore.store.catalog import Catalog
 from layerstore.store.check import check
 from layerstore.store.differences import COST_MAX_BYTES, WRITE_DEPTH_MAX
 from layerstore.store.findings import Problem
@@ -32,6 +34,8 @@ from tests.support.store import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from layerstore.digest import ChunkId
 
 
 @pytest.fixture
@@ -240,6 +244,57 @@ def test_a_rebuilt_catalog_prefers_what_stands_alone(root: Path, tmp_path: Path)
         assert read_image(store, "app:2") == [two]
         rows = {(row.pack, row.block): row.depth for row in store.catalog.block_rows()}
         assert {rows[row.pack, row.block] for row in store.catalog.scan_chunks()} == {0}
+
+
+def test_a_difference_against_too_much_is_an_error(root: Path) -> None:
+    """A hostile catalog lists whatever it likes: a read stays within bounds."""
+    one, two = versions(2)
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    add_image(root, "large", {b"%d" % n: noise(n, 900_000) for n in range(6)})
+    with Store.open(root) as store:
+        with store.catalog.write() as connection:
+            row = connection.execute("SELECT pack, block FROM bases LIMIT 1").fetchone()
+            large = connection.execute(
+                "SELECT id FROM chunks WHERE pack = (SELECT max(pack) FROM packs)"
+            ).fetchall()
+            connection.executemany(
+                "INSERT INTO bases VALUES (?, ?, ?, ?)",
+                [(*row, 100 + at, *item_id) for at, item_id in enumerate(large)],
+            )
+        with pytest.raises(IntegrityError, match=f"more than {PREFIX_MAX_BYTES} bytes"):
+            read_image(store, "app:2")
+
+
+def test_a_read_decodes_a_bounded_amount(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = versions(2, size=300_000)
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    with Store.open(root) as store:
+        costs = [row.cost for row in store.catalog.block_rows() if row.depth]
+    monkeypatch.setattr(store_module, "DECODE_MAX_BYTES", max(costs) - 1)
+    with Store.open(root) as store:
+        with pytest.raises(IntegrityError, match="of other blocks"):
+            read_image(store, "app:2")
+        assert read_image(store, "app:1") == [one]
+
+
+def test_bases_are_looked_up_once_a_block(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {b"d/%d" % n: noise(n, 5_000) for n in range(40)}
+    two = {path: data[:2_000] + b"changed" + data[2_000:] for path, data in one.items()}
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    asked: list[int] = []
+    real = Catalog.bases
+
+    def bases(catalog: Catalog, pack: int, block: int) -> list[ChunkId]:
+        asked.append(block)
+        return real(catalog, pack, block)
+
+    monkeypatch.setattr(Catalog, "bases", bases)
+    with Store.open(root) as store:
+        assert read_image(store, "app:2") == [two]
+    assert len(asked) == 1
 
 
 def test_a_cycle_in_a_damaged_catalog_is_an_error(root: Path) -> None:
