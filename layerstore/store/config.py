@@ -285,7 +285,8 @@ def _make_parents(path: str) -> None:
 def _make_directories(paths: StorePaths) -> None:
     """Make what is missing of a new store's directories, durably."""
     # Not even in a shared directory is a store shared before somebody says so.
-    if not make_private_dir(paths.root, inherit=False) and is_shared(paths.root):
+    is_new = make_private_dir(paths.root, inherit=False)
+    if not is_new and is_shared(paths.root) and not os.path.exists(paths.config):
         os.chmod(paths.root, PRIVATE_DIR)
     for name in DIRECTORIES:
         make_private_dir(f"{paths.root}/{name}")

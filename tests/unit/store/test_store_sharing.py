@@ -118,6 +118,8 @@ def test_everything_in_a_shared_store_is_the_groups_and_nobody_elses(root: Path)
     assert load_config(paths).shared
     assert list(access_mismatches(paths, shared=True)) == []
     share_store(paths, root.stat().st_gid)  # again is harmless
+    create_store(paths)  # as `init` does
+    assert modes(root) == {("dir", 0o2770), ("file", 0o660)}
 
 
 @as_root
