@@ -188,6 +188,8 @@ _BACKWARDS = (
     *(_table(SCHEMA_1, name) for name in CHANGED_IN_2),
     "INSERT INTO packs SELECT pack, id, size, retired, lease FROM packs_before",
     "INSERT INTO blocks SELECT pack, block, offset, stored, raw, kind FROM blocks_before",
+    # Format 1 takes every row of a chunk for a place to read from.
+    "DELETE FROM chunks WHERE pack IN (SELECT pack FROM packs_before WHERE retired IS NOT NULL)",
     *_AWAY,
     *(f"DROP TABLE {name}" for name in NEW_IN_2),
 )

@@ -18,6 +18,7 @@ from layerstore.store.config import FORMAT_VERSION
 from layerstore.store.failures import GcRunningError, UpgradeNeededError
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.paths import StorePaths
+from layerstore.store.retire import retire_packs
 from layerstore.store.store import Store
 from layerstore.store.upgrade import CannotUndoError, StoreInUseError, undo_upgrade, upgrade
 from tests.golden.stores.make import contents
@@ -169,6 +170,20 @@ def test_tagging_does_not_stand_in_the_way_back(tmp_path: Path) -> None:
     undo_upgrade(paths)
     with Store.open(root) as store:
         assert "another:1" in store.tags()
+
+
+def test_the_way_back_leaves_no_rows_of_packs_out_of_use(tmp_path: Path) -> None:
+    """Format 1 believes every row of a chunk; these say nothing to format 2."""
+    root = unpacked(1, tmp_path)
+    upgrade(StorePaths(str(root)))
+    with Store.open(root) as store, store.catalog.write() as connection:
+        (pack,) = connection.execute("SELECT min(pack) FROM packs").fetchone()
+        retire_packs(connection, [pack])
+        rows = "SELECT count(*) FROM chunks WHERE pack = ?"
+        assert connection.execute(rows, (pack,)).fetchone() > (0,)
+    undo_upgrade(StorePaths(str(root)))
+    with contextlib.closing(sqlite3.connect(root / "catalog.sqlite")) as connection:
+        assert connection.execute(rows, (pack,)).fetchone() == (0,)
 
 
 @pytest.mark.parametrize("undo", [False, True])
