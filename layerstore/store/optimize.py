@@ -74,6 +74,9 @@ are differences against it, the outer ones against both; docs/decisions/0112."""
 HUB_ITEMS_MAX = 48
 """Items of a block that its neighbours name as bases: in the largest most of its bytes are."""
 
+WORKERS_MAX = 8
+"""Threads that compress unless told otherwise: a difference at level 19 takes 150 MB of memory."""
+
 WAITING_BLOCKS_PER_WORKER = 3
 """Blocks that wait for a worker, so that memory stays bounded."""
 
@@ -150,7 +153,7 @@ def optimize(
         contents: In the order they are to lie; a base before what resembles it. Read
             lazily, under the lock that keeps gc out.
         level: Of zstd.
-        workers: Threads that compress; None for one a processor.
+        workers: Threads that compress; None for one a processor, up to ``WORKERS_MAX``.
         progress: Told plain bytes.
 
     Raises:
@@ -162,7 +165,7 @@ def optimize(
         lease = Lease(store.catalog, "optimize")
         try:
             work = _Optimization(
-                store, lease, level, workers or _processors(), progress or Silent()
+                store, lease, level, workers or _default_workers(), progress or Silent()
             )
             return work.run(contents)
         finally:
@@ -180,8 +183,8 @@ def _only_one(store: Store) -> Iterator[None]:
         yield
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0))
+def _default_workers() -> int:
+    return min(len(os.sched_getaffinity(0)), WORKERS_MAX)
 
 
 class _Waiting(NamedTuple):
