@@ -25,11 +25,10 @@ def adopt_missing(
 ) -> set[bytes]:
     """Take retired packs, and this lease's own, back into use where they hold ``missing``.
 
-    What blocks taken back are differences against comes back too. Call inside a catalog
-    write transaction. Returns what no pack holds.
+    Call inside a catalog write transaction. Returns what no pack holds. What the blocks
+    taken back are differences against is for the caller to ask for: of blocks that it needs.
     """
     left = set(missing)
-    bases: set[bytes] = set()
     for number, pack_id, size, retired, effort in _candidates(connection, left, lease):
         if not left:
             break
@@ -42,19 +41,7 @@ def adopt_missing(
         else:
             insert_blocks(connection, number, blocks)
         left -= held
-        bases.update(base for block in blocks for base in block.bases)
-    lost = {base for base in bases if not _has_row(connection, base)}
-    # Bases lie at lesser depth, so this ends; a pack that was taken back is not looked at again.
-    return left | (adopt_missing(connection, reader, lost, lease) if lost else set())
-
-
-def _has_row(connection: sqlite3.Connection, item_id: bytes) -> bool:
-    row = connection.execute(
-        "SELECT 1 FROM chunks c JOIN packs p ON p.pack = c.pack"
-        " WHERE c.id = ? AND p.retired IS NULL",
-        (item_id,),
-    ).fetchone()
-    return row is not None
+    return left
 
 
 def _candidates(

@@ -131,13 +131,30 @@ class Catalog(CatalogFile):
         Raises:
             CatalogDamagedError: What it lists are no ids.
         """
-        rows = self.query(
-            "SELECT id FROM bases WHERE pack = ? AND block = ? ORDER BY position", (pack, block)
+        return _base_ids(
+            self.query(
+                "SELECT id FROM bases WHERE pack = ? AND block = ? ORDER BY position", (pack, block)
+            )
         )
-        ids = [row[0] for row in rows]
-        if not all(isinstance(base, bytes) and len(base) == ID_BYTES for base in ids):
-            raise CatalogDamagedError("the catalog's bases of a block make no sense")
-        return ids  # type: ignore[return-value]
+
+    def bases_of(self, item_ids: Iterable[bytes]) -> set[ChunkId]:
+        """Return what the blocks of items are differences against, however indirectly.
+
+        It holds bases that no committed pack has, but nothing of what those were against.
+
+        Raises:
+            CatalogDamagedError: As :meth:`bases`.
+        """
+        sql = (
+            "SELECT DISTINCT b.id FROM chunks c JOIN bases b"
+            " ON b.pack = c.pack AND b.block = c.block"
+        )
+        found: set[ChunkId] = set()
+        level: Iterable[bytes] = item_ids
+        while rows := list(self._each(sql, list(level), "c.id", f" AND c.{IN_USE}")):
+            level = set(_base_ids(rows)) - found
+            found |= level
+        return found
 
     def base_rows(self) -> list[tuple[int, int, ChunkId]]:
         """Return pack, block and base of every difference in use, in order."""
@@ -218,3 +235,10 @@ class Catalog(CatalogFile):
         if row is None or not isinstance(row[0], int):
             raise CatalogDamagedError("the catalog has no epoch")
         return row[0]
+
+
+def _base_ids(rows: Iterable[Sequence[object]]) -> list[ChunkId]:
+    ids = [row[0] for row in rows]
+    if not all(isinstance(base, bytes) and len(base) == ID_BYTES for base in ids):
+        raise CatalogDamagedError("the catalog's bases of a block make no sense")
+    return ids  # type: ignore[return-value]

@@ -236,21 +236,7 @@ class _Check:
                 record = self._store.layer(diff_id)
                 needed |= self._own_items(record)
                 needed |= layer_chunks(record, self._store.read_refs).keys()
-        return needed | self._bases_of(needed)
-
-    def _bases_of(self, items: set[bytes]) -> set[bytes]:
-        """Return what the blocks of items are differences against, however indirectly."""
-        found: set[bytes] = set()
-        todo: set[bytes] = set(items)
-        while todo:
-            places = self._store.catalog.places(todo)
-            blocks = {(place.pack, place.block) for place in places.values() if place.depth}
-            todo = set()
-            for block in blocks:
-                todo.update(self._store.catalog.bases(*block))
-            todo -= found
-            found |= todo
-        return found
+        return needed | self._store.catalog.bases_of(needed)
 
     # -- packs
 

@@ -457,8 +457,8 @@ class WriteSession:
             self._close_groups()
             self._submit(BlockJob(ItemKind.LAYER, (Item(item_id, len(encoded)),), (encoded,)))
         self._finish_packs()
-        meta = {chunk_id for _, chunk_id in record.tree + record.recipe}
-        if self._catalog.missing(meta):  # gc took them: the tree must be readable first
+        meta: set[bytes] = {chunk_id for _, chunk_id in record.tree + record.recipe}
+        if self._missing(meta):  # gc took them: the tree must be readable first
             with self._catalog.write() as connection:
                 self._require_chunks(connection, meta, record.diff_id)
         read_refs = self._store.read_refs
@@ -489,15 +489,24 @@ class WriteSession:
     def _require_chunks(
         self, connection: sqlite3.Connection, needed: Iterable[bytes], diff_id: DiffId
     ) -> None:
-        """See to it, inside a write transaction, that every needed chunk can be found."""
-        missing = self._catalog.missing(needed)
-        if missing:
-            missing = adopt_missing(connection, self._store.reader, missing, self.lease_id)
-        if missing:
-            raise IntegrityError(
-                f"layer {diff_id} needs {len(missing)} chunks that the store does not have, "
-                f"one is {min(missing).hex()}"
-            )
+        """See to it, inside a write transaction, that every needed chunk can be found and read.
+
+        gc keeps bases for living blocks only: of a difference that was found, and dead for
+        a while, they may be gone although its own pack stayed.
+        """
+        wanted = set(needed)
+        # Each round finds what the blocks taken back in the one before are against.
+        while missing := self._missing(wanted):
+            lost = adopt_missing(connection, self._store.reader, missing, self.lease_id)
+            if lost:
+                raise IntegrityError(
+                    f"layer {diff_id} needs {len(lost)} chunks that the store does not have, "
+                    f"one is {min(lost).hex()}"
+                )
+
+    def _missing(self, chunk_ids: set[bytes]) -> set[bytes]:
+        """Return what is not there of chunks and of what they are differences against."""
+        return self._catalog.missing(chunk_ids | self._catalog.bases_of(chunk_ids))
 
     def publish_image(
         self,

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.digest import ChunkId
+    from layerstore.store.records import LayerRecord
+    from layerstore.store.session import WriteSession
+    from tests.support.store import Files
 
 
 @pytest.fixture
@@ -174,6 +177,82 @@ def test_gc_spares_the_bases_of_running_sessions(root: Path) -> None:
         diff_id = record.diff_id
         session.publish_image(*blobs_of([diff_id]), [diff_id], names=["app:2"])
     assert_sound(root, {"app:2": [two]})
+
+
+WHOLE = 200_000
+"""Size of files that are one chunk each: versions share no chunk, whose pack would come along."""
+
+BIG = {b"big": noise(5, 3_000_000)}
+"""Keeps a pack in use, whatever else in it dies."""
+
+
+def add_version_beside(root: Path, name: str, files: Files, *, beside: str) -> None:
+    """Add a version whose pack holds another image as well, which is much larger."""
+    with Store.open(root) as store, store.begin("test") as session:
+        big = put_unpublished_layer(session, BIG)
+        mine = put_layer(session, files, SimilarFiles(store))
+        session.publish_layer(big)
+        for image, record in ((name, mine), (beside, big)):
+            diff_id = record.diff_id
+            session.publish_image(*blobs_of([diff_id]), [diff_id], names=[image])
+
+
+def untag_and_collect(root: Path, *names: str) -> None:
+    with Store.open(root) as store:
+        for name in names:
+            store.untag(name)
+        execute(plan_gc(store))
+
+
+def publish(session: WriteSession, record: LayerRecord, name: str) -> None:
+    session.publish_layer(record)
+    session.publish_image(*blobs_of([record.diff_id]), [record.diff_id], names=[name])
+
+
+def test_bases_of_a_difference_that_was_found_are_taken_back(root: Path) -> None:
+    one, two = versions(2, size=WHOLE)
+    add_version(root, "app:1", one)
+    add_version_beside(root, "app:2", two, beside="big")
+    with Store.open(root) as store, store.begin("test") as session:
+        record = put_unpublished_layer(session, two, SimilarFiles(store))
+        assert session.stats.new_chunks == 0
+        untag_and_collect(root, "app:1", "app:2")
+        assert [row.retired is None for row in store.catalog.pack_rows()] == [False, True, True]
+        publish(session, record, "app:2")
+    with Store.open(root) as store:
+        execute(plan_gc(store))
+    assert_sound(root, {"app:2": [two], "big": [BIG]})
+
+
+def test_bases_of_bases_are_taken_back(root: Path) -> None:
+    one, two, three = versions(3, size=WHOLE)
+    add_version(root, "app:1", one)
+    add_version_beside(root, "app:2", two, beside="big")
+    add_version(root, "app:3", three)
+    assert depths(root) == {0, 1, 2}
+    with Store.open(root) as store, store.begin("test") as session:
+        record = put_unpublished_layer(session, three, SimilarFiles(store))
+        assert session.stats.new_chunks == 0
+        untag_and_collect(root, "app:1", "app:2", "app:3")
+        assert [row.retired is None for row in store.catalog.pack_rows()] == [False, True, True, False]
+        publish(session, record, "app:3")
+    with Store.open(root) as store:
+        execute(plan_gc(store))
+    assert_sound(root, {"app:3": [three], "big": [BIG]})
+
+
+def test_a_pack_is_taken_back_although_a_dead_difference_in_it_lost_its_base(root: Path) -> None:
+    one, two = versions(2, size=WHOLE)
+    add_version(root, "app:1", one)
+    add_version_beside(root, "app:2", two, beside="big")
+    untag_and_collect(root, "app:1", "app:2")
+    with Store.open(root) as store, store.begin("test") as session:
+        record = put_unpublished_layer(session, BIG)
+        assert session.stats.new_chunks == 0
+        untag_and_collect(root, "big")
+        publish(session, record, "big")
+    with Store.open(root) as store:
+        assert read_image(store, "big") == [BIG]
 
 
 def test_a_damaged_base_is_found_with_everything_that_needs_it(root: Path) -> None:
