@@ -184,14 +184,15 @@ class ItemTable:
         """Mark what living blocks are differences against, until nothing new comes up.
 
         Returns:
-            Number of the pack of a difference → how many of its bases have no row.
+            Number of the pack of a living difference → how many of its bases have no row.
         """
         absent: dict[int, int] = {}
         while self._pending:
             block = self._pending.pop()
             at = bisect_left(self._differences, block)
             for base in range(self._first_base[at], self._first_base[at + 1]):
-                if not self._mark_key(self._base_keys[base]):
+                # One that is merely kept, as its writer lives, may have lost its bases before.
+                if not self._mark_key(self._base_keys[base]) and self._living[block]:
                     number = self.packs[self.pack_of_block(block)].pack
                     absent[number] = absent.get(number, 0) + 1
         return absent
