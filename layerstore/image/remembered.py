@@ -234,11 +234,7 @@ class RememberedScans:
             return self._packs_are_whole(layer, found.record.packs)
         if layer.entry_count > _DECODED_ENTRIES_MAX:
             return False
-        catalog = self._store.catalog
-        needed = set(layer_chunks(layer, self._store.read_refs))
-        # Which blocks are its own does not matter: no base is missing in a sound store.
-        bases = {base for _, _, base in catalog.base_rows()}
-        if catalog.missing(needed | bases) or not self._session.can_read(needed):
+        if not self._session.can_read(layer_chunks(layer, self._store.read_refs)):
             return False
         packs = self._session.packs_relied_on()
         self._write(found.record.fingerprint, layer, found.record.skipped, packs)

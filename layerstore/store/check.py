@@ -53,6 +53,19 @@ if TYPE_CHECKING:
 READERS = 2
 """Packs read at once: hashing and decoding one overlaps with reading the other."""
 
+_NEEDS_UNKNOWN = frozenset(
+    {
+        Problem.CATALOG_DAMAGED,
+        Problem.CATALOG_DIFFERS,
+        Problem.LAYER_DAMAGED,
+        Problem.LAYER_MISSING,
+        Problem.IMAGE_MISSING,
+    }
+)
+"""With one of these found, nobody can say what layers need."""
+
+_OF_BASES = frozenset({Problem.BASE_DAMAGED, Problem.CHUNK_MISSING})
+
 T = TypeVar("T")
 
 
@@ -155,6 +168,9 @@ class _Check:
         self._bad_items: dict[bytes, list[int]] = {}
         self._dependents: set[bytes] = set()
         self._bases: dict[tuple[int, int], tuple[bytes, ...]] = {}
+        self._missing_bases: set[bytes] = set()
+        self._harmful: set[bytes] = set()
+        self._passed_over: set[int] = set()
         self._unlisted: dict[bytes, PackId] = {}
         self._bad_layers: dict[int, set[DiffId]] = {}
         self._bad_files: dict[int, list[HarmedFile]] = {}
@@ -175,8 +191,13 @@ class _Check:
         if not self._only:
             self._check_names({image.image_id for image in images})
             self._check_access()
+        self._pass_over_dead_differences()
+        told = [index for index in range(len(self._findings)) if index not in self._passed_over]
+        lost = {
+            item for item, why in self._bad_items.items() if not self._passed_over.issuperset(why)
+        }
         return CheckReport(
-            tuple(self._explained(index, images) for index in range(len(self._findings))),
+            tuple(self._explained(index, images) for index in told),
             self._read_data,
             packs,
             self._chunks,
@@ -185,8 +206,8 @@ class _Check:
             blobs,
             self._bytes_read,
             only=self._only,
-            lost_items=frozenset(self._bad_items.keys() - self._dependents),
-            dependent_items=frozenset(self._dependents),
+            lost_items=frozenset(lost - self._dependents),
+            dependent_items=frozenset(lost & self._dependents),
             harmed_layers=frozenset().union(*self._bad_layers.values()),
         )
 
@@ -351,7 +372,7 @@ class _Check:
     def _check_bases(self, wanted: set[bytes] | None) -> None:
         """Find differences in use whose bases are missing or lie in what cannot be read."""
         missing = self._store.catalog.missing({b for bases in self._bases.values() for b in bases})
-        self._tell_unlisted(missing)
+        self._missing_bases = missing
         harmed = True
         while harmed:  # a base may be a difference itself
             bad = missing | self._bad_items.keys()
@@ -383,6 +404,28 @@ class _Check:
             )
             self._add([Harm(finding, (item_id,))])
         return bool(items)
+
+    def _pass_over_dead_differences(self) -> None:
+        """Forget that differences have lost their bases where no layer needs them.
+
+        Ordinary gc does that: it keeps bases of living blocks only. What a layer needs
+        that cannot be read might be any of them, so then all are told.
+        """
+        if any(finding.problem in _NEEDS_UNKNOWN for finding in self._findings):
+            needed = set(self._bad_items)
+        else:
+            needed = self._harmful | self._store.catalog.bases_of(self._harmful)
+        self._tell_unlisted(self._missing_bases & needed)
+        told = {index for item_id in needed for index in self._bad_items.get(item_id, ())}
+        self._passed_over = {
+            index
+            for index, finding in enumerate(self._findings)
+            if finding.problem in _OF_BASES and index not in told
+        }
+
+    def _lost_items(self) -> set[bytes]:
+        """Return the items that anything told harms."""
+        return {i for i, why in self._bad_items.items() if not self._passed_over.issuperset(why)}
 
     def _check_strays(self, packs: list[PackRow]) -> None:
         """Find rows of the chunk index that no footer of a pack in use has."""
@@ -452,6 +495,7 @@ class _Check:
         """Remember for every finding that it harms this layer, and which files of it."""
         if not bad:
             return
+        self._harmful |= bad
         for item_id in bad:
             for index in self._bad_items[item_id]:
                 self._bad_layers.setdefault(index, set()).add(record.diff_id)

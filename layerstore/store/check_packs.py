@@ -142,16 +142,20 @@ class _Reading:
             self._block(block, frame)
             at = block.offset + block.stored_length
         self._between(at, task.pack.size)
-        if self._hash.digest() != task.pack.pack_id and not self._harms:
-            # Damage outside the frames: padding, reserved bytes. Chunks can all be read.
+        if self._hash.digest() != task.pack.pack_id and not self._is_explained():
+            # Damage outside the frames (padding, reserved bytes), or where none can be decoded.
             finding = Finding(
                 Problem.PACK_DAMAGED,
                 task.path,
                 task.pack.pack_id.hex(),
-                "pack does not match its id although every chunk in it does",
+                "pack does not match its id although every chunk in it that can be read does",
             )
             self._harms.append(Harm(finding))
         return PackResult(self._harms, self._bytes_read)
+
+    def _is_explained(self) -> bool:
+        """Return whether damage was found in this pack, as opposed to what it builds upon."""
+        return any(harm.finding.problem is not Problem.BASE_DAMAGED for harm in self._harms)
 
     def _between(self, start: int, end: int) -> None:
         for offset in range(start, end, READ_BYTES):
@@ -167,7 +171,9 @@ class _Reading:
             prefix = self._prefix(block)
             raw = decompress_block(frame, block.raw_length, prefix)
         except _BaseLostError as err:
-            self._harm(Problem.BASE_DAMAGED, block, "", str(err), self._used(block))
+            used = self._used(block)
+            if used:  # gc keeps no bases for dead bytes
+                self._harm(Problem.BASE_DAMAGED, block, "", str(err), used)
             return
         except (FormatError, ShortFileError) as err:
             used = self._used(block)

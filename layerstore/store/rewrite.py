@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from layerstore.digest import blake3_id
 from layerstore.formats.pack import Item, ItemKind
 from layerstore.store.codec import compress_block
-from layerstore.store.failures import CorruptPackError
+from layerstore.store.failures import ChunkNotFoundError, CorruptPackError
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.pack_writer import ALONE, Against, PackWriter
 from layerstore.store.records import layer_item_id
@@ -78,7 +78,7 @@ class Rewriter:
                 wanted = list(block.items)
             try:
                 parts = dict(self._verified(pack_id, block, wanted, salvage=salvage))
-            except CorruptPackError:
+            except (CorruptPackError, ChunkNotFoundError):  # the latter: a dead one's base
                 if not salvage:
                     raise
                 parts = {}

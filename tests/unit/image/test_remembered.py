@@ -320,6 +320,24 @@ def test_after_gc_of_something_else_it_is_known(
     assert len(reads) == 2  # the two trees, once each
 
 
+def test_differences_of_others_that_lost_their_bases_do_not_matter(
+    store: Store, tmp_path: Path, tree: Path, reads: list[bytes]
+) -> None:
+    """gc keeps bases of living blocks only."""
+    first = put(store, tree)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "noise").write_bytes(os.urandom(200_000))
+    import_directory(store, other, SPEC._replace(names=("other",)), progress=Silent())
+    with store.catalog.write() as connection:
+        last = store.catalog.block_rows()[-1]
+        row = (last.pack, last.block, 0, bytes(32))
+        connection.execute("INSERT INTO bases VALUES (?, ?, ?, ?)", row)
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+    assert put(store, tree) == first
+    assert len(reads) == 2  # the two trees, once each
+
+
 def test_rows_of_chunks_that_are_gone_are_a_miss(
     store: Store, tree: Path, reads: list[bytes]
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from layerstore.errors import IntegrityError
 from layerstore.formats.pack import DEPTH_MAX, PREFIX_MAX_BYTES
+from layerstore.image.repairing import repair_store
 from layerstore.image.similar import SimilarFiles
 from layerstore.store import store as store_module
 from layerstore.store.catalog import Catalog
@@ -258,6 +259,63 @@ def test_a_pack_is_taken_back_although_a_dead_difference_in_it_lost_its_base(roo
         execute(plan_gc(store))  # the session lives, and keeps bases of all it holds that are there
     with Store.open(root) as store:
         assert read_image(store, "big") == [BIG]
+
+
+@pytest.mark.parametrize("read_data", [False, True])
+def test_a_dead_difference_that_lost_its_base_is_no_damage(root: Path, *, read_data: bool) -> None:
+    one, two = versions(2, size=WHOLE)
+    add_version(root, "app:1", one)
+    add_version_beside(root, "app:2", two, beside="big")
+    untag_and_collect(root, "app:1", "app:2")
+    with Store.open(root) as store:
+        (lost,) = [store.catalog.missing({base for _, _, base in store.catalog.base_rows()})]
+        assert lost, "the pack did not stay, or its bases did"
+        report = check(store, read_data=read_data)
+        assert report.findings == ()
+        assert report.lost_items | report.dependent_items == frozenset()
+    add_version(root, "app:2", two)
+    assert_sound(root, {"app:2": [two], "big": [BIG]})
+
+
+def test_a_base_of_a_base_that_is_needed_is_told_when_it_is_lost(root: Path) -> None:
+    one, two, three = versions(3, size=WHOLE)
+    add_version(root, "app:1", one)
+    add_version_beside(root, "app:2", two, beside="big")
+    add_version(root, "app:3", three)
+    with Store.open(root) as store:
+        base = {base for _, _, base in store.catalog.base_rows()}
+        base &= {row.chunk_id for row in store.catalog.scan_chunks() if row.pack == 1}
+        store.untag("app:1")
+        store.untag("app:2")
+        execute(plan_gc(store))
+        with store.catalog.write() as connection:
+            connection.executemany("DELETE FROM chunks WHERE id = ?", [(b,) for b in base])
+        report = check(store, read_data=False)
+        needed = {b for _, _, b in store.catalog.base_rows()} - base
+        assert base == report.lost_items
+        assert needed <= report.dependent_items
+
+
+def test_a_bit_of_a_dead_difference_without_base_is_told(root: Path) -> None:
+    """It cannot be decoded, but its pack can be hashed."""
+    one, two = versions(2, size=WHOLE)
+    add_version(root, "app:1", one)
+    add_version_beside(root, "app:2", two, beside="big")
+    untag_and_collect(root, "app:1", "app:2")
+    with Store.open(root) as store:
+        (deep,) = [row for row in store.catalog.block_rows() if row.depth]
+        (pack,) = [row for row in store.catalog.pack_rows() if row.pack == deep.pack]
+        path = store.paths.pack(pack.pack_id)
+    with open(path, "r+b") as file:
+        file.seek(deep.offset + 20)
+        byte = file.read(1)[0]
+        file.seek(deep.offset + 20)
+        file.write(bytes((byte ^ 1,)))
+    with Store.open(root) as store:
+        (finding,) = check(store, read_data=True).findings
+        assert finding.problem is Problem.PACK_DAMAGED
+    assert repair_store(str(root), [], dry_run=False).ok
+    assert_sound(root, {"big": [BIG]})
 
 
 def test_a_damaged_base_is_found_with_everything_that_needs_it(root: Path) -> None:
