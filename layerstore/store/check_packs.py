@@ -15,6 +15,7 @@ from layerstore.errors import FormatError, IntegrityError, NotFoundError, Storag
 from layerstore.formats.pack import HEADER, TRAILER, decode_header
 from layerstore.linux.files import ShortFileError, read_at
 from layerstore.store.codec import decompress_block
+from layerstore.store.failures import PACK_DAMAGE
 from layerstore.store.findings import Finding, Problem
 from layerstore.store.pack_reader import read_footer
 from layerstore.store.rewrite import item_matches
@@ -126,23 +127,23 @@ class _Reading:
         self._hash = blake3()
         self._harms: list[Harm] = []
         self._bytes_read = 0
+        self._is_hashed = True
 
     def run(self) -> PackResult:
         task = self._task
         if task.wanted is not None:
             for block in task.blocks:
                 if any(item.item_id in task.wanted for item in block.items):
-                    self._block(block, self._read(block.offset, block.stored_length))
+                    self._frame(block)
             return PackResult(self._harms, self._bytes_read)
         at = 0
         for block in task.blocks:
             self._between(at, block.offset)
-            frame = self._read(block.offset, block.stored_length)
-            self._hash.update(frame)
-            self._block(block, frame)
+            self._frame(block)
             at = block.offset + block.stored_length
         self._between(at, task.pack.size)
-        if self._hash.digest() != task.pack.pack_id and not self._is_explained():
+        matches = self._hash.digest() == task.pack.pack_id
+        if self._is_hashed and not matches and not self._is_explained():
             # Damage outside the frames (padding, reserved bytes), or where none can be decoded.
             finding = Finding(
                 Problem.PACK_DAMAGED,
@@ -166,6 +167,24 @@ class _Reading:
         self._bytes_read += size
         return data
 
+    def _frame(self, block: Block) -> None:
+        """Read a frame; where the medium does not give it, that harms its block alone."""
+        try:
+            frame = self._read(block.offset, block.stored_length)
+        except OSError as err:
+            if err.errno not in PACK_DAMAGE:
+                raise
+            self._is_hashed = False
+            self._damaged(block, f"frame cannot be read: {os.strerror(err.errno)}")
+            return
+        self._hash.update(frame)
+        self._block(block, frame)
+
+    def _damaged(self, block: Block, message: str) -> None:
+        used = self._used(block)
+        message = f"{message}; it holds {len(used)} chunks that are in use"
+        self._harm(Problem.BLOCK_DAMAGED, block, "", message, used)
+
     def _block(self, block: Block, frame: bytes) -> None:
         try:
             prefix = self._prefix(block)
@@ -176,9 +195,7 @@ class _Reading:
                 self._harm(Problem.BASE_DAMAGED, block, "", str(err), used)
             return
         except (FormatError, ShortFileError) as err:
-            used = self._used(block)
-            message = f"{err}; it holds {len(used)} chunks that are in use"
-            self._harm(Problem.BLOCK_DAMAGED, block, "", message, used)
+            self._damaged(block, str(err))
             return
         for item_id in _mismatches(block, raw):
             one = (item_id,) if item_id in self._task.here else ()

@@ -105,6 +105,12 @@ class StoreExistsError(ConflictError):
 FULL_HINT = (
     "the store is unharmed; free a few MB outside of it, then run 'layerstore gc' or try again"
 )
+PACK_DAMAGE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EIO, errno.EUCLEAN, errno.EBADMSG}
+)
+"""What opening or reading a pack can answer that means damage: it is gone or no file, the
+medium fails (EIO), or the file system found its own checksums wrong (the last two)."""
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 

@@ -21,7 +21,7 @@ from layerstore.chunking.cutter import cut_stream
 from layerstore.digest import ChunkId, DiffId, Digest
 from layerstore.errors import FormatError, IntegrityError, LayerstoreError, NotFoundError
 from layerstore.formats.pack import ItemKind
-from layerstore.linux.files import ShortFileError, read_at
+from layerstore.linux.files import read_at
 from layerstore.store.blobs import put_blob
 from layerstore.store.codec import decompress_block
 from layerstore.store.findings import Problem
@@ -266,7 +266,7 @@ class Gleaner:
             for block in read_footer(file.fd):
                 if self._items.isdisjoint(item.item_id for item in block.items):
                     continue
-                with contextlib.suppress(IntegrityError, NotFoundError, ShortFileError):
+                with contextlib.suppress(IntegrityError, NotFoundError, OSError):
                     prefix = self.store.prefix_of(os.path.basename(path), block)
                     frame = read_at(file.fd, block.stored_length, block.offset)
                     raw = decompress_block(frame, block.raw_length, prefix() if prefix else b"")

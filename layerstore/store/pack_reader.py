@@ -22,11 +22,11 @@ from layerstore.errors import FormatError
 from layerstore.formats.pack import HEADER, TRAILER, decode_footer, decode_header, decode_trailer
 from layerstore.linux.files import ShortFileError, read_at
 from layerstore.store.codec import decompress_block
-from layerstore.store.failures import CorruptPackError, storage_error, storage_errors
+from layerstore.store.failures import PACK_DAMAGE, CorruptPackError, storage_error
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from layerstore.digest import ChunkId, PackId
     from layerstore.formats.pack import Block, Trailer
@@ -162,17 +162,15 @@ class PackReader:
         return raw
 
     def frame(self, pack_id: PackId, offset: int, stored_length: int) -> bytes:
-        """Return the stored bytes of one block."""
+        """Return the stored bytes of one block.
+
+        Raises:
+            FileNotFoundError: The pack is not there.
+            CorruptPackError: It is too short, or the medium does not give them.
+        """
         file = self._open(pack_id)
-        try:
-            with storage_errors("read a pack"):
-                return read_at(file.fd, stored_length, offset)
-        except Exception as err:
-            if isinstance(err.__cause__, ShortFileError):
-                raise CorruptPackError(
-                    "pack is cut short", pack=pack_id.hex(), offset=offset
-                ) from err
-            raise
+        with _reading(pack_id, offset):
+            return read_at(file.fd, stored_length, offset)
 
     def forget(self, pack_id: PackId) -> None:
         """Drop what is cached of a pack: it is damaged, or was unlinked."""
@@ -187,17 +185,8 @@ class PackReader:
             if file is not None:
                 self._files.move_to_end(pack_id)
                 return file
-        try:
+        with _reading(pack_id, 0):
             file = open_pack(self._paths, pack_id)
-        except FileNotFoundError:
-            raise
-        except FormatError as err:
-            raise CorruptPackError(err.message, pack=pack_id.hex(), offset=0) from err
-        except OSError as err:
-            what = _NO_FILE.get(err.errno or 0)
-            if what is None:
-                raise storage_error(err, "read a pack") from err
-            raise CorruptPackError(f"pack is {what}", pack=pack_id.hex(), offset=0) from err
         with self._mutex:
             self._files[pack_id] = file
             while len(self._files) > OPEN_FILES_MAX:
@@ -209,22 +198,45 @@ class PackReader:
 
         Raises:
             FileNotFoundError: The pack is not there.
-            CorruptPackError: Header, footer or trailer are damaged.
+            CorruptPackError: Header, footer or trailer are damaged or cannot be read.
         """
         file = self._open(pack_id)
-        try:
+        with _reading(pack_id, 0):
             return read_footer(file.fd)
-        except (FormatError, ShortFileError) as err:
-            raise CorruptPackError(str(err), pack=pack_id.hex(), offset=0) from err
 
     def effort(self, pack_id: PackId) -> int:
         """Return how hard the writer of a pack tried to make it small.
 
         Raises:
             FileNotFoundError: The pack is not there.
-            FormatError: Its header is damaged.
+            CorruptPackError: Its header is damaged or cannot be read.
         """
-        return decode_header(read_at(self._open(pack_id).fd, HEADER.size, 0)).effort
+        file = self._open(pack_id)
+        with _reading(pack_id, 0):
+            return decode_header(read_at(file.fd, HEADER.size, 0)).effort
+
+
+@contextlib.contextmanager
+def _reading(pack_id: PackId, offset: int) -> Iterator[None]:
+    """Turn what opening or reading a pack fails with into the store's errors, but for its absence.
+
+    Raises:
+        CorruptPackError: The pack is damaged.
+        StorageError: Something else failed, which says nothing about the pack.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except FormatError as err:
+        raise CorruptPackError(err.message, pack=pack_id.hex(), offset=offset) from err
+    except ShortFileError as err:
+        raise CorruptPackError("pack is cut short", pack=pack_id.hex(), offset=offset) from err
+    except OSError as err:
+        if err.errno not in PACK_DAMAGE:
+            raise storage_error(err, "read a pack") from err
+        what = _NO_FILE.get(err.errno) or f"not readable: {os.strerror(err.errno)}"
+        raise CorruptPackError(f"pack is {what}", pack=pack_id.hex(), offset=offset) from err
 
 
 def read_footer(fd: int) -> list[Block]:

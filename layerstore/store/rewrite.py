@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from layerstore.digest import blake3_id
 from layerstore.formats.pack import Item, ItemKind
 from layerstore.store.codec import compress_block
-from layerstore.store.failures import ChunkNotFoundError, CorruptPackError
+from layerstore.store.failures import CorruptPackError
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.pack_writer import ALONE, Against, PackWriter
 from layerstore.store.records import layer_item_id
@@ -78,19 +78,26 @@ class Rewriter:
                 wanted = list(block.items)
             try:
                 parts = dict(self._verified(pack_id, block, wanted, salvage=salvage))
-            except (CorruptPackError, ChunkNotFoundError):  # the latter: a dead one's base
+            except CorruptPackError:
                 if not salvage:
                     raise
                 parts = {}
             whole = whole and len(parts) == len(wanted)
-            if len(parts) == len(block.items):
-                frame = self._reader.frame(pack_id, block.offset, block.stored_length)
+            frame = self._frame(pack_id, block) if len(parts) == len(block.items) else None
+            if frame is not None:
                 against = Against(block.bases, block.depth, block.cost)
                 self._add(block.kind, block.items, frame, block.raw_length, against)
             else:
                 for item, data in parts.items():
                     self._regroup(block.kind, item, data)
         return whole
+
+    def _frame(self, pack_id: PackId, block: Block) -> bytes | None:
+        """Return the frame of a decoded block, None when the medium does not give it again."""
+        try:
+            return self._reader.frame(pack_id, block.offset, block.stored_length)
+        except CorruptPackError:
+            return None
 
     def _verified(
         self, pack_id: PackId, block: Block, wanted: Iterable[Item], *, salvage: bool

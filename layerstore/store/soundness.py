@@ -15,7 +15,6 @@ its bases. Reads only; belongs to one thread. Why, and what it costs: docs/decis
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from blake3 import blake3
 from layerstore.errors import FormatError, IntegrityError, NotFoundError
 from layerstore.linux.files import ShortFileError, read_at
 from layerstore.store.codec import decompress_block
-from layerstore.store.failures import storage_errors
+from layerstore.store.failures import PACK_DAMAGE, storage_errors
 from layerstore.store.pack_reader import open_pack, verify_tables
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ DECODED_FRACTION = 16
 """One part in this many of a pack's stored bytes is decoded before the pack is hashed."""
 
 _READ_BYTES = 1024 * 1024
-_ABSENT_OR_STRANGE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EIO})
-"""What opening or reading a pack can answer that means damage: EIO is a failing medium."""
 
 
 class Soundness:
@@ -148,7 +145,7 @@ class _Pack:
         except (IntegrityError, NotFoundError, ShortFileError):
             return False
         except OSError as err:
-            if err.errno in _ABSENT_OR_STRANGE:
+            if err.errno in PACK_DAMAGE:
                 return False
             raise
         return True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import os
 import random
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ from layerstore.store.store import Store
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import pytest
 
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.records import Refs
@@ -73,6 +77,19 @@ def put_unpublished_layer(
     tree = session.put_bytes(encode_changeset(Changeset(tuple(entries))), meta=True)
     total = sum(len(data) for data in files.values())
     return LayerRecord(diff_id_of(files), total, tree, (), "canonical-1", len(entries), total)
+
+
+def fail_medium(monkeypatch: pytest.MonkeyPatch, path: Path, start: int, end: int) -> None:
+    """Let reads that touch these bytes of a file fail, as of a disk with bad sectors."""
+    file = path.stat().st_ino
+    pread = os.pread
+
+    def bad_pread(fd: int, size: int, offset: int) -> bytes:
+        if offset < end and start < offset + size and os.fstat(fd).st_ino == file:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", bad_pread)
 
 
 def blobs_of(layers: Sequence[DiffId], salt: str = "") -> tuple[bytes, bytes]:

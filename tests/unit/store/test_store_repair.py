@@ -20,10 +20,20 @@ from layerstore.image.repairing import RepairOutcome, repair_store
 from layerstore.progress import Silent
 from layerstore.store.check import check
 from layerstore.store.failures import DanglingReferenceError
+from layerstore.store.findings import Problem
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.records import CacheRecord
+from layerstore.store.repair import RepairPlan, execute_repair
 from layerstore.store.store import Store
-from tests.support.store import add_version, assert_sound, noise, read_image, text, versions
+from tests.support.store import (
+    add_version,
+    assert_sound,
+    fail_medium,
+    noise,
+    read_image,
+    text,
+    versions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,6 +243,64 @@ def test_every_lost_file_is_named_and_the_rest_goes_on(root: Path, original: Pat
         with pytest.raises(DanglingReferenceError) as caught:
             execute(plan_gc(store))
         assert "layerstore" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("with_copy", [False, True])
+def test_a_medium_that_fails_is_damage(
+    root: Path, original: Path, monkeypatch: pytest.MonkeyPatch, *, with_copy: bool
+) -> None:
+    """Bad sectors in one block: everything else in the pack is saved."""
+    with Store.open(root) as store:
+        place = store.catalog.locate(blake3_id(FILES["d/3"]))
+        assert place is not None
+        path = Path(store.paths.pack(place.pack_id))
+        rows = store.catalog.chunk_rows()
+        inside = sum(row[1:3] == (place.pack, place.block) for row in rows)
+    end = place.block_offset + place.stored_length
+    fail_medium(monkeypatch, path, place.block_offset + 9, end - 9)
+    outcome = repaired(root, *[original] * with_copy)
+    assert [(finding.problem, finding.digest) for finding in outcome.before.findings] == [
+        (Problem.BLOCK_DAMAGED, "")
+    ]
+    assert outcome.ok == with_copy
+    assert outcome.moved.packs == 1
+    assert outcome.moved.saved_chunks >= sum(row.pack == place.pack for row in rows) - inside
+    assert outcome.moved.lost_chunks == (0 if with_copy else inside)
+    if with_copy:
+        assert outcome.sources[0].gleaned.items == inside
+        assert exported(root) == exported(original)
+        with Store.open(root) as store:
+            assert check(store, read_data=True).findings == ()
+
+
+def test_a_block_that_was_read_before_its_medium_failed_is_saved(
+    root: Path, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(root) as store:
+        item_id = blake3_id(FILES["d/3"])
+        place = store.catalog.locate(item_id)
+        assert place is not None
+        store.read_chunk(item_id)
+        path = Path(store.paths.pack(place.pack_id))
+        fail_medium(monkeypatch, path, place.block_offset, place.block_offset + 1)
+        report = execute_repair(RepairPlan(store, (place.pack_id,), ()))
+        assert report.lost_chunks == 0
+    assert exported(root) == exported(original)
+
+
+def test_a_tree_on_a_medium_that_fails_is_damage(
+    root: Path, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(root) as store:
+        place = store.catalog.locate(store.layer(store.resolve("dir:1").layers[0]).tree[0][1])
+        assert place is not None
+    path = Path(store.paths.pack(place.pack_id))
+    fail_medium(monkeypatch, path, place.block_offset, place.block_offset + 1)
+    with Store.open(root) as store:
+        problems = {finding.problem for finding in check(store, read_data=False).findings}
+        assert problems == {Problem.LAYER_DAMAGED}
+    assert repaired(root, original).ok
+    assert exported(root) == exported(original)
 
 
 def test_importing_again_after_a_repair_heals_too(root: Path, original: Path, tree: Path) -> None:
