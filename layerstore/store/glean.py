@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from blake3 import blake3
 
-from layerstore.chunking.cutter import cut_stream
 from layerstore.digest import ChunkId, DiffId, Digest
 from layerstore.errors import FormatError, IntegrityError, LayerstoreError, NotFoundError
 from layerstore.formats.pack import ItemKind
 from layerstore.linux.files import read_at
 from layerstore.store.blobs import put_blob
 from layerstore.store.codec import decompress_block
+from layerstore.store.cutting import cut_and_put
 from layerstore.store.findings import Problem
 from layerstore.store.pack_reader import OpenPack, read_footer
 from layerstore.store.paths import PACK_SUFFIX
@@ -200,12 +200,17 @@ class Gleaner:
         meta: bool = False,
         like: Like | None = None,
     ) -> Refs:
-        """Offer exactly ``size`` bytes that ``read(n)`` gives in pieces."""
+        """Offer exactly ``size`` bytes that ``read(n)`` gives in pieces.
+
+        Raises:
+            ShortSourceError: The source ended early.
+        """
         del like
-        return tuple(
-            (len(chunk), self.put_chunk(chunk, meta=meta))
-            for chunk in cut_stream(read, size, self.cutting)
-        )
+
+        def put(chunk: memoryview, _offset: int) -> ChunkId:
+            return self.put_chunk(chunk, meta=meta)
+
+        return cut_and_put(read, size, self.cutting, put)
 
     def publish_layer(
         self, record: LayerRecord, *, content: Callable[[], Iterator[set[ChunkId]]] | None = None
@@ -222,13 +227,14 @@ class Gleaner:
 
     def _may_be_of_a_layer(self, chunk_id: ChunkId) -> bool:
         """Return whether a chunk is new here while layers are lost: nobody knows what they need."""
-        if not self._layers or chunk_id in self._kept or self.store.has_chunk(chunk_id):
-            return False
-        self._kept.add(chunk_id)
-        return True
+        return bool(self._layers) and not self.store.has_chunk(chunk_id)
 
     def _keep(self, kind: ItemKind, item_id: ChunkId, data: bytes) -> None:
+        """Keep an item, once: no pack may list one twice."""
         self._items.discard(item_id)
+        if item_id in self._kept:
+            return
+        self._kept.add(item_id)
         self._count = self._count._replace(items=self._count.items + 1)
         if self._session is not None:
             self._session.put_anew(kind, item_id, data)

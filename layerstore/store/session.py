@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from blake3 import blake3
 
-from layerstore.chunking.cutter import CUT_MAX_BYTES, SourceEndedError, cut_stream
+from layerstore.chunking.cutter import CUT_MAX_BYTES
 from layerstore.digest import ChunkId, ImageId, sha256_digest
 from layerstore.errors import FormatError, IntegrityError, LimitExceededError
 from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
@@ -33,13 +33,14 @@ from layerstore.store.adopt import adopt_missing
 from layerstore.store.blobs import put_blob
 from layerstore.store.catalog_rows import ImageRecord
 from layerstore.store.commit import publish_pack
+from layerstore.store.cutting import cut_and_put
 from layerstore.store.differences import (
     DIFFERENCE_MIN_BYTES,
     BaseFinder,
     DifferenceGroup,
     window,
 )
-from layerstore.store.failures import LayerNotFoundError, ShortSourceError
+from layerstore.store.failures import LayerNotFoundError
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.leases import Lease, hold
 from layerstore.store.names import normalize_name
@@ -254,20 +255,12 @@ class WriteSession:
         kind: ItemKind,
         like: Like | None = None,
     ) -> Refs:
-        refs: list[tuple[int, ChunkId]] = []
         stream = (kind, kind is ItemKind.DATA and size > self.cutting.whole_max_bytes)
-        offset = 0
-        try:
-            for chunk in cut_stream(read, size, self.cutting):
-                refs.append((len(chunk), self._put(chunk, stream, offset, like)))
-                offset += len(chunk)
-            return tuple(refs)
-        except SourceEndedError as err:
-            raise ShortSourceError(
-                f"the source gave {size - err.missing} bytes where it promised {size}: "
-                "it shrank while it was read",
-                hint="run it again when nothing changes the files",
-            ) from err
+
+        def put(chunk: memoryview, offset: int) -> ChunkId:
+            return self._put(chunk, stream, offset, like)
+
+        return cut_and_put(read, size, self.cutting, put)
 
     def _put(
         self, data: bytes | memoryview, stream: _Stream, offset: int, like: Like | None

@@ -19,13 +19,15 @@ from layerstore.image.layout import NamedImage, save_oci_archive, save_oci_layou
 from layerstore.image.repairing import RepairOutcome, repair_store
 from layerstore.progress import Silent
 from layerstore.store.check import check
-from layerstore.store.failures import DanglingReferenceError
+from layerstore.store.failures import DanglingReferenceError, ShortSourceError
 from layerstore.store.findings import Problem
 from layerstore.store.gc import execute, plan_gc
+from layerstore.store.glean import Gleaner, Lost
 from layerstore.store.records import CacheRecord
 from layerstore.store.repair import RepairPlan, execute_repair
 from layerstore.store.store import Store
 from tests.support.store import (
+    add_image,
     add_version,
     assert_sound,
     fail_medium,
@@ -335,6 +337,35 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
     done = repaired(root, tree)
     assert done.sources[0].gleaned == dry.sources[0].gleaned
     assert done.moved.packs == dry.moved.packs
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_is_offered_twice_is_kept_once(tmp_path: Path, *, is_lost: bool) -> None:
+    """While layers are lost, a chunk that the store lacks is kept for them, too."""
+    other = tmp_path / "other"
+    data = noise(1, 5_000)
+    image = add_image(other, "a", {b"one": data, b"two": noise(2, 5_000)})
+    nothing: frozenset[bytes] = frozenset()
+    items = frozenset({blake3_id(data)}) if is_lost else nothing
+    lost = Lost(items, nothing, frozenset(image.layers), frozenset(), frozenset())
+    with Store.open(tmp_path / "store", create=True) as store, Store.open(other) as copy:
+        with Gleaner(store, lost, dry_run=False) as gleaner:
+            gleaner.put_chunk(data)
+            gleaner.put_chunk(data)
+            gleaner.offer_store(copy)
+            assert gleaner.settle().layers == 1
+        assert store.read_chunk(blake3_id(data)) == data
+
+
+def test_a_copy_that_shrinks_while_it_is_read_is_an_error_of_ours(tmp_path: Path) -> None:
+    nothing: frozenset[bytes] = frozenset()
+    lost = Lost(frozenset({bytes(32)}), nothing, frozenset(), frozenset(), frozenset())
+    with (
+        Store.open(tmp_path / "store", create=True) as store,
+        Gleaner(store, lost, dry_run=True) as gleaner,
+        pytest.raises(ShortSourceError),
+    ):
+        gleaner.put_stream(io.BytesIO(b"short").read, 6)
 
 
 def test_copies_that_are_not_needed_are_not_read(root: Path, tree: Path) -> None:
