@@ -316,8 +316,9 @@ class WriteSession:
 
     def packs_relied_on(self) -> set[PackId]:
         """Return the packs that hold what was put so far, and what that is a difference against."""
-        self._soundness.damaged(self._catalog.places(self._bases))  # meets those of bases, too
-        return self._written | self._soundness.packs
+        bases = self._bases | self._catalog.bases_of(self._bases)
+        places = self._catalog.places(bases).values()
+        return self._written | self._soundness.packs | {place.pack_id for place in places}
 
     def can_read(self, chunk_ids: Iterable[ChunkId]) -> bool:
         """Return whether the store has all of these chunks and can read their blocks.

@@ -12,6 +12,7 @@ from layerstore.errors import IntegrityError
 from layerstore.formats.pack import DEPTH_MAX, PREFIX_MAX_BYTES
 from layerstore.image.repairing import repair_store
 from layerstore.image.similar import SimilarFiles
+from layerstore.store import soundness
 from layerstore.store import store as store_module
 from layerstore.store.catalog import Catalog
 from layerstore.store.check import check
@@ -316,6 +317,21 @@ def test_a_bit_of_a_dead_difference_without_base_is_told(root: Path) -> None:
         assert finding.problem is Problem.PACK_DAMAGED
     assert repair_store(str(root), [], dry_run=False).ok
     assert_sound(root, {"big": [BIG]})
+
+
+def test_naming_the_packs_of_bases_reads_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, three = versions(3, size=WHOLE)
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    with Store.open(root) as store, store.begin("test") as session:
+        put_layer(session, three, SimilarFiles(store))
+        decoded: list[object] = []
+        for name in ("_check_block", "_check_hash"):
+            monkeypatch.setattr(soundness, name, lambda *what: decoded.append(what))
+        relied_on = session.packs_relied_on()
+        assert depths(root) == {0, 1, 2}
+        assert relied_on == {row.pack_id for row in store.catalog.pack_rows()}
+        assert decoded == []
 
 
 def test_a_damaged_base_is_found_with_everything_that_needs_it(root: Path) -> None:
