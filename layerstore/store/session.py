@@ -369,17 +369,19 @@ class WriteSession:
         self._finish_packs()
 
     def _add(self, put: _Unsettled, bases: list[Base] | None) -> None:
+        # A piece is a view of a buffer many times its size, which it would keep alive.
+        data = bytes(put.data) if put.cut else put.data
         if bases:
-            if self._differences.offer(put.item, put.data, bases):
+            if self._differences.offer(put.item, data, bases):
                 return
             self._close_differences()
-            if self._differences.offer(put.item, put.data, bases):
+            if self._differences.offer(put.item, data, bases):
                 return
         stream = (put.kind, put.cut)
         group = self._groups[stream]
         if not group.has_room_for(put.item):
             self._close_group(stream)
-        group.add(put.item, put.data)
+        group.add(put.item, data)
 
     def _close_differences(self) -> None:
         taken = self._differences.take()

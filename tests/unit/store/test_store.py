@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -23,6 +24,7 @@ from layerstore.store.failures import (
 )
 from layerstore.store.names import AmbiguousIdError, ReferenceSyntaxError, normalize_name
 from layerstore.store.pack_writer import PackWriter
+from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
 from layerstore.store.tags import insert_image
@@ -414,3 +416,23 @@ def test_a_pack_that_lists_an_item_twice_is_not_sealed(tmp_path: Path) -> None:
         writer.add_frame(ItemKind.DATA, [item], compress_block(b"x"), 1)
     with pytest.raises(FormatError, match="twice"):
         writer.seal()
+
+
+def test_new_pieces_of_a_long_file_keep_no_buffers_alive(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few new pieces among known ones would each keep the 4 MiB that they were read with."""
+    kept: list[int] = []
+    submit = Pipeline.submit
+
+    def counted(self: Pipeline, job: BlockJob) -> None:
+        kept.extend(len(p.obj) if isinstance(p, memoryview) else len(p) for p in job.parts)
+        submit(self, job)
+
+    monkeypatch.setattr(Pipeline, "submit", counted)
+    data = noise(1, 3_000_000)
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        refs = session.put_stream(io.BytesIO(data).read, len(data))
+        session.flush()
+        assert store.read_refs(refs) == data
+    assert sum(kept) == len(data)
