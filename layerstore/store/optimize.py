@@ -29,7 +29,7 @@ from layerstore.store.catalog_rows import ChunkPlace
 from layerstore.store.codec import compress_block, compress_difference
 from layerstore.store.commit import publish_pack
 from layerstore.store.config import require_writable
-from layerstore.store.depths import refresh_depths
+from layerstore.store.depths import refresh_depths_beside_writers
 from layerstore.store.differences import (
     DIFFERENCE_MIN_BYTES,
     WINDOW_MARGIN_BYTES,
@@ -236,8 +236,7 @@ class _Optimization:
             self._close_groups()
             self._drain(0)
             self._commit()
-            with self._store.catalog.write() as connection:
-                refresh_depths(connection)
+            refresh_depths_beside_writers(self._store.catalog)
         finally:
             self._pool.shutdown(cancel_futures=True)
             if self._writer is not None:

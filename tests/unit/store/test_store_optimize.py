@@ -12,9 +12,9 @@ from layerstore.errors import LayerstoreError
 from layerstore.formats.tree import decode_changeset
 from layerstore.image.optimize import contents_in_order
 from layerstore.image.similar import SimilarFiles
-from layerstore.linux.locks import FileLock
+from layerstore.linux.locks import FileLock, is_held
+from layerstore.store import depths, pack_writer
 from layerstore.store import optimize as module
-from layerstore.store import pack_writer
 from layerstore.store.check import check
 from layerstore.store.differences import COST_MAX_BYTES, WRITE_DEPTH_MAX
 from layerstore.store.failures import GcRunningError
@@ -222,6 +222,37 @@ def test_gc_copies_an_item_only_from_where_it_is(root: Path) -> None:
         assert [places[refs[0][1]].depth for refs in (moving, first, staying)] == [0, 1, 2]
         execute(plan_gc(store, rewrite_dead_fraction=0.1))
     assert_sound(root, {"app:1": [one], "app:2": [two]})
+
+
+def test_depths_are_worked_out_while_others_may_write(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a million chunks that takes seconds."""
+    expected = fill(root, 3)
+    locked: list[bool] = []
+    alone = depths._alone
+
+    def asked(*what: object) -> object:
+        locked.append(is_held(f"{root}/locks/catalog"))
+        return alone(*what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(depths, "_alone", asked)
+    with Store.open(root) as store:
+        optimize(store, contents_in_order(store), level=LEVEL)
+    assert locked
+    assert not any(locked)
+    assert_sound(root, expected)
+
+
+def test_wrong_depths_are_set_right(root: Path) -> None:
+    for number, files in enumerate(versions(3)):
+        add_version(root, f"app:{number}", files)
+    with Store.open(root) as store:
+        right = store.catalog.block_rows()
+        with store.catalog.write() as connection:
+            connection.execute("UPDATE blocks SET depth = 7, cost = raw WHERE depth > 0")
+        depths.refresh_depths_beside_writers(store.catalog)
+        assert store.catalog.block_rows() == right
 
 
 def test_bases_without_an_image_of_their_own_are_let_go(root: Path) -> None:
