@@ -44,6 +44,8 @@ from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.pins import insert_pins
 from layerstore.store.records import LayerRecord, decode_layer, encode_layer, layer_item_id
+from layerstore.store.references import layer_chunks
+from layerstore.store.store import Store
 from layerstore.store.sweep import pack_files
 from layerstore.store.tags import image_facts, insert_image, insert_tags, manifest_config
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from layerstore.digest import PackId
     from layerstore.formats.pack import Block
     from layerstore.progress import Progress
+    from layerstore.store.config import StoreConfig
 
 QUARANTINED_CATALOG = "catalog-"
 
@@ -86,20 +89,30 @@ def rebuild_catalog(root: str, progress: Progress | None = None) -> RebuildRepor
         StorageError: It cannot be written.
     """
     paths = StorePaths(os.path.abspath(root))
-    require_writable(load_config(paths))
+    config = load_config(paths)
+    require_writable(config)
     with (
         storage_errors("rebuild the catalog"),
         exclusive(paths.gc_lock),
         exclusive(paths.catalog_lock),
     ):
-        return _Rebuild(paths, progress or Silent()).run()
+        return _Rebuild(paths, config, progress or Silent()).run()
+
+
+def _is_whole(store: Store, diff_id: DiffId) -> bool:
+    try:
+        needed = set(layer_chunks(store.layer(diff_id), store.read_refs))
+    except (IntegrityError, NotFoundError):
+        return False
+    return not store.catalog.missing(needed | store.catalog.bases_of(needed))
 
 
 class _Rebuild:
     """One rebuild, under the gc lock and the catalog lock."""
 
-    def __init__(self, paths: StorePaths, progress: Progress) -> None:
+    def __init__(self, paths: StorePaths, config: StoreConfig, progress: Progress) -> None:
         self._paths = paths
+        self._config = config
         self._progress = progress
         self._reader = PackReader(paths)
         self._damaged: dict[PackId, str] = {}
@@ -125,13 +138,29 @@ class _Rebuild:
                 epoch = (1 << 32) + int.from_bytes(os.urandom(4), "big")
                 connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
                 connection.execute("COMMIT")
+                remnants = self._remnants(draft)
+                connection.executemany("DELETE FROM layers WHERE diff_id = ?", remnants)
                 connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.Error as err:
             raise catalog_error(err) from err
         finally:
             self._reader.close()
         self._swap(draft)
-        return report
+        return report._replace(layers=report.layers - len(remnants))
+
+    def _remnants(self, draft: StorePaths) -> list[tuple[DiffId]]:
+        """Return the layers of no image that are not whole.
+
+        gc forgets a layer, but its record may lie in a pack that stays for other reasons while
+        what it needs went. Whole ones stay: a session that goes on may have published them.
+        """
+        with contextlib.closing(Catalog(draft)) as catalog:
+            store = Store(self._paths, self._config, catalog)
+            rows = catalog.query(
+                "SELECT diff_id FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)"
+            )
+            unused = [DiffId(Digest(str(diff_id))) for (diff_id,) in rows]
+            return [(diff_id,) for diff_id in unused if not _is_whole(store, diff_id)]
 
     def _clear_draft(self, draft: StorePaths) -> None:
         for suffix in ("", "-wal", "-shm", "-journal"):

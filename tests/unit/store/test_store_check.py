@@ -14,7 +14,15 @@ from layerstore.store.gc import execute, plan_gc
 from layerstore.store.rebuild import rebuild_catalog
 from layerstore.store.repair import execute_repair, plan_repair
 from layerstore.store.store import Store
-from tests.support.store import add_image, assert_sound, noise, read_image, text
+from tests.support.store import (
+    add_image,
+    assert_sound,
+    blobs_of,
+    noise,
+    put_unpublished_layer,
+    read_image,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,6 +197,39 @@ def test_rebuilding_with_a_damaged_pack_keeps_the_rest(root: Path) -> None:
         assert len(report.damaged_packs) == 1
         assert read_image(store, "a") == [A]
         assert "b:latest" not in store.tags()
+
+
+@pytest.mark.parametrize("lost", ["tree", "content"])
+def test_rebuilding_passes_over_what_gc_left_of_layers(tmp_path: Path, lost: str) -> None:
+    """A record may lie in a pack that stays while what it needs went with another."""
+    root = tmp_path / "store"
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        if lost == "content":
+            session.put_bytes(A[b"a/big"])
+            session.flush()
+        gone = put_unpublished_layer(session, A)
+        if lost == "tree":
+            session.flush()
+        stays = put_unpublished_layer(session, B)
+        session.publish_layer(gone)  # its record goes where the other's content goes
+        session.publish_layer(stays)
+        session.publish_image(*blobs_of([stays.diff_id]), [stays.diff_id], names=["b"])
+    with Store.open(root) as store:
+        execute(plan_gc(store, rewrite_dead_fraction=1.0))
+        report = store.rebuild_catalog()
+        assert report.layers == 1
+        assert [record.diff_id for record in store.layers()] == [stays.diff_id]
+    assert_sound(root, {"b": [B]})
+
+
+def test_rebuilding_keeps_what_a_session_has_published(root: Path) -> None:
+    with Store.open(root) as store, store.begin("test") as session:
+        record = put_unpublished_layer(session, {b"new": noise(5, 50_000)})
+        session.publish_layer(record)
+        store.rebuild_catalog()
+        diff_id = record.diff_id
+        session.publish_image(*blobs_of([diff_id]), [diff_id], names=["new"])
+    assert_sound(root, {"a": [A], "b": [B], "new": [{b"new": noise(5, 50_000)}]})
 
 
 @pytest.mark.parametrize("offset", [5, 5000, -10])
