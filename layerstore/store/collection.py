@@ -266,7 +266,7 @@ class Execution:
         marked = {row.pack_id: table.marked[table.index_of[row.pack]] for row in batch.packs}
         copies = copy_batch(self._store, table, batch.packs, staging)
         try:
-            publish_copies(self._store, table, copies.packs)
+            publish_copies(self._store, table, copies)
         finally:
             for pack in copies.packs:
                 if pack.staged is not None:

@@ -143,11 +143,14 @@ class Copies(NamedTuple):
 
     Attributes:
         packs: The new packs.
+        present: Copies that came out as one of the old packs, byte for byte: it stays, and may
+            hold items of others now.
         staying: Packs that are damaged, or whose copy would be the same file.
         damaged: Those that are damaged.
     """
 
     packs: list[SealedPack]
+    present: list[SealedPack]
     staying: frozenset[PackId]
     damaged: tuple[PackId, ...]
 
@@ -156,8 +159,6 @@ def copy_batch(
     store: Store, table: ItemTable, packs: Sequence[PackRow], staging: Callable[[], str | None]
 ) -> Copies:
     """Copy what is marked in some packs into new packs, staged or only measured.
-
-    A copy that came out as one of the packs, byte for byte, is dropped.
 
     Raises:
         StorageError: The new packs could not be written; nothing is left of them.
@@ -169,18 +170,22 @@ def copy_batch(
         if pack.pack_id in same and pack.staged is not None:
             pack.staged.discard()
     new = [pack for pack in done.packs if pack.pack_id not in same]
-    return Copies(new, frozenset(same | done.damaged.keys()), tuple(done.damaged))
+    present = [pack for pack in done.packs if pack.pack_id in same]
+    return Copies(new, present, frozenset(same | done.damaged.keys()), tuple(done.damaged))
 
 
-def publish_copies(store: Store, table: ItemTable, copies: Iterable[SealedPack]) -> None:
-    """Name new packs and let the rows of their items point at them.
+def publish_copies(store: Store, table: ItemTable, copies: Copies) -> None:
+    """Name new packs and let the rows of all copied items point at where they are now.
 
     The old packs keep the rows of what was not copied.
     """
-    for pack in copies:
+    for pack in copies.packs:
         with store.catalog.write() as connection:
             number = publish_pack(connection, store.paths, pack, None, with_chunks=False)
         _move_rows(store.catalog, table, pack, number)
+    numbers = {row.pack_id: row.pack for row in table.packs}
+    for pack in copies.present:
+        _move_rows(store.catalog, table, pack, numbers[pack.pack_id])
 
 
 def _move_rows(catalog: Catalog, table: ItemTable, pack: SealedPack, number: int) -> None:
