@@ -8,6 +8,7 @@ import pytest
 
 from layerstore.image.similar import SimilarFiles
 from layerstore.store.collection import Execution
+from layerstore.store.failures import LayerNotFoundError
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.store import Store
 from tests.support.store import (
@@ -95,3 +96,23 @@ def test_a_pack_under_a_used_number_keeps_its_bases(root: Path, monkeypatch) -> 
         execute(plan)
     with Store.open(root) as store:
         assert read_image(store, "app:2") == [TWO]
+
+
+def test_a_layer_that_came_and_died_since_the_plan_is_not_held_out_to_anybody(root: Path) -> None:
+    """Its chunks lie in a pack that the plan found dead: nobody may build on it afterwards."""
+    add_image(root, "app:1", ONE)
+    with Store.open(root) as store:
+        image = store.resolve("app:1")
+        record = store.layer(image.layers[0])
+        store.remove_image(image.image_id)
+        with store.catalog.write() as connection:  # as a collection that was killed leaves it
+            connection.execute("DELETE FROM layers")
+        plan = plan_gc(store)
+        assert plan.dead_packs
+        with store.begin("publishes no image") as session:
+            put_unpublished_layer(session, ONE)
+            session.publish_layer(record)
+            assert session.stats.new_chunks == 0
+        execute(plan)
+        with store.begin("late") as session, pytest.raises(LayerNotFoundError):
+            session.hold_layers(image.layers)
