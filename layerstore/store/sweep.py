@@ -24,6 +24,7 @@ from layerstore.store.failures import storage_errors
 from layerstore.store.leases import live_leases, lock_file_ids
 from layerstore.store.pacing import Pace, turns
 from layerstore.store.paths import LEASE_PREFIX, PACK_SUFFIX
+from layerstore.store.tags import STAMP_ROWS, recorded_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -115,8 +116,7 @@ def log_is_ahead(store: Store) -> bool:
     Then the catalog may be an older copy, and files without rows may be somebody's
     only data: they are left alone until the index is rebuilt or the name is set anew.
     """
-    row = store.catalog.one("SELECT value FROM meta WHERE key = 'names_log_size'")
-    if row is not None and row[0] == names_log.log_size(store.paths.names_log):
+    if recorded_stamp(store.catalog.query(STAMP_ROWS)) == names_log.stamp(store.paths.names_log):
         return False
     records = names_log.read_log(store.paths.names_log).records
     known: set[str] = {image.image_id for image in store.images()}
