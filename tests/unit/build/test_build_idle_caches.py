@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from layerstore.build.graph import MountSpec
 from layerstore.build.run.caches import take_caches
 from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
+from layerstore.linux import removal
 from tests.support.cli import Cli
 
 if TYPE_CHECKING:
@@ -58,6 +60,28 @@ def test_a_cache_in_use_is_neither_listed_nor_removed(tmp_path: Path, sharing: s
         assert (directory / "f").exists()
     assert remove_idle_caches(tmp_path, idle) == [], "used since it was listed"
     assert len(find_idle_caches(tmp_path)) == 1
+
+
+def test_a_cache_that_may_not_be_removed_is_no_failure(tmp_path: Path, monkeypatch) -> None:
+    """Of a shared store another member's, whose files are closed to the group."""
+    fill(tmp_path, "a", 10)
+    fill(tmp_path, "b", 20)
+    idle = find_idle_caches(tmp_path)
+    refused = f"{tmp_path}/{idle[0].name}."
+    remove_tree = removal.remove_tree
+
+    def may_not(path: str) -> None:
+        if path.startswith(refused):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        remove_tree(path)
+
+    monkeypatch.setattr(removal, "remove_tree", may_not)
+    assert remove_idle_caches(tmp_path, idle) == idle[1:]
+    monkeypatch.undo()
+    assert [cache.size for cache in remove_idle_caches(tmp_path, find_idle_caches(tmp_path))] == [
+        idle[0].size
+    ]
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_step_that_waited_for_a_removed_cache_makes_it_anew(tmp_path: Path) -> None:
