@@ -39,8 +39,8 @@ def collect_garbage(
             "--max-size",
             "--keep-storage",
             metavar="SIZE",
-            help="Come down to SIZE: forget build steps, the longest unused first, then names "
-            "that no keep rule keeps.",
+            help="Bring images and remembered steps down to SIZE: forget steps, the longest unused "
+            "first, then names that no keep rule keeps. Cache mounts do not count.",
         ),
     ] = None,
     keep_last: Annotated[
@@ -119,13 +119,14 @@ def collect_garbage(
                 progress=progress,
             )
             report = None if dry_run else execute(plan)
-        caches = _collect_caches(store, plan.rules, dry_run=dry_run)
+        caches, uncounted = _collect_caches(store, plan.rules, dry_run=dry_run)
         if drop_cache and not dry_run:
             _drop_cache(store)
     if as_json:
         write_json(_to_json(plan, report, caches))
     else:
         _print(plan, report, caches)
+        _tell_limits(plan, uncounted)
 
 
 def _keep_rules(
@@ -161,22 +162,30 @@ def _drop_cache(store: Store) -> None:
     store.cache_drop([record.key for record in store.cache_records()])
 
 
-def _collect_caches(store: Store, rules: GcRules, *, dry_run: bool) -> list[IdleCache]:
-    """Remove, or only find, cache mounts that nothing uses and the rules do not keep."""
+def _collect_caches(store: Store, rules: GcRules, *, dry_run: bool) -> tuple[list[IdleCache], int]:
+    """Remove, or only find, cache mounts that nothing uses and the rules do not keep.
+
+    Returns:
+        Those, and the bytes of what stays although nothing uses it, if a rule made us look.
+    """
     from layerstore.build.api import CACHE_MOUNTS
     from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
     from layerstore.store.selection import recorded_uses
     from layerstore.store.usage import age_reference
 
     limit = rules.keep.keep_cache_within_s if rules.keep_cache else -1.0
-    if limit is None:
-        return []
+    if limit is None and rules.keep.max_size is None:
+        return [], 0
     root = store.root / CACHE_MOUNTS
-    idle = find_idle_caches(root)
-    uses = [cache.used for cache in idle] + recorded_uses(store)
-    reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
-    going = [cache for cache in idle if reference.age_of(cache.used) > limit]
-    return going if dry_run else remove_idle_caches(root, going)
+    idle = going = find_idle_caches(root)
+    if limit is None:
+        going = []
+    elif rules.keep_cache:
+        uses = [cache.used for cache in idle] + recorded_uses(store)
+        reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
+        going = [cache for cache in idle if reference.age_of(cache.used) > limit]
+    gone = going if dry_run else remove_idle_caches(root, going)
+    return gone, sum(cache.size for cache in idle) - sum(cache.size for cache in gone)
 
 
 def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> dict[str, object]:
@@ -225,11 +234,10 @@ def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> No
         write_line(f"{format_size(deferred)} more when running commands have ended")
     for reason in plan.dangling:
         write_line(f"nothing is deleted: {reason}")
-    _tell_limits(plan)
 
 
-def _tell_limits(plan: GcPlan) -> None:
-    """Say what the rules could not do."""
+def _tell_limits(plan: GcPlan, uncounted: int) -> None:
+    """Say what the rules could not do; ``uncounted`` are bytes that no cap counts."""
     from layerstore.units import format_size
 
     keep = plan.rules.keep
@@ -241,6 +249,11 @@ def _tell_limits(plan: GcPlan) -> None:
         over = format_size(plan.size_after - keep.max_size)
         hint = "" if keep.removes_names else "; --keep-last or --keep-within let names go"
         write_note(f"note: {over} over --max-size are needed by names, pins or uses{hint}")
+    if keep.max_size is not None and uncounted:
+        write_note(
+            f"note: --max-size does not count cache mounts, which hold {format_size(uncounted)}; "
+            "--keep-cache-within lets them go"
+        )
 
 
 # -- explain

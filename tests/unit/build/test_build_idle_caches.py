@@ -123,3 +123,17 @@ def test_gc_collects_them_by_age_or_all(tmp_path: Path) -> None:
     assert len(os.listdir(root)) == 1
     assert cli.ok("gc", "--all", "--json").json()["cache_mount_bytes"] == 50
     assert os.listdir(root) == []
+
+
+def test_a_cap_says_that_it_does_not_count_them(tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "store")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    cli.ok("import", tree, "-t", "a:1")
+    assert "cache mounts" not in cli.ok("gc", "--max-size", "1g").err
+    fill(tmp_path / "store" / "cache-mounts", "old", 700, 40)
+    told = cli.ok("gc", "--max-size", "1g")
+    assert "--max-size does not count cache mounts, which hold 700B" in told.err
+    assert "cache mounts" not in told.out
+    assert len(os.listdir(tmp_path / "store" / "cache-mounts")) == 1
+    assert "cache mounts" not in cli.ok("gc").err
