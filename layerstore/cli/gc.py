@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -118,15 +118,17 @@ def collect_garbage(
                 measure=dry_run,
                 progress=progress,
             )
+            caches = _find_caches(store, plan.rules)
             report = None if dry_run else execute(plan)
-        caches, uncounted = _collect_caches(store, plan.rules, dry_run=dry_run)
+        if not dry_run:
+            caches = _remove_caches(store, caches)
         if drop_cache and not dry_run:
             _drop_cache(store)
     if as_json:
-        write_json(_to_json(plan, report, caches))
+        write_json(_to_json(plan, report, caches.going))
     else:
-        _print(plan, report, caches)
-        _tell_limits(plan, uncounted)
+        _print(plan, report, caches.going)
+        _tell_limits(plan, caches.staying_bytes)
 
 
 def _keep_rules(
@@ -162,30 +164,39 @@ def _drop_cache(store: Store) -> None:
     store.cache_drop([record.key for record in store.cache_records()])
 
 
-def _collect_caches(store: Store, rules: GcRules, *, dry_run: bool) -> tuple[list[IdleCache], int]:
-    """Remove, or only find, cache mounts that nothing uses and the rules do not keep.
+class _Caches(NamedTuple):
+    """Cache mounts that go, and the bytes of idle ones that stay if a rule made us look."""
 
-    Returns:
-        Those, and the bytes of what stays although nothing uses it, if a rule made us look.
+    going: list[IdleCache]
+    staying_bytes: int
+
+
+def _find_caches(store: Store, rules: GcRules) -> _Caches:
+    """Return the cache mounts that nothing uses and the rules do not keep.
+
+    Asked before anything is removed: ages are measured from uses of what goes, too.
     """
     from layerstore.build.api import CACHE_MOUNTS
-    from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
+    from layerstore.build.run.idle_caches import find_idle_caches
     from layerstore.store.selection import recorded_uses
     from layerstore.store.usage import age_reference
 
-    limit = rules.keep.keep_cache_within_s if rules.keep_cache else -1.0
-    if limit is None and rules.keep.max_size is None:
-        return [], 0
-    root = store.root / CACHE_MOUNTS
-    idle = going = find_idle_caches(root)
-    if limit is None:
-        going = []
-    elif rules.keep_cache:
+    limit = rules.keep.keep_cache_within_s
+    if rules.keep_cache and limit is None and rules.keep.max_size is None:
+        return _Caches([], 0)
+    idle = going = find_idle_caches(store.root / CACHE_MOUNTS)
+    if rules.keep_cache:
         uses = [cache.used for cache in idle] + recorded_uses(store)
         reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
-        going = [cache for cache in idle if reference.age_of(cache.used) > limit]
-    gone = going if dry_run else remove_idle_caches(root, going)
-    return gone, sum(cache.size for cache in idle) - sum(cache.size for cache in gone)
+        going = [c for c in idle if limit is not None and reference.age_of(c.used) > limit]
+    return _Caches(going, sum(cache.size for cache in idle if cache not in going))
+
+
+def _remove_caches(store: Store, caches: _Caches) -> _Caches:
+    from layerstore.build.api import CACHE_MOUNTS
+    from layerstore.build.run.idle_caches import remove_idle_caches
+
+    return caches._replace(going=remove_idle_caches(store.root / CACHE_MOUNTS, caches.going))
 
 
 def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> dict[str, object]:
@@ -198,7 +209,7 @@ def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> 
         "names": [named.name for named in plan.dropped.names],
         "images": list(plan.images),
         "layers": list(plan.layers),
-        "cache_keys": [*plan.cache_keys, *(key for key, _ in plan.dropped.steps)],
+        "cache_keys": _steps(plan),
         "packs_removed": [pack.pack_id.hex() for pack in plan.dead_packs],
         "packs_rewritten": [pack_id.hex() for pack_id in plan.sparse_packs],
         "dangling": list(plan.dangling),
@@ -206,6 +217,11 @@ def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> 
         "cache_mounts": len(caches),
         "cache_mount_bytes": sum(cache.size for cache in caches),
     }
+
+
+def _steps(plan: GcPlan) -> list[str]:
+    """Return the build steps that go: because of rules, because of their layers, or both."""
+    return sorted({*plan.cache_keys, *(key for key, _ in plan.dropped.steps)})
 
 
 def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> None:
@@ -223,9 +239,9 @@ def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> No
         write_line(f"image {short_id(image_id)}")
     for diff_id in plan.layers:
         write_line(f"layer {short_id(diff_id)}")
-    steps = len(plan.cache_keys) + len(plan.dropped.steps)
+    steps = _steps(plan)
     if steps:
-        write_line(f"{steps} cached build steps")
+        write_line(f"{len(steps)} cached build steps")
     write_line(f"{verb} {format_size(freed)} ({freed} bytes)")
     if caches:
         size = sum(cache.size for cache in caches)

@@ -15,7 +15,10 @@ from layerstore.build.graph import MountSpec
 from layerstore.build.run.caches import take_caches
 from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
 from layerstore.linux import removal
+from layerstore.store.records import CacheRecord
+from layerstore.store.store import Store
 from tests.support.cli import Cli
+from tests.support.store import put_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,3 +140,23 @@ def test_a_cap_says_that_it_does_not_count_them(tmp_path: Path) -> None:
     assert "cache mounts" not in told.out
     assert len(os.listdir(tmp_path / "store" / "cache-mounts")) == 1
     assert "cache mounts" not in cli.ok("gc").err
+
+
+def test_ages_are_measured_before_anything_goes(tmp_path: Path) -> None:
+    """Without the uses of what is removed there would be a silence, and a doubt of the clock."""
+    cli = Cli(tmp_path / "store")
+    with Store.open(tmp_path / "store", create=True) as store:
+        now = time.time()
+        for number, days in enumerate((160, 80, 0)):
+            with store.begin("build") as session:
+                layer = put_layer(session, {b"f": b"%d" % number}).diff_id
+                used = now - days * 86400
+                session.cache_put(CacheRecord(str(number), layer, b"", used))
+    root = tmp_path / "store" / "cache-mounts"
+    fill(root, "old", 700, 150)
+    fill(root, "new", 50)
+    rules = ("--keep-cache-within", "30d", "--json")
+    planned = cli.ok("gc", "--dry-run", *rules).json()
+    done = cli.ok("gc", *rules).json()
+    assert planned["cache_mount_bytes"] == done["cache_mount_bytes"] == 700
+    assert len(done["cache_keys"]) == 2
