@@ -116,3 +116,15 @@ def test_a_layer_that_came_and_died_since_the_plan_is_not_held_out_to_anybody(ro
         execute(plan)
         with store.begin("late") as session, pytest.raises(LayerNotFoundError):
             session.hold_layers(image.layers)
+
+
+def test_a_name_that_came_since_rm_looked_keeps_its_image(root: Path) -> None:
+    image = add_image(root, "app:1", ONE)
+    with Store.open(root) as store:
+        store.tag("late:1", image.image_id)
+        assert not store.remove_image(image.image_id, names=["app:1"])
+        assert store.tags() == {"late:1": image.image_id}
+        execute(plan_gc(store))
+        assert read_image(store, "late:1") == [ONE]
+        assert store.remove_image(image.image_id, names=["late:1"])
+        assert store.images() == []
