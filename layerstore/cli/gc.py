@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -39,8 +39,8 @@ def collect_garbage(
             "--max-size",
             "--keep-storage",
             metavar="SIZE",
-            help="Come down to SIZE: forget build steps, the longest unused first, then names "
-            "that no keep rule keeps.",
+            help="Bring images and remembered steps down to SIZE: forget steps, the longest unused "
+            "first, then names that no keep rule keeps. Cache mounts do not count.",
         ),
     ] = None,
     keep_last: Annotated[
@@ -118,14 +118,17 @@ def collect_garbage(
                 measure=dry_run,
                 progress=progress,
             )
+            caches = _find_caches(store, plan.rules)
             report = None if dry_run else execute(plan)
-        caches = _collect_caches(store, plan.rules, dry_run=dry_run)
+        if not dry_run:
+            caches = _remove_caches(store, caches)
         if drop_cache and not dry_run:
             _drop_cache(store)
     if as_json:
-        write_json(_to_json(plan, report, caches))
+        write_json(_to_json(plan, report, caches.going))
     else:
-        _print(plan, report, caches)
+        _print(plan, report, caches.going)
+        _tell_limits(plan, caches.staying_bytes)
 
 
 def _keep_rules(
@@ -161,22 +164,39 @@ def _drop_cache(store: Store) -> None:
     store.cache_drop([record.key for record in store.cache_records()])
 
 
-def _collect_caches(store: Store, rules: GcRules, *, dry_run: bool) -> list[IdleCache]:
-    """Remove, or only find, cache mounts that nothing uses and the rules do not keep."""
+class _Caches(NamedTuple):
+    """Cache mounts that go, and the bytes of idle ones that stay if a rule made us look."""
+
+    going: list[IdleCache]
+    staying_bytes: int
+
+
+def _find_caches(store: Store, rules: GcRules) -> _Caches:
+    """Return the cache mounts that nothing uses and the rules do not keep.
+
+    Asked before anything is removed: ages are measured from uses of what goes, too.
+    """
     from layerstore.build.api import CACHE_MOUNTS
-    from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
+    from layerstore.build.run.idle_caches import find_idle_caches
     from layerstore.store.selection import recorded_uses
     from layerstore.store.usage import age_reference
 
-    limit = rules.keep.keep_cache_within_s if rules.keep_cache else -1.0
-    if limit is None:
-        return []
-    root = store.root / CACHE_MOUNTS
-    idle = find_idle_caches(root)
-    uses = [cache.used for cache in idle] + recorded_uses(store)
-    reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
-    going = [cache for cache in idle if reference.age_of(cache.used) > limit]
-    return going if dry_run else remove_idle_caches(root, going)
+    limit = rules.keep.keep_cache_within_s
+    if rules.keep_cache and limit is None and rules.keep.max_size is None:
+        return _Caches([], 0)
+    idle = going = find_idle_caches(store.root / CACHE_MOUNTS)
+    if rules.keep_cache:
+        uses = [cache.used for cache in idle] + recorded_uses(store)
+        reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
+        going = [c for c in idle if limit is not None and reference.age_of(c.used) > limit]
+    return _Caches(going, sum(cache.size for cache in idle if cache not in going))
+
+
+def _remove_caches(store: Store, caches: _Caches) -> _Caches:
+    from layerstore.build.api import CACHE_MOUNTS
+    from layerstore.build.run.idle_caches import remove_idle_caches
+
+    return caches._replace(going=remove_idle_caches(store.root / CACHE_MOUNTS, caches.going))
 
 
 def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> dict[str, object]:
@@ -189,7 +209,7 @@ def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> 
         "names": [named.name for named in plan.dropped.names],
         "images": list(plan.images),
         "layers": list(plan.layers),
-        "cache_keys": [*plan.cache_keys, *(key for key, _ in plan.dropped.steps)],
+        "cache_keys": _steps(plan),
         "packs_removed": [pack.pack_id.hex() for pack in plan.dead_packs],
         "packs_rewritten": [pack_id.hex() for pack_id in plan.sparse_packs],
         "dangling": list(plan.dangling),
@@ -197,6 +217,11 @@ def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> 
         "cache_mounts": len(caches),
         "cache_mount_bytes": sum(cache.size for cache in caches),
     }
+
+
+def _steps(plan: GcPlan) -> list[str]:
+    """Return the build steps that go: because of rules, because of their layers, or both."""
+    return sorted({*plan.cache_keys, *(key for key, _ in plan.dropped.steps)})
 
 
 def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> None:
@@ -214,9 +239,9 @@ def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> No
         write_line(f"image {short_id(image_id)}")
     for diff_id in plan.layers:
         write_line(f"layer {short_id(diff_id)}")
-    steps = len(plan.cache_keys) + len(plan.dropped.steps)
+    steps = _steps(plan)
     if steps:
-        write_line(f"{steps} cached build steps")
+        write_line(f"{len(steps)} cached build steps")
     write_line(f"{verb} {format_size(freed)} ({freed} bytes)")
     if caches:
         size = sum(cache.size for cache in caches)
@@ -225,11 +250,10 @@ def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> No
         write_line(f"{format_size(deferred)} more when running commands have ended")
     for reason in plan.dangling:
         write_line(f"nothing is deleted: {reason}")
-    _tell_limits(plan)
 
 
-def _tell_limits(plan: GcPlan) -> None:
-    """Say what the rules could not do."""
+def _tell_limits(plan: GcPlan, uncounted: int) -> None:
+    """Say what the rules could not do; ``uncounted`` are bytes that no cap counts."""
     from layerstore.units import format_size
 
     keep = plan.rules.keep
@@ -241,6 +265,11 @@ def _tell_limits(plan: GcPlan) -> None:
         over = format_size(plan.size_after - keep.max_size)
         hint = "" if keep.removes_names else "; --keep-last or --keep-within let names go"
         write_note(f"note: {over} over --max-size are needed by names, pins or uses{hint}")
+    if keep.max_size is not None and uncounted:
+        write_note(
+            f"note: --max-size does not count cache mounts, which hold {format_size(uncounted)}; "
+            "--keep-cache-within lets them go"
+        )
 
 
 # -- explain

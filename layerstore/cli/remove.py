@@ -96,7 +96,7 @@ def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) 
 
 def _execute_removal(store: Store, removal: _Removal, *, force: bool) -> None:
     if removal.is_last:
-        store.remove_image(removal.image.image_id, force=force)
+        store.remove_image(removal.image.image_id, force=force, names=removal.names)
         return
     for name in removal.names:
         store.untag(name, force=force)

@@ -21,6 +21,10 @@ _KEPT_FLAGS = 0x10 | 0x20
 """FS_IMMUTABLE_FL and FS_APPEND_FL (ioctl_iflags(2)): chattr +i and +a forbid removal."""
 
 
+_REMOVALS_MAX = 8
+"""Attempts at removing what somebody else removes at the same time; the rest is left."""
+
+
 def remove_tree(path: str) -> None:
     """Remove ``path`` and all below it; harmless when it is gone.
 
@@ -108,3 +112,46 @@ def _hoist_children(name: str, top: int, device: int, moved: int) -> int:
     finally:
         os.close(fd)
     return moved
+
+
+def remove_leftover(path: str) -> None:
+    """Remove a file or a tree that somebody else may be removing too, as far as that is possible.
+
+    What something is mounted in, or what another member of a shared store closed to others,
+    is left to a later attempt, or to them.
+    """
+    for _ in range(_REMOVALS_MAX):
+        try:
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                remove_tree(path)
+            else:
+                os.unlink(path)
+        except FileNotFoundError:
+            continue  # it, or something in it: look again
+        except OSError as err:
+            if err.errno == errno.ENOTEMPTY:
+                continue
+            # Something is mounted there, or it is another member's of a shared store: the
+            # next gc's, or theirs.
+            if err.errno not in {errno.EBUSY, errno.EACCES, errno.EPERM}:
+                raise
+        return
+
+
+def tree_size(path: str) -> int:
+    """Return the bytes of a file or of all files below a directory.
+
+    What vanishes meanwhile, as the remains of a killed build do while its reaper is at
+    work, and what lies deeper than a path can say counts nothing.
+    """
+    total = 0
+    todo = [path]
+    while todo:
+        here = todo.pop()
+        with contextlib.suppress(OSError):
+            status = os.lstat(here)
+            if stat.S_ISDIR(status.st_mode):
+                todo.extend(f"{here}/{name}" for name in os.listdir(here))
+            else:
+                total += status.st_size
+    return total

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.store.compaction import copy_batch, publish_copies
 from layerstore.store.leases import Lease, drop_lease_rows
 from layerstore.store.marks import find_roots, view_roots
+from layerstore.store.names_compaction import compact_names
 from layerstore.store.pacing import Pace, turns
 from layerstore.store.reserve import give_up, set_aside
 from layerstore.store.retire import free_retired, retire_packs
@@ -99,6 +100,7 @@ class Execution:
         self._retire({row.pack_id for row in self._doomed.dead_packs}, {})
         self._free(None)
         self._copy_packs()
+        compact_names(self._store)
         return GcReport(
             self._removed - self._written,
             retired_size(self._catalog),

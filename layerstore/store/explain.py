@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import DiffId, Digest, ImageId, PackId
-from layerstore.errors import LayerstoreError, NotFoundError
+from layerstore.errors import NotFoundError
+from layerstore.store.failures import ImageNotFoundError
 from layerstore.store.item_table import ItemTable
 from layerstore.store.leases import live_leases
 from layerstore.store.marks import Marks, Roots, find_roots, view_roots
-from layerstore.store.names import PREFIX_MIN_HEX
+from layerstore.store.names import PREFIX_MIN_HEX, AmbiguousIdError, ReferenceSyntaxError
 from layerstore.store.records import decode_layer
 from layerstore.store.references import layer_chunks
 from layerstore.store.usage import step_uses
@@ -22,7 +23,7 @@ from layerstore.store.usage import step_uses
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from layerstore.store.catalog_rows import PackRow
+    from layerstore.store.catalog_rows import ImageRecord, PackRow
     from layerstore.store.marks import ViewRoots
     from layerstore.store.store import Store
 
@@ -97,12 +98,13 @@ class _Explainer:
         self._store = store
         self._views = views
         self._table = ItemTable.load(store.catalog)
-        self._of_image, self._of_layer = _all_reasons(store, views)
+        self._images = store.images()
+        self._of_image, self._of_layer = _all_reasons(store, views, self._images)
 
     def answer(self, reference: str) -> Explanation:
         try:
             image = self._store.resolve(reference)
-        except LayerstoreError:
+        except (ImageNotFoundError, ReferenceSyntaxError):
             return self._layer_or_pack(reference)
         reasons = self._of_image.get(image.image_id, [])
         layers = tuple(LayerKept(d, tuple(self._reasons_of(d))) for d in image.layers)
@@ -116,12 +118,19 @@ class _Explainer:
     def _layer_or_pack(self, reference: str) -> Explanation:
         digits = reference.removeprefix("sha256:")
         if len(digits) >= PREFIX_MIN_HEX:
-            for (diff_id,) in self._store.catalog.query("SELECT diff_id FROM layers"):
-                if str(diff_id).startswith(f"sha256:{digits}"):
-                    return self._layer(DiffId(Digest(str(diff_id))))
-            for index, row in enumerate(self._table.packs):
-                if row.pack_id.hex().startswith(digits):
-                    return self._pack(index, row)
+            rows = self._store.catalog.query("SELECT diff_id FROM layers ORDER BY diff_id")
+            layers = [str(name) for (name,) in rows if str(name).startswith(f"sha256:{digits}")]
+            packs = [row.pack_id.hex().startswith(digits) for row in self._table.packs]
+            if len(layers) + sum(packs) > 1:
+                raise AmbiguousIdError(
+                    f"several layers or packs have an id that begins with {reference!r}",
+                    hint="give more digits of the id",
+                )
+            if layers:
+                return self._layer(DiffId(Digest(layers[0])))
+            if any(packs):
+                index = packs.index(True)
+                return self._pack(index, self._table.packs[index])
         raise NotFoundError(
             f"no image, layer or pack {reference!r} in the store",
             hint="'layerstore images' and 'layerstore inspect' list images and layers",
@@ -130,9 +139,9 @@ class _Explainer:
     def _layer(self, diff_id: DiffId) -> Explanation:
         without = Marks(self._table.clone())
         roots = find_roots(self._store, self._views, keep_cache=True)
-        others = [i.image_id for i in self._store.images() if diff_id not in i.layers]
+        others = {image.image_id for image in self._images if diff_id not in image.layers}
         roots.layers.pop(diff_id, None)
-        kept = {i: why for i, why in roots.images.items() if i in set(others)}
+        kept = {i: why for i, why in roots.images.items() if i in others}
         without.add(self._store, Roots(kept, roots.layers, []))
         packs = self._packs([diff_id], without.table)
         return Explanation("layer", diff_id, tuple(self._reasons_of(diff_id)), (), packs)
@@ -158,13 +167,15 @@ class _Explainer:
         return marks.table
 
     def _needs(self) -> Iterator[tuple[DiffId, set[bytes]]]:
+        """Yield every layer with all items it needs, what those are differences against too."""
         for name, item, record in self._store.catalog.query(
             "SELECT diff_id, item, record FROM layers ORDER BY diff_id"
         ):
             assert isinstance(item, bytes)
             assert isinstance(record, bytes)
             chunks = layer_chunks(decode_layer(record), self._store.read_refs)
-            yield DiffId(Digest(str(name))), {*chunks, item}
+            needed: set[bytes] = {*chunks, item}
+            yield DiffId(Digest(str(name))), needed | self._store.catalog.bases_of(needed)
 
     def _packs(self, layers: Iterable[DiffId], without: ItemTable) -> tuple[PackKept, ...]:
         full = self._everything()
@@ -184,14 +195,14 @@ class _Explainer:
 
     def _reasons_of(self, diff_id: DiffId) -> list[Reason]:
         found = list(self._of_layer.get(diff_id, []))
-        for image in self._store.images():
+        for image in self._images:
             if diff_id in image.layers:
                 found += self._of_image.get(image.image_id, [])
         return found
 
 
 def _all_reasons(
-    store: Store, views: ViewRoots
+    store: Store, views: ViewRoots, stored: Iterable[ImageRecord]
 ) -> tuple[dict[ImageId, list[Reason]], dict[DiffId, list[Reason]]]:
     """Return everything that keeps each image and each layer directly."""
     images: dict[ImageId, list[Reason]] = {}
@@ -205,7 +216,7 @@ def _all_reasons(
             )
         else:
             images.setdefault(image_id, []).append(Reason(f"name {name}", remedy))
-    for image in store.images():
+    for image in stored:
         if image.image_id in pinned:
             images.setdefault(image.image_id, []).append(
                 Reason("a pin on its id", f"layerstore unpin {image.image_id}")

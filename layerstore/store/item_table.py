@@ -180,22 +180,23 @@ class ItemTable:
         }
         return absent - self._later if self._later else absent
 
-    def mark_bases(self) -> dict[int, int]:
+    def mark_bases(self) -> set[tuple[int, int]]:
         """Mark what living blocks are differences against, until nothing new comes up.
 
         Returns:
-            Number of the pack of a living difference → how many of its bases have no row.
+            Number of the pack, and of the block in it, of living differences with a base that has
+            no row.
         """
-        absent: dict[int, int] = {}
+        lacking: set[tuple[int, int]] = set()
         while self._pending:
             block = self._pending.pop()
             at = bisect_left(self._differences, block)
             for base in range(self._first_base[at], self._first_base[at + 1]):
                 # One that is merely kept, as its writer lives, may have lost its bases before.
                 if not self._mark_key(self._base_keys[base]) and self._living[block]:
-                    number = self.packs[self.pack_of_block(block)].pack
-                    absent[number] = absent.get(number, 0) + 1
-        return absent
+                    index = self.pack_of_block(block)
+                    lacking.add((self.packs[index].pack, block - self._first_block[index]))
+        return lacking
 
     def keep_bases_of(self, number: int) -> None:
         """Let every difference in a pack keep its bases, living or not: its writer lives."""
@@ -235,6 +236,18 @@ class ItemTable:
     def add_later(self, item_ids: Iterable[bytes]) -> None:
         """Remember ids that are needed and came after the table was made: not absent any more."""
         self._later.update(item_ids)
+
+    def holds(self, pack: PackRow) -> bool:
+        """Return whether a pack was in use already when the table was made.
+
+        Asked by its id as well: the number of a pack that is gone is given to the next one.
+        """
+        index = self.index_of.get(pack.pack)
+        return index is not None and self.packs[index].pack_id == pack.pack_id
+
+    def is_needed(self, item_id: bytes) -> bool:
+        """Return whether an id is marked, or came later and is needed."""
+        return item_id in self._later or any(self._mark[row] for row in self._rows(item_id))
 
     def is_marked_in(self, item_id: bytes, index: int) -> bool:
         """Return whether an id is marked and its row lies in the pack at ``index``."""

@@ -24,6 +24,7 @@ from layerstore.store.references import layer_chunks
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from layerstore.digest import PackId
     from layerstore.store.item_table import ItemTable
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
@@ -61,7 +62,7 @@ class Marks:
         self.table = table
         self.dangling: list[str] = []
         self._records: dict[DiffId, bytes] = {}
-        self._based: set[int] = set()
+        self._based: set[PackId] = set()
 
     def clone(self) -> Marks:
         """Return a copy that grows by itself."""
@@ -97,19 +98,50 @@ class Marks:
 
     def _bases(self, store: Store) -> None:
         """Mark what living blocks are differences against, and all of who is still writing."""
+        lacking: set[tuple[int, int]] = set()
         for row in store.catalog.pack_rows():
-            if row.retired is not None or row.pack in self._based:
+            if row.retired is not None or row.pack_id in self._based:
                 continue
-            if row.pack not in self.table.index_of:  # it came later: its blocks are in no table
-                self._based.add(row.pack)
-                rows = store.catalog.query("SELECT id FROM bases WHERE pack = ?", (row.pack,))
-                bases = {base for (base,) in rows if isinstance(base, bytes)}
-                self._require(store, bases, f"pack number {row.pack}")
+            if not self.table.holds(row):
+                self._based.add(row.pack_id)
+                lacking |= self._bases_of_later(store, row.pack)
             elif row.lease is not None and is_held(store.paths.lease(row.lease)):
-                self._based.add(row.pack)
+                self._based.add(row.pack_id)
                 self.table.keep_bases_of(row.pack)
-        for pack, missing in self.table.mark_bases().items():
-            self.dangling.append(f"blocks of pack number {pack} need {missing} missing chunks")
+        lacking |= self.table.mark_bases()
+        if lacking:
+            self._note_lost_bases(store, lacking)
+
+    def _bases_of_later(self, store: Store, pack: int) -> set[tuple[int, int]]:
+        """Mark the bases of a pack that came later: its blocks are in no table.
+
+        Returns:
+            Pack and block of those that are nowhere.
+        """
+        rows = store.catalog.query("SELECT block, id FROM bases WHERE pack = ?", (pack,))
+        absent = self.table.mark({base for _, base in rows if isinstance(base, bytes)})
+        missing = store.catalog.missing(absent)
+        self.table.add_later(absent - missing)
+        return {(pack, block) for block, base in rows if base in missing}  # type: ignore[misc]
+
+    def _note_lost_bases(self, store: Store, lacking: set[tuple[int, int]]) -> None:
+        """Note differences that need what is missing, as the catalog is now.
+
+        Bases that gc took count for nothing while nothing needs the block: who is writing it,
+        or has found something in it, takes them back when it publishes. Since the table was made
+        they may have been taken back, and items may have been written anew elsewhere.
+        """
+        needed = {
+            (row.pack, row.block)
+            for row in store.catalog.scan_chunks()
+            if (row.pack, row.block) in lacking and self.table.is_needed(row.chunk_id)
+        }
+        for pack, block in sorted(needed):
+            missing = store.catalog.missing(store.catalog.bases(pack, block))
+            if missing:
+                self.dangling.append(
+                    f"block {block} of pack number {pack} needs {len(missing)} missing chunks"
+                )
 
     def refuse_dangling(self) -> None:
         """Raise if anything that is needed is missing.

@@ -3,8 +3,8 @@
 One line a record: 16 hex digits of BLAKE2b-64 over the payload, a space, the
 payload (a JSON array), a newline. The appender holds the catalog lock and forces
 the line to disk before the catalog's commit. A torn last line is normal after a
-crash and is skipped; the next append begins on a fresh line. Normative:
-docs/format/names.md.
+crash and is skipped; the next append begins on a fresh line. What was changed since is
+dropped by :mod:`layerstore.store.names_compaction`. Normative: docs/format/names.md.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 LOG_MAX_BYTES = 1 << 30
 """Ten million changes of a name; more is not a log of ours."""
 
-TAG, UNTAG, RESET, PIN, UNPIN = "tag", "untag", "reset", "pin", "unpin"
+TAG, UNTAG, RESET, PIN, UNPIN, LOG = "tag", "untag", "reset", "pin", "unpin", "log"
+
+_LENGTHS = {TAG: 3, UNTAG: 2, RESET: 1, PIN: 2, UNPIN: 2, LOG: 2}
+
+_LINE_MAX_BYTES = 64 * 1024
+"""Longer than any record of ours: what has no newline for so long is no log."""
 
 Record = tuple[str, ...]
 
@@ -58,8 +64,7 @@ def decode_record(line: bytes) -> Record | None:
         "".join(fields).encode()  # half a surrogate pair has no bytes: no name could be stored
     except (ValueError, RecursionError):
         return None
-    lengths = {TAG: 3, UNTAG: 2, RESET: 1, PIN: 2, UNPIN: 2}
-    if not fields or lengths.get(fields[0]) != len(fields):
+    if not fields or _LENGTHS.get(fields[0]) != len(fields):
         return None
     return tuple(fields)
 
@@ -79,36 +84,55 @@ def decode_log(data: bytes) -> LogContent:
     return LogContent(records, unreadable)
 
 
+class Named:
+    """Names and pins after records, one by one.
+
+    Attributes:
+        names: Name → image id.
+        pins: Names and image ids.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        self.pins: set[str] = set()
+
+    def apply(self, record: Record) -> None:
+        """Do what a record says."""
+        match record[0]:
+            case "reset":
+                self.names.clear()
+                self.pins.clear()
+            case "tag":
+                self.names[record[1]] = record[2]
+            case "untag":
+                self.names.pop(record[1], None)
+            case "pin":
+                self.pins.add(record[1])
+            case "unpin":
+                self.pins.discard(record[1])
+
+
 def replay(records: Iterable[Record], known_images: set[str]) -> dict[str, str]:
     """Return name → image id after all records; names of unknown images change nothing.
 
     A record of an image that was never committed (a crash between this log and the
     catalog) thereby leaves the name where it was.
     """
-    names: dict[str, str] = {}
+    named = Named()
     for record in records:
-        if record[0] == RESET:
-            names.clear()
-        elif record[0] == UNTAG:
-            names.pop(record[1], None)
-        elif record[0] == TAG and record[2] in known_images:
-            names[record[1]] = record[2]
-    return names
+        if record[0] != TAG or record[2] in known_images:
+            named.apply(record)
+    return named.names
 
 
 def replay_pins(
     records: Iterable[Record], names: Mapping[str, str], known_images: set[str]
 ) -> frozenset[str]:
     """Return the pins after all records, those of names and images that are not there left out."""
-    pins: set[str] = set()
+    named = Named()
     for record in records:
-        if record[0] == RESET:
-            pins.clear()
-        elif record[0] == PIN:
-            pins.add(record[1])
-        elif record[0] == UNPIN:
-            pins.discard(record[1])
-    return frozenset(pin for pin in pins if pin in names or pin in known_images)
+        named.apply(record)
+    return frozenset(pin for pin in named.pins if pin in names or pin in known_images)
 
 
 def snapshot(names: Mapping[str, str], pins: Iterable[str] = ()) -> list[Record]:
@@ -158,9 +182,68 @@ def read_log(path: str) -> LogContent:
         raise
 
 
-def log_size(path: str) -> int:
-    """Return the log's size in bytes, 0 when there is none."""
+def fold(path: str) -> Named | None:
+    """Return what a log of any length says in the end, in memory for its names alone.
+
+    Nothing where there is no log, or something that is none.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    named = Named()
     try:
-        return os.stat(path).st_size
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as err:
+        if err.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
+            return None
+        raise
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        while line := file.readline(_LINE_MAX_BYTES):
+            if len(line) == _LINE_MAX_BYTES:
+                return None
+            record = decode_record(line.removesuffix(b"\n"))
+            if record is not None:
+                named.apply(record)
+    return named
+
+
+class Stamp(NamedTuple):
+    """What tells whether catalog and log are of one state.
+
+    Attributes:
+        size: Of the log: while it is appended to, it only grows.
+        log_id: Of its first record: a compacted log is another log. "" before the first time.
+    """
+
+    size: int
+    log_id: str
+
+
+_HEAD_BYTES = 256
+"""Holds the first record of a compacted log."""
+
+_NO_LOG = Stamp(-2, "")
+"""Of a symlink, a pipe: no catalog is of one state with it."""
+
+
+def stamp(path: str) -> Stamp:
+    """Return the stamp of the log at ``path``; what is no log has none of ours."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return 0
+        return Stamp(0, "")
+    except OSError as err:
+        if err.errno in {errno.ELOOP, errno.ENXIO}:
+            return _NO_LOG
+        raise
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return _NO_LOG
+        head = os.pread(fd, _HEAD_BYTES, 0)
+    finally:
+        os.close(fd)
+    record = decode_record(head.partition(b"\n")[0])
+    return Stamp(status.st_size, record[1] if record is not None and record[0] == LOG else "")

@@ -47,7 +47,13 @@ from layerstore.store.records import LayerRecord, decode_layer, encode_layer, la
 from layerstore.store.references import layer_chunks
 from layerstore.store.store import Store
 from layerstore.store.sweep import pack_files
-from layerstore.store.tags import image_facts, insert_image, insert_tags, manifest_config
+from layerstore.store.tags import (
+    image_facts,
+    insert_image,
+    insert_tags,
+    manifest_config,
+    record_stamp,
+)
 
 if TYPE_CHECKING:
     from layerstore.digest import PackId
@@ -266,13 +272,13 @@ class _Rebuild:
         names = names_log.replay(log.records, images)
         # The log may name images that were collected: a size that differs makes the
         # next change of a name write a snapshot first.
-        size = names_log.log_size(self._paths.names_log)
-        if log.unreadable or not size:
+        stamp = names_log.stamp(self._paths.names_log)
+        if log.unreadable or not stamp.size:
             names = {**names, **self._old_names(images)}
-            size = -1
+            stamp = stamp._replace(size=-1)
         insert_tags(connection, sorted(names.items()))
         insert_pins(connection, names_log.replay_pins(log.records, names, images))
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'names_log_size'", (size,))
+        record_stamp(connection, stamp)
         return len(names), log.unreadable
 
     def _old_names(self, images: set[str]) -> dict[str, str]:

@@ -36,7 +36,7 @@ from layerstore.store.tags import delete_image, pin_all, tag_all, unpin_all, unt
 from layerstore.store.usage import note_image_use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from layerstore.digest import ChunkId, DiffId, ImageId, PackId
     from layerstore.formats.pack import Block
@@ -350,16 +350,19 @@ class Store:
             untag_all(connection, self.paths.names_log, [full])
         return image_id
 
-    def remove_image(self, image_id: ImageId, *, force: bool = False) -> bool:
+    def remove_image(
+        self, image_id: ImageId, *, force: bool = False, names: Collection[str] | None = None
+    ) -> bool:
         """Forget an image and all its names, durably; its bytes stay until gc.
 
         Args:
             image_id: The image.
             force: Forget it, and the pins, although it or a name of it is pinned.
+            names: Its names, as somebody saw them: one that it got since keeps it. None for all.
 
         Returns:
-            False when a running session holds the image: its names are gone, and
-            the image goes with the next gc after that session.
+            False when the image stays: for another name, or because a running session
+            holds it. Then its names are gone, and it goes with the next gc after that session.
 
         Raises:
             ImageNotFoundError: Not in the store.
@@ -369,12 +372,15 @@ class Store:
         give_up(self.paths)
         with self.catalog.write() as connection:
             self.image(image_id)
-            names = [name for name, named in self.catalog.tags().items() if named == image_id]
+            named = [name for name, image in self.catalog.tags().items() if image == image_id]
+            going = [name for name in named if names is None or name in names]
+            is_last = len(going) == len(named)
+            targets = [*going, image_id] if is_last else going
             if not force:
-                refuse_pinned(self.catalog, [*names, image_id])
-            unpin_all(connection, self.paths.names_log, [*names, image_id])
-            untag_all(connection, self.paths.names_log, names)
-            return delete_image(connection, image_id)
+                refuse_pinned(self.catalog, targets)
+            unpin_all(connection, self.paths.names_log, targets)
+            untag_all(connection, self.paths.names_log, going)
+            return is_last and delete_image(connection, image_id)
 
     def pins(self) -> frozenset[str]:
         """Return the normalized names and the image ids that are pinned."""

@@ -9,21 +9,20 @@ Packs and blobs are removed under the catalog lock, where they appear too.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import ID_BYTES, PackId
 from layerstore.linux.files import fsync_directory, remove_if_present
 from layerstore.linux.locks import is_held
-from layerstore.linux.removal import remove_tree
+from layerstore.linux.removal import remove_leftover, tree_size
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests
 from layerstore.store.failures import storage_errors
 from layerstore.store.leases import live_leases, lock_file_ids
 from layerstore.store.pacing import Pace, turns
 from layerstore.store.paths import LEASE_PREFIX, PACK_SUFFIX
+from layerstore.store.tags import STAMP_ROWS, recorded_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
 
 
 _FILES_A_TURN = 16
-
-_REMOVALS_MAX = 8
-"""Attempts at removing what somebody else removes at the same time; the rest is the next gc's."""
 
 
 class Leavings(NamedTuple):
@@ -115,8 +111,7 @@ def log_is_ahead(store: Store) -> bool:
     Then the catalog may be an older copy, and files without rows may be somebody's
     only data: they are left alone until the index is rebuilt or the name is set anew.
     """
-    row = store.catalog.one("SELECT value FROM meta WHERE key = 'names_log_size'")
-    if row is not None and row[0] == names_log.log_size(store.paths.names_log):
+    if recorded_stamp(store.catalog.query(STAMP_ROWS)) == names_log.stamp(store.paths.names_log):
         return False
     records = names_log.read_log(store.paths.names_log).records
     known: set[str] = {image.image_id for image in store.images()}
@@ -166,26 +161,7 @@ def _dead_temporaries(catalog: Catalog, *, own_lease: str | None) -> Iterator[tu
         lease_id = name.removeprefix(LEASE_PREFIX).partition(".")[0]
         if lease_id == own_lease or is_held(paths.lease(lease_id)):
             continue
-        yield f"{paths.tmp}/{name}", _tree_size(f"{paths.tmp}/{name}")
-
-
-def _tree_size(path: str) -> int:
-    """Return the bytes of a file or of all files below a directory.
-
-    What vanishes meanwhile, as the remains of a killed build do while its reaper is at
-    work, and what lies deeper than a path can say counts nothing.
-    """
-    total = 0
-    todo = [path]
-    while todo:
-        here = todo.pop()
-        with contextlib.suppress(OSError):
-            status = os.lstat(here)
-            if stat.S_ISDIR(status.st_mode):
-                todo.extend(f"{here}/{name}" for name in os.listdir(here))
-            else:
-                total += status.st_size
-    return total
+        yield f"{paths.tmp}/{name}", tree_size(f"{paths.tmp}/{name}")
 
 
 def remove_leavings(store: Store, *, own_lease: str | None) -> int:
@@ -214,8 +190,8 @@ def _remove_dead_leases(catalog: Catalog, own_lease: str | None) -> int:
     """Remove what dead leases left; no lock is needed, their names are never used again."""
     removed = 0
     for path, size in list(_dead_temporaries(catalog, own_lease=own_lease)):
-        _remove_tree(path)
-        removed += size
+        remove_leftover(path)
+        removed += size - tree_size(path)  # what could not be removed is nobody's gain
     with catalog.locked():
         for lease_id in dead_leases(catalog):
             if lease_id != own_lease:
@@ -258,26 +234,3 @@ def _named_blobs(catalog: Catalog) -> set[object]:
 def retired_size(catalog: Catalog) -> int:
     """Return the bytes of packs that wait for living leases to end."""
     return sum(row.size for row in catalog.pack_rows() if row.retired is not None)
-
-
-def _remove_tree(path: str) -> None:
-    """Remove a leftover; never follows symlinks and never leaves the file system.
-
-    A reaper of the build that left it may be removing it too.
-    """
-    for _ in range(_REMOVALS_MAX):
-        try:
-            if stat.S_ISDIR(os.lstat(path).st_mode):
-                remove_tree(path)
-            else:
-                remove_if_present(path)
-        except FileNotFoundError:
-            continue  # it, or something in it: look again
-        except OSError as err:
-            if err.errno == errno.ENOTEMPTY:
-                continue
-            # Something is mounted there, or it is another member's of a shared store: the
-            # next gc's, or theirs.
-            if err.errno not in {errno.EBUSY, errno.EACCES, errno.EPERM}:
-                raise
-        return

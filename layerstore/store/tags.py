@@ -148,12 +148,30 @@ def log_names(
     They differ when a crash came between an append and its commit: then the log
     holds changes that nobody was promised, and a snapshot of the names sets it right.
     """
-    row = connection.execute("SELECT value FROM meta WHERE key = 'names_log_size'").fetchone()
     todo: list[names_log.Record] = []
-    if row[0] != names_log.log_size(log):
+    stamp = names_log.stamp(log)
+    if recorded_stamp(connection.execute(STAMP_ROWS)) != stamp:
         known = dict(connection.execute("SELECT name, image_id FROM tags").fetchall())
         pins = [row[0] for row in connection.execute("SELECT target FROM pins")]
         todo = names_log.snapshot(known, pins)
     todo.extend(records)
     size = names_log.append(log, todo)
-    connection.execute("UPDATE meta SET value = ? WHERE key = 'names_log_size'", (size,))
+    record_stamp(connection, stamp._replace(size=size))
+
+
+STAMP_ROWS = "SELECT key, value FROM meta WHERE key IN ('names_log_size', 'names_log_id')"
+
+
+def recorded_stamp(rows: Iterable[tuple[object, ...]]) -> names_log.Stamp:
+    """Return the stamp of names.log that the catalog has, from its ``STAMP_ROWS``."""
+    values = {str(key): value for key, value in rows}
+    size = values.get("names_log_size")
+    return names_log.Stamp(
+        size if isinstance(size, int) else -1, str(values.get("names_log_id", ""))
+    )
+
+
+def record_stamp(connection: sqlite3.Connection, stamp: names_log.Stamp) -> None:
+    """Note, inside a write transaction, that the catalog and names.log are of one state."""
+    rows = [("names_log_size", stamp.size), ("names_log_id", stamp.log_id)]
+    connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)

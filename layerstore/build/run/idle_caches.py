@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.run.caches import LOCK_NAME
 from layerstore.linux.locks import FileLock, LockBusyError
-from layerstore.linux.removal import remove_tree
+from layerstore.linux.removal import remove_leftover, tree_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +45,7 @@ def find_idle_caches(root: Path) -> list[IdleCache]:
     for name in names:
         lock_path = f"{root}/{name}/{LOCK_NAME}"
         with contextlib.suppress(OSError), FileLock(lock_path, wait=False):
-            found.append(IdleCache(name, _size(f"{root}/{name}"), os.stat(lock_path).st_mtime))
+            found.append(IdleCache(name, tree_size(f"{root}/{name}"), os.stat(lock_path).st_mtime))
     return sorted(found, key=lambda cache: (-cache.used, cache.name))
 
 
@@ -62,22 +61,9 @@ def remove_idle_caches(root: Path, caches: Iterable[IdleCache]) -> list[IdleCach
                     # Aside first: a step may make a cache of this name at any moment.
                     aside = f"{root}/{cache.name}.gone-{os.getpid()}"
                     os.rename(top, aside)
-                    remove_tree(aside)
-                    gone.append(cache)
+                    remove_leftover(aside)
+                    if not os.path.lexists(aside):
+                        gone.append(cache)
         except (LockBusyError, FileNotFoundError):
             continue
     return gone
-
-
-def _size(path: str) -> int:
-    total = 0
-    todo = [path]
-    while todo:
-        here = todo.pop()
-        with contextlib.suppress(OSError):
-            status = os.lstat(here)
-            if stat.S_ISDIR(status.st_mode):
-                todo.extend(f"{here}/{name}" for name in os.listdir(here))
-            else:
-                total += status.st_size
-    return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -13,7 +14,11 @@ import pytest
 from layerstore.build.graph import MountSpec
 from layerstore.build.run.caches import take_caches
 from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
+from layerstore.linux import removal
+from layerstore.store.records import CacheRecord
+from layerstore.store.store import Store
 from tests.support.cli import Cli
+from tests.support.store import put_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +65,28 @@ def test_a_cache_in_use_is_neither_listed_nor_removed(tmp_path: Path, sharing: s
     assert len(find_idle_caches(tmp_path)) == 1
 
 
+def test_a_cache_that_may_not_be_removed_is_no_failure(tmp_path: Path, monkeypatch) -> None:
+    """Of a shared store another member's, whose files are closed to the group."""
+    fill(tmp_path, "a", 10)
+    fill(tmp_path, "b", 20)
+    idle = find_idle_caches(tmp_path)
+    refused = f"{tmp_path}/{idle[0].name}."
+    remove_tree = removal.remove_tree
+
+    def may_not(path: str) -> None:
+        if path.startswith(refused):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        remove_tree(path)
+
+    monkeypatch.setattr(removal, "remove_tree", may_not)
+    assert remove_idle_caches(tmp_path, idle) == idle[1:]
+    monkeypatch.undo()
+    assert [cache.size for cache in remove_idle_caches(tmp_path, find_idle_caches(tmp_path))] == [
+        idle[0].size
+    ]
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_step_that_waited_for_a_removed_cache_makes_it_anew(tmp_path: Path) -> None:
     fill(tmp_path, "a", 10)
     stop = threading.Event()
@@ -99,3 +126,37 @@ def test_gc_collects_them_by_age_or_all(tmp_path: Path) -> None:
     assert len(os.listdir(root)) == 1
     assert cli.ok("gc", "--all", "--json").json()["cache_mount_bytes"] == 50
     assert os.listdir(root) == []
+
+
+def test_a_cap_says_that_it_does_not_count_them(tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "store")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    cli.ok("import", tree, "-t", "a:1")
+    assert "cache mounts" not in cli.ok("gc", "--max-size", "1g").err
+    fill(tmp_path / "store" / "cache-mounts", "old", 700, 40)
+    told = cli.ok("gc", "--max-size", "1g")
+    assert "--max-size does not count cache mounts, which hold 700B" in told.err
+    assert "cache mounts" not in told.out
+    assert len(os.listdir(tmp_path / "store" / "cache-mounts")) == 1
+    assert "cache mounts" not in cli.ok("gc").err
+
+
+def test_ages_are_measured_before_anything_goes(tmp_path: Path) -> None:
+    """Without the uses of what is removed there would be a silence, and a doubt of the clock."""
+    cli = Cli(tmp_path / "store")
+    with Store.open(tmp_path / "store", create=True) as store:
+        now = time.time()
+        for number, days in enumerate((160, 80, 0)):
+            with store.begin("build") as session:
+                layer = put_layer(session, {b"f": b"%d" % number}).diff_id
+                used = now - days * 86400
+                session.cache_put(CacheRecord(str(number), layer, b"", used))
+    root = tmp_path / "store" / "cache-mounts"
+    fill(root, "old", 700, 150)
+    fill(root, "new", 50)
+    rules = ("--keep-cache-within", "30d", "--json")
+    planned = cli.ok("gc", "--dry-run", *rules).json()
+    done = cli.ok("gc", *rules).json()
+    assert planned["cache_mount_bytes"] == done["cache_mount_bytes"] == 700
+    assert len(done["cache_keys"]) == 2

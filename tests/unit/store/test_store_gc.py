@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from layerstore.linux import removal
 from layerstore.linux.locks import FileLock
 from layerstore.store.check import check
 from layerstore.store.failures import DanglingReferenceError, GcRunningError
@@ -374,6 +376,26 @@ def test_remains_that_somebody_else_removes_meanwhile_are_no_failure(root: Path)
             execute(plan_gc(store))
         with contextlib.suppress(FileNotFoundError):  # gc was quicker than its mkdir
             work.result()
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EACCES, errno.EPERM])
+def test_remains_that_cannot_be_removed_are_not_said_to_be_freed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Something is mounted below them, or they are another member's of a shared store."""
+    add_image(root, "keep", KEEP)
+    remains = root / "tmp" / "lease-0123456789abcdef.build"
+    remains.mkdir()
+    (remains / "f").write_bytes(b"x" * 1000)
+
+    def refused(path: str) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    with Store.open(root) as store:
+        monkeypatch.setattr(removal, "remove_tree", refused)
+        assert execute(plan_gc(store)).freed_bytes == 0
+        monkeypatch.undo()
+        assert execute(plan_gc(store)).freed_bytes == 1000
 
 
 def test_asking_who_holds_a_lease_stops_nobody_from_beginning_one(root: Path) -> None:

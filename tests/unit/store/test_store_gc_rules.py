@@ -14,13 +14,16 @@ from layerstore.store import compaction
 from layerstore.store.check import check
 from layerstore.store.compaction import MERGE_COUNT
 from layerstore.store.explain import explain
+from layerstore.store.failures import DanglingReferenceError
 from layerstore.store.gc import execute, plan_gc
+from layerstore.store.names import AmbiguousIdError
 from layerstore.store.records import CacheRecord
 from layerstore.store.retention import KeepRules
 from layerstore.store.store import Store
 from layerstore.store.usage import image_uses, note_image_use, step_uses
 from tests.support.store import (
     add_image,
+    add_version,
     assert_sound,
     blobs_of,
     disk_bytes,
@@ -427,3 +430,31 @@ def test_why_layers_and_packs_are_kept(root: Path) -> None:
         assert 0 < found.packs[0].living <= pack.size
         with pytest.raises(NotFoundError, match="no image, layer or pack"):
             explain(store, "feedfeed")
+
+
+def test_a_pack_of_bases_is_kept_by_who_hangs_on_them(root: Path) -> None:
+    one = {b"d/%d" % n: noise(n, 60_000) for n in range(5)}
+    base = add_version(root, "app:1", one)
+    image = add_version(root, "app:2", {path: data + b"!" for path, data in one.items()})
+    with Store.open(root) as store:
+        store.remove_image(base.image_id)
+        execute(plan_gc(store))
+        assert {row.depth for row in store.catalog.block_rows()} == {0, 1}
+        first = min(store.catalog.pack_rows(), key=lambda row: row.pack)
+        found = explain(store, first.pack_id.hex()[:12])
+        assert [kept.diff_id for kept in found.layers] == list(image.layers)
+
+
+def test_a_question_that_is_not_clear_says_so(root: Path) -> None:
+    add_image(root, "web:1", files_of("own"))
+    with Store.open(root) as store:
+        with store.catalog.write() as connection:
+            for last in "01":
+                row = (f"sha256:{'ab' * 31}0{last}", b"", b"")
+                connection.execute("INSERT INTO layers VALUES (?, ?, ?)", row)
+        with pytest.raises(AmbiguousIdError, match="several layers or packs"):
+            explain(store, "abababab")
+        with store.catalog.write() as connection:
+            connection.execute("DELETE FROM images")
+        with pytest.raises(DanglingReferenceError, match="which the store lacks"):
+            explain(store, "web:1")

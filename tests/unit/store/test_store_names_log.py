@@ -18,12 +18,12 @@ RECORDS = [("tag", "a:1", "sha256:x"), ("untag", "a:1"), ("reset",), ("tag", "b:
 
 def test_records_round_trip(tmp_path: Path) -> None:
     path = str(tmp_path / "names.log")
-    assert names_log.log_size(path) == 0
+    assert names_log.stamp(path) == (0, "")
     size = 0
     for record in RECORDS:
         size = names_log.append(path, [record])
     data = (tmp_path / "names.log").read_bytes()
-    assert size == len(data) == names_log.log_size(path)
+    assert names_log.stamp(path) == (size, "") == (len(data), "")
     assert names_log.decode_log(data) == names_log.LogContent(RECORDS, 0)
 
 
