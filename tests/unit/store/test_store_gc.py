@@ -422,16 +422,19 @@ def test_a_copy_that_is_there_already_keeps_what_was_copied_into_it(tmp_path: Pa
     """The living part of two packs may come out as one of them, which also holds the other's."""
     root = tmp_path / "store"
     both, dead, more = noise(1, 20_000), noise(2, 20_000), noise(3, 20_000)
-    with Store.open(root, create=True) as store, store.begin("one") as one:
-        with store.begin("two") as two:
-            for session, second in ((one, dead), (two, more)):
-                session.put_chunk(both)
-                session.put_chunk(second)
-                session._settle()  # so that neither knows of the other's
-            one.flush()
-            two.flush()
-            assert len(store.catalog.pack_rows()) == 2
-            put_image(two, {b"both": both, b"more": more}, names=["kept"])
+    with (
+        Store.open(root, create=True) as store,
+        store.begin("one") as one,
+        store.begin("two") as two,
+    ):
+        for session, second in ((one, dead), (two, more)):
+            session.put_chunk(both)
+            session.put_chunk(second)
+            session._settle()  # so that neither knows of the other's
+        one.flush()
+        two.flush()
+        assert len(store.catalog.pack_rows()) == 2
+        put_image(two, {b"both": both, b"more": more}, names=["kept"])
     with Store.open(root) as store:
         report = execute(plan_gc(store))
         assert report.packs_rewritten == 1
