@@ -274,6 +274,25 @@ def test_a_newer_store_is_refused_with_a_hint(root: Path) -> None:
             Store.open(root)
 
 
+@pytest.mark.parametrize("sizes", [(64, 128, 2048), (64, 256, 1023), (64, 256, 1024)])
+def test_cut_parameters_are_refused_or_cut(root: Path, sizes: tuple[int, int, int]) -> None:
+    """Whoever wrote config.toml: content is cut as it says, or the store is not opened."""
+    Store.open(root, create=True).close()
+    config = root / "config.toml"
+    written = config.read_text()
+    for name, old, new in zip(
+        ("min", "average", "max"), (16384, 65536, 262144), sizes, strict=True
+    ):
+        written = written.replace(f"\n{name}_bytes = {old}", f"\n{name}_bytes = {new}")
+    config.write_text(written.replace("whole_max_bytes = 262144", "whole_max_bytes = 1"))
+    if sizes == (64, 256, 1024):
+        add_image(root, "web", {b"f": b"x" * 5000})
+        assert_sound(root, {"web": [{b"f": b"x" * 5000}]})
+    else:
+        with pytest.raises(UnsupportedVersionError, match="parameters"):
+            add_image(root, "web", {b"f": b"x" * 5000})
+
+
 def test_a_newer_catalog_is_refused(root: Path) -> None:
     add_image(root, "web", {b"f": b"x"})
     with Store.open(root) as store, store.catalog.write() as connection:
