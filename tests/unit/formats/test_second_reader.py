@@ -12,7 +12,6 @@ import re
 import sqlite3
 import struct
 import tomllib
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +20,9 @@ import pytest
 import zstandard
 from blake3 import blake3
 
-from layerstore.chunking.cutter import CutParameters, cut_stream
+from layerstore.chunking.cutter import CutParameters
 from tests.support.cli import Cli
+from tests.support.cuts import cut_lengths
 from tests.support.store import noise, versions
 from tests.support.tars import END, fill, header
 
@@ -87,9 +87,7 @@ class Packs:
         pack, block, start, length = self.places[item_id]
         prefix = b"".join(self.item(base) for base in block["bases"])
         frame = pack[block["offset"] :][: block["stored"]]
-        dictionary = zstandard.ZstdCompressionDict(
-            prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT
-        )
+        dictionary = zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
         decoder = zstandard.ZstdDecompressor(dict_data=dictionary if prefix else None)
         plain = decoder.decompress(frame)
         assert len(plain) == block["raw"]
@@ -241,10 +239,7 @@ def cut(content: bytes, chunking: dict[str, Any]) -> list[int]:
     if len(content) <= chunking["whole_max_bytes"]:
         return [len(content)] if content else []
     least, average, most = (chunking[f"{word}_bytes"] for word in ("min", "average", "max"))
-    gear = [
-        int.from_bytes(hashlib.md5(bytes([n]) * 64).digest()[:8], "big")  # noqa: S324
-        for n in range(256)
-    ]
+    gear = [int.from_bytes(hashlib.md5(bytes([n]) * 64).digest()[:8], "big") for n in range(256)]
     bits, level = average.bit_length() - 1, chunking["normalization"]
     mask = masks()
     lengths, start = [], 0
@@ -357,8 +352,4 @@ def test_the_documented_cut_is_that_of_the_store(made: Made, size: int) -> None:
     algorithm = chunking.pop("algorithm")
     content = noise(size, size // 2) + b"even text " * (size // 10)
     assert algorithm == "fastcdc-2020"
-    expected = [
-        len(chunk)
-        for chunk in cut_stream(BytesIO(content).read, len(content), CutParameters(**chunking))
-    ]
-    assert cut(content, chunking) == expected
+    assert cut(content, chunking) == cut_lengths(content, CutParameters(**chunking))
