@@ -31,7 +31,14 @@ def register(app: typer.Typer) -> None:
     app.command("tag")(tag)
 
 
-def inspect_images(context: typer.Context, images: _Images) -> None:
+def inspect_images(
+    context: typer.Context,
+    images: _Images,
+    *,
+    _as_json: Annotated[
+        bool, typer.Option("--json", help="What it prints anyway; also --format json.")
+    ] = False,
+) -> None:
     """Print everything about images, as docker's JSON."""
     from layerstore.image.images import inspect
 

@@ -129,6 +129,11 @@ def save(
     from layerstore.image.layout import save_oci_archive, save_oci_layout
 
     chosen = _compression(compression)
+    if output == STDIO:
+        raise InputError(
+            "a layout cannot be written to stdout",
+            hint="name a directory, or a file that ends in .tar",
+        )
     is_archive = output.endswith(".tar")
     write = save_oci_archive if is_archive else save_oci_layout
     with (
