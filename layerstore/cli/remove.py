@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from layerstore.cli.common import DryRun, Json, resolve_image, settings_of
+from layerstore.cli.common import DryRun, Json, settings_of
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import short_id, write_json, write_line
 
@@ -89,7 +89,7 @@ def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) 
     """Return what removing ``reference`` means once the names in ``gone`` are gone."""
     from layerstore.store.pins import refuse_pinned
 
-    image = resolve_image(store, reference)
+    image = store.resolve(reference)
     names = [
         name
         for name, image_id in store.tags().items()
@@ -168,7 +168,7 @@ def _doomed_names(
 ) -> list[str]:
     """Return the names that removing ``reference`` takes away."""
     from layerstore.errors import ConflictError
-    from layerstore.image.reference import lookup_form
+    from layerstore.formats.reference import lookup_form
 
     form = lookup_form(reference)
     if form in names or f"{form}:latest" in names:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import DiffId, Digest, ImageId, PackId
 from layerstore.errors import LayerstoreError, NotFoundError
+from layerstore.formats.reference import PREFIX_MIN_HEX
 from layerstore.store.item_table import ItemTable
 from layerstore.store.leases import live_leases
 from layerstore.store.marks import Marks, Roots, find_roots, view_roots
-from layerstore.store.names import PREFIX_MIN_HEX
 from layerstore.store.records import decode_layer
 from layerstore.store.references import layer_chunks
 from layerstore.store.usage import step_uses

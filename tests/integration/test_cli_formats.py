@@ -54,9 +54,9 @@ def test_a_layout_does_not_go_to_stdout(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_an_endless_dockerfile_is_refused(cli: Cli, tmp_path: Path) -> None:
+    limited = 'ulimit -v 1000000; exec "$@" < /dev/zero'
     done = subprocess.run(
-        ["sh", "-c", 'ulimit -v 1000000; exec "$@" < /dev/zero', "sh"]
-        + cli.command("build", "-f", "-", tmp_path),
+        ["sh", "-c", limited, "sh", *cli.command("build", "-f", "-", tmp_path)],
         capture_output=True,
         text=True,
         env=cli.environment(),

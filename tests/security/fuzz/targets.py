@@ -210,7 +210,7 @@ def read_stored_manifest(data: bytes) -> None:
 
 def read_reference(data: bytes) -> None:
     """A name that is accepted is the same when it is read again."""
-    from layerstore.image.reference import lookup_form, parse_reference
+    from layerstore.formats.reference import lookup_form, parse_reference
 
     text = os.fsdecode(data)
     reference = parse_reference(text)
