@@ -44,10 +44,6 @@ if TYPE_CHECKING:
 LOCK_BUCKETS_HEX = 2
 """Chains and targets share 256 lock files each, so that lock files need never be removed."""
 
-PROCESS_USER = "process-"
-"""Users called ``process-PID-...`` need an instance as long as that process lives; all other
-users are ids of views, and need it as long as the view's record exists."""
-
 READY_FD = 3
 LIFE_FD = 4
 """Descriptors a server finds open: where it reports, and whose end of file means die."""
@@ -99,7 +95,7 @@ def acquire(store_root: str, layers: Sequence[DiffId], user: str) -> Lower:
     Args:
         store_root: An existing store.
         layers: Diff ids, lowest first.
-        user: A file name, unique among this chain's users; give it to :func:`release`.
+        user: The id of a view, whose record is there; give it to :func:`release`.
 
     Raises:
         UnsupportedError: FUSE is missing here; the hint says how to get it.
@@ -172,11 +168,8 @@ def _is_needed(store_root: str, directory: str) -> bool:
     if not is_alive(directory):
         return False
     for user in _names(f"{directory}/users"):
-        if user.startswith(PROCESS_USER):
-            exists = os.path.exists(f"/proc/{user.split('-')[1]}")
-        else:  # a view, whose record is older than its membership here
-            exists = os.path.exists(f"{store_root}/views/{user}.json")
-        if not exists:
+        # A view's record is older than its membership here.
+        if not os.path.exists(f"{store_root}/views/{user}.json"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{directory}/users/{user}")
     return _has_users(directory)

@@ -26,8 +26,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import lowers
 from fuse_mount.holders import describe_holders, is_fuse_mount, is_overlay_of
-from layerstore.digest import DiffId, Digest
-from layerstore.errors import ConflictError, InputError, MountError, NotFoundError, UnsupportedError
+from layerstore.digest import DiffId, parse_digest
+from layerstore.errors import (
+    ConflictError,
+    FormatError,
+    InputError,
+    MountError,
+    NotFoundError,
+    UnsupportedError,
+)
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.files import make_private_dir, read_file
 from layerstore.linux.locks import FileLock
@@ -48,6 +55,9 @@ _ID_HEX = 12
 _RECORD_MAX_BYTES = 1 << 20
 _NO_MOUNT = -1
 """The mount id of views that another store made: equal to no mount's."""
+_TEXTS = ("view_id", "image_id", "image", "target", "mode", "kind", "upper", "lower", "boot_id")
+_NUMBERS = ("mount_id", "device", "namespace")
+_YEAR_10000_S = 253_402_300_800
 _VIEW_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
@@ -447,15 +457,51 @@ def _read(store_root: str, view_id: str) -> MountRecord | None:
     """Return a view's record, or None when there is none (any more)."""
     try:
         value = json.loads(read_file(_path(store_root, view_id), max_bytes=_RECORD_MAX_BYTES))
-        value["layers"] = tuple(DiffId(Digest(layer)) for layer in value["layers"])
-        return _own_record(store_root, view_id, MountRecord(**value))
+        return _own_record(store_root, view_id, _record_of(value))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise MountError(
             f"the record of view {view_id} cannot be read: {err}",
             hint=f"unmount it by hand and remove {_path(store_root, view_id)}",
         ) from err
+
+
+def _record_of(value: object) -> MountRecord:
+    """Return what a record's JSON says; it may be damaged, or another's.
+
+    Raises:
+        ValueError: Names the field that no record has so.
+    """
+    if not isinstance(value, dict) or value.keys() != set(MountRecord._fields):
+        raise ValueError("its fields are not those of a view")
+    for name in _TEXTS:
+        text = value[name]
+        if name == "upper" and text is None:
+            continue
+        if not isinstance(text, str) or not _is_path_text(text):
+            raise ValueError(f"its {name} is no text")
+    for name in _NUMBERS:
+        if type(value[name]) is not int or not 0 <= value[name] < 1 << 64:
+            raise ValueError(f"its {name} is no number that a kernel gives")
+    if type(value["created"]) not in (int, float) or not 0 <= value["created"] < _YEAR_10000_S:
+        raise ValueError("its time is none")
+    layers = value["layers"]
+    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
+        raise ValueError("its layers are no list of digests")
+    try:
+        diff_ids = tuple(DiffId(parse_digest(layer)) for layer in layers)
+    except FormatError as err:
+        raise ValueError(err.message) from err
+    return MountRecord(**{**value, "layers": diff_ids})
+
+
+def _is_path_text(text: str) -> bool:
+    """Whether the kernel could take it for a path: no NUL, nothing that has no bytes."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _own_record(store_root: str, view_id: str, record: MountRecord) -> MountRecord:
@@ -470,7 +516,7 @@ def _own_record(store_root: str, view_id: str, record: MountRecord) -> MountReco
     upper_name = os.path.basename(record.upper) if record.upper is not None else view_id
     if record.view_id != view_id or not upper_name.startswith(view_id):
         raise ValueError("it speaks of another view")
-    chain, instance = record.lower.split("/")[-2:] if record.lower else ("", "")
+    chain, instance = f"/{record.lower}".split("/")[-2:] if record.lower else ("", "")
     if {chain, instance} & {".", ".."}:
         raise ValueError("it names no FUSE instance")
     upper = f"{store_root}/uppers/{upper_name}" if record.upper is not None else None

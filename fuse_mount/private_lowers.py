@@ -15,7 +15,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from fuse_mount import lowers
 from fuse_mount.lowers import chain_name, start_server
 from layerstore.errors import MountError
 from layerstore.linux import mounts
@@ -124,28 +123,3 @@ class PrivateLowers:
                 hint=f"see its log: {self._directory / 'log'}",
             ) from err
         return path
-
-
-class SharedLowers:
-    """A lower provider over the instances that views use: joins one, or starts it.
-
-    For callers that work in the host's mount namespace.
-    """
-
-    def __init__(self, store_root: Path | str) -> None:
-        self._store_root = str(store_root)
-
-    @contextlib.contextmanager
-    def lower(self, layers: Sequence[DiffId]) -> Iterator[Path]:
-        """Show the layers, lowest first, until the context is left.
-
-        Raises:
-            UnsupportedError: FUSE is missing here.
-            MountError: The server could not start.
-        """
-        user = f"{lowers.PROCESS_USER}{os.getpid()}-{os.urandom(4).hex()}"
-        lower = lowers.acquire(self._store_root, layers, user)
-        try:
-            yield Path(lower.root)
-        finally:
-            lowers.release(self._store_root, lower.directory, user)

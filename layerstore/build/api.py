@@ -17,8 +17,8 @@ from layerstore.build.run.settings import RunSettings
 from layerstore.build.solver import Solver
 from layerstore.build.stage import finished_history
 from layerstore.errors import InputError, NotFoundError
+from layerstore.formats.reference import parse_tag_name
 from layerstore.image.images import create_image, host_platform, load_config
-from layerstore.image.reference import parse_tag_name
 from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
 from layerstore.store.usage import note_image_use
 

@@ -58,14 +58,6 @@ class SourceEndedError(Exception):
         self.missing = missing
 
 
-def cut_lengths(data: bytes | bytearray | memoryview, cuts: CutParameters) -> list[int]:
-    """Return the chunk lengths of whole content, in order; empty for no content."""
-    size = len(data)
-    if size <= cuts.whole_max_bytes:
-        return [size] if size else []
-    return list(_fastcdc_lengths(data, cuts))
-
-
 def _fastcdc_lengths(data: bytes | bytearray | memoryview, cuts: CutParameters) -> Iterator[int]:
     from pyfastcdc import FastCDC  # lazily: most commands cut nothing
 

@@ -14,11 +14,13 @@ import typer
 from layerstore.cli.collector import collect_rarely
 from layerstore.cli.common import Settings, fast_command
 from layerstore.cli.output import HELP_WIDTH
+from layerstore.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PROGRAM = "layerstore"
+_FORMATS: dict[str, tuple[str, ...]] = {"json": ("--json",), "table": ()}
 
 
 def build_app() -> typer.Typer:
@@ -130,13 +132,23 @@ def _app_for(word: str) -> typer.Typer:
 def _format_as_flag(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with ``--format json`` written as ``--json``, which means the same.
 
-    Scripts written for docker say the former; every command takes both.
+    Scripts written for docker say the former; every command takes both. Tables are what
+    commands print without either.
+
+    Raises:
+        InputError: Another format.
     """
-    line = list(arguments)
-    end = line.index("--") if "--" in line else len(line)
-    for position in reversed(range(end)):
-        if line[position] == "--format=json":
-            line[position] = "--json"
-        elif line[position : position + 2] == ["--format", "json"]:
-            line[position : position + 2] = ["--json"]
+    line: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--":
+            return [*line, word, *rest]
+        option, equals, value = word.partition("=")
+        if option != "--format":
+            line.append(word)
+            continue
+        value = value if equals else next(rest, "")
+        if value not in _FORMATS:
+            raise InputError(f"{value!r} is not a format", hint="--format table or --format json")
+        line += _FORMATS[value]
     return line

@@ -108,7 +108,7 @@ def _request(
     no_cache: bool,
     network: str,
 ) -> BuildRequest:
-    from layerstore.build.api import BuildRequest
+    from layerstore.build.api import DOCKERFILE_MAX_BYTES, BuildRequest
 
     if str(directory) == STDIO:
         raise InputError(
@@ -122,7 +122,7 @@ def _request(
     return BuildRequest(
         context=directory,
         dockerfile=Path("stdin") if from_stdin else Path(file) if file else None,
-        dockerfile_text=sys.stdin.buffer.read() if from_stdin else None,
+        dockerfile_text=sys.stdin.buffer.read(DOCKERFILE_MAX_BYTES + 1) if from_stdin else None,
         tags=tuple(tags or ()),
         target=target,
         no_cache=no_cache,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli.common import DryRun, Json, resolve_image, settings_of
+from layerstore.cli.common import DryRun, Json, settings_of
 from layerstore.cli.output import short_id, write_json, write_line
 from layerstore.cli.progress import terminal_progress
 from layerstore.errors import InputError, IntegrityError
@@ -80,7 +80,7 @@ def check_store(
             _repair(settings.root, (), progress, dry_run=False, as_json=as_json)
             return
         with settings.open_store() as store:
-            only = [resolve_image(store, image).image_id for image in images or ()]
+            only = [store.resolve(image).image_id for image in images or ()]
             report = check(store, read_data=read_data, only=only, progress=progress)
     if as_json:
         write_json(_check_to_json(report))

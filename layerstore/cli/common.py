@@ -9,7 +9,6 @@ import typer
 from layerstore.cli.settings import current_root
 
 if TYPE_CHECKING:
-    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines; also --format json.")]
@@ -65,15 +64,3 @@ def fast_command(app: typer.Typer, name: str) -> None:
         add_help_option=False,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )(pass_through)
-
-
-def resolve_image(store: Store, text: str) -> ImageRecord:
-    """Return the image that a person's words name.
-
-    Raises:
-        ImageNotFoundError: There is none.
-        InputError: The words are neither a name nor an id.
-    """
-    from layerstore.image.reference import lookup_form
-
-    return store.resolve(lookup_form(text))

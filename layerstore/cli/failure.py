@@ -36,6 +36,7 @@ _HINTS = {
     errno.EACCES: "run it as a user who may, or choose another place",
     errno.EPERM: "this needs more privileges; run it as root",
     errno.ENOENT: "check the path",
+    errno.EBADF: "stdin or stdout is closed; redirect it to a file or to /dev/null",
     errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
 }
 

@@ -115,7 +115,7 @@ def _images(options: argparse.Namespace, root: str) -> int:
 def _matches(name: str, wanted: str | None) -> bool:
     if wanted is None:
         return True
-    from layerstore.image.reference import parse_reference, split_name
+    from layerstore.formats.reference import parse_reference, split_name
 
     reference = parse_reference(wanted)
     repository, tag = split_name(name)
@@ -227,12 +227,11 @@ def _mount_options(parser: argparse.ArgumentParser) -> None:
 
 def _mount(options: argparse.Namespace, root: str) -> int:
     from fuse_mount.mounts import mount
-    from layerstore.image.reference import lookup_form
     from layerstore.store.names import resolve
     from layerstore.store.usage import note_image_use
 
     with contextlib.closing(_open_catalog(root)) as catalog:
-        image = resolve(catalog, lookup_form(options.image))
+        image = resolve(catalog, options.image)
 
         def confirm() -> None:
             if catalog.image_after_writers(image.image_id) is None:

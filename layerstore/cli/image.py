@@ -10,7 +10,6 @@ from layerstore.cli.common import (
     Json,
     NoTrunc,
     Quiet,
-    resolve_image,
     settings_of,
 )
 from layerstore.cli.output import age, short_id, shorten, write_json, write_line, write_table
@@ -31,12 +30,19 @@ def register(app: typer.Typer) -> None:
     app.command("tag")(tag)
 
 
-def inspect_images(context: typer.Context, images: _Images) -> None:
+def inspect_images(
+    context: typer.Context,
+    images: _Images,
+    *,
+    _as_json: Annotated[
+        bool, typer.Option("--json", help="What it prints anyway; also --format json.")
+    ] = False,
+) -> None:
     """Print everything about images, as docker's JSON."""
     from layerstore.image.images import inspect
 
     with settings_of(context).open_store() as store:
-        write_json([inspect(store, resolve_image(store, image)) for image in images])
+        write_json([inspect(store, store.resolve(image)) for image in images])
 
 
 def show_history(
@@ -51,7 +57,7 @@ def show_history(
     from layerstore.image.images import history
 
     with settings_of(context).open_store() as store:
-        rows = history(store, resolve_image(store, image))
+        rows = history(store, store.resolve(image))
     if as_json:
         write_json([_step_to_json(row) for row in rows])
     elif quiet:
@@ -105,8 +111,8 @@ def tag(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new name, NAME[:TAG].")],
 ) -> None:
     """Give an image one more name; a name that exists moves."""
-    from layerstore.image.reference import parse_tag_name
+    from layerstore.formats.reference import parse_tag_name
 
     full_name = parse_tag_name(name)
     with settings_of(context).open_store() as store:
-        store.tag(full_name, resolve_image(store, source).image_id)
+        store.tag(full_name, store.resolve(source).image_id)

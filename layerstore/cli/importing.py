@@ -103,7 +103,7 @@ def full_names(names: Sequence[str] | None) -> tuple[str, ...]:
     Raises:
         InputError: One is not a name with a tag.
     """
-    from layerstore.image.reference import parse_tag_name
+    from layerstore.formats.reference import parse_tag_name
 
     return tuple(parse_tag_name(name) for name in names or ())
 

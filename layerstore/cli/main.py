@@ -26,6 +26,10 @@ def main() -> int:
     """Run the command line of this process and return its exit code."""
     # Imports leave no cycles worth looking for; commands that live longer enable it again.
     gc.disable()
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from layerstore.cli.descriptors import occupy_closed
+
+        occupy_closed()
     signal.signal(signal.SIGTERM, _terminate)
     return guarded(lambda: dispatch(sys.argv[1:]))
 

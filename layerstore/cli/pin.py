@@ -35,14 +35,12 @@ def unpin(context: typer.Context, images: _Images) -> None:
 
 def _each(context: typer.Context, images: list[str], *, pinned: bool) -> None:
     from layerstore.errors import LayerstoreError
-    from layerstore.image.reference import lookup_form
 
     failures: list[LayerstoreError] = []
     with settings_of(context).open_store() as store:
         for image in images:
             try:
-                form = lookup_form(image)
-                target = store.pin(form) if pinned else store.unpin(form)
+                target = store.pin(image) if pinned else store.unpin(image)
             except LayerstoreError as err:
                 failures.append(err)
             else:

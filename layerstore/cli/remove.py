@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from layerstore.cli.common import DryRun, resolve_image, settings_of
+from layerstore.cli.common import DryRun, Json, settings_of
 from layerstore.cli.failure import tell_all
-from layerstore.cli.output import short_id, write_line
+from layerstore.cli.output import short_id, write_json, write_line
 
 if TYPE_CHECKING:
     from layerstore.errors import LayerstoreError
     from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.removal import RemovalEffect
     from layerstore.store.store import Store
 
 _Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Names or ids.")]
@@ -37,6 +38,7 @@ def remove(
         ),
     ] = False,
     dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Remove names of images, and images without names.
 
@@ -51,20 +53,28 @@ def remove(
         for reference in images:
             try:
                 removal = _plan_removal(store, reference, gone, force=force)
+                if not dry_run:
+                    _execute_removal(store, removal, force=force)
             except LayerstoreError as err:
                 failures.append(err)
                 continue
             gone.update(removal.names)
             removals.append(removal)
-            if not dry_run:
-                _execute_removal(store, removal, force=force)
-            for name in removal.names:
-                write_line(f"Untagged: {name}")
-            if removal.is_last:
-                write_line(f"Deleted: {removal.image.image_id}")
-        if dry_run:
-            _tell_freed(store, removals, force=force)
+            if not as_json:
+                _tell_removal(removal)
+        freed = _freed(store, removals, force=force) if dry_run else None
+    if as_json:
+        write_json(_to_json(removals, freed))
+    elif freed is not None:
+        _tell_freed(freed)
     tell_all(failures)
+
+
+def _tell_removal(removal: _Removal) -> None:
+    for name in removal.names:
+        write_line(f"Untagged: {name}")
+    if removal.is_last:
+        write_line(f"Deleted: {removal.image.image_id}")
 
 
 class _Removal(NamedTuple):
@@ -79,7 +89,7 @@ def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) 
     """Return what removing ``reference`` means once the names in ``gone`` are gone."""
     from layerstore.store.pins import refuse_pinned
 
-    image = resolve_image(store, reference)
+    image = store.resolve(reference)
     names = [
         name
         for name, image_id in store.tags().items()
@@ -102,13 +112,18 @@ def _execute_removal(store: Store, removal: _Removal, *, force: bool) -> None:
         store.untag(name, force=force)
 
 
-def _tell_freed(store: Store, removals: list[_Removal], *, force: bool) -> None:
-    """Print what is attributed to what goes, and what collecting would then free."""
+class _Freed(NamedTuple):
+    """What is attributed to what goes, and what collecting would then free."""
+
+    attributed_bytes: int
+    effect: RemovalEffect
+
+
+def _freed(store: Store, removals: list[_Removal], *, force: bool) -> _Freed:
     from layerstore.measure.attribution import attribute
     from layerstore.measure.inventory import take_inventory
     from layerstore.measure.ledger import ChunkReader, freed_by_removing
     from layerstore.store.removal import removal_effect
-    from layerstore.units import format_size
 
     gone = {name for removal in removals for name in removal.names}
     tags = store.tags()
@@ -119,15 +134,29 @@ def _tell_freed(store: Store, removals: list[_Removal], *, force: bool) -> None:
     attribution = attribute(inventory, ChunkReader(store, inventory))
     attributed = freed_by_removing(inventory, attribution, nameless)
     unpinned = [removal.image.image_id for removal in removals if removal.is_last and force]
-    effect = removal_effect(store, gone, unpinned)
-    more = effect.freed_bytes - effect.freed_anyway_bytes
+    return _Freed(attributed, removal_effect(store, gone, unpinned))
+
+
+def _to_json(removals: list[_Removal], freed: _Freed | None) -> dict[str, object]:
+    return {
+        "dry_run": freed is not None,
+        "untagged": [name for removal in removals for name in removal.names],
+        "deleted": [removal.image.image_id for removal in removals if removal.is_last],
+        "freed": freed and {"attributed_bytes": freed.attributed_bytes, **freed.effect._asdict()},
+    }
+
+
+def _tell_freed(freed: _Freed) -> None:
+    from layerstore.units import format_size
+
+    effect = freed.effect
 
     def say(what: str, size: int) -> None:
         write_line(f"{what} {format_size(size)} ({size} bytes)")
 
-    say("only what goes needs", attributed)
+    say("only what goes needs", freed.attributed_bytes)
     say("gc would then free", effect.freed_bytes)
-    say("  of this, without the removal", effect.freed_bytes - more)
+    say("  of this, without the removal", effect.freed_anyway_bytes)
     if effect.deferred_bytes:
         say("  and when running commands have ended", effect.deferred_bytes)
     if effect.compact_bytes > effect.freed_bytes:
@@ -139,7 +168,7 @@ def _doomed_names(
 ) -> list[str]:
     """Return the names that removing ``reference`` takes away."""
     from layerstore.errors import ConflictError
-    from layerstore.image.reference import lookup_form
+    from layerstore.formats.reference import lookup_form
 
     form = lookup_form(reference)
     if form in names or f"{form}:latest" in names:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerstore.cli.clock import now_rfc3339
-from layerstore.cli.common import Json, Quiet, resolve_image, settings_of
+from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.importing import full_names, tell_new_image
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.progress import terminal_progress
@@ -100,7 +100,7 @@ def export(
     from layerstore.store.usage import note_image_use
 
     with settings_of(context).open_store() as store:
-        found = resolve_image(store, image)
+        found = store.resolve(image)
         note_image_use(store.paths, found.image_id)
         with output_stream(output) as stream:
             export_rootfs(store, found.layers, stream)
@@ -129,6 +129,11 @@ def save(
     from layerstore.image.layout import save_oci_archive, save_oci_layout
 
     chosen = _compression(compression)
+    if output == STDIO:
+        raise InputError(
+            "a layout cannot be written to stdout",
+            hint="name a directory, or a file that ends in .tar",
+        )
     is_archive = output.endswith(".tar")
     write = save_oci_archive if is_archive else save_oci_layout
     with (
@@ -151,11 +156,11 @@ def save(
 
 def _named(store: Store, text: str) -> NamedImage:
     """Return an image with the name to save it under: the one it was asked for by, or its first."""
+    from layerstore.formats.reference import lookup_form
     from layerstore.image.layout import NamedImage
-    from layerstore.image.reference import lookup_form
     from layerstore.store.usage import note_image_use
 
-    image = resolve_image(store, text)
+    image = store.resolve(text)
     note_image_use(store.paths, image.image_id)
     names = [name for name, image_id in store.tags().items() if image_id == image.image_id]
     form = lookup_form(text)

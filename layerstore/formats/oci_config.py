@@ -15,7 +15,7 @@ import re
 
 from msgspec import Struct
 
-from layerstore.digest import DiffId, ImageId, parse_digest, sha256_digest
+from layerstore.digest import DiffId, parse_digest
 from layerstore.errors import FormatError, LimitExceededError
 from layerstore.formats import strict_json
 from layerstore.formats._fields import Fields
@@ -154,11 +154,6 @@ def encode_config(config: ImageConfig) -> bytes:
         "rootfs": {**config.rootfs_extra, "diff_ids": list(config.diff_ids), "type": "layers"},
     }
     return strict_json.encode(plain)
-
-
-def image_id_of(encoded: bytes) -> ImageId:
-    """Return the id of the image whose config has these bytes."""
-    return ImageId(sha256_digest(encoded))
 
 
 def container_config_to_json(config: ContainerConfig) -> dict[str, object]:

@@ -56,19 +56,6 @@ class Plan(NamedTuple):
     literal_bytes: int
 
 
-def encode_plan(steps: Sequence[tuple[int, int]], tail: int, own: Sequence[int]) -> bytes:
-    """Return the beginning of a recipe; its literals and then its own contents follow it.
-
-    Args:
-        steps: (literal bytes, number of the source after them) in the tar's order.
-        tail: Literal bytes after the last content.
-        own: Lengths of the recipe's own contents.
-    """
-    pieces: list[bytes] = []
-    head = write_plan(pieces.append, len(steps), steps, tail, own)
-    return head + b"".join(pieces)
-
-
 def write_plan(
     write: Callable[[bytes], object],
     count: int,
@@ -76,14 +63,16 @@ def write_plan(
     tail: int,
     own: Sequence[int],
 ) -> bytes:
-    """Write a plan piece by piece and return what comes before it; see :func:`encode_plan`.
+    """Write a plan piece by piece and return what comes before it.
+
+    The recipe's literals and then its own contents follow the plan.
 
     Args:
         write: Takes everything but the beginning, in order.
         count: How many steps there are.
-        steps: As for :func:`encode_plan`.
-        tail: The same.
-        own: The same.
+        steps: (literal bytes, number of the source after them) in the tar's order.
+        tail: Literal bytes after the last content.
+        own: Lengths of the recipe's own contents.
     """
     size = 0
     literal_bytes = tail

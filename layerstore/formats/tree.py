@@ -140,10 +140,10 @@ _DEVICES = (Kind.CHAR, Kind.BLOCK)
 class TreeEncoder:
     """Encodes a changeset whose entries come in order, keeping none of them.
 
-    The bytes are those of :func:`encode_changeset`: first what :meth:`finish` returns, then
-    everything that was written, in order. The head comes last because it counts the
-    entries. All rules of the format are checked that neighbours tell; for those that
-    need the whole layer (what hard links, whiteouts and opaques name) the caller answers.
+    The encoding is first what :meth:`finish` returns, then everything that was written, in
+    order. The head comes last because it counts the entries. All rules of the format are
+    checked that neighbours tell; for those that need the whole layer (what hard links,
+    whiteouts and opaques name) the caller answers.
 
     Args:
         write: Takes the encoded entries piece by piece.
@@ -181,20 +181,8 @@ class TreeEncoder:
         return MAGIC + bytes((VERSION,)) + array_head(3) + array_head(self.count)
 
 
-def encode_changeset(changeset: Changeset) -> bytes:
-    """Return the one encoding of a changeset.
-
-    Raises:
-        FormatError: The changeset breaks a rule of the format, for example its
-            order; what decoding would refuse is never written.
-    """
-    check_changeset(changeset)
-    wire = (changeset.entries, changeset.whiteouts, changeset.opaques)
-    return MAGIC + bytes((VERSION,)) + _ENCODER.encode(wire)
-
-
 def decode_changeset(encoded: bytes) -> Changeset:
-    """Return the changeset of :func:`encode_changeset`'s bytes.
+    """Return the changeset that a tree encodes.
 
     Only the canonical encoding passes, so that equal changesets have equal bytes
     and the other way round.

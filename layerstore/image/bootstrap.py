@@ -28,9 +28,9 @@ from layerstore.errors import (
     UnsupportedError,
 )
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
+from layerstore.formats.reference import parse_reference
 from layerstore.image.images import create_image, host_platform
 from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.reference import parse_reference
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:

@@ -175,11 +175,12 @@ def _offer_layout(gleaner: Gleaner, path: str, progress: Progress) -> None:
         gleaner.offer_blob(raw, sha256_digest(raw))
         try:
             config = _blob(path, manifest.config.digest)
-            diff_ids = decode_config(config).diff_ids
+            gleaner.offer_blob(config, manifest.config.digest)
+            decoded = decode_config(config)
+            oci.check_pair(manifest, decoded)
         except LayerstoreError:
-            continue
-        gleaner.offer_blob(config, manifest.config.digest)
-        for layer, diff_id in zip(manifest.layers, diff_ids, strict=False):
+            continue  # which layer is which, only a sound pair tells
+        for layer, diff_id in zip(manifest.layers, decoded.diff_ids, strict=True):
             # Layers that nothing harmed have nothing to give, except to others' chunks.
             if diff_id in gleaner.missing.harmed:
                 _offer_layer(gleaner, f"{path}/{_BLOBS}/{hex_of(layer.digest)}", progress)

@@ -85,7 +85,7 @@ def create_image(
         config: Everything but layers, history and time, which the next arguments give.
         layers: Lowest first, each published.
         history: Oldest step first; as many steps without ``empty_layer`` as layers.
-        names: Familiar names (:func:`layerstore.image.reference.parse_tag_name`).
+        names: Familiar names (:func:`layerstore.formats.reference.parse_tag_name`).
         created: RFC 3339.
 
     Raises:

@@ -22,11 +22,11 @@ from msgspec import structs
 from layerstore.digest import Digest, hex_of, sha256_digest
 from layerstore.errors import ConflictError, FormatError, StorageError
 from layerstore.formats import oci, strict_json
+from layerstore.formats.reference import parse_reference
 from layerstore.formats.tar_writer import TAR_END, member_header, padding
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.export_layer import export_layer
 from layerstore.image.images import load_config
-from layerstore.image.reference import parse_reference
 from layerstore.linux.files import fsync_directory, read_at, write_all
 from layerstore.progress import Progress, Silent
 

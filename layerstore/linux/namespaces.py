@@ -10,7 +10,6 @@ import ctypes
 import os
 
 from layerstore.errors import MountError, UnsupportedError
-from layerstore.linux import mounts
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -34,25 +33,6 @@ def unshare(flags: int) -> None:
             "(sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone)",
         )
     raise MountError(f"could not create a namespace: {os.strerror(code)}")
-
-
-def enter_private_mount_namespace() -> None:
-    """Give this process its own mount table.
-
-    From here on its mounts are invisible outside and end with the last process
-    inside; what the host mounts or unmounts still arrives (slave propagation), so
-    nothing of the host's is pinned.
-
-    Raises:
-        MountError: Other threads run (they would stay outside), or it is not permitted.
-    """
-    threads = len(os.listdir("/proc/self/task"))
-    if threads > 1:
-        raise MountError(
-            f"a mount namespace must be entered before threads start; {threads} are running"
-        )
-    unshare(CLONE_NEWNS)
-    mounts.set_propagation("/", mounts.MS_SLAVE)
 
 
 def become_root_in_namespace() -> None:

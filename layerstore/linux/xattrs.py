@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 
@@ -38,14 +34,3 @@ def read_xattrs(path: bytes | str | int) -> Pairs:
             if err.errno not in _NONE_HERE:
                 raise
     return tuple(sorted(pairs))
-
-
-def write_xattrs(path: bytes | str | int, pairs: Iterable[tuple[bytes, bytes]]) -> None:
-    """Set attributes; those that are not named stay.
-
-    Raises:
-        OSError: Not supported or not permitted (``trusted.`` and ``security.`` need root).
-    """
-    follow = isinstance(path, int)
-    for name, value in pairs:
-        os.setxattr(path, name, value, follow_symlinks=follow)

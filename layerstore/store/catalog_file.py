@@ -53,8 +53,6 @@ LOOKUP_MAX = 500
 # A checkpoint copies the WAL into the database: often enough to keep it small,
 # seldom enough that most commits do not pay for it.
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
-# A log keeps its length: cut what a very large transaction left.
-LARGE_WAL_BYTES = 64 * 1024 * 1024
 
 _SCAN_ROWS = 8192
 
@@ -359,13 +357,13 @@ class CatalogFile:
             return
         if size <= CHECKPOINT_WAL_BYTES:
             return
-        kind = "TRUNCATE" if size > LARGE_WAL_BYTES else "PASSIVE"
+        # TRUNCATE: a log keeps its length otherwise, and every later commit would come here.
         # The commit is durable already: a full disk here must not look like a failure. Nor
         # may it wait, under the lock, for a reader: a plan or a check reads for minutes.
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA busy_timeout=0")
             try:
-                connection.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
                 connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 CONFIG_MAX_BYTES = 64 * 1024
 _MIN_CUT_BYTES = 64
+_MIN_AVERAGE_BYTES = 256
+_MIN_MAX_BYTES = 1024
 _NORMALIZATIONS = 3
 _WRITE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -180,7 +182,9 @@ def _cutting(table: Mapping[str, object]) -> CutParameters:
         raise _unknown_cuts(numbers)
     cuts = CutParameters(*numbers)  # type: ignore[arg-type]
     ordered = _MIN_CUT_BYTES <= cuts.min_bytes < cuts.average_bytes < cuts.max_bytes
-    if not ordered or cuts.average_bytes.bit_count() != 1 or cuts.normalization > _NORMALIZATIONS:
+    large = cuts.average_bytes >= _MIN_AVERAGE_BYTES and cuts.max_bytes >= _MIN_MAX_BYTES
+    known = cuts.average_bytes.bit_count() == 1 and cuts.normalization <= _NORMALIZATIONS
+    if not (ordered and large and known):
         raise _unknown_cuts(numbers)
     return cuts
 

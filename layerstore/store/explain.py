@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import DiffId, Digest, ImageId, PackId
 from layerstore.errors import NotFoundError
+from layerstore.formats.reference import PREFIX_MIN_HEX, ReferenceSyntaxError
 from layerstore.store.failures import ImageNotFoundError
 from layerstore.store.item_table import ItemTable
 from layerstore.store.leases import live_leases
 from layerstore.store.marks import Marks, Roots, find_roots, view_roots
-from layerstore.store.names import PREFIX_MIN_HEX, AmbiguousIdError, ReferenceSyntaxError
+from layerstore.store.names import AmbiguousIdError
 from layerstore.store.records import decode_layer
 from layerstore.store.references import layer_chunks
 from layerstore.store.usage import step_uses

@@ -40,11 +40,6 @@ class Pace:
         elif took < TURN_S / 2:
             self.size = min(_MAX, self.size * 2)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether this turn has lasted long enough."""
-        return time.monotonic() - self._begun > TURN_S
-
 
 def turns(things: Sequence[T], pace: Pace) -> Iterator[Sequence[T]]:
     """Yield slices of ``things``; each is one turn, which ends when the next is asked for."""

@@ -29,6 +29,7 @@ from layerstore.chunking.cutter import CUT_MAX_BYTES
 from layerstore.digest import ChunkId, ImageId, sha256_digest
 from layerstore.errors import FormatError, IntegrityError, LimitExceededError
 from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
+from layerstore.formats.reference import parse_tag_name
 from layerstore.store.adopt import adopt_missing
 from layerstore.store.blobs import put_blob
 from layerstore.store.catalog_rows import ImageRecord
@@ -43,7 +44,6 @@ from layerstore.store.differences import (
 from layerstore.store.failures import LayerNotFoundError
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.leases import Lease, hold
-from layerstore.store.names import normalize_name
 from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import LayerRecord, cache_seal, encode_layer, layer_item_id
 from layerstore.store.references import layer_chunks, published_chunks
@@ -527,7 +527,7 @@ class WriteSession:
             raise FormatError("the image config lists other layers than the image has")
         if manifest_config(manifest) != sha256_digest(config):
             raise FormatError("the image manifest belongs to another config")
-        full_names = [normalize_name(name) for name in names]
+        full_names = [parse_tag_name(name) for name in names]
         with self._catalog.write() as connection:
             # Blobs are written under the lock: gc removes unused ones under it.
             image_id = put_blob(self._paths, config, self.temporary("config"))

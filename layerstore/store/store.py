@@ -17,6 +17,7 @@ import msgspec
 
 from layerstore.errors import FormatError, NotFoundError
 from layerstore.formats.pack import DEPTH_MAX, PREFIX_MAX_BYTES
+from layerstore.formats.reference import ReferenceSyntaxError, parse_tag_name
 from layerstore.store import blobs, names
 from layerstore.store.catalog import Catalog
 from layerstore.store.config import StoreConfig, create_store, load_config, require_writable
@@ -313,7 +314,7 @@ class Store:
         Raises:
             ImageNotFoundError: Not in the store.
         """
-        full = names.normalize_name(name)
+        full = parse_tag_name(name)
         require_writable(self.config)
         with self.catalog.write() as connection:
             self.image(image_id)
@@ -335,7 +336,7 @@ class Store:
             ImageNotFoundError: No such name.
             PinnedError: It is pinned.
         """
-        full = names.normalize_name(name)
+        full = parse_tag_name(name)
         require_writable(self.config)
         give_up(self.paths)
         with self.catalog.write() as connection:
@@ -424,8 +425,8 @@ class Store:
     def _pin_target(self, reference: str) -> str:
         """Return the name that ``reference`` is, or else the id of the image it means."""
         image = self.resolve(reference)
-        with contextlib.suppress(names.ReferenceSyntaxError):
-            full = names.normalize_name(reference)
+        with contextlib.suppress(ReferenceSyntaxError):
+            full = parse_tag_name(reference)
             if self.catalog.tag(full) is not None:
                 return full
         return image.image_id

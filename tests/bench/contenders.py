@@ -18,7 +18,7 @@ from tests.bench.docker_load import DockerLoad
 from tests.bench.harness import Cost, fresh, run_costed, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 
@@ -71,6 +71,14 @@ class Contender:
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **dict(self.env)}
+
+
+def found(contenders: Iterable[Contender]) -> tuple[list[Contender], dict[str, str], list[str]]:
+    """Return who of them is on this machine, their versions, and who is missing."""
+    versions = {contender: contender.found_version() for contender in contenders}
+    present = {one: version for one, version in versions.items() if version is not None}
+    missing = [one.name for one, version in versions.items() if version is None]
+    return list(present), {one.name: version for one, version in present.items()}, missing
 
 
 def _layerstore(*words: str) -> list[str]:

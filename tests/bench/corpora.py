@@ -266,16 +266,30 @@ def describe(cache: Path, corpora: Sequence[str]) -> str:
     return grid(("tree", "entries", "logical MB"), rows)
 
 
+def add_corpora(parser: argparse.ArgumentParser, cache_help: str) -> None:
+    """Declare the arguments CACHE and CORPUS."""
+    parser.add_argument("cache", type=Path, help=cache_help)
+    parser.add_argument(
+        "corpora",
+        nargs="*",
+        type=_corpus,
+        metavar="CORPUS",
+        help=f"of {', '.join(CORPORA)}; default: all",
+    )
+
+
+def _corpus(name: str) -> str:
+    if name not in CORPORA:
+        raise argparse.ArgumentTypeError(f"no such corpus: {name}")
+    return name
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tests.bench.corpora", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("cache", type=Path, help="directory that keeps the corpora (about 5 GB)")
-    parser.add_argument("corpora", nargs="*", help=f"of {', '.join(CORPORA)}; default: all")
-    given = parser.parse_args()
-    if unknown := set(given.corpora) - set(CORPORA):
-        parser.error(f"no such corpus: {', '.join(sorted(unknown))}")
-    return given
+    add_corpora(parser, "directory that keeps the corpora (about 5 GB)")
+    return parser.parse_args()
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.contenders import CONTENDERS, REFERENCE, Contender
+from tests.bench.contenders import CONTENDERS, REFERENCE, Contender, found
 from tests.bench.harness import (
     Series,
     as_json,
@@ -108,17 +108,11 @@ def prepare_trees(work: Path, given: argparse.Namespace) -> dict[str, Path]:
 
 def choose(only: list[str] | None) -> tuple[list[Contender], dict[str, str], list[str]]:
     """Return who takes part, their versions, and who is missing."""
-    present, versions, missing = [], {}, []
-    for contender in CONTENDERS:
-        if only and contender.name != REFERENCE and not any(o in contender.name for o in only):
-            continue
-        version = contender.found_version()
-        if version is None:
-            missing.append(contender.name)
-        else:
-            present.append(contender)
-            versions[contender.name] = version
-    return present, versions, missing
+    return found(
+        contender
+        for contender in CONTENDERS
+        if not only or contender.name == REFERENCE or any(o in contender.name for o in only)
+    )
 
 
 def report(bench: Bench, versions: dict[str, str], missing: list[str]) -> str:

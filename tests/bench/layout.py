@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
-from layerstore.chunking.cutter import CutParameters, cut_lengths
+from layerstore.chunking.cutter import CutParameters
 from layerstore.formats.pack import BLOCK_MAX_BYTES
 from layerstore.image.similar import path_pattern
 from layerstore.store.codec import compress_block, compress_difference
 from tests.bench.corpora import CORPORA, make_corpus
 from tests.bench.harness import environment, grid, megabytes, say
+from tests.support.cuts import cut_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

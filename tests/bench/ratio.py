@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench.bars import Bar, bars_of
-from tests.bench.contenders import ARCHIVES, HARDER, LAYERSTORE, Contender
-from tests.bench.corpora import CORPORA, make_corpus
+from tests.bench.contenders import ARCHIVES, HARDER, LAYERSTORE, Contender, found
+from tests.bench.corpora import CORPORA, add_corpora, make_corpus
 from tests.bench.harness import (
     CommandError,
     disk_bytes,
@@ -250,33 +250,24 @@ def choose(
     only: list[str] | None, *, harder: bool
 ) -> tuple[list[Contender | DockerLoad], dict[str, str], list[str]]:
     """Return who takes part, their versions, and who is missing."""
-    present, versions, missing = [LAYERSTORE], {}, []
-    for contender in (*ARCHIVES, *(HARDER if harder else ())):
-        if only and not any(text in contender.name for text in only):
-            continue
-        version = contender.found_version()
-        if version is None:
-            missing.append(contender.name)
-        else:
-            present.append(contender)
-            versions[contender.name] = version
-    return present, versions, missing
+    present, versions, missing = found(
+        contender
+        for contender in (*ARCHIVES, *(HARDER if harder else ()))
+        if not only or any(text in contender.name for text in only)
+    )
+    return [LAYERSTORE, *present], versions, missing
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.bench.ratio", description=__doc__.splitlines()[0])
-    parser.add_argument("cache", type=Path, help="where the corpora are, or are made")
-    parser.add_argument("corpora", nargs="*", help=f"of {', '.join(CORPORA)}; default: all")
+    add_corpora(parser, "where the corpora are, or are made")
     parser.add_argument("--only", action="append", help="peers whose name holds this text")
     parser.add_argument("--quick", action="store_true", help="leave optimize out")
     parser.add_argument("--harder", action="store_true", help="peers with all their effort too")
     parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a bar is not met")
-    given = parser.parse_args()
-    if unknown := set(given.corpora) - set(CORPORA):
-        parser.error(f"no such corpus: {', '.join(sorted(unknown))}")
-    return given
+    return parser.parse_args()
 
 
 def main() -> int:

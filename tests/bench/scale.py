@@ -27,12 +27,13 @@ from blake3 import blake3
 
 from layerstore.digest import ChunkId, DiffId, Digest
 from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
-from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset
+from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.store.codec import compress_block
 from layerstore.store.commit import publish_pack
 from layerstore.store.pack_writer import PackWriter
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
+from tests.support.encoding import encode_changeset
 
 if TYPE_CHECKING:
     from collections.abc import Callable

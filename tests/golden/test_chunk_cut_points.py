@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-from layerstore.chunking.cutter import CutParameters, cut_lengths
+from layerstore.chunking.cutter import CutParameters
 from layerstore.digest import blake3_id
 from layerstore.store.records import layer_item_id
+from tests.support.cuts import cut_lengths
 
 FORMAT_1 = CutParameters(256 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024, 2)
 """What stores of format 1 are cut with, upgraded or not."""

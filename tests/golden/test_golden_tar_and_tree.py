@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from layerstore.digest import ChunkId
 from layerstore.formats import recipe, tar_writer
-from layerstore.formats.tree import Changeset, Entry, Kind, decode_changeset, encode_changeset
+from layerstore.formats.tree import Changeset, Entry, Kind, decode_changeset
 from layerstore.image.export_layer import export_layer
 from layerstore.image.layer_item import LayerItem
 from layerstore.image.layer_writer import write_layer
 from layerstore.store.store import Store
+from tests.support.encoding import encode_changeset, encode_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +105,7 @@ def test_diff_id_of_a_layer_is_frozen(tmp_path: Path) -> None:
 
 
 def test_plan_bytes_are_frozen() -> None:
-    encoded = recipe.encode_plan([(512, 0), (1024, 1), (700, 5), (0, 2)], 1024, [7])
+    encoded = encode_plan([(512, 0), (1024, 1), (700, 5), (0, 2)], 1024, [7])
     assert encoded.hex() == (
         "4c535245434950000100000015000000bc0c00000000000007000000000000009299cd020000cd04"
         "0000cd02bc0300fccd04009107"

@@ -7,7 +7,6 @@ from layerstore.formats.oci_config import (
     History,
     ImageConfig,
     encode_config,
-    image_id_of,
 )
 
 CONFIG = ImageConfig(
@@ -39,7 +38,7 @@ def test_config_bytes():
 
 
 def test_image_id():
-    assert image_id_of(encode_config(CONFIG)) == (
+    assert sha256_digest(encode_config(CONFIG)) == (
         "sha256:7de40019a3f189bb384ff41debea0af060f1ef1f8d40f2295c75b02a50601529"
     )
 

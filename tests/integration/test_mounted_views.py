@@ -423,15 +423,15 @@ class TestAfterACrash:
 
 
 def test_instances_without_living_users_are_stopped(host: Host) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    lower = lowers.acquire(host.store, host.image.layers, f"process-{gone.pid}-x")
-    lowers.acquire(host.store, host.image.layers, "0123456789ab")
-    kept = lowers.acquire(host.store, host.image.layers, f"process-{os.getpid()}-x")
+    record = Path(f"{host.store}/views/0123456789ab.json")
+    record.write_text("{}")
+    lower = lowers.acquire(host.store, host.image.layers, "ba9876543210")
+    kept = lowers.acquire(host.store, host.image.layers, record.stem)
     assert lower == kept
     assert lowers.clean_unused(host.store) == []
-    assert os.listdir(f"{kept.directory}/users") == [f"process-{os.getpid()}-x"]
-    lowers.release(host.store, kept.directory, f"process-{os.getpid()}-x")
+    assert os.listdir(f"{kept.directory}/users") == [record.stem]
+    record.unlink()
+    assert lowers.clean_unused(host.store) == [kept.directory]
     host.wait_for_no_server()
 
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuse_mount.private_lowers import PrivateLowers, SharedLowers
+from fuse_mount.private_lowers import PrivateLowers
 from layerstore.errors import MountError
-from layerstore.image.diff import flatten
 from layerstore.image.scan import scan_upper
 from layerstore.image.stack import load_root, lookup
-from layerstore.linux import namespaces
 from layerstore.snapshot.overlay import OverlaySnapshotter
 from layerstore.store.store import Store
+from tests.support.namespaces import enter_private_mount_namespace
+from tests.support.tree_diff import flatten
 from tests.support.trees import compare_trees, make_odd_tree
 from tests.support.views import image_of, is_mounted
 
@@ -162,41 +162,13 @@ def test_a_store_that_is_not_there(tmp_path: Path) -> None:
         pass
 
 
-def test_shared_lowers_join_what_views_use(base: Base) -> None:
-    shared = SharedLowers(base.store)
-    with shared.lower(base.image.layers) as one, shared.lower(base.image.layers) as two:
-        assert one == two
-        assert is_mounted(one)
-    assert wait_until(lambda: not one.exists())
-
-
-def test_a_lower_from_before_the_namespace_works_inside(base: Base, tmp_path: Path) -> None:
-    with SharedLowers(base.store).lower(base.image.layers) as lower:
-        problem = in_builder(lambda: _prepare_over(lower, base, tmp_path))
-        assert problem == ""
-        assert is_mounted(lower)
-
-
-def _prepare_over(lower: Path, base: Base, scratch: Path) -> None:
-    import contextlib
-
-    class Given:
-        @contextlib.contextmanager
-        def lower(self, _layers):
-            yield lower
-
-    with OverlaySnapshotter(Given()).prepare(base.image.layers, scratch / "step") as snapshot:
-        assert compare_trees(base.tree, snapshot.root) == []
-        (snapshot.root / "new").write_text("x")
-
-
 def in_builder(work: Callable[[], None]) -> str:
     """Run ``work`` in a child with a private mount namespace, as a build does."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            namespaces.enter_private_mount_namespace()
+            enter_private_mount_namespace()
             work()
         except BaseException:  # noqa: BLE001
             os.write(writing, traceback.format_exc().encode()[-60_000:])
@@ -213,7 +185,7 @@ BUILDER = """
 import os, sys, time
 from pathlib import Path
 from fuse_mount.private_lowers import PrivateLowers
-from layerstore.linux import namespaces
+from layerstore.linux import mounts, namespaces
 from layerstore.snapshot.overlay import OverlaySnapshotter
 from layerstore.store.store import Store
 
@@ -221,7 +193,8 @@ store, scratch, private = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "
 with Store.open(store) as opened:
     layers = opened.images()[0].layers
 if private:
-    namespaces.enter_private_mount_namespace()
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    mounts.set_propagation("/", mounts.MS_SLAVE)
 with PrivateLowers(store, scratch) as lowers:
     with OverlaySnapshotter(lowers).prepare(layers, scratch / "step") as snapshot:
         (snapshot.root / "half").write_text("half")

@@ -20,7 +20,8 @@ import pytest
 import layerstore
 from fuse_mount import unshare
 from layerstore.linux import mounts as syscalls
-from layerstore.linux import namespaces, probe
+from layerstore.linux import probe
+from tests.support.namespaces import enter_private_mount_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +118,7 @@ def run_as_nobody(
     pid = os.fork()
     if pid == 0:
         try:
-            namespaces.enter_private_mount_namespace()
+            enter_private_mount_namespace()
             os.mknod(device, stat.S_IFCHR, os.makedev(10, 229))
             os.chmod(device, device_mode)
             syscalls.bind(device, "/dev/fuse")
@@ -201,7 +202,7 @@ def test_a_whole_range_of_ids_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None
     if pid == 0:
         status = 1
         try:
-            namespaces.enter_private_mount_namespace()
+            enter_private_mount_namespace()
             with tempfile.NamedTemporaryFile("w", suffix="subid") as file:
                 file.write("root:100000:65536\n")
                 file.flush()

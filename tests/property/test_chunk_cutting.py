@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from layerstore.chunking.cutter import (
     DEFAULT_CUTS,
     SourceEndedError,
-    cut_lengths,
     cut_stream,
 )
+from tests.support.cuts import cut_lengths
 
 WHOLE_MAX_BYTES = DEFAULT_CUTS.whole_max_bytes
 

@@ -10,11 +10,11 @@ from layerstore.formats.tree import (
     Entry,
     Kind,
     decode_changeset,
-    encode_changeset,
     path_key,
 )
-from layerstore.image.diff import diff, flatten, same_tree
 from layerstore.image.stack import Node, empty_root, implied_directory, stack, walk
+from tests.support.encoding import encode_changeset
+from tests.support.tree_diff import diff, flatten, same_tree
 
 NAMES = [b"a", b"b", b"c", b"a.b", b"\xff", b"-"]
 

@@ -20,7 +20,6 @@ from layerstore.formats.tree import (
     Entry,
     Kind,
     decode_changeset,
-    encode_changeset,
 )
 from layerstore.image.export_layer import export_layer, export_rootfs
 from layerstore.image.ingest_tar import ingest_tar
@@ -29,6 +28,7 @@ from layerstore.image.layer_writer import write_layer
 from layerstore.image.layers import load_changeset
 from layerstore.store.store import Store
 from tests.security.corpus.archives import SAFE, SMALL
+from tests.support.encoding import encode_changeset
 from tests.support.tars import Trickle
 
 if TYPE_CHECKING:

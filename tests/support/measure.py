@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from layerstore.digest import ChunkId, DiffId, sha256_digest
-from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset, path_key
+from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 from layerstore.store.records import LayerRecord
+from tests.support.encoding import encode_changeset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from layerstore.digest import DiffId, Digest
-from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset, path_key
+from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 from layerstore.image.similar import SimilarFiles
 from layerstore.store.check import check
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
+from tests.support.encoding import encode_changeset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

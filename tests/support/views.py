@@ -16,11 +16,12 @@ import pytest
 
 from fuse_mount import lowers, mounts
 from layerstore.digest import DiffId, sha256_digest
-from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset, path_key
+from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.xattrs import read_xattrs
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
+from tests.support.encoding import encode_changeset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,11 @@ from layerstore.build.context import Context
 from layerstore.build.ignore import IgnoreRules
 from layerstore.errors import LayerstoreError
 from layerstore.formats.tree import Kind
-from layerstore.linux import mounts, namespaces
+from layerstore.linux import mounts
 from tests.security.corpus.building import built, spec
 from tests.security.corpus.model import Case, Way, case
 from tests.security.corpus.tar_headers import MIB
+from tests.support.namespaces import enter_private_mount_namespace
 from tests.support.tars import END, member, sparse_1
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _bind_loop(place: Place) -> None:
     context = context_of(place)
     (context / "a").write_bytes(b"A")
     (context / "loop").mkdir()
-    namespaces.enter_private_mount_namespace()
+    enter_private_mount_namespace()
     for _ in range(3):
         mounts.bind(os.fspath(context), os.fspath(context / "loop"))
     files = built(place, "FROM scratch\nCOPY . /x\n").files

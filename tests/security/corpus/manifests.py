@@ -17,10 +17,10 @@ from layerstore.digest import sha256_digest
 from layerstore.errors import InputError
 from layerstore.formats import oci, strict_json
 from layerstore.formats.oci_config import decode_config
+from layerstore.formats.reference import parse_reference, parse_tag_name
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.layer_writer import LayerItem
 from layerstore.image.layout import save_oci_layout
-from layerstore.image.reference import parse_reference, parse_tag_name
 from tests.security.corpus.building import RUNC, built, hostile_base, link
 from tests.security.corpus.model import Case, Way, case
 

@@ -13,15 +13,16 @@ import zstandard
 from blake3 import blake3
 
 from layerstore.digest import ChunkId, blake3_id
-from layerstore.formats import oci, pack, recipe, strict_json
+from layerstore.formats import oci, pack, strict_json
 from layerstore.formats.decompress_zstd import SKIPPABLE_MAGICS, ZSTD_MAGIC
 from layerstore.formats.oci_config import ImageConfig, encode_config
-from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset
+from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.store import names_log
 from layerstore.store.codec import compress_block
 from layerstore.store.config import _TEMPLATE
 from layerstore.store.records import LayerRecord, encode_layer
 from tests.support import tars
+from tests.support.encoding import encode_changeset, encode_plan
 
 if TYPE_CHECKING:
     from layerstore.formats.oci_config import ImageConfig as Config
@@ -160,10 +161,10 @@ def trees() -> list[bytes]:
 
 def recipes() -> list[bytes]:
     return [
-        recipe.encode_plan([], 1024, []),
-        recipe.encode_plan([(512, 0), (1024, 1), (700, 5)], 10240, []),
-        recipe.encode_plan([(512, 0), (512, 3), (512, 1)], 1024, [100, 200, 5]),
-        recipe.encode_plan([(512, at) for at in range(60)], 1024, []),
+        encode_plan([], 1024, []),
+        encode_plan([(512, 0), (1024, 1), (700, 5)], 10240, []),
+        encode_plan([(512, 0), (512, 3), (512, 1)], 1024, [100, 200, 5]),
+        encode_plan([(512, at) for at in range(60)], 1024, []),
     ]
 
 

@@ -59,9 +59,10 @@ class Target(NamedTuple):
 
 def read_tar(data: bytes) -> None:
     """What is accepted is a valid tree and comes out again bit for bit."""
-    from layerstore.formats.tree import decode_changeset, encode_changeset
+    from layerstore.formats.tree import decode_changeset
     from layerstore.image.export_layer import layer_tar
     from layerstore.image.ingest_tar import ingest_tar
+    from tests.support.encoding import encode_changeset
 
     store = MemoryStore()
     record = ingest_tar(store, io.BytesIO(data), limits=LIMITS)  # type: ignore[arg-type]
@@ -87,7 +88,8 @@ def decompress(data: bytes) -> None:
 def read_tree(data: bytes) -> None:
     """One encoding a tree: what decodes encodes to the same bytes."""
     from layerstore.formats.tar_writer import canonical_members
-    from layerstore.formats.tree import decode_changeset, encode_changeset
+    from layerstore.formats.tree import decode_changeset
+    from tests.support.encoding import encode_changeset
 
     changeset = decode_changeset(data)
     assert encode_changeset(changeset) == data
@@ -208,7 +210,7 @@ def read_stored_manifest(data: bytes) -> None:
 
 def read_reference(data: bytes) -> None:
     """A name that is accepted is the same when it is read again."""
-    from layerstore.image.reference import lookup_form, parse_reference
+    from layerstore.formats.reference import lookup_form, parse_reference
 
     text = os.fsdecode(data)
     reference = parse_reference(text)

@@ -15,6 +15,7 @@ from layerstore.formats.tar_reader import Member, TarReader
 from layerstore.formats.tar_writer import member_header, opaque_header, whiteout_header
 from layerstore.formats.tree import Entry, Kind
 from layerstore.formats.xattrs import acl_from_text, check_xattr
+from tests.support.encoding import encode_plan
 from tests.support.tars import (
     END,
     GNU,
@@ -272,7 +273,7 @@ def test_literals_are_taken_once() -> None:
 
 
 def test_bad_plans() -> None:
-    good = recipe.encode_plan([(1, 0)], 2, [])
+    good = encode_plan([(1, 0)], 2, [])
     with pytest.raises(UnsupportedVersionError):
         recipe.decode_plan(recipe.HEAD.pack(recipe.MAGIC, 2, 0, 0, 0))
     with pytest.raises(FormatError):

@@ -16,9 +16,9 @@ from layerstore.formats.tree import (
     Kind,
     check_paths,
     decode_changeset,
-    encode_changeset,
     path_fault,
 )
+from tests.support.encoding import encode_changeset
 
 CHUNK = ChunkId(b"c" * 32)
 FILE = Entry(b"f", Kind.FILE, size=3, extents=((3, CHUNK),))

@@ -10,7 +10,7 @@ import pytest
 
 from layerstore.digest import DiffId, sha256_digest
 from layerstore.errors import FormatError, NotFoundError
-from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset
+from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.image.export_layer import LayerMismatchError, export_layer, export_rootfs
 from layerstore.image.ingest_tar import ingest_tar
 from layerstore.image.layer_item import LayerItem
@@ -18,6 +18,7 @@ from layerstore.image.layer_writer import write_layer
 from layerstore.image.layers import load_changeset
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
+from tests.support.encoding import encode_changeset
 from tests.support.tars import END, directory, hardlink, member
 
 if TYPE_CHECKING:

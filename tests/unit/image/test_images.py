@@ -9,10 +9,11 @@ from layerstore.digest import DiffId, Digest
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats import oci
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig, decode_config
-from layerstore.formats.tree import Changeset, Entry, Kind, encode_changeset
+from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.image.images import create_image, history, host_platform, inspect, load_config
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
+from tests.support.encoding import encode_changeset
 
 CREATED = "2026-11-23T12:00:00Z"
 

@@ -9,13 +9,11 @@ import pytest
 
 from layerstore.digest import ChunkId
 from layerstore.errors import FormatError
-from layerstore.formats.recipe import encode_plan
 from layerstore.formats.tree import (
     Changeset,
     Entry,
     Kind,
     TreeEncoder,
-    encode_changeset,
     path_key,
 )
 from layerstore.image.layer_writer import write_layer, write_sorted_layer
@@ -23,6 +21,7 @@ from layerstore.image.scan import Scanner, scan_directory
 from layerstore.linux import spool
 from layerstore.store import session as sessions
 from layerstore.store.store import Store
+from tests.support.encoding import encode_changeset, encode_plan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.errors import MountError, UnsupportedError
+from layerstore.errors import UnsupportedError
 from layerstore.linux import mounts, namespaces, probe
 from layerstore.linux.removal import remove_tree
-from layerstore.linux.xattrs import read_xattrs, write_xattrs
+from layerstore.linux.xattrs import read_xattrs
+from tests.support.namespaces import enter_private_mount_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ def in_namespace(test: Callable[[], None]) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            namespaces.enter_private_mount_namespace()
+            enter_private_mount_namespace()
             test()
         except BaseException:  # noqa: BLE001
             os.write(writing, traceback.format_exc().encode()[-60_000:])
@@ -185,22 +186,6 @@ class TestMounting:
         in_namespace(test)
         assert not mounts.identify(place).is_root
 
-    def test_namespaces_are_entered_before_threads(self) -> None:
-        import threading
-
-        def test() -> None:
-            stop = threading.Event()
-            thread = threading.Thread(target=stop.wait)
-            thread.start()
-            try:
-                with pytest.raises(MountError, match="before threads start"):
-                    namespaces.enter_private_mount_namespace()
-            finally:
-                stop.set()
-                thread.join()
-
-        in_namespace(test)
-
 
 def test_unsupported_calls_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     error = mounts._failed("could not mount x", errno.EPERM)
@@ -263,7 +248,8 @@ def test_xattrs_come_back_as_written(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_bytes(b"")
     try:
-        write_xattrs(str(file), [(b"user.b", b"\0\xff"), (b"user.a", b"")])
+        os.setxattr(file, "user.b", b"\0\xff")
+        os.setxattr(file, "user.a", b"")
     except OSError:
         pytest.skip("no user xattrs on the temporary directory")
     assert read_xattrs(str(file)) == ((b"user.a", b""), (b"user.b", b"\0\xff"))

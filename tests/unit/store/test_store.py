@@ -11,6 +11,7 @@ import pytest
 from layerstore.digest import ChunkId, DiffId, Digest, ImageId, blake3_id
 from layerstore.errors import FormatError, InputError, IntegrityError, UnsupportedVersionError
 from layerstore.formats.pack import Item, ItemKind
+from layerstore.formats.reference import ReferenceSyntaxError, parse_tag_name
 from layerstore.store.catalog_rows import ImageRecord
 from layerstore.store.config import StoreNotFoundError
 from layerstore.store.failures import (
@@ -22,7 +23,7 @@ from layerstore.store.failures import (
     ShortSourceError,
     StoreExistsError,
 )
-from layerstore.store.names import AmbiguousIdError, ReferenceSyntaxError, normalize_name
+from layerstore.store.names import AmbiguousIdError
 from layerstore.store.pack_writer import PackWriter
 from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import CacheRecord
@@ -183,20 +184,17 @@ def test_an_ambiguous_prefix_is_refused(root: Path) -> None:
         assert store.resolve("abcd1").image_id == ids[0]
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ("web", "web:latest"),
-        ("docker.io/library/web:2", "web:2"),
-        ("docker.io/me/web", "me/web:latest"),
-        ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
-        ("localhost:5000/a/b:3", "localhost:5000/a/b:3"),
-        ("a__b.c-d/e", "a__b.c-d/e:latest"),
-    ],
-)
-def test_normalize_name(given: str, kept: str) -> None:
-    assert normalize_name(given) == kept
-    assert normalize_name(kept) == kept
+@pytest.mark.parametrize("name", ["[::1]:5000/app:1", "index.docker.io/team/app", "HOST/app:1"])
+def test_whatever_can_be_written_as_a_name_can_be_given(root: Path, name: str) -> None:
+    kept = parse_tag_name(name)
+    image = add_image(root, name, {b"f": b"x"})
+    with Store.open(root) as store:
+        assert store.tags() == {kept: image.image_id}
+        assert store.tag(name, image.image_id) == kept
+        assert store.resolve(name) == store.resolve(kept) == image
+        assert store.pin(name) == kept
+        assert store.unpin(name) == kept
+        assert store.untag(name) == image.image_id
 
 
 def test_tag_moves_and_untag_forgets(root: Path) -> None:
@@ -272,6 +270,25 @@ def test_a_newer_store_is_refused_with_a_hint(root: Path) -> None:
         config.write_text(garbage)
         with pytest.raises(FormatError):
             Store.open(root)
+
+
+@pytest.mark.parametrize("sizes", [(64, 128, 2048), (64, 256, 1023), (64, 256, 1024)])
+def test_cut_parameters_are_refused_or_cut(root: Path, sizes: tuple[int, int, int]) -> None:
+    """Whoever wrote config.toml: content is cut as it says, or the store is not opened."""
+    Store.open(root, create=True).close()
+    config = root / "config.toml"
+    written = config.read_text()
+    for name, old, new in zip(
+        ("min", "average", "max"), (16384, 65536, 262144), sizes, strict=True
+    ):
+        written = written.replace(f"\n{name}_bytes = {old}", f"\n{name}_bytes = {new}")
+    config.write_text(written.replace("whole_max_bytes = 262144", "whole_max_bytes = 1"))
+    if sizes == (64, 256, 1024):
+        add_image(root, "web", {b"f": b"x" * 5000})
+        assert_sound(root, {"web": [{b"f": b"x" * 5000}]})
+    else:
+        with pytest.raises(UnsupportedVersionError, match="parameters"):
+            add_image(root, "web", {b"f": b"x" * 5000})
 
 
 def test_a_newer_catalog_is_refused(root: Path) -> None:

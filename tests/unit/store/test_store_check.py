@@ -14,6 +14,7 @@ from layerstore.store.gc import execute, plan_gc
 from layerstore.store.rebuild import rebuild_catalog
 from layerstore.store.repair import execute_repair, plan_repair
 from layerstore.store.store import Store
+from tests.support.damage import flip, pack_of
 from tests.support.store import (
     add_image,
     assert_sound,
@@ -57,20 +58,6 @@ def test_a_sound_store_has_no_findings_and_stays_as_it_is(root: Path, read_data:
     assert report.scope == ("all bytes read" if read_data else "structure only")
     assert (report.packs, report.layers, report.images, report.blobs) == (2, 2, 2, 4)
     assert snapshot(root) == before
-
-
-def pack_of(root: Path, name: str) -> Path:
-    with Store.open(root) as store:
-        record = store.layer(store.resolve(name).layers[0])
-        place = store.catalog.locate(record.tree[0][1])
-        assert place is not None
-        return Path(store.paths.pack(place.pack_id))
-
-
-def flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 0x10
-    path.write_bytes(data)
 
 
 def drop_row(sql: str) -> Callable[[Path], None]:

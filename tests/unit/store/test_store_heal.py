@@ -16,6 +16,7 @@ from layerstore.store.failures import CorruptPackError
 from layerstore.store.findings import Problem
 from layerstore.store.references import layer_chunks
 from layerstore.store.store import Store
+from tests.support.damage import flip, pack_of
 from tests.support.store import (
     add_image,
     add_version,
@@ -41,20 +42,6 @@ def root(tmp_path: Path) -> Path:
     add_image(root, "a", A)
     add_image(root, "b", B)
     return root
-
-
-def pack_of(root: Path, name: str) -> Path:
-    with Store.open(root) as store:
-        record = store.layer(store.resolve(name).layers[0])
-        place = store.catalog.locate(record.tree[0][1])
-        assert place is not None
-        return Path(store.paths.pack(place.pack_id))
-
-
-def flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 0x10
-    path.write_bytes(data)
 
 
 def to_symlink(path: Path) -> None:

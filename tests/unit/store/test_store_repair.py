@@ -26,6 +26,7 @@ from layerstore.store.glean import Gleaner, Lost
 from layerstore.store.records import CacheRecord
 from layerstore.store.repair import RepairPlan, execute_repair
 from layerstore.store.store import Store
+from tests.support.damage import flip, pack_of
 from tests.support.store import (
     add_image,
     add_version,
@@ -113,20 +114,6 @@ def exported(root: Path) -> dict[str, bytes]:
             export_layer(store, layer.diff_id, sink)
             found[layer.diff_id] = sink.getvalue()
     return found
-
-
-def pack_of(root: Path, name: str) -> Path:
-    with Store.open(root) as store:
-        record = store.layer(store.resolve(name).layers[0])
-        place = store.catalog.locate(record.tree[0][1])
-        assert place is not None
-        return Path(store.paths.pack(place.pack_id))
-
-
-def flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 0x10
-    path.write_bytes(data)
 
 
 def damage_content(root: Path) -> None:

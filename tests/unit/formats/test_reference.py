@@ -3,7 +3,7 @@
 import pytest
 
 from layerstore.errors import InputError
-from layerstore.image.reference import lookup_form, parse_reference, parse_tag_name, split_name
+from layerstore.formats.reference import lookup_form, parse_reference, parse_tag_name, split_name
 
 DIGEST = "sha256:" + "0" * 64
 

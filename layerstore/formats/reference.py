@@ -21,13 +21,20 @@ DEFAULT_TAG = "latest"
 MAX_NAME_CHARACTERS = 255
 """Host and path together (the distribution project's ``NameTotalLengthMax``)."""
 
+PREFIX_MIN_HEX = 4
+"""Digits that the beginning of an id has at least."""
+
 _DEFAULT_HOSTS = (DEFAULT_HOST, "index.docker.io", "registry-1.docker.io")
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?", re.ASCII)
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
-_MAYBE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}", re.ASCII)
+_MAYBE_ID = re.compile(rf"(?:sha256:)?[0-9a-f]{{{PREFIX_MIN_HEX},64}}", re.ASCII)
 _HEX_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class ReferenceSyntaxError(InputError):
+    """What was given cannot be the name of an image."""
 
 
 class Reference(NamedTuple):
@@ -64,7 +71,7 @@ def parse_reference(text: str) -> Reference:
     """Return the parts of a name.
 
     Raises:
-        InputError: Not a name; the message says which part is wrong.
+        ReferenceSyntaxError: Not a name; the message says which part is wrong.
     """
     rest, at, digest_text = text.partition("@")
     digest = _digest(text, digest_text) if at else None
@@ -92,7 +99,7 @@ def parse_tag_name(text: str) -> str:
     """Return the familiar ``repository:tag`` under which an image is to be stored.
 
     Raises:
-        InputError: Not a name, or one with a digest, which nobody can choose.
+        ReferenceSyntaxError: Not a name, or one with a digest, which nobody can choose.
     """
     reference = parse_reference(text)
     if reference.digest is not None:
@@ -104,12 +111,22 @@ def lookup_form(text: str) -> str:
     """Return what to ask a store for: an id or its beginning as it is, a name in familiar form.
 
     Raises:
-        InputError: Neither an id nor a name.
+        ReferenceSyntaxError: Neither an id nor a name.
     """
     if _MAYBE_ID.fullmatch(text):
         return text
     reference = parse_reference(text)
     return reference.digest or reference.name
+
+
+def is_id(form: str) -> bool:
+    """Tell whether a lookup form is an id or its beginning, even if a name could be called so."""
+    return form.startswith("sha256:") or _HEX_ID.fullmatch(form) is not None
+
+
+def may_be_id(form: str) -> bool:
+    """Tell whether a lookup form is the beginning of an id if it is not a name."""
+    return _MAYBE_ID.fullmatch(form) is not None
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -158,8 +175,8 @@ def _short(part: str) -> str:
     return ascii(part if len(part) <= 64 else part[:61] + "...")
 
 
-def _wrong(text: str, why: str) -> InputError:
-    return InputError(
+def _wrong(text: str, why: str) -> ReferenceSyntaxError:
+    return ReferenceSyntaxError(
         f"{_short(text)} is not an image name: {why}",
         hint="write [host/]path[:tag], for example debian:bookworm or quay.io/team/app:1",
     )

@@ -1,0 +1,67 @@
+"""What commands print for machines, and what they refuse to print or to read."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.cli import Cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    cli = Cli(tmp_path / "store")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"content" * 1000)
+    cli.ok("import", tree, "-t", "web", "-t", "app:1")
+    return cli
+
+
+@pytest.mark.parametrize("command", [("images",), ("df",), ("history", "web"), ("inspect", "web")])
+def test_formats_as_docker_has_them(cli: Cli, command: tuple[str, ...]) -> None:
+    plain = cli.ok(*command).out
+    assert cli.ok(*command, "--format", "table").out == plain
+    told = cli.ok(*command, "--format", "json").json()
+    assert cli.ok(*command, "--format=json").json() == told
+    assert cli.ok(*command, "--json").json() == told
+    assert "yaml" in cli.fails(2, *command, "--format", "yaml")
+
+
+def test_removals_are_told_to_machines(cli: Cli) -> None:
+    [image] = cli.ok("images", "--json").json()
+    dry = cli.ok("rm", "--dry-run", "--json", "web", "app:1").json()
+    assert dry["dry_run"] is True
+    assert dry["untagged"] == ["web:latest", "app:1"]
+    assert dry["deleted"] == [image["id"]]
+    assert dry["freed"]["freed_bytes"] >= dry["freed"]["attributed_bytes"] > 0
+    assert cli.ok("rm", "web", "--json").json() == {
+        "dry_run": False,
+        "untagged": ["web:latest"],
+        "deleted": [],
+        "freed": None,
+    }
+
+
+def test_a_layout_does_not_go_to_stdout(cli: Cli, tmp_path: Path) -> None:
+    error = cli.fails(2, "save", "web", "-o", "-")
+    assert "stdout" in error
+
+
+def test_an_endless_dockerfile_is_refused(cli: Cli, tmp_path: Path) -> None:
+    limited = 'ulimit -v 1000000; exec "$@" < /dev/zero'
+    done = subprocess.run(
+        ["sh", "-c", limited, "sh", *cli.command("build", "-f", "-", tmp_path)],
+        capture_output=True,
+        text=True,
+        env=cli.environment(),
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 11, done
+    assert "10,485,760" in done.stderr
