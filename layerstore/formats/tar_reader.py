@@ -14,7 +14,7 @@ Format: docs/format/tar.md, "Reading".
 
 from __future__ import annotations
 
-from array import array
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from layerstore.errors import FormatError, LimitExceededError, UnsafeContentError
@@ -23,20 +23,13 @@ from layerstore.formats.tar_headers import (
     BLOCK_BYTES,
     GNU_MAGIC,
     NO_MAGIC,
-    OLD_SPARSE_AT,
-    OLD_SPARSE_EXTENDED_AT,
-    OLD_SPARSE_REALSIZE,
-    OLD_SPARSE_SLOTS,
-    SPARSE_BLOCK_EXTENDED_AT,
-    SPARSE_BLOCK_SLOTS,
     ZERO_BLOCK,
     Header,
     parse_header,
-    parse_number,
-    parse_sparse_slots,
 )
 from layerstore.formats.tar_limits import REGION_COST_BYTES, Limits, MetadataMeter, exceeded
 from layerstore.formats.tar_paths import check_symlink_target, link_path, member_path
+from layerstore.formats.tar_sparse import SparseMap, checked_regions, is_sparse, old_map, pax_map
 from layerstore.formats.tree import (
     DEV_MAJOR_MAX,
     DEV_MINOR_MAX,
@@ -49,6 +42,8 @@ from layerstore.formats.xattrs import without_minimal_acl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from layerstore.formats.tar_sparse import Regions
 
 _KINDS: Final = {
     b"0": Kind.FILE,
@@ -66,7 +61,6 @@ _OCTAL_11_MAX = 0o77777777777
 _MODE_FIELD_MAX = 0xFFFF_FFFF
 """Of mode_t; what it has above the permission bits says nothing and is dropped."""
 _NS = 1_000_000_000
-_SPARSE_1_LINE_MAX_BYTES = 22
 _KNOWN_REFUSED: Final = {
     b"D": "a GNU incremental directory",
     b"M": "the continuation of another volume",
@@ -116,7 +110,7 @@ class Member:
     name: bytes
     offset: int
     path: bytes
-    regions: tar_pax.Regions | None
+    regions: Regions | None
     size: int
     stored: int
     target: bytes
@@ -456,7 +450,7 @@ class TarReader:
             return
         if member.stored:
             raise FormatError(f"size {member.stored} on something that is not a regular file")
-        if extended.records and not extended.plain and _is_sparse(extended.records):
+        if extended.records and not extended.plain and is_sparse(extended.records):
             raise FormatError("sparse records on something that is not a regular file")
         member.path = member_path(member.name, is_directory=kind is Kind.DIR)
         if kind in (Kind.CHAR, Kind.BLOCK):
@@ -469,9 +463,11 @@ class TarReader:
         if header.typeflag == b"S":
             if header.magic != GNU_MAGIC or records is not None:
                 raise FormatError("old GNU sparse member in another format's archive")
-            self._old_sparse(member, block)
-        elif records is not None and not extended.plain and _is_sparse(records):
-            self._pax_sparse(member, records)
+            sparse = old_map(block, partial(self._literal, BLOCK_BYTES), self._limits)
+            self._set_sparse(member, sparse)
+        elif records is not None and not extended.plain and is_sparse(records):
+            read_block = partial(self._content_block, member)
+            self._set_sparse(member, pax_map(records, read_block, self._limits))
             self._where = (member.name, member.offset)
         member.path = member_path(member.name, is_directory=False)
         self._logical_bytes += member.size
@@ -481,84 +477,24 @@ class TarReader:
 
     # -- sparse files ----------------------------------------------------------
 
-    def _old_sparse(self, member: Member, block: bytes) -> None:
-        limit = self._limits.sparse_regions
-        numbers = array("q")  # a list of pairs takes eight times as much, and may be refused
-        _add_slots(numbers, parse_sparse_slots(block, OLD_SPARSE_AT, OLD_SPARSE_SLOTS))
-        more = block[OLD_SPARSE_EXTENDED_AT]
-        while more:
-            extension = self._literal(BLOCK_BYTES)
-            _add_slots(numbers, parse_sparse_slots(extension, 0, SPARSE_BLOCK_SLOTS))
-            more = extension[SPARSE_BLOCK_EXTENDED_AT]
-            if len(numbers) > 2 * limit:
-                raise exceeded("sparse_regions", len(numbers) // 2, limit, "sparse map")
-        real_size = parse_number(block[OLD_SPARSE_REALSIZE], "sparse real size")
-        self._set_sparse(member, list(zip(numbers[::2], numbers[1::2], strict=True)), real_size)
-
-    def _pax_sparse(self, member: Member, records: tar_pax.Records) -> None:
-        name = records.get(b"GNU.sparse.name")
-        major = records.get(b"GNU.sparse.major", b"0")
-        minor = records.get(b"GNU.sparse.minor", b"1" if b"GNU.sparse.map" in records else b"0")
-        size_key = b"GNU.sparse.realsize" if major == b"1" else b"GNU.sparse.size"
-        if size_key not in records:
-            raise FormatError("sparse member without its real size")
-        real_size = tar_pax.pax_integer(records[size_key], "sparse size")
-        if (major, minor) == (b"1", b"0"):
-            pairs = self._sparse_1_map(member)
-        elif (major, minor) in ((b"0", b"0"), (b"0", b"1")):
-            key = b"GNU.sparse.map" if minor == b"1" else tar_pax.SPARSE_PAIRS
-            pairs = tar_pax.sparse_map(records.get(key, b""), self._limits)
-            count = records.get(b"GNU.sparse.numblocks")
-            if count is not None and tar_pax.pax_integer(count, "sparse count") != len(pairs):
-                raise FormatError("sparse map of another length than it says")
-        else:
-            raise FormatError(f"sparse format {major[:20]!r}.{minor[:20]!r} is unknown")
-        pairs_belong = (major, minor) == (b"0", b"0") or tar_pax.SPARSE_PAIRS not in records
-        map_belongs = (major, minor) == (b"0", b"1") or b"GNU.sparse.map" not in records
-        if not (pairs_belong and map_belongs):
-            raise FormatError("sparse maps in two formats")
-        if name is not None:
-            if not name:
-                raise FormatError("sparse member without a name")
-            member.name = name
-        self._set_sparse(member, pairs, real_size)
-
-    def _sparse_1_map(self, member: Member) -> tar_pax.Regions:
-        """Read the map that sparse format 1.0 puts before the content."""
-        block = self._sparse_1_block(member)
-        count, block = self._sparse_1_number(member, block)
-        if count > self._limits.sparse_regions:
-            raise exceeded("sparse_regions", count, self._limits.sparse_regions, "sparse map")
-        pairs = []
-        for _ in range(count):
-            offset, block = self._sparse_1_number(member, block)
-            length, block = self._sparse_1_number(member, block)
-            pairs.append((offset, length))
-        return pairs
-
-    def _sparse_1_block(self, member: Member) -> bytes:
+    def _content_block(self, member: Member) -> bytes:
+        """Return the next block of a content that begins with its map."""
         if member.stored < BLOCK_BYTES:
             raise FormatError("sparse map larger than its member")
         member.stored -= BLOCK_BYTES
         self._content_left -= BLOCK_BYTES
         return self._literal(BLOCK_BYTES)
 
-    def _sparse_1_number(self, member: Member, block: bytes) -> tuple[int, bytes]:
-        digits, newline, rest = block.partition(b"\n")
-        while not newline:
-            if len(digits) > _SPARSE_1_LINE_MAX_BYTES:
-                break
-            block = digits + self._sparse_1_block(member)
-            digits, newline, rest = block.partition(b"\n")
-        return tar_pax.pax_integer(digits, "sparse map"), rest
-
-    def _set_sparse(self, member: Member, pairs: tar_pax.Regions, real_size: int) -> None:
+    def _set_sparse(self, member: Member, sparse: SparseMap) -> None:
+        real_size = sparse.real_size
+        if sparse.name is not None:
+            member.name = sparse.name
         if real_size < 0 or real_size > self._limits.logical_bytes:
             if real_size < 0:
                 raise FormatError(f"negative real size {real_size}")
             limit = self._limits.logical_bytes
             raise exceeded("logical_bytes", real_size, limit, "bytes of a sparse file")
-        member.regions = tar_pax.check_regions(pairs, real_size, member.stored)
+        member.regions = checked_regions(sparse.pairs, real_size, member.stored)
         member.size = real_size
 
 
@@ -574,18 +510,6 @@ def _set_long(extended: _Extended, flag: bytes, body: bytes) -> None:
         if extended.longlink is not None:
             raise FormatError("two GNU long link names for one member")
         extended.longlink = name
-
-
-def _add_slots(numbers: array[int], slots: tar_pax.Regions) -> None:
-    try:
-        for slot in slots:
-            numbers.extend(slot)
-    except OverflowError as err:
-        raise FormatError("sparse region beyond any file") from err
-
-
-def _is_sparse(records: tar_pax.Records) -> bool:
-    return any(key.startswith(b"GNU.sparse.") for key in records)
 
 
 def _check_numbers(member: Member, header: Header) -> None:
