@@ -25,6 +25,7 @@ SPARSE_PAIRS: Final = b"GNU.sparse.offset+numbytes"
 PLAIN_KEYS: Final = frozenset(b"path linkpath size uid gid uname gname mtime atime ctime".split())
 """Keys of records that neither carry xattrs or sparse maps nor are ever refused by name."""
 
+_SPARSE_PAIR: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _NO_RESET: Final = frozenset((b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"))
 _GLOBAL_REFUSED: Final = _NO_RESET | {b"uname", b"gname"}
 _CHARSETS: Final = (b"", b"BINARY", b"ISO-IR 10646 2000 UTF-8")
@@ -58,9 +59,9 @@ def parse_records(body: bytes) -> Records:
         if stop > end or stop <= space + 1 or body[stop - 1] != 0x0A:
             raise FormatError(f"pax record at byte {at} has a wrong length {int(digits)}")
         key, equals, value = body[space + 1 : stop - 1].partition(b"=")
-        if not equals or not key or b"\0" in key:
+        if not equals or (key not in PLAIN_KEYS and (not key or b"\0" in key)):
             raise FormatError(f"pax record at byte {at} has no proper key: {key[:100]!r}")
-        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+        if key in _SPARSE_PAIR:
             _add_sparse_pair(pairs, key, value)
         elif key in records:
             raise FormatError(f"pax record {key[:100]!r} comes twice")
@@ -74,14 +75,14 @@ def parse_records(body: bytes) -> Records:
 
 
 def _add_sparse_pair(pairs: list[bytes], key: bytes, value: bytes) -> None:
-    wanted = b"GNU.sparse.numbytes" if len(pairs) % 2 else b"GNU.sparse.offset"
+    wanted = _SPARSE_PAIR[len(pairs) % 2]
     if key != wanted:
         raise FormatError("pax sparse offsets and lengths do not alternate")
     pairs.append(value)
 
 
-def check_records(records: Records) -> None:
-    """Refuse records that would make two readers see two archives.
+def check_records(records: Records) -> bool:
+    """Refuse records that would make two readers see two archives; return whether all are plain.
 
     Raises:
         FormatError: Names the record.
@@ -91,12 +92,13 @@ def check_records(records: Records) -> None:
             if not records[key]:
                 raise FormatError(f"pax record {key.decode()} is empty")
     if records.keys() <= PLAIN_KEYS:
-        return
+        return True
     if records.get(b"hdrcharset", b"") not in _CHARSETS:
         raise FormatError(f"pax character set {records[b'hdrcharset'][:100]!r}, expected UTF-8")
     for key in records:
         if key.startswith(_REFUSED):
             raise FormatError(f"pax record {key[:100]!r} is not supported")
+    return False
 
 
 def check_global(records: Records) -> None:

@@ -16,7 +16,7 @@ from layerstore.formats.decompress import decompressed
 from layerstore.formats.pack import BLOCK_MAX_BYTES
 from layerstore.formats.recipe import SEGMENTS, content_entries, write_plan
 from layerstore.formats.tar_limits import Limits
-from layerstore.formats.tar_reader import Member, TarReader
+from layerstore.formats.tar_reader import TarReader
 from layerstore.formats.tree import (
     WHITEOUT_PREFIX,
     Changeset,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from layerstore.digest import ChunkId
+    from layerstore.formats.tar_member import Member
     from layerstore.formats.tree import Paths
     from layerstore.image.changeset_builder import LayerRules
     from layerstore.store.records import LayerRecord, Refs
