@@ -19,9 +19,13 @@ from layerstore.formats.tar_sparse import is_sparse
 from layerstore.formats.tree import (
     DEV_MAJOR_MAX,
     DEV_MINOR_MAX,
+    DIR,
+    FILE,
+    HARDLINK,
     ID_MAX,
     MODE_MAX,
     SIZE_MAX,
+    SYMLINK,
     Kind,
 )
 from layerstore.formats.xattrs import without_minimal_acl
@@ -41,9 +45,6 @@ KINDS: Final = {
     b"5": Kind.DIR,
     b"6": Kind.FIFO,
 }
-# Looking up a member of an enum costs eight times as much as a name, once for every entry.
-_FILE, _DIR, _SYMLINK, _HARDLINK = Kind.FILE, Kind.DIR, Kind.SYMLINK, Kind.HARDLINK
-
 _OCTAL_11_MAX = 0o77777777777
 _MODE_FIELD_MAX = 0xFFFF_FFFF
 """Of mode_t; what it has above the permission bits says nothing and is dropped."""
@@ -166,7 +167,7 @@ def _apply_extended(member: Member, extended: Extended, header: Header, limits: 
         member.name = extended.longname
     if extended.longlink is not None:
         member.target = extended.longlink
-        if member.kind not in (_SYMLINK, _HARDLINK):
+        if member.kind not in (SYMLINK, HARDLINK):
             raise FormatError("GNU long link name before something that is not a link")
     if extended.records is not None:
         _apply_records(member, extended.records, header, limits)
@@ -183,7 +184,7 @@ def _apply_records(
         member.name = value
     if (value := get(b"linkpath")) is not None:
         member.target = value
-        if member.kind not in (_SYMLINK, _HARDLINK):
+        if member.kind not in (SYMLINK, HARDLINK):
             raise FormatError("linkpath on something that is not a link")
     if (value := get(b"size")) is not None:
         member.stored = member.size = _size_of(tar_pax.pax_integer(value, "size"), header)
@@ -219,17 +220,17 @@ def _check_numbers(member: Member, header: Header) -> None:
 
 def _check_kind(member: Member, header: Header, extended: Extended | None) -> None:
     kind = member.kind
-    if kind is _FILE and header.magic == NO_MAGIC and member.name[-1:] == b"/":
+    if kind is FILE and header.magic == NO_MAGIC and member.name[-1:] == b"/":
         # Version 7 knew no directories; a slash at the end made one.
         if member.size or header.typeflag != b"\0":
             raise FormatError("name of a directory on something that is none")
-        member.kind = kind = _DIR
-    if kind is _FILE:
+        member.kind = kind = DIR
+    if kind is FILE:
         member.target = b""
         return
-    if kind is _SYMLINK:
+    if kind is SYMLINK:
         check_symlink_target(member.target)
-    elif kind is _HARDLINK:
+    elif kind is HARDLINK:
         member.target = link_path(member.target)
     else:
         member.target = b""
@@ -237,7 +238,7 @@ def _check_kind(member: Member, header: Header, extended: Extended | None) -> No
         raise FormatError(f"size {member.stored} on something that is not a regular file")
     if extended is not None and extended.records and is_sparse(extended.records):
         raise FormatError("sparse records on something that is not a regular file")
-    member.path = member_path(member.name, is_directory=kind is _DIR)
+    member.path = member_path(member.name, is_directory=kind is DIR)
     if kind in (Kind.CHAR, Kind.BLOCK):
         _check_device(member, header)
 

@@ -30,12 +30,11 @@ from layerstore.formats.tar_limits import REGION_COST_BYTES, Limits, MetadataMet
 from layerstore.formats.tar_member import KINDS, Extended, Member, fill_member
 from layerstore.formats.tar_paths import member_path
 from layerstore.formats.tar_sparse import SparseMap, checked_regions, is_sparse, old_map, pax_map
-from layerstore.formats.tree import Kind
+from layerstore.formats.tree import FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FILE: Final = Kind.FILE
 _KNOWN_REFUSED: Final = {
     b"D": "a GNU incremental directory",
     b"M": "the continuation of another volume",
@@ -301,7 +300,7 @@ class TarReader:
         if member.stored != header.size:
             self._check_size(member.stored)
         self._content_left = member.stored
-        if member.kind is _FILE:
+        if member.kind is FILE:
             if header.typeflag == b"S" or (extended is not None and not extended.plain):
                 self._sparse(member, header, extended, block)
             member.path = member_path(member.name, is_directory=False)

@@ -18,6 +18,8 @@ from layerstore.formats.recipe import SEGMENTS, content_entries, write_plan
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tar_reader import TarReader
 from layerstore.formats.tree import (
+    FILE,
+    HARDLINK,
     WHITEOUT_PREFIX,
     Changeset,
     Entry,
@@ -138,7 +140,7 @@ class _Ingest:
             try:
                 if WHITEOUT_PREFIX in member.path and self._marker(member):
                     continue
-                if member.kind is Kind.FILE:
+                if member.kind is FILE:
                     self._file(member)
                 else:
                     self._add(_entry(member, ()))
@@ -299,7 +301,7 @@ def _entry(member: Member, extents: tuple[Extent, ...]) -> Entry:
         member.target,
         member.dev_major,
         member.dev_minor,
-        () if member.kind is Kind.HARDLINK else member.xattrs,
+        () if member.kind is HARDLINK else member.xattrs,
     )
 
 
