@@ -19,7 +19,7 @@ from layerstore.errors import FormatError, LimitExceededError, UnsafeContentErro
 from layerstore.formats.decompress import decompressed
 from layerstore.formats.tar_headers import BLOCK_BYTES
 from layerstore.formats.tar_limits import Limits
-from layerstore.formats.tar_reader import Member, TarReader
+from layerstore.formats.tar_reader import TarReader
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.stack import resolve
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from layerstore.build.target import Owner, TargetTree
+    from layerstore.formats.tar_member import Member
 
 _KEPT_XATTR = b"security.capability"
 _COPY_BYTES = 1 << 20

@@ -13,14 +13,11 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from layerstore.errors import FormatError
-from layerstore.formats.tar_headers import BLOCK_BYTES
 from layerstore.formats.tar_limits import Limits, exceeded
 from layerstore.formats.tree import SIZE_MAX
 from layerstore.formats.xattrs import acl_from_text, check_xattr
 
 Records = dict[bytes, bytes]
-Regions = list[tuple[int, int]]
-"""(offset, length) of a sparse file's data, ascending, not touching each other."""
 
 SPARSE_PAIRS: Final = b"GNU.sparse.offset+numbytes"
 """Key under which :func:`parse_records` keeps the repeated records of sparse format 0.0."""
@@ -28,6 +25,7 @@ SPARSE_PAIRS: Final = b"GNU.sparse.offset+numbytes"
 PLAIN_KEYS: Final = frozenset(b"path linkpath size uid gid uname gname mtime atime ctime".split())
 """Keys of records that neither carry xattrs or sparse maps nor are ever refused by name."""
 
+_SPARSE_PAIR: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _NO_RESET: Final = frozenset((b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"))
 _GLOBAL_REFUSED: Final = _NO_RESET | {b"uname", b"gname"}
 _CHARSETS: Final = (b"", b"BINARY", b"ISO-IR 10646 2000 UTF-8")
@@ -61,9 +59,9 @@ def parse_records(body: bytes) -> Records:
         if stop > end or stop <= space + 1 or body[stop - 1] != 0x0A:
             raise FormatError(f"pax record at byte {at} has a wrong length {int(digits)}")
         key, equals, value = body[space + 1 : stop - 1].partition(b"=")
-        if not equals or not key or b"\0" in key:
+        if not equals or (key not in PLAIN_KEYS and (not key or b"\0" in key)):
             raise FormatError(f"pax record at byte {at} has no proper key: {key[:100]!r}")
-        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+        if key in _SPARSE_PAIR:
             _add_sparse_pair(pairs, key, value)
         elif key in records:
             raise FormatError(f"pax record {key[:100]!r} comes twice")
@@ -77,14 +75,14 @@ def parse_records(body: bytes) -> Records:
 
 
 def _add_sparse_pair(pairs: list[bytes], key: bytes, value: bytes) -> None:
-    wanted = b"GNU.sparse.numbytes" if len(pairs) % 2 else b"GNU.sparse.offset"
+    wanted = _SPARSE_PAIR[len(pairs) % 2]
     if key != wanted:
         raise FormatError("pax sparse offsets and lengths do not alternate")
     pairs.append(value)
 
 
-def check_records(records: Records) -> None:
-    """Refuse records that would make two readers see two archives.
+def check_records(records: Records) -> bool:
+    """Refuse records that would make two readers see two archives; return whether all are plain.
 
     Raises:
         FormatError: Names the record.
@@ -94,12 +92,13 @@ def check_records(records: Records) -> None:
             if not records[key]:
                 raise FormatError(f"pax record {key.decode()} is empty")
     if records.keys() <= PLAIN_KEYS:
-        return
+        return True
     if records.get(b"hdrcharset", b"") not in _CHARSETS:
         raise FormatError(f"pax character set {records[b'hdrcharset'][:100]!r}, expected UTF-8")
     for key in records:
         if key.startswith(_REFUSED):
             raise FormatError(f"pax record {key[:100]!r} is not supported")
+    return False
 
 
 def check_global(records: Records) -> None:
@@ -193,53 +192,3 @@ def _libarchive_xattr(quoted: bytes, text: bytes) -> tuple[bytes, bytes]:
         return unquote_to_bytes(quoted), base64.b64decode(text + b"=" * (-len(text) % 4), b"+/")
     except binascii.Error as err:
         raise FormatError(f"xattr {quoted[:100]!r} is not base64: {err}") from err
-
-
-def sparse_map(text: bytes, limits: Limits) -> Regions:
-    """Return the (offset, length) pairs of ``offset,length,offset,length,...``.
-
-    Raises:
-        FormatError: Not pairs of numbers.
-        LimitExceededError: More pairs than ``sparse_regions``.
-    """
-    if not text:
-        return []
-    count = (text.count(b",") + 2) // 2
-    if count > limits.sparse_regions:
-        raise exceeded("sparse_regions", count, limits.sparse_regions, "sparse map")
-    numbers = [pax_integer(part, "sparse map") for part in text.split(b",")]
-    if len(numbers) % 2:
-        raise FormatError("sparse map with an offset without its length")
-    return list(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def check_regions(regions: Regions, real_size: int, stored: int) -> Regions:
-    """Return the regions joined where they touch, empty ones dropped.
-
-    Raises:
-        FormatError: Regions overlap, go back, leave the file, or do not sum to ``stored``;
-            or the map does not reach the file's end; or a region before the last ends
-            within a block of the archive.
-    """
-    joined: Regions = []
-    end = total = 0
-    for offset, length in regions:
-        if length and total % BLOCK_BYTES:
-            # GNU tar begins every region at a block, libarchive and Go where the last ended.
-            raise FormatError(f"sparse region {offset}+{length} does not begin at a block")
-        if offset < end or offset + length > real_size:
-            raise FormatError(
-                f"sparse region {offset}+{length} overlaps, goes back or leaves {real_size} bytes"
-            )
-        if length and joined and offset == end:
-            joined[-1] = (joined[-1][0], joined[-1][1] + length)
-        elif length:
-            joined.append((offset, length))
-        end = offset + length
-        total += length
-    if end != real_size:
-        # GNU tar makes a file that ends where its map does, others one of the real size.
-        raise FormatError(f"sparse map ends at {end}, the file has {real_size} bytes")
-    if total != stored:
-        raise FormatError(f"sparse regions hold {total} bytes, the member {stored}")
-    return joined

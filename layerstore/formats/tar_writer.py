@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from layerstore.formats.tar_headers import BLOCK_BYTES, POSIX_MAGIC, sum_of_bytes
-from layerstore.formats.tree import Kind, path_key
+from layerstore.formats.tree import DIR, Kind, path_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ def member_header(entry: Entry) -> bytes:
     """Return all header blocks of an entry: everything before its content."""
     if entry.extents and any(chunk is None for _, chunk in entry.extents):
         return _sparse_header(entry, regions_of(entry))
-    name = entry.path + b"/" if entry.kind is Kind.DIR else entry.path
+    name = entry.path + b"/" if entry.kind is DIR else entry.path
     return _blocks(entry, name if entry.path else b"./", entry.size, {})
 
 

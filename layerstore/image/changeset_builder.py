@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from layerstore.errors import UnsafeContentError
-from layerstore.formats.tree import Changeset, Entry, Kind, path_key
+from layerstore.formats.tree import DIR, HARDLINK, SYMLINK, Changeset, Entry, Kind, path_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -92,13 +92,13 @@ class LayerRules:
         path = entry.path
         if path.rpartition(b"/")[0] not in self._parents:
             self._add_parents(path)
-        if entry.kind is not Kind.DIR and path in self._parents:
+        if entry.kind is not DIR and path in self._parents:
             raise UnsafeContentError("takes the place of a directory that has entries")
-        if entry.kind is Kind.HARDLINK:
+        if entry.kind is HARDLINK:
             entry = self._resolved(entry)
         elif path in self._linked:
             raise UnsafeContentError("replaces a file that an earlier hard link names")
-        elif entry.kind is Kind.SYMLINK:
+        elif entry.kind is SYMLINK:
             self._refuse_replacing(entry)
         self._entries[path] = entry
 

@@ -36,7 +36,7 @@ from layerstore.store.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.formats.tar_reader import Member
+    from layerstore.formats.tar_member import Member
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.glean import Gleaned, Gleaner

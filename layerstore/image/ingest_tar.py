@@ -16,8 +16,10 @@ from layerstore.formats.decompress import decompressed
 from layerstore.formats.pack import BLOCK_MAX_BYTES
 from layerstore.formats.recipe import SEGMENTS, content_entries, write_plan
 from layerstore.formats.tar_limits import Limits
-from layerstore.formats.tar_reader import Member, TarReader
+from layerstore.formats.tar_reader import TarReader
 from layerstore.formats.tree import (
+    FILE,
+    HARDLINK,
     WHITEOUT_PREFIX,
     Changeset,
     Entry,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from layerstore.digest import ChunkId
+    from layerstore.formats.tar_member import Member
     from layerstore.formats.tree import Paths
     from layerstore.image.changeset_builder import LayerRules
     from layerstore.store.records import LayerRecord, Refs
@@ -137,7 +140,7 @@ class _Ingest:
             try:
                 if WHITEOUT_PREFIX in member.path and self._marker(member):
                     continue
-                if member.kind is Kind.FILE:
+                if member.kind is FILE:
                     self._file(member)
                 else:
                     self._add(_entry(member, ()))
@@ -298,7 +301,7 @@ def _entry(member: Member, extents: tuple[Extent, ...]) -> Entry:
         member.target,
         member.dev_major,
         member.dev_minor,
-        () if member.kind is Kind.HARDLINK else member.xattrs,
+        () if member.kind is HARDLINK else member.xattrs,
     )
 
 

@@ -167,7 +167,10 @@ def _limited(items: Iterable[LayerItem]) -> Iterator[LayerItem]:
     meter = MetadataMeter(LIMITS)
     for count, item in enumerate(items, 1):
         entry = item.entry
-        meter.charge(len(entry.path) + len(entry.target) + sum(map(_xattr_bytes, entry.xattrs)))
+        cost = len(entry.path) + len(entry.target)
+        if entry.xattrs:
+            cost += sum(map(_xattr_bytes, entry.xattrs))
+        meter.charge(cost)
         if count > LIMITS.entries:
             raise exceeded("entries", count, LIMITS.entries, "entries of a layer")
         yield item

@@ -21,7 +21,7 @@ import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerstore.errors import InputError, StorageError, UnsafeContentError
-from layerstore.formats.tree import Entry, Kind
+from layerstore.formats.tree import DIR, FILE, SYMLINK, Entry, Kind
 from layerstore.formats.xattrs import is_kept
 from layerstore.image.changeset_builder import hard_link
 from layerstore.image.layer_item import LayerItem, check_image_paths
@@ -38,7 +38,7 @@ Skipped = tuple[bytes, str]
 """A path that a scan left out, and why."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CHAIN_MAX = 100
 """Directories kept open at most: the usual limit of descriptors is 1024."""
 _STATS_TOGETHER = 256
@@ -280,7 +280,7 @@ class Scanner:
                 if item is None:
                     continue
                 yield item
-                if item.entry.kind is Kind.DIR and self._enters(path, status):
+                if item.entry.kind is DIR and self._enters(path, status):
                     above.append(self._names(path))
                     break
             else:
@@ -329,13 +329,13 @@ class Scanner:
         if kind is None:
             self.skipped.append((path, "a socket: it means nothing without its process"))
             return None
-        if status.st_dev != self._device and self._one_file_system and kind is not Kind.DIR:
+        if status.st_dev != self._device and self._one_file_system and kind is not DIR:
             self.skipped.append((path, "mounted from another file system"))
             return None
         if self._overlay is not None and _is_whiteout(kind, status):
             self.whiteouts.append(path)
             return None
-        if kind is Kind.FILE and 0 < status.st_size <= self._read_small:
+        if kind is FILE and 0 < status.st_size <= self._read_small:
             return self._small(path, name, parent, status)
         # This reaches it without following links in the tree.
         proc = b"/proc/self/fd/%d/%b" % (parent, name)
@@ -345,16 +345,16 @@ class Scanner:
         _check_device(path, kind, status)
         xattrs = self._xattrs(path, proc, names) if names else ()
         entry = _entry(path, kind, status, proc, xattrs)
-        if status.st_nlink > 1 and kind is not Kind.DIR:
+        if status.st_nlink > 1 and kind is not DIR:
             link = self._further_name(entry, status)
             if link is not None:
                 return link
-        return self._file(entry, status) if kind is Kind.FILE else LayerItem(entry)
+        return self._file(entry, status) if kind is FILE else LayerItem(entry)
 
     def _small(self, path: bytes, name: bytes, parent: int, status: os.stat_result) -> LayerItem:
         """Return the item of a small file with its content: most files are like this."""
         if status.st_nlink > 1 and (status.st_dev, status.st_ino) in self._linked:
-            link = self._further_name(_entry(path, Kind.FILE, status, b"", ()), status)
+            link = self._further_name(_entry(path, FILE, status, b"", ()), status)
             assert link is not None
             return link
         descriptor = _open_file(name, parent, path)
@@ -369,7 +369,7 @@ class Scanner:
                 content = read_whole(descriptor, path, status)
         finally:
             os.close(descriptor)
-        entry = _entry(path, Kind.FILE, status, b"", xattrs)
+        entry = _entry(path, FILE, status, b"", xattrs)
         if status.st_nlink > 1:
             self._further_name(entry, status)
         return self._file(entry, status) if content is None else LayerItem(entry, content=content)
@@ -444,7 +444,7 @@ def _statuses(descriptor: int, names: list[bytes], prefix: bytes) -> list[os.sta
 
 def _open_file(name: bytes, parent: int, path: bytes) -> int:
     try:
-        return os.open(name, _FILE, dir_fd=parent)
+        return os.open(name, _OPEN_FILE, dir_fd=parent)
     except OSError as err:
         if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             raise SourceChangedError(path, "it is gone or another kind of file") from err
@@ -466,9 +466,9 @@ def _check_device(path: bytes, kind: Kind, status: os.stat_result) -> None:
 def _entry(path: bytes, kind: Kind, status: os.stat_result, proc: bytes, xattrs: Xattrs) -> Entry:
     mode = stat.S_IMODE(status.st_mode)
     uid, gid, mtime_ns = status.st_uid, status.st_gid, status.st_mtime_ns
-    if kind is Kind.FILE:
+    if kind is FILE:
         return Entry(path, kind, mode, uid, gid, mtime_ns, status.st_size, xattrs=xattrs)
-    if kind is Kind.SYMLINK:
+    if kind is SYMLINK:
         return Entry(path, kind, mode, uid, gid, mtime_ns, target=os.readlink(proc), xattrs=xattrs)
     device = status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0
     major, minor = os.major(device), os.minor(device)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from layerstore.digest import ID_BYTES, ChunkId
 from layerstore.formats._arrays import TOGETHER
-from layerstore.formats.tree import Entry, Kind, TreeEncoder
+from layerstore.formats.tree import FILE, Entry, TreeEncoder
 from layerstore.linux.spool import Spool
 from layerstore.store.failures import storage_errors
 
@@ -60,7 +60,7 @@ class TreeSpool:
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         ids = [chunk for entry in waiting for _, chunk in entry.extents if chunk is not None]
-        self.content_size += sum(entry.size for entry in waiting if entry.kind is Kind.FILE)
+        self.content_size += sum(entry.size for entry in waiting if entry.kind is FILE)
         with storage_errors("write a tree"):
             self._encoder.add(waiting)
             self._ids.write(b"".join(ids))

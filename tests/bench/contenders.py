@@ -85,6 +85,10 @@ def _layerstore(*words: str) -> list[str]:
     return [sys.executable, "-m", "layerstore", *words]
 
 
+def _init(repo: Path) -> list[list[str]]:
+    return [_layerstore("--store", str(repo / "store"), "init")]
+
+
 def _import(repo: Path, source: Path, name: str) -> list[str]:
     return _layerstore("--store", str(repo / "store"), "import", str(source), "-t", f"{name}:1")
 
@@ -181,6 +185,7 @@ LAYERSTORE = Contender(
     "layerstore import DIR",
     _import,
     (sys.executable, "-m", "layerstore", "version"),
+    prepare=_init,
     restore=_export,
 )
 
@@ -191,17 +196,20 @@ CONTENDERS = (
         "layerstore import TAR",
         _import,
         (sys.executable, "-m", "layerstore", "version"),
+        prepare=_init,
         reads_tar=True,
     ),
     Contender(
         "bare import DIR",
         _bare_import,
         (sys.executable, "-m", "layerstore", "version"),
+        prepare=_init,
     ),
     Contender(
         "bare import TAR",
         _bare_import,
         (sys.executable, "-m", "layerstore", "version"),
+        prepare=_init,
         reads_tar=True,
     ),
     _CASYNC,

@@ -11,7 +11,7 @@ from layerstore.errors import FormatError, LimitExceededError, UnsupportedVersio
 from layerstore.formats import recipe
 from layerstore.formats.tar_headers import parse_header, parse_number
 from layerstore.formats.tar_pax import pax_time_ns
-from layerstore.formats.tar_reader import Member, TarReader
+from layerstore.formats.tar_reader import TarReader
 from layerstore.formats.tar_writer import member_header, opaque_header, whiteout_header
 from layerstore.formats.tree import Entry, Kind
 from layerstore.formats.xattrs import acl_from_text, check_xattr
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.formats.tar_limits import Limits
+    from layerstore.formats.tar_member import Member
 
 
 def members(*parts: bytes, limits: Limits | None = None) -> list[Member]:
