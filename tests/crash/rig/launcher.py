@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from tests.crash.rig import campaign
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -59,6 +61,8 @@ class Launcher:
                 "SOURCE_DATE_EPOCH": "1700000000",
                 "COLUMNS": "80",
                 "PYTHONDONTWRITEBYTECODE": "1",
+                # The order of sets decides that of system calls: a seed must mean the same.
+                "PYTHONHASHSEED": str(campaign.SEED % (1 << 32)),
             },
         )
 
