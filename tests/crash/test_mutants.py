@@ -20,6 +20,7 @@ from tests.crash import (
     test_kill_sweep,
     test_power_cut,
     test_stopped_writer,
+    test_upgrade_killed,
 )
 from tests.crash.rig import blockdev, campaign, mutants, oracle, scenes
 from tests.crash.rig.oracle import BrokenPromiseError, Expectation
@@ -114,6 +115,23 @@ def stopped(hunt: Hunt) -> Iterator[Callable[[], object]]:
         yield lambda at=at: test_stopped_writer.stop_at(sweep, at)
 
 
+def upgrade(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F17 in the middle of an upgrade of the oldest store."""
+    migration = test_upgrade_killed.migration_of(
+        test_upgrade_killed.OLDER[0],
+        test_upgrade_killed.UPGRADE,
+        hunt.launcher,
+        hunt.box / "released",
+        mutant=hunt.mutant,
+    )
+    points = test_upgrade_killed.points_of(migration, hunt.launcher, hunt.box)
+    root = hunt.box / "store"
+    for action, at in sorted(points, key=lambda point: abs(point[1] - len(points) // 3)):
+        yield lambda action=action, at=at: test_upgrade_killed.kill_at(
+            migration, hunt.launcher, root, action, at, back=False
+        )
+
+
 def power_cut(hunt: Hunt) -> Iterator[Callable[[], object]]:
     """F3, both sides of every flush, the catalog's log kept open."""
     reason = blockdev.missing(fuse=True)
@@ -194,6 +212,7 @@ HUNTS: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] =
     "index_before_pack": ("F1", kill("import-tar", "rename", "/packs/")),
     "gc_unlinks_before_commit": ("F1", kill("gc", "unlink", "/packs/")),
     "written_under_final_name": ("F1", kill("create", "create", "/config.toml")),
+    "upgrade_in_pieces": ("F17", upgrade),
     "fsync_retried": (
         "F6",
         fail("errno", "import-tar", EVERYTHING, FLUSHES, errno.EIO, "/tmp/lease-"),

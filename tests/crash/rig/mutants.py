@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import types
 from typing import TYPE_CHECKING, Any
 
 from layerstore.linux import files
@@ -22,6 +23,7 @@ from layerstore.store import (
     names_log,
     pack_reader,
     session,
+    upgrade,
 )
 from layerstore.store.paths import StorePaths
 
@@ -171,6 +173,25 @@ def gc_unlinks_before_commit() -> None:
         real(connection, numbers)
 
     _replace(collection, "retire_packs", retire_packs)
+
+
+@mutant
+def upgrade_in_pieces() -> None:
+    """Every statement of an upgrade is a transaction of its own."""
+    real = upgrade.sqlite3.connect
+
+    class Pieces:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self._connection = real(*arguments, **options)
+
+        def execute(self, statement: str) -> Any:
+            joining = statement.startswith(("BEGIN", "COMMIT"))
+            return self._connection.execute("SELECT 1" if joining else statement)
+
+        def close(self) -> None:
+            self._connection.close()
+
+    _replace(upgrade, "sqlite3", types.SimpleNamespace(connect=Pieces))
 
 
 @mutant
