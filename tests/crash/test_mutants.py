@@ -16,6 +16,7 @@ from tests.crash import (
     test_bit_rot,
     test_crowd,
     test_error_injection,
+    test_failing_disk,
     test_flush_order,
     test_kill_sweep,
     test_power_cut,
@@ -156,6 +157,23 @@ def power_cut(hunt: Hunt) -> Iterator[Callable[[], object]]:
         yield some
 
 
+def failing_disk(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F9 at every write of an import."""
+    reason = blockdev.missing(fuse=True)
+    if reason:
+        pytest.skip(reason)
+    rig = test_failing_disk.FailingDisk(
+        hunt.scene,
+        scenes.BY_NAME["import-tar"],
+        hunt.launcher,
+        hunt.box,
+        mutant=hunt.mutant,
+    )
+    with rig.running() as disk:
+        for number in range(1, disk.requests["write"] + 1):
+            yield lambda number=number: disk.fail_at("write", number)
+
+
 def swapped_packs(hunt: Hunt) -> Iterator[Callable[[], object]]:
     """F11 with two packs that trade names, read by a command."""
     victim = test_bit_rot.make_victim(hunt.box / "victim", hunt.launcher)
@@ -239,15 +257,19 @@ HUNTS: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] =
     "hash_unchecked_on_read": ("F11", swapped_packs),
     "checksum_off": ("oracle", oracle_alone),
 }
-ALSO: dict[str, Callable[[Hunt], Iterator[Callable[[], object]]]] = {
-    "no_pack_fsync": power_cut,
-    "no_dir_fsync": power_cut,
-    "names_log_not_forced": power_cut,
+ALSO: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] = {
+    "no_pack_fsync": ("F3", power_cut),
+    "no_dir_fsync": ("F3", power_cut),
+    "names_log_not_forced": ("F3", power_cut),
+    "fsync_retried": ("F9", failing_disk),
+    "fsync_error_ignored": ("F9", failing_disk),
 }
-"""Second parts that must catch a mutant too: a real cut, not only the rule."""
+"""Second parts that must catch a mutant too: a real disk, not only the rule or the tracer."""
 
 SLOW = frozenset({"synchronous_off"})
 """Left to nightly: the quick tier has its neighbour."""
+
+SLOW_TOO = frozenset(ALSO) - {"fsync_retried"}
 
 
 def test_every_mutant_is_hunted() -> None:
@@ -263,12 +285,13 @@ def test_a_mutant_is_caught(scene: Scene, launcher: Launcher, trial_box: Path, m
 
 
 @pytest.mark.parametrize("mutant", sorted(ALSO))
-def test_a_real_power_cut_catches_it_too(
+def test_a_real_disk_catches_it_too(
     scene: Scene, launcher: Launcher, trial_box: Path, mutant: str
 ) -> None:
-    if campaign.TIER == "quick":
+    if mutant in SLOW_TOO and campaign.TIER == "quick":
         pytest.skip("hunted in the nightly tier")
-    caught(ALSO[mutant], Hunt(scene, launcher, trial_box, mutant), "F3")
+    rig, hunter = ALSO[mutant]
+    caught(hunter, Hunt(scene, launcher, trial_box, mutant), rig)
 
 
 def caught(hunter: Callable[[Hunt], Iterator[Callable[[], object]]], hunt: Hunt, rig: str) -> None:
