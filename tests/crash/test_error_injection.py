@@ -101,7 +101,8 @@ def fail_at(sweep: Sweep, plan: Plan) -> bool:
         sweep.settle(root, out)
         return done.fired
     except BrokenPromiseError as err:
-        raise BrokenPromiseError(f"{plan.action} at {done.seen[-1:]} {done.where}: {err}") from err
+        name = done.seen[plan.at - 1 : plan.at]
+        raise BrokenPromiseError(f"{plan.action} at {name} {done.where}: {err}") from err
     finally:
         sweep.clean()
 

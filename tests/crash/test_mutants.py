@@ -17,6 +17,7 @@ from tests.crash import (
     test_crowd,
     test_error_injection,
     test_failing_disk,
+    test_few_resources,
     test_flush_order,
     test_kill_sweep,
     test_power_cut,
@@ -174,6 +175,14 @@ def failing_disk(hunt: Hunt) -> Iterator[Callable[[], object]]:
             yield lambda number=number: disk.fail_at("write", number)
 
 
+def little_memory(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F10 where there is enough to begin compressing hard, and not enough to go on."""
+    sweep = hunt.sweep("optimize")
+    for megabytes in range(30, 70, 2):
+        limits = {"more_memory": megabytes << 20}
+        yield lambda limits=limits: test_few_resources.limit_at(sweep, limits)
+
+
 def swapped_packs(hunt: Hunt) -> Iterator[Callable[[], object]]:
     """F11 with two packs that trade names, read by a command."""
     victim = test_bit_rot.make_victim(hunt.box / "victim", hunt.launcher)
@@ -243,6 +252,7 @@ HUNTS: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] =
         "F6",
         fail("errno", "import-tar", EVERYTHING, frozenset({"close"}), errno.EIO, "/tmp/lease-"),
     ),
+    "lack_of_memory_unheard": ("F10", little_memory),
     "short_write_ignored": (
         "F7",
         fail("short", "import-tar", TRANSFERS, frozenset({"write"}), -1, "/tmp/lease-"),

@@ -277,6 +277,12 @@ def close_error_ignored() -> None:
 
 
 @mutant
+def lack_of_memory_unheard() -> None:
+    """What zstd says of its own memory is taken for damage, or for a mistake of ours."""
+    _replace(codec, "refuse_lack_of_memory", lambda err: None)
+
+
+@mutant
 def short_write_ignored() -> None:
     """One write(2) is taken to have written everything."""
 
