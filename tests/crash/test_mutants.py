@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.crash import (
     test_bit_rot,
+    test_child_killed,
     test_crowd,
     test_error_injection,
     test_failing_disk,
@@ -175,6 +178,43 @@ def failing_disk(hunt: Hunt) -> Iterator[Callable[[], object]]:
             yield lambda number=number: disk.fail_at("write", number)
 
 
+def workshop_of(hunt: Hunt) -> test_child_killed.Workshop:
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("views need root and FUSE")
+    return test_child_killed.make_workshop(hunt.box / "workshop")
+
+
+def killed_container(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F2 with the container of a build killed, which the rest of it survives."""
+    if shutil.which("runc") is None and shutil.which("crun") is None:
+        pytest.skip("neither runc nor crun is installed")
+    workshop = workshop_of(hunt)
+    for number in range(3):
+        yield lambda number=number: test_child_killed.kill_in_build(
+            workshop,
+            hunt.launcher,
+            hunt.box / f"{number}",
+            "container",
+            0,
+            since="container",
+            mutant=hunt.mutant,
+        )
+
+
+def killed_server(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F2 with the server of a view killed."""
+    workshop = workshop_of(hunt)
+    for number in range(3):
+        yield lambda number=number: test_child_killed.kill_under_view(
+            workshop,
+            hunt.launcher,
+            hunt.box / f"{number}",
+            0,
+            rw=False,
+            mutant=hunt.mutant,
+        )
+
+
 def little_memory(hunt: Hunt) -> Iterator[Callable[[], object]]:
     """F10 where there is enough to begin compressing hard, and not enough to go on."""
     sweep = hunt.sweep("optimize")
@@ -261,6 +301,8 @@ HUNTS: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] =
         "F7",
         fail("short", "export", TRANSFERS, frozenset({"pread64"}), -1, ".pack"),
     ),
+    "cgroups_left": ("F2", killed_container),
+    "dead_servers_kept": ("F2", killed_server),
     "catalog_lock_not_taken": ("F12", crowd),
     "lease_released_early": ("F16", stopped),
     "epoch_not_compared": ("F16", stopped),

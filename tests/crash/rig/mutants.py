@@ -299,6 +299,32 @@ def short_read_ignored() -> None:
     _replace(pack_reader, "read_at", lambda fd, size, offset: os.pread(fd, size, offset))
 
 
+# -- processes, mounts, control groups
+
+
+@mutant
+def cgroups_left() -> None:
+    """The first process of a build's pid namespace ends without removing control groups."""
+    from layerstore.build.run import reaper, sandbox
+
+    with open(reaper.__file__, encoding="utf-8") as file:
+        right = file.read()
+    wrong = right.replace("    remove_cgroups(cgroup)\n", "")
+    assert wrong != right
+    program = os.memfd_create("reaper")
+    os.write(program, wrong.encode())
+    path = f"/proc/{os.getpid()}/fd/{program}"
+    _replace(sandbox, "reaper", types.SimpleNamespace(__file__=path, remove_cgroups=None))
+
+
+@mutant
+def dead_servers_kept() -> None:
+    """A FUSE server that was killed is taken for one that removes its files itself."""
+    from fuse_mount import lowers
+
+    _replace(lowers, "is_alive", lambda directory: True)
+
+
 # -- collector and readers
 
 
