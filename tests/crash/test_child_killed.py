@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import pytest
 
@@ -244,7 +244,7 @@ def judge(workshop: Workshop, root: Path, *, made: bool) -> None:
 
 
 class TestBuild:
-    pytestmark = needs_runc
+    pytestmark: ClassVar = needs_runc
 
     @pytest.mark.parametrize("kind", VICTIMS)
     def test_a_killed_child_of_a_build_leaves_nothing(
@@ -342,7 +342,7 @@ def remains_of_views(root: Path, target: Path) -> list[str]:
 
 
 class TestView:
-    pytestmark = [*needs_root, *needs_fuse]
+    pytestmark: ClassVar = [*needs_root, *needs_fuse]
 
     @pytest.mark.parametrize("rw", [False, True], ids=["ro", "rw"])
     def test_a_killed_server_is_an_error_for_readers_and_can_be_replaced(
