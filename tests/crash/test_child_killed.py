@@ -24,9 +24,10 @@ import pytest
 
 from layerstore.build.run.reaper import remove_cgroups
 from layerstore.store.store import Store
-from tests.crash.rig import campaign, oracle
+from tests.crash.rig import campaign, oracle, scenes
 from tests.crash.rig.launcher import Done
 from tests.crash.rig.oracle import BrokenPromiseError, Expectation
+from tests.crash.rig.tracer import Plan
 from tests.support.build import add_base, needs_runc
 from tests.support.views import is_mounted, needs_fuse, needs_root, server_pids, undo_all_mounts
 
@@ -42,6 +43,7 @@ VICTIMS = {
     "container": b"true " + MARKER.encode(),
     "server": b"\0fuse_mount.server\0",
 }
+LONG = ("--build-arg", "ROUNDS=60")
 STEP = (
     f"true {MARKER}; n=0; while [ $n -lt $ROUNDS ]; do n=$((n+1)); echo $n > /f$n;"
     " sha256sum /bin/busybox > /sum; sleep 0.02; done"
@@ -179,13 +181,19 @@ class Build:
 
     def remains(self) -> list[str]:
         """Return what still exists of the build."""
-        root = os.fsencode(self.root)
-        found = [f"process {pid} {cmd!r}" for pid, cmd in processes() if root in cmd]
-        found += [f"mount {place}" for place in oracle.mounts_below(self.root)]
+        found = remains(self.root)
         for lease in self._leases:
             groups = Path("/sys/fs/cgroup").glob(f"**/layerstore-{lease}")
             found += [f"cgroup {group}" for group in groups]
-        return found + [f"scratch {name}" for name in os.listdir(self.root / "tmp")]
+        return found
+
+
+def remains(root: Path) -> list[str]:
+    """Return what works in a store or lies in its scratch: processes, mounts, files."""
+    name = os.fsencode(root)
+    found = [f"process {pid} {cmd!r}" for pid, cmd in processes() if name in cmd]
+    found += [f"mount {place}" for place in oracle.mounts_below(root)]
+    return found + [f"scratch {file}" for file in os.listdir(root / "tmp")]
 
 
 def processes() -> Iterator[tuple[int, bytes]]:
@@ -209,7 +217,7 @@ def kill_in_build(
 ) -> bool:
     """Build once, a child killed; judge, and build again."""
     shutil.copytree(workshop.template, root)
-    options = () if kind == "server" else ENDLESS
+    options = LONG if kind == "server" else ENDLESS
     build = Build(root, workshop.context, options, mutant)
     fired = build.kill_one(kind, delay, since=since)
     done = build.end()
@@ -223,23 +231,16 @@ def kill_in_build(
         build.clean()
         raise BrokenPromiseError(f"ended with {done.code}, left behind: {left}")
     judge(workshop, root, made=done.code == 0)
-    again = launcher.run(root, "build", str(workshop.context), "-t", "made:1")
-    if again.code != 0:
-        raise BrokenPromiseError(f"the build run again ended with {again.code}: {again.err}")
-    for _ in range(2):
-        assert launcher.run(root, "gc").code == 0
-    judge(workshop, root, made=True)
-    if left := oracle.leftovers(root):
-        raise BrokenPromiseError(f"gc left behind: {left}")
-    shutil.rmtree(root)
+    build_again(workshop, launcher, root)
     return fired
 
 
-def judge(workshop: Workshop, root: Path, *, made: bool) -> None:
+def judge(workshop: Workshop, root: Path, *, made: bool | None) -> None:
+    """The base is there, and so is what was built; None: it may be."""
     found = oracle.judge(root, Expectation([]))
     assert found is not None
     oracle.require_names(found, workshop.names)
-    if made != ("made:1" in found):
+    if made not in {None, "made:1" in found}:
         raise BrokenPromiseError(f"the image is {'not ' * made}there")
 
 
@@ -261,6 +262,59 @@ class TestBuild:
                         tally.fired += kill_in_build(
                             workshop, launcher, root, kind, delay, since=since
                         )
+
+    def test_a_builder_killed_at_any_call_of_a_run_step_leaves_nothing(
+        self, workshop: Workshop, launcher: Launcher, trial_box: Path
+    ) -> None:
+        total = calls_of_build(workshop, launcher, trial_box / "counted")
+        with campaign.tally("F1", "build with RUN") as tally:
+            for at in scenes.pick(total, campaign.amount(3, total, total), campaign.SEED):
+                with tally.trial(f"{at}") as wanted:
+                    if wanted:
+                        tally.fired += kill_builder(workshop, launcher, trial_box / f"{at}", at)
+
+
+def calls_of_build(workshop: Workshop, launcher: Launcher, root: Path) -> int:
+    """Return how many calls of a build change something, its mounts among them."""
+    shutil.copytree(workshop.template, root)
+    done = launcher.run(root, "build", str(workshop.context), "-t", "made:1", plan=Plan())
+    assert done.code == 0, done
+    shutil.rmtree(root)
+    return len(done.seen)
+
+
+def kill_builder(workshop: Workshop, launcher: Launcher, root: Path, at: int) -> bool:
+    """Kill the builder itself, its children are nobody's; judge, and build again."""
+    shutil.copytree(workshop.template, root)
+    words = ("build", str(workshop.context), "-t", "made:1")
+    done = launcher.run(root, *words, plan=Plan("kill", at))
+    assert not done.fired or done.code == -signal.SIGKILL, done
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := without_lease(remains(root))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        raise BrokenPromiseError(f"left behind: {left}")
+    judge(workshop, root, made=None)
+    build_again(workshop, launcher, root)
+    return done.fired
+
+
+def without_lease(found: list[str]) -> list[str]:
+    """Leave out what a killed command may leave until gc: files of its lease."""
+    return [what for what in found if not what.startswith("scratch ")]
+
+
+def build_again(workshop: Workshop, launcher: Launcher, root: Path) -> None:
+    """Build to the end, collect, judge, and remove the store."""
+    again = launcher.run(root, "build", str(workshop.context), "-t", "made:1")
+    if again.code != 0:
+        raise BrokenPromiseError(f"the build run again ended with {again.code}: {again.err}")
+    for _ in range(2):
+        assert launcher.run(root, "gc").code == 0
+    judge(workshop, root, made=True)
+    if left := oracle.leftovers(root):
+        raise BrokenPromiseError(f"gc left behind: {left}")
+    shutil.rmtree(root)
 
 
 def kill_under_view(

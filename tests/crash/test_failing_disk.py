@@ -105,6 +105,7 @@ class FailingDisk:
         By mkfs, not by copying: what is in ext4's journal is then of the run alone. Where a
         write of the journal's own failed, ext4 lost parts of a copy made before the run.
         """
+        blockdev.wait_unused(self.disk.device)
         blockdev.make_ext4(self.disk.device, size=DISK_BYTES, tree=self._tree)
 
     def _run(self) -> Done:
@@ -116,6 +117,7 @@ class FailingDisk:
 
     def _fsck(self) -> None:
         """What everybody does after a disk failed; an aborted journal asks for it."""
+        blockdev.wait_unused(self.disk.device)
         done = subprocess.run(
             ["e2fsck", "-f", "-y", str(self.disk.device)],
             capture_output=True,

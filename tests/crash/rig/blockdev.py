@@ -26,6 +26,7 @@ SECTOR = 512
 _SUPERBLOCK_END = 4096
 _TOP = Path(__file__).parents[3]
 _WAIT_S = 20
+_WAIT_UNUSED_S = 120
 
 
 def missing(*, fuse: bool) -> str | None:
@@ -88,6 +89,22 @@ def unmount(place: Path) -> None:
             return
         assert time.monotonic() < deadline, done.stderr
         time.sleep(0.05)
+
+
+def wait_unused(device: Path) -> None:
+    """Wait until no mount namespace has a device mounted any more.
+
+    A build beside us that begins while it is mounted has a copy of that mount until it ends.
+    """
+    deadline = time.monotonic() + _WAIT_UNUSED_S
+    while True:
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+        except OSError:
+            assert time.monotonic() < deadline, f"{device} stays in use"
+            time.sleep(0.02)
+        else:
+            return
 
 
 class Disk:
