@@ -59,7 +59,7 @@ def describe(error: BaseException) -> Report:
         return Report(error.exit_code, error.message + _excerpt_of(error), error.hint)
     if isinstance(error, OSError):
         return _describe_os_error(error)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _is_lack_of_memory(error):
         return Report(EXIT_STORAGE, "out of memory", "close other programs and run it again")
     usage = _usage_error(error)
     if usage is not None:
@@ -70,6 +70,13 @@ def describe(error: BaseException) -> Report:
         f"this is a mistake in layerstore; run it again with {DEBUG_VARIABLE}=1 and "
         "report what it prints",
     )
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Whether it is one of the other names that Python has for that."""
+    if isinstance(error, ImportError):  # the dynamic loader's words
+        return "failed to map segment" in str(error)
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
 
 
 def show(report: Report, error: BaseException | None = None) -> None:

@@ -71,6 +71,12 @@ class _Frames:
             count -= len(piece)
 
 
+def refuse_lack_of_memory(err: zstandard.ZstdError) -> None:
+    """Raise MemoryError where memory is all that zstd lacks: the bytes may be sound."""
+    if "not enough memory" in str(err):
+        raise MemoryError(str(err)) from err
+
+
 def zstd_spans(source: ByteSource, limits: Limits) -> Iterator[bytes]:
     """Yield the plain bytes of all frames, skippable ones left out; zeros may follow.
 
@@ -152,6 +158,7 @@ def _frame_content(frames: _Frames, header: bytes, limits: Limits) -> Iterator[b
             if span:
                 yield span
     except zstandard.ZstdError as err:
+        refuse_lack_of_memory(err)
         raise FormatError(f"damaged zstd frame: {err}") from err
     if not decoder.eof:
         raise FormatError("damaged zstd frame: it does not end where its blocks do")

@@ -55,8 +55,9 @@ class DiffIdHasher:
         if not self._batch:
             return
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="sha256", daemon=True)
+            thread.start()  # fails where memory or processes run out; then there is none to end
+            self._thread = thread
         self._batches.put(self._batch)
         self._batch = []
         self._batch_bytes = 0

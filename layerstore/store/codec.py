@@ -14,6 +14,7 @@ import threading
 import zstandard
 
 from layerstore.errors import FormatError
+from layerstore.formats.decompress_zstd import refuse_lack_of_memory
 from layerstore.formats.pack import BLOCK_MAX_BYTES, PREFIX_MAX_BYTES
 
 COMPRESSION_LEVEL = 3
@@ -88,7 +89,7 @@ def compress_block(
     Raises:
         FormatError: The frame does not decode to ``raw``.
     """
-    frame = _compressor(level).compress(raw)
+    frame = _compress(_compressor(level), raw)
     if verify:
         _compare(raw, decompress_block(frame, len(raw)))
     return frame
@@ -112,9 +113,17 @@ def compress_difference(
         compression_params=_parameters(level, DELTA_WINDOW_LOG, **tables),
         dict_data=_dictionary(prefix),
     )
-    frame = compressor.compress(raw)
+    frame = _compress(compressor, raw)
     _compare(raw, decompress_block(frame, len(raw), prefix))
     return frame
+
+
+def _compress(compressor: zstandard.ZstdCompressor, raw: bytes | memoryview) -> bytes:
+    try:
+        return compressor.compress(raw)
+    except zstandard.ZstdError as err:
+        refuse_lack_of_memory(err)
+        raise
 
 
 def _compare(raw: bytes | memoryview, decoded: bytes) -> None:
@@ -145,6 +154,7 @@ def decompress_block(frame: bytes, raw_length: int, prefix: bytes = b"") -> byte
             raise FormatError("frame header does not fit its block")
         raw = _decompressor_for(prefix).decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as err:
+        refuse_lack_of_memory(err)
         raise FormatError(f"frame is damaged: {err}") from err
     if len(raw) != raw_length:
         raise FormatError(f"frame decodes to {len(raw)} bytes, expected {raw_length}")

@@ -78,8 +78,9 @@ class Pipeline:
         """
         self._raise_error()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="layerstore-pack", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="layerstore-pack", daemon=True)
+            thread.start()  # fails where memory or processes run out; then there is none to end
+            self._thread = thread
         self._jobs.put(job)
 
     def take_sealed(self) -> list[SealedPack]:

@@ -191,7 +191,8 @@ class _Rebuild:
         for pack_id, size in files:
             try:
                 blocks = self._reader.footer(pack_id)
-            except (IntegrityError, OSError) as err:
+            except (IntegrityError, FileNotFoundError) as err:
+                # A disk that failed is told instead: images would be lost without a word.
                 self._damaged[pack_id] = str(err)
             else:
                 effort = self._reader.effort(pack_id)

@@ -5,8 +5,9 @@ the set-group-ID bit, so that the kernel gives everything made inside the group,
 :mod:`layerstore.linux.files` sees by that bit which modes to give; SQLite gives its log
 the mode of its database. So nothing else needs to know whether a store is shared.
 
-The conversion goes from the outside in, directories before files, and config.toml says
-last that the store is shared: what a kill leaves is finished by doing it again.
+The conversion goes from the outside in, directories before files; then config.toml says
+that the store is shared, and its root, which lets nobody in until then, is opened last. So
+what a kill leaves is a store that its owner can use as before; doing it again finishes it.
 Normative: docs/format/store.md, "Who may enter".
 """
 
@@ -22,6 +23,7 @@ from layerstore.linux.files import (
     PRIVATE_FILE,
     SHARED_DIR,
     SHARED_FILE,
+    fsync_directory,
     publish_bytes,
     read_file,
     remove_if_present,
@@ -74,12 +76,21 @@ def share_store(paths: StorePaths, group: int) -> None:
         _refuse_company(paths)
         with storage_errors("open the store to the group"):
             for path, is_directory in _tree(paths):
-                os.chown(path, -1, group, follow_symlinks=False)
-                os.chmod(path, SHARED_DIR if is_directory else SHARED_FILE)
+                if path != paths.root:
+                    _open_to(group, path, SHARED_DIR if is_directory else SHARED_FILE)
             staging = paths.temporary("share", str(os.getpid()))
             remove_if_present(staging)
             data = with_shared_group(read_file(paths.config, max_bytes=CONFIG_MAX_BYTES))
             publish_bytes(data, staging=staging, target=paths.config)
+            # Published in a directory that is not open yet: it got a private file's mode.
+            _open_to(group, paths.config, SHARED_FILE)
+            _open_to(group, paths.root, SHARED_DIR)
+            fsync_directory(paths.root)
+
+
+def _open_to(group: int, path: str, mode: int) -> None:
+    os.chown(path, -1, group, follow_symlinks=False)
+    os.chmod(path, mode)
 
 
 def _refuse_company(paths: StorePaths) -> None:

@@ -101,7 +101,8 @@ def fail_at(sweep: Sweep, plan: Plan) -> bool:
         sweep.settle(root, out)
         return done.fired
     except BrokenPromiseError as err:
-        raise BrokenPromiseError(f"{plan.action} at {done.seen[-1:]} {done.where}: {err}") from err
+        name = done.seen[plan.at - 1 : plan.at]
+        raise BrokenPromiseError(f"{plan.action} at {name} {done.where}: {err}") from err
     finally:
         sweep.clean()
 
@@ -125,7 +126,10 @@ def refuse_success(sweep: Sweep, plan: Plan, done: Done) -> None:
     name = done.seen[plan.at - 1]
     fresh = any(part in done.where for part in ("/tmp/lease-", "/names.log"))
     names_directory = done.where.endswith("/blobs/sha256") or "/packs" in done.where
-    forced = name in _FLUSHES and (fresh or (names_directory and "gc" not in sweep.verb.name))
+    # A removal that a power cut undoes costs space until the next gc, nothing else.
+    changes = [call for call in done.seen[: plan.at - 1] if call in {"rename", "link", "unlink"}]
+    removal = "gc" in sweep.verb.name or changes[-1:] == ["unlink"]
+    forced = name in _FLUSHES and (fresh or (names_directory and not removal))
     # What SQLite closes of a draft is forced afterwards, through a descriptor of our own.
     draft = "/tmp/lease-rebuild.catalog" in done.where
     if forced or (name == "close" and fresh and not draft):

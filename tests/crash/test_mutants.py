@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.crash import (
     test_bit_rot,
+    test_child_killed,
     test_crowd,
     test_error_injection,
+    test_failing_disk,
+    test_few_resources,
     test_flush_order,
     test_kill_sweep,
     test_power_cut,
     test_stopped_writer,
+    test_upgrade_killed,
 )
 from tests.crash.rig import blockdev, campaign, mutants, oracle, scenes
 from tests.crash.rig.oracle import BrokenPromiseError, Expectation
@@ -114,6 +120,23 @@ def stopped(hunt: Hunt) -> Iterator[Callable[[], object]]:
         yield lambda at=at: test_stopped_writer.stop_at(sweep, at)
 
 
+def upgrade(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F17 in the middle of an upgrade of the oldest store."""
+    migration = test_upgrade_killed.migration_of(
+        test_upgrade_killed.OLDER[0],
+        test_upgrade_killed.UPGRADE,
+        hunt.launcher,
+        hunt.box / "released",
+        mutant=hunt.mutant,
+    )
+    points = test_upgrade_killed.points_of(migration, hunt.launcher, hunt.box)
+    root = hunt.box / "store"
+    for action, at in sorted(points, key=lambda point: abs(point[1] - len(points) // 3)):
+        yield lambda action=action, at=at: test_upgrade_killed.kill_at(
+            migration, hunt.launcher, root, action, at, back=False
+        )
+
+
 def power_cut(hunt: Hunt) -> Iterator[Callable[[], object]]:
     """F3, both sides of every flush, the catalog's log kept open."""
     reason = blockdev.missing(fuse=True)
@@ -136,6 +159,68 @@ def power_cut(hunt: Hunt) -> Iterator[Callable[[], object]]:
                 raise BrokenPromiseError(found.problems[0])
 
         yield some
+
+
+def failing_disk(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F9 at every write of an import."""
+    reason = blockdev.missing(fuse=True)
+    if reason:
+        pytest.skip(reason)
+    rig = test_failing_disk.FailingDisk(
+        hunt.scene,
+        scenes.BY_NAME["import-tar"],
+        hunt.launcher,
+        hunt.box,
+        mutant=hunt.mutant,
+    )
+    with rig.running() as disk:
+        for number in range(1, disk.requests["write"] + 1):
+            yield lambda number=number: disk.fail_at("write", number)
+
+
+def workshop_of(hunt: Hunt) -> test_child_killed.Workshop:
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("views need root and FUSE")
+    return test_child_killed.make_workshop(hunt.box / "workshop")
+
+
+def killed_container(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F2 with the container of a build killed, which the rest of it survives."""
+    if shutil.which("runc") is None and shutil.which("crun") is None:
+        pytest.skip("neither runc nor crun is installed")
+    workshop = workshop_of(hunt)
+    for number in range(3):
+        yield lambda number=number: test_child_killed.kill_in_build(
+            workshop,
+            hunt.launcher,
+            hunt.box / f"{number}",
+            "container",
+            0,
+            since="container",
+            mutant=hunt.mutant,
+        )
+
+
+def killed_server(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F2 with the server of a view killed."""
+    workshop = workshop_of(hunt)
+    for number in range(3):
+        yield lambda number=number: test_child_killed.kill_under_view(
+            workshop,
+            hunt.launcher,
+            hunt.box / f"{number}",
+            0,
+            rw=False,
+            mutant=hunt.mutant,
+        )
+
+
+def little_memory(hunt: Hunt) -> Iterator[Callable[[], object]]:
+    """F10 where there is enough to begin compressing hard, and not enough to go on."""
+    sweep = hunt.sweep("optimize")
+    for megabytes in range(30, 70, 2):
+        limits = {"more_memory": megabytes << 20}
+        yield lambda limits=limits: test_few_resources.limit_at(sweep, limits)
 
 
 def swapped_packs(hunt: Hunt) -> Iterator[Callable[[], object]]:
@@ -194,6 +279,7 @@ HUNTS: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] =
     "index_before_pack": ("F1", kill("import-tar", "rename", "/packs/")),
     "gc_unlinks_before_commit": ("F1", kill("gc", "unlink", "/packs/")),
     "written_under_final_name": ("F1", kill("create", "create", "/config.toml")),
+    "upgrade_in_pieces": ("F17", upgrade),
     "fsync_retried": (
         "F6",
         fail("errno", "import-tar", EVERYTHING, FLUSHES, errno.EIO, "/tmp/lease-"),
@@ -206,6 +292,7 @@ HUNTS: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] =
         "F6",
         fail("errno", "import-tar", EVERYTHING, frozenset({"close"}), errno.EIO, "/tmp/lease-"),
     ),
+    "lack_of_memory_unheard": ("F10", little_memory),
     "short_write_ignored": (
         "F7",
         fail("short", "import-tar", TRANSFERS, frozenset({"write"}), -1, "/tmp/lease-"),
@@ -214,21 +301,27 @@ HUNTS: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] =
         "F7",
         fail("short", "export", TRANSFERS, frozenset({"pread64"}), -1, ".pack"),
     ),
+    "cgroups_left": ("F2", killed_container),
+    "dead_servers_kept": ("F2", killed_server),
     "catalog_lock_not_taken": ("F12", crowd),
     "lease_released_early": ("F16", stopped),
     "epoch_not_compared": ("F16", stopped),
     "hash_unchecked_on_read": ("F11", swapped_packs),
     "checksum_off": ("oracle", oracle_alone),
 }
-ALSO: dict[str, Callable[[Hunt], Iterator[Callable[[], object]]]] = {
-    "no_pack_fsync": power_cut,
-    "no_dir_fsync": power_cut,
-    "names_log_not_forced": power_cut,
+ALSO: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] = {
+    "no_pack_fsync": ("F3", power_cut),
+    "no_dir_fsync": ("F3", power_cut),
+    "names_log_not_forced": ("F3", power_cut),
+    "fsync_retried": ("F9", failing_disk),
+    "fsync_error_ignored": ("F9", failing_disk),
 }
-"""Second parts that must catch a mutant too: a real cut, not only the rule."""
+"""Second parts that must catch a mutant too: a real disk, not only the rule or the tracer."""
 
 SLOW = frozenset({"synchronous_off"})
 """Left to nightly: the quick tier has its neighbour."""
+
+SLOW_TOO = frozenset(ALSO) - {"fsync_retried"}
 
 
 def test_every_mutant_is_hunted() -> None:
@@ -244,12 +337,13 @@ def test_a_mutant_is_caught(scene: Scene, launcher: Launcher, trial_box: Path, m
 
 
 @pytest.mark.parametrize("mutant", sorted(ALSO))
-def test_a_real_power_cut_catches_it_too(
+def test_a_real_disk_catches_it_too(
     scene: Scene, launcher: Launcher, trial_box: Path, mutant: str
 ) -> None:
-    if campaign.TIER == "quick":
+    if mutant in SLOW_TOO and campaign.TIER == "quick":
         pytest.skip("hunted in the nightly tier")
-    caught(ALSO[mutant], Hunt(scene, launcher, trial_box, mutant), "F3")
+    rig, hunter = ALSO[mutant]
+    caught(hunter, Hunt(scene, launcher, trial_box, mutant), rig)
 
 
 def caught(hunter: Callable[[Hunt], Iterator[Callable[[], object]]], hunt: Hunt, rig: str) -> None:

@@ -7,12 +7,12 @@ import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 CALLS = ("write", "fsync", "rename", "unlink", "mkdir", "close")
 
 
-def dying_at(step: int, *, after: bool) -> None:
+def dying_at(step: int, *, after: bool, calls: Sequence[str] = CALLS) -> None:
     """Make this process kill itself at its ``step``-th call that matters."""
     seen = 0
 
@@ -33,17 +33,19 @@ def dying_at(step: int, *, after: bool) -> None:
 
         setattr(os, name, call)
 
-    for name in CALLS:
+    for name in calls:
         wrap(name)
 
 
-def killed(work: Callable[[], object], step: int, *, after: bool) -> bool:
+def killed(
+    work: Callable[[], object], step: int, *, after: bool, calls: Sequence[str] = CALLS
+) -> bool:
     """Run ``work`` in a child that dies at ``step``; return False when it ran to its end."""
     child = os.fork()
     if child == 0:
         code = 3
         try:
-            dying_at(step, after=after)
+            dying_at(step, after=after, calls=calls)
             work()
             code = 0
         finally:

@@ -212,7 +212,19 @@ class _Reaper:
                 return
             if pid in self._containers:
                 self._containers.discard(pid)
+                if os.WIFSIGNALED(status):
+                    self._end_orphans()
                 self._send({"pid": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    @staticmethod
+    def _end_orphans() -> None:
+        """Kill all else here: a runtime that was killed may leave a container that runs on.
+
+        The builder would wait for its output for ever, and the build has failed anyway.
+        """
+        if os.getpid() == 1:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
 
     def _send(self, message: dict[str, int]) -> None:
         with contextlib.suppress(OSError):

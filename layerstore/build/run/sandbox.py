@@ -194,6 +194,10 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 self._reaper.kill()
                 self._reaper.wait()
+            if self._reaper.returncode != 0:
+                # It was killed before it cleaned up. The kernel killed all that it had
+                # started, and takes every mount when our thread ends; this it leaves.
+                reaper.remove_cgroups(self.cgroup_root)
             self._reaper = None
         with contextlib.suppress(OSError):
             self._control.close()

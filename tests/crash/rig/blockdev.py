@@ -6,6 +6,7 @@ a host lacks. Everything made here is undone by leaving its context.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import shutil
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.crash.rig.disk import FLUSH, RECORD, WRITE
+from tests.crash.rig.disk import FAILED, RECORD, WRITE
 
 if TYPE_CHECKING:
     import random
@@ -25,6 +26,7 @@ SECTOR = 512
 _SUPERBLOCK_END = 4096
 _TOP = Path(__file__).parents[3]
 _WAIT_S = 20
+_WAIT_UNUSED_S = 120
 
 
 def missing(*, fuse: bool) -> str | None:
@@ -48,14 +50,20 @@ def run(*argv: str | Path) -> str:
     return done.stdout.strip()
 
 
-def make_ext4(path: Path, *, size: int, inodes: int = 4096) -> None:
-    """Make an ext4 in a new or existing file or device, with nothing left for the background."""
+def make_ext4(path: Path, *, size: int, inodes: int = 4096, tree: Path | None = None) -> None:
+    """Make an ext4 in a new or existing file or device, with nothing left for the background.
+
+    Args:
+        tree: A directory to fill it with.
+    """
     if not path.exists():
         with open(path, "wb") as file:
             file.truncate(size)
     run(
         *("mkfs.ext4", "-q", "-F", "-b", "4096", "-N", str(inodes), "-J", "size=4"),
-        *("-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", path),
+        *("-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"),
+        *(["-d", tree] if tree else []),
+        path,
     )
 
 
@@ -81,6 +89,22 @@ def unmount(place: Path) -> None:
             return
         assert time.monotonic() < deadline, done.stderr
         time.sleep(0.05)
+
+
+def wait_unused(device: Path) -> None:
+    """Wait until no mount namespace has a device mounted any more.
+
+    A build beside us that begins while it is mounted has a copy of that mount until it ends.
+    """
+    deadline = time.monotonic() + _WAIT_UNUSED_S
+    while True:
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+        except OSError:
+            assert time.monotonic() < deadline, f"{device} stays in use"
+            time.sleep(0.02)
+        else:
+            return
 
 
 class Disk:
@@ -121,10 +145,27 @@ class Disk:
         finally:
             self._end()
 
+    @property
+    def device(self) -> Path:
+        """The block device, while the disk is there."""
+        return Path(self._device)
+
     def fail(self, what: str, number: int) -> None:
         """Let a request fail with EIO; see :mod:`tests.crash.rig.disk`."""
         with open(self._fuse / "fail", "w") as file:
             file.write(f"{what} {number}")
+
+    def mend(self) -> None:
+        """Let no request fail any more."""
+        self.fail("none", 0)
+
+    def forget(self) -> None:
+        """Begin the log anew."""
+        os.truncate(self.log, 0)
+
+    def counts(self) -> collections.Counter[int]:
+        """Return how many requests of each kind the log has."""
+        return collections.Counter(kind for kind, _, _ in records_of(self.log.read_bytes()))
 
     def position(self) -> int:
         """Return how many bytes the log has: a moment in the disk's life."""
@@ -172,23 +213,30 @@ class Epoch(NamedTuple):
     end: int
 
 
-def epochs_of(log: Path) -> list[Epoch]:
-    """Read a log."""
-    data = log.read_bytes() if log.exists() else b""
-    found: list[Epoch] = []
-    writes: list[Write] = []
+def records_of(data: bytes) -> Iterator[tuple[int, int, Write]]:
+    """Yield a log's records: kind, where the record ends, and of a write what it wrote."""
     at = 0
     while at + RECORD.size <= len(data):
         kind, offset, length = RECORD.unpack_from(data, at)
-        at += RECORD.size
+        begin = at + RECORD.size
+        at = begin + (length if kind == WRITE else 0)
+        yield kind, at, Write(offset, data[begin:at], at)
+
+
+def epochs_of(log: Path) -> list[Epoch]:
+    """Read the log of a disk that did not fail."""
+    data = log.read_bytes() if log.exists() else b""
+    found: list[Epoch] = []
+    writes: list[Write] = []
+    end = 0
+    for kind, end, write in records_of(data):
+        assert kind != FAILED
         if kind == WRITE:
-            writes.append(Write(offset, data[at : at + length], at + length))
-            at += length
+            writes.append(write)
         else:
-            assert kind == FLUSH
-            found.append(Epoch(writes, at))
+            found.append(Epoch(writes, end))
             writes = []
-    found.append(Epoch(writes, at + 1))
+    found.append(Epoch(writes, end + 1))
     return found
 
 

@@ -7,7 +7,8 @@ unmounted. It never touches its own mount: a process that waits for itself ends 
 uninterruptible sleep, which only ``abort`` of the connection in fusectl ends.
 
 Writing ``write N`` or ``flush N`` to the file ``fail`` makes the N-th such request from
-then on fail with EIO, once; ``writes N`` makes all from the N-th on fail.
+then on fail with EIO, once; ``writes N`` and ``flushes N`` make all from the N-th on fail, and
+``none 0`` mends the disk. What failed is in the log, not on the disk.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 RECORD = struct.Struct("<BQI")
 """Of the log: kind, offset, length; a write's bytes follow."""
 
-WRITE, FLUSH = 1, 2
+WRITE, FLUSH, FAILED = 1, 2, 3
 
 
 def serve(mountpoint: str, size: int, data: str, log: str) -> None:
@@ -77,6 +78,7 @@ def serve(mountpoint: str, size: int, data: str, log: str) -> None:
             if self.left <= 0:
                 if self.failing == kind:
                     self.failing = ""
+                os.write(self.log, RECORD.pack(FAILED, 0, 0))
                 raise fuse.FuseOSError(errno.EIO)
 
         def statfs(self, path: str) -> dict[str, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -61,6 +62,7 @@ def _command(request: dict[str, Any], out: str, err: str) -> Callable[[], int]:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.environ.update(request.get("env") or {})
+        _limit(**request.get("limits") or {})
         try:
             if request.get("mutant"):
                 from tests.crash.rig import mutants
@@ -80,6 +82,17 @@ def _command(request: dict[str, Any], out: str, err: str) -> Callable[[], int]:
         return code
 
     return work
+
+
+def _limit(*, files: int | None = None, more_memory: int | None = None) -> None:
+    """Limit this process: descriptors in all, bytes of address space beyond what it has."""
+    if files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if more_memory is not None:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[0])
+        most = pages * resource.getpagesize() + more_memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _plain(request: dict[str, Any], out: str, err: str) -> int:

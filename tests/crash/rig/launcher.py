@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from tests.crash.rig import campaign
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -59,6 +61,8 @@ class Launcher:
                 "SOURCE_DATE_EPOCH": "1700000000",
                 "COLUMNS": "80",
                 "PYTHONDONTWRITEBYTECODE": "1",
+                # The order of sets decides that of system calls: a seed must mean the same.
+                "PYTHONHASHSEED": str(campaign.SEED % (1 << 32)),
             },
         )
 
@@ -84,8 +88,13 @@ class Launcher:
         held: Sequence[Sequence[str]] = (),
         mutant: str | None = None,
         env: dict[str, str] | None = None,
+        limits: dict[str, int] | None = None,
     ) -> Done:
-        """Run one command; with a plan, calls below ``store`` and ``scope`` count."""
+        """Run one command; with a plan, calls below ``store`` and ``scope`` count.
+
+        Args:
+            limits: ``files`` and ``more_memory``, see the helper.
+        """
         self._count += 1
         out, err = (str(self._scratch / f"{self._count}.{name}") for name in ("out", "err"))
         prefix = ["--store", str(store)]
@@ -97,6 +106,7 @@ class Launcher:
             "held": [[*prefix, *words] for words in held],
             "mutant": mutant,
             "env": env,
+            "limits": limits,
             "plan": {**plan._asdict(), "calls": sorted(plan.calls)} if plan else None,
         }
         assert self._process.stdin is not None

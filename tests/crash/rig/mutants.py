@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import types
 from typing import TYPE_CHECKING, Any
 
 from layerstore.linux import files
@@ -22,6 +23,7 @@ from layerstore.store import (
     names_log,
     pack_reader,
     session,
+    upgrade,
 )
 from layerstore.store.paths import StorePaths
 
@@ -174,6 +176,25 @@ def gc_unlinks_before_commit() -> None:
 
 
 @mutant
+def upgrade_in_pieces() -> None:
+    """Every statement of an upgrade is a transaction of its own."""
+    real = upgrade.sqlite3.connect
+
+    class Pieces:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self._connection = real(*arguments, **options)
+
+        def execute(self, statement: str) -> Any:
+            joining = statement.startswith(("BEGIN", "COMMIT"))
+            return self._connection.execute("SELECT 1" if joining else statement)
+
+        def close(self) -> None:
+            self._connection.close()
+
+    _replace(upgrade, "sqlite3", types.SimpleNamespace(connect=Pieces))
+
+
+@mutant
 def written_under_final_name() -> None:
     """Small files are written where they end up, not beside it."""
 
@@ -256,6 +277,12 @@ def close_error_ignored() -> None:
 
 
 @mutant
+def lack_of_memory_unheard() -> None:
+    """What zstd says of its own memory is taken for damage, or for a mistake of ours."""
+    _replace(codec, "refuse_lack_of_memory", lambda err: None)
+
+
+@mutant
 def short_write_ignored() -> None:
     """One write(2) is taken to have written everything."""
 
@@ -270,6 +297,32 @@ def short_write_ignored() -> None:
 def short_read_ignored() -> None:
     """One pread(2) is taken to have read everything."""
     _replace(pack_reader, "read_at", lambda fd, size, offset: os.pread(fd, size, offset))
+
+
+# -- processes, mounts, control groups
+
+
+@mutant
+def cgroups_left() -> None:
+    """The first process of a build's pid namespace ends without removing control groups."""
+    from layerstore.build.run import reaper, sandbox
+
+    with open(reaper.__file__, encoding="utf-8") as file:
+        right = file.read()
+    wrong = right.replace("    remove_cgroups(cgroup)\n", "")
+    assert wrong != right
+    program = os.memfd_create("reaper")
+    os.write(program, wrong.encode())
+    path = f"/proc/{os.getpid()}/fd/{program}"
+    _replace(sandbox, "reaper", types.SimpleNamespace(__file__=path, remove_cgroups=None))
+
+
+@mutant
+def dead_servers_kept() -> None:
+    """A FUSE server that was killed is taken for one that removes its files itself."""
+    from fuse_mount import lowers
+
+    _replace(lowers, "is_alive", lambda directory: True)
 
 
 # -- collector and readers

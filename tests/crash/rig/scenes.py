@@ -46,6 +46,8 @@ VERBS = (
     Verb("import-tar", ("import", "{box}/new.tar", "-t", "new:1")),
     Verb("import-dir", ("import", "{box}/moved", "-t", "old:1")),
     Verb("create", ("import", "{box}/new.tar", "-t", "new:1"), creates=True),
+    Verb("init", ("init",), creates=True),
+    Verb("share", ("init", "--shared", str(os.getgid()))),
     Verb("build", ("build", "{box}/context", "-t", "built:2", "--progress", "plain")),
     Verb("tag", ("tag", "base:1", "other:1")),
     Verb("rm", ("rm", "old:1"), again=(0, 3)),

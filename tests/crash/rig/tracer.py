@@ -59,11 +59,15 @@ _CALLS = {
     "symlink": (88, "p2"),
     "chmod": (90, "p"),
     "fchmod": (91, "f"),
+    "chown": (92, "p"),
+    "fchown": (93, "f"),
+    "lchown": (94, "p"),
     "mount": (165, "m"),
     "umount2": (166, "m"),
     "getdents64": (217, "f"),
     "openat": (257, "d"),
     "mkdirat": (258, "d"),
+    "fchownat": (260, "d"),
     "unlinkat": (263, "d"),
     "renameat": (264, "d"),
     "linkat": (265, "d"),
@@ -71,9 +75,12 @@ _CALLS = {
     "fchmodat": (268, "d"),
     "fallocate": (285, "f"),
     "renameat2": (316, "d"),
+    "move_mount": (429, "m"),
+    "fsmount": (432, "m"),
     "openat2": (437, "d"),
 }
 _BY_NUMBER = {number: (name, shape) for name, (number, shape) in _CALLS.items()}
+_MOUNT_TARGETS = {"mount": _RSI, "umount2": _RDI, "move_mount": _R10}
 _OPENS = {"open": 1, "openat": 2}
 _WRITING_FLAGS = os.O_CREAT | os.O_TRUNC
 
@@ -339,7 +346,8 @@ class _Tracer:
     def _counted(self, tid: int, name: str, shape: str, registers: list[int]) -> str | None:
         """Return the file that a call is about, or None for one that does not count."""
         if shape == "m":
-            return _string(tid, registers[_RSI if name == "mount" else _RDI])
+            target = _MOUNT_TARGETS.get(name)
+            return _string(tid, registers[target]) if target is not None else ""
         arguments = [registers[_RDI], registers[_RSI], registers[_RDX], registers[_R10]]
         reads_only = name in _OPENS and not arguments[_OPENS[name]] & _WRITING_FLAGS
         if reads_only and self.plan.calls == MUTATING:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from typing import TYPE_CHECKING
 
 import pytest
 import zstandard
@@ -9,10 +11,14 @@ from hypothesis import strategies as st
 
 from layerstore.errors import FormatError
 from layerstore.formats.pack import BLOCK_MAX_BYTES
+from layerstore.image.hashing import DiffIdHasher
 from layerstore.store import codec
 from layerstore.store.codec import compress_block, decompress_block
 from layerstore.store.store import Store
-from tests.support.store import noise, text
+from tests.support.store import add_image, noise, text
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RAW = text(1, 50_000)
 
@@ -34,6 +40,25 @@ def frame_of(raw: bytes, **options: object) -> bytes:
     return zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters.from_level(3, **parameters)
     ).compress(raw)
+
+
+class NoMemory:
+    """As zstd answers where its own allocations fail."""
+
+    def _fail(self, *_: object, **__: object) -> bytes:
+        raise zstandard.ZstdError("cannot compress: Allocation error : not enough memory")
+
+    compress = decompress = _fail
+
+
+def test_lack_of_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = compress_block(RAW)
+    monkeypatch.setattr(codec, "_decompressor", NoMemory)
+    with pytest.raises(MemoryError):
+        decompress_block(frame, len(RAW))
+    monkeypatch.setattr(codec, "_compressor", lambda _level: NoMemory())
+    with pytest.raises(MemoryError):
+        compress_block(RAW)
 
 
 def test_frames_that_break_the_format_are_refused() -> None:
@@ -95,3 +120,18 @@ def test_a_broken_encoder_commits_nothing(tmp_path, monkeypatch) -> None:
         with pytest.raises(FormatError, match="encoder"):
             session._finish_packs()
     assert list((tmp_path / "store" / "packs").iterdir()) == []
+
+
+def test_a_thread_that_cannot_start_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(RuntimeError, match="can't start"):
+        add_image(tmp_path / "store", "a", {b"f": RAW})
+    with DiffIdHasher() as hasher:
+        hasher.update(RAW)
+        with pytest.raises(RuntimeError, match="can't start"):
+            hasher.diff_id()

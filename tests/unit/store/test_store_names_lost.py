@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.errors import StorageError
-from layerstore.store import blobs
+from layerstore.store import blobs, pack_reader
 from layerstore.store.check import check
 from layerstore.store.gc import plan_gc
 from layerstore.store.rebuild import rebuild_catalog
@@ -64,10 +64,17 @@ def test_a_disk_that_fails_for_a_moment_costs_no_image(
     def failing(path: str, *, max_bytes: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(blobs, "read_file", failing)
-        with pytest.raises(StorageError):
-            rebuild_catalog(str(root))
-    assert_sound(root, {"a:1": [FILES]})
+    def failing_at(fd: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    for module, name, stub in (
+        (blobs, "read_file", failing),
+        (pack_reader, "read_at", failing_at),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, stub)
+            with pytest.raises(StorageError):
+                rebuild_catalog(str(root))
+        assert_sound(root, {"a:1": [FILES]})
     rebuild_catalog(str(root))
     assert_sound(root, {"a:1": [FILES]})

@@ -20,6 +20,7 @@ from layerstore.store.gc import execute, plan_gc
 from layerstore.store.paths import StorePaths
 from layerstore.store.sharing import StoreBusyError, access_mismatches, share_store
 from layerstore.store.store import Store
+from tests.support.killing import killed
 from tests.support.store import add_image, noise, read_image, text
 
 if TYPE_CHECKING:
@@ -244,3 +245,25 @@ def test_check_tells_who_else_may_enter(tmp_path: Path) -> None:
     (finding,) = report.findings
     assert finding.problem is Problem.ACCESS_DIFFERS
     assert "2 " in finding.message
+
+
+def test_a_kill_while_sharing_leaves_a_store_its_owner_can_use(tmp_path: Path) -> None:
+    add_image(tmp_path / "whole", "a", A)
+    step, dead = 0, True
+    while dead:
+        step += 1
+        root = tmp_path / f"{step}"
+        shutil.copytree(tmp_path / "whole", root)
+        paths = StorePaths(str(root))
+        dead = killed(
+            lambda paths=paths: share_store(paths, os.getegid()),  # type: ignore[misc]
+            step,
+            after=False,
+            calls=("chmod",),
+        )
+        with Store.open(root) as store:
+            assert check(store, read_data=False).ok, step
+        add_image(root, "b", B)
+        share_store(paths, os.getegid())
+        assert modes(root) == {("dir", 0o2770), ("file", 0o660)}, step
+    assert step > 10
