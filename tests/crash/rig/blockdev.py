@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 SECTOR = 512
 _SUPERBLOCK_END = 4096
 _TOP = Path(__file__).parents[3]
+FUSE_WRITE_KIB = 128
+"""What FUSE writes at once. A longer request to a loop device becomes several writes, and the
+loop driver takes one that came short, because a later of them failed, for a whole one
+(drivers/block/loop.c, lo_complete_rq): the kernel would lose the error that a rig made."""
+
 _WAIT_S = 20
 _WAIT_UNUSED_S = 120
 
@@ -140,6 +145,8 @@ class Disk:
         try:
             self._wait_for(lambda: os.path.ismount(self._fuse))
             self._device = run("losetup", "--find", "--show", self._fuse / "disk")
+            limit = Path("/sys/block", Path(self._device).name, "queue/max_sectors_kb")
+            limit.write_text(str(FUSE_WRITE_KIB))
             with mounted(Path(self._device), self.place):
                 yield self.place
         finally:
