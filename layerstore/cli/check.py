@@ -74,8 +74,7 @@ def check_store(
     if images and (repair_too or rebuild_index):
         raise InputError("--repair and --rebuild-index are about the whole store, not one image")
     with terminal_progress() as progress:
-        if rebuild_index:
-            _rebuild(settings.root, progress, as_json=as_json)
+        losses = _rebuild(settings.root, progress, as_json=as_json) if rebuild_index else []
         if repair_too:
             _repair(settings.root, (), progress, dry_run=False, as_json=as_json)
             return
@@ -83,9 +82,17 @@ def check_store(
             only = [store.resolve(image).image_id for image in images or ()]
             report = check(store, read_data=read_data, only=only, progress=progress)
     if as_json:
-        write_json(_check_to_json(report))
+        rebuilt = {"losses": losses} if rebuild_index else {}
+        write_json({**_check_to_json(report), **rebuilt})
     else:
         _print_check(report)
+    if losses:
+        raise DamageFoundError(
+            f"the index was made again, but {losses[0]}"
+            + (f", and {len(losses) - 1} more losses" if losses[1:] else ""),
+            hint="import or build again what is lost, "
+            "or run 'layerstore repair' with --from and a copy",
+        )
     if not report.ok:
         errors = sum(finding.is_error for finding in report.findings)
         raise DamageFoundError(
@@ -94,7 +101,8 @@ def check_store(
         )
 
 
-def _rebuild(root: str, progress: Progress, *, as_json: bool) -> None:
+def _rebuild(root: str, progress: Progress, *, as_json: bool) -> list[str]:
+    """Make the catalog again; return what is lost."""
     from layerstore.store.rebuild import rebuild_catalog
 
     report = rebuild_catalog(root, progress)
@@ -103,6 +111,9 @@ def _rebuild(root: str, progress: Progress, *, as_json: bool) -> None:
             f"rebuilt the index: {report.packs} packs, {report.layers} layers, "
             f"{report.images} images, {report.tags} names"
         )
+        for loss in report.losses:
+            write_line(f"lost: {loss}")
+    return report.losses
 
 
 def _check_to_json(report: CheckReport) -> dict[str, object]:

@@ -105,11 +105,11 @@ class StoreExistsError(ConflictError):
 FULL_HINT = (
     "the store is unharmed; free a few MB outside of it, then run 'layerstore gc' or try again"
 )
-PACK_DAMAGE = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EIO, errno.EUCLEAN, errno.EBADMSG}
-)
-"""What opening or reading a pack can answer that means damage: it is gone or no file, the
-medium fails (EIO), or the file system found its own checksums wrong (the last two)."""
+MEDIUM_FAILURES = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG})
+"""The medium fails, or the file system found its own checksums wrong."""
+
+PACK_DAMAGE = MEDIUM_FAILURES | {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+"""What opening or reading a pack can answer that means damage: that, or it is gone or no file."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from layerstore.digest import DiffId, Digest, ImageId
-from layerstore.errors import FormatError, IntegrityError, NotFoundError
+from layerstore.errors import FormatError, IntegrityError, NotFoundError, StorageError
 from layerstore.formats.pack import ItemKind
 from layerstore.linux.files import (
     fsync_directory,
@@ -35,6 +35,7 @@ from layerstore.store.config import load_config, require_writable
 from layerstore.store.copies import Copies
 from layerstore.store.depths import refresh_depths
 from layerstore.store.failures import (
+    MEDIUM_FAILURES,
     SQLITE_ERRORS,
     CorruptPackError,
     catalog_error,
@@ -71,6 +72,7 @@ class RebuildReport(NamedTuple):
         damaged_packs: Packs whose footer cannot be read, with the reason; their chunks
             are missing. The files are left where they are.
         lost_layers: Layer records that could not be read.
+        lost_names: Names with the images they named, whose layers are not all there any more.
         unreadable_names: Lines of names.log that could not be read.
     """
 
@@ -81,7 +83,19 @@ class RebuildReport(NamedTuple):
     tags: int
     damaged_packs: dict[PackId, str]
     lost_layers: int
+    lost_names: dict[str, ImageId]
     unreadable_names: int
+
+    @property
+    def losses(self) -> list[str]:
+        """What is lost, in words, one loss an item."""
+        packs = [f"pack {pack.hex()}: {why}" for pack, why in self.damaged_packs.items()]
+        names = [
+            f"{name}: a layer of its image {image_id} is lost"
+            for name, image_id in self.lost_names.items()
+        ]
+        layers = [f"{self.lost_layers} layer records are damaged"] if self.lost_layers else []
+        return packs + layers + names
 
 
 def rebuild_catalog(root: str, progress: Progress | None = None) -> RebuildReport:
@@ -124,6 +138,7 @@ class _Rebuild:
         self._damaged: dict[PackId, str] = {}
         self._layers: dict[DiffId, list[LayerRecord]] = {}
         self._lost_layers = 0
+        self._torn_images: set[ImageId] = set()
 
     def run(self) -> RebuildReport:
         # Named like a dead lease's leaving: gc, locked out meanwhile, removes what a crash left.
@@ -177,11 +192,19 @@ class _Rebuild:
         packs = self._add_packs(connection)
         self._add_layers(connection)
         images = self._add_images(connection)
-        tags, unreadable = self._add_tags(connection, images)
+        tags, lost_names, unreadable = self._add_tags(connection, images)
         (chunks,) = connection.execute("SELECT count(*) FROM chunks").fetchone()
         (layers,) = connection.execute("SELECT count(*) FROM layers").fetchone()
         return RebuildReport(
-            packs, chunks, layers, len(images), tags, self._damaged, self._lost_layers, unreadable
+            packs,
+            chunks,
+            layers,
+            len(images),
+            tags,
+            self._damaged,
+            self._lost_layers,
+            lost_names,
+            unreadable,
         )
 
     def _add_packs(self, connection: sqlite3.Connection) -> int:
@@ -191,11 +214,11 @@ class _Rebuild:
         for pack_id, size in files:
             try:
                 blocks = self._reader.footer(pack_id)
-            except (IntegrityError, FileNotFoundError) as err:
-                # A disk that failed is told instead: images would be lost without a word.
+                effort = self._reader.effort(pack_id)
+            except (CorruptPackError, FileNotFoundError) as err:
+                self._refuse_failing_medium(err, pack_id)
                 self._damaged[pack_id] = str(err)
             else:
-                effort = self._reader.effort(pack_id)
                 number = insert_pack(connection, pack_id, size, (), None, effort)
                 copies.note(number, blocks)
                 insert_blocks(connection, number, blocks)
@@ -206,6 +229,20 @@ class _Rebuild:
         refresh_depths(connection)
         return len(files) - len(self._damaged)
 
+    def _refuse_failing_medium(self, err: Exception, pack_id: PackId) -> None:
+        """Raise if the medium did not give a pack's bytes: it may the next time.
+
+        An index without them makes garbage of what its layers need.
+        """
+        cause = err.__cause__
+        if isinstance(cause, OSError) and cause.errno in MEDIUM_FAILURES:
+            path = self._paths.pack(pack_id)
+            raise StorageError(
+                f"could not read {path}: {os.strerror(cause.errno)}; the index is as it was",
+                hint="run it again; if the disk goes on failing, move the file to "
+                f"{self._paths.quarantine} and do without what it holds",
+            ) from err
+
     def _read_layers(self, pack_id: PackId, blocks: list[Block]) -> None:
         for block in blocks:
             if block.kind is not ItemKind.LAYER:
@@ -214,7 +251,8 @@ class _Rebuild:
                 raw = self._reader.block(
                     pack_id, block.offset, block.stored_length, block.raw_length
                 )
-            except CorruptPackError:
+            except CorruptPackError as err:
+                self._refuse_failing_medium(err, pack_id)
                 self._lost_layers += len(block.items)
                 continue
             offset = 0
@@ -263,24 +301,34 @@ class _Rebuild:
         try:
             image_id = manifest_config(get_blob(self._paths, digest))
             facts = image_facts(get_blob(self._paths, image_id))
-            size = sum(self._layers[diff_id][0].content_size for diff_id in facts.diff_ids)
-        except (KeyError, IntegrityError, NotFoundError):
+        except (IntegrityError, NotFoundError):
             return None  # and a disk that failed is told: leaving an image out would lose it
+        if not self._layers.keys() >= set(facts.diff_ids):
+            self._torn_images.add(ImageId(Digest(image_id)))
+            return None
+        size = sum(self._layers[diff_id][0].content_size for diff_id in facts.diff_ids)
         return ImageRecord(ImageId(Digest(image_id)), digest, facts.created, facts.diff_ids, size)
 
-    def _add_tags(self, connection: sqlite3.Connection, images: set[str]) -> tuple[int, int]:
+    def _add_tags(
+        self, connection: sqlite3.Connection, images: set[str]
+    ) -> tuple[int, dict[str, ImageId], int]:
+        """Insert the names; return how many, those of torn images, and unreadable lines."""
         log = names_log.read_log(self._paths.names_log)
         names = names_log.replay(log.records, images)
         # The log may name images that were collected: a size that differs makes the
         # next change of a name write a snapshot first.
         stamp = names_log.stamp(self._paths.names_log)
+        wanted = names_log.replay(log.records, images | self._torn_images)
+        lost = {name: ImageId(Digest(i)) for name, i in wanted.items() if i in self._torn_images}
+        if lost:
+            stamp = stamp._replace(size=-1)  # gc leaves alone what the catalog does not know
         if log.unreadable or not stamp.size:
             names = {**names, **self._old_names(images)}
             stamp = stamp._replace(size=-1)
         insert_tags(connection, sorted(names.items()))
         insert_pins(connection, names_log.replay_pins(log.records, names, images))
         record_stamp(connection, stamp)
-        return len(names), log.unreadable
+        return len(names), lost, log.unreadable
 
     def _old_names(self, images: set[str]) -> dict[str, str]:
         """Return the names of the catalog that is replaced, as far as it can be believed.

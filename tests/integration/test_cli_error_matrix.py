@@ -258,6 +258,13 @@ def test_a_catalog_that_is_gone_is_made_again(web: Cli, tmp_path: Path, how: str
     assert_sound(web, "web:1")
 
 
+def test_a_rebuilt_catalog_that_lacks_images_is_no_success(web: Cli) -> None:
+    for path in (web.store / "packs").rglob("*.pack"):
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    err = web.fails(10, "check", "--rebuild-index")
+    assert_told(err, "the index was made again, but pack ", "import or build again what is lost")
+
+
 # -- images that are not there
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +15,6 @@ from layerstore.store.gc import plan_gc
 from layerstore.store.rebuild import rebuild_catalog
 from layerstore.store.store import Store
 from tests.support.store import add_image, assert_sound, noise
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FILES = {b"f": noise(1, 5_000)}
 
@@ -67,9 +64,13 @@ def test_a_disk_that_fails_for_a_moment_costs_no_image(
     def failing_at(fd: int, size: int, offset: int) -> bytes:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
+    def bad_sector(fd: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
     for module, name, stub in (
         (blobs, "read_file", failing),
         (pack_reader, "read_at", failing_at),
+        (pack_reader, "read_at", bad_sector),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, stub)
@@ -77,4 +78,26 @@ def test_a_disk_that_fails_for_a_moment_costs_no_image(
                 rebuild_catalog(str(root))
         assert_sound(root, {"a:1": [FILES]})
     rebuild_catalog(str(root))
+    assert_sound(root, {"a:1": [FILES]})
+
+
+@pytest.mark.parametrize("where", ["footer", "layer"])
+def test_a_rebuild_names_what_is_lost(root: Path, where: str) -> None:
+    with Store.open(root) as store:
+        image = store.resolve("a:1")
+        (diff_id,) = image.layers
+        (item,) = store.catalog.query("SELECT item FROM layers WHERE diff_id = ?", (diff_id,))
+        place = store.catalog.locate(item[0])  # type: ignore[arg-type]
+        assert place is not None
+        path = Path(store.paths.pack(place.pack_id))
+    data = bytearray(path.read_bytes())
+    data[len(data) - 1 if where == "footer" else place.block_offset + 20] ^= 1
+    path.write_bytes(data)
+    report = rebuild_catalog(str(root))
+    assert report.lost_names == {"a:1": image.image_id}
+    assert (len(report.damaged_packs), report.lost_layers) == (
+        (1, 0) if where == "footer" else (0, 1)
+    )
+    assert len(report.losses) == 2
+    add_image(root, "a:1", FILES)
     assert_sound(root, {"a:1": [FILES]})
