@@ -98,6 +98,9 @@ Like = Callable[[], "Refs"]
 """Tells, when it matters, what stored content resembles what is being put; may be nothing."""
 
 
+_LOOKS_MAX = 3
+"""Times what a layer needs is looked up while collections go on, before they have to wait."""
+
 _Stream = tuple[ItemKind, bool]
 """Chunks that share blocks: of one kind, and pieces of longer content or not."""
 
@@ -463,24 +466,35 @@ class WriteSession:
             content = lambda: iter((needed,))  # noqa: E731
         batches = published_chunks(record, read_refs, content)
         # Looked up before others have to wait: a layer may need millions.
-        doubtful: set[bytes] = {item_id, *self._bases}
-        for batch in batches():
-            doubtful |= self._catalog.missing(batch - self._known - self._known_before)
+        epoch, doubtful = self._look_up(batches)
         with self._catalog.write() as connection:
-            if self._epoch_moved(connection):
+            if self._catalog.epoch() != epoch:
                 for batch in batches():
                     self._require_chunks(connection, batch, record.diff_id)
-            self._require_chunks(connection, doubtful, record.diff_id)
+            self._require_chunks(connection, {item_id, *self._bases, *doubtful}, record.diff_id)
             connection.execute(
                 "INSERT OR REPLACE INTO layers VALUES (?, ?, ?)",
                 (record.diff_id, item_id, encoded),
             )
             hold(connection, self._lease.lease_id, "layer", [record.diff_id])
 
-    def _epoch_moved(self, connection: sqlite3.Connection) -> bool:
-        """Return whether rows may have vanished that this session put or found."""
-        row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-        return bool(row[0] != self._lease.epoch)
+    def _look_up(self, batches: Callable[[], Iterator[set[ChunkId]]]) -> tuple[int, set[bytes]]:
+        """Return an epoch, and what is not there as long as it lasts.
+
+        In the epoch of the lease what was put or found is there; after a collection it, and
+        what it is a difference against, may not be. Looked up anew if another one ends meanwhile.
+        """
+        for _ in range(_LOOKS_MAX):
+            epoch = self._catalog.epoch()
+            missing: set[bytes] = set()
+            for batch in batches():
+                if epoch == self._lease.epoch:
+                    missing |= self._catalog.missing(batch - self._known - self._known_before)
+                else:
+                    missing |= self._missing(set(batch))
+            if self._catalog.epoch() == epoch:
+                break
+        return epoch, missing
 
     def _require_chunks(
         self, connection: sqlite3.Connection, needed: Iterable[bytes], diff_id: DiffId

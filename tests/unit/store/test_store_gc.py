@@ -15,6 +15,7 @@ import pytest
 
 from layerstore.linux import removal
 from layerstore.linux.locks import FileLock
+from layerstore.store.catalog import Catalog
 from layerstore.store.check import check
 from layerstore.store.failures import DanglingReferenceError, GcRunningError
 from layerstore.store.gc import execute, plan_gc
@@ -36,6 +37,7 @@ from tests.support.store import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 KEEP = {b"keep/%d" % n: text(n, 5_000) for n in range(20)}
@@ -439,3 +441,30 @@ def test_a_copy_that_is_there_already_keeps_what_was_copied_into_it(tmp_path: Pa
         report = execute(plan_gc(store))
         assert report.packs_rewritten == 1
     assert_sound(root, {"kept": [{b"both": both, b"more": more}]})
+
+
+def test_after_a_collection_publishing_looks_things_up_before_others_wait(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, int]] = []
+    real = Catalog.missing
+
+    def missing(catalog: Catalog, chunk_ids: Iterable[bytes]) -> set[bytes]:
+        ids = list(chunk_ids)
+        asked.append((catalog._writing, len(ids)))
+        return real(catalog, ids)
+
+    add_image(root, "drop", DROP)
+    with Store.open(root) as store, store.begin("test") as session:
+        record = put_unpublished_layer(session, KEEP)
+        session.flush()
+        with Store.open(root) as other:
+            other.untag("drop")
+            assert execute(plan_gc(other)).packs_removed == 0, "a lease may need it"
+        monkeypatch.setattr(Catalog, "missing", missing)
+        session.publish_layer(record)
+        diff_id = record.diff_id
+        session.publish_image(*blobs_of([diff_id]), [diff_id], names=["kept"])
+    assert max(count for writing, count in asked if not writing) > len(KEEP)
+    assert max(count for writing, count in asked if writing) < len(KEEP) // 2
+    assert_sound(root, {"kept": [KEEP]})
