@@ -83,6 +83,20 @@ def mounted(image: Path, place: Path, *options: str) -> Iterator[Path]:
         yield place
     finally:
         unmount(place)
+        if not device:
+            _wait_detached(image)
+
+
+def _wait_detached(image: Path) -> None:
+    """Wait until an image's loop device is gone: the next mount would find it as it is.
+
+    As with :func:`wait_unused`, a build beside us may have a copy of the mount, and a file
+    system that was shut down stays so until its last mount ends.
+    """
+    deadline = time.monotonic() + _WAIT_UNUSED_S
+    while run("losetup", "-j", image):
+        assert time.monotonic() < deadline, f"{image} stays in use"
+        time.sleep(0.02)
 
 
 def unmount(place: Path) -> None:
