@@ -324,12 +324,13 @@ class _Check:
         """Compare a footer with the catalog's rows; return the items whose place is here."""
         catalog = self._store.catalog
         listed = {
-            index: (b.offset, b.stored_length, b.raw_length, int(b.kind), b.bases)
+            index: (b.offset, b.stored_length, b.raw_length, int(b.kind), b.bases, bool(b.bases))
             for index, b in enumerate(blocks)
         }
-        # Depth and cost are the footer's of its time of writing, the catalog's of today.
+        # Depth and cost are the footer's of its time of writing, the catalog's of today; that
+        # there is a depth tells readers to look for bases.
         stored = {
-            number: (*row[2:6], self._bases.get((pack.pack, number), ()))
+            number: (*row[2:6], self._bases.get((pack.pack, number), ()), bool(row.depth))
             for number, row in catalog.blocks_of(pack.pack_id).items()
         }
         here: set[bytes] = set()

@@ -424,6 +424,21 @@ def test_a_difference_against_too_much_is_an_error(root: Path) -> None:
             read_image(store, "app:2")
 
 
+@pytest.mark.parametrize("image", ["app:1", "app:2"])
+def test_a_depth_that_is_wrong_about_bases_is_found(root: Path, image: str) -> None:
+    """Readers ask the depth whether there are bases; as a number it is advice."""
+    one, two = versions(2)
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    with Store.open(root) as store:
+        with store.catalog.write() as connection:
+            connection.execute("UPDATE blocks SET depth = 1 - depth")
+        with pytest.raises(IntegrityError):
+            read_image(store, image)
+        problems = {finding.problem for finding in check(store, read_data=False).findings}
+        assert Problem.CATALOG_DIFFERS in problems
+
+
 def test_a_read_decodes_a_bounded_amount(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = versions(2, size=300_000)
     add_version(root, "app:1", one)
