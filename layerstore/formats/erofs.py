@@ -1,0 +1,368 @@
+"""EROFS images of metadata alone: what a kernel needs to show a tree whose content lies elsewhere.
+
+EROFS is the read-only file system of Linux. An image written here holds directories,
+symlinks, devices and attributes; a regular file has its size and a hole for content. An
+overlay mount fills the hole: each file carries the overlay attributes that redirect its data
+to a file of a data-only lower layer (overlayfs.rst, "Data-only lower layers"). Different
+images that name the same data file share its page cache.
+
+Only what this use needs is written: uncompressed, 4 KiB blocks, extended inodes, chunk-based
+holes, attributes inline or shared. Normative: docs/format/erofs.md. Source: Linux,
+fs/erofs/erofs_fs.h, and Documentation/filesystems/erofs.rst.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections import Counter
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+
+from layerstore.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+BLOCK_BYTES: Final = 4096
+MAGIC: Final = 0xE0F5E1E2
+SUPER_OFFSET: Final = 1024
+NAME_MAX_BYTES: Final = 255
+XATTR_VALUE_MAX_BYTES: Final = 0xFFFF
+"""The size of a value is 16 bits wide, so a value of 65,536 bytes has no place."""
+
+_SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23s")
+_INODE = struct.Struct("<HHHHQIIIIQII16s")
+_DIRENT = struct.Struct("<QHBB")
+_XATTR_HEADER = struct.Struct("<IB7s")
+_XATTR_ENTRY = struct.Struct("<BBH")
+_HOLE = struct.pack("<I", 0xFFFF_FFFF)
+_HOLE_BYTES: Final = len(_HOLE)
+
+_SLOT_BYTES: Final = 32
+_COMPAT_CHECKSUM: Final = 0x1
+_COMPAT_MTIME: Final = 0x2
+_INCOMPAT_CHUNKED_FILE: Final = 0x4
+_EXTENDED: Final = 1
+_FLAT_PLAIN, _FLAT_INLINE, _CHUNK_BASED = 0 << 1, 2 << 1, 4 << 1
+_CHUNK_BITS_MAX: Final = 31
+_SHARED_MAX: Final = 0xFF
+_XATTR_BODY_MAX_BYTES: Final = _XATTR_HEADER.size + 4 * 0xFFFE
+_U64_MAX: Final = (1 << 64) - 1
+_FIRST_SLOT: Final = (SUPER_OFFSET + 128) // _SLOT_BYTES
+
+_FILE_TYPES: Final = {
+    stat.S_IFREG: 1,
+    stat.S_IFDIR: 2,
+    stat.S_IFCHR: 3,
+    stat.S_IFBLK: 4,
+    stat.S_IFIFO: 5,
+    stat.S_IFSOCK: 6,
+    stat.S_IFLNK: 7,
+}
+_XATTR_PREFIXES: Final = (
+    (b"system.posix_acl_access", 2),
+    (b"system.posix_acl_default", 3),
+    (b"user.", 1),
+    (b"trusted.", 4),
+    (b"security.", 6),
+)
+
+Xattrs = tuple[tuple[bytes, bytes], ...]
+
+
+class Inode(NamedTuple):
+    """One inode of the image.
+
+    Attributes:
+        mode: With the file type, as in ``st_mode``.
+        mtime_ns: Nanoseconds since the epoch, 0 or later.
+        nlink: Names it has; for directories as stat(2) counts them.
+        size: Bytes of a regular file, whose content is a hole; ignored for others.
+        rdev: Device number of a character or block device, as in ``st_rdev``.
+        target: Of a symlink.
+        xattrs: Name and value pairs.
+        children: Of a directory: name and index of the inode, sorted by name, without ``.``
+            and ``..``.
+        parent: Of a directory: index of the directory above, of the root its own.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    nlink: int
+    size: int = 0
+    rdev: int = 0
+    target: bytes = b""
+    xattrs: Xattrs = ()
+    children: Sequence[tuple[bytes, int]] = ()
+    parent: int = 0
+
+
+class _Place(NamedTuple):
+    """Where an inode lies.
+
+    Attributes:
+        nid: Its number, which is its place in 32-byte slots.
+        block: Where data that does not lie behind the inode begins, 0 if there is none.
+        layout: How the data lies.
+    """
+
+    nid: int
+    block: int
+    layout: int
+
+
+def write_image(inodes: Sequence[Inode], out: BinaryIO, *, uuid: bytes = bytes(16)) -> int:
+    """Write an image of inodes, the first of which is the root; return its size in bytes.
+
+    Equal inodes give equal images.
+
+    Args:
+        inodes: All inodes; directories name theirs by index into this sequence.
+        out: Where to write.
+        uuid: 16 bytes that name the image.
+
+    Raises:
+        FormatError: EROFS has no place for an attribute: its value takes 65,536 bytes, it is
+            of a name space that EROFS does not know, or an inode has too many.
+    """
+    xattrs = _Xattrs(inodes)
+    bodies = [xattrs.encoded(inode.xattrs) for inode in inodes]
+    sizes = [_data_bytes(inodes, index) for index in range(len(inodes))]
+    layout = _Layout(inodes, [_INODE.size + len(body) for body in bodies], sizes)
+    image = bytearray(layout.end_block(len(xattrs.table)) * BLOCK_BYTES)
+    writer = _Writer(image, inodes, layout.places, layout.first_block(len(xattrs.table)))
+    for index, (body, size) in enumerate(zip(bodies, sizes, strict=True)):
+        writer.put(index, body, size)
+    at = layout.shared_block * BLOCK_BYTES
+    image[at : at + len(xattrs.table)] = xattrs.table
+    _put_super(image, len(inodes), layout.places[0].nid, layout.shared_block, uuid)
+    out.write(image)
+    return len(image)
+
+
+class _Xattrs:
+    """Encodes attributes; those that several inodes have lie once in a shared table."""
+
+    def __init__(self, inodes: Iterable[Inode]) -> None:
+        counts = Counter(pair for inode in inodes for pair in inode.xattrs)
+        self._ids: dict[tuple[bytes, bytes], int] = {}
+        table = bytearray()
+        for pair, count in counts.items():
+            if count > 1:
+                self._ids[pair] = len(table) // 4
+                table += _xattr_entry(*pair)
+        self.table = bytes(table)
+
+    def encoded(self, xattrs: Xattrs) -> bytes:
+        """Return what follows an inode that has these attributes."""
+        if not xattrs:
+            return b""
+        shared = [self._ids[pair] for pair in xattrs if pair in self._ids]
+        if len(shared) > _SHARED_MAX:
+            raise FormatError(f"an inode has {len(xattrs)} attributes: too many for EROFS")
+        own = [_xattr_entry(*pair) for pair in xattrs if pair not in self._ids]
+        header = _XATTR_HEADER.pack(0, len(shared), b"")
+        body = b"".join([header, struct.pack(f"<{len(shared)}I", *shared), *own])
+        if len(body) > _XATTR_BODY_MAX_BYTES:
+            raise FormatError(f"an inode has {len(body)} bytes of attributes: too many for EROFS")
+        return body
+
+
+def _xattr_entry(name: bytes, value: bytes) -> bytes:
+    if len(value) > XATTR_VALUE_MAX_BYTES:
+        raise FormatError(f"attribute {name!r} of {len(value)} bytes: too long for EROFS")
+    for prefix, number in _XATTR_PREFIXES:
+        if name.startswith(prefix):
+            suffix = name[len(prefix) :]
+            entry = _XATTR_ENTRY.pack(len(suffix), number, len(value)) + suffix + value
+            return entry + bytes(-len(entry) % 4)
+    raise FormatError(f"attribute {name!r} is of a kind that EROFS does not know")
+
+
+def _data_bytes(inodes: Sequence[Inode], index: int) -> int:
+    """Return the size of an inode's data as stat(2) will say."""
+    inode = inodes[index]
+    kind = stat.S_IFMT(inode.mode)
+    if kind == stat.S_IFDIR:
+        blocks = _name_blocks(inodes, index)
+        last = sum(_DIRENT.size + len(name) for name, _ in blocks[-1])
+        return (len(blocks) - 1) * BLOCK_BYTES + last
+    if kind == stat.S_IFLNK:
+        return len(inode.target)
+    return inode.size if kind == stat.S_IFREG else 0
+
+
+def _name_blocks(inodes: Sequence[Inode], index: int) -> list[list[tuple[bytes, int]]]:
+    """Return the names in a directory with the indexes of their inodes, block by block."""
+    inode = inodes[index]
+    blocks: list[list[tuple[bytes, int]]] = [[]]
+    used = 0
+    for entry in sorted([(b".", index), (b"..", inode.parent), *inode.children]):
+        need = _DIRENT.size + len(entry[0])
+        if used + need > BLOCK_BYTES:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(entry)
+        used += need
+    return blocks
+
+
+class _Layout:
+    """Where everything lies: inodes with what fits behind them, the shared table, whole blocks."""
+
+    def __init__(self, inodes: Sequence[Inode], heads: Sequence[int], sizes: Sequence[int]) -> None:
+        """Place inodes in their order.
+
+        Args:
+            inodes: All of them.
+            heads: Bytes of each inode with its attributes.
+            sizes: Bytes of its data.
+        """
+        self._at = _FIRST_SLOT * _SLOT_BYTES
+        self._blocks = 0
+        self.places = [
+            self._place(stat.S_IFMT(inode.mode), head, size)
+            for inode, head, size in zip(inodes, heads, sizes, strict=True)
+        ]
+        self.shared_block = -(-self._at // BLOCK_BYTES)
+
+    def _place(self, kind: int, head: int, size: int) -> _Place:
+        if kind == stat.S_IFREG and size:
+            return self._take(head + _HOLE_BYTES * _chunks(size), 0, _CHUNK_BASED)
+        if kind not in (stat.S_IFDIR, stat.S_IFLNK):
+            return self._take(head, 0, _FLAT_PLAIN)
+        tail = size % BLOCK_BYTES if kind == stat.S_IFDIR else size
+        if not 0 < head + tail <= BLOCK_BYTES or not tail:
+            return self._take(head, -(-size // BLOCK_BYTES), _FLAT_PLAIN)
+        if self._at % BLOCK_BYTES + head + tail > BLOCK_BYTES:
+            self._at += -self._at % BLOCK_BYTES  # what lies behind an inode may not cross blocks
+        return self._take(head + tail, size // BLOCK_BYTES, _FLAT_INLINE)
+
+    def _take(self, size: int, blocks: int, layout: int) -> _Place:
+        place = _Place(self._at // _SLOT_BYTES, self._blocks, layout)
+        self._at += size + -size % _SLOT_BYTES
+        self._blocks += blocks
+        return place
+
+    def first_block(self, shared_bytes: int) -> int:
+        """Return where whole blocks of data begin, behind the shared table."""
+        return self.shared_block + -(-shared_bytes // BLOCK_BYTES)
+
+    def end_block(self, shared_bytes: int) -> int:
+        """Return how many blocks the image has."""
+        return self.first_block(shared_bytes) + self._blocks
+
+
+def _chunk_bits(size: int) -> int:
+    """Return by how many bits the chunks of a hole exceed a block, so that one covers it."""
+    return min(max((size - 1).bit_length() - 12, 0), _CHUNK_BITS_MAX)
+
+
+def _chunks(size: int) -> int:
+    return -(-size // (BLOCK_BYTES << _chunk_bits(size)))
+
+
+class _Writer:
+    """Fills an image whose layout is known."""
+
+    def __init__(
+        self, image: bytearray, inodes: Sequence[Inode], places: Sequence[_Place], first_block: int
+    ) -> None:
+        self._image = image
+        self._inodes = inodes
+        self._places = places
+        self._first_block = first_block
+        self._types = [_FILE_TYPES[stat.S_IFMT(inode.mode)] for inode in inodes]
+
+    def put(self, index: int, xattrs: bytes, size: int) -> None:
+        """Write one inode with its attributes and data."""
+        inode, place = self._inodes[index], self._places[index]
+        kind = stat.S_IFMT(inode.mode)
+        where = self._where(inode, kind, place, size)
+        seconds, nanoseconds = divmod(inode.mtime_ns, 1_000_000_000)
+        at = place.nid * _SLOT_BYTES
+        _INODE.pack_into(
+            self._image, at, _EXTENDED | place.layout, _xattr_count(xattrs), inode.mode, 0,
+            size, where, index + 1, inode.uid, inode.gid, seconds & _U64_MAX, nanoseconds,
+            inode.nlink, b"",
+        )  # fmt: skip
+        at += _INODE.size
+        self._image[at : at + len(xattrs)] = xattrs
+        at += len(xattrs)
+        if place.layout == _CHUNK_BASED:
+            hole = _HOLE * _chunks(size)
+            self._image[at : at + len(hole)] = hole
+        elif kind in (stat.S_IFDIR, stat.S_IFLNK):
+            self._put_data(index, kind, place, at)
+
+    def _where(self, inode: Inode, kind: int, place: _Place, size: int) -> int:
+        """Return the word of an inode that says where its data lies, or what device it is."""
+        if kind in (stat.S_IFCHR, stat.S_IFBLK):
+            return _encoded_device(inode.rdev)
+        if place.layout == _CHUNK_BASED:
+            return _chunk_bits(size)
+        return self._first_block + place.block
+
+    def _put_data(self, index: int, kind: int, place: _Place, behind: int) -> None:
+        data = self._directory(index) if kind == stat.S_IFDIR else self._inodes[index].target
+        inline = place.layout == _FLAT_INLINE
+        whole = len(data) // BLOCK_BYTES * BLOCK_BYTES if inline else len(data)
+        at = (self._first_block + place.block) * BLOCK_BYTES
+        self._image[at : at + whole] = data[:whole]
+        self._image[behind : behind + len(data) - whole] = data[whole:]
+
+    def _directory(self, index: int) -> bytes:
+        parts: list[bytes] = []
+        blocks = _name_blocks(self._inodes, index)
+        for block in blocks:
+            offset = _DIRENT.size * len(block)
+            for name, child in block:
+                nid = self._places[child].nid
+                parts.append(_DIRENT.pack(nid, offset, self._types[child], 0))
+                offset += len(name)
+            parts += [name for name, _ in block]
+            if block is not blocks[-1]:
+                parts.append(bytes(BLOCK_BYTES - offset))
+        return b"".join(parts)
+
+
+def _xattr_count(xattrs: bytes) -> int:
+    """Return how an inode says how long its attributes are."""
+    return (len(xattrs) - _XATTR_HEADER.size) // 4 + 1 if xattrs else 0
+
+
+def _encoded_device(rdev: int) -> int:
+    """Return a device number as the kernel's new_encode_dev() does."""
+    major, minor = os.major(rdev), os.minor(rdev)
+    return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
+
+
+def _put_super(image: bytearray, inodes: int, root: int, shared_block: int, uuid: bytes) -> None:
+    fields = (
+        _COMPAT_CHECKSUM | _COMPAT_MTIME, 12, 0, root, inodes, 0, 0,
+        len(image) // BLOCK_BYTES, 0, shared_block, uuid, b"", _INCOMPAT_CHUNKED_FILE,
+        0, 0, 0, 0, 0, 0, 0, 0, b"",
+    )  # fmt: skip
+    _SUPER.pack_into(image, SUPER_OFFSET, MAGIC, 0, *fields)
+    checksum = _crc32c(bytes(image[SUPER_OFFSET:BLOCK_BYTES]))
+    _SUPER.pack_into(image, SUPER_OFFSET, MAGIC, checksum, *fields)
+
+
+def _crc32c(data: bytes) -> int:
+    """Return the CRC-32C register after ``data``, neither starting nor ending inverted twice.
+
+    The kernel keeps the register as it is (fs/erofs/super.c, erofs_superblock_csum_verify).
+    """
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
+    crc = 0xFFFF_FFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return crc
