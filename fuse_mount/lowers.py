@@ -1,18 +1,21 @@
-"""Read-only FUSE mounts of whole images, shared by everything that needs the same layers.
+"""Read-only mounts of whole images, shared by everything that needs the same layers.
 
-One mount and one server process serve all views of a chain of layers. What is
-known about it lies in the store:
+One mount serves all views of a chain of layers through one backend: a FUSE mount with
+its server process, or mounts of the kernel's own (:mod:`fuse_mount.kernel_lowers`). What
+is known about it lies in the store:
 
-    views/lowers/CHAIN/current        symlink: the instance new users join
-    views/lowers/CHAIN/INSTANCE/      one server's life
+    views/lowers/CHAIN/current        symlink: the FUSE instance new users join
+    views/lowers/CHAIN/current-kernel the same for instances of the kernel's
+    views/lowers/CHAIN/INSTANCE/      one instance's life
         root/                         where the tree is mounted
-        alive                         flocked by the server as long as it lives
-        spec.json  log                what it was told, what it had to say
+        alive                         FUSE: flocked by the server as long as it lives
+        spec.json  log                FUSE: what it was told, what it had to say
+        kernel.json  meta/            kernel: where it was mounted, and its metadata image
         users/NAME                    who needs it; the last to leave unmounts
     views/lower-INSTANCE.json         keeps the garbage collector off its layers
 
 Starting and stopping happen under a file lock per chain, so that two mounts of one
-image never start two servers. A server that died (its lock is free) is never
+image never start two instances. A server that died (its lock is free) is never
 joined again: the next user starts a fresh instance, and the views of the dead one
 answer ENOTCONN until they are unmounted. The server removes its files when the last
 mount of its tree is gone, wherever that was; :func:`clean_unused` removes those of servers
@@ -30,6 +33,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from fuse_mount import kernel_lowers
 from layerstore.digest import chain_id, hex_of
 from layerstore.errors import MountError, UnsupportedError
 from layerstore.linux import mounts
@@ -40,6 +44,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from layerstore.digest import DiffId
+    from layerstore.progress import Progress
+
+FUSE = "fuse"
+KERNEL = "kernel"
 
 LOCK_BUCKETS_HEX = 2
 """Chains and targets share 256 lock files each, so that lock files need never be removed."""
@@ -52,11 +60,12 @@ READ_AHEAD_KIB = 1024
 """As far as the largest chunk, so that a sequential reader has several requests under way."""
 
 _CHAIN_HEX = 32
+_CURRENT = {FUSE: "current", KERNEL: "current-kernel"}
 _LOG_TAIL_BYTES = 2000
 
 
 class Lower(NamedTuple):
-    """One server's instance.
+    """One instance.
 
     Attributes:
         directory: Its directory under ``views/lowers``.
@@ -83,11 +92,18 @@ def chain_name(layers: Sequence[DiffId]) -> str:
 
 
 def is_alive(directory: str) -> bool:
-    """Whether the server of an instance runs."""
-    return is_held(f"{directory}/alive")
+    """Whether the server of an instance runs, or its mounts of the kernel's exist."""
+    return is_held(f"{directory}/alive") or kernel_lowers.is_alive(directory)
 
 
-def acquire(store_root: str, layers: Sequence[DiffId], user: str) -> Lower:
+def acquire(
+    store_root: str,
+    layers: Sequence[DiffId],
+    user: str,
+    *,
+    backend: str = FUSE,
+    progress: Progress | None = None,
+) -> Lower:
     """Join the running instance of a chain as ``user``, or start one.
 
     Success means that the tree is mounted and answers.
@@ -96,14 +112,19 @@ def acquire(store_root: str, layers: Sequence[DiffId], user: str) -> Lower:
         store_root: An existing store.
         layers: Diff ids, lowest first.
         user: The id of a view, whose record is there; give it to :func:`release`.
+        backend: ``fuse`` or ``kernel``; only an instance of the same is joined.
+        progress: Told about files that are unpacked for the kernel.
 
     Raises:
-        UnsupportedError: FUSE is missing here; the hint says how to get it.
+        UnsupportedError: FUSE is missing here, or the kernel cannot; the hint says what to do.
         MountError: The server could not start; the message is its own.
+        LayerstoreError: Whatever making an image for the kernel meets in the store.
     """
     chain = chain_name(layers)
     with _chain_lock(store_root, chain):
-        lower = _running(store_root, chain)
+        lower = _running(store_root, chain, backend)
+        if lower is None and backend == KERNEL:
+            return _start_kernel(store_root, chain, layers, user, progress)
         if lower is None:
             return _start(store_root, chain, layers, user)
         _add_user(lower.directory, user)
@@ -126,8 +147,8 @@ def release(store_root: str, directory: str, user: str) -> None:
 def release_everywhere(store_root: str, layers: Sequence[DiffId], user: str) -> None:
     """Leave whatever instance of a chain ``user`` joined before it could note which."""
     base = f"{lowers_directory(store_root)}/{chain_name(layers)}"
-    for instance in _names(base):
-        if instance != "current" and os.path.lexists(f"{base}/{instance}/users/{user}"):
+    for instance in _instances(base):
+        if os.path.lexists(f"{base}/{instance}/users/{user}"):
             release(store_root, f"{base}/{instance}", user)
 
 
@@ -152,9 +173,9 @@ def clean_unused(store_root: str) -> list[str]:
     for chain in _names(lowers_directory(store_root)):
         base = f"{lowers_directory(store_root)}/{chain}"
         with _chain_lock(store_root, chain):
-            for instance in _names(base):
+            for instance in _instances(base):
                 directory = f"{base}/{instance}"
-                if instance == "current" or _is_needed(store_root, directory):
+                if _is_needed(store_root, directory):
                     continue
                 _stop(directory)
                 cleaned.append(directory)
@@ -164,7 +185,7 @@ def clean_unused(store_root: str) -> list[str]:
 
 
 def _is_needed(store_root: str, directory: str) -> bool:
-    """Whether an instance's server lives and has users; forgets users that are gone."""
+    """Whether an instance lives and has users; forgets users that are gone."""
     if not is_alive(directory):
         return False
     for user in _names(f"{directory}/users"):
@@ -188,15 +209,21 @@ def _names(directory: str) -> list[str]:
         return []
 
 
-def _running(store_root: str, chain: str) -> Lower | None:
-    """Return the instance to join: its server lives and its tree is mounted for us to see."""
+def _instances(base: str) -> list[str]:
+    return [name for name in _names(base) if name not in _CURRENT.values()]
+
+
+def _running(store_root: str, chain: str, backend: str) -> Lower | None:
+    """Return the instance to join: it lives and its tree is mounted for us to see."""
     base = f"{lowers_directory(store_root)}/{chain}"
     try:
-        directory = f"{base}/{os.readlink(f'{base}/current')}"
+        directory = f"{base}/{os.readlink(f'{base}/{_CURRENT[backend]}')}"
     except OSError:
         return None
     lower = Lower(directory, f"{directory}/root")
-    if not is_alive(directory):
+    if backend == KERNEL:
+        return lower if kernel_lowers.is_visible(directory) else None
+    if not is_held(lower.alive):
         return None
     try:
         if not mounts.identify(lower.root).is_root:
@@ -224,22 +251,9 @@ def _add_user(directory: str, user: str) -> None:
 def _start(
     store_root: str, chain: str, layers: Sequence[DiffId], user: str, *, target: str | None = None
 ) -> Lower:
-    instance = os.urandom(6).hex()
-    base = f"{lowers_directory(store_root)}/{chain}"
-    lower = Lower(f"{base}/{instance}", target or f"{base}/{instance}/root")
-    for path in (
-        f"{store_root}/views",
-        lowers_directory(store_root),
-        base,
-        lower.directory,
-        f"{lower.directory}/root",
-        f"{lower.directory}/users",
-    ):
-        make_private_dir(path, durable=False)
-    # Before the server starts: should we be killed, whoever cleans up finds whom it was for.
-    _add_user(lower.directory, user)
-    record = f"{store_root}/views/lower-{instance}.json"
-    write_private_json(record, {"kind": "lower", "image_id": None, "layers": list(layers)})
+    lower, record = _make_instance(store_root, chain, layers, user, FUSE)
+    if target is not None:
+        lower = lower._replace(root=target)
     spec: dict[str, object] = {
         "store": store_root,
         "layers": list(layers),
@@ -255,26 +269,76 @@ def _start(
         remove_instance(lower.directory)  # the server may not have exited yet, but it has failed
         raise
     if target is None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{base}/current")
-        os.symlink(instance, f"{base}/current")
+        _make_current(lower.directory, FUSE)
     return lower
+
+
+def _start_kernel(
+    store_root: str,
+    chain: str,
+    layers: Sequence[DiffId],
+    user: str,
+    progress: Progress | None,
+) -> Lower:
+    lower, _ = _make_instance(store_root, chain, layers, user, KERNEL)
+    try:
+        kernel_lowers.start(store_root, lower.directory, layers, progress)
+    except BaseException:
+        _stop(lower.directory)
+        raise
+    _make_current(lower.directory, KERNEL)
+    return lower
+
+
+def _make_instance(
+    store_root: str, chain: str, layers: Sequence[DiffId], user: str, backend: str
+) -> tuple[Lower, str]:
+    """Make an instance's directory and its record; return the record's path too."""
+    instance = os.urandom(6).hex()
+    base = f"{lowers_directory(store_root)}/{chain}"
+    lower = Lower(f"{base}/{instance}", f"{base}/{instance}/root")
+    for path in (
+        f"{store_root}/views",
+        lowers_directory(store_root),
+        base,
+        lower.directory,
+        lower.root,
+        f"{lower.directory}/users",
+    ):
+        make_private_dir(path, durable=False)
+    # Before anything is mounted: should we be killed, whoever cleans up finds whom it was for.
+    _add_user(lower.directory, user)
+    record = f"{store_root}/views/lower-{instance}.json"
+    write_private_json(
+        record, {"kind": "lower", "image_id": None, "layers": list(layers), "backend": backend}
+    )
+    return lower, record
+
+
+def _make_current(directory: str, backend: str) -> None:
+    """Let new users join this instance."""
+    base, instance = os.path.split(directory)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{base}/{_CURRENT[backend]}")
+    os.symlink(instance, f"{base}/{_CURRENT[backend]}")
 
 
 def _stop(directory: str) -> None:
     """Unmount an instance; its server removes the files, or we do if it is dead.
 
     Detaching is right here: nobody works in this hidden directory, and what still
-    shows the tree elsewhere keeps it and its server until it is unmounted there.
+    shows the tree elsewhere keeps it and its server until it is unmounted there. Mounts
+    of the kernel's in another mount namespace keep the files, too.
     """
-    root = f"{directory}/root"
-    with contextlib.suppress(OSError):
-        while mounts.identify(root).is_root:
-            mounts.unmount(root, lazy=True)
+    for place in (f"{directory}/root", f"{directory}/meta"):
+        with contextlib.suppress(OSError):
+            while mounts.identify(place).is_root:
+                mounts.unmount(place, lazy=True)
     base, instance = os.path.split(directory)
-    with contextlib.suppress(OSError):
-        if os.readlink(f"{base}/current") == instance:
-            os.unlink(f"{base}/current")
+    for current in _CURRENT.values():
+        with contextlib.suppress(OSError):
+            if os.readlink(f"{base}/{current}") == instance:
+                os.unlink(f"{base}/{current}")
     if not is_alive(directory):
         remove_instance(directory)
 
@@ -288,7 +352,8 @@ def remove_instance(directory: str) -> None:
         for name in _names(inside):
             with contextlib.suppress(OSError):  # directories too: they follow
                 os.unlink(f"{inside}/{name}")
-    for path in (f"{directory}/users", f"{directory}/root", directory, base):
+    inner = (f"{directory}/users", f"{directory}/root", f"{directory}/meta")
+    for path in (*inner, directory, base):
         with contextlib.suppress(OSError):
             os.rmdir(path)
     with contextlib.suppress(OSError):

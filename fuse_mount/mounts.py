@@ -1,7 +1,7 @@
 """Views of images on this host: mount, list, unmount, and what a crash left behind.
 
-A view is a read-only bind of a shared FUSE mount, or an overlay over it whose upper
-directory takes the writes. Each has a record, ``views/ID.json``, whose ID is derived
+A view is a read-only bind of a shared mount, by FUSE or by the kernel's own file systems
+(:mod:`fuse_mount.lowers`), or an overlay over it whose upper directory takes the writes. Each has a record, ``views/ID.json``, whose ID is derived
 from the target: finding the view of a directory reads one file, however many views
 there are. The record is written before the mount is made and removed after everything
 else is undone, so a crash at any point leaves a record that :func:`unmount` or
@@ -24,8 +24,10 @@ import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from fuse_mount import lowers
+from fuse_mount import kernel_lowers, lowers
 from fuse_mount.holders import describe_holders, is_fuse_mount, is_overlay_of
+from fuse_mount.kernel_lowers import boot_id
+from fuse_mount.lowers import FUSE, KERNEL
 from layerstore.digest import DiffId, parse_digest
 from layerstore.errors import (
     ConflictError,
@@ -33,19 +35,28 @@ from layerstore.errors import (
     InputError,
     MountError,
     NotFoundError,
+    StorageError,
     UnsupportedError,
 )
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.files import make_private_dir, read_file
 from layerstore.linux.locks import FileLock
-from layerstore.linux.namespaces import current_mount_namespace
+from layerstore.linux.namespaces import (
+    current_mount_namespace,
+    mount_namespace_id,
+    mount_namespace_lives,
+)
 from layerstore.linux.removal import remove_tree
 from layerstore.snapshot.overlay import copy_root_attributes, overlay_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
+
+AUTO = "auto"
+BACKENDS = (AUTO, KERNEL, FUSE)
 
 MOUNTED = "mounted"
 STALE = "stale"
@@ -55,10 +66,14 @@ _ID_HEX = 12
 _RECORD_MAX_BYTES = 1 << 20
 _NO_MOUNT = -1
 """The mount id of views that another store made: equal to no mount's."""
-_TEXTS = ("view_id", "image_id", "image", "target", "mode", "kind", "upper", "lower", "boot_id")
-_NUMBERS = ("mount_id", "device", "namespace")
+_TEXTS = (
+    "view_id", "image_id", "image", "target", "mode", "kind", "upper", "lower", "boot_id", "backend",
+)  # fmt: skip
+_NUMBERS = ("mount_id", "device", "namespace", "namespace_id")
 _YEAR_10000_S = 253_402_300_800
 _VIEW_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
+_FALL_BACK = (UnsupportedError, StorageError)
+"""Why FUSE is tried in the kernel's stead: it cannot, or files cannot be unpacked here."""
 
 
 class MountRecord(NamedTuple):
@@ -70,10 +85,12 @@ class MountRecord(NamedTuple):
         mode: ``ro`` or ``rw``.
         kind: ``bind``, ``overlay``, or ``fuse`` (its own server, for users without privileges).
         upper: Directory that takes the writes of an ``rw`` view, else None.
-        lower: Directory of the FUSE instance below.
+        lower: Directory of the instance below.
         mount_id: The kernel's id of the mount; 0 while it is being made.
         namespace: Inode number of the mount namespace it was made in.
         created: Seconds since the epoch.
+        backend: ``fuse`` or ``kernel``; views of before there was a choice are FUSE's.
+        namespace_id: What names that namespace for ever, 0 where the kernel does not tell.
     """
 
     view_id: str
@@ -90,6 +107,8 @@ class MountRecord(NamedTuple):
     boot_id: str
     namespace: int
     created: float
+    backend: str = FUSE
+    namespace_id: int = 0
 
 
 class ListedMount(NamedTuple):
@@ -107,7 +126,9 @@ def mount(
     *,
     rw: bool = False,
     name: str = "",
+    backend: str = FUSE,
     confirm: Callable[[], object] | None = None,
+    progress: Progress | None = None,
 ) -> MountRecord:
     """Show an image at a directory.
 
@@ -121,8 +142,11 @@ def mount(
         rw: Whether the view gets its own writable upper directory, which
             :func:`unmount` removes.
         name: What the user called the image, for listings.
+        backend: ``fuse``, ``kernel``, or ``auto``: the kernel's own file systems where they
+            can show this image here, else FUSE. The record says which it became.
         confirm: Called when the record keeps the collector off the image, before anything
             is mounted; raises if the image went in the meantime.
+        progress: Told about files that are unpacked for the kernel.
 
     Raises:
         InputError: The target is missing or no directory.
@@ -130,6 +154,8 @@ def mount(
         UnsupportedError: The host or the caller's privileges do not suffice.
         MountError: The kernel or the FUSE server refused.
     """
+    if backend not in BACKENDS:
+        raise InputError(f"no backend {backend!r}", hint=f"there are {', '.join(BACKENDS)}")
     target = _checked_target(store_root, target)
     view_id = view_id_of(target)
     with _view_lock(store_root, view_id):
@@ -152,19 +178,34 @@ def mount(
             lower="",
             mount_id=0,
             device=0,
-            boot_id=_boot_id(),
+            boot_id=boot_id(),
             namespace=current_mount_namespace(),
             created=time.time(),
+            namespace_id=mount_namespace_id(),
         )
         make_private_dir(f"{store_root}/views", durable=False)
-        _write(store_root, record)
-        try:
-            if confirm is not None:
-                confirm()
-            return _make(store_root, record)
-        except BaseException:
-            _undo(store_root, _read(store_root, view_id) or record, lazy=True)
-            raise
+        if backend == AUTO:
+            with contextlib.suppress(*_FALL_BACK):
+                return _make_or_undo(store_root, record._replace(backend=KERNEL), confirm, progress)
+            backend = FUSE
+        return _make_or_undo(store_root, record._replace(backend=backend), confirm, progress)
+
+
+def _make_or_undo(
+    store_root: str,
+    record: MountRecord,
+    confirm: Callable[[], object] | None,
+    progress: Progress | None,
+) -> MountRecord:
+    """Write the record, then make the view; whatever goes wrong takes both away again."""
+    _write(store_root, record)
+    try:
+        if confirm is not None:
+            confirm()
+        return _make(store_root, record, progress)
+    except BaseException:
+        _undo(store_root, _read(store_root, record.view_id) or record, lazy=True)
+        raise
 
 
 def unmount(
@@ -285,12 +326,14 @@ def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
     )
 
 
-def _make(store_root: str, record: MountRecord) -> MountRecord:
-    """Join or start the FUSE mount, mount the view on it, and complete the record."""
-    if record.kind == "fuse":
+def _make(store_root: str, record: MountRecord, progress: Progress | None) -> MountRecord:
+    """Join or start the shared mount, mount the view on it, and complete the record."""
+    if record.backend == FUSE and record.kind == "fuse":
         lower = lowers.start_at(store_root, record.layers, record.view_id, record.target)
     else:
-        lower = lowers.acquire(store_root, record.layers, record.view_id)
+        lower = lowers.acquire(
+            store_root, record.layers, record.view_id, backend=record.backend, progress=progress
+        )
     record = record._replace(lower=lower.directory)
     _write(store_root, record)
     if record.kind == "overlay":
@@ -310,12 +353,15 @@ def _mount_writable(store_root: str, record: MountRecord, lower: str) -> None:
     for name in ("upper", "work"):
         make_private_dir(f"{record.upper}/{name}", durable=False)
     copy_root_attributes(lower, f"{record.upper}/upper")
-    overlay = syscalls.Overlay(
-        lowers=(lower,),
-        upper=f"{record.upper}/upper",
-        work=f"{record.upper}/work",
-        options=overlay_options(),
-    )
+    if record.backend == KERNEL:
+        overlay = kernel_lowers.writable(store_root, record.lower, record.upper)
+    else:
+        overlay = syscalls.Overlay(
+            lowers=(lower,),
+            upper=f"{record.upper}/upper",
+            work=f"{record.upper}/work",
+            options=overlay_options(),
+        )
     syscalls.mount_overlay(overlay, record.target, _VIEW_FLAGS)
 
 
@@ -375,20 +421,25 @@ def _fusermount(target: str, *, lazy: bool) -> None:
 
 def _state(record: MountRecord) -> tuple[str, str]:
     """Return the state of a view and, if it is not mounted, the reason."""
-    if record.boot_id != _boot_id():
+    if record.boot_id != boot_id():
         return STALE, "the host was restarted"
-    if not lowers.is_alive(record.lower):
+    if record.backend == FUSE and not lowers.is_alive(record.lower):
         return STALE, "its FUSE server is gone"
     if _is_mounted(record):
         return MOUNTED, ""
     if record.namespace != current_mount_namespace():
+        # A FUSE server ends with the last mount of its tree; the kernel's leave no such trace.
+        if record.backend == KERNEL and not mount_namespace_lives(
+            record.namespace, record.namespace_id
+        ):
+            return STALE, "its mount namespace is gone"
         return ELSEWHERE, f"namespace {record.namespace}"
     return STALE, "it was unmounted by something else"
 
 
 def _is_mounted(record: MountRecord) -> bool:
     """Whether the very mount of the record is what one sees at its target."""
-    if record.boot_id != _boot_id():
+    if record.boot_id != boot_id():
         return False
     try:
         identity = syscalls.identify(record.target)
@@ -473,7 +524,10 @@ def _record_of(value: object) -> MountRecord:
     Raises:
         ValueError: Names the field that no record has so.
     """
-    if not isinstance(value, dict) or value.keys() != set(MountRecord._fields):
+    if not isinstance(value, dict):
+        raise ValueError("its fields are not those of a view")
+    value = {**MountRecord._field_defaults, **value}  # what older records lack
+    if value.keys() != set(MountRecord._fields) or value["backend"] not in (FUSE, KERNEL):
         raise ValueError("its fields are not those of a view")
     for name in _TEXTS:
         text = value[name]
@@ -518,7 +572,7 @@ def _own_record(store_root: str, view_id: str, record: MountRecord) -> MountReco
         raise ValueError("it speaks of another view")
     chain, instance = f"/{record.lower}".split("/")[-2:] if record.lower else ("", "")
     if {chain, instance} & {".", ".."}:
-        raise ValueError("it names no FUSE instance")
+        raise ValueError("it names no instance")
     upper = f"{store_root}/uppers/{upper_name}" if record.upper is not None else None
     lower = f"{lowers.lowers_directory(store_root)}/{chain}/{instance}" if record.lower else ""
     if _same_parent(record.upper, upper) and _same_parent(record.lower, lower):
@@ -534,11 +588,3 @@ def _same_parent(one: str | None, other: str | None) -> bool:
         return os.path.samefile(os.path.dirname(one or ""), os.path.dirname(other or ""))
     except OSError:
         return False
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

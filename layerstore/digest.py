@@ -34,6 +34,9 @@ ChunkId = NewType("ChunkId", bytes)
 PackId = NewType("PackId", bytes)
 """32 bytes of BLAKE3 over a whole pack file."""
 
+ObjectId = NewType("ObjectId", bytes)
+"""32 bytes that name a file's whole content in the object tier (docs/format/store.md)."""
+
 ID_BYTES = 32
 
 _HEX_DIGITS = {"sha256": 64, "sha512": 128}

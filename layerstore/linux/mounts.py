@@ -1,4 +1,4 @@
-"""Mounting by system calls: bind, overlay, move, propagation, unmounting, identity of mounts.
+"""Mounting by system calls: bind, overlay, EROFS, move, propagation, unmounting, identity of mounts.
 
 mount(8) costs milliseconds a call and follows links of its own accord; these are
 the plain calls through ctypes. Every failure is a :class:`MountCallError` that
@@ -98,12 +98,15 @@ class Overlay(NamedTuple):
         upper: Takes the writes; None for a read-only overlay.
         work: Empty directory on the file system of ``upper``.
         options: Further options, such as ``userxattr``.
+        data: Data-only directories below all others, which redirects of files lead into
+            (overlayfs.rst, "Data-only lower layers"; Linux 6.5).
     """
 
     lowers: tuple[str, ...]
     upper: str | None = None
     work: str | None = None
     options: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
 
 
 def mount(source: str, target: str, fstype: str | None, flags: int = 0, data: str = "") -> None:
@@ -232,23 +235,133 @@ def mount_overlay(overlay: Overlay, target: str, flags: int = 0) -> None:
         UnsupportedError: The options do not fit and the kernel has no other way.
     """
     with _SafePaths() as paths:
-        lowers = [paths.safe(lower) for lower in overlay.lowers]
-        options = [
-            (key, paths.safe(path))
-            for key, path in (("upperdir", overlay.upper), ("workdir", overlay.work))
-            if path is not None
-        ]
-        if _mount_overlay_by_context(lowers, options, overlay.options, target, flags):
+        settings = _overlay_settings(overlay, paths)
+        detached = _create("overlay", settings, f"could not mount an overlay at {target}", flags)
+        if detached is not None:
+            try:
+                attach(detached, target)
+            finally:
+                os.close(detached)
             return
-        words = [f"lowerdir={':'.join(lowers)}", *(f"{k}={v}" for k, v in options)]
-        data = ",".join([*words, *overlay.options])
+        lowers = ":".join(paths.safe(lower) for lower in overlay.lowers)
+        data_only = "".join(f"::{paths.safe(place)}" for place in overlay.data)
+        keys = [(key, value) for key, value in settings if key not in _BY_CONTEXT_ONLY]
+        words = [f"{key}={value}" if value else key for key, value in keys]
+        data = ",".join([f"lowerdir={lowers}{data_only}", *words])
         if len(os.fsencode(data)) > OPTIONS_MAX_BYTES:
             raise UnsupportedError(
-                f"an overlay of {len(lowers)} directories needs {len(os.fsencode(data))} bytes "
-                f"of mount options, this kernel reads {OPTIONS_MAX_BYTES}",
+                f"an overlay of {len(overlay.lowers)} directories needs "
+                f"{len(os.fsencode(data))} bytes of mount options, this kernel reads "
+                f"{OPTIONS_MAX_BYTES}",
                 hint="use Linux 6.7 or newer, or a store with a shorter path",
             )
         mount("layerstore", target, "overlay", flags, data)
+
+
+def create_overlay(overlay: Overlay, flags: int = 0) -> int:
+    """Make an overlay that is mounted nowhere; return its descriptor, a directory's.
+
+    It ends with the descriptor, unless :func:`attach` mounts it somewhere.
+
+    Raises:
+        MountCallError: The kernel refused.
+        UnsupportedError: It cannot make mounts that way.
+    """
+    with _SafePaths() as paths:
+        settings = _overlay_settings(overlay, paths)
+        detached = _create("overlay", settings, "could not make an overlay", flags)
+    if detached is None:
+        raise UnsupportedError(
+            "this kernel lists an overlay's directories in one line only",
+            hint="use Linux 6.7 or newer",
+        )
+    return detached
+
+
+def create_tmpfs() -> int:
+    """Make a file system in memory that is mounted nowhere; return its root's descriptor.
+
+    Raises:
+        MountCallError: The kernel refused.
+        UnsupportedError: It cannot make mounts that way.
+    """
+    detached = _create("tmpfs", [("mode", "0700")], "could not make a tmpfs", 0)
+    if detached is None:
+        raise UnsupportedError("the kernel has no fsopen(2)", hint="use Linux 5.2 or newer")
+    return detached
+
+
+def mount_erofs(image: int, target: str, flags: int = MS_RDONLY) -> None:
+    """Mount the EROFS image in an open file, without a loop device.
+
+    The descriptor is what is mounted: whoever has verified its content mounts just that.
+
+    Raises:
+        UnsupportedError: The kernel has no EROFS, or only on block devices.
+        MountCallError: It refused for another reason.
+    """
+    what = f"could not mount an EROFS image at {target}"
+    try:
+        detached = _create("erofs", [("source", f"/proc/self/fd/{image}")], what, flags)
+    except MountCallError as err:
+        reason = _EROFS_REFUSALS.get(err.code)
+        if reason is None:
+            raise
+        raise UnsupportedError(f"{what}: {reason}", hint=_EROFS_HINTS.get(err.code)) from err
+    if detached is None:
+        raise UnsupportedError(f"{what}: the kernel has no fsopen(2)", hint="use Linux 6.12")
+    try:
+        attach(detached, target)
+    finally:
+        os.close(detached)
+
+
+def attach(detached: int, target: str) -> None:
+    """Mount what :func:`create_overlay` made at an existing directory.
+
+    Raises:
+        MountCallError: The kernel refused.
+    """
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_MOVE_MOUNT),
+        ctypes.c_int(detached),
+        b"",
+        ctypes.c_int(_AT_FDCWD),
+        os.fsencode(target),
+        ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+    )
+    if result != 0:
+        raise _failed(f"could not mount at {target}", ctypes.get_errno())
+
+
+_BY_CONTEXT_ONLY = {"source", "lowerdir+", "datadir+"}
+_EROFS_REFUSALS = {
+    errno.ENODEV: "the kernel has no EROFS",
+    errno.ENOTBLK: "the kernel mounts EROFS from block devices only, or the store lies on "
+    "a file system that cannot back it",
+    errno.EPERM: "not permitted here",
+}
+_EROFS_HINTS = {
+    errno.ENODEV: "load the kernel module: modprobe erofs",
+    errno.ENOTBLK: "use Linux 6.12 or newer, and a store that does not lie on an overlay",
+    errno.EPERM: "run as root outside of user namespaces",
+}
+
+
+def _overlay_settings(overlay: Overlay, paths: _SafePaths) -> list[tuple[str, str | None]]:
+    """Return the options of an overlay as fsconfig(2) takes them."""
+    settings: list[tuple[str, str | None]] = [("source", "layerstore")]
+    settings += [("lowerdir+", paths.safe(lower)) for lower in overlay.lowers]
+    settings += [("datadir+", paths.safe(place)) for place in overlay.data]
+    settings += [
+        (key, paths.safe(path))
+        for key, path in (("upperdir", overlay.upper), ("workdir", overlay.work))
+        if path is not None
+    ]
+    for word in overlay.options:
+        key, _, value = word.partition("=")
+        settings.append((key, value or None))
+    return settings
 
 
 class _SafePaths:
@@ -277,40 +390,47 @@ class _SafePaths:
             os.close(fd)
 
 
-def _mount_overlay_by_context(
-    lowers: list[str],
-    options: list[tuple[str, str]],
-    words: tuple[str, ...],
-    target: str,
-    flags: int,
-) -> bool:
-    """Mount through fsopen(2); False when this kernel cannot, and nothing has happened then."""
-    context = _libc.syscall(ctypes.c_long(_SYS_FSOPEN), b"overlay", ctypes.c_uint(_FSOPEN_CLOEXEC))
+def _create(
+    fstype: str, settings: list[tuple[str, str | None]], what: str, flags: int
+) -> int | None:
+    """Make a mount that is nowhere yet; None when this kernel cannot, and nothing has happened.
+
+    Args:
+        fstype: The kernel's name of the file system.
+        settings: Options in order; None as value for those that take none.
+        what: Begins the error's message.
+        flags: As for :func:`mount_overlay`.
+    """
+    context = _libc.syscall(
+        ctypes.c_long(_SYS_FSOPEN), fstype.encode(), ctypes.c_uint(_FSOPEN_CLOEXEC)
+    )
     if context < 0:
         code = ctypes.get_errno()
         if code in {errno.ENOSYS, errno.EPERM}:
-            return False  # no such call, or a seccomp filter that allows mount(2) only
-        raise _failed(f"could not mount an overlay at {target}", code)
+            return None  # no such call, or a seccomp filter that allows mount(2) only
+        raise _failed(what, code)
     try:
-        for lower in lowers:
-            if not _configure(context, _FSCONFIG_SET_STRING, "lowerdir+", lower):
-                if ctypes.get_errno() == errno.EINVAL:
-                    return False  # before Linux 6.7; mount(2) tells what else may be wrong
-                raise _context_failed(context, target)
-        for key, value in [("source", "layerstore"), *options]:
-            if not _configure(context, _FSCONFIG_SET_STRING, key, value):
-                raise _context_failed(context, target)
-        for word in words:
-            key, _, value = word.partition("=")
-            kind = _FSCONFIG_SET_STRING if value else _FSCONFIG_SET_FLAG
-            if not _configure(context, kind, key, value or None):
-                raise _context_failed(context, target)
+        for key, value in settings:
+            kind = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
+            if _configure(context, kind, key, value):
+                continue
+            if key in {"lowerdir+", "datadir+"} and ctypes.get_errno() == errno.EINVAL:
+                return None  # before Linux 6.7; mount(2) tells what else may be wrong
+            raise _context_failed(context, what)
         if not _configure(context, _FSCONFIG_CMD_CREATE, None, None):
-            raise _context_failed(context, target)
-        _attach(context, target, flags)
+            raise _context_failed(context, what)
+        attributes = sum(attr for flag, attr in _MOUNT_ATTRS.items() if flags & flag)
+        detached: int = _libc.syscall(
+            ctypes.c_long(_SYS_FSMOUNT),
+            ctypes.c_int(context),
+            ctypes.c_uint(_FSMOUNT_CLOEXEC),
+            ctypes.c_uint(attributes),
+        )
+        if detached < 0:
+            raise _context_failed(context, what)
+        return detached
     finally:
         os.close(context)
-    return True
 
 
 def _configure(context: int, command: int, key: str | None, value: str | None) -> bool:
@@ -325,32 +445,7 @@ def _configure(context: int, command: int, key: str | None, value: str | None) -
     return result == 0
 
 
-def _attach(context: int, target: str, flags: int) -> None:
-    attributes = sum(attr for flag, attr in _MOUNT_ATTRS.items() if flags & flag)
-    detached = _libc.syscall(
-        ctypes.c_long(_SYS_FSMOUNT),
-        ctypes.c_int(context),
-        ctypes.c_uint(_FSMOUNT_CLOEXEC),
-        ctypes.c_uint(attributes),
-    )
-    if detached < 0:
-        raise _context_failed(context, target)
-    try:
-        result = _libc.syscall(
-            ctypes.c_long(_SYS_MOVE_MOUNT),
-            ctypes.c_int(detached),
-            b"",
-            ctypes.c_int(_AT_FDCWD),
-            os.fsencode(target),
-            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
-        )
-        if result != 0:
-            raise _failed(f"could not mount an overlay at {target}", ctypes.get_errno())
-    finally:
-        os.close(detached)
-
-
-def _context_failed(context: int, target: str) -> MountCallError:
+def _context_failed(context: int, what: str) -> MountCallError:
     """Return the error of the last call, with what the kernel wrote about it."""
     code = ctypes.get_errno()
     words = []
@@ -359,7 +454,6 @@ def _context_failed(context: int, target: str) -> MountCallError:
             words.append(os.fsdecode(message).partition(" ")[2].strip())
     except OSError:  # ENODATA: no further message
         pass
-    what = f"could not mount an overlay at {target}"
     return _failed(f"{what} ({'; '.join(words)})" if words else what, code)
 
 

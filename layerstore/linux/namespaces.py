@@ -6,13 +6,18 @@ came about: this is how a killed build leaves none behind.
 
 from __future__ import annotations
 
+import array
+import contextlib
 import ctypes
+import fcntl
 import os
 
 from layerstore.errors import MountError, UnsupportedError
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+_NS_GET_MNTNS_ID = 0x8008B705
+"""ioctl_nsfs(2), Linux 6.11: a number that no other mount namespace of this boot has."""
 
 
 def unshare(flags: int) -> None:
@@ -67,6 +72,39 @@ def _write_once(path: str, text: str) -> None:
 def current_mount_namespace() -> int:
     """Return the inode number that names this process's mount namespace."""
     return os.stat("/proc/self/ns/mnt").st_ino
+
+
+def mount_namespace_id(path: str = "/proc/self/ns/mnt") -> int:
+    """Return the number of a mount namespace that is never used twice, 0 before Linux 6.11."""
+    number = array.array("Q", [0])
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _NS_GET_MNTNS_ID, number)
+        finally:
+            os.close(fd)
+    return number[0]
+
+
+def mount_namespace_lives(inode: int, number: int) -> bool:
+    """Whether any process is in a mount namespace, or a mount of ours keeps it.
+
+    Asks every process, so ask only about others than one's own.
+
+    Args:
+        inode: As :func:`current_mount_namespace` gave it; used again once it is free.
+        number: As :func:`mount_namespace_id` gave it; 0 if unknown.
+    """
+    link = f"mnt:[{inode}]"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        path = f"/proc/{pid}/ns/mnt"
+        with contextlib.suppress(OSError):
+            if os.readlink(path) == link and mount_namespace_id(path) in {number, 0}:
+                return True
+    # Kept by a bind mount, as unshare --mount=FILE does.
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as file:
+        return f" {link} ".encode() in file.read()
+    return False
 
 
 def in_user_namespace() -> bool:

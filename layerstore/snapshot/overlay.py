@@ -77,12 +77,16 @@ def overlay_options() -> tuple[str, ...]:
 def copy_root_attributes(lower: str, upper: str) -> None:
     """Give an upper directory the owner, mode, times and attributes of the lower root.
 
-    An overlay shows its upper's own attributes at its root.
+    An overlay shows its upper's own attributes at its root. What the image has under
+    overlayfs' own names is escaped, or the overlay would obey it.
     """
+    own = b"user.overlay." if in_user_namespace() else b"trusted.overlay."
     status = os.stat(lower)
     os.chown(upper, status.st_uid, status.st_gid)
     os.chmod(upper, stat.S_IMODE(status.st_mode))
     for name, value in read_xattrs(lower):
+        if name.startswith(own):
+            name = own + b"overlay." + name[len(own) :]  # noqa: PLW2901 -- the same attribute
         with contextlib.suppress(OSError):  # security.* that this kernel or namespace refuses
             os.setxattr(upper, name, value)
     os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -12,10 +12,12 @@ from layerstore.digest import hex_of, parse_digest
 from layerstore.errors import FormatError
 
 if TYPE_CHECKING:
-    from layerstore.digest import PackId
+    from layerstore.digest import ObjectId, PackId
 
 PACK_SUFFIX = ".pack"
 LEASE_PREFIX = "lease-"
+METADATA_SUFFIX = ".erofs"
+SIDECAR_SUFFIX = ".objects"
 DIRECTORIES = (
     "packs",
     "blobs",
@@ -38,14 +40,18 @@ class StorePaths:
         "config",
         "gc_lock",
         "locks",
+        "metadata",
         "names_log",
         "next_lock",
+        "objects",
+        "objects_lock",
         "packs",
         "quarantine",
         "reserve",
         "root",
         "scans",
         "tmp",
+        "unpack_lock",
         "uppers",
         "views",
     )
@@ -67,6 +73,10 @@ class StorePaths:
         self.catalog_lock = f"{root}/locks/catalog"
         self.next_lock = f"{root}/locks/next"
         self.gc_lock = f"{root}/locks/gc"
+        self.objects = f"{root}/objects"
+        self.objects_lock = f"{root}/locks/objects"
+        self.unpack_lock = f"{root}/locks/unpack"
+        self.metadata = f"{root}/views/meta"
 
     def pack_dir(self, pack_id: PackId) -> str:
         """Return the directory that holds a pack: 256 of them, by the id's first byte."""
@@ -75,6 +85,19 @@ class StorePaths:
     def pack(self, pack_id: PackId) -> str:
         """Return a pack's path."""
         return f"{self.pack_dir(pack_id)}/{pack_id.hex()}{PACK_SUFFIX}"
+
+    def object(self, object_id: ObjectId) -> str:
+        """Return the path of a file of the object tier."""
+        name = object_id.hex()
+        return f"{self.objects}/{name[:2]}/{name}"
+
+    def metadata_image(self, chain: str) -> str:
+        """Return the path of the metadata image of a chain of layers, named by its hex id."""
+        return f"{self.metadata}/{chain}{METADATA_SUFFIX}"
+
+    def metadata_sidecar(self, chain: str) -> str:
+        """Return the path of what is known of a metadata image."""
+        return f"{self.metadata}/{chain}{SIDECAR_SUFFIX}"
 
     def blob(self, digest: str) -> str:
         """Return a manifest's or config's path; refuses what is not a sha256 digest.

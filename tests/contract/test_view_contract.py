@@ -1,8 +1,8 @@
 """One odd tree on the host's file system, and everything that shows the image made of it.
 
-Whatever shows an image - the view without a mount, FUSE, an overlay over FUSE - is
-held to the same directory, entry by entry: mode, owner, time in nanoseconds, xattrs,
-links, devices, content.
+Whatever shows an image - the view without a mount, FUSE, the kernel's EROFS and overlay,
+a writable overlay over either - is held to the same directory, entry by entry: mode,
+owner, time in nanoseconds, xattrs, links, devices, content.
 """
 
 from __future__ import annotations
@@ -18,21 +18,13 @@ from layerstore.image.stack import load_root, walk
 from layerstore.store.store import Store
 from layerstore.vfs.view import ImageView
 from tests.support.trees import Seen, compare_trees, describe_tree, make_odd_tree
-from tests.support.views import image_of, undo_all_mounts
+from tests.support.views import BACKENDS, image_of, needs_root, undo_all_mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from layerstore.store.catalog_rows import ImageRecord
-
-fuse_as_root = [
-    pytest.mark.fuse,
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting on the host needs root"),
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse"),
-]
-
 
 class Odd:
     """The tree, the store, and the image."""
@@ -98,15 +90,16 @@ def test_the_view_without_a_mount_is_the_tree(odd: Odd) -> None:
         assert seen[path] == entry, path
 
 
-@pytest.mark.parametrize("rw", [pytest.param(False, id="fuse"), pytest.param(True, id="overlay")])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rw", [pytest.param(False, id="ro"), pytest.param(True, id="rw")])
 class TestMounted:
-    pytestmark = fuse_as_root
+    pytestmark = needs_root
 
     @pytest.fixture
-    def mounted(self, odd: Odd, tmp_path: Path, rw: bool) -> Iterator[Path]:
+    def mounted(self, odd: Odd, tmp_path: Path, rw: bool, backend: str) -> Iterator[Path]:
         target = tmp_path / "view"
         target.mkdir()
-        mounts.mount(str(odd.store), odd.image, str(target), rw=rw)
+        mounts.mount(str(odd.store), odd.image, str(target), rw=rw, backend=backend)
         yield target
         mounts.unmount(str(odd.store), str(target))
 

@@ -411,7 +411,7 @@ class TestAfterACrash:
             lower="",
             mount_id=0,
             device=0,
-            boot_id=mounts._boot_id(),
+            boot_id=mounts.boot_id(),
             namespace=1,
             created=0.0,
         )

@@ -49,6 +49,11 @@ needs_fuse = [
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse"),
 ]
 
+BACKENDS = [
+    pytest.param("fuse", marks=needs_fuse),
+    pytest.param("kernel", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")),
+]
+
 
 def server_pids(store: str | os.PathLike[str]) -> list[int]:
     """Pids of the living FUSE servers of a store."""

@@ -70,7 +70,7 @@ class TestMounting:
         with open(f"{base}/lower/file", "w") as file:
             file.write("lower")
         if classic:
-            monkeypatch.setattr(mounts, "_mount_overlay_by_context", lambda *_: False)
+            monkeypatch.setattr(mounts, "_create", lambda *_: None)
 
         def test() -> None:
             overlay = mounts.Overlay((f"{base}/lower",), f"{base}/upper", f"{base}/work")
@@ -100,7 +100,7 @@ class TestMounting:
     def test_too_many_options_for_old_kernels_are_an_error(
         self, place: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(mounts, "_mount_overlay_by_context", lambda *_: False)
+        monkeypatch.setattr(mounts, "_create", lambda *_: None)
         overlay = mounts.Overlay(tuple(f"{place}/{'x' * 60}{number}" for number in range(200)))
         with pytest.raises(UnsupportedError, match=r"200 directories.*reads 4095"):
             mounts.mount_overlay(overlay, place)

@@ -1,0 +1,370 @@
+"""The object tier: file contents unpacked as plain files, for views by the kernel.
+
+An object is one file's whole content under a name that follows from its chunks. Every
+image that holds the same content redirects to the same object, so the kernel keeps its
+pages once. Objects are made from verified chunks and are a cache: gc evicts those that no
+view needs. Making views holds ``locks/objects`` shared, eviction holds it exclusively;
+``locks/unpack`` keeps two commands from unpacking the same file twice.
+
+Crash behaviour: files are written below ``tmp/`` under a lease, brought to disk a batch at
+a time by one syncfs(2), and only then given their names. What has a name is whole.
+
+Normative: docs/format/store.md, "Objects".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from blake3 import blake3
+
+from layerstore.digest import ID_BYTES, ObjectId
+from layerstore.errors import FormatError, UnsupportedError
+from layerstore.linux.files import is_shared, make_private_dir, open_private, write_all
+from layerstore.linux.locks import FileLock
+from layerstore.linux.removal import remove_tree
+from layerstore.store.config import require_writable
+from layerstore.store.failures import CorruptPackError, storage_errors
+from layerstore.store.leases import Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from layerstore.digest import ChunkId
+    from layerstore.formats.tree import Extent
+    from layerstore.progress import Progress
+    from layerstore.store.catalog_rows import ChunkPlace
+    from layerstore.store.paths import StorePaths
+    from layerstore.store.store import Store
+
+CONTEXT: Final = "layerstore object 1"
+"""Keeps ids of lists of extents apart from ids of chunks. Changing it is a format break."""
+
+BATCH_BYTES: Final = 512 * 1024 * 1024
+BATCH_FILES: Final = 16_384
+"""What one syncfs brings to disk: so much is unpacked again after a crash at most."""
+
+WRITERS: Final = 2
+"""Threads that unpack: decoding and hashing of one overlap with the system calls of another."""
+
+_RUNS_A_BATCH: Final = 8
+"""Parts of a batch that go to the threads: adjoining blocks stay with one thread."""
+
+_EXTENT = struct.Struct("<QB32s")
+_NO_ID: Final = bytes(ID_BYTES)
+_TOO_LARGE = frozenset({errno.EFBIG, errno.EINVAL})
+
+Extents = tuple["Extent", ...]
+
+
+def object_id(extents: Extents) -> ObjectId:
+    """Return the name of a file's content.
+
+    It is the chunk's id for content of one chunk, and else a hash of the list of extents,
+    derived for that purpose alone: no content can be made whose chunk id is such a hash.
+    """
+    if len(extents) == 1 and extents[0][1] is not None:
+        return ObjectId(extents[0][1])
+    encoded = b"".join(
+        _EXTENT.pack(length, chunk_id is not None, chunk_id or _NO_ID)
+        for length, chunk_id in extents
+    )
+    return ObjectId(blake3(encoded, derive_key_context=CONTEXT).digest())
+
+
+def present_objects(paths: StorePaths) -> set[ObjectId]:
+    """Return the ids of all objects that are there."""
+    return {found for found, _ in object_files(paths)}
+
+
+def object_files(paths: StorePaths) -> Iterator[tuple[ObjectId, str]]:
+    """Yield every object with its path, in no particular order; passes over what is none."""
+    for prefix in _names(paths.objects):
+        if len(prefix) != 2:
+            continue
+        for name in _names(f"{paths.objects}/{prefix}"):
+            if len(name) == 2 * ID_BYTES and name.startswith(prefix):
+                with contextlib.suppress(ValueError):
+                    yield ObjectId(bytes.fromhex(name)), f"{paths.objects}/{prefix}/{name}"
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+@contextlib.contextmanager
+def kept_objects(paths: StorePaths) -> Iterator[None]:
+    """Hold off eviction while a view is being made, until its record and mounts are there.
+
+    Raises:
+        StorageError: The store cannot be written.
+    """
+    with storage_errors("lock the objects"):
+        lock = FileLock(paths.objects_lock, shared=True)
+    with lock:
+        yield
+
+
+def unpack(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress) -> int:
+    """Make objects that are missing; return how many bytes of content were written.
+
+    Success means that all are there, durable, and made of bytes that match their chunk
+    ids. The caller holds ``locks/objects``, and something that keeps the chunks.
+
+    Raises:
+        IntegrityError: A chunk is damaged or missing.
+        StoreFullError: There is no room.
+        UnsupportedError: A file is larger than the store's file system can hold.
+    """
+    require_writable(store.config)
+    with storage_errors("lock the objects"):
+        make_private_dir(store.paths.objects, durable=False)
+        lock = FileLock(store.paths.unpack_lock)
+    with lock:
+        present = present_objects(store.paths)
+        missing = {name: wanted[name] for name in wanted.keys() - present}
+        if not missing:
+            return 0
+        lease = Lease(store.catalog, "unpack objects")
+        try:
+            return _Unpacking(store, missing, lease, progress).run()
+        finally:
+            lease.close()
+
+
+class _Unpacking:
+    """Unpacks objects in the order in which their chunks lie in packs."""
+
+    def __init__(
+        self, store: Store, wanted: Mapping[ObjectId, Extents], lease: Lease, progress: Progress
+    ) -> None:
+        self._store = store
+        self._wanted = wanted
+        self._lease = lease
+        self._progress = progress
+        chunks = {chunk_id for extents in wanted.values() for _, chunk_id in extents if chunk_id}
+        self._places = store.catalog.places(chunks)
+        self._mode = 0o660 if is_shared(store.paths.objects) else 0o600
+
+    def run(self) -> int:
+        """Unpack all; return the bytes written."""
+        sizes = {name: _data_bytes(extents) for name, extents in self._wanted.items()}
+        self._progress.start("unpacking files", sum(sizes.values()))
+        try:
+            with ThreadPoolExecutor(WRITERS, "layerstore-unpack") as pool:
+                for number, batch in enumerate(_batches(self._ordered(), sizes)):
+                    self._unpack_batch(pool, batch, number)
+        finally:
+            self._progress.finish()
+        return sum(sizes.values())
+
+    def _ordered(self) -> list[ObjectId]:
+        return sorted(self._wanted, key=lambda name: _position(self._wanted[name], self._places))
+
+    def _unpack_batch(
+        self, pool: ThreadPoolExecutor, batch: Sequence[ObjectId], number: int
+    ) -> None:
+        staging = self._store.paths.temporary(self._lease.lease_id, f"objects-{number}")
+        with storage_errors("unpack files"):
+            make_private_dir(staging, durable=False)
+        try:
+            step = -(-len(batch) // _RUNS_A_BATCH)
+            runs = [batch[at : at + step] for at in range(0, len(batch), step)]
+            for written in pool.map(lambda run: self._unpack_run(run, staging), runs):
+                self._progress.advance(written)
+            with storage_errors("bring unpacked files to disk"):
+                _sync_file_system(staging)
+                self._publish(batch, staging)
+        finally:
+            with contextlib.suppress(OSError):  # gc removes it after us
+                remove_tree(staging)
+
+    def _unpack_run(self, run: Sequence[ObjectId], staging: str) -> int:
+        written = 0
+        for name in run:
+            with storage_errors("unpack files"):
+                written += self._unpack_one(f"{staging}/{name.hex()}", self._wanted[name])
+        return written
+
+    def _unpack_one(self, path: str, extents: Extents) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, self._mode)
+        try:
+            written = 0
+            for length, chunk_id in extents:
+                if chunk_id is None:
+                    _skip(fd, length)
+                    continue
+                data = self._chunk(chunk_id)
+                if len(data) != length:
+                    raise FormatError(
+                        f"a chunk holds {len(data)} bytes where a layer refers to {length}"
+                    )
+                write_all(fd, data)
+                written += length
+            if extents[-1][1] is None:
+                os.ftruncate(fd, sum(length for length, _ in extents))
+            # Whatever the umask is; only the owner could open it otherwise.
+            os.fchmod(fd, self._mode)
+            return written
+        finally:
+            os.close(fd)
+
+    def _chunk(self, chunk_id: ChunkId) -> bytes:
+        place = self._places.get(chunk_id)
+        if place is not None and not place.depth:
+            with contextlib.suppress(FileNotFoundError, CorruptPackError):
+                return self._store.reader.chunk(chunk_id, place)
+        # A difference; or gc moved it or repair healed it after we asked where it is.
+        return self._store.read_chunk(chunk_id)
+
+    def _publish(self, batch: Sequence[ObjectId], staging: str) -> None:
+        for prefix in {name[:1].hex() for name in batch}:
+            make_private_dir(f"{self._store.paths.objects}/{prefix}", durable=False)
+        for name in batch:
+            os.rename(f"{staging}/{name.hex()}", self._store.paths.object(name))
+
+
+def _skip(fd: int, length: int) -> None:
+    """Leave a hole behind what was written."""
+    try:
+        # Asked for here already: a file system refuses lengths beyond its bounds only now.
+        os.ftruncate(fd, os.lseek(fd, length, os.SEEK_CUR))
+    except OSError as err:
+        if err.errno not in _TOO_LARGE:
+            raise
+        raise UnsupportedError(
+            "the image holds a file larger than the store's file system can have"
+        ) from err
+
+
+def _data_bytes(extents: Extents) -> int:
+    return sum(length for length, chunk_id in extents if chunk_id is not None)
+
+
+def _position(extents: Extents, places: Mapping[ChunkId, ChunkPlace]) -> tuple[bytes, int, int]:
+    """Return where content begins, so that what lies in one block is unpacked together."""
+    for _, chunk_id in extents:
+        if chunk_id is not None and chunk_id in places:
+            place = places[chunk_id]
+            return place.pack_id, place.block_offset, place.offset
+    return b"", 0, 0
+
+
+def _batches(
+    names: Iterable[ObjectId], sizes: Mapping[ObjectId, int]
+) -> Iterator[Sequence[ObjectId]]:
+    batch: list[ObjectId] = []
+    held = 0
+    for name in names:
+        if batch and (held + sizes[name] > BATCH_BYTES or len(batch) == BATCH_FILES):
+            yield batch
+            batch, held = [], 0
+        batch.append(name)
+        held += sizes[name]
+    if batch:
+        yield batch
+
+
+def _sync_file_system(directory: str) -> None:
+    """Bring everything that was written to a file system to disk, in one call.
+
+    Source: syncfs(2); since Linux 5.8 it reports what could not be written.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if libc.syncfs(ctypes.c_int(fd)) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), directory)
+    finally:
+        os.close(fd)
+
+
+# -- looking at what is there
+
+
+class ObjectFile(NamedTuple):
+    """An object on disk.
+
+    Attributes:
+        size: Bytes of its content, holes included.
+        disk_size: Bytes that the file system allocated.
+    """
+
+    size: int
+    disk_size: int
+
+
+def object_sizes(paths: StorePaths) -> dict[ObjectId, ObjectFile]:
+    """Return all objects with what they take."""
+    found = {}
+    for name, path in object_files(paths):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(path)
+            found[name] = ObjectFile(status.st_size, status.st_blocks * 512)
+    return found
+
+
+def is_sound(path: str, name: ObjectId, extents: Extents | None) -> bool:
+    """Return whether an object's content is what its name says.
+
+    Args:
+        path: The object.
+        name: Its id.
+        extents: The list that the id is of, or None if no layer has one of this id: then
+            the content itself must hash to it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    fd = open_private(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        if extents is None:
+            return _hash_of(file.fileno(), os.fstat(fd).st_size) == name
+        offset = 0
+        for length, chunk_id in extents:
+            if chunk_id is None:
+                right = _is_hole(fd, offset, length)
+            else:
+                right = blake3(os.pread(fd, length, offset)).digest() == chunk_id
+            if not right:
+                return False
+            offset += length
+        return os.fstat(fd).st_size == offset
+
+
+_READ_BYTES: Final = 1024 * 1024
+
+
+def _hash_of(fd: int, size: int) -> bytes:
+    digest = blake3()
+    for offset in range(0, size, _READ_BYTES):
+        digest.update(os.pread(fd, _READ_BYTES, offset))
+    return digest.digest()
+
+
+def _is_hole(fd: int, offset: int, length: int) -> bool:
+    """Return whether zeros are read there; passes over what the file system knows as a hole."""
+    end = offset + length
+    while offset < end:
+        try:
+            offset = os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a hole up to the end
+            return os.fstat(fd).st_size >= end
+        if offset >= end:
+            return True
+        data = os.pread(fd, min(_READ_BYTES, end - offset), offset)
+        if not data or any(data):
+            return False
+        offset += len(data)
+    return True
