@@ -1,11 +1,12 @@
 """Views of images on this host: mount, list, unmount, and what a crash left behind.
 
 A view is a read-only bind of a shared mount, by FUSE or by the kernel's own file systems
-(:mod:`fuse_mount.lowers`), or an overlay over it whose upper directory takes the writes. Each has a record, ``views/ID.json``, whose ID is derived
-from the target: finding the view of a directory reads one file, however many views
-there are. The record is written before the mount is made and removed after everything
-else is undone, so a crash at any point leaves a record that :func:`unmount` or
-:func:`clean_stale` completes; while it exists its layers are not collected.
+(:mod:`fuse_mount.lowers`), or an overlay over it whose upper directory takes the writes.
+Each has a record, ``views/ID.json``, whose ID is derived from the target: finding the view
+of a directory reads one file, however many views there are. The record is written before
+the mount is made and removed after everything else is undone, so a crash at any point
+leaves a record that :func:`unmount` or :func:`clean_stale` completes; while it exists its
+layers are not collected.
 
 Mounts on the host are always nosuid and nodev: a container runtime that uses a view
 as a root file system makes its own mount inside its own namespace.

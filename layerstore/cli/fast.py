@@ -24,9 +24,10 @@ from layerstore.cli.settings import current_root
 from layerstore.errors import InputError, LayerstoreError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fuse_mount.mounts import ListedMount
+    from layerstore.progress import Progress
     from layerstore.store.catalog import Catalog
     from layerstore.store.catalog_rows import ImageRecord
 
@@ -222,6 +223,13 @@ def _mount_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rw", action="store_true", help="give the view a writable layer of its own"
     )
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "kernel", "fuse"),
+        default="fuse",
+        help="kernel: EROFS and overlayfs, with every file unpacked once; fuse: a server of "
+        "ours; auto: the kernel where it can, else fuse (default: fuse)",
+    )
     _json_option(parser)
 
 
@@ -237,13 +245,33 @@ def _mount(options: argparse.Namespace, root: str) -> int:
             if catalog.image_after_writers(image.image_id) is None:
                 raise NotFoundError(f"image {options.image} was removed while it was mounted")
 
-        record = mount(
-            root, image, options.target, rw=options.rw, name=options.image, confirm=confirm
-        )
+        with _unpacking(options.backend) as progress:
+            record = mount(
+                root,
+                image,
+                options.target,
+                rw=options.rw,
+                name=options.image,
+                backend=options.backend,
+                confirm=confirm,
+                progress=progress,
+            )
         note_image_use(catalog.paths, image.image_id)
     if options.format == "json":
         write_json(record._asdict())
     return 0
+
+
+@contextlib.contextmanager
+def _unpacking(backend: str) -> Iterator[Progress | None]:
+    """Show how unpacking for the kernel moves; FUSE has nothing to show and imports nothing."""
+    if backend == "fuse":
+        yield None
+        return
+    from layerstore.cli.progress import terminal_progress
+
+    with terminal_progress() as progress:
+        yield progress
 
 
 # -- mounts
@@ -279,8 +307,10 @@ def _print_mounts(listed: Sequence[ListedMount]) -> None:
         state = f"{view.state}: {view.reason}" if view.reason else view.state
         created = age(_rfc3339(record.created), now_s)
         image = record.image or short_id(record.image_id)
-        rows.append([record.view_id, image, record.mode, record.target, created, state])
-    write_table(["VIEW", "IMAGE", "MODE", "DIRECTORY", "MOUNTED", "STATE"], rows)
+        rows.append(
+            [record.view_id, image, record.mode, record.backend, record.target, created, state]
+        )
+    write_table(["VIEW", "IMAGE", "MODE", "BACKEND", "DIRECTORY", "MOUNTED", "STATE"], rows)
 
 
 def _rfc3339(seconds: float) -> str:

@@ -15,6 +15,7 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from layerstore.build.run.idle_caches import IdleCache
     from layerstore.store.collection import GcReport
+    from layerstore.store.eviction import Evictable
     from layerstore.store.explain import Explanation, LayerKept, Reason
     from layerstore.store.gc import GcPlan, GcRules
     from layerstore.store.retention import KeepRules
@@ -120,14 +121,15 @@ def collect_garbage(
             )
             caches = _find_caches(store, plan.rules)
             report = None if dry_run else execute(plan)
+        unpacked = _evict(store, dry_run=dry_run)
         if not dry_run:
             caches = _remove_caches(store, caches)
         if drop_cache and not dry_run:
             _drop_cache(store)
     if as_json:
-        write_json(_to_json(plan, report, caches.going))
+        write_json(_to_json(plan, report, caches.going, unpacked))
     else:
-        _print(plan, report, caches.going)
+        _print(plan, report, caches.going, unpacked)
         _tell_limits(plan, caches.staying_bytes)
 
 
@@ -199,7 +201,16 @@ def _remove_caches(store: Store, caches: _Caches) -> _Caches:
     return caches._replace(going=remove_idle_caches(store.root / CACHE_MOUNTS, caches.going))
 
 
-def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> dict[str, object]:
+def _evict(store: Store, *, dry_run: bool) -> Evictable:
+    """Remove, or only find, unpacked files that no view needs."""
+    from layerstore.store.eviction import evict, find_evictable
+
+    return find_evictable(store.paths) if dry_run else evict(store.paths)
+
+
+def _to_json(
+    plan: GcPlan, report: GcReport | None, caches: list[IdleCache], unpacked: Evictable
+) -> dict[str, object]:
     return {
         "dry_run": report is None,
         "freed_bytes": report.freed_bytes if report else plan.freed_bytes,
@@ -216,6 +227,10 @@ def _to_json(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> 
         "clock_doubt": plan.doubt,
         "cache_mounts": len(caches),
         "cache_mount_bytes": sum(cache.size for cache in caches),
+        "unpacked_files": len(unpacked.objects),
+        "unpacked_bytes": unpacked.disk_size,
+        "unpacked_kept": unpacked.kept,
+        "unpacked_doubt": unpacked.doubt,
     }
 
 
@@ -224,7 +239,9 @@ def _steps(plan: GcPlan) -> list[str]:
     return sorted({*plan.cache_keys, *(key for key, _ in plan.dropped.steps)})
 
 
-def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> None:
+def _print(
+    plan: GcPlan, report: GcReport | None, caches: list[IdleCache], unpacked: Evictable
+) -> None:
     from layerstore.units import format_size
 
     verb = "would free" if report is None else "freed"
@@ -246,6 +263,13 @@ def _print(plan: GcPlan, report: GcReport | None, caches: list[IdleCache]) -> No
     if caches:
         size = sum(cache.size for cache in caches)
         write_line(f"{len(caches)} cache mounts with {format_size(size)} ({size} bytes)")
+    if unpacked.objects:
+        size = unpacked.disk_size
+        write_line(
+            f"{len(unpacked.objects)} unpacked files with {format_size(size)} ({size} bytes)"
+        )
+    if unpacked.doubt:
+        write_note(f"note: unpacked files stay: {unpacked.doubt}")
     if deferred:
         write_line(f"{format_size(deferred)} more when running commands have ended")
     for reason in plan.dangling:

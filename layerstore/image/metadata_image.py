@@ -26,7 +26,7 @@ from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.stack import load_root
 from layerstore.linux.files import make_private_dir, open_private, read_at, read_file, write_all
 from layerstore.store.failures import storage_errors
-from layerstore.store.objects import present_objects, unpack
+from layerstore.store.objects import SIDECAR_MAX_BYTES, present_objects, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
-SIDECAR_MAX_BYTES = 1 << 30
-IMAGE_MAX_BYTES = 1 << 32
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 

@@ -1,4 +1,4 @@
-"""Mounting by system calls: bind, overlay, EROFS, move, propagation, unmounting, identity of mounts.
+"""Mounting by system calls: bind, overlay, EROFS, move, propagation, unmounting, identity.
 
 mount(8) costs milliseconds a call and follows links of its own accord; these are
 the plain calls through ctypes. Every failure is a :class:`MountCallError` that

@@ -15,18 +15,22 @@ import msgspec
 from layerstore.measure.inventory import take_inventory
 from layerstore.measure.ledger import Ledger, Owner, take_ledger
 from layerstore.measure.table import Table, columns
+from layerstore.store.eviction import find_evictable
 from layerstore.store.usage import image_uses
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
     from layerstore.measure.inventory import Inventory
+    from layerstore.store.eviction import Evictable
     from layerstore.store.store import Store
 
+UNPACKED = "Unpacked for views"
 _ROWS = (
     ("Images", (Owner.EXCLUSIVE, Owner.SHARED, Owner.METADATA, Owner.BLOBS)),
     ("Build cache", (Owner.CACHE,)),
     ("In use, no name", (Owner.HELD,)),
     ("Writable layers", (Owner.WRITABLE,)),
+    (UNPACKED, (Owner.OBJECTS,)),
     ("Unreferenced", (Owner.UNREFERENCED,)),
     ("Pack framing", (Owner.FRAMING,)),
     (
@@ -49,9 +53,10 @@ class Usage(msgspec.Struct, frozen=True):
     """One row.
 
     Attributes:
-        count: Images, cached steps or writable layers; None where there is nothing to count.
+        count: Images, cached steps, writable layers or unpacked files; None where there is
+            nothing to count.
         active: Those of them that mounted views use.
-        size: Bytes; the writable layers' are those of their files.
+        size: Bytes; those of writable layers and unpacked files are of the files.
         reclaimable: Bytes that ``gc`` would make free: for the build cache when told to drop it.
     """
 
@@ -85,15 +90,23 @@ def take_df(store: Store) -> DiskUsage:
         StorageError: The store cannot be read.
     """
     inventory = take_inventory(store)
-    usage = disk_usage(inventory, take_ledger(store, inventory))
+    usage = disk_usage(inventory, take_ledger(store, inventory), find_evictable(store.paths))
     uses = image_uses(store.paths, [image.image_id for image in usage.ledger.images])
     return msgspec.structs.replace(usage, last_used=uses)
 
 
-def disk_usage(inventory: Inventory, ledger: Ledger) -> DiskUsage:
-    """Gather a ledger's parts into rows."""
+def disk_usage(
+    inventory: Inventory, ledger: Ledger, evictable: Evictable | None = None
+) -> DiskUsage:
+    """Gather a ledger's parts into rows.
+
+    Args:
+        inventory: The store.
+        ledger: Of it.
+        evictable: Of its unpacked files.
+    """
     rows = tuple(
-        row
+        _unpacked(row, evictable) if kind == UNPACKED and evictable is not None else row
         for kind, owners in _ROWS
         if (row := _row(inventory, ledger, kind, owners)).size or row.count is not None
     )
@@ -103,6 +116,16 @@ def disk_usage(inventory: Inventory, ledger: Ledger) -> DiskUsage:
         disk_size=ledger.disk_size,
         reclaimable=sum(row.reclaimable for row in rows),
         ledger=ledger,
+    )
+
+
+def _unpacked(row: Usage, evictable: Evictable) -> Usage:
+    """Return the row of unpacked files with how many there are, in use, and free to go."""
+    return msgspec.structs.replace(
+        row,
+        count=len(evictable.objects) + evictable.kept,
+        active=evictable.kept,
+        reclaimable=evictable.size,
     )
 
 

@@ -42,6 +42,7 @@ class Owner(enum.StrEnum):
     CACHE = "build_cache"
     HELD = "held"
     WRITABLE = "writable_layers"
+    OBJECTS = "unpacked_files"
     UNREFERENCED = "unreferenced"
     FRAMING = "pack_framing"
     CATALOG = "catalog"
@@ -64,6 +65,7 @@ LABELS = {
     Owner.CACHE: "build cache only",
     Owner.HELD: "in use by views or commands only",
     Owner.WRITABLE: "writable layers",
+    Owner.OBJECTS: "unpacked files for kernel views, a cache",
     Owner.UNREFERENCED: "unreferenced, for gc to free",
     Owner.FRAMING: "pack headers, padding and footers",
     Owner.CATALOG: "catalog",
@@ -80,6 +82,7 @@ LABELS = {
 
 _AREAS = {
     "uppers": Owner.WRITABLE,
+    "objects": Owner.OBJECTS,
     "views": Owner.VIEWS,
     "locks": Owner.LOCKS,
     "tmp": Owner.WORK,
@@ -323,6 +326,8 @@ def _area_of(path: str, blobs: dict[str, Owner]) -> Owner:
     area = path.partition("/")[0]
     if area == "blobs":
         return blobs.get(path, Owner.UNREFERENCED)
+    if path.startswith("views/meta/"):
+        return Owner.OBJECTS  # made for them, and evicted with them
     return _AREAS.get(area, Owner.OTHER)
 
 

@@ -86,7 +86,7 @@ def copy_root_attributes(lower: str, upper: str) -> None:
     os.chmod(upper, stat.S_IMODE(status.st_mode))
     for name, value in read_xattrs(lower):
         if name.startswith(own):
-            name = own + b"overlay." + name[len(own) :]  # noqa: PLW2901 -- the same attribute
+            name = own + b"overlay." + name[len(own) :]
         with contextlib.suppress(OSError):  # security.* that this kernel or namespace refuses
             os.setxattr(upper, name, value)
     os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))

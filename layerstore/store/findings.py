@@ -30,6 +30,8 @@ class Problem(enum.StrEnum):
     BASE_DAMAGED = "base-damaged"
     ACCESS_DIFFERS = "access-differs"
     DEAD_BYTES_DAMAGED = "dead-bytes-damaged"
+    OBJECT_DAMAGED = "object-damaged"
+    UNUSED_OBJECT_DAMAGED = "unused-object-damaged"
 
 
 NOTES = frozenset(
@@ -39,6 +41,7 @@ NOTES = frozenset(
         Problem.UNKNOWN_FILE,
         Problem.ACCESS_DIFFERS,
         Problem.DEAD_BYTES_DAMAGED,
+        Problem.UNUSED_OBJECT_DAMAGED,
     }
 )
 """Findings that harm no image: leftovers of a crash, or damage that was healed elsewhere."""
@@ -60,6 +63,9 @@ REMEDIES = {
     Problem.UNKNOWN_FILE: "run 'layerstore gc'",
     Problem.ACCESS_DIFFERS: "set modes and group right: chmod -R go= for a store of one's own, "
     "'layerstore init --shared GROUP' for a shared one",
+    Problem.OBJECT_DAMAGED: "unmount these views, run 'layerstore gc', and mount them again: it is "
+    "unpacked anew then",
+    Problem.UNUSED_OBJECT_DAMAGED: "run 'layerstore gc', which removes it",
     Problem.DEAD_BYTES_DAMAGED: "nothing is lost; 'layerstore repair' moves the pack aside",
 }
 

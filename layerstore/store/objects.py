@@ -56,6 +56,9 @@ WRITERS: Final = 2
 _RUNS_A_BATCH: Final = 8
 """Parts of a batch that go to the threads: adjoining blocks stay with one thread."""
 
+SIDECAR_MAX_BYTES: Final = 1 << 30
+"""Lists of objects are read up to this size: 32 million files."""
+
 _EXTENT = struct.Struct("<QB32s")
 _NO_ID: Final = bytes(ID_BYTES)
 _TOO_LARGE = frozenset({errno.EFBIG, errno.EINVAL})

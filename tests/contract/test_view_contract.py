@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from layerstore.store.catalog_rows import ImageRecord
 
+
 class Odd:
     """The tree, the store, and the image."""
 

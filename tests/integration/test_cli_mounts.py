@@ -61,7 +61,7 @@ def test_views_share_an_image_and_nothing_else(cli, spots):
     assert [listed[str(spot)]["mode"] for spot in spots] == ["ro", "rw", "rw"]
     assert cli.ok("mounts", "-q").lines == sorted(map(str, spots))
     header, *rows = cli.ok("mounts").lines
-    assert header.split() == ["VIEW", "IMAGE", "MODE", "DIRECTORY", "MOUNTED", "STATE"]
+    assert header.split() == ["VIEW", "IMAGE", "MODE", "BACKEND", "DIRECTORY", "MOUNTED", "STATE"]
     assert all("web:1" in row and "mounted" in row for row in rows)
 
     cli.ok("umount", *spots)

@@ -60,9 +60,7 @@ class Host:
 
     def mount(self, name: str = "view", *, rw: bool = False) -> Path:
         target = self.target(name)
-        mounts.mount(
-            self.store, self.image, str(target), rw=rw, name="odd:1", backend=self.backend
-        )
+        mounts.mount(self.store, self.image, str(target), rw=rw, name="odd:1", backend=self.backend)
         return target
 
     def states(self) -> list[str]:
