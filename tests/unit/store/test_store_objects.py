@@ -1,0 +1,301 @@
+"""The object tier: names, unpacking, eviction, and damage that is found later."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+from blake3 import blake3
+
+from layerstore.digest import ChunkId, blake3_id
+from layerstore.errors import FormatError, IntegrityError
+from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
+from layerstore.image.kernel_tree import kernel_tree
+from layerstore.image.metadata_image import prepare_view
+from layerstore.image.stack import load_root
+from layerstore.linux.locks import FileLock
+from layerstore.measure.df import take_df
+from layerstore.progress import Silent
+from layerstore.store import objects
+from layerstore.store.check import check
+from layerstore.store.eviction import evict, find_evictable
+from layerstore.store.findings import Problem
+from layerstore.store.objects import object_id, object_sizes, present_objects, unpack
+from layerstore.store.store import Store
+from tests.support.store import noise, put_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from layerstore.store.catalog_rows import ImageRecord
+
+FILES = {
+    b"small": b"small",
+    b"again": b"small",
+    b"large": noise(1, 1_500_000),
+    b"empty": b"",
+    **{b"many-%d" % number: b"content %d" % number for number in range(50)},
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store", create=True) as store:
+        yield store
+
+
+@pytest.fixture
+def image(store: Store) -> ImageRecord:
+    with store.begin("test") as session:
+        return put_image(session, FILES, names=["a:1"])
+
+
+def prepare(store: Store, image: ImageRecord) -> None:
+    os.close(prepare_view(store, image.layers, Silent()))
+
+
+def use(store: Store, image: ImageRecord, *, backend: str = "kernel") -> str:
+    """Write the record of a view; return its path."""
+    path = f"{store.paths.views}/0123456789ab.json"
+    record = {"layers": list(image.layers), "backend": backend, "target": "/mnt/a"}
+    with open(path, "w") as file:
+        json.dump({**record, "image_id": image.image_id}, file)
+    return path
+
+
+class TestNames:
+    def test_one_chunk_is_named_by_itself(self) -> None:
+        chunk = ChunkId(blake3_id(b"content"))
+        assert object_id(((7, chunk),)) == chunk
+
+    def test_lists_are_apart_from_content(self) -> None:
+        """What a list hashes to must not be reached by a file whose bytes are that list."""
+        chunk = ChunkId(blake3_id(b"content"))
+        extents = ((7, chunk), (4096, None))
+        name = object_id(extents)
+        encoded = b"".join(
+            objects._EXTENT.pack(length, chunk_id is not None, chunk_id or bytes(32))
+            for length, chunk_id in extents
+        )
+        assert name != blake3(encoded).digest()
+        assert name == blake3(encoded, derive_key_context="layerstore object 1").digest()
+
+    def test_holes_and_chunks_of_zeros_differ(self) -> None:
+        zeros = ChunkId(bytes(32))
+        lists = [((7, None),), ((7, zeros), (1, None)), ((7, None), (1, zeros)), ((8, None),)]
+        assert len({object_id(extents) for extents in lists}) == 4
+
+
+class TestUnpacking:
+    def test_each_content_once_and_private(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        tree = kernel_tree(load_root(store, image.layers))
+        assert present_objects(store.paths) == set(tree.objects)
+        assert len(tree.objects) == len(set(FILES.values()) - {b""})
+        contents = set()
+        for name in tree.objects:
+            path = store.paths.object(name)
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+            with open(path, "rb") as file:
+                contents.add(file.read())
+        assert contents == set(FILES.values()) - {b""}
+        assert os.listdir(store.paths.tmp) == []
+        assert check(store, read_data=True).ok
+
+    def test_in_small_batches(
+        self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(objects, "BATCH_FILES", 3)
+        synced = []
+        real = objects._sync_file_system
+        monkeypatch.setattr(
+            objects, "_sync_file_system", lambda path: (synced.append(path), real(path))
+        )
+        prepare(store, image)
+        wanted = kernel_tree(load_root(store, image.layers)).objects
+        assert present_objects(store.paths) == set(wanted)
+        assert len(synced) == -(-len(wanted) // 3)
+
+    def test_only_what_is_missing_is_written(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        wanted = kernel_tree(load_root(store, image.layers)).objects
+        inodes = {name: os.stat(store.paths.object(name)).st_ino for name in wanted}
+        gone = object_id(((5, ChunkId(blake3_id(b"small"))),))
+        os.unlink(store.paths.object(gone))
+        assert unpack(store, wanted, Silent()) == 5
+        assert unpack(store, wanted, Silent()) == 0
+        for name, inode in inodes.items():
+            assert name == gone or os.stat(store.paths.object(name)).st_ino == inode
+
+    def test_damage_in_a_pack_gets_no_name(self, store: Store, image: ImageRecord) -> None:
+        large = FILES[b"large"]
+        for directory, _, names in os.walk(store.paths.packs):
+            for name in names:
+                with open(f"{directory}/{name}", "r+b") as file:
+                    place = file.read().find(large[1000:1040])
+                    if place >= 0:
+                        file.seek(place)
+                        file.write(b"\0")
+        store.reader.close()
+        with pytest.raises(IntegrityError):
+            prepare(store, image)
+        for name, path in objects.object_files(store.paths):
+            with open(path, "rb") as file:
+                assert blake3_id(file.read()) == name
+        assert os.listdir(store.paths.tmp) == []
+
+    def test_a_sync_that_fails_names_nothing(
+        self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(path: str) -> None:
+            raise OSError(5, "Input/output error", path)
+
+        monkeypatch.setattr(objects, "_sync_file_system", fail)
+        with pytest.raises(Exception, match="bring unpacked files to disk"):
+            prepare(store, image)
+        assert present_objects(store.paths) == set()
+
+
+class TestMetadata:
+    def path(self, store: Store) -> str:
+        (name,) = (n for n in os.listdir(store.paths.metadata) if n.endswith(".erofs"))
+        return f"{store.paths.metadata}/{name}"
+
+    @pytest.mark.parametrize(
+        "harm",
+        [
+            lambda path: os.truncate(path, 4096),
+            lambda path: os.chmod(path, 0o620),
+            lambda path: os.link(path, f"{path}.other"),
+            lambda path: os.unlink(path),
+            lambda path: os.truncate(path.replace(".erofs", ".objects"), 100),
+            lambda path: os.unlink(path.replace(".erofs", ".objects")),
+        ],
+    )
+    def test_a_doubtful_image_is_made_anew(self, store: Store, image: ImageRecord, harm) -> None:
+        prepare(store, image)
+        path = self.path(store)
+        with open(path, "rb") as file:
+            good = file.read()
+        harm(path)
+        prepare(store, image)
+        with open(path, "rb") as file:
+            assert file.read() == good
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+    def test_a_flipped_bit_is_seen(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        path = self.path(store)
+        with open(path, "r+b") as file:
+            good = file.read()
+            file.seek(2000)
+            file.write(bytes([good[2000] ^ 1]))
+        prepare(store, image)
+        with open(path, "rb") as file:
+            assert file.read() == good
+
+
+class TestSidecar:
+    def test_there_and_back(self) -> None:
+        sidecar = Sidecar(4096, bytes(range(32)), frozenset({ChunkId(bytes(32)), bytes([1]) * 32}))
+        encoded = encode_sidecar(*sidecar)
+        assert decode_sidecar(encoded) == sidecar
+        for place in range(len(encoded)):
+            broken = bytearray(encoded)
+            broken[place] ^= 1
+            with pytest.raises(FormatError):
+                decode_sidecar(bytes(broken))
+            with pytest.raises(FormatError):
+                decode_sidecar(encoded[:place])
+
+
+class TestEviction:
+    def test_what_no_view_needs_goes(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        count = len(present_objects(store.paths))
+        found = find_evictable(store.paths)
+        assert (len(found.objects), found.kept, found.doubt) == (count, 0, "")
+        assert present_objects(store.paths)
+        assert evict(store.paths) == found
+        assert present_objects(store.paths) == set()
+        assert os.listdir(store.paths.metadata) == []
+
+    def test_views_keep_theirs_and_no_others(self, store: Store, image: ImageRecord) -> None:
+        with store.begin("test") as session:
+            other = put_image(session, {b"small": b"small", b"own": b"own"}, names=["b:1"])
+        prepare(store, image)
+        prepare(store, other)
+        use(store, other)
+        evict(store.paths)
+        assert present_objects(store.paths) == {blake3_id(b"small"), blake3_id(b"own")}
+        row = next(row for row in take_df(store).rows if row.kind == "Unpacked for views")
+        assert (row.count, row.active, row.reclaimable) == (2, 2, 0)
+
+    def test_views_of_fuse_need_none(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        use(store, image, backend="fuse")
+        evict(store.paths)
+        assert present_objects(store.paths) == set()
+
+    @pytest.mark.parametrize("harm", ["sidecar", "record"])
+    def test_doubt_keeps_everything(self, store: Store, image: ImageRecord, harm: str) -> None:
+        prepare(store, image)
+        before = present_objects(store.paths)
+        record = use(store, image)
+        if harm == "record":
+            os.truncate(record, 3)
+        else:
+            for name in os.listdir(store.paths.metadata):
+                os.truncate(f"{store.paths.metadata}/{name}", 50)
+        assert evict(store.paths).doubt
+        assert present_objects(store.paths) == before
+
+    def test_nothing_goes_while_a_view_is_made(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        with FileLock(store.paths.objects_lock, shared=True):
+            assert evict(store.paths).doubt == "a view is being made"
+        assert present_objects(store.paths)
+
+    def test_df_counts_them_apart(self, store: Store, image: ImageRecord) -> None:
+        before = take_df(store)
+        assert not any(row.kind == "Unpacked for views" and row.size for row in before.rows)
+        prepare(store, image)
+        usage = take_df(store)
+        row = next(row for row in usage.rows if row.kind == "Unpacked for views")
+        sizes = object_sizes(store.paths)
+        assert row.count == len(sizes)
+        assert row.size == row.reclaimable > sum(file.size for file in sizes.values())
+        images = [row.size for row in usage.rows if row.kind == "Images"]
+        assert images == [row.size for row in before.rows if row.kind == "Images"]
+
+
+class TestScrub:
+    @pytest.mark.parametrize("used", [False, True])
+    @pytest.mark.parametrize("path", [b"small", b"large"])
+    def test_a_flipped_bit_is_found(
+        self, store: Store, image: ImageRecord, path: bytes, used: bool
+    ) -> None:
+        prepare(store, image)
+        if used:
+            use(store, image)
+        root = load_root(store, image.layers)
+        assert root.children is not None
+        name = object_id(root.children[path].entry.extents)
+        with open(store.paths.object(name), "r+b") as file:
+            file.write(bytes([FILES[path][0] ^ 1]))
+        assert check(store, read_data=False).ok
+        report = check(store, read_data=True)
+        (finding,) = report.findings
+        assert finding.digest == name.hex()
+        assert report.ok == (not used)
+        if used:
+            assert finding.problem is Problem.OBJECT_DAMAGED
+            assert "/mnt/a" in finding.message
+        else:
+            assert finding.problem is Problem.UNUSED_OBJECT_DAMAGED
+            evict(store.paths)
+            assert check(store, read_data=True).findings == ()
