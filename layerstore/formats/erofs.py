@@ -13,6 +13,7 @@ fs/erofs/erofs_fs.h, and Documentation/filesystems/erofs.rst.
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import struct
@@ -42,12 +43,16 @@ _HOLE_BYTES: Final = len(_HOLE)
 _SLOT_BYTES: Final = 32
 _COMPAT_CHECKSUM: Final = 0x1
 _COMPAT_MTIME: Final = 0x2
+_COMPAT_XATTR_FILTER: Final = 0x4
+_FILTER_SEED: Final = 0x25BBE08F
+_FILTER_BITS: Final = 32
 _INCOMPAT_CHUNKED_FILE: Final = 0x4
 _EXTENDED: Final = 1
 _FLAT_PLAIN, _FLAT_INLINE, _CHUNK_BASED = 0 << 1, 2 << 1, 4 << 1
 _CHUNK_BITS_MAX: Final = 31
 _SHARED_MAX: Final = 0xFF
 _XATTR_BODY_MAX_BYTES: Final = _XATTR_HEADER.size + 4 * 0xFFFE
+_U32: Final = 0xFFFF_FFFF
 _U64_MAX: Final = (1 << 64) - 1
 _FIRST_SLOT: Final = (SUPER_OFFSET + 128) // _SLOT_BYTES
 
@@ -164,7 +169,7 @@ class _Xattrs:
         if len(shared) > _SHARED_MAX:
             raise FormatError(f"an inode has {len(xattrs)} attributes: too many for EROFS")
         own = [_xattr_entry(*pair) for pair in xattrs if pair not in self._ids]
-        header = _XATTR_HEADER.pack(0, len(shared), b"")
+        header = _XATTR_HEADER.pack(_name_filter(xattrs), len(shared), b"")
         body = b"".join([header, struct.pack(f"<{len(shared)}I", *shared), *own])
         if len(body) > _XATTR_BODY_MAX_BYTES:
             raise FormatError(f"an inode has {len(body)} bytes of attributes: too many for EROFS")
@@ -174,12 +179,70 @@ class _Xattrs:
 def _xattr_entry(name: bytes, value: bytes) -> bytes:
     if len(value) > XATTR_VALUE_MAX_BYTES:
         raise FormatError(f"attribute {name!r} of {len(value)} bytes: too long for EROFS")
+    number, suffix = _split_name(name)
+    entry = _XATTR_ENTRY.pack(len(suffix), number, len(value)) + suffix + value
+    return entry + bytes(-len(entry) % 4)
+
+
+@functools.lru_cache(maxsize=1024)
+def _split_name(name: bytes) -> tuple[int, bytes]:
+    """Return the number of an attribute's name space, and the rest of its name."""
     for prefix, number in _XATTR_PREFIXES:
         if name.startswith(prefix):
-            suffix = name[len(prefix) :]
-            entry = _XATTR_ENTRY.pack(len(suffix), number, len(value)) + suffix + value
-            return entry + bytes(-len(entry) % 4)
+            return number, name[len(prefix) :]
     raise FormatError(f"attribute {name!r} is of a kind that EROFS does not know")
+
+
+def _name_filter(xattrs: Xattrs) -> int:
+    """Return a word whose bits are 0 for the names an inode has: what it lacks is known at once.
+
+    An overlay asks every file for several attributes that hardly any has.
+    """
+    found = 0xFFFF_FFFF
+    for name, _ in xattrs:
+        found &= ~_filter_bit(name)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _filter_bit(name: bytes) -> int:
+    number, suffix = _split_name(name)
+    return 1 << (_xxh32(suffix, _FILTER_SEED + number) & _FILTER_BITS - 1)
+
+
+def _xxh32(data: bytes, seed: int) -> int:
+    """Return XXH32 of ``data``.
+
+    Source: the xxHash specification, "XXH32 algorithm description".
+    """
+    one, two, three, four, five = 2654435761, 2246822519, 3266489917, 668265263, 374761393
+    whole = len(data) & ~15
+    if whole:
+        lanes = [seed + one + two, seed + two, seed, seed - one]
+        for at in range(0, whole, 16):
+            words = struct.unpack_from("<4I", data, at)
+            for lane, word in enumerate(words):
+                lanes[lane] = _rotated(lanes[lane] + word * two, 13) * one
+        turns = zip(lanes, (1, 7, 12, 18), strict=True)
+        total = sum(_rotated(lane, turn) for lane, turn in turns)
+    else:
+        total = seed + five
+    total += len(data)
+    words_end = len(data) & ~3
+    for at in range(whole, words_end, 4):
+        (word,) = struct.unpack_from("<I", data, at)
+        total = _rotated(total + word * three, 17) * four
+    for byte in data[words_end:]:
+        total = _rotated(total + byte * five, 11) * one
+    total &= _U32
+    total = (total ^ total >> 15) * two & _U32
+    total = (total ^ total >> 13) * three & _U32
+    return total ^ total >> 16
+
+
+def _rotated(value: int, turn: int) -> int:
+    value &= _U32
+    return (value << turn | value >> 32 - turn) & _U32
 
 
 def _data_bytes(inodes: Sequence[Inode], index: int) -> int:
@@ -342,7 +405,7 @@ def _encoded_device(rdev: int) -> int:
 
 def _put_super(image: bytearray, inodes: int, root: int, shared_block: int, uuid: bytes) -> None:
     fields = (
-        _COMPAT_CHECKSUM | _COMPAT_MTIME, 12, 0, root, inodes, 0, 0,
+        _COMPAT_CHECKSUM | _COMPAT_MTIME | _COMPAT_XATTR_FILTER, 12, 0, root, inodes, 0, 0,
         len(image) // BLOCK_BYTES, 0, shared_block, uuid, b"", _INCOMPAT_CHUNKED_FILE,
         0, 0, 0, 0, 0, 0, 0, 0, b"",
     )  # fmt: skip
