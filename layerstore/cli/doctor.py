@@ -39,12 +39,13 @@ def examine(
     """Tell what works on this host, by trying."""
     from layerstore.linux.probe import probe_all
 
+    root = settings_of(context).root
     findings = [
-        *probe_all(),
+        *probe_all(_file_system_of(root), _image()),
         _runtime(),
         _bootstrapper(),
         _sqlite(),
-        _store(settings_of(context).root),
+        _store(root),
     ]
     if as_json:
         write_json([finding._asdict() for finding in findings])
@@ -52,6 +53,28 @@ def examine(
         _print(findings)
     if strict and not all(finding.works for finding in findings):
         raise typer.Exit(15)
+
+
+def _file_system_of(root: str) -> str | None:
+    """Return a directory on the store's file system to try things in, or None if there is none."""
+    from layerstore.store.paths import StorePaths
+
+    place = StorePaths(os.path.abspath(root)).tmp
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    return place if os.access(place, os.W_OK | os.X_OK) else None
+
+
+def _image() -> bytes:
+    """Return a metadata image as views have them, of nothing but a root."""
+    import io
+    import stat
+
+    from layerstore.formats.erofs import Inode, write_image
+
+    out = io.BytesIO()
+    write_image([Inode(stat.S_IFDIR | 0o755, 0, 0, 0, 2)], out)
+    return out.getvalue()
 
 
 def _print(findings: list[Finding]) -> None:

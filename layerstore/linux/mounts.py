@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from typing import NamedTuple, Self
 
 from layerstore.errors import MountError, UnsupportedError
@@ -46,13 +47,17 @@ _STATX_MNT_ID_UNIQUE = 0x4000
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 
 # The same numbers on every architecture but alpha.
+_SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
+_SYS_MOUNT_SETATTR = 442
 
 _FSOPEN_CLOEXEC = 1
 _FSMOUNT_CLOEXEC = 1
+_OPEN_TREE_CLONE = 1
+_MOUNT_ATTR_IDMAP = 0x0010_0000
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
@@ -276,6 +281,35 @@ def create_overlay(overlay: Overlay, flags: int = 0) -> int:
             hint="use Linux 6.7 or newer",
         )
     return detached
+
+
+def create_idmapped(path: str, user_namespace: int) -> int:
+    """Clone the mount at ``path`` with owners mapped into a user namespace, mounted nowhere.
+
+    Returns its descriptor, a directory's; :func:`attach` mounts it.
+
+    Raises:
+        MountCallError: The kernel or the file system cannot.
+    """
+    what = f"could not map the owners of {path}"
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    tree: int = _libc.syscall(
+        ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(_AT_FDCWD), os.fsencode(path),
+        ctypes.c_uint(flags),
+    )  # fmt: skip
+    if tree < 0:
+        raise _failed(what, ctypes.get_errno())
+    # struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
+    attributes = struct.pack("<4Q", _MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(tree), b"",
+        ctypes.c_uint(_AT_EMPTY_PATH), attributes, ctypes.c_size_t(len(attributes)),
+    )  # fmt: skip
+    if result != 0:
+        code = ctypes.get_errno()
+        os.close(tree)
+        raise _failed(what, code)
+    return tree
 
 
 def create_tmpfs() -> int:

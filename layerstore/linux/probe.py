@@ -14,7 +14,7 @@ import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import LayerstoreError
-from layerstore.linux import mounts, namespaces
+from layerstore.linux import data_layers, mounts, namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,15 +40,27 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def probe_all() -> list[Finding]:
-    """Try everything that views and builds may use; takes some tens of milliseconds."""
+def probe_all(place: str | None = None, erofs_image: bytes = b"") -> list[Finding]:
+    """Try everything that views and builds may use; takes some tens of milliseconds.
+
+    Args:
+        place: A directory of the file system in question, the store's; None for that of
+            temporary files.
+        erofs_image: An image to mount, whatever it holds.
+    """
     return [
         fuse_device(),
         fuse_library(),
         fusermount(),
         overlay(),
         overlay_options_without_limit(),
+        erofs_from_file(erofs_image, place),
+        data_only_layers(),
+        data_only_layers_complete(),
         user_namespaces(),
+        overlay_in_user_namespace(),
+        data_only_layers_in_user_namespace(),
+        idmapped_mounts(place),
     ]
 
 
@@ -109,6 +121,63 @@ def overlay_options_without_limit() -> Finding:
     return _tried("overlay of 200 layers", "Linux 6.7 or newer", _try_many_lowers)
 
 
+def erofs_from_file(image: bytes, place: str | None = None) -> Finding:
+    """Whether an EROFS image is mounted from a file where the store lies, without a loop device."""
+    return _tried(
+        "EROFS from a file",
+        "Linux 6.12 or newer with EROFS (modprobe erofs), and a store that does not lie on an "
+        "overlay; until then views are FUSE's",
+        lambda directory: _try_erofs(directory, image),
+        place,
+    )
+
+
+def data_only_layers() -> Finding:
+    """Whether an overlay follows files into data-only layers, as kernel views do."""
+    return _tried(
+        "overlay with data-only layers",
+        "Linux 6.7 or newer; until then views are FUSE's",
+        lambda _: _try_data_only(data_layers.FOLLOWING),
+    )
+
+
+def data_only_layers_complete() -> Finding:
+    """Whether it does so too while upper directories stay complete in themselves."""
+    return _tried(
+        "data-only layers, metacopy off",
+        "nothing need be done: writable views get one overlay more; Linux 6.16 spares it",
+        lambda _: _try_data_only(("redirect_dir=nofollow", "metacopy=off", "index=off")),
+    )
+
+
+def overlay_in_user_namespace() -> Finding:
+    """Whether an overlay can be mounted in a user namespace, with attributes of users."""
+    return _tried(
+        "overlay in a user namespace",
+        "Linux 5.11 or newer, and user namespaces",
+        lambda directory: _try_overlay(directory, in_user_namespace=True),
+    )
+
+
+def data_only_layers_in_user_namespace() -> Finding:
+    """Whether data-only layers work there, which kernel views without root need."""
+    return _tried(
+        "data-only layers in a user namespace",
+        "Linux 6.16 or newer; until then views without root are FUSE's",
+        lambda _: _try_data_only(("userxattr", "index=off"), in_user_namespace=True),
+    )
+
+
+def idmapped_mounts(place: str | None = None) -> Finding:
+    """Whether a tree where the store lies can be shown with other owners, without copying."""
+    return _tried(
+        "id-mapped mounts",
+        "Linux 5.12 or newer, root, and a file system that takes part (ext4, xfs, btrfs)",
+        _try_idmapped,
+        place,
+    )
+
+
 def user_namespaces() -> Finding:
     """Whether a process without privileges may become root in a namespace of its own."""
     return _tried(
@@ -119,8 +188,10 @@ def user_namespaces() -> Finding:
     )
 
 
-def _tried(name: str, remedy: str, attempt: Callable[[str], None]) -> Finding:
-    with tempfile.TemporaryDirectory(prefix="layerstore-probe-") as directory:
+def _tried(
+    name: str, remedy: str, attempt: Callable[[str], None], place: str | None = None
+) -> Finding:
+    with tempfile.TemporaryDirectory(prefix="layerstore-probe-", dir=place) as directory:
         problem = _in_child(lambda: attempt(directory))
     if problem is None:
         return Finding(name, True, "a trial worked")
@@ -151,8 +222,8 @@ def _in_child(attempt: Callable[[], None]) -> str | None:
     return problem or None
 
 
-def _enter_namespaces() -> None:
-    if os.geteuid() == 0:
+def _enter_namespaces(*, user: bool = False) -> None:
+    if os.geteuid() == 0 and not user:
         namespaces.unshare(namespaces.CLONE_NEWNS)
     else:
         namespaces.become_root_in_namespace()
@@ -164,8 +235,8 @@ def _make(directory: str, *names: str) -> None:
         os.mkdir(f"{directory}/{name}")
 
 
-def _try_overlay(directory: str) -> None:
-    _enter_namespaces()
+def _try_overlay(directory: str, *, in_user_namespace: bool = False) -> None:
+    _enter_namespaces(user=in_user_namespace)
     # On a tmpfs, for the temporary directory may itself lie on an overlay.
     mounts.mount("tmpfs", directory, "tmpfs")
     _make(directory, "lower", "upper", "work", "root")
@@ -185,6 +256,46 @@ def _try_many_lowers(directory: str) -> None:
     mounts.mount_overlay(
         mounts.Overlay(tuple(f"{directory}/{name}" for name in lowers)), f"{directory}/root"
     )
+
+
+def _try_erofs(directory: str, image: bytes) -> None:
+    _enter_namespaces()
+    _make(directory, "root")
+    with open(f"{directory}/image", "wb") as file:
+        file.write(image)
+    with open(f"{directory}/image", "rb") as file:
+        mounts.mount_erofs(file.fileno(), f"{directory}/root")
+    os.listdir(f"{directory}/root")
+
+
+def _try_data_only(options: tuple[str, ...], *, in_user_namespace: bool = False) -> None:
+    _enter_namespaces(user=in_user_namespace)
+    problem = data_layers.follow_problem(options)
+    if problem is not None:
+        raise OSError(problem)
+
+
+def _try_idmapped(directory: str) -> None:
+    """Map a clone of the directory into a user namespace of a child's; nothing is mounted."""
+    ready, done = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            namespaces.become_root_in_namespace()
+            os.write(ready[1], b"1")
+            os.close(done[1])
+            os.read(done[0], 1)
+        finally:
+            os._exit(0)
+    os.close(ready[1])
+    try:
+        if not os.read(ready[0], 1):
+            raise OSError("no user namespace could be made for the trial")
+        users = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        mounts.create_idmapped(directory, users)
+    finally:
+        os.close(done[1])
+        os.waitpid(pid, 0)
 
 
 def _try_user_namespace(_directory: str) -> None:

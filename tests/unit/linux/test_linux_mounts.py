@@ -259,13 +259,15 @@ def test_xattrs_come_back_as_written(tmp_path: Path) -> None:
 
 
 def test_probes_tell_reason_and_remedy() -> None:
-    findings = probe.probe_all()
-    assert len({finding.name for finding in findings}) == len(findings) == 6
+    findings = probe.probe_all(erofs_image=bytes(4096))
+    assert len({finding.name for finding in findings}) == len(findings) == 12
     for finding in findings:
         assert finding.reason
         assert finding.works == (finding.remedy == "")
     if os.geteuid() == 0:
         assert probe.overlay().works
+    no_image = next(finding for finding in findings if finding.name == "EROFS from a file")
+    assert not no_image.works
 
 
 def test_a_probe_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
