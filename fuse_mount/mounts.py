@@ -34,6 +34,7 @@ from layerstore.errors import (
     ConflictError,
     FormatError,
     InputError,
+    IntegrityError,
     MountError,
     NotFoundError,
     StorageError,
@@ -73,8 +74,9 @@ _TEXTS = (
 _NUMBERS = ("mount_id", "device", "namespace", "namespace_id")
 _YEAR_10000_S = 253_402_300_800
 _VIEW_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
-_FALL_BACK = (UnsupportedError, StorageError)
-"""Why FUSE is tried in the kernel's stead: it cannot, or files cannot be unpacked here."""
+_FALL_BACK = (UnsupportedError, StorageError, IntegrityError)
+"""Why FUSE is tried in the kernel's stead: it cannot, or not all files can be unpacked. With
+FUSE damage stops the files it is in and no others."""
 
 
 class MountRecord(NamedTuple):
