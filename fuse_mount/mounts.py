@@ -35,6 +35,7 @@ from layerstore.errors import (
     FormatError,
     InputError,
     IntegrityError,
+    LayerstoreError,
     MountError,
     NotFoundError,
     StorageError,
@@ -45,6 +46,7 @@ from layerstore.linux.files import make_private_dir, read_file
 from layerstore.linux.locks import FileLock
 from layerstore.linux.namespaces import (
     current_mount_namespace,
+    in_user_namespace,
     mount_namespace_id,
     mount_namespace_lives,
 )
@@ -132,6 +134,7 @@ def mount(
     backend: str = FUSE,
     confirm: Callable[[], object] | None = None,
     progress: Progress | None = None,
+    tell: Callable[[LayerstoreError], object] = lambda _: None,
 ) -> MountRecord:
     """Show an image at a directory.
 
@@ -150,6 +153,7 @@ def mount(
         confirm: Called when the record keeps the collector off the image, before anything
             is mounted; raises if the image went in the meantime.
         progress: Told about files that are unpacked for the kernel.
+        tell: Given the reason why ``auto`` became FUSE for root.
 
     Raises:
         InputError: The target is missing or no directory.
@@ -188,9 +192,13 @@ def mount(
         )
         make_private_dir(f"{store_root}/views", durable=False)
         if backend == AUTO:
-            with contextlib.suppress(*_FALL_BACK):
-                return _make_or_undo(store_root, record._replace(backend=KERNEL), confirm, progress)
             backend = FUSE
+            if privileged and not in_user_namespace():
+                try:
+                    by_kernel = record._replace(backend=KERNEL)
+                    return _make_or_undo(store_root, by_kernel, confirm, progress)
+                except _FALL_BACK as err:
+                    tell(err)
         return _make_or_undo(store_root, record._replace(backend=backend), confirm, progress)
 
 

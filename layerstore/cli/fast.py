@@ -18,6 +18,7 @@ from layerstore.cli.output import (
     short_id,
     write_json,
     write_line,
+    write_note,
     write_table,
 )
 from layerstore.cli.settings import current_root
@@ -226,9 +227,9 @@ def _mount_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         choices=("auto", "kernel", "fuse"),
-        default="fuse",
+        default="auto",
         help="kernel: EROFS and overlayfs, with every file unpacked once; fuse: a server of "
-        "ours; auto: the kernel where it can, else fuse (default: fuse)",
+        "ours; auto: the kernel where it can, else fuse (default: auto)",
     )
     _json_option(parser)
 
@@ -255,6 +256,7 @@ def _mount(options: argparse.Namespace, root: str) -> int:
                 backend=options.backend,
                 confirm=confirm,
                 progress=progress,
+                tell=lambda err: write_note(f"note: shown through FUSE: {err.message}"),
             )
         note_image_use(catalog.paths, image.image_id)
     if options.format == "json":

@@ -146,6 +146,8 @@ class Ledger(msgspec.Struct, frozen=True):
         images: Named images, oldest first.
         unreadable_layers: Layers whose trees are damaged: what only they need counts as
             unreferenced, although gc will refuse to free it.
+        unpacked_disk_size: What is allocated of ``disk_size`` for unpacked files and what is
+            made with them.
     """
 
     parts: tuple[Part, ...]
@@ -155,6 +157,7 @@ class Ledger(msgspec.Struct, frozen=True):
     images: tuple[ImageShare, ...]
     writable: tuple[WritableLayer, ...]
     unreadable_layers: tuple[str, ...] = ()
+    unpacked_disk_size: int = 0
 
     def size_of(self, owner: Owner) -> int:
         """Return the bytes of one owner, 0 when it has none."""
@@ -207,6 +210,11 @@ def ledger_of(
         disk_size=disk_size,
         images=_image_shares(inventory, attribution, census),
         writable=_writable(inventory),
+        unpacked_disk_size=sum(
+            file.allocated_size
+            for file in inventory.files
+            if _area_of(file.path, blobs) is Owner.OBJECTS
+        ),
     )
 
 

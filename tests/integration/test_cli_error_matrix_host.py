@@ -209,8 +209,9 @@ def test_without_fuse(web: Cli, tmp_path: Path, hide: str, message: str, hint: s
     view = tmp_path / "view"
     view.mkdir()
     script = f'{hide.format(tmp_path / "empty")} && exec "$@"'
+    command = web.command("mount", "--backend", "fuse", "web:1", view)
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *web.command("mount", "web:1", view)],
+        ["unshare", "--mount", "sh", "-c", script, "sh", *command],
         env=web.environment(),
         capture_output=True,
         text=True,

@@ -134,7 +134,7 @@ def test_a_kept_upper_holds_the_changes(cli, spots):
 
 
 def test_a_killed_server_is_found_and_cleaned_up(cli, spots):
-    cli.ok("mount", "web:1", spots[0])
+    cli.ok("mount", "--backend", "fuse", "web:1", spots[0])
     for pid in server_pids(cli.store):
         os.kill(pid, signal.SIGKILL)
     assert views(cli)[str(spots[0])]["state"] == "stale"
