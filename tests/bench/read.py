@@ -2,10 +2,12 @@
 
     python -m tests.bench.read [--tree DIR | --tar FILE] [-n ROUNDS] [--json]
 
-Imports the tree, mounts a read-only and a writable view, and runs the same four jobs over each
+Imports the tree, mounts a read-only and a writable view through each backend, and an overlay
+over the plain directory as docker's overlay2 does, and runs the same four jobs over each
 and over the plain directory: walk and stat everything, open and read the small files, read the
 large files from end to end, read 4 KiB at random places. Cold means that the page, dentry and
-inode caches were dropped and the view was mounted anew; warm is the same job once more. Prints
+inode caches were dropped and the view was mounted anew, with files unpacked before for the
+kernel; warm is the same job once more. Prints
 wall times and speeds relative to the plain directory (more is faster). Needs root.
 """
 
@@ -22,6 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from layerstore.linux import mounts
 from tests.bench.harness import environment, grid, interleave, say
 from tests.bench.trees import unpack_or_copy
 
@@ -30,6 +33,13 @@ LARGE_BYTES = 1024 * 1024
 RANDOM_READS = 2000
 READ_BYTES = 4096
 PLAIN = "plain directory"
+OVERLAY = "overlay over plain"
+VIEWS = {
+    "kernel view": ("--backend", "kernel"),
+    "writable kernel view": ("--backend", "kernel", "--rw"),
+    "FUSE view": ("--backend", "fuse"),
+    "writable FUSE view": ("--backend", "fuse", "--rw"),
+}
 JOBS = ("walk+stat", "small files", "large files", "random 4K")
 
 
@@ -118,12 +128,19 @@ class ReadBench:
             return str(self.tree)
         target = self.work / "view"
         target.mkdir(exist_ok=True)
-        options = ["--rw"] if "writable" in place else []
-        self._layerstore("mount", *options, "bench:1", str(target))
+        if place == OVERLAY:
+            for name in ("upper", "overlay-work"):
+                (self.work / name).mkdir(exist_ok=True)
+            above = (str(self.work / "upper"), str(self.work / "overlay-work"))
+            mounts.mount_overlay(mounts.Overlay((str(self.tree),), *above), str(target))
+        else:
+            self._layerstore("mount", *VIEWS[place], "bench:1", str(target))
         return str(target)
 
     def _close(self, place: str, root: str) -> None:
-        if place != PLAIN:
+        if place == OVERLAY:
+            mounts.unmount(root)
+        elif place != PLAIN:
             self._layerstore("umount", root)
 
     def _run(self, job: str, root: str) -> None:
@@ -174,7 +191,7 @@ def main() -> int:
         say("needs root: dropping caches and mounting writable views take privileges")
         return 1
     work = Path(tempfile.mkdtemp(prefix="layerstore-bench-", dir=given.work))
-    places = [PLAIN, "read-only view", "writable view"]
+    places = [PLAIN, OVERLAY, *VIEWS]
     try:
         tree = work / "tree"
         unpack_or_copy(given, work, tree)
