@@ -136,7 +136,7 @@ def _tree(paths: StorePaths) -> Iterator[tuple[str, bool]]:
     """Yield the store's directories from the outside in, then its files; True for directories."""
     yield paths.root, True
     folders = _folders(paths.root)
-    for folder in (paths.packs, os.path.dirname(paths.blobs)):
+    for folder in (paths.packs, os.path.dirname(paths.blobs), paths.objects):
         folders += _folders(folder)
     for folder in folders:
         yield folder, True

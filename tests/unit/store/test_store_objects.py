@@ -24,6 +24,7 @@ from layerstore.store.check import check
 from layerstore.store.eviction import evict, find_evictable
 from layerstore.store.findings import Problem
 from layerstore.store.objects import object_id, object_sizes, present_objects, unpack
+from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
 from tests.support.store import noise, put_image
 
@@ -158,6 +159,20 @@ class TestUnpacking:
         with pytest.raises(Exception, match="bring unpacked files to disk"):
             prepare(store, image)
         assert present_objects(store.paths) == set()
+
+
+    @pytest.mark.root
+    @pytest.mark.skipif(os.geteuid() != 0, reason="giving files to a group needs root")
+    def test_a_store_that_is_opened_to_a_group_opens_its_objects(
+        self, store: Store, image: ImageRecord
+    ) -> None:
+        prepare(store, image)
+        share_store(store.paths, 12_345)
+        for _, path in objects.object_files(store.paths):
+            directory = os.stat(os.path.dirname(path))
+            assert (directory.st_mode & 0o7777, directory.st_gid) == (0o2770, 12_345)
+            file = os.stat(path)
+            assert (file.st_mode & 0o7777, file.st_gid) == (0o660, 12_345)
 
 
 class TestMetadata:
