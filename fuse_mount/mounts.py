@@ -71,7 +71,8 @@ _RECORD_MAX_BYTES = 1 << 20
 _NO_MOUNT = -1
 """The mount id of views that another store made: equal to no mount's."""
 _TEXTS = (
-    "view_id", "image_id", "image", "target", "mode", "kind", "upper", "lower", "boot_id", "backend",
+    "view_id", "image_id", "image", "target", "mode", "kind", "upper", "lower", "boot_id",
+    "backend",
 )  # fmt: skip
 _NUMBERS = ("mount_id", "device", "namespace", "namespace_id")
 _YEAR_10000_S = 253_402_300_800

@@ -160,7 +160,6 @@ class TestUnpacking:
             prepare(store, image)
         assert present_objects(store.paths) == set()
 
-
     @pytest.mark.root
     @pytest.mark.skipif(os.geteuid() != 0, reason="giving files to a group needs root")
     def test_a_store_that_is_opened_to_a_group_opens_its_objects(
