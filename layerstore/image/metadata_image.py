@@ -46,7 +46,7 @@ def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> 
     Returns the open image, which the caller closes. That file was verified: mount it and
     not the path.
 
-    The caller holds ``locks/objects`` and a record that keeps the layers.
+    The caller is in :func:`layerstore.store.objects.kept_objects`, and a record keeps the layers.
 
     Raises:
         UnsupportedError: The kernel cannot show such an image; the message says why.

@@ -89,12 +89,13 @@ def present_objects(paths: StorePaths) -> set[ObjectId]:
 def object_files(paths: StorePaths) -> Iterator[tuple[ObjectId, str]]:
     """Yield every object with its path, in no particular order; passes over what is none."""
     for prefix in _names(paths.objects):
-        if len(prefix) != 2:
-            continue
-        for name in _names(f"{paths.objects}/{prefix}"):
+        directory = f"{paths.objects}/{prefix}"
+        if len(prefix) != 2 or os.path.islink(directory):
+            continue  # a link leads to what is not ours: nothing behind it is read or evicted
+        for name in _names(directory):
             if len(name) == 2 * ID_BYTES and name.startswith(prefix):
                 with contextlib.suppress(ValueError):
-                    yield ObjectId(bytes.fromhex(name)), f"{paths.objects}/{prefix}/{name}"
+                    yield ObjectId(bytes.fromhex(name)), f"{directory}/{name}"
 
 
 def _names(directory: str) -> list[str]:
@@ -108,10 +109,13 @@ def _names(directory: str) -> list[str]:
 def kept_objects(paths: StorePaths) -> Iterator[None]:
     """Hold off eviction while a view is being made, until its record and mounts are there.
 
+    The tier's directory is there from then on: an overlay of an image without content needs it.
+
     Raises:
         StorageError: The store cannot be written.
     """
     with storage_errors("lock the objects"):
+        make_private_dir(paths.objects, durable=False)
         lock = FileLock(paths.objects_lock, shared=True)
     with lock:
         yield
@@ -121,7 +125,7 @@ def unpack(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress)
     """Make objects that are missing; return how many bytes of content were written.
 
     Success means that all are there, durable, and made of bytes that match their chunk
-    ids. The caller holds ``locks/objects``, and something that keeps the chunks.
+    ids. The caller is in :func:`kept_objects`, and something that keeps the chunks.
 
     Raises:
         IntegrityError: A chunk is damaged or missing.
@@ -130,7 +134,6 @@ def unpack(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress)
     """
     require_writable(store.config)
     with storage_errors("lock the objects"):
-        make_private_dir(store.paths.objects, durable=False)
         lock = FileLock(store.paths.unpack_lock)
     with lock:
         present = present_objects(store.paths)

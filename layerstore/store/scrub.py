@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from layerstore.store.objects import Extents
     from layerstore.store.store import Store
 
+_VIEWS_NAMED = 4
+
 
 def scrub_objects(store: Store, progress: Progress) -> Iterator[Finding]:
     """Yield the objects that are damaged, with the views that show them."""
@@ -70,5 +72,6 @@ def _lists_of(store: Store, names: Collection[ObjectId]) -> dict[ObjectId, Exten
 def _finding(name: ObjectId, path: str, what: str, targets: list[str] | None) -> Finding:
     if not targets:
         return Finding(Problem.UNUSED_OBJECT_DAMAGED, path, name.hex(), what)
-    message = f"{what}, and views show it: {', '.join(targets)}"
+    more = f" and {len(targets) - _VIEWS_NAMED} more" if len(targets) > _VIEWS_NAMED else ""
+    message = f"{what}, and views show it: {', '.join(targets[:_VIEWS_NAMED])}{more}"
     return Finding(Problem.OBJECT_DAMAGED, path, name.hex(), message)

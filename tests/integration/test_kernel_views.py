@@ -177,6 +177,36 @@ def test_a_view_outlives_the_instance_that_was_taken_from_under_it(host: Host) -
     assert os.listdir(f"{host.store}/views/lowers") == []
 
 
+def test_an_image_without_content(host: Host) -> None:
+    view = host.mount(host.image("a", {"empty": b""}), "a", rw=True)
+    assert (view / "empty").read_bytes() == b""
+    assert host.objects() == 0
+
+
+def test_after_a_restart_of_the_host_nothing_is_left(host: Host) -> None:
+    image = host.image("a", {"f": b"content"})
+    view = host.mount(image, "a", rw=True)
+    (item,) = mounts.mounts(str(host.store))
+    for place in (str(view), f"{item.record.lower}/root", f"{item.record.lower}/meta"):
+        syscalls.unmount(place)
+    for path in (
+        f"{host.store}/views/{item.record.view_id}.json",
+        f"{item.record.lower}/kernel.json",
+    ):
+        with open(path) as file:
+            value = json.load(file)
+        with open(path, "w") as file:
+            json.dump({**value, "boot_id": "another"}, file)
+    assert host.states() == [(mounts.STALE, "the host was restarted")]
+    again = host.mount(image, "again")
+    assert (again / "f").read_bytes() == b"content"
+    mounts.clean_stale(str(host.store))
+    assert host.states() == [(mounts.MOUNTED, "")]
+    mounts.unmount(str(host.store), str(again))
+    assert os.listdir(f"{host.store}/views/lowers") == []
+    assert os.listdir(f"{host.store}/uppers") == []
+
+
 def test_kernels_without_redirects_in_uppers_get_one_overlay_more(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from blake3 import blake3
 
 from layerstore.digest import ChunkId, blake3_id
-from layerstore.errors import FormatError, IntegrityError
+from layerstore.errors import FormatError, IntegrityError, StorageError
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
 from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.metadata_image import prepare_view
@@ -23,7 +23,7 @@ from layerstore.store import objects
 from layerstore.store.check import check
 from layerstore.store.eviction import evict, find_evictable
 from layerstore.store.findings import Problem
-from layerstore.store.objects import object_id, object_sizes, present_objects, unpack
+from layerstore.store.objects import kept_objects, object_id, object_sizes, present_objects, unpack
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
 from tests.support.store import noise, put_image
@@ -56,7 +56,8 @@ def image(store: Store) -> ImageRecord:
 
 
 def prepare(store: Store, image: ImageRecord) -> None:
-    os.close(prepare_view(store, image.layers, Silent()))
+    with kept_objects(store.paths):
+        os.close(prepare_view(store, image.layers, Silent()))
 
 
 def use(store: Store, image: ImageRecord, *, backend: str = "kernel") -> str:
@@ -285,6 +286,19 @@ class TestEviction:
         assert row.size == row.reclaimable > sum(file.size for file in sizes.values())
         images = [row.size for row in usage.rows if row.kind == "Images"]
         assert images == [row.size for row in before.rows if row.kind == "Images"]
+
+    def test_nothing_outside_of_the_store_goes(
+        self, store: Store, image: ImageRecord, tmp_path: Path
+    ) -> None:
+        prepare(store, image)
+        name = min(present_objects(store.paths)).hex()
+        outside = tmp_path / "outside"
+        os.rename(f"{store.paths.objects}/{name[:2]}", outside)
+        os.symlink(outside, f"{store.paths.objects}/{name[:2]}")
+        evict(store.paths)
+        assert (outside / name).exists()
+        with pytest.raises(StorageError):
+            prepare(store, image)
 
 
 class TestScrub:
