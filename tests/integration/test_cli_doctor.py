@@ -1,0 +1,47 @@
+"""The doctor tells by trial what works, and what to do about the rest; it leaves nothing."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.support.cli import Cli
+
+KERNEL = ("EROFS from a file", "overlay with data-only layers", "data-only layers, metacopy off")
+
+
+@pytest.fixture
+def cli(tmp_path):
+    return Cli(tmp_path / "store")
+
+
+def test_every_ability_has_a_reason_and_a_remedy(cli, tmp_path):
+    cli.ok("init")
+    found = {item["name"]: item for item in cli.ok("doctor", "--json").json()}
+    for name in (*KERNEL, "overlay in a user namespace", "id-mapped mounts", "/dev/fuse", "store"):
+        assert found[name]["reason"]
+        assert found[name]["works"] == (not found[name]["remedy"])
+    assert os.listdir(tmp_path / "store" / "tmp") == []
+    table = cli.ok("doctor").out
+    assert all(name in table for name in found)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the kernel's own views are root's")
+def test_it_says_what_mount_finds(cli, tmp_path):
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").write_text("content")
+    cli.ok("import", tmp_path / "tree", "-t", "a:1")
+    view = tmp_path / "view"
+    view.mkdir()
+    found = {item["name"]: item["works"] for item in cli.ok("doctor", "--json").json()}
+    able = found["EROFS from a file"] and found["overlay with data-only layers"]
+    record = cli.ok("mount", "a:1", view, "--json").json()
+    assert record["backend"] == ("kernel" if able else "fuse")
+    cli.ok("umount", view)
+
+
+def test_a_store_that_is_not_there_yet_is_no_trouble(cli, tmp_path):
+    found = {item["name"]: item for item in cli.ok("doctor", "--json").json()}
+    assert found["store"]["works"]
+    assert not (tmp_path / "store").exists()
