@@ -407,3 +407,43 @@ def test_a_real_debian_root(host: Host, rw: bool) -> None:
     view = host.mount(image, "debian", rw=rw)
     assert compare_trees(expected, view) == []
     assert compare_trees(expected, view) == []
+
+
+def test_views_come_and_go_beside_eviction(host: Host) -> None:
+    """Nothing that is shown loses a file, whoever mounts, unmounts and evicts meanwhile."""
+    files = {f"f{number}": noise(number, 3000) for number in range(30)}
+    for name, part in (("a", 20), ("b", 25), ("c", 30)):
+        host.image(name, dict(list(files.items())[:part]))
+    (host.base / "expected").write_bytes(b"".join(files.values()))
+    code = (
+        "import os, sys, time\n"
+        "from fuse_mount import mounts\n"
+        "from layerstore.store.eviction import evict\n"
+        "from layerstore.store.paths import StorePaths\n"
+        "from layerstore.store.store import Store\n"
+        "root, target, name = sys.argv[1:]\n"
+        "expected = open(os.path.dirname(root) + '/expected', 'rb').read()\n"
+        "end = time.monotonic() + 4\n"
+        "with Store.open(root) as store: image = store.resolve(name) if name else None\n"
+        "while time.monotonic() < end:\n"
+        "    if image is None:\n"
+        "        evict(StorePaths(root))\n"
+        "        continue\n"
+        "    rw = time.monotonic_ns() % 2 == 0\n"
+        "    mounts.mount(root, image, target, rw=rw, backend='kernel')\n"
+        "    for number, file in enumerate(sorted(os.listdir(target), key=lambda n: int(n[1:]))):\n"
+        "        content = open(f'{target}/{file}', 'rb').read()\n"
+        "        assert content == expected[number * 3000 : number * 3000 + 3000], file\n"
+        "    mounts.unmount(root, target)\n"
+    )
+    running = []
+    for number, image in enumerate(["a:1", "b:1", "c:1", "a:1", ""]):
+        target = host.base / f"racing-{number}"
+        target.mkdir()
+        command = [sys.executable, "-c", code, str(host.store), str(target), image]
+        running.append(subprocess.Popen(command))
+    assert [process.wait(60) for process in running] == [0] * 5
+    assert host.states() == []
+    evict(StorePaths(str(host.store)))
+    assert host.objects() == 0
+    assert os.listdir(f"{host.store}/tmp") == []
