@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.errors import UnsupportedError
-from layerstore.linux import mounts, namespaces, probe
+from layerstore.linux import data_layers, mounts, namespaces, probe
 from layerstore.linux.removal import remove_tree
 from layerstore.linux.xattrs import read_xattrs
 from tests.support.namespaces import enter_private_mount_namespace
@@ -94,6 +94,34 @@ class TestMounting:
         def test() -> None:
             mounts.mount_overlay(overlay, f"{place}/root")
             assert mounts.identify(f"{place}/root").is_root
+
+        in_namespace(test)
+
+    @pytest.mark.parametrize("old_kernel", [False, True])
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    def test_files_are_read_from_data_only_layers(
+        self, place: str, name: str, old_kernel: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if old_kernel:
+            monkeypatch.setattr(mounts, "_create", lambda *_: None)
+        base = f"{place}/{name}"
+        make(base, "lower", "data/ab", "root")
+        overlay = mounts.Overlay(
+            (f"{base}/lower",), options=data_layers.FOLLOWING, data=(f"{base}/data",)
+        )
+
+        def test() -> None:
+            mounts.mount("tmpfs", f"{base}/lower", "tmpfs")
+            for path, content in (("lower/file", b"\0" * 7), ("data/ab/cd", b"content")):
+                with open(f"{base}/{path}", "wb") as file:
+                    file.write(content)
+            os.setxattr(f"{base}/lower/file", "trusted.overlay.metacopy", b"")
+            os.setxattr(f"{base}/lower/file", "trusted.overlay.redirect", b"/ab/cd")
+            mounts.mount_overlay(overlay, f"{base}/root", mounts.MS_RDONLY | mounts.MS_NOSUID)
+            with open(f"{base}/root/file", "rb") as file:
+                assert file.read() == b"content"
+            assert os.listdir(f"{base}/root") == ["file"]
+            assert os.statvfs(f"{base}/root").f_flag & os.ST_NOSUID
 
         in_namespace(test)
 
