@@ -30,11 +30,12 @@ from layerstore.linux.files import is_shared, make_private_dir, open_private, wr
 from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
 from layerstore.store.config import require_writable
-from layerstore.store.failures import CorruptPackError, storage_errors
+from layerstore.store.failures import CorruptPackError, StoreFullError, storage_errors
 from layerstore.store.leases import Lease
+from layerstore.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import ChunkId
     from layerstore.formats.tree import Extent
@@ -164,6 +165,7 @@ class _Unpacking:
     def run(self) -> int:
         """Unpack all; return the bytes written."""
         sizes = {name: _data_bytes(extents) for name, extents in self._wanted.items()}
+        _require_room(self._store.paths.objects, sizes.values())
         self._progress.start("unpacking files", sum(sizes.values()))
         try:
             with ThreadPoolExecutor(WRITERS, "layerstore-unpack") as pool:
@@ -238,6 +240,24 @@ class _Unpacking:
             make_private_dir(f"{self._store.paths.objects}/{prefix}", durable=False)
         for name in batch:
             os.rename(f"{staging}/{name.hex()}", self._store.paths.object(name))
+
+
+def _require_room(directory: str, sizes: Collection[int]) -> None:
+    """Refuse what will not fit before a disk is filled with half of it.
+
+    Raises:
+        StoreFullError: It takes more than is free.
+    """
+    with storage_errors("ask how much is free"):
+        status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    needed = sum(size + -size % status.f_bsize for size in sizes)
+    if needed > free:
+        raise StoreFullError(
+            f"unpacking {len(sizes)} files takes {format_size(needed)}, free are "
+            f"{format_size(free)}",
+            hint="free some, or mount with --backend fuse, which unpacks nothing",
+        )
 
 
 def _skip(fd: int, length: int) -> None:

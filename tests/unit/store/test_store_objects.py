@@ -22,6 +22,7 @@ from layerstore.progress import Silent
 from layerstore.store import objects
 from layerstore.store.check import check
 from layerstore.store.eviction import evict, find_evictable
+from layerstore.store.failures import StoreFullError
 from layerstore.store.findings import Problem
 from layerstore.store.objects import kept_objects, object_id, object_sizes, present_objects, unpack
 from layerstore.store.sharing import share_store
@@ -149,6 +150,19 @@ class TestUnpacking:
             with open(path, "rb") as file:
                 assert blake3_id(file.read()) == name
         assert os.listdir(store.paths.tmp) == []
+
+    def test_what_has_no_room_is_not_begun(
+        self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else a full disk would be left with half an image that nothing shows."""
+        real = os.statvfs(store.paths.root)
+        fields = list(real)
+        fields[4] = 1_000_000 // real.f_frsize  # f_bavail
+        monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+        with pytest.raises(StoreFullError, match="unpacking") as caught:
+            prepare(store, image)
+        assert "fuse" in str(caught.value.hint)
+        assert present_objects(store.paths) == set()
 
     def test_a_sync_that_fails_names_nothing(
         self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
