@@ -63,7 +63,8 @@ def _add_run(contents: Sequence[tuple[Extent, ...]], generations: list[list[File
         towards = index - (distance > 0) + (distance < 0)
         like = _refs(contents[towards]) if distance else ()
         is_base = not distance and len(contents) > 1
-        generations[abs(distance)].append(FileContent(_refs(content), like, is_base))
+        generation = abs(distance)
+        generations[generation].append(FileContent(_refs(content), like, is_base, generation))
 
 
 def _refs(extents: tuple[Extent, ...]) -> Refs:

@@ -89,11 +89,13 @@ class FileContent(NamedTuple):
         like: Content placed earlier that it may be a difference against; may be empty.
         is_base: Whether others are like it: then it stands alone, so that they may be
             differences two deep.
+        generation: What it is like is of an earlier one. Contents of one come together.
     """
 
     refs: Refs
     like: Refs
     is_base: bool = False
+    generation: int = 0
 
 
 class Coldness(NamedTuple):
@@ -219,6 +221,7 @@ class _Optimization:
         # What others have become differences against meanwhile, and what therefore stays.
         self._late: set[bytes] = set()
         self._staying: set[bytes] = set()
+        self._generation = 0
         self._blocks = 0
         self._groups = {kind: BlockGroup() for kind in _KINDS}
         self._differences = {kind: DifferenceGroup() for kind in _KINDS}
@@ -254,6 +257,10 @@ class _Optimization:
     # -- placing
 
     def _place(self, content: FileContent) -> None:
+        if content.generation != self._generation:
+            # What waits in open blocks is what this one may be like: it gets its place first.
+            self._generation = content.generation
+            self._close_groups()
         places = self._store.catalog.places(chunk_id for _, chunk_id in content.refs)
         offset = 0
         for length, chunk_id in content.refs:
@@ -294,18 +301,7 @@ class _Optimization:
         return True
 
     def _bases(self, candidates: Sequence[ChunkId], chunk_id: ChunkId) -> list[Base]:
-        """Return bases among what has its final place already.
-
-        What waits in open blocks gets its place when nothing else is found: the bases of
-        a whole generation may fill less than a block.
-        """
-        found = self._placed_bases(candidates, chunk_id)
-        if not found and any(c in self._taken and c not in self._placed for c in candidates):
-            self._close_groups()
-            found = self._placed_bases(candidates, chunk_id)
-        return found
-
-    def _placed_bases(self, candidates: Sequence[ChunkId], chunk_id: ChunkId) -> list[Base]:
+        """Return bases among what has its final place already."""
         unknown = [c for c in candidates if c not in self._placed]
         for found, place in self._store.catalog.places(unknown).items():
             if place.pack not in self._cold.packs:

@@ -192,8 +192,8 @@ def test_a_base_that_became_one_meanwhile_makes_no_circle(root: Path) -> None:
         def contents() -> Iterator[module.FileContent]:
             add_version(root, "app:3", three)
             yield module.FileContent(other, (), is_base=True)
-            yield module.FileContent(second, other)
-            yield module.FileContent(first, second)
+            yield module.FileContent(second, other, generation=1)
+            yield module.FileContent(first, second, generation=2)
 
         add_image(root, "other", {b"f": noise(5, 100_000) + two[b"lib/f.so"][:90_000]})
         other = refs_of(store, "other", b"f")
@@ -216,7 +216,10 @@ def test_gc_copies_an_item_only_from_where_it_is(root: Path) -> None:
         staying = refs_of(store, "app:2", b"lib/f3.so")
         places = store.catalog.places(c for _, c in moving + staying)
         assert len({place.block for place in places.values()}) == 1, "they share a difference"
-        contents = [module.FileContent(moving, (), is_base=True), module.FileContent(first, moving)]
+        contents = [
+            module.FileContent(moving, (), is_base=True),
+            module.FileContent(first, moving, generation=1),
+        ]
         optimize(store, contents, level=LEVEL)
         places = store.catalog.places(c for _, c in first + moving + staying)
         assert [places[refs[0][1]].depth for refs in (moving, first, staying)] == [0, 1, 2]
@@ -319,8 +322,8 @@ def test_rebuilt_with_old_copies_that_lean_on_what_leans_on_them(root: Path) -> 
             old = store.catalog.locate(second[0][1])
             contents = [
                 module.FileContent(third, (), is_base=True),
-                module.FileContent(second, third),
-                module.FileContent(first, second),
+                module.FileContent(second, third, generation=1),
+                module.FileContent(first, second, generation=2),
             ]
             optimize(store, contents, level=LEVEL)
             execute(plan_gc(store))
