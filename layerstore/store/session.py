@@ -468,7 +468,7 @@ class WriteSession:
         # Looked up before others have to wait: a layer may need millions.
         epoch, doubtful = self._look_up(batches)
         with self._catalog.write() as connection:
-            if self._catalog.epoch() != epoch:
+            if self._epoch() != epoch:
                 for batch in batches():
                     self._require_chunks(connection, batch, record.diff_id)
             self._require_chunks(connection, {item_id, *self._bases, *doubtful}, record.diff_id)
@@ -478,6 +478,9 @@ class WriteSession:
             )
             hold(connection, self._lease.lease_id, "layer", [record.diff_id])
 
+    def _epoch(self) -> int:
+        return self._catalog.epoch()
+
     def _look_up(self, batches: Callable[[], Iterator[set[ChunkId]]]) -> tuple[int, set[bytes]]:
         """Return an epoch, and what is not there as long as it lasts.
 
@@ -485,14 +488,14 @@ class WriteSession:
         what it is a difference against, may not be. Looked up anew if another one ends meanwhile.
         """
         for _ in range(_LOOKS_MAX):
-            epoch = self._catalog.epoch()
+            epoch = self._epoch()
             missing: set[bytes] = set()
             for batch in batches():
                 if epoch == self._lease.epoch:
                     missing |= self._catalog.missing(batch - self._known - self._known_before)
                 else:
                     missing |= self._missing(set(batch))
-            if self._catalog.epoch() == epoch:
+            if self._epoch() == epoch:
                 break
         return epoch, missing
 

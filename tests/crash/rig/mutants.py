@@ -343,7 +343,7 @@ def lease_released_early() -> None:
 @mutant
 def epoch_not_compared() -> None:
     """Publishing trusts what the session saw before a collection."""
-    _replace(session.WriteSession, "_epoch_moved", lambda self, connection: False)
+    _replace(session.WriteSession, "_epoch", lambda self: self._lease.epoch)
 
 
 @mutant
