@@ -121,7 +121,8 @@ def repair_store(
             or any(finding.problem in _OF_THE_CATALOG for finding in before.findings)
         ):
             rebuilt = store.rebuild_catalog(progress)
-        after = check(store, read_data=False, progress=progress)
+        # What a failing medium did not give still has its rows: only reading tells.
+        after = check(store, read_data=bool(moved.lost_chunks), progress=progress)
         keys = _forget_build_steps(store, after.harmed_layers)
         losses = (*_losses(store, lost_of(after)), *_losses_of_names(store))
         ok = after.ok and not losses

@@ -74,6 +74,12 @@ class CorruptPackError(IntegrityError):
         self.pack = pack
         self.offset = offset
 
+    @property
+    def is_of_the_medium(self) -> bool:
+        """Whether the medium did not give the bytes, which it may the next time."""
+        cause = self.__cause__
+        return isinstance(cause, OSError) and cause.errno in MEDIUM_FAILURES
+
 
 class CorruptBlobError(IntegrityError):
     """A stored manifest or config does not match its digest."""

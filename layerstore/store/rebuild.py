@@ -35,7 +35,6 @@ from layerstore.store.config import load_config, require_writable
 from layerstore.store.copies import Copies
 from layerstore.store.depths import refresh_depths
 from layerstore.store.failures import (
-    MEDIUM_FAILURES,
     SQLITE_ERRORS,
     CorruptPackError,
     catalog_error,
@@ -234,11 +233,10 @@ class _Rebuild:
 
         An index without them makes garbage of what its layers need.
         """
-        cause = err.__cause__
-        if isinstance(cause, OSError) and cause.errno in MEDIUM_FAILURES:
+        if isinstance(err, CorruptPackError) and err.is_of_the_medium:
             path = self._paths.pack(pack_id)
             raise StorageError(
-                f"could not read {path}: {os.strerror(cause.errno)}; the index is as it was",
+                f"could not read {path}: {err.message}; the index is as it was",
                 hint="run it again; if the disk goes on failing, move the file to "
                 f"{self._paths.quarantine} and do without what it holds",
             ) from err

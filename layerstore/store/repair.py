@@ -8,7 +8,6 @@ chunks anew: they have the same ids. May be killed at any instant.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -102,7 +101,10 @@ class _Held(NamedTuple):
 
 
 def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
-    """Save what one pack still holds, forget it, move its file; return chunks saved and lost."""
+    """Save what one pack still holds, forget it, move its file; return chunks saved and lost.
+
+    Where the medium failed the pack stays with what was not saved: it may be read the next time.
+    """
     rows = store.catalog.query(
         "SELECT c.id FROM chunks c JOIN packs p ON p.pack = c.pack WHERE p.id = ?", (pack_id,)
     )
@@ -113,12 +115,14 @@ def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
         lambda: store.paths.temporary(lease.lease_id, f"{pack_id.hex()}.{next(staging)}.pack"),
     )
     try:
-        # Without a footer nothing in the file can be found.
-        with contextlib.suppress(CorruptPackError, FileNotFoundError):
-            rewriter.copy_pack(pack_id, _Held(held, held), salvage=True)
+        stays = _save(rewriter, pack_id, held)
         packs = rewriter.finish()
-        saved = sum(len(block.items) for pack in packs for block in pack.blocks)
+        saved = {item.item_id for pack in packs for block in pack.blocks for item in block.items}
         with store.catalog.write() as connection:
+            if stays:
+                for pack in packs:
+                    publish_pack(connection, store.paths, pack, None, instead=saved)
+                return len(saved), len(held - saved)
             row = connection.execute("SELECT pack FROM packs WHERE id = ?", (pack_id,)).fetchone()
             for table in ("chunks", "blocks", "bases", "packs"):
                 # Table names are ours, not input.
@@ -136,4 +140,16 @@ def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
         os.rename(path, f"{store.paths.quarantine}/{os.path.basename(path)}")
         fsync_directory(store.paths.quarantine)
         fsync_directory(os.path.dirname(path))
-    return saved, len(held) - saved
+    return len(saved), len(held - saved)
+
+
+def _save(rewriter: Rewriter, pack_id: PackId, held: set[bytes]) -> bool:
+    """Copy what can be read of a pack; return whether the medium may give more the next time."""
+    try:
+        rewriter.copy_pack(pack_id, _Held(held, held), salvage=True)
+    except FileNotFoundError:
+        return False
+    except CorruptPackError as err:
+        # Without a footer nothing in the file can be found.
+        return err.is_of_the_medium
+    return rewriter.medium_failed

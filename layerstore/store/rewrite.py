@@ -59,6 +59,7 @@ class Rewriter:
         self._writer: PackWriter | None = None
         self._groups = {kind: BlockGroup() for kind in ItemKind}
         self.packs: list[SealedPack] = []
+        self.medium_failed = False
 
     def copy_pack(self, pack_id: PackId, items: Copied, *, salvage: bool) -> bool:
         """Copy the living items of one pack; return False if some could not be read.
@@ -66,8 +67,10 @@ class Rewriter:
         An item that the catalog has in another pack is not copied from this one: the
         copy may be a difference against something that now is one against it.
 
+        Sets ``medium_failed`` if what could not be read may be read the next time.
+
         Raises:
-            CorruptPackError: Something is damaged and ``salvage`` is false.
+            CorruptPackError: Something is damaged and ``salvage`` is false, or the tables are.
         """
         whole = True
         for block in self._reader.footer(pack_id):
@@ -78,9 +81,10 @@ class Rewriter:
                 wanted = list(block.items)
             try:
                 parts = dict(self._verified(pack_id, block, wanted, salvage=salvage))
-            except CorruptPackError:
+            except CorruptPackError as err:
                 if not salvage:
                     raise
+                self.medium_failed = self.medium_failed or err.is_of_the_medium
                 parts = {}
             whole = whole and len(parts) == len(wanted)
             frame = self._frame(pack_id, block) if len(parts) == len(block.items) else None

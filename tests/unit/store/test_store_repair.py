@@ -255,6 +255,12 @@ def test_a_medium_that_fails_is_damage(
     assert outcome.moved.packs == 1
     assert outcome.moved.saved_chunks >= sum(row.pack == place.pack for row in rows) - inside
     assert outcome.moved.lost_chunks == (0 if with_copy else inside)
+    if not with_copy:
+        assert outcome.losses
+        assert path.exists(), "the medium may give it the next time"
+        monkeypatch.undo()
+        assert exported(root) == exported(original)
+        assert repaired(root).ok
     if with_copy:
         assert outcome.sources[0].gleaned.items == inside
         assert exported(root) == exported(original)
