@@ -41,29 +41,12 @@ class Catalog(CatalogFile):
 
     def images(self) -> list[ImageRecord]:
         """Return every image, newest first by its config's time."""
-        layers: dict[str, list[DiffId]] = {}
-        for image_id, diff_id in self.query(
-            "SELECT image_id, diff_id FROM image_layers ORDER BY image_id, position"
-        ):
-            layers.setdefault(str(image_id), []).append(DiffId(Digest(str(diff_id))))
-        rows = self.query(
-            "SELECT image_id, manifest_digest, created, size, seal FROM images"
-            " ORDER BY created DESC, image_id"
-        )
-        return [image_of(row, layers.get(str(row[0]), [])) for row in rows]
+        return _images_of(self.query(f"{_IMAGES} ORDER BY i.created DESC, i.image_id, l.position"))
 
     def image(self, image_id: str) -> ImageRecord | None:
         """Return one image by its full id."""
-        row = self.one(
-            "SELECT image_id, manifest_digest, created, size, seal FROM images WHERE image_id = ?",
-            (image_id,),
-        )
-        if row is None:
-            return None
-        layers = self.query(
-            "SELECT diff_id FROM image_layers WHERE image_id = ? ORDER BY position", (image_id,)
-        )
-        return image_of(row, [DiffId(Digest(str(diff_id))) for (diff_id,) in layers])
+        rows = self.query(f"{_IMAGES} WHERE i.image_id = ? ORDER BY l.position", (image_id,))
+        return next(iter(_images_of(rows)), None)
 
     def image_after_writers(self, image_id: str) -> ImageRecord | None:
         """Return one image as it is once the write transaction under way, if any, has ended.
@@ -235,6 +218,23 @@ class Catalog(CatalogFile):
         if row is None or not isinstance(row[0], int):
             raise CatalogDamagedError("the catalog has no epoch")
         return row[0]
+
+
+# In one statement: between two a commit could add the one without the other.
+_IMAGES = (
+    "SELECT i.image_id, i.manifest_digest, i.created, i.size, i.seal, l.diff_id"
+    " FROM images i LEFT JOIN image_layers l ON l.image_id = i.image_id"
+)
+
+
+def _images_of(rows: Iterable[tuple[object, ...]]) -> list[ImageRecord]:
+    """Return the images of rows of ``_IMAGES``, of which each has one for every layer."""
+    layers: dict[tuple[object, ...], list[DiffId]] = {}
+    for *image, diff_id in rows:
+        found = layers.setdefault(tuple(image), [])
+        if diff_id is not None:
+            found.append(DiffId(Digest(str(diff_id))))
+    return [image_of(image, diff_ids) for image, diff_ids in layers.items()]
 
 
 def _base_ids(rows: Iterable[Sequence[object]]) -> list[ChunkId]:

@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 _LOOKUPS_MAX = 4
 """Times a chunk is looked up anew when gc moves it between lookup and read."""
 
-DECODE_MAX_BYTES = 64 * 1024 * 1024
-"""Plain bytes that reading one chunk may decode; writers keep to an eighth of it."""
+DECODE_MAX_BYTES = 2 * 1024 * 1024 * 1024
+"""Plain bytes that reading one chunk may decode. Writers keep to 8 MiB, but while an
+optimization moves what a difference is against, its bases may come to lie in a block each."""
 
 
 class _BlockGoneError(Exception):

@@ -12,6 +12,7 @@ from layerstore.digest import ChunkId, DiffId, Digest, ImageId, blake3_id
 from layerstore.errors import FormatError, InputError, IntegrityError, UnsupportedVersionError
 from layerstore.formats.pack import Item, ItemKind
 from layerstore.formats.reference import ReferenceSyntaxError, parse_tag_name
+from layerstore.store.catalog import Catalog
 from layerstore.store.catalog_rows import ImageRecord
 from layerstore.store.config import StoreNotFoundError
 from layerstore.store.failures import (
@@ -453,3 +454,23 @@ def test_new_pieces_of_a_long_file_keep_no_buffers_alive(
         session.flush()
         assert store.read_refs(refs) == data
     assert sum(kept) == len(data)
+
+
+def test_images_are_read_in_one_statement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit between two would look like a damaged catalog."""
+    root = tmp_path / "store"
+    first = add_image(root, "a", {b"f": b"one"}, {b"g": b"two"})
+    second = add_image(root, "b", {b"f": b"one"})
+    asked: list[str] = []
+    real = Catalog.query
+
+    def query(catalog: Catalog, sql: str, *arguments: object) -> list[tuple[object, ...]]:
+        asked.append(sql)
+        return real(catalog, sql, *arguments)  # type: ignore[arg-type]
+
+    with Store.open(root) as store:
+        monkeypatch.setattr(Catalog, "query", query)
+        assert sorted(store.catalog.images()) == sorted([first, second])
+        assert store.catalog.image(first.image_id) == first
+        assert store.catalog.image("sha256:" + "0" * 64) is None
+    assert len(asked) == 3

@@ -387,3 +387,25 @@ def test_running_out_of_space_changes_nothing(root: Path, monkeypatch: pytest.Mo
         monkeypatch.undo()
     assert_sound(root, expected)
     assert list((root / "tmp").iterdir()) == []
+
+
+def test_what_is_against_scattered_bases_can_be_read_until_it_moves(root: Path) -> None:
+    """The bases of one block come to lie in seventy: a read decodes all of these."""
+    one = {b"d/%d" % n: noise(n, 8_000) for n in range(70)}
+    two = {path: data[:4_000] + b"changed" + data[4_000:] for path, data in one.items()}
+    large = {b"large/%d" % n: noise(1_000 + n, 1_040_000) for n in range(70)}
+    add_version(root, "app:1", one)
+    add_version(root, "app:2", two)
+    add_image(root, "large", large)
+    with Store.open(root) as store:
+        contents = []
+        for n in range(70):
+            for name, path in (("app:1", b"d/%d" % n), ("large", b"large/%d" % n)):
+                refs = refs_of(store, name, path)
+                contents.append(module.FileContent(refs, (), is_base=True))
+        optimize(store, contents, level=1)
+    with Store.open(root) as store:
+        assert max(row.cost for row in store.catalog.block_rows()) > 60 << 20
+        assert read_image(store, "app:2") == [two]
+    run(root)
+    assert_sound(root, {"app:1": [one], "app:2": [two], "large": [large]})
