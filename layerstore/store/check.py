@@ -427,10 +427,6 @@ class _Check:
             if finding.problem in _OF_BASES and index not in told
         }
 
-    def _lost_items(self) -> set[bytes]:
-        """Return the items that anything told harms."""
-        return {i for i, why in self._bad_items.items() if not self._passed_over.issuperset(why)}
-
     def _check_strays(self, packs: list[PackRow]) -> None:
         """Find rows of the chunk index that no footer of a pack in use has."""
         row = self._store.catalog.one("SELECT count(*) FROM chunks")
