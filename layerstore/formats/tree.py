@@ -12,6 +12,7 @@ Format: docs/format/tree.md.
 from __future__ import annotations
 
 import enum
+import stat
 from itertools import islice
 from operator import ge
 from typing import TYPE_CHECKING, Final
@@ -61,6 +62,16 @@ SYMLINK: Final = Kind.SYMLINK
 HARDLINK: Final = Kind.HARDLINK
 """The common kinds by name: finding one in its enum costs eight times as much, and what looks at
 every entry does it several times."""
+
+FILE_TYPES = {
+    Kind.DIR: stat.S_IFDIR,
+    Kind.FILE: stat.S_IFREG,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.CHAR: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+    Kind.FIFO: stat.S_IFIFO,
+}
+"""The file type in ``st_mode`` of every kind of inode: a hard link is none."""
 
 Paths = tuple[int, "Iterable[bytes]"]
 """How many paths, and the paths."""

@@ -11,12 +11,11 @@ Source: Linux, Documentation/filesystems/overlayfs.rst, "Data-only lower layers"
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import UnsupportedError
 from layerstore.formats.erofs import Inode
-from layerstore.formats.tree import Kind
+from layerstore.formats.tree import FILE_TYPES, Kind
 from layerstore.store.objects import object_id
 
 if TYPE_CHECKING:
@@ -30,15 +29,6 @@ _OVERLAY = b"trusted.overlay."
 _ESCAPED = b"trusted.overlay.overlay."
 _METACOPY = (b"trusted.overlay.metacopy", b"")
 _REDIRECT = b"trusted.overlay.redirect"
-
-_TYPES = {
-    Kind.DIR: stat.S_IFDIR,
-    Kind.FILE: stat.S_IFREG,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.CHAR: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-    Kind.FIFO: stat.S_IFIFO,
-}
 
 
 class KernelTree(NamedTuple):
@@ -68,7 +58,7 @@ def kernel_tree(root: Node) -> KernelTree:
         children = node.children or {}
         inodes.append(
             Inode(
-                _TYPES[entry.kind] | entry.mode,
+                FILE_TYPES[entry.kind] | entry.mode,
                 entry.uid,
                 entry.gid,
                 entry.mtime_ns,

@@ -9,7 +9,6 @@ a large chunk read in kernel-sized pieces is decoded once. Safe for several thre
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -17,7 +16,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
-from layerstore.formats.tree import Kind
+from layerstore.formats.tree import FILE_TYPES, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,15 +33,6 @@ CHUNK_CACHE_BYTES = 16 * 1024 * 1024
 
 KEPT_CHUNK_MIN_BYTES = 128 * 1024
 """The kernel's largest FUSE read: what is no longer is asked for once, and need not be kept."""
-
-_TYPES = {
-    Kind.DIR: stat.S_IFDIR,
-    Kind.FILE: stat.S_IFREG,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.CHAR: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-    Kind.FIFO: stat.S_IFIFO,
-}
 
 
 class NoSuchPathError(NotFoundError):
@@ -148,7 +138,7 @@ class ImageView:
             rdev = os.makedev(entry.dev_major, entry.dev_minor)
         return Attributes(
             node.ino,
-            _TYPES[entry.kind] | entry.mode,
+            FILE_TYPES[entry.kind] | entry.mode,
             node.nlink,
             entry.uid,
             entry.gid,
@@ -167,7 +157,7 @@ class ImageView:
         if node.children is None:
             raise NotADirectoryInViewError(f"{node.entry.path!r} is not a directory")
         for name, child in node.children.items():
-            yield DirectoryEntry(name, child.ino, _TYPES[child.entry.kind])
+            yield DirectoryEntry(name, child.ino, FILE_TYPES[child.entry.kind])
 
     def link_target(self, node: Node) -> bytes:
         """Return a symlink's text.
