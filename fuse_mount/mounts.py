@@ -2,7 +2,7 @@
 
 A view is a read-only bind of a shared mount, by FUSE or by the kernel's own file systems
 (:mod:`fuse_mount.lowers`), or an overlay over it whose upper directory takes the writes.
-Each has a record, ``views/ID.json``, whose ID is derived from the target: finding the view
+Each has a record (:mod:`fuse_mount.records`) whose ID is derived from the target: finding the view
 of a directory reads one file, however many views there are. The record is written before
 the mount is made and removed after everything else is undone, so a crash at any point
 leaves a record that :func:`unmount` or :func:`clean_stale` completes; while it exists its
@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
 import stat
 import time
@@ -29,10 +27,16 @@ from fuse_mount import kernel_lowers, lowers
 from fuse_mount.holders import describe_holders, is_fuse_mount, is_overlay_of
 from fuse_mount.kernel_lowers import boot_id
 from fuse_mount.lowers import FUSE, KERNEL
-from layerstore.digest import DiffId, parse_digest
+from fuse_mount.records import (
+    MountRecord,
+    read_record,
+    record_path,
+    view_id_of,
+    view_ids,
+    write_record,
+)
 from layerstore.errors import (
     ConflictError,
-    FormatError,
     InputError,
     IntegrityError,
     LayerstoreError,
@@ -42,7 +46,7 @@ from layerstore.errors import (
     UnsupportedError,
 )
 from layerstore.linux import mounts as syscalls
-from layerstore.linux.files import make_private_dir, read_file
+from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock
 from layerstore.linux.namespaces import (
     current_mount_namespace,
@@ -66,55 +70,10 @@ MOUNTED = "mounted"
 STALE = "stale"
 ELSEWHERE = "other namespace"
 
-_ID_HEX = 12
-_RECORD_MAX_BYTES = 1 << 20
-_NO_MOUNT = -1
-"""The mount id of views that another store made: equal to no mount's."""
-_TEXTS = (
-    "view_id", "image_id", "image", "target", "mode", "kind", "upper", "lower", "boot_id",
-    "backend",
-)  # fmt: skip
-_NUMBERS = ("mount_id", "device", "namespace", "namespace_id")
-_YEAR_10000_S = 253_402_300_800
 _VIEW_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 _FALL_BACK = (UnsupportedError, StorageError, IntegrityError)
 """Why FUSE is tried in the kernel's stead: it cannot, or not all files can be unpacked. With
 FUSE damage stops the files it is in and no others."""
-
-
-class MountRecord(NamedTuple):
-    """One view, as its record in the store tells it.
-
-    Attributes:
-        view_id: 12 hex digits derived from the target.
-        image: What the user called the image, may be "".
-        mode: ``ro`` or ``rw``.
-        kind: ``bind``, ``overlay``, or ``fuse`` (its own server, for users without privileges).
-        upper: Directory that takes the writes of an ``rw`` view, else None.
-        lower: Directory of the instance below.
-        mount_id: The kernel's id of the mount; 0 while it is being made.
-        namespace: Inode number of the mount namespace it was made in.
-        created: Seconds since the epoch.
-        backend: ``fuse`` or ``kernel``; views of before there was a choice are FUSE's.
-        namespace_id: What names that namespace for ever, 0 where the kernel does not tell.
-    """
-
-    view_id: str
-    image_id: str
-    image: str
-    layers: tuple[DiffId, ...]
-    target: str
-    mode: str
-    kind: str
-    upper: str | None
-    lower: str
-    mount_id: int
-    device: int
-    boot_id: str
-    namespace: int
-    created: float
-    backend: str = FUSE
-    namespace_id: int = 0
 
 
 class ListedMount(NamedTuple):
@@ -210,13 +169,13 @@ def _make_or_undo(
     progress: Progress | None,
 ) -> MountRecord:
     """Write the record, then make the view; whatever goes wrong takes both away again."""
-    _write(store_root, record)
+    write_record(store_root, record)
     try:
         if confirm is not None:
             confirm()
         return _make(store_root, record, progress)
     except BaseException:
-        _undo(store_root, _read(store_root, record.view_id) or record, lazy=True)
+        _undo(store_root, read_record(store_root, record.view_id) or record, lazy=True)
         raise
 
 
@@ -238,7 +197,7 @@ def unmount(
     """
     view_id = _find_id(store_root, target_or_id)
     with _view_lock(store_root, view_id):
-        record = _read(store_root, view_id)
+        record = read_record(store_root, view_id)
         if record is None:
             raise _no_view(target_or_id)
         state, reason = _state(record)
@@ -255,8 +214,8 @@ def unmount(
 def mounts(store_root: str) -> list[ListedMount]:
     """Return all views of a store, sorted by target, with the state each is in."""
     listed = []
-    for view_id in _view_ids(store_root):
-        record = _read(store_root, view_id)
+    for view_id in view_ids(store_root):
+        record = read_record(store_root, view_id)
         if record is not None:
             state, reason = _state(record)
             listed.append(ListedMount(record, state, reason))
@@ -274,7 +233,7 @@ def clean_stale(store_root: str) -> list[MountRecord]:
         if item.state != STALE:
             continue
         with _view_lock(store_root, item.record.view_id):
-            record = _read(store_root, item.record.view_id)
+            record = read_record(store_root, item.record.view_id)
             if record is not None and _state(record)[0] == STALE:
                 _undo(store_root, record, lazy=True)
                 cleaned.append(record)
@@ -289,11 +248,6 @@ def _remove_torn_records(store_root: str) -> None:
         if name.endswith(".tmp") and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{store_root}/views/{name}")
-
-
-def view_id_of(target: str) -> str:
-    """Return the id that a view at this (resolved) directory has."""
-    return hashlib.sha256(os.fsencode(target)).hexdigest()[:_ID_HEX]
 
 
 def _checked_target(store_root: str, target: str) -> str:
@@ -322,7 +276,7 @@ def _checked_target(store_root: str, target: str) -> str:
 
 
 def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
-    record = _read(store_root, view_id)
+    record = read_record(store_root, view_id)
     if record is None:
         return
     state, reason = _state(record)
@@ -347,14 +301,14 @@ def _make(store_root: str, record: MountRecord, progress: Progress | None) -> Mo
             store_root, record.layers, record.view_id, backend=record.backend, progress=progress
         )
     record = record._replace(lower=lower.directory)
-    _write(store_root, record)
+    write_record(store_root, record)
     if record.kind == "overlay":
         _mount_writable(store_root, record, lower.root)
     elif record.kind == "bind":
         syscalls.bind(lower.root, record.target, flags=_VIEW_FLAGS | syscalls.MS_RDONLY)
     identity = syscalls.identify(record.target)
     record = record._replace(mount_id=identity.mount_id, device=identity.device)
-    _write(store_root, record)
+    write_record(store_root, record)
     return record
 
 
@@ -387,7 +341,7 @@ def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool 
     if record.upper is not None and not keep_upper:
         _remove_upper(record.upper)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(_path(store_root, record.view_id))
+        os.unlink(record_path(store_root, record.view_id))
 
 
 def _remove_upper(upper: str) -> None:
@@ -478,10 +432,10 @@ def _is_on(record: MountRecord, identity: syscalls.MountIdentity) -> bool:
 
 
 def _find_id(store_root: str, target_or_id: str) -> str:
-    if "/" not in target_or_id and os.path.exists(_path(store_root, target_or_id)):
+    if "/" not in target_or_id and os.path.exists(record_path(store_root, target_or_id)):
         return target_or_id
     view_id = view_id_of(os.path.realpath(target_or_id))
-    if not target_or_id or not os.path.exists(_path(store_root, view_id)):
+    if not target_or_id or not os.path.exists(record_path(store_root, view_id)):
         raise _no_view(target_or_id)
     return view_id
 
@@ -497,106 +451,3 @@ def _no_view(target: str) -> NotFoundError:
 def _view_lock(store_root: str, view_id: str) -> Iterator[None]:
     with FileLock(f"{store_root}/locks/view-{view_id[: lowers.LOCK_BUCKETS_HEX]}"):
         yield
-
-
-def _path(store_root: str, view_id: str) -> str:
-    return f"{store_root}/views/{view_id}.json"
-
-
-def _view_ids(store_root: str) -> list[str]:
-    try:
-        names = os.listdir(f"{store_root}/views")
-    except FileNotFoundError:
-        return []
-    ids = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-    return [view_id for view_id in ids if len(view_id) == _ID_HEX]
-
-
-def _write(store_root: str, record: MountRecord) -> None:
-    lowers.write_private_json(_path(store_root, record.view_id), record._asdict())
-
-
-def _read(store_root: str, view_id: str) -> MountRecord | None:
-    """Return a view's record, or None when there is none (any more)."""
-    try:
-        value = json.loads(read_file(_path(store_root, view_id), max_bytes=_RECORD_MAX_BYTES))
-        return _own_record(store_root, view_id, _record_of(value))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as err:
-        raise MountError(
-            f"the record of view {view_id} cannot be read: {err}",
-            hint=f"unmount it by hand and remove {_path(store_root, view_id)}",
-        ) from err
-
-
-def _record_of(value: object) -> MountRecord:
-    """Return what a record's JSON says; it may be damaged, or another's.
-
-    Raises:
-        ValueError: Names the field that no record has so.
-    """
-    if not isinstance(value, dict):
-        raise ValueError("its fields are not those of a view")
-    value = {**MountRecord._field_defaults, **value}  # what older records lack
-    if value.keys() != set(MountRecord._fields) or value["backend"] not in (FUSE, KERNEL):
-        raise ValueError("its fields are not those of a view")
-    for name in _TEXTS:
-        text = value[name]
-        if name == "upper" and text is None:
-            continue
-        if not isinstance(text, str) or not _is_path_text(text):
-            raise ValueError(f"its {name} is no text")
-    for name in _NUMBERS:
-        if type(value[name]) is not int or not 0 <= value[name] < 1 << 64:
-            raise ValueError(f"its {name} is no number that a kernel gives")
-    if type(value["created"]) not in (int, float) or not 0 <= value["created"] < _YEAR_10000_S:
-        raise ValueError("its time is none")
-    layers = value["layers"]
-    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
-        raise ValueError("its layers are no list of digests")
-    try:
-        diff_ids = tuple(DiffId(parse_digest(layer)) for layer in layers)
-    except FormatError as err:
-        raise ValueError(err.message) from err
-    return MountRecord(**{**value, "layers": diff_ids})
-
-
-def _is_path_text(text: str) -> bool:
-    """Whether the kernel could take it for a path: no NUL, nothing that has no bytes."""
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-
-
-def _own_record(store_root: str, view_id: str, record: MountRecord) -> MountRecord:
-    """Return a record that names nothing outside of this store.
-
-    A copied store brings the records of the store it was copied from. Their views and
-    writable layers are that store's: cleaning up here must not unmount or remove them.
-
-    Raises:
-        ValueError: It is the record of another view, or names what no view has.
-    """
-    upper_name = os.path.basename(record.upper) if record.upper is not None else view_id
-    if record.view_id != view_id or not upper_name.startswith(view_id):
-        raise ValueError("it speaks of another view")
-    chain, instance = f"/{record.lower}".split("/")[-2:] if record.lower else ("", "")
-    if {chain, instance} & {".", ".."}:
-        raise ValueError("it names no instance")
-    upper = f"{store_root}/uppers/{upper_name}" if record.upper is not None else None
-    lower = f"{lowers.lowers_directory(store_root)}/{chain}/{instance}" if record.lower else ""
-    if _same_parent(record.upper, upper) and _same_parent(record.lower, lower):
-        return record
-    return record._replace(upper=upper, lower=lower, mount_id=_NO_MOUNT)
-
-
-def _same_parent(one: str | None, other: str | None) -> bool:
-    """Whether two paths, whose last parts are equal, lie in one directory however it is named."""
-    if one == other:
-        return True
-    try:
-        return os.path.samefile(os.path.dirname(one or ""), os.path.dirname(other or ""))
-    except OSError:
-        return False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuse_mount import lowers, mounts
+from fuse_mount import lowers, mounts, records
 from layerstore.errors import (
     ConflictError,
     InputError,
@@ -415,11 +415,11 @@ class TestAfterACrash:
     def test_a_caller_killed_before_it_knew_its_lower(self, host: Host) -> None:
         view = host.target()
         lower = lowers.acquire(
-            host.store, host.image.layers, mounts.view_id_of(str(view)), backend=host.backend
+            host.store, host.image.layers, records.view_id_of(str(view)), backend=host.backend
         )
         assert is_mounted(lower.root)
-        record = mounts.MountRecord(
-            view_id=mounts.view_id_of(str(view)),
+        record = records.MountRecord(
+            view_id=records.view_id_of(str(view)),
             image_id=host.image.image_id,
             image="",
             layers=host.image.layers,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fuse_mount import mounts as views
+from fuse_mount import records
 from layerstore.digest import DiffId, Digest, PackId, blake3_id
 from layerstore.errors import MountError
 from layerstore.formats import pack
@@ -445,7 +446,7 @@ def _view_record(change: dict[str, object]) -> Callable[[Place], None]:
     def act(place: Place) -> None:
         root = filled(place)
         target = os.fspath(place.scratch / "nowhere")
-        view_id = views.view_id_of(target)
+        view_id = records.view_id_of(target)
         record = {
             "view_id": view_id, "image_id": "", "image": "", "layers": [], "target": target,
             "mode": "rw", "kind": "overlay", "upper": os.fsdecode(place.canary("directory")),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuse_mount import mounts
+from fuse_mount import mounts, records
 from layerstore.cli import main
 from layerstore.errors import MountError
 from layerstore.store.store import Store
@@ -56,7 +56,7 @@ def test_a_sound_record_is_listed(root: Path) -> None:
     assert (listed.record.image, listed.state) == ("web:1", mounts.STALE)
 
 
-@pytest.mark.parametrize("field", mounts.MountRecord._fields)
+@pytest.mark.parametrize("field", records.MountRecord._fields)
 @pytest.mark.parametrize("value", ODD, ids=repr)
 def test_a_field_is_sound_or_named(root: Path, field: str, value: object) -> None:
     write(root, record(root, **{field: value}))
