@@ -47,6 +47,14 @@ def is_overlay_of(target: str, upper: str) -> bool:
     return f"upperdir={upper}/" in options[-1] or "upperdir=/proc/self/fd/" in options[-1]
 
 
+def is_read_only_overlay(target: str) -> bool:
+    """Whether the topmost mount at ``target`` is an overlay of ours without an upper."""
+    options = [options for point, options in _mount_table() if point == target]
+    return (
+        bool(options) and " overlay layerstore " in options[-1] and "upperdir=" not in options[-1]
+    )
+
+
 def is_fuse_mount(target: str) -> bool:
     """Whether the topmost mount at ``target`` was made by a FUSE server of ours."""
     options = [options for point, options in _mount_table() if point == target]

@@ -55,7 +55,7 @@ def start(
         LayerstoreError: Whatever making it meets in the store.
     """
     from layerstore.image.metadata_image import prepare_view
-    from layerstore.linux.data_layers import FOLLOWING, follows_without_metacopy
+    from layerstore.linux.data_layers import follows_without_metacopy
     from layerstore.progress import Silent
     from layerstore.store.objects import kept_objects
     from layerstore.store.store import Store
@@ -72,12 +72,23 @@ def start(
             mounts.mount_erofs(image, f"{directory}/meta", flags)
         finally:
             os.close(image)
-        overlay = mounts.Overlay(
-            (f"{directory}/meta",), options=FOLLOWING, data=(store.paths.objects,)
-        )
-        mounts.mount_overlay(overlay, f"{directory}/root", flags)
+        mounts.mount_overlay(readable(store_root, directory), f"{directory}/root", flags)
         device = mounts.identify(f"{directory}/root").device
         _write_state(directory, {**state, "device": device})
+
+
+def readable(store_root: str, directory: str) -> mounts.Overlay:
+    """Return the overlay that an instance shows at ``root``, to be made once more.
+
+    Args:
+        store_root: The store.
+        directory: The instance's.
+    """
+    from layerstore.linux.data_layers import FOLLOWING
+
+    return mounts.Overlay(
+        (f"{directory}/meta",), options=FOLLOWING, data=(f"{store_root}/objects",)
+    )
 
 
 def writable(store_root: str, directory: str, upper: str) -> mounts.Overlay:

@@ -23,17 +23,35 @@ import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from fuse_mount import kernel_lowers, lowers
-from fuse_mount.holders import describe_holders, is_fuse_mount, is_overlay_of
+from fuse_mount import lowers
+from fuse_mount.holders import describe_holders
 from fuse_mount.kernel_lowers import boot_id
 from fuse_mount.lowers import FUSE, KERNEL
+from fuse_mount.plan import plan_of
 from fuse_mount.records import (
+    FORBIDDEN,
     MountRecord,
     read_record,
     record_path,
     view_id_of,
     view_ids,
     write_record,
+)
+from fuse_mount.states import (
+    ELSEWHERE as ELSEWHERE,
+)
+from fuse_mount.states import (
+    MOUNTED as MOUNTED,
+)
+from fuse_mount.states import (
+    PREPARED as PREPARED,
+)
+from fuse_mount.states import (
+    STALE as STALE,
+)
+from fuse_mount.states import (
+    is_mounted,
+    state_of,
 )
 from layerstore.errors import (
     ConflictError,
@@ -52,32 +70,30 @@ from layerstore.linux.namespaces import (
     current_mount_namespace,
     in_user_namespace,
     mount_namespace_id,
-    mount_namespace_lives,
 )
+from layerstore.linux.planned import execute
 from layerstore.linux.removal import remove_tree
-from layerstore.snapshot.overlay import copy_root_attributes, overlay_options
+from layerstore.snapshot.overlay import copy_root_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fuse_mount.plan import ViewPlan
+    from layerstore.linux.idmaps import IdMap
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
 
 AUTO = "auto"
 BACKENDS = (AUTO, KERNEL, FUSE)
 
-MOUNTED = "mounted"
-STALE = "stale"
-ELSEWHERE = "other namespace"
 
-_VIEW_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 _FALL_BACK = (UnsupportedError, StorageError, IntegrityError)
 """Why FUSE is tried in the kernel's stead: it cannot, or not all files can be unpacked. With
 FUSE damage stops the files it is in and no others."""
 
 
 class ListedMount(NamedTuple):
-    """A record with what is true of it now: ``mounted``, ``stale``, or ``other namespace``."""
+    """A record with what is true of it now: a state of :mod:`fuse_mount.states`."""
 
     record: MountRecord
     state: str
@@ -92,6 +108,8 @@ def mount(
     rw: bool = False,
     name: str = "",
     backend: str = FUSE,
+    flags: tuple[str, ...] = FORBIDDEN,
+    idmap: IdMap = (),
     confirm: Callable[[], object] | None = None,
     progress: Progress | None = None,
     tell: Callable[[LayerstoreError], object] = lambda _: None,
@@ -110,6 +128,9 @@ def mount(
         name: What the user called the image, for listings.
         backend: ``fuse``, ``kernel``, or ``auto``: the kernel's own file systems where they
             can show this image here, else FUSE. The record says which it became.
+        flags: What the mount forbids beside writing (:data:`layerstore.linux.planned.FLAGS`).
+        idmap: Under which ids of the host to show the owners of files; an upper directory
+            has them on disk as the image has.
         confirm: Called when the record keeps the collector off the image, before anything
             is mounted; raises if the image went in the meantime.
         progress: Told about files that are unpacked for the kernel.
@@ -121,59 +142,152 @@ def mount(
         UnsupportedError: The host or the caller's privileges do not suffice.
         MountError: The kernel or the FUSE server refused.
     """
+    target = _checked_target(store_root, target)
+    wanted = _wanted(store_root, image, target, name, rw=rw, flags=flags, idmap=idmap)
+    return _make_view(store_root, wanted, backend, _Callbacks(confirm, progress, tell))
+
+
+def prepare(
+    store_root: str,
+    image: ImageRecord,
+    target: str,
+    *,
+    rw: bool = False,
+    name: str = "",
+    backend: str = FUSE,
+    flags: tuple[str, ...] = FORBIDDEN,
+    idmap: IdMap = (),
+    confirm: Callable[[], object] | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[LayerstoreError], object] = lambda _: None,
+) -> ViewPlan:
+    """Make whatever a view needs, and return its mounts for the caller to execute.
+
+    Success means that executing them in this mount namespace, or one made from it after,
+    shows the image. What they lead to - the shared lower, unpacked files, the upper
+    directory - stays until :func:`unmount` is called for the plan's ``view_id`` or target,
+    or the host restarts, whatever becomes of the caller; :func:`prepared` ties it to a
+    block. Undo the mounts first: an upper directory is removed.
+
+    Everything else is as for :func:`mount`, but that the target need not exist yet. A view
+    has one target, and a target one view. Runtimes that use the view as a root file system
+    pass no flags: programs that set ids work then.
+
+    Raises:
+        UnsupportedError: As for :func:`mount`; or nothing can be mounted by a caller without
+            privileges.
+        LayerstoreError: As for :func:`mount`.
+    """
+    if os.geteuid() != 0:
+        raise UnsupportedError(
+            "preparing a view for others to mount takes privileges",
+            hint="run it as root, or inside a namespace of your own: layerstore unshare",
+        )
+    target = _outside_of_store(store_root, target)
+    wanted = _wanted(store_root, image, target, name, rw=rw, flags=flags, idmap=idmap)
+    callbacks = _Callbacks(confirm, progress, tell)
+    record = _make_view(store_root, wanted._replace(prepared=True), backend, callbacks)
+    return plan_of(store_root, record)
+
+
+@contextlib.contextmanager
+def prepared(
+    store_root: str,
+    image: ImageRecord,
+    target: str,
+    *,
+    rw: bool = False,
+    backend: str = FUSE,
+    flags: tuple[str, ...] = FORBIDDEN,
+    idmap: IdMap = (),
+) -> Iterator[ViewPlan]:
+    """Prepare a view (:func:`prepare`) that is given up at the end of the block."""
+    plan = prepare(store_root, image, target, rw=rw, backend=backend, flags=flags, idmap=idmap)
+    try:
+        yield plan
+    finally:
+        with contextlib.suppress(NotFoundError):  # given up inside
+            unmount(store_root, plan.view_id, lazy=True)
+
+
+class _Callbacks(NamedTuple):
+    """Whom making a view asks and tells; see :func:`mount`."""
+
+    confirm: Callable[[], object] | None
+    progress: Progress | None
+    tell: Callable[[LayerstoreError], object]
+
+
+def _wanted(
+    store_root: str,
+    image: ImageRecord,
+    target: str,
+    name: str,
+    *,
+    rw: bool,
+    flags: tuple[str, ...],
+    idmap: IdMap,
+) -> MountRecord:
+    """Return the record of a view before anything of it is there.
+
+    Raises:
+        UnsupportedError: It takes privileges that the caller lacks.
+    """
+    privileged = os.geteuid() == 0
+    if (rw or idmap) and not privileged:
+        what = "a writable view" if rw else "a view with other owners"
+        raise UnsupportedError(
+            f"{what} needs a mount of its own, which takes privileges",
+            hint="run it as root, or inside a namespace of your own: layerstore unshare",
+        )
+    view_id = view_id_of(target)
+    return MountRecord(
+        view_id=view_id,
+        image_id=image.image_id,
+        image=name,
+        layers=tuple(image.layers),
+        target=target,
+        mode="rw" if rw else "ro",
+        kind="overlay" if rw else "bind" if privileged else "fuse",
+        upper=f"{store_root}/uppers/{view_id}-{os.urandom(4).hex()}" if rw else None,
+        lower="",
+        mount_id=0,
+        device=0,
+        boot_id=boot_id(),
+        namespace=current_mount_namespace(),
+        created=time.time(),
+        namespace_id=mount_namespace_id(),
+        flags=flags,
+        idmap=tuple(map(str, idmap)),
+    )
+
+
+def _make_view(
+    store_root: str, record: MountRecord, backend: str, callbacks: _Callbacks
+) -> MountRecord:
+    """Make what a record says, through the backend that can."""
     if backend not in BACKENDS:
         raise InputError(f"no backend {backend!r}", hint=f"there are {', '.join(BACKENDS)}")
-    target = _checked_target(store_root, target)
-    view_id = view_id_of(target)
-    with _view_lock(store_root, view_id):
-        _refuse_second_view(store_root, view_id, target)
-        privileged = os.geteuid() == 0
-        if rw and not privileged:
-            raise UnsupportedError(
-                "a writable view needs an overlay mount, which takes privileges",
-                hint="run it as root, or inside a namespace of your own: layerstore unshare",
-            )
-        record = MountRecord(
-            view_id=view_id,
-            image_id=image.image_id,
-            image=name,
-            layers=tuple(image.layers),
-            target=target,
-            mode="rw" if rw else "ro",
-            kind="overlay" if rw else "bind" if privileged else "fuse",
-            upper=f"{store_root}/uppers/{view_id}-{os.urandom(4).hex()}" if rw else None,
-            lower="",
-            mount_id=0,
-            device=0,
-            boot_id=boot_id(),
-            namespace=current_mount_namespace(),
-            created=time.time(),
-            namespace_id=mount_namespace_id(),
-        )
+    with _view_lock(store_root, record.view_id):
+        _refuse_second_view(store_root, record.view_id, record.target)
         make_private_dir(f"{store_root}/views", durable=False)
         if backend == AUTO:
             backend = FUSE
-            if privileged and not in_user_namespace():
+            if os.geteuid() == 0 and not in_user_namespace():
                 try:
-                    by_kernel = record._replace(backend=KERNEL)
-                    return _make_or_undo(store_root, by_kernel, confirm, progress)
+                    return _make_or_undo(store_root, record._replace(backend=KERNEL), callbacks)
                 except _FALL_BACK as err:
-                    tell(err)
-        return _make_or_undo(store_root, record._replace(backend=backend), confirm, progress)
+                    callbacks.tell(err)
+        return _make_or_undo(store_root, record._replace(backend=backend), callbacks)
 
 
-def _make_or_undo(
-    store_root: str,
-    record: MountRecord,
-    confirm: Callable[[], object] | None,
-    progress: Progress | None,
-) -> MountRecord:
+def _make_or_undo(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountRecord:
     """Write the record, then make the view; whatever goes wrong takes both away again."""
     write_record(store_root, record)
     try:
-        if confirm is not None:
-            confirm()
-        return _make(store_root, record, progress)
+        if callbacks.confirm is not None:
+            callbacks.confirm()
+        return _make(store_root, record, callbacks.progress)
     except BaseException:
         _undo(store_root, read_record(store_root, record.view_id) or record, lazy=True)
         raise
@@ -200,7 +314,7 @@ def unmount(
         record = read_record(store_root, view_id)
         if record is None:
             raise _no_view(target_or_id)
-        state, reason = _state(record)
+        state, reason = state_of(record)
         if state == ELSEWHERE:
             raise MountError(
                 f"the view at {record.target} was mounted in another mount namespace ({reason})",
@@ -217,7 +331,7 @@ def mounts(store_root: str) -> list[ListedMount]:
     for view_id in view_ids(store_root):
         record = read_record(store_root, view_id)
         if record is not None:
-            state, reason = _state(record)
+            state, reason = state_of(record)
             listed.append(ListedMount(record, state, reason))
     return sorted(listed, key=lambda item: item.record.target)
 
@@ -234,7 +348,7 @@ def clean_stale(store_root: str) -> list[MountRecord]:
             continue
         with _view_lock(store_root, item.record.view_id):
             record = read_record(store_root, item.record.view_id)
-            if record is not None and _state(record)[0] == STALE:
+            if record is not None and state_of(record)[0] == STALE:
                 _undo(store_root, record, lazy=True)
                 cleaned.append(record)
     lowers.clean_unused(store_root)
@@ -251,15 +365,7 @@ def _remove_torn_records(store_root: str) -> None:
 
 
 def _checked_target(store_root: str, target: str) -> str:
-    if not target:  # os.path takes it for the current directory, a script's unset variable is not
-        raise InputError("the mount point is empty", hint="name an existing directory")
-    resolved = os.path.realpath(target)
-    store, place = f"{os.path.realpath(store_root)}/", f"{resolved.rstrip('/')}/"
-    if store.startswith(place) or place.startswith(store):
-        raise InputError(
-            f"a view at {target} would hide the store {store_root} or a part of it",
-            hint="choose another directory",
-        )
+    resolved = _outside_of_store(store_root, target)
     try:
         mode = os.stat(resolved).st_mode
     except FileNotFoundError as err:
@@ -275,11 +381,25 @@ def _checked_target(store_root: str, target: str) -> str:
     return resolved
 
 
+def _outside_of_store(store_root: str, target: str) -> str:
+    """Return a target resolved, which may be missing; one that would hide the store is refused."""
+    if not target:  # os.path takes it for the current directory, a script's unset variable is not
+        raise InputError("the mount point is empty", hint="name an existing directory")
+    resolved = os.path.realpath(target)
+    store, place = f"{os.path.realpath(store_root)}/", f"{resolved.rstrip('/')}/"
+    if store.startswith(place) or place.startswith(store):
+        raise InputError(
+            f"a view at {target} would hide the store {store_root} or a part of it",
+            hint="choose another directory",
+        )
+    return resolved
+
+
 def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
     record = read_record(store_root, view_id)
     if record is None:
         return
-    state, reason = _state(record)
+    state, reason = state_of(record)
     what = record.image or record.image_id
     if state == STALE:
         raise ConflictError(
@@ -302,33 +422,25 @@ def _make(store_root: str, record: MountRecord, progress: Progress | None) -> Mo
         )
     record = record._replace(lower=lower.directory)
     write_record(store_root, record)
-    if record.kind == "overlay":
-        _mount_writable(store_root, record, lower.root)
-    elif record.kind == "bind":
-        syscalls.bind(lower.root, record.target, flags=_VIEW_FLAGS | syscalls.MS_RDONLY)
+    if record.upper is not None:
+        _make_upper(store_root, record.upper, lower.root)
+    if record.prepared:
+        return record
+    if record.kind != "fuse":
+        for each in plan_of(store_root, record).mounts:
+            execute(each)
     identity = syscalls.identify(record.target)
     record = record._replace(mount_id=identity.mount_id, device=identity.device)
     write_record(store_root, record)
     return record
 
 
-def _mount_writable(store_root: str, record: MountRecord, lower: str) -> None:
-    assert record.upper is not None
+def _make_upper(store_root: str, upper: str, lower: str) -> None:
     make_private_dir(f"{store_root}/uppers", durable=False)
-    make_private_dir(record.upper, durable=False)
+    make_private_dir(upper, durable=False)
     for name in ("upper", "work"):
-        make_private_dir(f"{record.upper}/{name}", durable=False)
-    copy_root_attributes(lower, f"{record.upper}/upper")
-    if record.backend == KERNEL:
-        overlay = kernel_lowers.writable(store_root, record.lower, record.upper)
-    else:
-        overlay = syscalls.Overlay(
-            lowers=(lower,),
-            upper=f"{record.upper}/upper",
-            work=f"{record.upper}/work",
-            options=overlay_options(),
-        )
-    syscalls.mount_overlay(overlay, record.target, _VIEW_FLAGS)
+        make_private_dir(f"{upper}/{name}", durable=False)
+    copy_root_attributes(lower, f"{upper}/upper")
 
 
 def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool = False) -> None:
@@ -355,7 +467,7 @@ def _remove_upper(upper: str) -> None:
 
 
 def _unmount_target(record: MountRecord, *, lazy: bool) -> None:
-    if not _is_mounted(record):
+    if not is_mounted(record):
         return
     try:
         if record.kind == "fuse" and os.geteuid() != 0:
@@ -383,52 +495,6 @@ def _fusermount(target: str, *, lazy: bool) -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status != 0:
         raise syscalls.MountCallError(f"fusermount could not unmount {target}", errno.EBUSY)
-
-
-def _state(record: MountRecord) -> tuple[str, str]:
-    """Return the state of a view and, if it is not mounted, the reason."""
-    if record.boot_id != boot_id():
-        return STALE, "the host was restarted"
-    if record.backend == FUSE and not lowers.is_alive(record.lower):
-        return STALE, "its FUSE server is gone"
-    if _is_mounted(record):
-        return MOUNTED, ""
-    if record.namespace != current_mount_namespace():
-        # A FUSE server ends with the last mount of its tree; the kernel's leave no such trace.
-        if record.backend == KERNEL and not mount_namespace_lives(
-            record.namespace, record.namespace_id
-        ):
-            return STALE, "its mount namespace is gone"
-        return ELSEWHERE, f"namespace {record.namespace}"
-    return STALE, "it was unmounted by something else"
-
-
-def _is_mounted(record: MountRecord) -> bool:
-    """Whether the very mount of the record is what one sees at its target."""
-    if record.boot_id != boot_id():
-        return False
-    try:
-        identity = syscalls.identify(record.target)
-    except OSError:
-        return False
-    if record.mount_id == 0:  # died between mounting and taking note of it
-        return identity.is_root and _is_on(record, identity)
-    return (
-        identity.is_root
-        and identity.mount_id == record.mount_id
-        and identity.device == record.device
-    )
-
-
-def _is_on(record: MountRecord, identity: syscalls.MountIdentity) -> bool:
-    """Whether a mount without a noted id is the one that the record announced."""
-    if record.kind == "bind":
-        with contextlib.suppress(OSError):
-            return syscalls.identify(f"{record.lower}/root").device == identity.device
-        return False
-    if record.kind == "fuse":
-        return is_fuse_mount(record.target)
-    return record.upper is not None and is_overlay_of(record.target, record.upper)
 
 
 def _find_id(store_root: str, target_or_id: str) -> str:

@@ -16,8 +16,10 @@ from typing import NamedTuple
 from fuse_mount import lowers
 from fuse_mount.lowers import FUSE, KERNEL
 from layerstore.digest import DiffId, parse_digest
-from layerstore.errors import FormatError, MountError
+from layerstore.errors import FormatError, InputError, MountError
 from layerstore.linux.files import read_file
+from layerstore.linux.idmaps import parse_id_map
+from layerstore.linux.planned import FLAGS
 
 _ID_HEX = 12
 _RECORD_MAX_BYTES = 1 << 20
@@ -28,6 +30,10 @@ _TEXTS = (
     "backend",
 )  # fmt: skip
 _NUMBERS = ("mount_id", "device", "namespace", "namespace_id")
+_LISTS = ("layers", "flags", "idmap")
+FORBIDDEN = ("nosuid", "nodev")
+"""What mounts of images forbid unless asked otherwise: overlays inherit it from no lower."""
+
 _YEAR_10000_S = 253_402_300_800
 
 
@@ -46,6 +52,9 @@ class MountRecord(NamedTuple):
         created: Seconds since the epoch.
         backend: ``fuse`` or ``kernel``; views of before there was a choice are FUSE's.
         namespace_id: What names that namespace for ever, 0 where the kernel does not tell.
+        flags: What its mount forbids beside writing, in the words of mount(8).
+        idmap: Ranges of ids (:mod:`layerstore.linux.idmaps`) under which owners are shown.
+        prepared: Whether somebody else was given the mounts to make.
     """
 
     view_id: str
@@ -64,6 +73,9 @@ class MountRecord(NamedTuple):
     created: float
     backend: str = FUSE
     namespace_id: int = 0
+    flags: tuple[str, ...] = FORBIDDEN
+    idmap: tuple[str, ...] = ()
+    prepared: bool = False
 
 
 def view_id_of(target: str) -> str:
@@ -131,14 +143,26 @@ def _record_of(value: object) -> MountRecord:
             raise ValueError(f"its {name} is no number that a kernel gives")
     if type(value["created"]) not in (int, float) or not 0 <= value["created"] < _YEAR_10000_S:
         raise ValueError("its time is none")
-    layers = value["layers"]
-    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
-        raise ValueError("its layers are no list of digests")
+    if type(value["prepared"]) is not bool:
+        raise ValueError("whether it was prepared is neither true nor false")
+    texts = {name: _texts(value, name) for name in _LISTS}
+    if not set(texts["flags"]) <= FLAGS.keys():
+        raise ValueError("its flags are none of a mount")
     try:
-        diff_ids = tuple(DiffId(parse_digest(layer)) for layer in layers)
-    except FormatError as err:
+        diff_ids = tuple(DiffId(parse_digest(layer)) for layer in texts["layers"])
+        parse_id_map(texts["idmap"])
+    except (FormatError, InputError) as err:
         raise ValueError(err.message) from err
-    return MountRecord(**{**value, "layers": diff_ids})
+    return MountRecord(**{**value, **texts, "layers": diff_ids})
+
+
+def _texts(value: dict[str, object], name: str) -> tuple[str, ...]:
+    found = value[name]
+    if isinstance(found, tuple):  # a default
+        found = list(found)
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ValueError(f"its {name} are no list of texts")
+    return tuple(found)
 
 
 def _is_path_text(text: str) -> bool:

@@ -11,16 +11,20 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from layerstore.errors import InputError, UnsupportedError
 from layerstore.linux import mounts
+from layerstore.linux.idmaps import GROUPS, USERS, IdMapping
 from layerstore.linux.namespaces import (
     CLONE_NEWNS,
     CLONE_NEWUSER,
     become_root_in_namespace,
     unshare,
 )
+
+if TYPE_CHECKING:
+    from layerstore.linux.idmaps import IdMap
 
 
 class IdRange(NamedTuple):
@@ -42,6 +46,28 @@ def subordinate_range(path: str, user: str, uid: int) -> IdRange | None:
     except OSError:
         pass
     return None
+
+
+def map_onto_subordinate_ids() -> IdMap:
+    """Return the map of a container's ids onto this user's subordinate ones, from 0 on.
+
+    Raises:
+        InputError: The user has none.
+    """
+    uid = os.geteuid()
+    user = _user_name(uid)
+    uids = subordinate_range("/etc/subuid", user, uid)
+    gids = subordinate_range("/etc/subgid", user, uid)
+    if uids is None or gids is None:
+        raise InputError(
+            f"{user} has no subordinate ids in /etc/subuid and /etc/subgid",
+            hint=f"give it some: usermod --add-subuids 100000-165535 "
+            f"--add-subgids 100000-165535 {user}; or name ids: --idmap 0:100000:65536",
+        )
+    return (
+        IdMapping(USERS, 0, uids.first, uids.length),
+        IdMapping(GROUPS, 0, gids.first, gids.length),
+    )
 
 
 def enter() -> bool:

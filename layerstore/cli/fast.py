@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from fuse_mount.mounts import ListedMount
+    from fuse_mount.plan import ViewPlan
+    from layerstore.linux.idmaps import IdMap
     from layerstore.progress import Progress
     from layerstore.store.catalog import Catalog
     from layerstore.store.catalog_rows import ImageRecord
@@ -231,14 +233,49 @@ def _mount_options(parser: argparse.ArgumentParser) -> None:
         help="kernel: EROFS and overlayfs, with every file unpacked once; fuse: a server of "
         "ours; auto: the kernel where it can, else fuse (default: auto)",
     )
+    parser.add_argument(
+        "-o",
+        "--options",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="suid, dev: let programs of the image set ids, its device files open; noexec; "
+        "separated by commas; may be repeated",
+    )
+    parser.add_argument(
+        "--idmap",
+        action="append",
+        default=[],
+        metavar="CONTAINER:HOST:SIZE",
+        help="show the owners of files under other ids, without copying; with u: or g: before "
+        "it of users or groups only; may be repeated",
+    )
+    parser.add_argument(
+        "--userns",
+        metavar="PATH|auto",
+        help="map owners as a user namespace does (/proc/PID/ns/user), or onto this user's "
+        "subordinate ids (/etc/subuid)",
+    )
+    parser.add_argument(
+        "--print",
+        action="store_true",
+        help="prepare the view and print what to mount; DIR may be missing, umount gives it up",
+    )
     _json_option(parser)
 
 
 def _mount(options: argparse.Namespace, root: str) -> int:
-    from fuse_mount.mounts import mount
+    from fuse_mount import mounts
+    from fuse_mount.plan import ViewPlan
+    from fuse_mount.records import FORBIDDEN
+    from layerstore.linux.planned import flags_of
     from layerstore.store.names import resolve
     from layerstore.store.usage import note_image_use
 
+    words = [word for text in options.options for word in text.split(",")]
+    flags = flags_of(words, FORBIDDEN)
+    idmap = _id_map(options)
+    make = mounts.prepare if options.print else mounts.mount
     with contextlib.closing(_open_catalog(root)) as catalog:
         image = resolve(catalog, options.image)
 
@@ -247,21 +284,59 @@ def _mount(options: argparse.Namespace, root: str) -> int:
                 raise NotFoundError(f"image {options.image} was removed while it was mounted")
 
         with _unpacking(options.backend) as progress:
-            record = mount(
+            made = make(
                 root,
                 image,
                 options.target,
                 rw=options.rw,
                 name=options.image,
                 backend=options.backend,
+                flags=flags,
+                idmap=idmap,
                 confirm=confirm,
                 progress=progress,
                 tell=lambda err: write_note(f"note: shown through FUSE: {err.message}"),
             )
         note_image_use(catalog.paths, image.image_id)
-    if options.format == "json":
-        write_json(record._asdict())
+    if isinstance(made, ViewPlan):
+        _print_plan(root, made, as_json=options.format == "json")
+    elif options.format == "json":
+        write_json(made._asdict())
     return 0
+
+
+def _id_map(options: argparse.Namespace) -> IdMap:
+    if not options.idmap and options.userns is None:
+        return ()
+    from layerstore.linux import idmaps
+
+    if options.userns is None:
+        return idmaps.parse_id_map(options.idmap)
+    if options.idmap:
+        raise InputError("give either --idmap or --userns")
+    if options.userns == "auto":
+        from fuse_mount.unshare import map_onto_subordinate_ids
+
+        return map_onto_subordinate_ids()
+    return idmaps.map_of_user_namespace(options.userns)
+
+
+def _print_plan(root: str, plan: ViewPlan, *, as_json: bool) -> None:
+    from fuse_mount.mounts import unmount
+    from fuse_mount.plan import plan_commands, plan_to_json
+
+    if as_json:
+        write_json(plan_to_json(plan))
+        return
+    from shlex import join
+
+    try:
+        commands = plan_commands(plan)
+    except LayerstoreError:
+        unmount(root, plan.view_id)  # nobody was told of it
+        raise
+    for command in commands:
+        write_line(join(command))
 
 
 @contextlib.contextmanager

@@ -248,11 +248,7 @@ def mount_overlay(overlay: Overlay, target: str, flags: int = 0) -> None:
             finally:
                 os.close(detached)
             return
-        lowers = ":".join(paths.safe(lower) for lower in overlay.lowers)
-        data_only = "".join(f"::{paths.safe(place)}" for place in overlay.data)
-        keys = [(key, value) for key, value in settings if key not in _BY_CONTEXT_ONLY]
-        words = [f"{key}={value}" if value else key for key, value in keys]
-        data = ",".join([f"lowerdir={lowers}{data_only}", *words])
+        data = ",".join(_classic_words(overlay, paths))
         if len(os.fsencode(data)) > OPTIONS_MAX_BYTES:
             raise UnsupportedError(
                 f"an overlay of {len(overlay.lowers)} directories needs "
@@ -261,6 +257,24 @@ def mount_overlay(overlay: Overlay, target: str, flags: int = 0) -> None:
                 hint="use Linux 6.7 or newer, or a store with a shorter path",
             )
         mount("layerstore", target, "overlay", flags, data)
+
+
+def classic_overlay_options(overlay: Overlay) -> list[str]:
+    """Return an overlay's options as mount(2) and mount(8) take them, one word each.
+
+    Right only for paths without backslash, comma and colon.
+    """
+    with _SafePaths() as paths:
+        return _classic_words(overlay, paths)
+
+
+def _classic_words(overlay: Overlay, paths: _SafePaths) -> list[str]:
+    settings = _overlay_settings(overlay, paths)
+    lowers = ":".join(value or "" for key, value in settings if key == "lowerdir+")
+    data_only = "".join(f"::{value}" for key, value in settings if key == "datadir+")
+    keys = [(key, value) for key, value in settings if key not in _BY_CONTEXT_ONLY]
+    words = [f"{key}={value}" if value else key for key, value in keys]
+    return [f"lowerdir={lowers}{data_only}", *words]
 
 
 def create_overlay(overlay: Overlay, flags: int = 0) -> int:
@@ -283,24 +297,30 @@ def create_overlay(overlay: Overlay, flags: int = 0) -> int:
     return detached
 
 
-def create_idmapped(path: str, user_namespace: int) -> int:
+def create_idmapped(path: str, user_namespace: int, flags: int = 0) -> int:
     """Clone the mount at ``path`` with owners mapped into a user namespace, mounted nowhere.
 
     Returns its descriptor, a directory's; :func:`attach` mounts it.
 
+    Args:
+        path: A directory.
+        user_namespace: Descriptor of one; the kernel takes its map only.
+        flags: As for :func:`mount_overlay`, beside what the mount at ``path`` has.
+
     Raises:
-        MountCallError: The kernel or the file system cannot.
+        UnsupportedError: The file system takes no part in that, or the kernel.
+        MountCallError: The kernel refused for another reason.
     """
     what = f"could not map the owners of {path}"
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
     tree: int = _libc.syscall(
         ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(_AT_FDCWD), os.fsencode(path),
-        ctypes.c_uint(flags),
+        ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC),
     )  # fmt: skip
     if tree < 0:
         raise _failed(what, ctypes.get_errno())
     # struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
-    attributes = struct.pack("<4Q", _MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+    wanted = _MOUNT_ATTR_IDMAP | _attributes_of(flags)
+    attributes = struct.pack("<4Q", wanted, 0, 0, user_namespace)
     result = _libc.syscall(
         ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(tree), b"",
         ctypes.c_uint(_AT_EMPTY_PATH), attributes, ctypes.c_size_t(len(attributes)),
@@ -308,6 +328,12 @@ def create_idmapped(path: str, user_namespace: int) -> int:
     if result != 0:
         code = ctypes.get_errno()
         os.close(tree)
+        if code in {errno.EINVAL, errno.ENOSYS}:
+            raise UnsupportedError(
+                f"{what}: the kernel or the file system there cannot",
+                hint="use Linux 5.19 or newer, a store on ext4, xfs, btrfs or tmpfs, and "
+                "--backend kernel",
+            )
         raise _failed(what, code)
     return tree
 
@@ -366,6 +392,11 @@ def attach(detached: int, target: str) -> None:
     )
     if result != 0:
         raise _failed(f"could not mount at {target}", ctypes.get_errno())
+
+
+def _attributes_of(flags: int) -> int:
+    """Return flags of mount(2) as those of fsmount(2) and mount_setattr(2)."""
+    return sum(attribute for flag, attribute in _MOUNT_ATTRS.items() if flags & flag)
 
 
 _BY_CONTEXT_ONLY = {"source", "lowerdir+", "datadir+"}
@@ -453,7 +484,7 @@ def _create(
             raise _context_failed(context, what)
         if not _configure(context, _FSCONFIG_CMD_CREATE, None, None):
             raise _context_failed(context, what)
-        attributes = sum(attr for flag, attr in _MOUNT_ATTRS.items() if flags & flag)
+        attributes = _attributes_of(flags)
         detached: int = _libc.syscall(
             ctypes.c_long(_SYS_FSMOUNT),
             ctypes.c_int(context),

@@ -14,7 +14,8 @@ import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import LayerstoreError
-from layerstore.linux import data_layers, mounts, namespaces
+from layerstore.linux import data_layers, mounts, namespaces, planned
+from layerstore.linux.idmaps import parse_id_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,7 @@ def probe_all(place: str | None = None, erofs_image: bytes = b"") -> list[Findin
         overlay_in_user_namespace(),
         data_only_layers_in_user_namespace(),
         idmapped_mounts(place),
+        idmapped_layers(place),
     ]
 
 
@@ -174,6 +176,17 @@ def idmapped_mounts(place: str | None = None) -> Finding:
         "id-mapped mounts",
         "Linux 5.12 or newer, root, and a file system that takes part (ext4, xfs, btrfs)",
         _try_idmapped,
+        place,
+    )
+
+
+def idmapped_layers(place: str | None = None) -> Finding:
+    """Whether views with other owners can be mounted, writable ones among them."""
+    return _tried(
+        "overlay over id-mapped layers",
+        "Linux 5.19 or newer, root outside of user namespaces, and a store on a file system that "
+        "takes part (ext4, xfs, btrfs)",
+        _try_idmapped_layers,
         place,
     )
 
@@ -296,6 +309,19 @@ def _try_idmapped(directory: str) -> None:
     finally:
         os.close(done[1])
         os.waitpid(pid, 0)
+
+
+def _try_idmapped_layers(directory: str) -> None:
+    _enter_namespaces()
+    _make(directory, "lower", "lower/directory", "above", "above/upper", "above/work", "root")
+    upper, work = f"{directory}/above/upper", f"{directory}/above/work"
+    overlay = mounts.Overlay((f"{directory}/lower",), upper, work)
+    idmap = parse_id_map(["0:100000:65536"])
+    planned.execute(planned.describe_overlay(overlay, f"{directory}/root", (), idmap))
+    owner = os.stat(f"{directory}/root/directory").st_uid
+    if owner != 100_000:
+        raise OSError(f"root's files are shown as owned by {owner} instead of 100000")
+    _make(directory, "root/directory/written")
 
 
 def _try_user_namespace(_directory: str) -> None:

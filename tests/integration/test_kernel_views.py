@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import mmap
 import os
@@ -26,6 +25,7 @@ from layerstore.store.paths import StorePaths
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
 from tests.support.debian_base import debian_base_tar
+from tests.support.memory import resident_pages
 from tests.support.store import noise
 from tests.support.trees import compare_trees
 from tests.support.views import image_of, is_mounted, needs_fuse, needs_root, undo_all_mounts
@@ -73,25 +73,6 @@ def host(tmp_path: Path) -> Iterator[Host]:
     yield host
     if host.store.exists():
         undo_all_mounts(host.store)
-
-
-def resident_pages(path: Path) -> int:
-    """How many pages of a file the kernel has in memory; looking brings none in."""
-    size = path.stat().st_size
-    libc = ctypes.CDLL(None, use_errno=True)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as view:
-        pages = -(-size // mmap.PAGESIZE)
-        found = (ctypes.c_ubyte * pages)()
-        # A read-only mmap object gives ctypes no pointer: ask where its buffer begins.
-        held = ctypes.py_object(view)
-        buffer = (ctypes.c_byte * 96)()  # Py_buffer
-        assert ctypes.pythonapi.PyObject_GetBuffer(held, buffer, 0) == 0
-        pointer = ctypes.c_void_p.from_buffer(buffer)
-        try:
-            assert libc.mincore(pointer, ctypes.c_size_t(size), found) == 0
-        finally:
-            ctypes.pythonapi.PyBuffer_Release(buffer)
-        return sum(byte & 1 for byte in found)
 
 
 def drop_pages(host: Host) -> None:

@@ -288,7 +288,7 @@ def test_xattrs_come_back_as_written(tmp_path: Path) -> None:
 
 def test_probes_tell_reason_and_remedy() -> None:
     findings = probe.probe_all(erofs_image=bytes(4096))
-    assert len({finding.name for finding in findings}) == len(findings) == 12
+    assert len({finding.name for finding in findings}) == len(findings) >= 12
     for finding in findings:
         assert finding.reason
         assert finding.works == (finding.remedy == "")
