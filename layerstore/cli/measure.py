@@ -11,6 +11,8 @@ from layerstore.cli.output import write_json, write_line
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from layerstore.measure.savings import Savings
     from layerstore.measure.table import Table
 
@@ -63,6 +65,9 @@ def savings(
     mounted: Annotated[
         bool, typer.Option("--mounted", help="Count the mounted views as containers.")
     ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="What the running views hold in memory instead.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare full copies, plain layers and this store."""
@@ -70,6 +75,11 @@ def savings(
 
     from layerstore.measure.savings import take_savings
 
+    if memory:
+        if mounted or copies is not None:
+            raise InputError("--memory is of running views: leave out --copies and --mounted")
+        _memory(context, images or (), as_json=as_json)
+        return
     if mounted and copies is not None:
         raise InputError("--mounted counts the containers: leave out --copies")
     number = None if mounted else 1 if copies is None else copies
@@ -79,6 +89,21 @@ def savings(
         write_json(msgspec.to_builtins(taken))
     else:
         _print_savings(taken)
+
+
+def _memory(context: typer.Context, names: Sequence[str], *, as_json: bool) -> None:
+    import msgspec
+
+    from layerstore.measure.memory import memory_table, take_memory
+
+    with settings_of(context).open_store() as store:
+        taken = take_memory(store, {store.resolve(name).image_id for name in names})
+    if as_json:
+        write_json(msgspec.to_builtins(taken))
+    elif taken.images:
+        _print_table(memory_table(taken))
+    else:
+        write_line("no views are running")
 
 
 def _print_savings(taken: Savings) -> None:
