@@ -38,6 +38,15 @@ def mounts_below(target: str) -> list[str]:
     return [point for point, _ in _mount_table() if point.startswith(f"{target}/")]
 
 
+def mount_points_of_ours() -> list[str]:
+    """Return where something of any store's is mounted, in the order of mounting."""
+    return [
+        point
+        for point, rest in _mount_table()
+        if " overlay layerstore " in rest or " fuse.layerstore " in rest
+    ]
+
+
 def is_overlay_of(target: str, upper: str) -> bool:
     """Whether the topmost mount at ``target`` is an overlay whose upper lies in ``upper``."""
     options = [options for point, options in _mount_table() if point == target]

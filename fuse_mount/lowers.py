@@ -146,7 +146,17 @@ def release(store_root: str, directory: str, user: str) -> None:
 
 def release_everywhere(store_root: str, layers: Sequence[DiffId], user: str) -> None:
     """Leave whatever instance of a chain ``user`` joined before it could note which."""
-    base = f"{lowers_directory(store_root)}/{chain_name(layers)}"
+    _release_in(store_root, chain_name(layers), user)
+
+
+def release_anywhere(store_root: str, user: str) -> None:
+    """Leave the instances that ``user`` joined, of whatever layers these are."""
+    for chain in _names(lowers_directory(store_root)):
+        _release_in(store_root, chain, user)
+
+
+def _release_in(store_root: str, chain: str, user: str) -> None:
+    base = f"{lowers_directory(store_root)}/{chain}"
     for instance in _instances(base):
         if os.path.lexists(f"{base}/{instance}/users/{user}"):
             release(store_root, f"{base}/{instance}", user)

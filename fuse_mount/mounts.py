@@ -24,13 +24,14 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import lowers
-from fuse_mount.holders import describe_holders
+from fuse_mount.holders import describe_holders, mount_points_of_ours
 from fuse_mount.kernel_lowers import boot_id
 from fuse_mount.lowers import FUSE, KERNEL
 from fuse_mount.plan import plan_of
 from fuse_mount.records import (
     FORBIDDEN,
     MountRecord,
+    UnreadableRecordError,
     read_record,
     record_path,
     view_id_of,
@@ -325,25 +326,68 @@ def unmount(
         return record
 
 
-def mounts(store_root: str) -> list[ListedMount]:
-    """Return all views of a store, sorted by target, with the state each is in."""
+def mounts(
+    store_root: str, unreadable: list[UnreadableRecordError] | None = None
+) -> list[ListedMount]:
+    """Return all views of a store, sorted by target, with the state each is in.
+
+    Args:
+        store_root: The store.
+        unreadable: Takes the errors of records that cannot be read; without it the first is
+            raised.
+
+    Raises:
+        UnreadableRecordError: A record cannot be read, and nobody takes its error.
+    """
     listed = []
     for view_id in view_ids(store_root):
-        record = read_record(store_root, view_id)
+        try:
+            record = read_record(store_root, view_id)
+        except UnreadableRecordError as err:
+            if unreadable is None:
+                raise
+            unreadable.append(err)
+            continue
         if record is not None:
             state, reason = state_of(record)
             listed.append(ListedMount(record, state, reason))
     return sorted(listed, key=lambda item: item.record.target)
 
 
+def give_up_unreadable(store_root: str, view_id: str, *, lazy: bool = False) -> list[str]:
+    """Take away a view whose record cannot be read, as far as it can be told from others.
+
+    Its mounts are those of ours, in this mount namespace, at a target that has this id.
+    Writable layers of this id stay: nothing says whether somebody still uses them.
+
+    Returns:
+        Paths of these layers.
+
+    Raises:
+        MountError: It is busy; the message names who uses it.
+    """
+    with _view_lock(store_root, view_id):
+        for target in reversed(mount_points_of_ours()):
+            if view_id_of(target) == view_id:
+                _unmount(target, lazy=lazy)
+        lowers.release_anywhere(store_root, view_id)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(record_path(store_root, view_id))
+    try:
+        names = os.listdir(f"{store_root}/uppers")
+    except FileNotFoundError:
+        return []
+    return [f"{store_root}/uppers/{name}" for name in names if name.startswith(f"{view_id}-")]
+
+
 def clean_stale(store_root: str) -> list[MountRecord]:
     """Undo every view that is not whole any more; return their records.
 
     Also removes what killed FUSE servers left. Writable layers of stale views go
-    too: they are those of views that nobody can reach.
+    too: they are those of views that nobody can reach. Records that cannot be read stay.
     """
     cleaned = []
-    for item in mounts(store_root):
+    for item in mounts(store_root, []):
         if item.state != STALE:
             continue
         with _view_lock(store_root, item.record.view_id):
@@ -467,18 +511,22 @@ def _remove_upper(upper: str) -> None:
 
 
 def _unmount_target(record: MountRecord, *, lazy: bool) -> None:
-    if not is_mounted(record):
-        return
+    if is_mounted(record):
+        by_helper = record.kind == "fuse" and os.geteuid() != 0
+        _unmount(record.target, lazy=lazy, by_helper=by_helper)
+
+
+def _unmount(target: str, *, lazy: bool, by_helper: bool = False) -> None:
     try:
-        if record.kind == "fuse" and os.geteuid() != 0:
-            _fusermount(record.target, lazy=lazy)
+        if by_helper:
+            _fusermount(target, lazy=lazy)
         else:
-            syscalls.unmount(record.target, lazy=lazy)
+            syscalls.unmount(target, lazy=lazy)
     except syscalls.MountCallError as err:
         if err.code == errno.EBUSY:
             raise MountError(
-                f"{record.target} is busy: {describe_holders(record.target)}",
-                hint=f"end what uses it, or detach it: layerstore umount --lazy {record.target}",
+                f"{target} is busy: {describe_holders(target)}",
+                hint=f"end what uses it, or detach it: layerstore umount --lazy {target}",
             ) from err
         raise
 

@@ -37,6 +37,21 @@ FORBIDDEN = ("nosuid", "nodev")
 _YEAR_10000_S = 253_402_300_800
 
 
+class UnreadableRecordError(MountError):
+    """A view's record is damaged, or another's.
+
+    Attributes:
+        view_id: Of the view.
+    """
+
+    def __init__(self, view_id: str, reason: str) -> None:
+        super().__init__(
+            f"the record of view {view_id} cannot be read: {reason}",
+            hint=f"give it up: layerstore umount {view_id}",
+        )
+        self.view_id = view_id
+
+
 class MountRecord(NamedTuple):
     """One view, as its record in the store tells it.
 
@@ -107,7 +122,7 @@ def read_record(store_root: str, view_id: str) -> MountRecord | None:
     """Return a view's record, or None when there is none (any more).
 
     Raises:
-        MountError: It cannot be read, or is none; the hint says what to do.
+        UnreadableRecordError: It cannot be read, or is none; the hint says what to do.
     """
     try:
         value = json.loads(read_file(record_path(store_root, view_id), max_bytes=_RECORD_MAX_BYTES))
@@ -115,10 +130,7 @@ def read_record(store_root: str, view_id: str) -> MountRecord | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as err:
-        raise MountError(
-            f"the record of view {view_id} cannot be read: {err}",
-            hint=f"unmount it by hand and remove {record_path(store_root, view_id)}",
-        ) from err
+        raise UnreadableRecordError(view_id, str(err)) from err
 
 
 def _record_of(value: object) -> MountRecord:

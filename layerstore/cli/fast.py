@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from fuse_mount.mounts import ListedMount
     from fuse_mount.plan import ViewPlan
+    from fuse_mount.records import UnreadableRecordError
     from layerstore.linux.idmaps import IdMap
     from layerstore.progress import Progress
     from layerstore.store.catalog import Catalog
@@ -363,7 +364,8 @@ def _mounts(options: argparse.Namespace, root: str) -> int:
     from fuse_mount.mounts import mounts
 
     _require_store(root)
-    listed = mounts(root)
+    unreadable: list[UnreadableRecordError] = []
+    listed = mounts(root, unreadable)
     if options.format == "json":
         write_json([_view_to_json(view) for view in listed])
     elif options.quiet:
@@ -371,6 +373,7 @@ def _mounts(options: argparse.Namespace, root: str) -> int:
             write_line(view.record.target)
     else:
         _print_mounts(listed)
+    tell_all(unreadable)
     return 0
 
 
@@ -415,25 +418,44 @@ def _umount_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _umount(options: argparse.Namespace, root: str) -> int:
-    from fuse_mount.mounts import clean_stale, mounts, unmount
+    from fuse_mount.mounts import clean_stale
 
     if bool(options.target) == options.all:
         raise InputError("give directories to unmount, or --all", hint="layerstore mounts")
     _require_store(root)
-    targets = [view.record.target for view in mounts(root)] if options.all else options.target
     failures: list[LayerstoreError] = []
-    for target in targets:
+    for target in _all_views(root) if options.all else options.target:
         try:
-            record = unmount(root, target, lazy=options.lazy, keep_upper=options.keep_upper)
+            _umount_one(root, target, options)
         except LayerstoreError as err:
             failures.append(err)
-            continue
-        if options.keep_upper and record.upper is not None:
-            write_line(f"{record.upper}/upper")
     if options.all:
         clean_stale(root)
     tell_all(failures)
     return 0
+
+
+def _all_views(root: str) -> list[str]:
+    from fuse_mount.mounts import mounts
+
+    unreadable: list[UnreadableRecordError] = []
+    listed = mounts(root, unreadable)
+    return [*(view.record.target for view in listed), *(err.view_id for err in unreadable)]
+
+
+def _umount_one(root: str, target: str, options: argparse.Namespace) -> None:
+    from fuse_mount.mounts import give_up_unreadable, unmount
+    from fuse_mount.records import UnreadableRecordError
+
+    try:
+        record = unmount(root, target, lazy=options.lazy, keep_upper=options.keep_upper)
+    except UnreadableRecordError as err:
+        write_note(f"note: {err.message}; it is given up")
+        for upper in give_up_unreadable(root, err.view_id, lazy=options.lazy):
+            write_note(f"note: its writable layer stays: {upper}")
+        return
+    if options.keep_upper and record.upper is not None:
+        write_line(f"{record.upper}/upper")
 
 
 # -- shared

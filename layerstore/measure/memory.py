@@ -30,7 +30,7 @@ from layerstore.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from fuse_mount.records import MountRecord
+    from fuse_mount.records import MountRecord, UnreadableRecordError
     from layerstore.store.store import Store
 
 
@@ -89,11 +89,13 @@ def take_memory(store: Store, chosen: Collection[str] = ()) -> Memory:
             hint="run it as root: sudo layerstore savings --memory",
         )
     shown: dict[tuple[str, str], list[MountRecord]] = {}
-    for item in mounts(str(store.root)):
+    unreadable: list[UnreadableRecordError] = []
+    for item in mounts(str(store.root), unreadable):
         record = item.record
         if item.state != STALE and (not chosen or record.image_id in chosen):
             shown.setdefault((record.image_id, record.backend), []).append(record)
     measured = _Measured(store)
+    measured.notes += [f"a view is not counted: {err.message}" for err in unreadable]
     pages = {key: measured.pages_of(records) for key, records in shown.items()}
     images = tuple(
         _image_memory(records, pages[key], [pages[other] for other in pages if other != key])

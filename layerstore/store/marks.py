@@ -310,7 +310,10 @@ def view_roots(paths: StorePaths) -> ViewRoots:
         except FileNotFoundError:
             continue  # unmounted between listing and reading
         except _UNREADABLE as err:
-            unreadable.append(f"view record {path} cannot be read: {err}")
+            unreadable.append(
+                f"view record {path} cannot be read: {err} (layerstore umount "
+                f"{name.removesuffix('.json')} gives it up)"
+            )
             continue
         views.append(ViewRoot(name, image, layers))
     return ViewRoots(tuple(views), tuple(unreadable))

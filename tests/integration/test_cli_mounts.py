@@ -149,3 +149,58 @@ def test_umount_wants_to_know_what(cli, spots):
     assert "give directories to unmount, or --all" in cli.fails(2, "umount")
     assert "give directories to unmount, or --all" in cli.fails(2, "umount", "--all", spots[0])
     assert "no view of this store" in cli.fails(3, "umount", spots[0])
+
+
+@pytest.fixture
+def damaged(cli, spots):
+    """Three views, the record of the second of which is damaged."""
+    for spot in spots:
+        cli.ok("mount", "--rw", "web:1", spot)
+    view_id = views(cli)[str(spots[1])]["view_id"]
+    (cli.store / "views" / f"{view_id}.json").write_text("{")
+    return view_id
+
+
+def test_a_damaged_record_does_not_hide_the_other_views(cli, spots, damaged):
+    listed = cli("mounts", "-q")
+    assert listed.lines == [str(spots[0]), str(spots[2])]
+    assert listed.code == 15
+    assert f"the record of view {damaged} cannot be read" in listed.err
+    assert f"hint: give it up: layerstore umount {damaged}" in listed.err
+    assert [view["target"] for view in cli("mounts", "--json").json()] == listed.lines
+    # gc knows not what that view needs; it says how to go on.
+    assert f"layerstore umount {damaged} gives it up" in cli.fails(10, "gc")
+    cli.ok("umount", spots[0])
+    assert (spots[1] / "etc" / "motd").read_text() == "hello\n"
+
+
+@pytest.mark.parametrize("how", ["by id", "by directory", "all"])
+def test_a_view_with_a_damaged_record_is_given_up(cli, spots, damaged, how):
+    (spots[1] / "mine").write_text("mine")
+    words = {"by id": damaged, "by directory": spots[1], "all": "--all"}
+    result = cli.ok("umount", words[how])
+    assert "is given up" in result.err
+    (upper,) = (cli.store / "uppers").glob(f"{damaged}-*")
+    assert f"note: its writable layer stays: {upper}" in result.err
+    assert (upper / "upper" / "mine").read_text() == "mine"
+    assert os.listdir(spots[1]) == []
+    cli.ok("mounts")
+    cli.ok("gc")
+    cli.ok("umount", "--all")
+    assert [path.name for path in (cli.store / "views").glob("*.json")] == []
+    cli.ok("rm", "web:1")
+
+
+def test_giving_up_says_who_keeps_it_busy(cli, spots, damaged):
+    with (spots[1] / "etc" / "motd").open():
+        message = cli("umount", damaged).err
+        assert "is busy" in message
+        assert str(os.getpid()) in message
+    cli.ok("umount", damaged)
+
+
+def test_an_image_goes_while_a_record_is_damaged(cli, spots, damaged, tmp_path):
+    (tmp_path / "other").mkdir()
+    cli.ok("import", tmp_path / "other", "-t", "other:1")
+    cli.ok("rm", "other:1")
+    cli.fails(4, "rm", "web:1")  # the others show it
