@@ -106,7 +106,7 @@ def place_of(row: tuple[object, ...]) -> ChunkPlace:
     """Return a row of ``PLACE`` after seeing that it makes sense."""
     pack_id, *numbers = row
     whole = isinstance(pack_id, bytes) and len(pack_id) == ID_BYTES
-    if not whole or not all(isinstance(n, int) and n >= 0 for n in numbers):
+    if not whole or set(map(type, numbers)) != {int} or min(numbers) < 0:  # type: ignore[type-var, operator]
         raise CatalogDamagedError("the catalog's place of a chunk makes no sense")
     return ChunkPlace(*row)  # type: ignore[arg-type]
 

@@ -7,7 +7,8 @@ view needs. Making views holds ``locks/objects`` shared, eviction holds it exclu
 ``locks/unpack`` keeps two commands from unpacking the same file twice.
 
 Crash behaviour: files are written below ``tmp/`` under a lease, brought to disk a batch at
-a time by one syncfs(2), and only then given their names. What has a name is whole.
+a time by one syncfs(2), and only then given their names. What has a name is whole. While a
+batch goes to disk the next one is decoded; a failure of either ends both.
 
 Normative: docs/format/store.md, "Objects".
 """
@@ -18,15 +19,16 @@ import contextlib
 import ctypes
 import errno
 import os
+import stat
 import struct
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
 
 from layerstore.digest import ID_BYTES, ObjectId
 from layerstore.errors import FormatError, UnsupportedError
-from layerstore.linux.files import is_shared, make_private_dir, open_private, write_all
+from layerstore.linux.files import directory, is_shared, make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
 from layerstore.store.config import require_writable
@@ -36,6 +38,7 @@ from layerstore.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     from layerstore.digest import ChunkId
     from layerstore.formats.tree import Extent
@@ -47,15 +50,19 @@ if TYPE_CHECKING:
 CONTEXT: Final = "layerstore object 1"
 """Keeps ids of lists of extents apart from ids of chunks. Changing it is a format break."""
 
-BATCH_BYTES: Final = 512 * 1024 * 1024
+BATCH_BYTES: Final = 128 * 1024 * 1024
 BATCH_FILES: Final = 16_384
-"""What one syncfs brings to disk: so much is unpacked again after a crash at most."""
+"""What one syncfs brings to disk. Twice as much is unpacked again after a crash at most."""
 
 WRITERS: Final = 2
 """Threads that unpack: decoding and hashing of one overlap with the system calls of another."""
 
 _RUNS_A_BATCH: Final = 8
 """Parts of a batch that go to the threads: adjoining blocks stay with one thread."""
+
+_FILES_A_DIRECTORY: Final = 64
+"""While they have no names. ext4 looks through a block of a directory for every new name: flat,
+a batch costs a third more in creating and renaming, and the threads wait for each other."""
 
 SIDECAR_MAX_BYTES: Final = 1 << 30
 """Lists of objects are read up to this size: 32 million files."""
@@ -159,53 +166,79 @@ class _Unpacking:
         self._lease = lease
         self._progress = progress
         chunks = {chunk_id for extents in wanted.values() for _, chunk_id in extents if chunk_id}
-        self._places = store.catalog.places(chunks)
+        self._places = store.catalog.places(sorted(chunks))  # neighbours in the index together
         self._mode = 0o660 if is_shared(store.paths.objects) else 0o600
 
     def run(self) -> int:
         """Unpack all; return the bytes written."""
         sizes = {name: _data_bytes(extents) for name, extents in self._wanted.items()}
+        total = sum(sizes.values())
         _require_room(self._store.paths.objects, sizes.values())
-        self._progress.start("unpacking files", sum(sizes.values()))
+        self._progress.start("unpacking files", total)
         try:
-            with ThreadPoolExecutor(WRITERS, "layerstore-unpack") as pool:
-                for number, batch in enumerate(_batches(self._ordered(), sizes)):
-                    self._unpack_batch(pool, batch, number)
+            with (
+                ThreadPoolExecutor(WRITERS, "layerstore-unpack") as writers,
+                ThreadPoolExecutor(1, "layerstore-publish") as publisher,
+            ):
+                self._unpack_all(writers, publisher, _batches(self._ordered(), sizes))
         finally:
             self._progress.finish()
-        return sum(sizes.values())
+        return total
 
     def _ordered(self) -> list[ObjectId]:
         return sorted(self._wanted, key=lambda name: _position(self._wanted[name], self._places))
 
-    def _unpack_batch(
-        self, pool: ThreadPoolExecutor, batch: Sequence[ObjectId], number: int
+    def _unpack_all(
+        self,
+        writers: ThreadPoolExecutor,
+        publisher: ThreadPoolExecutor,
+        batches: Iterable[Sequence[ObjectId]],
     ) -> None:
-        staging = self._store.paths.temporary(self._lease.lease_id, f"objects-{number}")
+        before: Future[None] | None = None
+        for number, batch in enumerate(batches):
+            staging = self._store.paths.temporary(self._lease.lease_id, f"objects-{number}")
+            try:
+                self._write_batch(writers, batch, staging)
+                if before is not None:
+                    before.result()
+            except BaseException:
+                _discard(staging)
+                raise
+            before = publisher.submit(self._publish, batch, staging)
+        if before is not None:
+            before.result()
+
+    def _write_batch(
+        self, writers: ThreadPoolExecutor, batch: Sequence[ObjectId], staging: str
+    ) -> None:
         with storage_errors("unpack files"):
             make_private_dir(staging, durable=False)
-        try:
-            step = -(-len(batch) // _RUNS_A_BATCH)
-            runs = [batch[at : at + step] for at in range(0, len(batch), step)]
-            for written in pool.map(lambda run: self._unpack_run(run, staging), runs):
-                self._progress.advance(written)
-            with storage_errors("bring unpacked files to disk"):
-                _sync_file_system(staging)
-                self._publish(batch, staging)
-        finally:
-            with contextlib.suppress(OSError):  # gc removes it after us
-                remove_tree(staging)
+            for number in range(0, len(batch), _FILES_A_DIRECTORY):
+                make_private_dir(f"{staging}/{os.path.dirname(_staged(number))}", durable=False)
+        step = -(-len(batch) // _RUNS_A_BATCH)
+        step += -step % _FILES_A_DIRECTORY  # no two threads work in one directory
+        starts = range(0, len(batch), step)
+        with directory(staging) as place:
+            # Runs that were begun end before the directory is closed, whatever fails.
+            runs = [
+                writers.submit(self._write_run, batch[at : at + step], at, place) for at in starts
+            ]
+            try:
+                for run in runs:
+                    self._progress.advance(run.result())
+            finally:
+                wait([run for run in runs if not run.cancel()])
 
-    def _unpack_run(self, run: Sequence[ObjectId], staging: str) -> int:
+    def _write_run(self, run: Sequence[ObjectId], start: int, place: int) -> int:
         written = 0
-        for name in run:
-            with storage_errors("unpack files"):
-                written += self._unpack_one(f"{staging}/{name.hex()}", self._wanted[name])
+        with storage_errors("unpack files"):
+            for number, name in enumerate(run, start):
+                written += self._write_one(_staged(number), place, self._wanted[name])
         return written
 
-    def _unpack_one(self, path: str, extents: Extents) -> int:
+    def _write_one(self, name: str, place: int, extents: Extents) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, self._mode)
+        fd = os.open(name, flags, self._mode, dir_fd=place)
         try:
             written = 0
             for length, chunk_id in extents:
@@ -221,25 +254,55 @@ class _Unpacking:
                 written += length
             if extents[-1][1] is None:
                 os.ftruncate(fd, sum(length for length, _ in extents))
-            # Whatever the umask is; only the owner could open it otherwise.
-            os.fchmod(fd, self._mode)
+            # The umask may have taken from it. Asking costs a tenth of setting it.
+            if stat.S_IMODE(os.fstat(fd).st_mode) != self._mode:
+                os.fchmod(fd, self._mode)
             return written
         finally:
             os.close(fd)
 
-    def _chunk(self, chunk_id: ChunkId) -> bytes:
+    def _chunk(self, chunk_id: ChunkId) -> bytes | memoryview:
         place = self._places.get(chunk_id)
         if place is not None and not place.depth:
             with contextlib.suppress(FileNotFoundError, CorruptPackError):
-                return self._store.reader.chunk(chunk_id, place)
-        # A difference; or gc moved it or repair healed it after we asked where it is.
+                block = self._store.reader.block(
+                    place.pack_id, place.block_offset, place.stored_length, place.raw_length
+                )
+                data = memoryview(block)[place.offset : place.offset + place.length]
+                if blake3(data).digest() == chunk_id:
+                    return data
+        # A difference; or damaged; or gc moved it or repair healed it after we asked where it is.
         return self._store.read_chunk(chunk_id)
 
     def _publish(self, batch: Sequence[ObjectId], staging: str) -> None:
-        for prefix in {name[:1].hex() for name in batch}:
-            make_private_dir(f"{self._store.paths.objects}/{prefix}", durable=False)
-        for name in batch:
-            os.rename(f"{staging}/{name.hex()}", self._store.paths.object(name))
+        """Bring a batch to disk, and then give its files their names."""
+        objects = self._store.paths.objects
+        try:
+            with storage_errors("bring unpacked files to disk"):
+                sync_file_system(staging)
+                for prefix in {name[:1].hex() for name in batch}:
+                    make_private_dir(f"{objects}/{prefix}", durable=False)
+                with directory(staging) as source, directory(objects) as tier:
+                    for number, name in enumerate(batch):
+                        target = name.hex()
+                        os.rename(
+                            _staged(number),
+                            f"{target[:2]}/{target}",
+                            src_dir_fd=source,
+                            dst_dir_fd=tier,
+                        )
+        finally:
+            _discard(staging)
+
+
+def _staged(number: int) -> str:
+    """Return the name that a file of a batch has below its staging directory."""
+    return f"{number // _FILES_A_DIRECTORY:x}/{number:x}"
+
+
+def _discard(staging: str) -> None:
+    with contextlib.suppress(OSError):  # gc removes it after us
+        remove_tree(staging)
 
 
 def _require_room(directory: str, sizes: Collection[int]) -> None:
@@ -277,13 +340,13 @@ def _data_bytes(extents: Extents) -> int:
     return sum(length for length, chunk_id in extents if chunk_id is not None)
 
 
-def _position(extents: Extents, places: Mapping[ChunkId, ChunkPlace]) -> tuple[bytes, int, int]:
+def _position(extents: Extents, places: Mapping[ChunkId, ChunkPlace]) -> tuple[int, int, int]:
     """Return where content begins, so that what lies in one block is unpacked together."""
     for _, chunk_id in extents:
         if chunk_id is not None and chunk_id in places:
             place = places[chunk_id]
-            return place.pack_id, place.block_offset, place.offset
-    return b"", 0, 0
+            return place.pack, place.block, place.offset
+    return 0, 0, 0
 
 
 def _batches(
@@ -301,7 +364,7 @@ def _batches(
         yield batch
 
 
-def _sync_file_system(directory: str) -> None:
+def sync_file_system(directory: str) -> None:
     """Bring everything that was written to a file system to disk, in one call.
 
     Source: syncfs(2); since Linux 5.8 it reports what could not be written.

@@ -114,9 +114,9 @@ class TestUnpacking:
     ) -> None:
         monkeypatch.setattr(objects, "BATCH_FILES", 3)
         synced = []
-        real = objects._sync_file_system
+        real = objects.sync_file_system
         monkeypatch.setattr(
-            objects, "_sync_file_system", lambda path: (synced.append(path), real(path))
+            objects, "sync_file_system", lambda path: (synced.append(path), real(path))
         )
         prepare(store, image)
         wanted = kernel_tree(load_root(store, image.layers)).objects
@@ -170,10 +170,41 @@ class TestUnpacking:
         def fail(path: str) -> None:
             raise OSError(5, "Input/output error", path)
 
-        monkeypatch.setattr(objects, "_sync_file_system", fail)
+        monkeypatch.setattr(objects, "sync_file_system", fail)
         with pytest.raises(Exception, match="bring unpacked files to disk"):
             prepare(store, image)
         assert present_objects(store.paths) == set()
+
+    def test_a_failure_ends_the_batch_that_is_under_way(
+        self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Batches that were on disk before keep their names, and nothing else is left."""
+        monkeypatch.setattr(objects, "BATCH_FILES", 10)
+        synced = []
+
+        def fail_third(path: str) -> None:
+            synced.append(path)
+            if len(synced) == 3:
+                raise OSError(28, "No space left on device", path)
+
+        monkeypatch.setattr(objects, "sync_file_system", fail_third)
+        with pytest.raises(StoreFullError, match="bring unpacked files to disk"):
+            prepare(store, image)
+        assert len(present_objects(store.paths)) == 20
+        assert os.listdir(store.paths.tmp) == []
+        assert check(store, read_data=True).ok
+
+    @pytest.mark.parametrize("umask", [0o077, 0o222, 0])
+    def test_modes_do_not_depend_on_the_umask(
+        self, store: Store, image: ImageRecord, umask: int
+    ) -> None:
+        before = os.umask(umask)
+        try:
+            prepare(store, image)
+        finally:
+            os.umask(before)
+        modes = {os.stat(path).st_mode for _, path in objects.object_files(store.paths)}
+        assert modes == {stat.S_IFREG | 0o600}
 
     @pytest.mark.root
     @pytest.mark.skipif(os.geteuid() != 0, reason="giving files to a group needs root")
