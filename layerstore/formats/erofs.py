@@ -6,8 +6,11 @@ overlay mount fills the hole: each file carries the overlay attributes that redi
 to a file of a data-only lower layer (overlayfs.rst, "Data-only lower layers"). Different
 images that name the same data file share its page cache.
 
-Only what this use needs is written: uncompressed, 4 KiB blocks, extended inodes, chunk-based
-holes, attributes inline or shared. Normative: docs/format/erofs.md. Source: Linux,
+Images of packs (:mod:`layerstore.formats.erofs_packs`) are written here, too: their files are
+compressed, and what they are compressed into lies on a second device, a pack.
+
+Only what these uses need is written: 4 KiB blocks, extended inodes, chunk-based holes or maps of
+compressed files, attributes inline or shared. Normative: docs/format/erofs.md. Source: Linux,
 fs/erofs/erofs_fs.h, and Documentation/filesystems/erofs.rst.
 """
 
@@ -47,14 +50,28 @@ _COMPAT_XATTR_FILTER: Final = 0x4
 _FILTER_SEED: Final = 0x25BBE08F
 _FILTER_BITS: Final = 32
 _INCOMPAT_CHUNKED_FILE: Final = 0x4
+_INCOMPAT_BACKED: Final = 0x1 | 0x2 | 0x8 | 0x20 | 0x80
+"""Zero padding, compression configurations, device table, fragments, 48-bit layout."""
+
 _EXTENDED: Final = 1
-_FLAT_PLAIN, _FLAT_INLINE, _CHUNK_BASED = 0 << 1, 2 << 1, 4 << 1
+_FLAT_PLAIN, _COMPRESSED, _FLAT_INLINE, _CHUNK_BASED = 0 << 1, 1 << 1, 2 << 1, 4 << 1
 _CHUNK_BITS_MAX: Final = 31
 _SHARED_MAX: Final = 0xFF
 _XATTR_BODY_MAX_BYTES: Final = _XATTR_HEADER.size + 4 * 0xFFFE
 _U32: Final = 0xFFFF_FFFF
 _U64_MAX: Final = (1 << 64) - 1
-_FIRST_SLOT: Final = (SUPER_OFFSET + 128) // _SLOT_BYTES
+_SUPER_END: Final = SUPER_OFFSET + 128
+
+ZSTD: Final = 3
+"""The number of an algorithm in EROFS."""
+
+DEVICE_BLOCK: Final = 1 << 20
+"""Where the second device begins among the blocks of both: images are smaller than 4 GiB."""
+
+_ZSTD_CONFIG = struct.Struct("<HBB4x")
+_ZSTD_WINDOW_LOG: Final = 20
+_DEVICE = struct.Struct("<64sIIIH50x")
+_DEVICE_OFFSET: Final = 10 * _DEVICE.size
 
 _FILE_TYPES: Final = {
     stat.S_IFREG: 1,
@@ -83,13 +100,16 @@ class Inode(NamedTuple):
         mode: With the file type, as in ``st_mode``.
         mtime_ns: Nanoseconds since the epoch, 0 or later.
         nlink: Names it has; for directories as stat(2) counts them.
-        size: Bytes of a regular file, whose content is a hole; ignored for others.
+        size: Bytes of a regular file, whose content is a hole unless it has a map; ignored for
+            others.
         rdev: Device number of a character or block device, as in ``st_rdev``.
         target: Of a symlink.
         xattrs: Name and value pairs.
         children: Of a directory: name and index of the inode, sorted by name, without ``.``
             and ``..``.
         parent: Of a directory: index of the directory above, of the root its own.
+        map: Of a compressed file: what follows its inode and says where its content lies. It
+            has no attributes then.
     """
 
     mode: int
@@ -103,6 +123,19 @@ class Inode(NamedTuple):
     xattrs: Xattrs = ()
     children: Sequence[tuple[bytes, int]] = ()
     parent: int = 0
+    map: bytes = b""
+
+
+class Backing(NamedTuple):
+    """Where the content of compressed files comes from.
+
+    Attributes:
+        packed: Index of the inode that has the content of all others end to end.
+        blocks: Blocks of the second device.
+    """
+
+    packed: int
+    blocks: int
 
 
 class _Place(NamedTuple):
@@ -119,7 +152,13 @@ class _Place(NamedTuple):
     layout: int
 
 
-def write_image(inodes: Sequence[Inode], out: BinaryIO, *, uuid: bytes = bytes(16)) -> int:
+def write_image(
+    inodes: Sequence[Inode],
+    out: BinaryIO,
+    *,
+    uuid: bytes = bytes(16),
+    backing: Backing | None = None,
+) -> int:
     """Write an image of inodes, the first of which is the root; return its size in bytes.
 
     Equal inodes give equal images.
@@ -128,6 +167,7 @@ def write_image(inodes: Sequence[Inode], out: BinaryIO, *, uuid: bytes = bytes(1
         inodes: All inodes; directories name theirs by index into this sequence.
         out: Where to write.
         uuid: 16 bytes that name the image.
+        backing: Of an image with compressed files.
 
     Raises:
         FormatError: EROFS has no place for an attribute: its value takes 65,536 bytes, it is
@@ -136,14 +176,21 @@ def write_image(inodes: Sequence[Inode], out: BinaryIO, *, uuid: bytes = bytes(1
     xattrs = _Xattrs(inodes)
     bodies = [xattrs.encoded(inode.xattrs) for inode in inodes]
     sizes = [_data_bytes(inodes, index) for index in range(len(inodes))]
-    layout = _Layout(inodes, [_INODE.size + len(body) for body in bodies], sizes)
+    heads = [_INODE.size + len(body) for body in bodies]
+    start = _SUPER_END if backing is None else _DEVICE_OFFSET + _DEVICE.size
+    layout = _Layout(inodes, heads, sizes, start)
     image = bytearray(layout.end_block(len(xattrs.table)) * BLOCK_BYTES)
     writer = _Writer(image, inodes, layout.places, layout.first_block(len(xattrs.table)))
     for index, (body, size) in enumerate(zip(bodies, sizes, strict=True)):
         writer.put(index, body, size)
     at = layout.shared_block * BLOCK_BYTES
     image[at : at + len(xattrs.table)] = xattrs.table
-    _put_super(image, len(inodes), layout.places[0].nid, layout.shared_block, uuid)
+    fields = _super_fields(image, layout, len(inodes), uuid, backing)
+    if backing is not None:
+        _put_backing(image, backing)
+    _SUPER.pack_into(image, SUPER_OFFSET, MAGIC, 0, *fields)
+    checksum = _crc32c(bytes(image[SUPER_OFFSET:BLOCK_BYTES]))
+    _SUPER.pack_into(image, SUPER_OFFSET, MAGIC, checksum, *fields)
     out.write(image)
     return len(image)
 
@@ -276,18 +323,23 @@ def _name_blocks(inodes: Sequence[Inode], index: int) -> list[list[tuple[bytes, 
 class _Layout:
     """Where everything lies: inodes with what fits behind them, the shared table, whole blocks."""
 
-    def __init__(self, inodes: Sequence[Inode], heads: Sequence[int], sizes: Sequence[int]) -> None:
+    def __init__(
+        self, inodes: Sequence[Inode], heads: Sequence[int], sizes: Sequence[int], start: int
+    ) -> None:
         """Place inodes in their order.
 
         Args:
             inodes: All of them.
             heads: Bytes of each inode with its attributes.
             sizes: Bytes of its data.
+            start: Where the first may lie.
         """
-        self._at = _FIRST_SLOT * _SLOT_BYTES
+        self._at = start
         self._blocks = 0
         self.places = [
             self._place(stat.S_IFMT(inode.mode), head, size)
+            if not inode.map
+            else self._take(head + len(inode.map), 0, _COMPRESSED)
             for inode, head, size in zip(inodes, heads, sizes, strict=True)
         ]
         self.shared_block = -(-self._at // BLOCK_BYTES)
@@ -358,6 +410,8 @@ class _Writer:
         if place.layout == _CHUNK_BASED:
             hole = _HOLE * _chunks(size)
             self._image[at : at + len(hole)] = hole
+        elif place.layout == _COMPRESSED:
+            self._image[at : at + len(inode.map)] = inode.map
         elif kind in (stat.S_IFDIR, stat.S_IFLNK):
             self._put_data(index, kind, place, at)
 
@@ -367,6 +421,8 @@ class _Writer:
             return _encoded_device(inode.rdev)
         if place.layout == _CHUNK_BASED:
             return _chunk_bits(size)
+        if place.layout == _COMPRESSED:  # st_blocks: as many as a plain file would have
+            return min(-(-size // BLOCK_BYTES), _U32)
         return self._first_block + place.block
 
     def _put_data(self, index: int, kind: int, place: _Place, behind: int) -> None:
@@ -403,15 +459,30 @@ def _encoded_device(rdev: int) -> int:
     return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
 
 
-def _put_super(image: bytearray, inodes: int, root: int, shared_block: int, uuid: bytes) -> None:
-    fields = (
-        _COMPAT_CHECKSUM | _COMPAT_MTIME | _COMPAT_XATTR_FILTER, 12, 0, root, inodes, 0, 0,
-        len(image) // BLOCK_BYTES, 0, shared_block, uuid, b"", _INCOMPAT_CHUNKED_FILE,
-        0, 0, 0, 0, 0, 0, 0, 0, b"",
+def _super_fields(
+    image: bytearray, layout: _Layout, inodes: int, uuid: bytes, backing: Backing | None
+) -> tuple[object, ...]:
+    """Return the fields of a superblock behind its checksum."""
+    root, blocks = layout.places[0].nid, len(image) // BLOCK_BYTES
+    compat = _COMPAT_CHECKSUM | _COMPAT_MTIME | _COMPAT_XATTR_FILTER
+    if backing is None:
+        return (
+            compat, 12, 0, root, inodes, 0, 0, blocks, 0, layout.shared_block, uuid, b"",
+            _INCOMPAT_CHUNKED_FILE, 0, 0, 0, 0, 0, 0, 0, 0, b"",
+        )  # fmt: skip
+    packed = layout.places[backing.packed].nid
+    return (
+        compat, 12, 0, 0, inodes, 0, 0, blocks, 0, layout.shared_block, uuid, b"",
+        _INCOMPAT_BACKED, 1 << ZSTD, 1, _DEVICE_OFFSET // _DEVICE.size, 0, 0, 0, packed, 0,
+        struct.pack("<3xIQ", 0, root),
     )  # fmt: skip
-    _SUPER.pack_into(image, SUPER_OFFSET, MAGIC, 0, *fields)
-    checksum = _crc32c(bytes(image[SUPER_OFFSET:BLOCK_BYTES]))
-    _SUPER.pack_into(image, SUPER_OFFSET, MAGIC, checksum, *fields)
+
+
+def _put_backing(image: bytearray, backing: Backing) -> None:
+    """Write how content is compressed, and on what device it lies."""
+    config = _ZSTD_CONFIG.size - 2, 0, _ZSTD_WINDOW_LOG - 10
+    _ZSTD_CONFIG.pack_into(image, _SUPER_END, *config)
+    _DEVICE.pack_into(image, _DEVICE_OFFSET, b"", backing.blocks, DEVICE_BLOCK, 0, 0)
 
 
 def _crc32c(data: bytes) -> int:

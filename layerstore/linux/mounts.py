@@ -351,29 +351,60 @@ def create_tmpfs() -> int:
     return detached
 
 
-def mount_erofs(image: int, target: str, flags: int = MS_RDONLY) -> None:
+def mount_erofs(
+    image: int, target: str, flags: int = MS_RDONLY, *, devices: tuple[int, ...] = ()
+) -> None:
     """Mount the EROFS image in an open file, without a loop device.
 
-    The descriptor is what is mounted: whoever has verified its content mounts just that.
+    The descriptors are what is mounted: whoever has verified their content mounts just that.
+
+    Args:
+        image: The image.
+        target: An existing directory.
+        flags: As for :func:`mount_overlay`.
+        devices: As for :func:`create_erofs`.
 
     Raises:
-        UnsupportedError: The kernel has no EROFS, or only on block devices.
+        UnsupportedError: The kernel has no EROFS, or cannot do what the image asks for.
         MountCallError: It refused for another reason.
     """
-    what = f"could not mount an EROFS image at {target}"
-    try:
-        detached = _create("erofs", [("source", f"/proc/self/fd/{image}")], what, flags)
-    except MountCallError as err:
-        reason = _EROFS_REFUSALS.get(err.code)
-        if reason is None:
-            raise
-        raise UnsupportedError(f"{what}: {reason}", hint=_EROFS_HINTS.get(err.code)) from err
-    if detached is None:
-        raise UnsupportedError(f"{what}: the kernel has no fsopen(2)", hint="use Linux 6.12")
+    detached = create_erofs(image, flags, devices=devices, at=f" at {target}")
     try:
         attach(detached, target)
     finally:
         os.close(detached)
+
+
+def create_erofs(
+    image: int, flags: int = MS_RDONLY, *, devices: tuple[int, ...] = (), at: str = ""
+) -> int:
+    """Make a mount of an EROFS image that is nowhere yet; return its descriptor, a directory's.
+
+    Args:
+        image: The image, an open file.
+        flags: As for :func:`mount_overlay`.
+        devices: Open files that hold content of the image, in the order of its device table.
+        at: For messages: where it is to be mounted.
+
+    Raises:
+        UnsupportedError: The kernel has no EROFS, or cannot do what the image asks for.
+        MountCallError: It refused for another reason.
+    """
+    what = f"could not mount an EROFS image{at}"
+    settings: list[tuple[str, str | None]] = [("source", f"/proc/self/fd/{image}")]
+    settings += [("device", f"/proc/self/fd/{device}") for device in devices]
+    try:
+        detached = _create("erofs", settings, what, flags)
+    except MountCallError as err:
+        reason, hint = _EROFS_REFUSALS.get(err.code, ("", None))
+        if devices and err.code in _DEVICE_REFUSALS:
+            reason, hint = _NO_PACKS
+        if not reason:
+            raise
+        raise UnsupportedError(f"{what}: {reason}", hint=hint) from err
+    if detached is None:
+        raise UnsupportedError(f"{what}: the kernel has no fsopen(2)", hint="use Linux 6.12")
+    return detached
 
 
 def attach(detached: int, target: str) -> None:
@@ -401,16 +432,21 @@ def _attributes_of(flags: int) -> int:
 
 _BY_CONTEXT_ONLY = {"source", "lowerdir+", "datadir+"}
 _EROFS_REFUSALS = {
-    errno.ENODEV: "the kernel has no EROFS",
-    errno.ENOTBLK: "the kernel mounts EROFS from block devices only, or the store lies on "
-    "a file system that cannot back it",
-    errno.EPERM: "not permitted here",
+    errno.ENODEV: ("the kernel has no EROFS", "load the kernel module: modprobe erofs"),
+    errno.ENOTBLK: (
+        (
+            "the kernel mounts EROFS from block devices only, or the store lies on a file "
+            "system that cannot back it"
+        ),
+        "use Linux 6.12 or newer, and a store that does not lie on an overlay",
+    ),
+    errno.EPERM: ("not permitted here", "run as root outside of user namespaces"),
 }
-_EROFS_HINTS = {
-    errno.ENODEV: "load the kernel module: modprobe erofs",
-    errno.ENOTBLK: "use Linux 6.12 or newer, and a store that does not lie on an overlay",
-    errno.EPERM: "run as root outside of user namespaces",
-}
+_DEVICE_REFUSALS = {errno.EINVAL, errno.EOPNOTSUPP}
+_NO_PACKS = (
+    "the kernel's EROFS cannot map zstd frames where they lie",
+    "use Linux 6.15 or newer with CONFIG_EROFS_FS_ZIP_ZSTD",
+)
 
 
 def _overlay_settings(overlay: Overlay, paths: _SafePaths) -> list[tuple[str, str | None]]:
