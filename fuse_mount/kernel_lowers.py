@@ -1,10 +1,14 @@
-"""Whole images mounted by the kernel: an EROFS of metadata, and an overlay to shared objects.
+"""Whole images mounted by the kernel: an EROFS of metadata, and an overlay to shared content.
 
 An instance (see :mod:`fuse_mount.lowers`) has two mounts and no process:
 
     meta/        the chain's metadata image, EROFS
     root/        overlay, read-only: meta over the store's object tier
     kernel.json  in which boot and mount namespace they were made
+    objects      over packs: the list of objects that it needs of the tier
+
+An instance over packs has content where it lies, from mounts of packs
+(:mod:`fuse_mount.pack_mounts`), and only what those cannot give from the tier.
 
 Writable views are overlays over meta and the objects too, not over root, where the kernel
 allows that with metacopy off; before Linux 6.16 they lie over root. An instance lives as
@@ -17,9 +21,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING
 
-from layerstore.errors import UnsupportedError
+from layerstore.errors import MountError, UnsupportedError
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, read_file
 from layerstore.linux.namespaces import (
@@ -42,7 +47,9 @@ WRITABLE_OPTIONS = (*PLAIN_OPTIONS, "xino=on")
 Without xino a view of two file systems has files of another device than its directories
 are, which programs take for a mount (tar --one-file-system leaves such files out)."""
 
-_STATE_MAX_BYTES = 64 * 1024
+_FLAGS = mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV
+_STATE_MAX_BYTES = 256 * 1024
+_PACK_MOUNT = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}/[0-9a-f]{12}")
 
 
 def start(
@@ -55,7 +62,6 @@ def start(
         LayerstoreError: Whatever making it meets in the store.
     """
     from layerstore.image.metadata_image import prepare_view
-    from layerstore.linux.data_layers import follows_without_metacopy
     from layerstore.progress import Silent
     from layerstore.store.objects import kept_objects
     from layerstore.store.store import Store
@@ -64,17 +70,91 @@ def start(
     with Store.open(store_root) as store, kept_objects(store.paths):
         image = prepare_view(store, layers, progress or Silent())
         try:
-            complete = follows_without_metacopy(PLAIN_OPTIONS)
-            state = _new_state(complete=complete)
-            _write_state(directory, state)
-            make_private_dir(f"{directory}/meta", durable=False)
-            flags = mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV
-            mounts.mount_erofs(image, f"{directory}/meta", flags)
+            state = _mount_metadata(directory, image, ())
         finally:
             os.close(image)
-        mounts.mount_overlay(readable(store_root, directory), f"{directory}/root", flags)
-        device = mounts.identify(f"{directory}/root").device
-        _write_state(directory, {**state, "device": device})
+        _mount_root(store_root, directory, state)
+
+
+def start_in_place(
+    store_root: str, directory: str, layers: Sequence[DiffId], progress: Progress | None
+) -> None:
+    """Make what an instance over packs needs and mount it; see :func:`start`.
+
+    Raises:
+        UnsupportedError: Not permitted here, the kernel cannot show the image, or cannot read
+            packs.
+        LayerstoreError: Whatever making it meets in the store.
+    """
+    from fuse_mount import pack_mounts
+    from layerstore.image.metadata_image import prepare_view_in_place
+    from layerstore.progress import Silent
+    from layerstore.store.mountable import replace_private
+    from layerstore.store.objects import kept_objects
+    from layerstore.store.pack_trial import pack_problem
+    from layerstore.store.store import Store
+
+    _require_privileges()
+    with (
+        Store.open(store_root) as store,
+        kept_objects(store.paths),
+        pack_mounts.lock(store_root),
+    ):
+        problem = pack_problem(store.paths.tmp)
+        if problem is not None:
+            raise UnsupportedError(
+                f"the kernel does not read packs in place: {problem}",
+                hint="layerstore doctor says what it needs; or mount with --backend kernel",
+            )
+        view = prepare_view_in_place(store, layers, progress or Silent())
+        try:
+            _write_state(directory, {**_new_state(complete=False), "packs": []})
+            replace_private(f"{directory}/objects", view.unpacked)
+            user = f"lower-{os.path.basename(directory)}"
+            roots = [pack_mounts.acquire(store_root, pack, user) for pack in view.packs]
+            base = f"{pack_mounts.packs_directory(store_root)}/"
+            packs = tuple(os.path.dirname(root).removeprefix(base) for root in roots)
+            state = _mount_metadata(directory, view.image, packs)
+        finally:
+            view.close()
+        _mount_root(store_root, directory, state)
+
+
+def _mount_metadata(directory: str, image: int, packs: tuple[str, ...]) -> dict[str, object]:
+    """Mount the metadata of an instance; return its state, which is noted before."""
+    from layerstore.linux.data_layers import follows_without_metacopy
+
+    complete = follows_without_metacopy(PLAIN_OPTIONS)
+    state = {**_new_state(complete=complete), **({"packs": list(packs)} if packs else {})}
+    _write_state(directory, state)
+    make_private_dir(f"{directory}/meta", durable=False)
+    mounts.mount_erofs(image, f"{directory}/meta", _FLAGS)
+    return state
+
+
+def _mount_root(store_root: str, directory: str, state: dict[str, object]) -> None:
+    mounts.mount_overlay(readable(store_root, directory), f"{directory}/root", _FLAGS)
+    device = mounts.identify(f"{directory}/root").device
+    _write_state(directory, {**state, "device": device})
+
+
+def note_mounting(directory: str) -> None:
+    """Note that something is about to be mounted at ``root`` in a directory."""
+    _write_state(directory, _new_state(complete=False))
+
+
+def note_mounted(directory: str) -> None:
+    """Note what is mounted at ``root`` in a directory, for :func:`is_visible` to know it."""
+    device = mounts.identify(f"{directory}/root").device
+    _write_state(directory, {**_new_state(complete=False), "device": device})
+
+
+def let_go(store_root: str, directory: str) -> None:
+    """Leave the mounts that a dead instance shares with others."""
+    if "packs" in _read_state(directory):
+        from fuse_mount import pack_mounts
+
+        pack_mounts.release(store_root, f"lower-{os.path.basename(directory)}")
 
 
 def readable(store_root: str, directory: str) -> mounts.Overlay:
@@ -86,9 +166,8 @@ def readable(store_root: str, directory: str) -> mounts.Overlay:
     """
     from layerstore.linux.data_layers import FOLLOWING
 
-    return mounts.Overlay(
-        (f"{directory}/meta",), options=FOLLOWING, data=(f"{store_root}/objects",)
-    )
+    data = _data(store_root, directory)
+    return mounts.Overlay((f"{directory}/meta",), options=FOLLOWING, data=data)
 
 
 def writable(store_root: str, directory: str, upper: str) -> mounts.Overlay:
@@ -101,9 +180,30 @@ def writable(store_root: str, directory: str, upper: str) -> mounts.Overlay:
     """
     above = (f"{upper}/upper", f"{upper}/work")
     if _read_state(directory).get("complete"):
-        objects = f"{store_root}/objects"
-        return mounts.Overlay((f"{directory}/meta",), *above, WRITABLE_OPTIONS, (objects,))
+        data = _data(store_root, directory)
+        return mounts.Overlay((f"{directory}/meta",), *above, WRITABLE_OPTIONS, data)
     return mounts.Overlay((f"{directory}/root",), *above, WRITABLE_OPTIONS)
+
+
+def packs_of(directory: str) -> list[str]:
+    """Return the mounts of packs that an instance reads: names below ``views/pack-mounts``.
+
+    Raises:
+        MountError: Its state is damaged.
+    """
+    packs = _read_state(directory).get("packs", [])
+    if not isinstance(packs, list) or not all(_PACK_MOUNT.fullmatch(str(name)) for name in packs):
+        raise MountError(
+            f"the state of {directory} names no mounts of packs",
+            hint="unmount its views and mount them again",
+        )
+    return packs
+
+
+def _data(store_root: str, directory: str) -> tuple[str, ...]:
+    """Return where the content of an instance lies: mounts of packs, and the object tier."""
+    roots = (f"{store_root}/views/pack-mounts/{name}/root" for name in packs_of(directory))
+    return (*roots, f"{store_root}/objects")
 
 
 def is_visible(directory: str) -> bool:

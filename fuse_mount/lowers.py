@@ -6,6 +6,7 @@ is known about it lies in the store:
 
     views/lowers/CHAIN/current        symlink: the FUSE instance new users join
     views/lowers/CHAIN/current-kernel the same for instances of the kernel's
+    views/lowers/CHAIN/current-kernel-packs and for those that read packs in place
     views/lowers/CHAIN/INSTANCE/      one instance's life
         root/                         where the tree is mounted
         alive                         FUSE: flocked by the server as long as it lives
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 FUSE = "fuse"
 KERNEL = "kernel"
+KERNEL_PACKS = "kernel-packs"
+KERNELS = (KERNEL, KERNEL_PACKS)
+"""Backends without a process: of unpacked files, and of packs mounted in place."""
 
 LOCK_BUCKETS_HEX = 2
 """Chains and targets share 256 lock files each, so that lock files need never be removed."""
@@ -60,7 +64,7 @@ READ_AHEAD_KIB = 1024
 """As far as the largest chunk, so that a sequential reader has several requests under way."""
 
 _CHAIN_HEX = 32
-_CURRENT = {FUSE: "current", KERNEL: "current-kernel"}
+_CURRENT = {FUSE: "current", **{backend: f"current-{backend}" for backend in KERNELS}}
 _LOG_TAIL_BYTES = 2000
 
 
@@ -112,7 +116,7 @@ def acquire(
         store_root: An existing store.
         layers: Diff ids, lowest first.
         user: The id of a view, whose record is there; give it to :func:`release`.
-        backend: ``fuse`` or ``kernel``; only an instance of the same is joined.
+        backend: ``fuse``, ``kernel`` or ``kernel-packs``; only an instance of the same is joined.
         progress: Told about files that are unpacked for the kernel.
 
     Raises:
@@ -123,8 +127,8 @@ def acquire(
     chain = chain_name(layers)
     with _chain_lock(store_root, chain):
         lower = _running(store_root, chain, backend)
-        if lower is None and backend == KERNEL:
-            return _start_kernel(store_root, chain, layers, user, progress)
+        if lower is None and backend in KERNELS:
+            return _start_kernel(store_root, chain, layers, user, backend, progress)
         if lower is None:
             return _start(store_root, chain, layers, user)
         _add_user(lower.directory, user)
@@ -191,6 +195,10 @@ def clean_unused(store_root: str) -> list[str]:
                 cleaned.append(directory)
             with contextlib.suppress(OSError):
                 os.rmdir(base)
+    if os.path.isdir(f"{store_root}/views/pack-mounts"):
+        from fuse_mount import pack_mounts
+
+        pack_mounts.clean_unused(store_root)
     return cleaned
 
 
@@ -231,7 +239,7 @@ def _running(store_root: str, chain: str, backend: str) -> Lower | None:
     except OSError:
         return None
     lower = Lower(directory, f"{directory}/root")
-    if backend == KERNEL:
+    if backend in KERNELS:
         return lower if kernel_lowers.is_visible(directory) else None
     if not is_held(lower.alive):
         return None
@@ -288,15 +296,17 @@ def _start_kernel(
     chain: str,
     layers: Sequence[DiffId],
     user: str,
+    backend: str,
     progress: Progress | None,
 ) -> Lower:
-    lower, _ = _make_instance(store_root, chain, layers, user, KERNEL)
+    lower, _ = _make_instance(store_root, chain, layers, user, backend)
+    start = kernel_lowers.start if backend == KERNEL else kernel_lowers.start_in_place
     try:
-        kernel_lowers.start(store_root, lower.directory, layers, progress)
+        start(store_root, lower.directory, layers, progress)
     except BaseException:
         _stop(lower.directory)
         raise
-    _make_current(lower.directory, KERNEL)
+    _make_current(lower.directory, backend)
     return lower
 
 
@@ -345,11 +355,13 @@ def _stop(directory: str) -> None:
             while mounts.identify(place).is_root:
                 mounts.unmount(place, lazy=True)
     base, instance = os.path.split(directory)
+    views = os.path.dirname(os.path.dirname(base))
     for current in _CURRENT.values():
         with contextlib.suppress(OSError):
             if os.readlink(f"{base}/{current}") == instance:
                 os.unlink(f"{base}/{current}")
     if not is_alive(directory):
+        kernel_lowers.let_go(os.path.dirname(views), directory)
         remove_instance(directory)
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fuse_mount import lowers
 from fuse_mount.holders import describe_holders, mount_points_of_ours
 from fuse_mount.kernel_lowers import boot_id
-from fuse_mount.lowers import FUSE, KERNEL
+from fuse_mount.lowers import FUSE, KERNEL, KERNEL_PACKS
 from fuse_mount.plan import plan_of
 from fuse_mount.records import (
     FORBIDDEN,
@@ -85,12 +85,13 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
 
 AUTO = "auto"
-BACKENDS = (AUTO, KERNEL, FUSE)
+BACKENDS = (AUTO, KERNEL, KERNEL_PACKS, FUSE)
 
 
 _FALL_BACK = (UnsupportedError, StorageError, IntegrityError)
 """Why FUSE is tried in the kernel's stead: it cannot, or not all files can be unpacked. With
-FUSE damage stops the files it is in and no others."""
+FUSE damage stops the files it is in and no others. Where only room is lacking, packs are tried
+in between."""
 
 
 class ListedMount(NamedTuple):
@@ -113,7 +114,7 @@ def mount(
     idmap: IdMap = (),
     confirm: Callable[[], object] | None = None,
     progress: Progress | None = None,
-    tell: Callable[[LayerstoreError], object] = lambda _: None,
+    tell: Callable[[str, LayerstoreError], object] = lambda _, __: None,
 ) -> MountRecord:
     """Show an image at a directory.
 
@@ -127,15 +128,16 @@ def mount(
         rw: Whether the view gets its own writable upper directory, which
             :func:`unmount` removes.
         name: What the user called the image, for listings.
-        backend: ``fuse``, ``kernel``, or ``auto``: the kernel's own file systems where they
-            can show this image here, else FUSE. The record says which it became.
+        backend: ``fuse``; ``kernel``, from unpacked files; ``kernel-packs``, from packs mounted
+            in place; or ``auto``: the first of the kernel's that can show this image here, from
+            packs where there is no room to unpack it, else FUSE. The record says which it became.
         flags: What the mount forbids beside writing (:data:`layerstore.linux.planned.FLAGS`).
         idmap: Under which ids of the host to show the owners of files; an upper directory
             has them on disk as the image has.
         confirm: Called when the record keeps the collector off the image, before anything
             is mounted; raises if the image went in the meantime.
         progress: Told about files that are unpacked for the kernel.
-        tell: Given the reason why ``auto`` became FUSE for root.
+        tell: Given what ``auto`` became for root, if not ``kernel``, and the reason.
 
     Raises:
         InputError: The target is missing or no directory.
@@ -160,7 +162,7 @@ def prepare(
     idmap: IdMap = (),
     confirm: Callable[[], object] | None = None,
     progress: Progress | None = None,
-    tell: Callable[[LayerstoreError], object] = lambda _: None,
+    tell: Callable[[str, LayerstoreError], object] = lambda _, __: None,
 ) -> ViewPlan:
     """Make whatever a view needs, and return its mounts for the caller to execute.
 
@@ -216,7 +218,7 @@ class _Callbacks(NamedTuple):
 
     confirm: Callable[[], object] | None
     progress: Progress | None
-    tell: Callable[[LayerstoreError], object]
+    tell: Callable[[str, LayerstoreError], object]
 
 
 def _wanted(
@@ -275,11 +277,32 @@ def _make_view(
         if backend == AUTO:
             backend = FUSE
             if os.geteuid() == 0 and not in_user_namespace():
-                try:
-                    return _make_or_undo(store_root, record._replace(backend=KERNEL), callbacks)
-                except _FALL_BACK as err:
-                    callbacks.tell(err)
+                shown = _make_by_kernel(store_root, record, callbacks)
+                if shown is not None:
+                    return shown
         return _make_or_undo(store_root, record._replace(backend=backend), callbacks)
+
+
+def _make_by_kernel(
+    store_root: str, record: MountRecord, callbacks: _Callbacks
+) -> MountRecord | None:
+    """Show an image by the kernel, from packs where there is no room; None if FUSE must."""
+    try:
+        return _make_or_undo(store_root, record._replace(backend=KERNEL), callbacks)
+    except _FALL_BACK as err:
+        from layerstore.store.failures import StoreFullError
+
+        reason = err
+        if not isinstance(err, StoreFullError):
+            callbacks.tell(FUSE, reason)
+            return None
+    try:
+        shown = _make_or_undo(store_root, record._replace(backend=KERNEL_PACKS), callbacks)
+    except _FALL_BACK:
+        callbacks.tell(FUSE, reason)
+        return None
+    callbacks.tell(KERNEL_PACKS, reason)
+    return shown
 
 
 def _make_or_undo(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountRecord:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import kernel_lowers
-from fuse_mount.lowers import KERNEL
+from fuse_mount.lowers import KERNELS
 from layerstore.errors import UnsupportedError
 from layerstore.linux.idmaps import parse_id_map
 from layerstore.linux.mounts import Overlay
@@ -38,7 +38,7 @@ class ViewPlan(NamedTuple):
 
     Attributes:
         view_id: Unmounting by this id gives up what the mounts lead to.
-        backend: ``kernel`` or ``fuse``.
+        backend: ``kernel``, ``kernel-packs`` or ``fuse``.
         target: Where the view is to be seen.
         mounts: In the order in which to make them; undo them in reverse.
     """
@@ -76,7 +76,7 @@ def _mount_of(store_root: str, record: MountRecord) -> Mount:
         overlay = _writable(store_root, record, record.upper)
         return describe_overlay(overlay, record.target, record.flags, idmap)
     flags = (READ_ONLY, *record.flags)
-    if idmap and record.backend == KERNEL:
+    if idmap and record.backend in KERNELS:
         # The lower's own overlay cannot be mapped: this one lies over the mapped metadata.
         overlay = kernel_lowers.readable(store_root, record.lower)
         return describe_overlay(overlay, record.target, flags, idmap)
@@ -84,7 +84,7 @@ def _mount_of(store_root: str, record: MountRecord) -> Mount:
 
 
 def _writable(store_root: str, record: MountRecord, upper: str) -> Overlay:
-    if record.backend == KERNEL:
+    if record.backend in KERNELS:
         return kernel_lowers.writable(store_root, record.lower, upper)
     return Overlay((f"{record.lower}/root",), f"{upper}/upper", f"{upper}/work", overlay_options())
 

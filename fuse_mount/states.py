@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fuse_mount import lowers
 from fuse_mount.holders import is_fuse_mount, is_overlay_of, is_read_only_overlay
 from fuse_mount.kernel_lowers import boot_id
-from fuse_mount.lowers import FUSE, KERNEL
+from fuse_mount.lowers import FUSE, KERNELS
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.namespaces import current_mount_namespace, mount_namespace_lives
 
@@ -39,7 +39,7 @@ def state_of(record: MountRecord) -> tuple[str, str]:
         return PREPARED, ""
     if record.namespace != current_mount_namespace():
         # A FUSE server ends with the last mount of its tree; the kernel's leave no such trace.
-        if record.backend == KERNEL and not mount_namespace_lives(
+        if record.backend in KERNELS and not mount_namespace_lives(
             record.namespace, record.namespace_id
         ):
             return STALE, "its mount namespace is gone"
@@ -66,7 +66,7 @@ def is_mounted(record: MountRecord) -> bool:
 
 def _is_on(record: MountRecord, identity: syscalls.MountIdentity) -> bool:
     """Whether a mount without a noted id is the one that the record announced."""
-    if record.upper is None and record.idmap and record.backend == KERNEL:
+    if record.upper is None and record.idmap and record.backend in KERNELS:
         return is_read_only_overlay(record.target)
     if record.kind == "bind":
         with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import tempfile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,6 +43,7 @@ def examine(
     root = settings_of(context).root
     findings = [
         *probe_all(_file_system_of(root), _image()),
+        _packs(root),
         _runtime(),
         _bootstrapper(),
         _sqlite(),
@@ -75,6 +77,24 @@ def _image() -> bytes:
     out = io.BytesIO()
     write_image([Inode(stat.S_IFDIR | 0o755, 0, 0, 0, 2)], out)
     return out.getvalue()
+
+
+def _packs(root: str) -> Finding:
+    """Try to read a tiny pack in place, as ``mount --backend kernel-packs`` does."""
+    from layerstore.linux.probe import Finding
+    from layerstore.store.pack_trial import pack_problem
+
+    name = "packs mounted in place"
+    problem = pack_problem(_file_system_of(root) or tempfile.gettempdir())
+    if problem is None:
+        return Finding(name, True, "a trial worked")
+    return Finding(
+        name,
+        False,
+        problem,
+        "Linux 6.15 or newer with EROFS and its zstd (CONFIG_EROFS_FS_ZIP_ZSTD), as root; until "
+        "then files are unpacked, or views are FUSE's",
+    )
 
 
 def _print(findings: list[Finding]) -> None:

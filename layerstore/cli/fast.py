@@ -229,10 +229,12 @@ def _mount_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--backend",
-        choices=("auto", "kernel", "fuse"),
+        choices=("auto", "kernel", "kernel-packs", "fuse"),
         default="auto",
-        help="kernel: EROFS and overlayfs, with every file unpacked once; fuse: a server of "
-        "ours; auto: the kernel where it can, else fuse (default: auto)",
+        help="kernel: EROFS and overlayfs, with every file unpacked once; kernel-packs: the "
+        "same over compressed packs, with next to nothing unpacked; fuse: a server of ours; "
+        "auto: the kernel where it can, over packs where there is no room, else fuse "
+        "(default: auto)",
     )
     parser.add_argument(
         "-o",
@@ -296,7 +298,7 @@ def _mount(options: argparse.Namespace, root: str) -> int:
                 idmap=idmap,
                 confirm=confirm,
                 progress=progress,
-                tell=lambda err: write_note(f"note: shown through FUSE: {err.message}"),
+                tell=lambda became, err: write_note(f"note: shown by {became}: {err.message}"),
             )
         note_image_use(catalog.paths, image.image_id)
     if isinstance(made, ViewPlan):

@@ -10,11 +10,9 @@ Normative: docs/format/erofs.md.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
@@ -24,9 +22,11 @@ from layerstore.formats.erofs import write_image
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
 from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.stack import load_root
-from layerstore.linux.files import make_private_dir, open_private, read_at, read_file, write_all
+from layerstore.linux.files import make_private_dir, open_private, read_file
 from layerstore.store.failures import storage_errors
+from layerstore.store.mountable import is_image_of, replace_private
 from layerstore.store.objects import SIDECAR_MAX_BYTES, present_objects, unpack
+from layerstore.store.pack_images import prepare_packs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,10 +34,9 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.image.kernel_tree import KernelTree
     from layerstore.progress import Progress
+    from layerstore.store.pack_images import PackImage
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
-
-_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> int:
@@ -54,12 +53,7 @@ def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> 
         StorageError: The store cannot be written, or is full.
     """
     chain = hex_of(chain_id(layers))
-    tree: KernelTree | None = None
-    found = _open_verified(store.paths, chain)
-    if found is None:
-        tree = kernel_tree(load_root(store, layers))
-        found = _make(store.paths, chain, tree)
-    fd, sidecar = found
+    fd, sidecar, tree = _image(store, layers, chain)
     try:
         if not sidecar.objects <= present_objects(store.paths):
             tree = tree or kernel_tree(load_root(store, layers))
@@ -68,6 +62,68 @@ def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> 
         os.close(fd)
         raise
     return fd
+
+
+class ViewInPlace(NamedTuple):
+    """What a view over packs needs.
+
+    Attributes:
+        image: The open metadata image, verified.
+        packs: Pack images, open and verified.
+        unpacked: List of the objects that lie in the tier, encoded as the sidecar of the
+            metadata image.
+    """
+
+    image: int
+    packs: list[PackImage]
+    unpacked: bytes
+
+    def close(self) -> None:
+        """Close all files; mounts keep them."""
+        os.close(self.image)
+        for pack in self.packs:
+            pack.close()
+
+
+def prepare_view_in_place(
+    store: Store, layers: Sequence[DiffId], progress: Progress
+) -> ViewInPlace:
+    """Make whatever a view needs that reads packs: images, and objects that no pack gives.
+
+    The caller is in :func:`layerstore.store.objects.kept_objects`, holds ``locks/pack-images``
+    until all is mounted, and a record keeps the layers.
+
+    Raises:
+        UnsupportedError: The kernel cannot show such an image; the message says why.
+        IntegrityError: A layer or a chunk is damaged.
+        StorageError: The store cannot be written, or is full.
+    """
+    fd, sidecar, tree = _image(store, layers, hex_of(chain_id(layers)))
+    try:
+        tree = tree or kernel_tree(load_root(store, layers))
+        packs, rest = prepare_packs(store, tree.objects, progress)
+    except BaseException:
+        os.close(fd)
+        raise
+    unpacked = encode_sidecar(sidecar.image_size, sidecar.image_hash, rest)
+    view = ViewInPlace(fd, packs, unpacked)
+    try:
+        unpack(store, rest, progress)
+    except BaseException:
+        view.close()
+        raise
+    return view
+
+
+def _image(
+    store: Store, layers: Sequence[DiffId], chain: str
+) -> tuple[int, Sidecar, KernelTree | None]:
+    """Return the open image of a chain with its sidecar, and the tree if it had to be loaded."""
+    found = _open_verified(store.paths, chain)
+    if found is not None:
+        return *found, None
+    tree = kernel_tree(load_root(store, layers))
+    return *_make(store.paths, chain, tree), tree
 
 
 def _open_verified(paths: StorePaths, chain: str) -> tuple[int, Sidecar] | None:
@@ -79,24 +135,10 @@ def _open_verified(paths: StorePaths, chain: str) -> tuple[int, Sidecar] | None:
         fd = open_private(paths.metadata_image(chain), os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, FormatError):
         return None
-    if _is_trusted(fd, sidecar):
+    if is_image_of(fd, sidecar):
         return fd, sidecar
     os.close(fd)
     return None
-
-
-def _is_trusted(fd: int, sidecar: Sidecar) -> bool:
-    """Whether a file is the image of a sidecar, and nobody else can change it afterwards."""
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size != sidecar.image_size:
-        return False
-    if status.st_uid != os.geteuid() or status.st_mode & _OTHERS or status.st_nlink != 1:
-        return False
-    digest = blake3()
-    with contextlib.suppress(OSError):
-        for offset in range(0, status.st_size, 1 << 20):
-            digest.update(read_at(fd, min(1 << 20, status.st_size - offset), offset))
-    return digest.digest() == sidecar.image_hash
 
 
 def _make(paths: StorePaths, chain: str, tree: KernelTree) -> tuple[int, Sidecar]:
@@ -117,29 +159,14 @@ def _make(paths: StorePaths, chain: str, tree: KernelTree) -> tuple[int, Sidecar
     sidecar = Sidecar(len(image), blake3(image).digest(), frozenset(tree.objects))
     with storage_errors("write a metadata image"):
         make_private_dir(paths.metadata, durable=False)
-        _replace(paths.metadata_image(chain), image)
+        replace_private(paths.metadata_image(chain), image)
         fd = open_private(paths.metadata_image(chain), os.O_RDONLY | os.O_NONBLOCK)
         try:
-            _replace(paths.metadata_sidecar(chain), encode_sidecar(*sidecar))
+            replace_private(paths.metadata_sidecar(chain), encode_sidecar(*sidecar))
         except BaseException:
             os.close(fd)
             raise
-    if not _is_trusted(fd, sidecar):  # another one was put in its place
+    if not is_image_of(fd, sidecar):  # another one was put in its place
         os.close(fd)
         raise LayerstoreError(f"somebody else replaced {paths.metadata_image(chain)}")
     return fd, sidecar
-
-
-def _replace(path: str, data: bytes | memoryview) -> None:
-    """Write a private file whole or not at all; not forced to disk, for it is a cache."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    try:
-        # Of the owner alone even in a store that a group shares: the kernel parses it.
-        os.fchmod(fd, 0o600)
-        write_all(fd, data)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)

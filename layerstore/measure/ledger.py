@@ -334,7 +334,7 @@ def _area_of(path: str, blobs: dict[str, Owner]) -> Owner:
     area = path.partition("/")[0]
     if area == "blobs":
         return blobs.get(path, Owner.UNREFERENCED)
-    if path.startswith("views/meta/"):
+    if path.startswith(("views/meta/", "views/packs/")):
         return Owner.OBJECTS  # made for them, and evicted with them
     return _AREAS.get(area, Owner.OTHER)
 

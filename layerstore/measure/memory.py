@@ -1,10 +1,10 @@
 """``savings --memory``: what running views hold in the page cache, and what sharing saves.
 
 The kernel is asked file by file (:mod:`layerstore.linux.page_cache`); asking reads nothing in.
-A view by the kernel keeps its files' pages with the objects of the store, once for all
-images that hold them; a FUSE mount keeps them with its own inodes, for all views of that
-image. A page counts for every image that holds its file, whoever read it: the kernel does not
-remember. Dentries and inodes are not counted.
+A view by the kernel keeps its files' pages with the objects of the store, or with the mounts of
+packs, once for all images that hold them; a FUSE mount keeps them with its own inodes, for all
+views of that image. A page counts for every image that holds its file, whoever read it: the
+kernel does not remember. Dentries and inodes are not counted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fuse_mount.lowers import KERNEL
+from fuse_mount.kernel_lowers import packs_of
+from fuse_mount.lowers import KERNELS
 from fuse_mount.mounts import STALE, mounts
-from layerstore.digest import chain_id, hex_of
+from layerstore.digest import PackId, chain_id, hex_of
 from layerstore.errors import FormatError, UnsupportedError
-from layerstore.formats.sidecar import decode_sidecar
+from layerstore.formats.sidecar import decode_pack_sidecar, decode_sidecar
 from layerstore.linux.files import read_file
 from layerstore.linux.page_cache import cached_bytes, mapped_bytes
 from layerstore.measure.table import Table, columns
@@ -28,9 +29,10 @@ from layerstore.store.objects import SIDECAR_MAX_BYTES
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from fuse_mount.records import MountRecord, UnreadableRecordError
+    from layerstore.digest import DiffId, ObjectId
     from layerstore.store.store import Store
 
 
@@ -122,9 +124,12 @@ class _Measured:
 
     def pages_of(self, records: list[MountRecord]) -> dict[object, int]:
         """Return the bytes in memory of each file that views of one image and backend show."""
-        if records[0].backend == KERNEL:
-            return self._of_objects(records[0])
-        pages: dict[object, int] = {}
+        if records[0].backend in KERNELS:
+            pages = self._of_objects(records[0])
+            for lower in {record.lower for record in records}:
+                pages.update(self._of_packs(lower, records[0].layers))
+            return pages
+        pages = {}
         for lower in {record.lower for record in records}:
             root = next(
                 record.target if record.kind == "fuse" else f"{lower}/root"
@@ -137,14 +142,43 @@ class _Measured:
     def _of_objects(self, record: MountRecord) -> dict[object, int]:
         chain = hex_of(chain_id(record.layers))
         try:
-            path = self._paths.metadata_sidecar(chain)
-            sidecar = decode_sidecar(read_file(path, max_bytes=SIDECAR_MAX_BYTES))
+            objects = self._objects_of(chain)
         except (OSError, FormatError) as err:
             self.notes.append(f"the files of {record.target} are not counted: {err}")
             return {}
         paths = [self._paths.metadata_image(chain)]
-        paths += [self._paths.object(name) for name in sidecar.objects]
+        paths += [self._paths.object(name) for name in objects]
         return {path: size for path in paths if (size := self._own_pages(path))}
+
+    def _of_packs(self, lower: str, layers: Sequence[DiffId]) -> dict[object, int]:
+        """Return the same of what an instance reads in packs: files, images, and packs themselves.
+
+        Frames that the kernel keeps decoded for files inside of them belong to no file, and
+        cannot be asked about.
+        """
+        names = packs_of(lower)
+        if not names:
+            return {}
+        pages: dict[object, int] = {}
+        try:
+            wanted = self._objects_of(hex_of(chain_id(layers)))
+            for name in names:
+                image = os.path.dirname(name)
+                path = self._paths.pack_sidecar(image)
+                sidecar = decode_pack_sidecar(read_file(path, max_bytes=SIDECAR_MAX_BYTES))
+                pack = self._paths.pack(PackId(bytes.fromhex(image.partition(".")[0])))
+                root = f"{self._paths.pack_mounts}/{name}/root"
+                texts = (found.hex() for found in sidecar.image.objects & wanted)
+                paths = [pack, self._paths.pack_image(image)]
+                paths += [f"{root}/{text[:2]}/{text}" for text in texts]
+                pages.update({path: size for path in paths if (size := self._own_pages(path))})
+        except (OSError, FormatError) as err:
+            self.notes.append(f"what {lower} reads in packs is not counted: {err}")
+        return pages
+
+    def _objects_of(self, chain: str) -> frozenset[ObjectId]:
+        path = self._paths.metadata_sidecar(chain)
+        return decode_sidecar(read_file(path, max_bytes=SIDECAR_MAX_BYTES)).objects
 
     def _own_pages(self, path: str) -> int:
         if path not in self._sizes:
@@ -200,7 +234,7 @@ def _files_below(root: str, device: int) -> Iterator[tuple[int, str]]:
 def _image_memory(
     records: list[MountRecord], pages: dict[object, int], others: list[dict[object, int]]
 ) -> ImageMemory:
-    lowers = {record.lower for record in records if record.backend != KERNEL}
+    lowers = {record.lower for record in records if record.backend not in KERNELS}
     return ImageMemory(
         records[0].image_id,
         _name(records),

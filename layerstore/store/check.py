@@ -36,7 +36,7 @@ from layerstore.store.exclusion import without_gc
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.findings import CheckReport, Finding, HarmedFile, Problem
 from layerstore.store.references import layer_chunks, paths_with
-from layerstore.store.scrub import scrub_objects
+from layerstore.store.scrub import mounted_damage, scrub_objects
 from layerstore.store.sharing import access_mismatches
 from layerstore.store.sweep import pack_files
 
@@ -194,6 +194,7 @@ class _Check:
             self._check_access()
             if self._read_data:
                 self._findings += scrub_objects(self._store, self._progress)
+                self._findings += mounted_damage(self._store.paths, self._findings)
         self._pass_over_dead_differences()
         told = [index for index in range(len(self._findings)) if index not in self._passed_over]
         lost = {

@@ -1,9 +1,11 @@
 """Which unpacked files kernel views need, and removing the others.
 
-A view's record names its layers, the sidecar of its chain lists the objects: what no record
-leads to is evictable, with metadata images of chains that no record has. A record counts
-for as long as its file exists, as for gc. If a record or a sidecar that is needed cannot be
-read, nothing is evicted: an object that goes from under a view is an I/O error in it.
+A view's record names its layers, the sidecar of its chain lists the objects; instances over
+packs have a list of their own, of those few that packs do not give. What no record leads to is
+evictable, with metadata images of chains that no record has, and pack images that are mounted
+nowhere. A record counts for as long as its file exists, as for gc. If a record or a list that is
+needed cannot be read, nothing is evicted: an object that goes from under a view is an I/O error
+in it.
 
 Normative: docs/format/store.md, "Objects".
 """
@@ -26,10 +28,17 @@ from layerstore.store.objects import SIDECAR_MAX_BYTES, ObjectFile, object_sizes
 from layerstore.store.paths import METADATA_SUFFIX, SIDECAR_SUFFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from layerstore.digest import ObjectId
     from layerstore.store.paths import StorePaths
 
 _KERNEL = "kernel"
+_KERNEL_PACKS = "kernel-packs"
+_INSTANCE = "lower-"
+_CHAIN_HEX = 32
+"""Instances lie in directories named by so much of a chain's id."""
+
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -38,7 +47,8 @@ class Evictable(NamedTuple):
 
     Attributes:
         objects: Files of the object tier.
-        metadata: Paths of metadata images, sidecars, and what killed writers left of them.
+        metadata: Paths of metadata and pack images, sidecars, and what killed writers left of
+            them.
         size: Bytes of all of these, holes included.
         disk_size: Bytes that the file system allocated for them.
         kept: Objects that views need.
@@ -56,17 +66,13 @@ class Evictable(NamedTuple):
 def find_evictable(paths: StorePaths) -> Evictable:
     """Return what :func:`evict` would remove now; reads only."""
     found = object_sizes(paths)
-    metadata = _metadata_files(paths)
     users, doubt = object_users(paths)
     if doubt:
         return Evictable((), (), 0, 0, len(found), doubt)
-    chains = _used_chains(paths)[0]
     unused = {name: file for name, file in found.items() if name not in users}
     loose = {
-        path: file
-        for path, file in metadata.items()
-        if os.path.basename(path).partition(".")[0] not in chains
-        or not path.endswith((METADATA_SUFFIX, SIDECAR_SUFFIX))
+        **_loose_files(paths.metadata, _used_lists(paths).chains),
+        **_loose_files(paths.pack_images, names_in(paths.pack_mounts)),
     }
     files = [*unused.values(), *loose.values()]
     return Evictable(
@@ -88,7 +94,7 @@ def evict(paths: StorePaths) -> Evictable:
     Raises:
         StorageError: Something could not be removed.
     """
-    if not os.path.isdir(paths.objects) and not os.path.isdir(paths.metadata):
+    if not any(map(os.path.isdir, (paths.objects, paths.metadata, paths.pack_images))):
         return Evictable((), (), 0, 0, 0, "")
     try:
         with storage_errors("lock the objects"):
@@ -106,11 +112,11 @@ def evict(paths: StorePaths) -> Evictable:
 
 def object_users(paths: StorePaths) -> tuple[dict[ObjectId, list[str]], str]:
     """Return which views need each object, and why that may not be all of it, "" if it is."""
-    chains, doubt = _used_chains(paths)
+    used = _used_lists(paths)
+    doubt = used.doubt
     users: dict[ObjectId, list[str]] = {}
-    for chain, targets in chains.items():
+    for path, targets in used.lists.items():
         try:
-            path = paths.metadata_sidecar(chain)
             sidecar = decode_sidecar(read_file(path, max_bytes=SIDECAR_MAX_BYTES))
         except (OSError, FormatError) as err:
             doubt = doubt or (
@@ -122,9 +128,24 @@ def object_users(paths: StorePaths) -> tuple[dict[ObjectId, list[str]], str]:
     return users, doubt
 
 
-def _used_chains(paths: StorePaths) -> tuple[dict[str, list[str]], str]:
-    """Return the chains that views of the kernel's show, with their targets; and any doubt."""
-    chains: dict[str, list[str]] = {}
+class _Used(NamedTuple):
+    """What records of views lead to.
+
+    Attributes:
+        lists: Paths of lists of objects, with the targets of the views that need these.
+        chains: Chains whose metadata images views show.
+        doubt: Why there may be more, "" if there is not.
+    """
+
+    lists: dict[str, list[str]]
+    chains: set[str]
+    doubt: str
+
+
+def _used_lists(paths: StorePaths) -> _Used:
+    """Return what views of the kernel's need."""
+    lists: dict[str, list[str]] = {}
+    chains: set[str] = set()
     doubt = ""
     for name in sorted(os.listdir(paths.views)):
         if not name.endswith(".json"):
@@ -132,33 +153,65 @@ def _used_chains(paths: StorePaths) -> tuple[dict[str, list[str]], str]:
         path = f"{paths.views}/{name}"
         try:
             record = json.loads(read_file(path, max_bytes=VIEW_RECORD_MAX_BYTES))
-            if record.get("backend") != _KERNEL:
+            if record.get("backend") not in (_KERNEL, _KERNEL_PACKS):
                 continue
             layers = [DiffId(parse_digest(text)) for text in record["layers"]]
+            chain = hex_of(chain_id(layers))
+            if record["backend"] == _KERNEL:
+                needed = paths.metadata_sidecar(chain)
+            else:
+                needed = _instance_list(paths, chain, name, record)
         except FileNotFoundError:
             continue  # unmounted between listing and reading
         except (*_UNREADABLE, LayerstoreError) as err:
             doubt = f"view record {path} cannot be read: {err}"
             continue
-        targets = chains.setdefault(hex_of(chain_id(layers)), [])
+        chains.add(chain)
+        if not needed:
+            continue
+        targets = lists.setdefault(needed, [])
         # An instance's own record stands for views that are being made or unmade.
         target = record.get("target")
         if isinstance(target, str):
             targets.insert(0, target)
         else:
             targets.append(name)
-    return chains, doubt
+    return _Used(lists, chains, doubt)
 
 
-def _metadata_files(paths: StorePaths) -> dict[str, ObjectFile]:
+def _instance_list(paths: StorePaths, chain: str, name: str, record: dict[str, object]) -> str:
+    """Return the list of an instance over packs, "" if it has none yet and so no mount either.
+
+    Raises:
+        TypeError: The record of a view does not say which instance it lies over.
+    """
+    if name.startswith(_INSTANCE):
+        instance = name[len(_INSTANCE) : -len(".json")]
+    else:
+        lower = record["lower"]
+        if not isinstance(lower, str):
+            raise TypeError("it names no instance")
+        instance = os.path.basename(lower)
+    path = paths.instance_objects(chain[:_CHAIN_HEX], instance)
+    return path if instance and os.path.lexists(path) else ""
+
+
+def _loose_files(directory: str, used: Collection[str]) -> dict[str, ObjectFile]:
+    """Return images and sidecars that are not among the used, and what is neither."""
     found = {}
-    try:
-        names = os.listdir(paths.metadata)
-    except FileNotFoundError:
-        return {}
-    for name in names:
+    for name in names_in(directory):
+        stem, dot, suffix = name.rpartition(".")
+        if stem in used and dot + suffix in (METADATA_SUFFIX, SIDECAR_SUFFIX):
+            continue
         with contextlib.suppress(FileNotFoundError):
-            status = os.lstat(f"{paths.metadata}/{name}")
-            file = ObjectFile(status.st_size, status.st_blocks * 512)
-            found[f"{paths.metadata}/{name}"] = file
+            status = os.lstat(f"{directory}/{name}")
+            found[f"{directory}/{name}"] = ObjectFile(status.st_size, status.st_blocks * 512)
     return found
+
+
+def names_in(directory: str) -> list[str]:
+    """Return the names in a directory, none if it is not there."""
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -32,6 +32,7 @@ class Problem(enum.StrEnum):
     DEAD_BYTES_DAMAGED = "dead-bytes-damaged"
     OBJECT_DAMAGED = "object-damaged"
     UNUSED_OBJECT_DAMAGED = "unused-object-damaged"
+    MOUNTED_PACK_DAMAGED = "mounted-pack-damaged"
 
 
 NOTES = frozenset(
@@ -42,9 +43,11 @@ NOTES = frozenset(
         Problem.ACCESS_DIFFERS,
         Problem.DEAD_BYTES_DAMAGED,
         Problem.UNUSED_OBJECT_DAMAGED,
+        Problem.MOUNTED_PACK_DAMAGED,
     }
 )
-"""Findings that harm no image: leftovers of a crash, or damage that was healed elsewhere."""
+"""Findings that harm no image: leftovers of a crash, damage that was healed elsewhere, or who sees
+damage that another finding is about."""
 
 _REBUILD = "run 'layerstore check --rebuild-index'"
 _AGAIN = "import or build the harmed images again: what is damaged is then stored anew"
@@ -66,6 +69,8 @@ REMEDIES = {
     Problem.OBJECT_DAMAGED: "unmount these views, run 'layerstore gc', and mount them again: it is "
     "unpacked anew then",
     Problem.UNUSED_OBJECT_DAMAGED: "run 'layerstore gc', which removes it",
+    Problem.MOUNTED_PACK_DAMAGED: "unmount these views, repair the store, and mount them again: "
+    "they read the damaged file as long as they are mounted",
     Problem.DEAD_BYTES_DAMAGED: "nothing is lost; 'layerstore repair' moves the pack aside",
 }
 

@@ -45,6 +45,9 @@ class StorePaths:
         "next_lock",
         "objects",
         "objects_lock",
+        "pack_images",
+        "pack_images_lock",
+        "pack_mounts",
         "packs",
         "quarantine",
         "reserve",
@@ -77,6 +80,9 @@ class StorePaths:
         self.objects_lock = f"{root}/locks/objects"
         self.unpack_lock = f"{root}/locks/unpack"
         self.metadata = f"{root}/views/meta"
+        self.pack_images = f"{root}/views/packs"
+        self.pack_mounts = f"{root}/views/pack-mounts"
+        self.pack_images_lock = f"{root}/locks/pack-images"
 
     def pack_dir(self, pack_id: PackId) -> str:
         """Return the directory that holds a pack: 256 of them, by the id's first byte."""
@@ -98,6 +104,18 @@ class StorePaths:
     def metadata_sidecar(self, chain: str) -> str:
         """Return the path of what is known of a metadata image."""
         return f"{self.metadata}/{chain}{SIDECAR_SUFFIX}"
+
+    def pack_image(self, name: str) -> str:
+        """Return the path of an image of a pack, named by the pack's hex id and a number."""
+        return f"{self.pack_images}/{name}{METADATA_SUFFIX}"
+
+    def pack_sidecar(self, name: str) -> str:
+        """Return the path of what is known of a pack image."""
+        return f"{self.pack_images}/{name}{SIDECAR_SUFFIX}"
+
+    def instance_objects(self, chain: str, instance: str) -> str:
+        """Return the path of the list of unpacked files that an instance over packs needs."""
+        return f"{self.views}/lowers/{chain}/{instance}/objects"
 
     def blob(self, digest: str) -> str:
         """Return a manifest's or config's path; refuses what is not a sha256 digest.

@@ -1,29 +1,37 @@
 """Reading all unpacked files again: the kernel serves them without asking us.
 
 Objects are verified as they are unpacked and not at each mount. Damage that comes later is
-found here: an object's content must be what its name says. Reads only.
+found here: an object's content must be what its name says. Damage of packs is found where they
+are checked, for the store reads them, too; here are the views that read them in place. Reads only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 from typing import TYPE_CHECKING
 
+from layerstore.digest import PackId
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.tree import Kind, decode_changeset
-from layerstore.store.eviction import object_users
+from layerstore.linux.files import read_file
+from layerstore.store.eviction import names_in, object_users
 from layerstore.store.findings import Finding, Problem
+from layerstore.store.marks import VIEW_RECORD_MAX_BYTES
 from layerstore.store.objects import is_sound, object_id, object_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from layerstore.digest import ObjectId
     from layerstore.progress import Progress
     from layerstore.store.objects import Extents
+    from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
 _VIEWS_NAMED = 4
+_PACK_PROBLEMS = (Problem.PACK_DAMAGED, Problem.BLOCK_DAMAGED, Problem.CHUNK_DAMAGED)
 
 
 def scrub_objects(store: Store, progress: Progress) -> Iterator[Finding]:
@@ -72,6 +80,47 @@ def _lists_of(store: Store, names: Collection[ObjectId]) -> dict[ObjectId, Exten
 def _finding(name: ObjectId, path: str, what: str, targets: list[str] | None) -> Finding:
     if not targets:
         return Finding(Problem.UNUSED_OBJECT_DAMAGED, path, name.hex(), what)
-    more = f" and {len(targets) - _VIEWS_NAMED} more" if len(targets) > _VIEWS_NAMED else ""
-    message = f"{what}, and views show it: {', '.join(targets[:_VIEWS_NAMED])}{more}"
+    message = f"{what}, and views show it: {_some(targets)}"
     return Finding(Problem.OBJECT_DAMAGED, path, name.hex(), message)
+
+
+def _some(targets: list[str]) -> str:
+    more = f" and {len(targets) - _VIEWS_NAMED} more" if len(targets) > _VIEWS_NAMED else ""
+    return ", ".join(targets[:_VIEWS_NAMED]) + more
+
+
+def mounted_damage(paths: StorePaths, findings: Iterable[Finding]) -> list[Finding]:
+    """Return which views read packs in place that other findings say are damaged."""
+    damaged = [finding.where for finding in findings if finding.problem in _PACK_PROBLEMS]
+    told = []
+    for pack_hex, targets in sorted(_views_of_packs(paths).items()):
+        path = paths.pack(PackId(bytes.fromhex(pack_hex)))
+        if any(where.startswith(path) for where in damaged):
+            message = f"views read this damaged pack in place: {_some(sorted(targets))}"
+            told.append(Finding(Problem.MOUNTED_PACK_DAMAGED, path, pack_hex, message))
+    return told
+
+
+def _views_of_packs(paths: StorePaths) -> dict[str, set[str]]:
+    """Return the targets of views over packs, by the packs' ids in hexadecimal."""
+    targets = _targets_of_instances(paths)
+    found: dict[str, set[str]] = {}
+    for name in names_in(paths.pack_mounts):
+        pack_hex = name.partition(".")[0]
+        for mount in names_in(f"{paths.pack_mounts}/{name}"):
+            for user in names_in(f"{paths.pack_mounts}/{name}/{mount}/users"):
+                found.setdefault(pack_hex, set()).update(targets.get(user, ()))
+    return {pack_hex: seen for pack_hex, seen in found.items() if seen}
+
+
+def _targets_of_instances(paths: StorePaths) -> dict[str, list[str]]:
+    """Return the targets of views by the name under which their instance uses packs."""
+    targets: dict[str, list[str]] = {}
+    for name in names_in(paths.views):
+        if not name.endswith(".json"):
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            record = json.loads(read_file(f"{paths.views}/{name}", max_bytes=VIEW_RECORD_MAX_BYTES))
+            user = f"lower-{os.path.basename(record['lower'])}"
+            targets.setdefault(user, []).append(str(record["target"]))
+    return targets

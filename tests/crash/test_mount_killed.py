@@ -14,7 +14,7 @@ import pytest
 
 from fuse_mount import lowers, mounts
 from tests.crash.rig import campaign
-from tests.support.views import image_of, is_mounted, undo_all_mounts
+from tests.support.views import image_of, is_mounted, needs_packs, undo_all_mounts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +73,7 @@ class Rig:
         (tree / "d").mkdir(parents=True)
         (tree / "d" / "f").write_text("content")
         self.store = str(base / "store")
+        self.caches = (f"{self.store}/views/meta", f"{self.store}/views/packs")  # gc's to remove
         self.image = image_of(base / "store", tree)
         self.target = base / "view"
         self.target.mkdir()
@@ -105,7 +106,7 @@ class Rig:
             for top in ("views", "uppers")
             for directory, _, names in os.walk(f"{self.store}/{top}")
             for name in names
-            if directory != f"{self.store}/views/meta"  # a cache, gc's to remove
+            if directory not in self.caches
         ]
         assert left == []
         assert os.listdir(f"{self.store}/uppers") == []
@@ -125,7 +126,9 @@ def test_a_spec_without_its_name_goes_too(tmp_path: Path) -> None:
     assert os.listdir(lowers.lowers_directory(store)) == []
 
 
-@pytest.mark.parametrize("backend", ["fuse", "kernel"])
+@pytest.mark.parametrize(
+    "backend", ["fuse", "kernel", pytest.param("kernel-packs", marks=needs_packs)]
+)
 @pytest.mark.parametrize("verb", ["mount", "unmount"])
 def test_killed_anywhere(tmp_path: Path, verb: str, backend: str) -> None:
     rig = Rig(tmp_path, backend)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import stat
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from layerstore.digest import DiffId, sha256_digest
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.xattrs import read_xattrs
+from layerstore.store.pack_trial import pack_problem
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
 from tests.support.encoding import encode_changeset
@@ -49,9 +51,20 @@ needs_fuse = [
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse"),
 ]
 
+
+def _packs_missing() -> str:
+    """Return why this host does not read packs in place, "" if it does."""
+    if os.geteuid() != 0:
+        return "needs root"
+    return pack_problem(tempfile.gettempdir()) or ""
+
+
+needs_packs = pytest.mark.skipif(bool(_packs_missing()), reason=_packs_missing() or "works")
+
 BACKENDS = [
     pytest.param("fuse", marks=needs_fuse),
     pytest.param("kernel", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")),
+    pytest.param("kernel-packs", marks=needs_packs),
 ]
 
 
