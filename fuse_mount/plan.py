@@ -86,7 +86,9 @@ def _mount_of(store_root: str, record: MountRecord) -> Mount:
 def _writable(store_root: str, record: MountRecord, upper: str) -> Overlay:
     if record.backend in KERNELS:
         return kernel_lowers.writable(store_root, record.lower, upper)
-    return Overlay((f"{record.lower}/root",), f"{upper}/upper", f"{upper}/work", overlay_options())
+    # As for the kernel's: one device number, and listings that tell the numbers stat does.
+    options = (*overlay_options(), "xino=on")
+    return Overlay((f"{record.lower}/root",), f"{upper}/upper", f"{upper}/work", options)
 
 
 def plan_to_json(plan: ViewPlan) -> dict[str, object]:

@@ -143,17 +143,36 @@ def _entry(session: WriteSession, path: bytes, full: bytes, status: os.stat_resu
 def _extents(session: WriteSession, full: bytes) -> Iterator[tuple[int, bytes | None]]:
     """Yield a file's content; long runs of zeros as holes, neighbours joined."""
     hole = 0
-    with open(full, "rb") as file:
-        while part := file.read(_HOLE_BYTES):
-            if len(part) == _HOLE_BYTES and not any(part):
-                hole += len(part)
-                continue
-            if hole:
-                yield hole, None
-                hole = 0
-            yield from session.put_bytes(part)
+    for length, part in _parts(full):
+        if part is None or (length == _HOLE_BYTES and not any(part)):
+            hole += length
+            continue
+        if hole:
+            yield hole, None
+            hole = 0
+        yield from session.put_bytes(part)
     if hole:
         yield hole, None
+
+
+def _parts(full: bytes) -> Iterator[tuple[int, bytes | None]]:
+    """Yield a file in pieces; what the file system knows as a hole is not read."""
+    with open(full, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        at = 0
+        while at < size:
+            try:
+                data = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:  # nothing but a hole up to the end
+                data = size
+            gap = (data - at) // _HOLE_BYTES * _HOLE_BYTES
+            if gap:
+                yield gap, None
+                at += gap
+                continue
+            part = os.pread(file.fileno(), _HOLE_BYTES, at)
+            yield len(part), part
+            at += len(part)
 
 
 def publish_changeset(session: WriteSession, changeset: Changeset) -> DiffId:
