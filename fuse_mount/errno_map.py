@@ -19,6 +19,7 @@ from layerstore.vfs.view import (
     NoSuchPathError,
     NoSuchXattrError,
     NotADirectoryInViewError,
+    OffsetBeyondError,
     WrongKindError,
 )
 
@@ -27,6 +28,7 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (NoSuchXattrError, errno.ENODATA),
     (NotADirectoryInViewError, errno.ENOTDIR),
     (WrongKindError, errno.EINVAL),
+    (OffsetBeyondError, errno.ENXIO),
     (IntegrityError, errno.EIO),
     (UnsafeContentError, errno.EIO),
     (StorageError, errno.EIO),
@@ -36,7 +38,9 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (MemoryError, errno.ENOMEM),
 )
 
-QUIET = frozenset({errno.ENOENT, errno.ENODATA, errno.ENOTDIR, errno.EINVAL, errno.EROFS})
+QUIET = frozenset(
+    {errno.ENOENT, errno.ENODATA, errno.ENOTDIR, errno.EINVAL, errno.EROFS, errno.ENXIO}
+)
 """Answers that are part of normal life and not worth a line in a log."""
 
 

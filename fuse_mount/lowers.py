@@ -5,6 +5,7 @@ its server process, or mounts of the kernel's own (:mod:`fuse_mount.kernel_lower
 is known about it lies in the store:
 
     views/lowers/CHAIN/current        symlink: the FUSE instance new users join
+    views/lowers/CHAIN/current-fusepy the same for instances served through libfuse 2
     views/lowers/CHAIN/current-kernel the same for instances of the kernel's
     views/lowers/CHAIN/current-kernel-packs and for those that read packs in place
     views/lowers/CHAIN/INSTANCE/      one instance's life
@@ -28,15 +29,13 @@ On the fast path: imports nothing that bare Python lacks but ctypes, json and fc
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import kernel_lowers
+from fuse_mount.starting import FUSE, FUSEPY, start_server
 from layerstore.digest import chain_id, hex_of
-from layerstore.errors import MountError, UnsupportedError
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock, is_held
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.progress import Progress
 
-FUSE = "fuse"
 KERNEL = "kernel"
 KERNEL_PACKS = "kernel-packs"
 KERNELS = (KERNEL, KERNEL_PACKS)
@@ -56,16 +54,11 @@ KERNELS = (KERNEL, KERNEL_PACKS)
 LOCK_BUCKETS_HEX = 2
 """Chains and targets share 256 lock files each, so that lock files need never be removed."""
 
-READY_FD = 3
-LIFE_FD = 4
-"""Descriptors a server finds open: where it reports, and whose end of file means die."""
-
-READ_AHEAD_KIB = 1024
-"""As far as the largest chunk, so that a sequential reader has several requests under way."""
-
 _CHAIN_HEX = 32
-_CURRENT = {FUSE: "current", **{backend: f"current-{backend}" for backend in KERNELS}}
-_LOG_TAIL_BYTES = 2000
+_CURRENT = {
+    FUSE: "current",
+    **{backend: f"current-{backend}" for backend in (FUSEPY, *KERNELS)},
+}
 
 
 class Lower(NamedTuple):
@@ -116,7 +109,8 @@ def acquire(
         store_root: An existing store.
         layers: Diff ids, lowest first.
         user: The id of a view, whose record is there; give it to :func:`release`.
-        backend: ``fuse``, ``kernel`` or ``kernel-packs``; only an instance of the same is joined.
+        backend: ``fuse``, ``fusepy``, ``kernel`` or ``kernel-packs``; only an instance of the
+            same is joined.
         progress: Told about files that are unpacked for the kernel.
 
     Raises:
@@ -130,7 +124,7 @@ def acquire(
         if lower is None and backend in KERNELS:
             return _start_kernel(store_root, chain, layers, user, backend, progress)
         if lower is None:
-            return _start(store_root, chain, layers, user)
+            return _start(store_root, chain, layers, user, backend)
         _add_user(lower.directory, user)
         return lower
 
@@ -166,7 +160,9 @@ def _release_in(store_root: str, chain: str, user: str) -> None:
             release(store_root, f"{base}/{instance}", user)
 
 
-def start_at(store_root: str, layers: Sequence[DiffId], user: str, target: str) -> Lower:
+def start_at(
+    store_root: str, layers: Sequence[DiffId], user: str, target: str, *, backend: str = FUSE
+) -> Lower:
     """Start a server of its own for one target; for callers who may not bind mounts.
 
     Release it like an acquired one, after unmounting the target.
@@ -175,7 +171,7 @@ def start_at(store_root: str, layers: Sequence[DiffId], user: str, target: str) 
         UnsupportedError: FUSE is missing here.
         MountError: The server could not start.
     """
-    return _start(store_root, chain_name(layers), layers, user, target=target)
+    return _start(store_root, chain_name(layers), layers, user, backend, target=target)
 
 
 def clean_unused(store_root: str) -> list[str]:
@@ -267,9 +263,15 @@ def _add_user(directory: str, user: str) -> None:
 
 
 def _start(
-    store_root: str, chain: str, layers: Sequence[DiffId], user: str, *, target: str | None = None
+    store_root: str,
+    chain: str,
+    layers: Sequence[DiffId],
+    user: str,
+    backend: str,
+    *,
+    target: str | None = None,
 ) -> Lower:
-    lower, record = _make_instance(store_root, chain, layers, user, FUSE)
+    lower, record = _make_instance(store_root, chain, layers, user, backend)
     if target is not None:
         lower = lower._replace(root=target)
     spec: dict[str, object] = {
@@ -281,13 +283,13 @@ def _start(
         "directory": lower.directory,
     }
     try:
-        start_server(lower.directory, spec)
+        start_server(lower.directory, spec, backend=backend)
     except BaseException:
         _stop(lower.directory)
         remove_instance(lower.directory)  # the server may not have exited yet, but it has failed
         raise
     if target is None:
-        _make_current(lower.directory, FUSE)
+        _make_current(lower.directory, backend)
     return lower
 
 
@@ -394,110 +396,3 @@ def write_private_json(path: str, value: object) -> None:
     finally:
         os.close(fd)
     os.rename(temporary, path)
-
-
-def start_server(directory: str, spec: dict[str, object], *, life_fd: int | None = None) -> int:
-    """Run ``python -m fuse_mount.server`` on a spec; return its pid once its mount works.
-
-    The server is nobody's child, so that the caller has no zombie to wait for and may
-    die at any moment.
-
-    Args:
-        directory: Where spec.json and log go.
-        spec: See :mod:`fuse_mount.server`.
-        life_fd: The reading end of a pipe; the server ends when its writers are gone.
-
-    Raises:
-        UnsupportedError: FUSE is missing here.
-        MountError: It failed; the message is its own.
-    """
-    write_private_json(f"{directory}/spec.json", spec)
-    log = f"{directory}/log"
-    os.close(open_private(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
-    ready, report = os.pipe()
-    try:
-        _spawn(directory, log, report, life_fd)
-        os.close(report)
-        report = -1
-        answer = b"".join(iter(lambda: os.read(ready, 65536), b""))
-    finally:
-        os.close(ready)
-        if report >= 0:
-            os.close(report)
-    pid = _read_report(answer, log)
-    _read_ahead(str(spec["mountpoint"]))
-    return pid
-
-
-def _spawn(directory: str, log: str, report: int, life_fd: int | None) -> None:
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
-    # Away from the numbers that the server expects, so that no dup2 overwrites another.
-    given = [report] if life_fd is None else [report, life_fd]
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LIFE_FD + 1) for fd in given]
-    actions += [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_APPEND, 0),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-        *((os.POSIX_SPAWN_DUP2, fd, READY_FD + i) for i, fd in enumerate(moved)),
-    ]
-    # What the caller can import the server can: however layerstore was installed.
-    imports = [path for path in sys.path if os.path.isabs(path)]
-    # A server lives long: nothing of the caller's environment, least of all secrets, goes in.
-    environment = {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "LC_ALL": "C.UTF-8",
-        "PYTHONPATH": os.pathsep.join(imports),
-    }
-    # -P: the current directory is not searched for modules; it may be anybody's. The shell
-    # starts the server in the background and leaves at once: nobody has to reap it.
-    server = [sys.executable, "-P", "-m", "fuse_mount.server", directory]
-    command = ["sh", "-c", '"$@" &', "sh", *server]
-    try:
-        pid = os.posix_spawn("/bin/sh", command, environment, file_actions=actions, setsid=True)
-    except OSError as err:
-        raise MountError(f"could not start the FUSE server: {err.strerror}") from err
-    finally:
-        for fd in moved:
-            os.close(fd)
-    with contextlib.suppress(ChildProcessError):  # the caller ignores SIGCHLD
-        os.waitpid(pid, 0)
-
-
-def _read_ahead(mountpoint: str) -> None:
-    """Let the kernel read further ahead than FUSE's default of 128 KiB, where we may."""
-    with contextlib.suppress(OSError):
-        device = mounts.identify(mountpoint).device
-        path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, b"%d" % READ_AHEAD_KIB)
-        finally:
-            os.close(fd)
-
-
-def _read_report(answer: bytes, log: str) -> int:
-    """Return the pid out of a server's report, or raise what it says went wrong."""
-    try:
-        report = json.loads(answer)
-    except ValueError:
-        report = {"error": "the FUSE server died before its mount worked"}
-    if "pid" in report:
-        return int(report["pid"])
-    message = str(report["error"])
-    tail = _tail(log)
-    if tail:
-        message = f"{message} ({tail})"
-    kind = UnsupportedError if report.get("unsupported") else MountError
-    raise kind(message, hint=report.get("hint"))
-
-
-def _tail(log: str) -> str:
-    """Return the last line that the server or libfuse wrote."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _LOG_TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1] if lines else ""

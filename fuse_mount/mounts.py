@@ -23,10 +23,10 @@ import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from fuse_mount import lowers
+from fuse_mount import fusermount, lowers
 from fuse_mount.holders import describe_holders, mount_points_of_ours
 from fuse_mount.kernel_lowers import boot_id
-from fuse_mount.lowers import FUSE, KERNEL, KERNEL_PACKS
+from fuse_mount.lowers import KERNEL, KERNEL_PACKS
 from fuse_mount.plan import plan_of
 from fuse_mount.records import (
     FORBIDDEN,
@@ -38,6 +38,7 @@ from fuse_mount.records import (
     view_ids,
     write_record,
 )
+from fuse_mount.starting import FUSE, FUSEPY, SERVED
 from fuse_mount.states import (
     ELSEWHERE as ELSEWHERE,
 )
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
 
 AUTO = "auto"
-BACKENDS = (AUTO, KERNEL, KERNEL_PACKS, FUSE)
+BACKENDS = (AUTO, KERNEL, KERNEL_PACKS, FUSE, FUSEPY)
 
 
 _FALL_BACK = (UnsupportedError, StorageError, IntegrityError)
@@ -128,9 +129,10 @@ def mount(
         rw: Whether the view gets its own writable upper directory, which
             :func:`unmount` removes.
         name: What the user called the image, for listings.
-        backend: ``fuse``; ``kernel``, from unpacked files; ``kernel-packs``, from packs mounted
-            in place; or ``auto``: the first of the kernel's that can show this image here, from
-            packs where there is no room to unpack it, else FUSE. The record says which it became.
+        backend: ``fuse``; ``fusepy``, through libfuse 2; ``kernel``, from unpacked files;
+            ``kernel-packs``, from packs mounted in place; or ``auto``: the first of the kernel's
+            that can show this image here, from packs where there is no room to unpack it, else
+            ``fuse``. The record says which it became.
         flags: What the mount forbids beside writing (:data:`layerstore.linux.planned.FLAGS`).
         idmap: Under which ids of the host to show the owners of files; an upper directory
             has them on disk as the image has.
@@ -481,8 +483,10 @@ def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
 
 def _make(store_root: str, record: MountRecord, progress: Progress | None) -> MountRecord:
     """Join or start the shared mount, mount the view on it, and complete the record."""
-    if record.backend == FUSE and record.kind == "fuse":
-        lower = lowers.start_at(store_root, record.layers, record.view_id, record.target)
+    if record.backend in SERVED and record.kind == "fuse":
+        lower = lowers.start_at(
+            store_root, record.layers, record.view_id, record.target, backend=record.backend
+        )
     else:
         lower = lowers.acquire(
             store_root, record.layers, record.view_id, backend=record.backend, progress=progress
@@ -542,7 +546,7 @@ def _unmount_target(record: MountRecord, *, lazy: bool) -> None:
 def _unmount(target: str, *, lazy: bool, by_helper: bool = False) -> None:
     try:
         if by_helper:
-            _fusermount(target, lazy=lazy)
+            fusermount.unmount(target, lazy=lazy)
         else:
             syscalls.unmount(target, lazy=lazy)
     except syscalls.MountCallError as err:
@@ -552,20 +556,6 @@ def _unmount(target: str, *, lazy: bool, by_helper: bool = False) -> None:
                 hint=f"end what uses it, or detach it: layerstore umount --lazy {target}",
             ) from err
         raise
-
-
-def _fusermount(target: str, *, lazy: bool) -> None:
-    """Unmount without privileges, through the set-user-id helper."""
-    command = ["fusermount", "-u", *(["-z"] if lazy else []), "--", target]
-    try:
-        pid = os.posix_spawnp(command[0], command, os.environ)
-    except FileNotFoundError as err:
-        raise UnsupportedError(
-            "fusermount is missing", hint="install it: apt-get install fuse"
-        ) from err
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status != 0:
-        raise syscalls.MountCallError(f"fusermount could not unmount {target}", errno.EBUSY)
 
 
 def _find_id(store_root: str, target_or_id: str) -> str:

@@ -38,7 +38,7 @@ class ViewPlan(NamedTuple):
 
     Attributes:
         view_id: Unmounting by this id gives up what the mounts lead to.
-        backend: ``kernel``, ``kernel-packs`` or ``fuse``.
+        backend: ``kernel``, ``kernel-packs``, ``fuse`` or ``fusepy``.
         target: Where the view is to be seen.
         mounts: In the order in which to make them; undo them in reverse.
     """

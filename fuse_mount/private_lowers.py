@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from fuse_mount.lowers import chain_name, start_server
+from fuse_mount.lowers import chain_name
+from fuse_mount.starting import start_server
 from layerstore.errors import MountError
 from layerstore.linux import mounts
 
@@ -98,7 +99,6 @@ class PrivateLowers:
             "alive": str(self._directory / "alive"),
             "record": None,
             "directory": None,
-            "life": True,
         }
         reading, writing = os.pipe()
         try:

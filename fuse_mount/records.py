@@ -14,7 +14,8 @@ import os
 from typing import NamedTuple
 
 from fuse_mount import lowers
-from fuse_mount.lowers import FUSE, KERNELS
+from fuse_mount.lowers import KERNELS
+from fuse_mount.starting import FUSE, SERVED
 from layerstore.digest import DiffId, parse_digest
 from layerstore.errors import FormatError, InputError, MountError
 from layerstore.linux.files import read_file
@@ -33,7 +34,7 @@ _NUMBERS = ("mount_id", "device", "namespace", "namespace_id")
 _LISTS = ("layers", "flags", "idmap")
 FORBIDDEN = ("nosuid", "nodev")
 """What mounts of images forbid unless asked otherwise: overlays inherit it from no lower."""
-
+_BACKENDS = (*KERNELS, *SERVED)
 _YEAR_10000_S = 253_402_300_800
 
 
@@ -65,7 +66,8 @@ class MountRecord(NamedTuple):
         mount_id: The kernel's id of the mount; 0 while it is being made.
         namespace: Inode number of the mount namespace it was made in.
         created: Seconds since the epoch.
-        backend: ``fuse``, ``kernel`` or ``kernel-packs``; older records, without, are FUSE's.
+        backend: ``fuse``, ``fusepy``, ``kernel`` or ``kernel-packs``; older records, without, are
+            FUSE's.
         namespace_id: What names that namespace for ever, 0 where the kernel does not tell.
         flags: What its mount forbids beside writing, in the words of mount(8).
         idmap: Ranges of ids (:mod:`layerstore.linux.idmaps`) under which owners are shown.
@@ -142,7 +144,7 @@ def _record_of(value: object) -> MountRecord:
     if not isinstance(value, dict):
         raise ValueError("its fields are not those of a view")
     value = {**MountRecord._field_defaults, **value}  # what older records lack
-    if value.keys() != set(MountRecord._fields) or value["backend"] not in (FUSE, *KERNELS):
+    if value.keys() != set(MountRecord._fields) or value["backend"] not in _BACKENDS:
         raise ValueError("its fields are not those of a view")
     for name in _TEXTS:
         text = value[name]

@@ -2,22 +2,26 @@
 
 It reads ``DIRECTORY/spec.json``:
 
+    backend      fuse: the mount is there and its device is given; fusepy: to be mounted
     store        root of the store
     layers       diff ids, lowest first: the tree at the root of the mount; or
     grow         a directory in which files named by chain list diff ids, one a line:
                  each becomes a directory of the mount when its name is first looked up
-    mountpoint   where to mount
-    alive        file to hold an exclusive flock on while serving
+    mountpoint   where it is mounted
+    alive        file that is locked exclusively while anybody serves
     record       file to remove at the end: it keeps the layers from the garbage collector
     directory    directory to remove at the end, or null
+    life         whether the owner's pipe is given
+    kept         whether a keeper starts another server when this one dies
 
-and reports once on descriptor 3, as one JSON object: ``{"pid": N}`` when the kernel has
-mounted the tree, or ``{"error": ..., "hint": ..., "unsupported": ...}``. Descriptor 4, where
-given, is a pipe whose end of file means that the owner is gone and the mount shall go too.
+and finds descriptors open as :mod:`fuse_mount.starting` lists them. It reports once, as one
+JSON object: ``{"pid": N}`` when the kernel asks its first question, or
+``{"error": ..., "hint": ..., "unsupported": ...}``. A server that follows a dead one reports
+nothing. Exit status 0 tells a keeper that no server is wanted any more.
 
-Whoever starts it gives it a session of its own. It closes every other descriptor, and
-ends when the kernel says that the last mount of its tree is gone. Killing it
-harms no data; its mounts then answer ENOTCONN.
+Whoever starts it gives it a session of its own. It closes every other descriptor, gives up
+all privileges but reading the store, and ends when the kernel says that the last mount of
+its tree is gone. Killing it harms no data; without a keeper its mounts then answer ENOTCONN.
 
 No thread of it may look at its own mount: killed at that moment, the process would wait
 for its own answer for ever, beyond the reach of any signal.
@@ -31,12 +35,15 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from fuse_mount.lowers import LIFE_FD, READY_FD, remove_instance
+from fuse_mount import starting
+from fuse_mount.lowers import remove_instance
+from fuse_mount.starting import FUSEPY, LIFE_FD, READY_FD, TAKES_OVER
 from layerstore.errors import LayerstoreError, UnsupportedError
 from layerstore.linux.files import open_private
 
 if TYPE_CHECKING:
     from fuse_mount._binding import Tree
+    from fuse_mount.nodes import NodeTree
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset
     from layerstore.store.store import Store
@@ -53,7 +60,7 @@ def main(arguments: list[str]) -> NoReturn:
     os.umask(0o077)
     with open(f"{directory}/spec.json", "rb") as file:
         spec = json.load(file)
-    os.closerange(READY_FD + 1 + bool(spec.get("life")), 1 << 20)
+    os.closerange(starting.LAST_FD + 1, 1 << 20)
     try:
         status = _run(spec)
     finally:
@@ -62,35 +69,62 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 def _run(spec: dict[str, object]) -> int:
-    import fcntl
-
-    alive = open_private(str(spec["alive"]), os.O_RDWR | os.O_CREAT)
-    fcntl.flock(alive, fcntl.LOCK_EX)
-    report = _Report()
+    _log_to_stderr()
+    report = _Report(wanted=TAKES_OVER not in os.environ)
     try:
-        _serve(spec, report)
+        if spec.get("backend") == FUSEPY:
+            _serve_through_library(spec, report)
+        else:
+            _serve(spec, report)
     except LayerstoreError as err:
-        report.failed(err.message, err.hint, unsupported=isinstance(err, UnsupportedError))
+        if report.failed(err.message, err.hint, unsupported=isinstance(err, UnsupportedError)):
+            return 0
+        sys.stderr.write(f"server: {err.message}\n")
         return err.exit_code
     except Exception as err:  # noqa: BLE001 -- the last frame: the starter has to hear of it
         import traceback
 
         traceback.print_exc()
-        report.failed(f"the FUSE server failed: {type(err).__name__}: {err}", None)
-        return 1
+        told = report.failed(f"the FUSE server failed: {type(err).__name__}: {err}", None)
+        return 0 if told else 1
     if directory := spec.get("directory"):
         remove_instance(str(directory))
     return 0
 
 
+def _log_to_stderr() -> None:
+    """Send errors to stderr, the log file of whoever started this, and keep that short."""
+    import logging
+
+    class Bounded(logging.StreamHandler):  # type: ignore[type-arg]
+        def emit(self, record: logging.LogRecord) -> None:
+            with contextlib.suppress(OSError):
+                # It is appended to: what comes next begins the file anew.
+                if os.fstat(2).st_size > starting.LOG_MAX_BYTES:
+                    os.ftruncate(2, 0)
+                    os.write(2, b"(earlier lines were dropped)\n")
+            super().emit(record)
+
+    handler = Bounded(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger("layerstore").addHandler(handler)
+
+
 class _Report:
-    """Tells the starter, once, how it went."""
+    """Tells the starter, once, how it went.
 
-    def __init__(self) -> None:
-        self._open = True
+    Args:
+        wanted: Whether there is a starter that waits for it.
+    """
 
-    def failed(self, message: str, hint: str | None, *, unsupported: bool = False) -> None:
+    def __init__(self, *, wanted: bool) -> None:
+        self._open = wanted
+
+    def failed(self, message: str, hint: str | None, *, unsupported: bool = False) -> bool:
+        """Say why it does not work; return whether that was still to be said."""
+        wanted = self._open
         self._send({"error": message, "hint": hint, "unsupported": unsupported})
+        return wanted
 
     def ready(self) -> bool:
         """Say that the mount works; False if nobody is left who wants to know."""
@@ -110,56 +144,97 @@ class _Report:
 
 
 def _serve(spec: dict[str, object], report: _Report) -> None:
-    import gc
-    import threading
+    """Serve the device that we were given."""
+    from pathlib import Path
 
-    _check_host()
-    from fuse_mount import _binding
+    from fuse_mount import privileges
+    from fuse_mount.device import Session, Slot
     from layerstore.store.store import Store
 
     mountpoint = os.fsencode(str(spec["mountpoint"]))
-    if spec.get("life"):
-        threading.Thread(target=_die_with_owner, args=(mountpoint,), daemon=True).start()
     _survive_memory_pressure()
-    from pathlib import Path
+    reading = _needed_to_read(str(spec["store"]))
+    privileges.keep_only({*reading, privileges.CAP_SYS_ADMIN})
+    if spec.get("life"):
+        _watch_owner(mountpoint)
+
+    def ready() -> None:
+        # Nobody can have joined this instance before its starter heard of it.
+        if not report.ready():
+            _take_mount_away(mountpoint)
+        if not spec.get("life"):
+            privileges.keep_only(reading)
 
     with Store.open(Path(str(spec["store"]))) as store:
+        nodes = _nodes(store, spec)
+        _settle()
+        slot = Slot(starting.SLOT_FD if spec.get("kept") else None)
+        session = Session(starting.DEVICE_FD, nodes, slot, ready)
+        if TAKES_OVER in os.environ:
+            session.resume()
+            privileges.keep_only(reading)
+        session.run()
+
+
+def _needed_to_read(store_root: str) -> set[int]:
+    """Return the capabilities that reading takes: none, if all of the store is this user's."""
+    import stat
+
+    from fuse_mount import privileges
+
+    status = os.stat(store_root)
+    if status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISGID:
+        return set()
+    return {privileges.CAP_DAC_OVERRIDE}
+
+
+def _nodes(store: Store, spec: dict[str, object]) -> NodeTree:
+    from fuse_mount.nodes import GrowingNodes, SingleNodes
+
+    grow = spec.get("grow")
+    if grow is not None:
+        return GrowingNodes(_Grower(store, str(grow)).load)
+    return SingleNodes(_Grower(store, "").view(_layers(spec)))
+
+
+def _layers(spec: dict[str, object]) -> list[str]:
+    layers = spec["layers"]
+    assert isinstance(layers, list)
+    return layers
+
+
+def _settle() -> None:
+    """Let no garbage collection look at the tree: it lives as long as the process."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
+
+
+def _watch_owner(mountpoint: bytes) -> None:
+    import threading
+
+    threading.Thread(target=_die_with_owner, args=(mountpoint,), daemon=True).start()
+
+
+def _serve_through_library(spec: dict[str, object], report: _Report) -> None:
+    """Mount through libfuse 2 and serve."""
+    import fcntl
+    from pathlib import Path
+
+    from fuse_mount import _binding
+    from layerstore.store.store import Store
+
+    alive = open_private(str(spec["alive"]), os.O_RDWR | os.O_CREAT)
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    mountpoint = os.fsencode(str(spec["mountpoint"]))
+    if spec.get("life"):
+        _watch_owner(mountpoint)
+    _survive_memory_pressure()
+    with Store.open(Path(str(spec["store"]))) as store:
         tree = _tree(store, spec, report, mountpoint)
-        gc.collect()
-        gc.freeze()  # the tree lives as long as the process: no collection need look at it
+        _settle()
         _binding.serve(tree, mountpoint, mount_options())
-
-
-def _check_host() -> None:
-    """Refuse early what libfuse would only complain about on stderr."""
-    if not os.path.exists("/dev/fuse"):
-        raise UnsupportedError(
-            "there is no /dev/fuse on this host",
-            hint="load the kernel module: modprobe fuse; in a container, run it with "
-            "--device /dev/fuse",
-        )
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        raise UnsupportedError(
-            "this user may not open /dev/fuse",
-            hint="let every user open it, as udev does by default: chmod 666 /dev/fuse",
-        )
-    if os.geteuid() != 0 and not _on_path("fusermount"):
-        raise UnsupportedError(
-            "fusermount is missing, which mounts for users without privileges",
-            hint="install FUSE: apt-get install fuse libfuse2",
-        )
-    if os.geteuid() != 0 and not os.path.exists("/etc/mtab"):
-        raise UnsupportedError(
-            "there is no /etc/mtab, without which fusermount could not unmount again",
-            hint="make it: ln -s /proc/self/mounts /etc/mtab",
-        )
-
-
-def _on_path(program: str) -> bool:
-    return any(
-        os.access(f"{directory}/{program}", os.X_OK)
-        for directory in os.environ.get("PATH", os.defpath).split(":")
-    )
 
 
 def mount_options() -> dict[str, object]:
@@ -177,17 +252,9 @@ def mount_options() -> dict[str, object]:
         "fsname": "layerstore",
         "subtype": "layerstore",
     }
-    if os.geteuid() == 0 or _others_allowed():
+    if os.geteuid() == 0 or starting.others_allowed():
         options["allow_other"] = True
     return options
-
-
-def _others_allowed() -> bool:
-    try:
-        with open("/etc/fuse.conf", encoding="utf-8", errors="replace") as file:
-            return any(line.split("#")[0].strip() == "user_allow_other" for line in file)
-    except OSError:
-        return False
 
 
 def _tree(store: Store, spec: dict[str, object], report: _Report, mountpoint: bytes) -> Tree:
@@ -203,9 +270,7 @@ def _tree(store: Store, spec: dict[str, object], report: _Report, mountpoint: by
     grow = spec.get("grow")
     if grow is not None:
         return GrowingTree(_Grower(store, str(grow)).load, ready)
-    layers = spec["layers"]
-    assert isinstance(layers, list)
-    return SingleTree(_Grower(store, "").view(layers), ready)
+    return SingleTree(_Grower(store, "").view(_layers(spec)), ready)
 
 
 class _Grower:

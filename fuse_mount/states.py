@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from fuse_mount import lowers
 from fuse_mount.holders import is_fuse_mount, is_overlay_of, is_read_only_overlay
 from fuse_mount.kernel_lowers import boot_id
-from fuse_mount.lowers import FUSE, KERNELS
+from fuse_mount.lowers import KERNELS
+from fuse_mount.starting import SERVED
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.namespaces import current_mount_namespace, mount_namespace_lives
 
@@ -31,7 +32,7 @@ def state_of(record: MountRecord) -> tuple[str, str]:
     """Return the state of a view and, if it is not mounted, the reason."""
     if record.boot_id != boot_id():
         return STALE, "the host was restarted"
-    if record.backend == FUSE and not lowers.is_alive(record.lower):
+    if record.backend in SERVED and not lowers.is_alive(record.lower):
         return STALE, "its FUSE server is gone"
     if is_mounted(record):
         return MOUNTED, ""

@@ -229,10 +229,11 @@ def _mount_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--backend",
-        choices=("auto", "kernel", "kernel-packs", "fuse"),
+        choices=("auto", "kernel", "kernel-packs", "fuse", "fusepy"),
         default="auto",
         help="kernel: EROFS and overlayfs, with every file unpacked once; kernel-packs: the "
         "same over compressed packs, with next to nothing unpacked; fuse: a server of ours; "
+        "fusepy: one through libfuse 2; "
         "auto: the kernel where it can, over packs where there is no room, else fuse "
         "(default: auto)",
     )
@@ -345,7 +346,7 @@ def _print_plan(root: str, plan: ViewPlan, *, as_json: bool) -> None:
 @contextlib.contextmanager
 def _unpacking(backend: str) -> Iterator[Progress | None]:
     """Show how unpacking for the kernel moves; FUSE has nothing to show and imports nothing."""
-    if backend == "fuse":
+    if backend in ("fuse", "fusepy"):
         yield None
         return
     from layerstore.cli.progress import terminal_progress

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
 from layerstore.formats.tree import FILE_TYPES, Kind
+from layerstore.formats.xattrs import ACL_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,14 @@ class NotADirectoryInViewError(LayerstoreError):
 
 class WrongKindError(LayerstoreError):
     """The inode is not of the kind that the operation works on."""
+
+
+class OffsetBeyondError(LayerstoreError):
+    """A file has nothing behind the offset that was asked for."""
+
+
+Piece = bytes | memoryview
+"""Bytes of a file as they lie in memory."""
 
 
 class ChunkReader(Protocol):
@@ -148,6 +157,10 @@ class ImageView:
             entry.mtime_ns,
         )
 
+    def file_type(self, node: Node) -> int:
+        """Return the file type bits of a node's mode."""
+        return FILE_TYPES[node.entry.kind]
+
     def names(self, node: Node) -> Iterator[DirectoryEntry]:
         """Yield a directory's names in byte order, without ``.`` and ``..``.
 
@@ -193,15 +206,43 @@ class ImageView:
             WrongKindError: It is no regular file.
             IntegrityError: The store's bytes are damaged or missing.
         """
+        pieces = self.pieces(node, offset, size)
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+
+    def pieces(self, node: Node, offset: int, size: int) -> list[Piece]:
+        """Return what :meth:`read` does in parts that were not copied; none at the end.
+
+        Raises:
+            WrongKindError: It is no regular file.
+            IntegrityError: The store's bytes are damaged or missing.
+        """
         entry = node.entry
         if entry.kind is not Kind.FILE:
             raise WrongKindError(f"{entry.path!r} is not a regular file")
         size = min(size, entry.size - offset)
         if size <= 0:
-            return b""
+            return []
         if len(entry.extents) == 1:
-            return self._piece(entry.extents[0][1], offset, size)
+            return [self._piece(entry.extents[0][1], offset, size)]
         return self._read_pieces(node, offset, size)
+
+    def next_data(self, node: Node, offset: int) -> int:
+        """Return where content begins at or behind an offset, as lseek(2)'s SEEK_DATA does.
+
+        Raises:
+            WrongKindError: It is no regular file.
+            OffsetBeyondError: There is no content any more.
+        """
+        return self._next(node, offset, wanted=True)
+
+    def next_hole(self, node: Node, offset: int) -> int:
+        """Return where a hole begins at or behind an offset; the end of a file is one.
+
+        Raises:
+            WrongKindError: It is no regular file.
+            OffsetBeyondError: The offset is not inside the file.
+        """
+        return self._next(node, offset, wanted=False)
 
     def totals(self) -> Totals:
         """Return the image's inode count and content size; counted on first use."""
@@ -219,6 +260,10 @@ class ImageView:
             self._has_xattrs = any(node.entry.xattrs for node in self._inodes())
         return self._has_xattrs
 
+    def has_acls(self) -> bool:
+        """Whether any inode has a POSIX ACL, which whoever shows the tree should obey."""
+        return any(name in ACL_NAMES for node in self._inodes() for name, _ in node.entry.xattrs)
+
     def _inodes(self) -> Iterator[Node]:
         """Yield every inode once, in no particular order."""
         seen = set()
@@ -233,11 +278,26 @@ class ImageView:
             if node.children:
                 pending.extend(node.children.values())
 
-    def _read_pieces(self, node: Node, offset: int, size: int) -> bytes:
+    def _next(self, node: Node, offset: int, *, wanted: bool) -> int:
+        entry = node.entry
+        if entry.kind is not Kind.FILE:
+            raise WrongKindError(f"{entry.path!r} is not a regular file")
+        if not 0 <= offset < entry.size:
+            raise OffsetBeyondError(f"{entry.path!r} ends before byte {offset}")
+        ends = self._extent_ends(node)
+        for index in range(bisect_right(ends, offset), len(ends)):
+            length, chunk_id = entry.extents[index]
+            if length and (chunk_id is not None) == wanted:
+                return max(offset, ends[index] - length)
+        if wanted:
+            raise OffsetBeyondError(f"{entry.path!r} holds no content behind byte {offset}")
+        return entry.size
+
+    def _read_pieces(self, node: Node, offset: int, size: int) -> list[Piece]:
         extents = node.entry.extents
         ends = self._extent_ends(node)
         index = bisect_right(ends, offset)
-        parts = []
+        parts: list[Piece] = []
         while size > 0:
             length, chunk_id = extents[index]
             start = offset - (ends[index] - length)
@@ -246,15 +306,17 @@ class ImageView:
             offset += len(part)
             size -= len(part)
             index += 1
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts
 
-    def _piece(self, chunk_id: ChunkId | None, start: int, size: int) -> bytes:
+    def _piece(self, chunk_id: ChunkId | None, start: int, size: int) -> Piece:
         if chunk_id is None:
             return bytes(size)
         chunk = self._chunk(chunk_id)
         if start + size > len(chunk):
             raise IntegrityError(f"a chunk holds {len(chunk)} bytes, its layer says otherwise")
-        return chunk if start == 0 and size == len(chunk) else chunk[start : start + size]
+        if start == 0 and size == len(chunk):
+            return chunk
+        return memoryview(chunk)[start : start + size]
 
     def _chunk(self, chunk_id: ChunkId) -> bytes:
         with self._lock:

@@ -105,8 +105,8 @@ def test_a_sparse_file_beyond_four_gibibytes(
         assert huge.read(4096) == bytes(4096)
         huge.seek(-3000, os.SEEK_END)
         assert huge.read() == b"end" * 1000
-        if backend != "fuse":  # libfuse 2 cannot tell holes
-            assert os.lseek(huge.fileno(), 0, os.SEEK_HOLE) == 8192
+        if backend != "fusepy":  # libfuse 2 cannot tell holes
+            assert 5000 <= os.lseek(huge.fileno(), 0, os.SEEK_HOLE) <= 8192
     # The kernel's overlay knows a file's blocks once it was opened; before, those of its size.
     assert (view / "huge").stat().st_blocks * 512 < 1 << 20
 
@@ -166,7 +166,7 @@ def test_what_overlays_would_obey(
     view = show(spot.image("traps", layers))
     assert sorted(os.listdir(view)) == ["dir", "empty", "nested", "redirected", "secret"]
     assert (view / "dir" / "inside").read_bytes() == b"inside"
-    if backend == "fuse" and rw:
+    if backend != "kernel" and rw:
         return  # an overlay obeys, or refuses, what its lower directories have under its names
     assert (view / "redirected").read_bytes() == b"its own"
     assert (view / "empty").read_bytes() == b""
@@ -221,7 +221,7 @@ def test_what_the_kernel_cannot_show(
     reason: str,
 ) -> None:
     image = spot.image(f"odd-{reason.replace('/', '-')}", lambda _: [Changeset((entry,))])
-    if backend != "fuse":
+    if backend.startswith("kernel"):
         with pytest.raises(UnsupportedError, match=reason) as caught:
             show(image)
         assert "fuse" in str(caught.value.hint)

@@ -29,7 +29,14 @@ from tests.crash.rig.launcher import Done
 from tests.crash.rig.oracle import BrokenPromiseError, Expectation
 from tests.crash.rig.tracer import Plan
 from tests.support.build import add_base, needs_runc
-from tests.support.views import is_mounted, needs_fuse, needs_root, server_pids, undo_all_mounts
+from tests.support.views import (
+    is_mounted,
+    needs_fuse,
+    needs_libfuse,
+    needs_root,
+    server_pids,
+    undo_all_mounts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -332,7 +339,7 @@ def kill_under_view(
     root, target = box / "store", box / "view"
     target.mkdir(parents=True)
     shutil.copytree(workshop.template, root)
-    words = ["mount", "box", str(target), *(["--rw"] if rw else [])]
+    words = ["mount", "--backend", "fusepy", "box", str(target), *(["--rw"] if rw else [])]
     whole = target / "bin/busybox"
     try:
         assert launcher.run(root, *words, mutant=mutant).code == 0
@@ -398,7 +405,7 @@ def remains_of_views(root: Path, target: Path) -> list[str]:
 
 
 class TestView:
-    pytestmark: ClassVar = [*needs_root, *needs_fuse]
+    pytestmark: ClassVar = [*needs_root, *needs_fuse, needs_libfuse]
 
     @pytest.mark.parametrize("rw", [False, True], ids=["ro", "rw"])
     def test_a_killed_server_is_an_error_for_readers_and_can_be_replaced(

@@ -14,7 +14,7 @@ import pytest
 
 from fuse_mount import lowers, mounts
 from tests.crash.rig import campaign
-from tests.support.views import image_of, is_mounted, needs_packs, undo_all_mounts
+from tests.support.views import BACKENDS, image_of, is_mounted, undo_all_mounts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,9 +126,7 @@ def test_a_spec_without_its_name_goes_too(tmp_path: Path) -> None:
     assert os.listdir(lowers.lowers_directory(store)) == []
 
 
-@pytest.mark.parametrize(
-    "backend", ["fuse", "kernel", pytest.param("kernel-packs", marks=needs_packs)]
-)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("verb", ["mount", "unmount"])
 def test_killed_anywhere(tmp_path: Path, verb: str, backend: str) -> None:
     rig = Rig(tmp_path, backend)

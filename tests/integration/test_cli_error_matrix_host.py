@@ -195,21 +195,33 @@ HIDE_LIBRARY = "for f in $(find /lib /usr/lib -name 'libfuse.so.2*'); do mount -
 
 @needs_fuse
 @pytest.mark.parametrize(
-    ("hide", "message", "hint"),
+    ("hide", "backend", "message", "hint"),
     [
-        (HIDE_DEVICE, "there is no /dev/fuse on this host", "load the kernel module: modprobe"),
-        (HIDE_LIBRARY, "libfuse 2 cannot be loaded", "install FUSE: apt-get install libfuse2"),
+        (
+            HIDE_DEVICE,
+            "fuse",
+            "there is no /dev/fuse on this host",
+            "load the kernel module: modprobe",
+        ),
+        (
+            HIDE_LIBRARY,
+            "fusepy",
+            "libfuse 2 cannot be loaded",
+            "install FUSE: apt-get install libfuse2",
+        ),
     ],
     ids=["device", "library"],
 )
-def test_without_fuse(web: Cli, tmp_path: Path, hide: str, message: str, hint: str) -> None:
+def test_without_fuse(
+    web: Cli, tmp_path: Path, hide: str, backend: str, message: str, hint: str
+) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("hiding parts of the host takes unshare")
     (tmp_path / "empty").touch()
     view = tmp_path / "view"
     view.mkdir()
     script = f'{hide.format(tmp_path / "empty")} && exec "$@"'
-    command = web.command("mount", "--backend", "fuse", "web:1", view)
+    command = web.command("mount", "--backend", backend, "web:1", view)
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", *command],
         env=web.environment(),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Cli
-from tests.support.views import server_pids
+from tests.support.views import needs_libfuse, server_pids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -133,8 +133,9 @@ def test_a_kept_upper_holds_the_changes(cli, spots):
     assert (upper / "new").read_text() == "mine"
 
 
+@needs_libfuse
 def test_a_killed_server_is_found_and_cleaned_up(cli, spots):
-    cli.ok("mount", "--backend", "fuse", "web:1", spots[0])
+    cli.ok("mount", "--backend", "fusepy", "web:1", spots[0])
     for pid in server_pids(cli.store):
         os.kill(pid, signal.SIGKILL)
     assert views(cli)[str(spots[0])]["state"] == "stale"

@@ -77,7 +77,7 @@ def nothing_is_left(host: Host, backend: str) -> bool:
     left = [
         path.name
         for path in (host.store / "views").glob("*.json")
-        if not path.name.startswith("lower-") or backend != "fuse"
+        if not path.name.startswith("lower-") or backend.startswith("kernel")
     ]
     return left == [] and host.states() == [] and not any((host.store / "uppers").glob("*"))
 

@@ -19,6 +19,7 @@ from fuse_mount import lowers, mounts
 from layerstore.digest import DiffId, sha256_digest
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 from layerstore.linux import mounts as syscalls
+from layerstore.linux import probe
 from layerstore.linux.xattrs import read_xattrs
 from layerstore.store.pack_trial import pack_problem
 from layerstore.store.records import LayerRecord
@@ -61,8 +62,16 @@ def _packs_missing() -> str:
 
 needs_packs = pytest.mark.skipif(bool(_packs_missing()), reason=_packs_missing() or "works")
 
-BACKENDS = [
+needs_libfuse = pytest.mark.skipif(
+    not probe.fuse_library().works, reason="libfuse 2 is not installed"
+)
+
+SERVED = [
     pytest.param("fuse", marks=needs_fuse),
+    pytest.param("fusepy", marks=[*needs_fuse, needs_libfuse]),
+]
+BACKENDS = [
+    *SERVED,
     pytest.param("kernel", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")),
     pytest.param("kernel-packs", marks=needs_packs),
 ]
@@ -70,7 +79,15 @@ BACKENDS = [
 
 def server_pids(store: str | os.PathLike[str]) -> list[int]:
     """Pids of the living FUSE servers of a store."""
-    found = []
+    return [pid for pid, words in _servings(store) if words[0] != b"sh"]
+
+
+def keeper_pids(store: str | os.PathLike[str]) -> list[int]:
+    """Pids of the living keepers of the servers of a store."""
+    return [pid for pid, words in _servings(store) if words[0] == b"sh"]
+
+
+def _servings(store: str | os.PathLike[str]) -> Iterator[tuple[int, list[bytes]]]:
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/cmdline", "rb") as file:
@@ -78,8 +95,7 @@ def server_pids(store: str | os.PathLike[str]) -> list[int]:
         except OSError:
             continue
         if b"fuse_mount.server" in words and os.fsencode(store) in words[-2]:
-            found.append(int(name))
-    return found
+            yield int(name), words
 
 
 def changeset_of(session: WriteSession, root: Path) -> Changeset:
