@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 2
 FUZZ_SECONDS ?= 120
 DIFFERENTIAL_ARCHIVES ?= 50000
 
-.PHONY: help demo test crash-nightly crash-release hostile fuzz differential lint format lock bench setup
+.PHONY: help demo test crash-nightly crash-release hostile fuzz differential lint format lock bench bench-views setup
 .PHONY: setup-system setup-test-system clean
 
 help: ## Show what can be made
@@ -56,6 +56,9 @@ format: $(VENV)/.ready ## Format the code
 
 bench: setup-system $(VENV)/.ready ## Ingest a Debian root file system here and with the peers at hand
 	$(BIN)/python -m tests.bench.ingest $(BENCH_ARGS)
+
+bench-views: setup-system $(VENV)/.ready ## Read one root file system through every kind of view, here and by the peers at hand
+	$(BIN)/python -m tests.bench.paths $(BENCH_ARGS)
 
 setup: setup-system $(VENV)/.ready ## Install what layerstore needs to run
 

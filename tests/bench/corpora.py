@@ -86,7 +86,7 @@ WHEELS = {
 """Ten releases each, consecutive among those that were not withdrawn and have this wheel."""
 
 
-_WHEELS_OF_311 = (
+WHEELS_OF_311 = (
     "--only-binary=:all:",
     "--implementation=cp",
     "--python-version=3.11",
@@ -115,13 +115,13 @@ def _packages(*names: str) -> Callable[[Path], None]:
     return lambda tree: debian.install(tree, names)
 
 
-def _pip_app(*requirements: str) -> Callable[[Path], None]:
+def pip_app(*requirements: str) -> Callable[[Path], None]:
     """Install wheels for the tree's Python, compiled there as pip would do inside."""
 
     def make(tree: Path) -> None:
         site = tree / "opt" / "app" / "lib" / "python3.11" / "site-packages"
         command = [sys.executable, "-m", "pip", "--quiet", "install", "--no-compile"]
-        command += [*_WHEELS_OF_311, "--target", str(site)]
+        command += [*WHEELS_OF_311, "--target", str(site)]
         subprocess.run([*command, *requirements], check=True)
         inside = f"/{site.relative_to(tree)}"
         debian.run_in(tree, "/usr/bin/python3.11", "-m", "compileall", "-q", inside)
@@ -149,8 +149,8 @@ def _bootstrap(suite: str) -> Callable[[Path], None]:
 RELATED = (
     Recipe("01-base", _bootstrap("bookworm")),
     Recipe("02-python", _packages(*PYTHON), "01-base"),
-    Recipe("03-app-1", _pip_app(*APP_1), "02-python"),
-    Recipe("04-app-2", _pip_app(*APP_2), "02-python"),
+    Recipe("03-app-1", pip_app(*APP_1), "02-python"),
+    Recipe("04-app-2", pip_app(*APP_2), "02-python"),
     Recipe("05-node", _packages("nodejs", "ca-certificates"), "01-base"),
     Recipe("06-node-app", _npm_app(*NODE_APP), "05-node"),
     Recipe("07-nginx", _packages("nginx"), "01-base"),
@@ -173,7 +173,7 @@ def _wheel(project: str, version: str) -> Callable[[Path], None]:
     def make(tree: Path) -> None:
         with tempfile.TemporaryDirectory() as download:
             command = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps"]
-            command += [*_WHEELS_OF_311, "--dest", download, f"{project}=={version}"]
+            command += [*WHEELS_OF_311, "--dest", download, f"{project}=={version}"]
             subprocess.run(command, check=True)
             (found,) = Path(download).glob("*.whl")
             with zipfile.ZipFile(found) as archive:

@@ -1,0 +1,1 @@
+"""Reads through every way to show one root file system, here and by others, interleaved."""

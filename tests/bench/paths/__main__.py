@@ -1,0 +1,289 @@
+"""Reads through every way to show one root file system, here and by others, interleaved.
+
+    python -m tests.bench.paths [--work DIR] [-n ROUNDS] [--cold-rounds N] [--quick]
+        [--columns NAME,...] [--contenders NAME,...] [--json FILE] [--svg FILE] [--gate]
+    python -m tests.bench.paths --from FILE [--by cpu] [--against plain] [--svg FILE]
+
+Makes a Debian root file system with Python, node, gcc and large packages (kept in DIR, by default
+.cache/bench), gives it to everybody who is installed, and does the same jobs in every place: list
+all directories, stat everything, read small files, read large ones, read 4 KiB at random
+places, and three programs. Warm means that the job was done there before; cold that
+the kernel's caches were dropped and servers started anew just before. Prints speeds against
+docker's overlay2 and whether the default view keeps its promises. Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerstore.errors import LayerstoreError
+from layerstore.linux import mounts, namespaces
+from tests.bench.harness import CommandError, environment, say
+from tests.bench.paths import report
+from tests.bench.paths.chart import chart
+from tests.bench.paths.contenders import Contender, contenders, make_store, new_place
+from tests.bench.paths.jobs import COLUMNS, Column, Prober
+from tests.bench.paths.root import make_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.bench.paths.jobs import Cost
+
+WARM_ROUNDS = 9
+COLD_ROUNDS = 3
+QUICK_ROUNDS = 3
+
+
+class Bench:
+    """The places that are open, and what was measured in them.
+
+    Args:
+        work: For whatever is made for this run.
+        tree: The root file system.
+        chosen: Who takes part; whoever cannot is told and left out.
+    """
+
+    def __init__(self, work: Path, tree: Path, chosen: list[Contender]) -> None:
+        self.versions: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+        self.samples: list[report.Sample] = []
+        self._prober = Prober(work, tree)
+        self._tree = tree
+        self._work = work
+        self._prepared: list[Contender] = []
+        self._roots: dict[str, str] = {}
+        self._met: dict[str, tuple[str, int, int]] = {}
+        self._chosen = chosen
+
+    def prepare(self) -> None:
+        """Make what everybody mounts, and mount it."""
+        for contender in self._chosen:
+            version = contender.version()
+            if version is None:
+                say(f"left out, not usable here: {contender.name}")
+                continue
+            say(f"preparing {contender.name}")
+            self._prepared.append(contender)
+            try:
+                contender.prepare(self._tree, new_place(self._work, contender))
+                self._open(contender)
+            except (OSError, CommandError, LayerstoreError) as err:
+                say(f"left out, could not be shown here: {contender.name}: {err}")
+                self._take_away(contender)
+            else:
+                self.versions[contender.name] = version
+        drop_caches()  # pages that writing left are larger or smaller than those that reading makes
+
+    def _open(self, contender: Contender) -> None:
+        root = contender.open()
+        self._roots[contender.name] = root
+        self.notes[contender.name] = contender.note
+        mounts.mount("proc", f"{root}/proc", "proc")
+        mounts.mount("tmpfs", f"{root}/tmp", "tmpfs")
+        mounts.bind("/dev", f"{root}/dev")
+
+    def _close(self, contender: Contender) -> None:
+        root = self._roots.pop(contender.name, None)
+        if root is None:
+            return
+        for name in ("dev", "tmp", "proc"):
+            with contextlib.suppress(mounts.MountCallError):  # opening may have failed halfway
+                mounts.unmount(f"{root}/{name}")
+        contender.close()
+
+    def warm(self, columns: list[Column], rounds: int) -> None:
+        """Do every job everywhere once, unmeasured, then in rounds."""
+        for column in columns:
+            say(f"warm {column.name}")
+            for contender in self._prepared:
+                self._run(contender, column, passes=1)
+            for number in range(rounds):
+                for contender in self._turn(number):
+                    cost = self._run(contender, column, passes=column.passes)
+                    self._note(contender, column, "warm", number, cost)
+
+    def cold(self, columns: list[Column], rounds: int) -> None:
+        """Do every job everywhere in rounds, each time with nothing cached."""
+        for column in columns:
+            say(f"cold {column.name}")
+            for number in range(rounds):
+                for contender in self._turn(number):
+                    if contender.has_server:
+                        self._close(contender)
+                        self._open(contender)
+                    drop_caches()
+                    cost = self._run(contender, column, passes=1)
+                    self._note(contender, column, "cold", number, cost)
+
+    def _turn(self, number: int) -> list[Contender]:
+        """Return the order of a round: nobody always comes behind the same one's leavings."""
+        first = number % len(self._prepared)
+        return self._prepared[first:] + self._prepared[:first]
+
+    def _run(self, contender: Contender, column: Column, *, passes: int) -> Cost:
+        root, servers = self._roots[contender.name], contender.servers()
+        cost = self._prober.run(column, root, passes=passes, servers=servers)
+        met = (cost.things, cost.read_bytes)
+        who, *known = self._met.setdefault(column.name, (contender.name, *met))
+        if tuple(known) != met:
+            raise CommandError(
+                f"{column.name}: {contender.name} has {met[0]} things with {met[1]} bytes, "
+                f"{who} has {known[0]} with {known[1]}"
+            )
+        return cost
+
+    def _note(
+        self, contender: Contender, column: Column, state: str, number: int, cost: Cost
+    ) -> None:
+        self.samples.append(
+            report.Sample(
+                contender.name, column.name, state, number,
+                cost.wall_seconds, cost.cpu_seconds, os.getloadavg()[0],
+            )
+        )  # fmt: skip
+
+    def finish(self) -> None:
+        """Unmount everything and end every process, whatever of it goes wrong."""
+        for contender in reversed(self._prepared.copy()):
+            self._take_away(contender)
+
+    def _take_away(self, contender: Contender) -> None:
+        self._prepared.remove(contender)
+        for step in (lambda: self._close(contender), contender.finish):
+            try:
+                step()
+            except (OSError, CommandError, LayerstoreError, subprocess.SubprocessError) as err:
+                say(f"{contender.name}: {err}")
+
+    def found(self) -> dict[str, object]:
+        """Return everything there is to know of this run."""
+        return {
+            "environment": environment(),
+            "versions": self.versions,
+            "notes": self.notes,
+            "met": {name: met[1:] for name, met in self._met.items()},
+            "samples": [sample._asdict() for sample in self.samples],
+        }
+
+
+def drop_caches() -> None:
+    """Write back and forget what the kernel caches of any file system."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def measure(given: argparse.Namespace) -> dict[str, object]:
+    """Make the root file system and measure; return what is known of the run."""
+    columns = [column for column in COLUMNS if column.name in given.columns]
+    given.work.mkdir(parents=True, exist_ok=True)
+    tree = make_root(given.work)
+    work = Path(tempfile.mkdtemp(prefix="run-", dir=given.work))
+    try:
+        say("importing the root file system")
+        everybody = contenders(make_store(work, tree))
+        chosen = [one for one in everybody if _is_chosen(one, given.contenders)]
+        bench = Bench(work, tree, chosen)
+        try:
+            bench.prepare()
+            bench.warm(columns, given.rounds)
+            bench.cold(columns, given.cold_rounds)
+        finally:
+            bench.finish()
+        return bench.found()
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_chosen(contender: Contender, names: list[str] | None) -> bool:
+    return names is None or contender.name in {report.REFERENCE, *names}
+
+
+def show(found: dict[str, Any], given: argparse.Namespace) -> int:
+    """Print tables and bars; return how many bars are not met."""
+    samples = [report.Sample(**sample) for sample in found["samples"]]
+    results = report.Results(samples)
+    by = report.CPU if given.by == "cpu" else report.WALL
+    for state in ("warm", "cold"):
+        if results.rounds(state):
+            print(report.table(results, state, by, given.against))
+            print(f"medians of {results.rounds(state)} rounds\n")
+    bars = [
+        bar
+        for view in results.contenders
+        if view.startswith(report.DEFAULT_VIEW)
+        for bar in report.bars_of(results, view, by)
+    ]
+    print(*bars, sep="\n")
+    if given.svg:
+        given.svg.write_text(chart(results, by))
+    loads = [sample.load_average for sample in samples]
+    print(f"load average {min(loads):.1f} to {max(loads):.1f}; {found['environment']}")
+    for name, version in found["versions"].items():
+        print(f"{name}: {version}; {found['notes'].get(name) or 'no options'}")
+    return sum(not bar.met for bar in bars)
+
+
+def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"no {name!r}: there are {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tests.bench.paths", description=__doc__.splitlines()[0])
+    columns = [column.name for column in COLUMNS]
+    everybody = [one.name for one in contenders(Path())]
+    parser.add_argument("--work", type=Path, default=Path(".cache/bench"))
+    parser.add_argument("-n", "--rounds", type=int, default=WARM_ROUNDS)
+    parser.add_argument("--cold-rounds", type=int, default=COLD_ROUNDS)
+    parser.add_argument("--quick", action="store_true", help="few rounds, for a first look")
+    parser.add_argument("--columns", type=_names(columns), default=columns)
+    parser.add_argument("--contenders", type=_names(everybody), help="and overlay2, the reference")
+    parser.add_argument("--json", type=Path, help="keep every sample there")
+    parser.add_argument("--from", dest="source", type=Path, help="report on such a file again")
+    parser.add_argument("--svg", type=Path, help="draw the speeds there")
+    parser.add_argument("--by", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--against", choices=everybody, default=report.REFERENCE)
+    parser.add_argument("--gate", action="store_true", help="exit 1 when a bar is not met")
+    given = parser.parse_args()
+    if given.quick:
+        given.rounds, given.cold_rounds = QUICK_ROUNDS, 1
+    given.work = given.work.absolute()
+    return given
+
+
+def main() -> int:
+    given = parse_arguments()
+    if given.source:
+        found = json.loads(given.source.read_text())
+    elif os.geteuid() != 0:
+        say("needs root: mounting and dropping caches take privileges")
+        return 1
+    else:
+        # Nothing stays mounted, however this ends.
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        mounts.set_propagation("/", mounts.MS_PRIVATE)
+        found = measure(given)
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1) + "\n")
+    missed = show(found, given)
+    return 1 if missed and given.gate else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
