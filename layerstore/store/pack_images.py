@@ -262,12 +262,13 @@ def _known_images(paths: StorePaths, pack: _Pack) -> Iterable[PackImage]:
     prefix = f"{pack.pack_id.hex()}."
     known = []
     for name in image_names(paths):
-        if name.startswith(prefix):
-            with contextlib.suppress(OSError, FormatError):
-                path = paths.pack_sidecar(name)
-                known.append(
-                    (name, decode_pack_sidecar(read_file(path, max_bytes=SIDECAR_MAX_BYTES)))
-                )
+        if not name.startswith(prefix):
+            continue
+        with contextlib.suppress(OSError, FormatError):
+            encoded = read_file(paths.pack_sidecar(name), max_bytes=SIDECAR_MAX_BYTES)
+            sidecar = decode_pack_sidecar(encoded)
+            if name == _name(pack.pack_id, sidecar.image.image_hash):
+                known.append((name, sidecar))
     for name, sidecar in sorted(known, key=lambda item: -len(item[1].image.objects)):
         if sidecar.seen != pack.seen:
             if not pack.is_sound():
@@ -279,6 +280,10 @@ def _known_images(paths: StorePaths, pack: _Pack) -> Iterable[PackImage]:
         fd = _open_verified(paths, name, sidecar.image)
         if fd is not None:
             yield PackImage(name, fd, os.dup(pack.fd), sidecar.image.objects)
+
+
+def _name(pack_id: PackId, image_hash: bytes) -> str:
+    return f"{pack_id.hex()}.{image_hash[:_NAME_BYTES].hex()}"
 
 
 def _open_verified(paths: StorePaths, name: str, sidecar: Sidecar) -> int | None:
@@ -383,7 +388,7 @@ def _write(
     write_pack_image(frames, files, -(-end // ALIGNMENT_BYTES), out, uuid=uuid)
     image = out.getbuffer()
     digest = blake3(image).digest()
-    name = f"{pack.pack_id.hex()}.{digest[:_NAME_BYTES].hex()}"
+    name = _name(pack.pack_id, digest)
     sidecar = PackSidecar(Sidecar(len(image), digest, frozenset(files)), pack.seen)
     with storage_errors("write the image of a pack"):
         make_private_dir(paths.pack_images, durable=False)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from layerstore.formats import sidecar
+from layerstore.formats import erofs, erofs_packs, sidecar
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
 
 PAGE = (Path(__file__).parents[3] / "docs" / "format" / "erofs.md").read_text()
@@ -24,3 +24,17 @@ def test_the_table_is_the_structs():
         assert int(offset) == end
         end += int(size)
     assert end == sidecar._HEAD.size
+
+
+def test_numbers_of_pack_images_are_those_of_the_code():
+    section = PAGE.split("## Images of packs")[1].split("## Sidecar")[0]
+    rows = dict(re.findall(r"^\| (\d+) \| \d+ \| \w+ \| (\w+) \|", section, re.MULTILINE))
+    assert rows["112"] == "rootnid_8b"
+    assert f"`{erofs._INCOMPAT_BACKED:#x}`" in section
+    assert f"| available_compr_algs | {1 << erofs.ZSTD}:" in section
+    assert f"| devt_slotoff | {erofs._DEVICE_OFFSET // erofs._DEVICE.size} |" in section
+    assert f"At {erofs._DEVICE_OFFSET} lies the slot" in section
+    assert f"{erofs.DEVICE_BLOCK:,} as u32" in section
+    assert f"{erofs_packs.FRAME_MAX_BYTES:,} bytes" in section
+    assert f"`{sidecar.PACK_MAGIC.decode().rstrip(chr(0))}\\0`" in section
+    assert f"and {sidecar._SEEN.size} bytes between" in section
