@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fuse_mount import fusermount, lowers
 from fuse_mount.holders import describe_holders, mount_points_of_ours
 from fuse_mount.kernel_lowers import boot_id
-from fuse_mount.lowers import KERNEL, KERNEL_PACKS
+from fuse_mount.lowers import KERNEL, KERNEL_PACKS, KERNELS
 from fuse_mount.plan import plan_of
 from fuse_mount.records import (
     FORBIDDEN,
@@ -55,6 +55,7 @@ from fuse_mount.states import (
     is_mounted,
     state_of,
 )
+from layerstore.digest import chain_id, hex_of
 from layerstore.errors import (
     ConflictError,
     InputError,
@@ -76,6 +77,8 @@ from layerstore.linux.namespaces import (
 from layerstore.linux.planned import execute
 from layerstore.linux.removal import remove_tree
 from layerstore.snapshot.overlay import copy_root_attributes
+from layerstore.store.paths import StorePaths
+from layerstore.store.usage import note_chain_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -493,6 +496,7 @@ def _make(store_root: str, record: MountRecord, progress: Progress | None) -> Mo
         )
     record = record._replace(lower=lower.directory)
     write_record(store_root, record)
+    _note_use(store_root, record)
     if record.upper is not None:
         _make_upper(store_root, record.upper, lower.root)
     if record.prepared:
@@ -523,8 +527,14 @@ def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool 
         lowers.release_everywhere(store_root, record.layers, record.view_id)
     if record.upper is not None and not keep_upper:
         _remove_upper(record.upper)
+    _note_use(store_root, record)  # a view of a month was needed until now
     with contextlib.suppress(FileNotFoundError):
         os.unlink(record_path(store_root, record.view_id))
+
+
+def _note_use(store_root: str, record: MountRecord) -> None:
+    if record.backend in KERNELS:
+        note_chain_use(StorePaths(store_root), hex_of(chain_id(record.layers)))
 
 
 def _remove_upper(upper: str) -> None:

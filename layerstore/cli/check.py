@@ -220,6 +220,7 @@ def _outcome_to_json(outcome: RepairOutcome, names: dict[str, list[str]]) -> dic
         "packs_moved": outcome.moved.packs,
         "chunks_saved": outcome.moved.saved_chunks,
         "chunks_lost": outcome.moved.lost_chunks,
+        "unpacked_removed": outcome.unpacked,
         "rebuilt_index": outcome.rebuilt is not None,
         "cache_keys": list(outcome.cache_keys),
         "losses": [
@@ -248,6 +249,11 @@ def _print_outcome(outcome: RepairOutcome, names: dict[str, list[str]]) -> None:
     if moved.packs:
         saved = "" if outcome.dry_run else f", {_count(moved.saved_chunks, 'chunk')} saved first"
         write_line(f"{would}moved to quarantine/: {_count(moved.packs, 'pack')}{saved}")
+    if outcome.unpacked:
+        write_line(
+            f"{would}removed, for the next view to unpack anew: "
+            f"{_count(outcome.unpacked, 'unpacked file')}"
+        )
     if outcome.rebuilt is not None:
         write_line(f"made the index again: {outcome.rebuilt.images} images")
     if outcome.cache_keys:

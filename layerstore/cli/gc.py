@@ -15,11 +15,15 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from layerstore.build.run.idle_caches import IdleCache
     from layerstore.store.collection import GcReport
-    from layerstore.store.eviction import Evictable
+    from layerstore.store.eviction import Evictable, KeepUnpacked
     from layerstore.store.explain import Explanation, LayerKept, Reason
     from layerstore.store.gc import GcPlan, GcRules
     from layerstore.store.retention import KeepRules
     from layerstore.store.store import Store
+
+
+KEEP_UNPACKED_WITHIN = "7d"
+"""A week of images that come and go; what was not shown in one is unpacked again when it is."""
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +36,13 @@ def collect_garbage(
     *,
     dry_run: DryRun = False,
     drop_cache: Annotated[
-        bool, typer.Option("--all", "-a", help="Give up the build cache and cache mounts as well.")
+        bool,
+        typer.Option(
+            "--all",
+            "-a",
+            help="Give up the build cache, cache mounts, and all files unpacked for views that "
+            "are gone as well.",
+        ),
     ] = False,
     max_size: Annotated[
         str | None,
@@ -64,6 +74,21 @@ def collect_garbage(
         str | None,
         typer.Option(
             metavar="AGE", help="Forget build steps and cache mounts not used within AGE."
+        ),
+    ] = None,
+    keep_unpacked_within: Annotated[
+        str,
+        typer.Option(
+            metavar="AGE",
+            help="Remove unpacked files that no kernel view needed within AGE; 0s for all.",
+        ),
+    ] = KEEP_UNPACKED_WITHIN,
+    max_unpacked: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Bring unpacked files down to SIZE: those that no view needs, the longest unused "
+            "first.",
         ),
     ] = None,
     compact: Annotated[
@@ -102,12 +127,16 @@ def collect_garbage(
     from layerstore.store.compaction import REWRITE_DEAD_FRACTION
     from layerstore.store.gc import execute, plan_gc
     from layerstore.store.removal import COMPACT_DEAD_FRACTION
-    from layerstore.units import parse_size
+    from layerstore.units import parse_age, parse_size
 
     if compact and threshold is not None:
         raise InputError("--compact copies whatever is dead: leave out --threshold")
     rules = _keep_rules(max_size, keep_last, keep_within, keep_tag, keep_cache_within, force=force)
     fraction = threshold / 100 if threshold else REWRITE_DEAD_FRACTION
+    unpacked_rules = _UnpackedRules(
+        None if drop_cache else parse_age(keep_unpacked_within),
+        None if max_unpacked is None else parse_size(max_unpacked),
+    )
     with settings_of(context).open_store() as store:
         with terminal_progress() as progress:
             plan = plan_gc(
@@ -120,8 +149,9 @@ def collect_garbage(
                 progress=progress,
             )
             caches = _find_caches(store, plan.rules)
+            keep = _keep_unpacked(store, unpacked_rules, plan)
             report = None if dry_run else execute(plan)
-        unpacked = _evict(store, dry_run=dry_run)
+        unpacked = _evict(store, keep, dry_run=dry_run)
         if not dry_run:
             caches = _remove_caches(store, caches)
         if drop_cache and not dry_run:
@@ -201,11 +231,43 @@ def _remove_caches(store: Store, caches: _Caches) -> _Caches:
     return caches._replace(going=remove_idle_caches(store.root / CACHE_MOUNTS, caches.going))
 
 
-def _evict(store: Store, *, dry_run: bool) -> Evictable:
-    """Remove, or only find, unpacked files that no view needs."""
+class _UnpackedRules(NamedTuple):
+    """Which unpacked files stay that no view needs.
+
+    Attributes:
+        within_s: Those that one needed within so many seconds; None for none at all.
+        max_bytes: As long as all take no more.
+    """
+
+    within_s: float | None
+    max_bytes: int | None
+
+
+def _keep_unpacked(store: Store, rules: _UnpackedRules, plan: GcPlan) -> KeepUnpacked | None:
+    """Return what stays unpacked; asked before anything is removed, as ages of caches are."""
+    from layerstore.digest import chain_id, hex_of
+    from layerstore.store.eviction import KeepUnpacked, chain_uses
+    from layerstore.store.selection import recorded_uses
+    from layerstore.store.usage import age_reference
+
+    if rules.within_s is None:
+        return None
+    going = set(plan.images)
+    images = [image for image in store.images() if image.image_id not in going]
+    uses = [*chain_uses(store.paths).values(), *recorded_uses(store)]
+    return KeepUnpacked(
+        frozenset(hex_of(chain_id(image.layers)) for image in images),
+        rules.within_s,
+        rules.max_bytes,
+        age_reference(time.time(), uses, trust=plan.rules.keep.trust_clock),
+    )
+
+
+def _evict(store: Store, keep: KeepUnpacked | None, *, dry_run: bool) -> Evictable:
+    """Remove, or only find, unpacked files that neither a view needs nor a rule keeps."""
     from layerstore.store.eviction import evict, find_evictable
 
-    return find_evictable(store.paths) if dry_run else evict(store.paths)
+    return find_evictable(store.paths, keep) if dry_run else evict(store.paths, keep)
 
 
 def _to_json(
@@ -230,6 +292,8 @@ def _to_json(
         "unpacked_files": len(unpacked.objects),
         "unpacked_bytes": unpacked.disk_size,
         "unpacked_kept": unpacked.kept,
+        "unpacked_recent": unpacked.recent,
+        "unpacked_recent_bytes": unpacked.recent_bytes,
         "unpacked_doubt": unpacked.doubt,
     }
 
@@ -267,6 +331,11 @@ def _print(
         size = unpacked.disk_size
         write_line(
             f"{len(unpacked.objects)} unpacked files with {format_size(size)} ({size} bytes)"
+        )
+    if unpacked.recent:
+        write_line(
+            f"{unpacked.recent} unpacked files with {format_size(unpacked.recent_bytes)} stay: "
+            "views needed them lately"
         )
     if unpacked.doubt:
         write_note(f"note: unpacked files stay: {unpacked.doubt}")

@@ -2,9 +2,10 @@
 
 The order is: a check that reads every byte; what the store itself and then each copy can
 bring back is written into new packs; damaged packs are emptied of what can be read and
-moved to ``quarantine/``; the catalog is made again where it was damaged; build steps
-whose layers lost data are forgotten, so that building again makes them anew. Every step
-is durable by itself: a repair that was killed is simply run again.
+moved to ``quarantine/``; damaged unpacked files that no view needs go; the catalog is made
+again where it was damaged; build steps whose layers lost data are forgotten, so that building
+again makes them anew. Every step is durable by itself: a repair that was killed is simply run
+again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.digest import Digest, ImageId
+from layerstore.digest import Digest, ImageId, ObjectId
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
 from layerstore.formats.tree import decode_changeset
 from layerstore.image.heal import SourceResult, glean_from, glean_from_itself
@@ -21,6 +22,7 @@ from layerstore.image.images import own_manifest
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests, put_blob
 from layerstore.store.check import check, names_log_content
+from layerstore.store.eviction import evict_damaged
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.findings import Problem
 from layerstore.store.glean import Gleaned, Gleaner, Lost, lost_of
@@ -64,6 +66,7 @@ class RepairOutcome(NamedTuple):
         itself: What the store could give of its own.
         sources: What each copy brought; copies that were not needed are not read.
         moved: Packs moved aside.
+        unpacked: Damaged unpacked files that went; the next view makes them anew.
         rebuilt: The new catalog, where one was needed.
         cache_keys: Build steps forgotten because their layers lost data.
         losses: What remains lost.
@@ -75,6 +78,7 @@ class RepairOutcome(NamedTuple):
     itself: Gleaned
     sources: tuple[SourceResult, ...]
     moved: RepairReport
+    unpacked: int
     rebuilt: RebuildReport | None
     cache_keys: tuple[str, ...]
     losses: tuple[Loss, ...]
@@ -114,6 +118,7 @@ def repair_store(
         if dry_run:
             return _dry_outcome(store, before, itself, results, missing)
         moved = execute_repair(plan_repair(store, before))
+        unpacked = evict_damaged(store.paths, _unused_objects(before))
         again = _make_manifests_again(store)
         if (
             again
@@ -126,7 +131,14 @@ def repair_store(
         keys = _forget_build_steps(store, after.harmed_layers)
         losses = (*_losses(store, lost_of(after)), *_losses_of_names(store))
         ok = after.ok and not losses
-        return RepairOutcome(False, before, itself, results, moved, rebuilt, keys, losses, ok)
+        return RepairOutcome(
+            False, before, itself, results, moved, unpacked, rebuilt, keys, losses, ok
+        )
+
+
+def _unused_objects(report: CheckReport) -> list[ObjectId]:
+    found = (each for each in report.findings if each.problem is Problem.UNUSED_OBJECT_DAMAGED)
+    return [ObjectId(bytes.fromhex(each.digest)) for each in found]
 
 
 def _dry_outcome(
@@ -141,7 +153,10 @@ def _dry_outcome(
     losses = _losses(store, missing)
     if missing.layers or not _layers_of_unlisted(store):
         losses += _losses_of_names(store)  # else their layers come back, and they with them
-    return RepairOutcome(True, before, itself, results, moved, None, (), tuple(losses), not losses)
+    unpacked = len(_unused_objects(before))
+    return RepairOutcome(
+        True, before, itself, results, moved, unpacked, None, (), tuple(losses), not losses
+    )
 
 
 def _heal(

@@ -7,6 +7,10 @@ nowhere. A record counts for as long as its file exists, as for gc. If a record 
 needed cannot be read, nothing is evicted: an object that goes from under a view is an I/O error
 in it.
 
+Rules (:class:`KeepUnpacked`) may let files stay that images needed lately. When that was is the
+time of a chain's sidecar, set whenever a view of it is made or ends. Rules decide about what no
+view needs, and about nothing else: a wrong clock costs space or unpacking.
+
 Normative: docs/format/store.md, "Objects".
 """
 
@@ -28,10 +32,11 @@ from layerstore.store.objects import SIDECAR_MAX_BYTES, ObjectFile, object_sizes
 from layerstore.store.paths import METADATA_SUFFIX, SIDECAR_SUFFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from layerstore.digest import ObjectId
     from layerstore.store.paths import StorePaths
+    from layerstore.store.usage import Reference
 
 _KERNEL = "kernel"
 _KERNEL_PACKS = "kernel-packs"
@@ -42,8 +47,24 @@ _CHAIN_HEX = 32
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
+class KeepUnpacked(NamedTuple):
+    """Which files stay unpacked although no view needs them.
+
+    Attributes:
+        chains: Those of images that the store has; files of no such image go.
+        within_s: An image's files stay that a view of it needed within so many seconds.
+        max_bytes: Unless the tier would take more than this on disk: the longest unused go.
+        reference: What ages are measured from.
+    """
+
+    chains: frozenset[str]
+    within_s: float
+    max_bytes: int | None
+    reference: Reference
+
+
 class Evictable(NamedTuple):
-    """What no view needs.
+    """What no view needs, and no rule keeps.
 
     Attributes:
         objects: Files of the object tier.
@@ -53,6 +74,8 @@ class Evictable(NamedTuple):
         disk_size: Bytes that the file system allocated for them.
         kept: Objects that views need.
         doubt: Why nothing may be evicted, "" if it may.
+        recent: Objects that only rules keep.
+        recent_bytes: What these take on disk.
     """
 
     objects: tuple[ObjectId, ...]
@@ -61,17 +84,30 @@ class Evictable(NamedTuple):
     disk_size: int
     kept: int
     doubt: str
+    recent: int = 0
+    recent_bytes: int = 0
 
 
-def find_evictable(paths: StorePaths) -> Evictable:
-    """Return what :func:`evict` would remove now; reads only."""
+def find_evictable(paths: StorePaths, keep: KeepUnpacked | None = None) -> Evictable:
+    """Return what :func:`evict` would remove now; reads only.
+
+    Args:
+        paths: The store's.
+        keep: What stays beside that which views need; None for nothing.
+    """
     found = object_sizes(paths)
     users, doubt = object_users(paths)
     if doubt:
         return Evictable((), (), 0, 0, len(found), doubt)
     unused = {name: file for name, file in found.items() if name not in users}
+    recent = _Recent(frozenset(), {})
+    if keep is not None:
+        needed = sum(file.disk_size for name, file in found.items() if name in users)
+        recent = _find_recent(paths, keep, unused, needed)
+        for name in recent.objects:
+            del unused[name]
     loose = {
-        **_loose_files(paths.metadata, _used_lists(paths).chains),
+        **_loose_files(paths.metadata, _used_lists(paths).chains | recent.chains),
         **_loose_files(paths.pack_images, names_in(paths.pack_mounts)),
     }
     files = [*unused.values(), *loose.values()]
@@ -80,16 +116,22 @@ def find_evictable(paths: StorePaths) -> Evictable:
         tuple(sorted(loose)),
         sum(file.size for file in files),
         sum(file.disk_size for file in files),
-        len(found) - len(unused),
+        len(found) - len(unused) - len(recent.objects),
         "",
+        len(recent.objects),
+        sum(file.disk_size for file in recent.objects.values()),
     )
 
 
-def evict(paths: StorePaths) -> Evictable:
-    """Remove what no view needs; return what was removed.
+def evict(paths: StorePaths, keep: KeepUnpacked | None = None) -> Evictable:
+    """Remove what no view needs and no rule keeps; return what was removed.
 
     Removes nothing, and says so as its doubt, while a view is being made. May be killed
     at any instant.
+
+    Args:
+        paths: The store's.
+        keep: See :func:`find_evictable`.
 
     Raises:
         StorageError: Something could not be removed.
@@ -102,12 +144,85 @@ def evict(paths: StorePaths) -> Evictable:
     except LockBusyError:
         return Evictable((), (), 0, 0, 0, "a view is being made")
     with lock, storage_errors("evict unpacked files"):
-        found = find_evictable(paths)
+        found = find_evictable(paths, keep)
         for path in found.metadata:
             remove_if_present(path)
         for name in found.objects:
             remove_if_present(paths.object(name))
         return found
+
+
+def evict_damaged(paths: StorePaths, names: Collection[ObjectId]) -> int:
+    """Remove those of some objects that no view needs; return how many went.
+
+    The next view that needs one unpacks it anew. Removes none while a view is being made, or
+    if what views need is in doubt.
+
+    Raises:
+        StorageError: Something could not be removed.
+    """
+    if not names:
+        return 0
+    try:
+        with storage_errors("lock the objects"):
+            lock = FileLock(paths.objects_lock, wait=False)
+    except LockBusyError:
+        return 0
+    with lock, storage_errors("remove damaged unpacked files"):
+        users, doubt = object_users(paths)
+        if doubt:
+            return 0
+        return sum(remove_if_present(paths.object(name)) for name in names if name not in users)
+
+
+class _Recent(NamedTuple):
+    """What rules keep: chains, and those of their objects that no view needs."""
+
+    chains: frozenset[str]
+    objects: Mapping[ObjectId, ObjectFile]
+
+
+def _find_recent(
+    paths: StorePaths, keep: KeepUnpacked, unused: Mapping[ObjectId, ObjectFile], needed: int
+) -> _Recent:
+    """Return what stays by a rule: the chains used last, for as long as there is room.
+
+    Args:
+        paths: The store's.
+        keep: The rules.
+        unused: What no view needs.
+        needed: What that takes on disk which views need.
+    """
+    chains: set[str] = set()
+    objects: dict[ObjectId, ObjectFile] = {}
+    uses = chain_uses(paths)
+    for chain in sorted(uses, key=lambda chain: (-uses[chain], chain)):
+        if chain not in keep.chains or keep.reference.age_of(uses[chain]) > keep.within_s:
+            continue
+        try:
+            sidecar = decode_sidecar(
+                read_file(paths.metadata_sidecar(chain), max_bytes=SIDECAR_MAX_BYTES)
+            )
+        except (OSError, FormatError):
+            continue  # made anew with the next view
+        more = {name: unused[name] for name in sidecar.objects - objects.keys() if name in unused}
+        needed += sum(file.disk_size for file in more.values())
+        if keep.max_bytes is not None and needed > keep.max_bytes:
+            break  # and not a smaller one that was used before it: the last used stay
+        chains.add(chain)
+        objects.update(more)
+    return _Recent(frozenset(chains), objects)
+
+
+def chain_uses(paths: StorePaths) -> dict[str, float]:
+    """Return when a view of each chain with a sidecar was made or ended last, in seconds."""
+    uses = {}
+    for name in names_in(paths.metadata):
+        chain, dot, suffix = name.rpartition(".")
+        if dot + suffix == SIDECAR_SUFFIX:
+            with contextlib.suppress(OSError):
+                uses[chain] = os.lstat(f"{paths.metadata}/{name}").st_mtime
+    return uses
 
 
 def object_users(paths: StorePaths) -> tuple[dict[ObjectId, list[str]], str]:

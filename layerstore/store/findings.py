@@ -66,9 +66,10 @@ REMEDIES = {
     Problem.UNKNOWN_FILE: "run 'layerstore gc'",
     Problem.ACCESS_DIFFERS: "set modes and group right: chmod -R go= for a store of one's own, "
     "'layerstore init --shared GROUP' for a shared one",
-    Problem.OBJECT_DAMAGED: "unmount these views, run 'layerstore gc', and mount them again: it is "
-    "unpacked anew then",
-    Problem.UNUSED_OBJECT_DAMAGED: "run 'layerstore gc', which removes it",
+    Problem.OBJECT_DAMAGED: "unmount these views, run 'layerstore repair', and mount them again: "
+    "it is unpacked anew then",
+    Problem.UNUSED_OBJECT_DAMAGED: "run 'layerstore repair', which removes it: the next view "
+    "unpacks it anew",
     Problem.MOUNTED_PACK_DAMAGED: "unmount these views, repair the store, and mount them again: "
     "they read the damaged file as long as they are mounted",
     Problem.DEAD_BYTES_DAMAGED: "nothing is lost; 'layerstore repair' moves the pack aside",

@@ -1,7 +1,8 @@
 """When images and build steps were last used: advice for people and for rules by age.
 
 An image's last use is the time of its config's file: setting it costs one system call,
-is never waited for on the disk, and lasts through a rebuild of the catalog. A build
+is never waited for on the disk, and lasts through a rebuild of the catalog. What kernel views
+of a chain of layers needed was used last at the time of the chain's sidecar. A build
 step's is a row, written together with the end of the build's lease. Nothing here keeps
 or removes anything; a reader that may not write a store simply records nothing.
 
@@ -50,6 +51,12 @@ def image_uses(paths: StorePaths, image_ids: Iterable[str]) -> dict[str, float]:
             if 0 <= moment < _YEAR_10000_S:
                 uses[image_id] = moment
     return uses
+
+
+def note_chain_use(paths: StorePaths, chain: str) -> None:
+    """Record that a kernel view of a chain of layers, by its hex id, is made or ends now."""
+    with contextlib.suppress(OSError):
+        os.utime(paths.metadata_sidecar(chain), follow_symlinks=False)
 
 
 def note_step_uses(connection: sqlite3.Connection, keys: Collection[str], now_s: float) -> None:

@@ -24,6 +24,7 @@ from layerstore.store.objects import present_objects
 from layerstore.store.paths import StorePaths
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
+from tests.support.cli import Cli
 from tests.support.debian_base import debian_base_tar
 from tests.support.memory import resident_pages
 from tests.support.store import noise
@@ -73,6 +74,33 @@ def host(tmp_path: Path) -> Iterator[Host]:
     yield host
     if host.store.exists():
         undo_all_mounts(host.store)
+
+
+def test_gc_keeps_for_a_while_what_a_view_needed(host: Host) -> None:
+    cli = Cli(host.store)
+    image = host.image("a", {"f": b"content", "g": b"more"})
+    view = host.mount(image, "a")
+    week_s = 8 * 86400
+    (sidecar,) = (host.store / "views" / "meta").glob("*.objects")
+    long_ago = time.time() - 2 * week_s
+    os.utime(sidecar, (long_ago, long_ago))
+    cli.ok("gc", "--keep-unpacked-within", "0s")
+    assert host.objects() == 2
+    mounts.unmount(str(host.store), str(view))  # a use, too
+    report = cli.ok("gc", "--json").json()
+    assert (report["unpacked_files"], report["unpacked_recent"]) == (0, 2)
+    assert "2 unpacked files" in cli.ok("gc", "--dry-run").out
+    cli.ok("gc", "--max-unpacked", "1g")
+    assert host.objects() == 2
+    planned = cli.ok("gc", "--dry-run", "--max-unpacked", "1k", "--json").json()
+    assert planned["unpacked_files"] == host.objects() == 2
+    cli.ok("gc", "--all")
+    assert host.objects() == 0
+    host.mount(image, "a")
+    mounts.unmount(str(host.store), str(view))
+    os.utime(sidecar, (long_ago, long_ago))
+    cli.ok("gc")
+    assert host.objects() == 0
 
 
 def drop_pages(host: Host) -> None:

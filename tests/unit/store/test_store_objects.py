@@ -10,23 +10,31 @@ from typing import TYPE_CHECKING
 import pytest
 from blake3 import blake3
 
-from layerstore.digest import ChunkId, blake3_id
+from layerstore.digest import ChunkId, ObjectId, blake3_id, chain_id, hex_of
 from layerstore.errors import FormatError, IntegrityError, StorageError
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
 from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.metadata_image import prepare_view
+from layerstore.image.repairing import repair_store
 from layerstore.image.stack import load_root
 from layerstore.linux.locks import FileLock
 from layerstore.measure.df import take_df
 from layerstore.progress import Silent
 from layerstore.store import objects
 from layerstore.store.check import check
-from layerstore.store.eviction import evict, find_evictable
+from layerstore.store.eviction import (
+    KeepUnpacked,
+    chain_uses,
+    evict,
+    evict_damaged,
+    find_evictable,
+)
 from layerstore.store.failures import StoreFullError
 from layerstore.store.findings import Problem
 from layerstore.store.objects import kept_objects, object_id, object_sizes, present_objects, unpack
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
+from layerstore.store.usage import age_reference, note_chain_use
 from tests.support.store import noise, put_image
 
 if TYPE_CHECKING:
@@ -346,6 +354,115 @@ class TestEviction:
             prepare(store, image)
 
 
+DAY_S = 86400.0
+NOW_S = 1_800_000_000.0
+
+
+class TestKeptUnpacked:
+    """What no view needs stays for a while, by rules that look at when one needed it."""
+
+    def keep(
+        self,
+        store: Store,
+        *,
+        within_s: float = 7 * DAY_S,
+        max_bytes: int | None = None,
+        now_s: float = NOW_S,
+    ) -> KeepUnpacked:
+        chains = frozenset(hex_of(chain_id(image.layers)) for image in store.images())
+        reference = age_reference(now_s, chain_uses(store.paths).values())
+        return KeepUnpacked(chains, within_s, max_bytes, reference)
+
+    def used(self, store: Store, image: ImageRecord, age_s: float) -> None:
+        path = store.paths.metadata_sidecar(hex_of(chain_id(image.layers)))
+        os.utime(path, (NOW_S - age_s, NOW_S - age_s))
+
+    @pytest.fixture
+    def other(self, store: Store) -> ImageRecord:
+        with store.begin("test") as session:
+            return put_image(session, {b"small": b"small", b"own": b"own"}, names=["b:1"])
+
+    def test_the_last_used_stay(self, store: Store, image: ImageRecord, other: ImageRecord) -> None:
+        prepare(store, image)
+        prepare(store, other)
+        self.used(store, image, 8 * DAY_S)
+        self.used(store, other, 0)
+        count = len(present_objects(store.paths))
+        found = evict(store.paths, self.keep(store))
+        assert (len(found.objects), found.kept, found.recent) == (count - 2, 0, 2)
+        assert found.recent_bytes == sum(
+            file.disk_size for file in object_sizes(store.paths).values()
+        )
+        assert present_objects(store.paths) == {blake3_id(b"small"), blake3_id(b"own")}
+        chain = hex_of(chain_id(other.layers))
+        assert sorted(os.listdir(store.paths.metadata)) == [f"{chain}.erofs", f"{chain}.objects"]
+
+    def test_a_view_is_a_use_and_needs_no_rule(
+        self, store: Store, image: ImageRecord, other: ImageRecord
+    ) -> None:
+        prepare(store, image)
+        prepare(store, other)
+        use(store, image)
+        self.used(store, image, 300 * DAY_S)
+        self.used(store, other, 0)
+        found = evict(store.paths, self.keep(store, within_s=0.0, max_bytes=0))
+        assert found.objects == (blake3_id(b"own"),)
+        assert check(store, read_data=True).ok
+
+    def test_uses_are_noted(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        self.used(store, image, 300 * DAY_S)
+        chain = hex_of(chain_id(image.layers))
+        before = chain_uses(store.paths)[chain]
+        note_chain_use(store.paths, chain)
+        assert chain_uses(store.paths)[chain] > before
+        note_chain_use(store.paths, "0" * 64)  # one that was evicted meanwhile
+
+    def test_files_of_no_image_go(
+        self, store: Store, image: ImageRecord, other: ImageRecord
+    ) -> None:
+        prepare(store, image)
+        prepare(store, other)
+        self.used(store, image, 0)
+        self.used(store, other, 0)
+        store.remove_image(image.image_id)
+        evict(store.paths, self.keep(store))
+        assert present_objects(store.paths) == {blake3_id(b"small"), blake3_id(b"own")}
+
+    def test_a_cap_lets_the_longest_unused_go(
+        self, store: Store, image: ImageRecord, other: ImageRecord
+    ) -> None:
+        prepare(store, image)
+        prepare(store, other)
+        self.used(store, image, 2 * DAY_S)
+        self.used(store, other, 1 * DAY_S)
+        everything = sum(file.disk_size for file in object_sizes(store.paths).values())
+        assert evict(store.paths, self.keep(store, max_bytes=everything)).objects == ()
+        evict(store.paths, self.keep(store, max_bytes=everything - 1))
+        assert present_objects(store.paths) == {blake3_id(b"small"), blake3_id(b"own")}
+        evict(store.paths, self.keep(store, max_bytes=0))
+        assert present_objects(store.paths) == set()
+
+    @pytest.mark.parametrize("jump_s", [-3000 * DAY_S, 3000 * DAY_S])
+    def test_a_clock_that_jumped_evicts_nothing(
+        self, store: Store, image: ImageRecord, jump_s: float
+    ) -> None:
+        prepare(store, image)
+        self.used(store, image, 0)
+        found = evict(store.paths, self.keep(store, now_s=NOW_S + jump_s))
+        assert found.objects == ()
+        assert found.recent == len(present_objects(store.paths))
+
+    def test_a_damaged_list_keeps_nothing(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        keep = self.keep(store)
+        os.truncate(store.paths.metadata_sidecar(hex_of(chain_id(image.layers))), 70)
+        evict(store.paths, keep)
+        assert present_objects(store.paths) == set()
+        prepare(store, image)
+        assert check(store, read_data=True).ok
+
+
 class TestScrub:
     @pytest.mark.parametrize("used", [False, True])
     @pytest.mark.parametrize("path", [b"small", b"large"])
@@ -372,3 +489,32 @@ class TestScrub:
             assert finding.problem is Problem.UNUSED_OBJECT_DAMAGED
             evict(store.paths)
             assert check(store, read_data=True).findings == ()
+
+    def test_repair_lets_damage_be_unpacked_anew(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        name = blake3_id(b"small")
+        others = present_objects(store.paths) - {name}
+        with open(store.paths.object(ObjectId(name)), "r+b") as file:
+            file.write(b"S")
+        root = store.paths.root
+        assert repair_store(root, (), dry_run=True).unpacked == 1
+        assert name in present_objects(store.paths)
+        outcome = repair_store(root, (), dry_run=False)
+        assert (outcome.unpacked, outcome.ok) == (1, True)
+        assert present_objects(store.paths) == others
+        prepare(store, image)
+        assert check(store, read_data=True).findings == ()
+
+    def test_repair_takes_nothing_from_a_view(self, store: Store, image: ImageRecord) -> None:
+        """Its files would be gone for it, and the view may have come after the check."""
+        prepare(store, image)
+        use(store, image)
+        names = present_objects(store.paths)
+        assert evict_damaged(store.paths, names) == 0
+        os.truncate(f"{store.paths.views}/0123456789ab.json", 3)
+        assert evict_damaged(store.paths, names) == 0
+        os.unlink(f"{store.paths.views}/0123456789ab.json")
+        with FileLock(store.paths.objects_lock, shared=True):
+            assert evict_damaged(store.paths, names) == 0
+        assert present_objects(store.paths) == names
+        assert evict_damaged(store.paths, names) == len(names)
