@@ -428,6 +428,66 @@ def clean_stale(store_root: str) -> list[MountRecord]:
     return cleaned
 
 
+def restore(
+    store_root: str, failures: list[LayerstoreError], progress: Progress | None = None
+) -> list[MountRecord]:
+    """Show again what a restart of the host or the death of a server took away.
+
+    Writable layers are kept: what was written is there again. Processes that had files of the
+    old mount open keep their errors. Views that were unmounted by hand, or whose mount
+    namespace is gone, are left to :func:`unmount`.
+
+    Args:
+        store_root: The store.
+        failures: Takes why single views could not be shown; these stay stale.
+        progress: Told about files that are unpacked for the kernel.
+
+    Returns:
+        The new records of the views that are there again.
+    """
+    restored = []
+    for item in mounts(store_root, []):
+        with _view_lock(store_root, item.record.view_id):
+            record = read_record(store_root, item.record.view_id)
+            if record is None or record.prepared or not _was_taken(record):
+                continue
+            try:
+                restored.append(_restore(store_root, record, progress))
+            except LayerstoreError as err:
+                failures.append(err)
+    lowers.clean_unused(store_root)
+    return restored
+
+
+def _was_taken(record: MountRecord) -> bool:
+    """Whether a restart or a dead server broke a view, and not somebody who unmounted it."""
+    if record.boot_id != boot_id():
+        return True
+    here = record.namespace == current_mount_namespace()
+    return here and record.backend in SERVED and not lowers.is_alive(record.lower)
+
+
+def _restore(store_root: str, record: MountRecord, progress: Progress | None) -> MountRecord:
+    _checked_target(store_root, record.target)
+    _unmount_target(record, lazy=True)
+    if record.lower:
+        lowers.release(store_root, record.lower, record.view_id)
+    fresh = record._replace(
+        lower="",
+        boot_id=boot_id(),
+        namespace=current_mount_namespace(),
+        namespace_id=mount_namespace_id(),
+    )
+    try:
+        return _make(store_root, fresh, progress)
+    except BaseException:
+        made = read_record(store_root, record.view_id) or fresh
+        _unmount_target(made, lazy=True)
+        lowers.release_everywhere(store_root, record.layers, record.view_id)
+        write_record(store_root, record._replace(lower=""))
+        raise
+
+
 def _remove_torn_records(store_root: str) -> None:
     """Remove records that a killed writer had not given their name yet."""
     for name in os.listdir(f"{store_root}/views"):
@@ -476,7 +536,8 @@ def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
     if state == STALE:
         raise ConflictError(
             f"{target} holds a stale view of {what}: {reason}",
-            hint=f"clean it up: layerstore umount {target}",
+            hint=f"clean it up: layerstore umount {target}; or show it again: "
+            "layerstore mounts --restore",
         )
     raise ConflictError(
         f"{target} is a view of {what} already",
@@ -497,7 +558,8 @@ def _make(store_root: str, record: MountRecord, progress: Progress | None) -> Mo
     record = record._replace(lower=lower.directory)
     write_record(store_root, record)
     _note_use(store_root, record)
-    if record.upper is not None:
+    # One that was mounted before has attributes of its own at its root.
+    if record.upper is not None and not (record.mount_id and os.path.lexists(record.upper)):
         _make_upper(store_root, record.upper, lower.root)
     if record.prepared:
         return record

@@ -233,9 +233,8 @@ def _mount_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="kernel: EROFS and overlayfs, with every file unpacked once; kernel-packs: the "
         "same over compressed packs, with next to nothing unpacked; fuse: a server of ours; "
-        "fusepy: one through libfuse 2; "
-        "auto: the kernel where it can, over packs where there is no room, else fuse "
-        "(default: auto)",
+        "fusepy: one through libfuse 2; auto: the kernel where it can, over packs where there "
+        "is no room, else fuse (default: auto)",
     )
     parser.add_argument(
         "-o",
@@ -265,6 +264,11 @@ def _mount_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="prepare the view and print what to mount; DIR may be missing, umount gives it up",
     )
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="stay and show what the server logs until Ctrl-C, then unmount",
+    )
     _json_option(parser)
 
 
@@ -276,6 +280,8 @@ def _mount(options: argparse.Namespace, root: str) -> int:
     from layerstore.store.names import resolve
     from layerstore.store.usage import note_image_use
 
+    if options.print and options.foreground:
+        raise InputError("give either --print or --foreground")
     words = [word for text in options.options for word in text.split(",")]
     flags = flags_of(words, FORBIDDEN)
     idmap = _id_map(options)
@@ -306,6 +312,10 @@ def _mount(options: argparse.Namespace, root: str) -> int:
         _print_plan(root, made, as_json=options.format == "json")
     elif options.format == "json":
         write_json(made._asdict())
+    if options.foreground and not isinstance(made, ViewPlan):
+        from fuse_mount.foreground import attend
+
+        attend(root, made, write_note)
     return 0
 
 
@@ -360,13 +370,25 @@ def _unpacking(backend: str) -> Iterator[Progress | None]:
 
 def _mounts_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print directories only")
+    parser.add_argument(
+        "--restore",
+        action="store_true",
+        help="first show again what a restart of the host or the death of a server took away; "
+        "writable layers are kept",
+    )
     _json_option(parser)
 
 
 def _mounts(options: argparse.Namespace, root: str) -> int:
-    from fuse_mount.mounts import mounts
+    from fuse_mount.mounts import mounts, restore
 
     _require_store(root)
+    failures: list[LayerstoreError] = []
+    if options.restore:
+        with _unpacking("auto") as progress:
+            restored = restore(root, failures, progress)
+        for record in restored:
+            write_note(f"shown again: {record.image or record.image_id} at {record.target}")
     unreadable: list[UnreadableRecordError] = []
     listed = mounts(root, unreadable)
     if options.format == "json":
@@ -376,7 +398,7 @@ def _mounts(options: argparse.Namespace, root: str) -> int:
             write_line(view.record.target)
     else:
         _print_mounts(listed)
-    tell_all(unreadable)
+    tell_all([*failures, *unreadable])
     return 0
 
 
