@@ -23,10 +23,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.read import JOBS, drop_caches, listed, read_at_random, read_whole, walk_and_stat
+
 from layerstore.linux import mounts
 from layerstore.linux.mounts import identify
 from tests.bench.harness import environment, grid, interleave, say
-from tests.bench.read import JOBS, drop_caches, listed, read_at_random, read_whole, walk_and_stat
 from tests.bench.trees import unpack_or_copy
 from tests.support.views import server_pids
 
