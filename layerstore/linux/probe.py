@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import struct
 import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FUSE_LIBRARY = "libfuse.so.2"
+FUSERMOUNTS = ("fusermount3", "fusermount")
 MOUNT_TABLE = "/etc/mtab"
 """Where fusermount looks up what it may unmount; bare chroots have none."""
+
+
+_FUSE_OPENS_BY_ITSELF = 1 << 17 | 1 << 24
+"""FUSE_NO_OPEN_SUPPORT and FUSE_NO_OPENDIR_SUPPORT of linux/fuse.h."""
 
 
 class Finding(NamedTuple):
@@ -51,6 +57,7 @@ def probe_all(place: str | None = None, erofs_image: bytes = b"") -> list[Findin
     """
     return [
         fuse_device(),
+        fuse_protocol(),
         fuse_library(),
         fusermount(),
         overlay(),
@@ -87,19 +94,29 @@ def fuse_device() -> Finding:
     return Finding("/dev/fuse", True, "it can be opened")
 
 
+def fuse_protocol() -> Finding:
+    """Whether this user may mount FUSE by a system call, and the kernel opens files by itself."""
+    return _tried(
+        "FUSE without a library",
+        "Linux 5.4 or newer with FUSE (modprobe fuse); users without privileges take fusermount",
+        _try_fuse,
+    )
+
+
 def fuse_library() -> Finding:
-    """Whether libfuse 2 can be loaded."""
+    """Whether libfuse 2 can be loaded, which --backend fusepy takes."""
     try:
         ctypes.CDLL(FUSE_LIBRARY)
     except OSError as err:
-        return Finding(FUSE_LIBRARY, False, str(err), "apt-get install libfuse2")
+        remedy = "nothing need be done, unless --backend fusepy is wanted: apt-get install libfuse2"
+        return Finding(FUSE_LIBRARY, False, str(err), remedy)
     return Finding(FUSE_LIBRARY, True, "it can be loaded")
 
 
 def fusermount() -> Finding:
     """Whether the helper that mounts for users without privileges is there."""
-    for directory in ("/usr/bin", "/bin", "/usr/local/bin"):
-        path = f"{directory}/fusermount"
+    places = ("/usr/bin", "/bin", "/usr/local/bin")
+    for path in [f"{place}/{name}" for name in FUSERMOUNTS for place in places]:
         if not os.access(path, os.X_OK):
             continue
         if not os.stat(path).st_mode & 0o4000 and os.geteuid() != 0:
@@ -110,7 +127,7 @@ def fusermount() -> Finding:
             reason = f"it cannot unmount: there is no {MOUNT_TABLE}"
             return Finding("fusermount", False, reason, f"ln -s /proc/self/mounts {MOUNT_TABLE}")
         return Finding("fusermount", True, f"{path} is installed")
-    return Finding("fusermount", False, "it is not installed", "apt-get install fuse")
+    return Finding("fusermount", False, "it is not installed", "apt-get install fuse3")
 
 
 def overlay() -> Finding:
@@ -259,6 +276,22 @@ def _try_overlay(directory: str, *, in_user_namespace: bool = False) -> None:
         f"{directory}/root",
     )
     _make(directory, "root/written")
+
+
+def _try_fuse(directory: str) -> None:
+    """Mount FUSE and read the kernel's first request: what it offers is in there."""
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    _enter_namespaces()
+    if namespaces.in_user_namespace():  # a device of another user namespace is refused
+        os.close(device)
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,default_permissions"
+    mounts.mount("layerstore", directory, "fuse.layerstore", mounts.MS_RDONLY, options)
+    request = os.read(device, 64 * 1024)
+    # struct fuse_in_header (40 bytes), then fuse_init_in: major, minor, max_readahead, flags.
+    major, minor, _, flags = struct.unpack_from("=IIII", request, 40)
+    if (major, minor) < (7, 31) or ~flags & _FUSE_OPENS_BY_ITSELF:
+        raise OSError(f"the kernel speaks FUSE {major}.{minor} only")
 
 
 def _try_many_lowers(directory: str) -> None:

@@ -2,8 +2,9 @@
 
     python -m tests.bench.fuse_servers [--tree DIR | --tar FILE] [-n ROUNDS] [--mfusepy DIR]
 
-The same four jobs as :mod:`tests.bench.read`, interleaved, cold (caches dropped, mounted anew)
-and warm (the same job once more). Prints medians of wall time, speeds relative to the plain
+Four jobs, interleaved: walk and stat everything, open and read the small files, read the large
+ones, read 4 KiB at random places; cold (caches dropped, mounted anew) and warm (the same job
+once more). Prints medians of wall time, speeds relative to the plain
 directory (more is faster), and the CPU seconds of the server process. ``--mfusepy`` is a
 directory that ``pip install --target DIR mfusepy`` filled; without it, and without the
 libraries, those servers are named and left out. Needs root.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -22,8 +24,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
-
-from tests.bench.read import JOBS, drop_caches, listed, read_at_random, read_whole, walk_and_stat
 
 from layerstore.linux import mounts
 from layerstore.linux.mounts import identify
@@ -37,6 +37,11 @@ MFUSEPY = {
     "mfusepy, libfuse 2": "libfuse.so.2",
     "mfusepy, libfuse 3": "libfuse3.so.3",
 }
+SMALL_BYTES = 64 * 1024
+LARGE_BYTES = 1024 * 1024
+RANDOM_READS = 2000
+READ_BYTES = 4096
+JOBS = ("walk+stat", "small files", "large files", "random 4K")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -135,6 +140,55 @@ class Bench:
         wall = statistics.median(sample.wall for sample in self.samples[place, job, state])
         server = statistics.median(sample.server for sample in self.samples[place, job, state])
         return f"{wall:.3f} ({plain / wall:.2f}) {server:.2f}"
+
+
+def walk_and_stat(root: str) -> None:
+    pending = [root]
+    while pending:
+        with os.scandir(pending.pop()) as names:
+            for name in names:
+                name.stat(follow_symlinks=False)
+                if name.is_dir(follow_symlinks=False):
+                    pending.append(name.path)
+
+
+def read_whole(root: str, names: list[str]) -> None:
+    for name in names:
+        descriptor = os.open(f"{root}/{name}", os.O_RDONLY)
+        while os.read(descriptor, 1 << 20):
+            pass
+        os.close(descriptor)
+
+
+def read_at_random(root: str, names: list[str]) -> None:
+    chance = random.Random(11)
+    for _ in range(RANDOM_READS):
+        descriptor = os.open(f"{root}/{chance.choice(names)}", os.O_RDONLY)
+        size = os.fstat(descriptor).st_size
+        os.pread(descriptor, READ_BYTES, chance.randrange(size))
+        os.close(descriptor)
+
+
+def listed(tree: Path) -> tuple[list[str], list[str]]:
+    """Return names of the small and of the large regular files."""
+    small, large = [], []
+    for host, _, names in os.walk(tree):
+        for name in names:
+            path = os.path.join(host, name)
+            if os.path.islink(path) or not os.path.isfile(path):
+                continue
+            size = os.path.getsize(path)
+            if 0 < size <= SMALL_BYTES:
+                small.append(os.path.relpath(path, tree))
+            elif size >= LARGE_BYTES:
+                large.append(os.path.relpath(path, tree))
+    return sorted(small), sorted(large)
+
+
+def drop_caches() -> None:
+    """Write back and forget what the kernel caches of any file system."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def _cpu_seconds(pid: int) -> float:

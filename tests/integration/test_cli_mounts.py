@@ -1,6 +1,6 @@
 """mount, mounts and umount as container runtimes and people call them.
 
-Capabilities: fuse (/dev/fuse and libfuse 2), root (overlay mounts on the host).
+Capabilities: fuse (/dev/fuse), root (overlay mounts on the host).
 """
 
 import os

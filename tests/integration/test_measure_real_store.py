@@ -1,6 +1,6 @@
 """df and savings on a real Debian store, with writable views mounted, held to du.
 
-Capabilities: fuse (/dev/fuse and libfuse 2), root (overlay mounts), network (mmdebstrap) or
+Capabilities: fuse (/dev/fuse), root (overlay mounts), network (mmdebstrap) or
 ``LAYERSTORE_TEST_BASE``.
 """
 
