@@ -29,6 +29,7 @@ from layerstore.store.config import require_writable
 from layerstore.store.exclusion import alone, without_gc
 from layerstore.store.item_table import ItemTable
 from layerstore.store.marks import Marks, view_roots
+from layerstore.store.remote_users import forget_dead_users
 from layerstore.store.retention import KeepRules
 from layerstore.store.selection import (
     Candidates,
@@ -318,6 +319,7 @@ def execute(plan: GcPlan) -> GcReport:
     require_writable(store.config)
     plan.marks.refuse_dangling()
     with alone(store.paths):
+        forget_dead_users(store.paths)
         if store.catalog.epoch() != plan.epoch:
             # Another collection was quicker: rows are not where this plan saw them.
             plan = _plan(store, plan.rules, Silent())

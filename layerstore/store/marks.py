@@ -20,6 +20,7 @@ from layerstore.store.failures import DanglingReferenceError
 from layerstore.store.leases import live_leases
 from layerstore.store.records import decode_layer
 from layerstore.store.references import layer_chunks
+from layerstore.store.remote_users import is_dead_user
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -302,6 +303,8 @@ def view_roots(paths: StorePaths) -> ViewRoots:
         if not name.endswith(".json"):
             continue
         path = f"{paths.views}/{name}"
+        if is_dead_user(path):
+            continue
         try:
             document = json.loads(read_file(path, max_bytes=VIEW_RECORD_MAX_BYTES))
             image_id = document.get("image_id")

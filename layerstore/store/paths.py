@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PACK_SUFFIX = ".pack"
 LEASE_PREFIX = "lease-"
+REMOTE_PREFIX = "remote-"
+"""Begins the names of records in ``views/`` by which other stores' views keep layers."""
 METADATA_SUFFIX = ".erofs"
 SIDECAR_SUFFIX = ".objects"
 DIRECTORIES = (
@@ -40,6 +42,7 @@ class StorePaths:
         "config",
         "gc_lock",
         "locks",
+        "lowers",
         "metadata",
         "names_log",
         "next_lock",
@@ -80,6 +83,7 @@ class StorePaths:
         self.objects_lock = f"{root}/locks/objects"
         self.unpack_lock = f"{root}/locks/unpack"
         self.metadata = f"{root}/views/meta"
+        self.lowers = f"{root}/views/lowers"
         self.pack_images = f"{root}/views/packs"
         self.pack_mounts = f"{root}/views/pack-mounts"
         self.pack_images_lock = f"{root}/locks/pack-images"
