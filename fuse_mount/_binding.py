@@ -55,6 +55,10 @@ class Tree(Protocol):
         """Take note that the kernel has mounted the tree and asks its first question."""
         ...
 
+    def end(self) -> None:
+        """Take note that the last mount is gone."""
+        ...
+
     def attributes(self, path: bytes) -> Attributes:
         """Return what stat(2) says; raises what :mod:`fuse_mount.errno_map` knows."""
         ...

@@ -24,9 +24,11 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from fuse_mount.lazy_lowers import data_layers
 from layerstore.errors import MountError, UnsupportedError
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, read_file
+from layerstore.linux.locks import is_held
 from layerstore.linux.namespaces import (
     current_mount_namespace,
     in_user_namespace,
@@ -66,7 +68,7 @@ def start(
     from layerstore.store.objects import kept_objects
     from layerstore.store.store import Store
 
-    _require_privileges()
+    require_privileges()
     with Store.open(store_root) as store, kept_objects(store.paths):
         image = prepare_view(store, layers, progress or Silent())
         try:
@@ -94,7 +96,7 @@ def start_in_place(
     from layerstore.store.pack_trial import pack_problem
     from layerstore.store.store import Store
 
-    _require_privileges()
+    require_privileges()
     with (
         Store.open(store_root) as store,
         kept_objects(store.paths),
@@ -136,6 +138,15 @@ def _mount_root(store_root: str, directory: str, state: dict[str, object]) -> No
     mounts.mount_overlay(readable(store_root, directory), f"{directory}/root", _FLAGS)
     device = mounts.identify(f"{directory}/root").device
     _write_state(directory, {**state, "device": device})
+
+
+def mount_lazy_root(store_root: str, directory: str) -> None:
+    """Mount the overlay of an instance whose metadata and server of content are mounted."""
+    from layerstore.linux.data_layers import follows_without_metacopy
+
+    state = _new_state(complete=follows_without_metacopy(PLAIN_OPTIONS))
+    _write_state(directory, state)
+    _mount_root(store_root, directory, state)
 
 
 def note_mounting(directory: str) -> None:
@@ -202,8 +213,22 @@ def packs_of(directory: str) -> list[str]:
 
 def _data(store_root: str, directory: str) -> tuple[str, ...]:
     """Return where the content of an instance lies: mounts of packs, and the object tier."""
+    if is_lazy(directory):
+        return data_layers(store_root, directory)
     roots = (f"{store_root}/views/pack-mounts/{name}/root" for name in packs_of(directory))
     return (*roots, f"{store_root}/objects")
+
+
+def is_lazy(directory: str) -> bool:
+    """Whether an instance's content is fetched by a server."""
+    return os.path.exists(f"{directory}/lazy")
+
+
+def is_whole(directory: str) -> bool:
+    """Whether an instance's tree is mounted where this process can see it, and has its server."""
+    if is_lazy(directory) and not is_held(f"{directory}/alive"):
+        return False
+    return is_visible(directory)
 
 
 def is_visible(directory: str) -> bool:
@@ -242,7 +267,12 @@ def boot_id() -> str:
         return ""
 
 
-def _require_privileges() -> None:
+def require_privileges() -> None:
+    """Refuse who may not mount EROFS.
+
+    Raises:
+        UnsupportedError: The caller may not.
+    """
     if os.geteuid() != 0 or in_user_namespace():
         raise UnsupportedError(
             "the kernel mounts EROFS for root outside of user namespaces only",

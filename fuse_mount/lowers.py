@@ -13,6 +13,7 @@ is known about it lies in the store:
         alive                         FUSE: flocked by the server as long as it lives
         spec.json  log                FUSE: what it was told, what it had to say
         kernel.json  meta/            kernel: where it was mounted, and its metadata image
+        lazy/ staged/ partial/ ...    lazy: see fuse_mount.lazy_server
         users/NAME                    who needs it; the last to leave unmounts
     views/lower-INSTANCE.json         keeps the garbage collector off its layers
 
@@ -34,15 +35,17 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import kernel_lowers
-from fuse_mount.starting import FUSE, FUSEPY, start_server
+from fuse_mount.starting import FUSE, FUSEPY, start_other_server, start_server
 from layerstore.digest import chain_id, hex_of
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock, is_held
+from layerstore.linux.removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fuse_mount.lazy_lowers import LazySource
     from layerstore.digest import DiffId
     from layerstore.progress import Progress
 
@@ -50,6 +53,8 @@ KERNEL = "kernel"
 KERNEL_PACKS = "kernel-packs"
 KERNELS = (KERNEL, KERNEL_PACKS)
 """Backends without a process: of unpacked files, and of packs mounted in place."""
+
+LAZY_SERVER = "fuse_mount.lazy_server"
 
 LOCK_BUCKETS_HEX = 2
 """Chains and targets share 256 lock files each, so that lock files need never be removed."""
@@ -88,9 +93,14 @@ def chain_name(layers: Sequence[DiffId]) -> str:
     return hex_of(chain_id(layers))[:_CHAIN_HEX]
 
 
+def is_served(directory: str) -> bool:
+    """Whether the server of an instance runs."""
+    return is_held(f"{directory}/alive")
+
+
 def is_alive(directory: str) -> bool:
     """Whether the server of an instance runs, or its mounts of the kernel's exist."""
-    return is_held(f"{directory}/alive") or kernel_lowers.is_alive(directory)
+    return is_served(directory) or kernel_lowers.is_alive(directory)
 
 
 def acquire(
@@ -100,6 +110,7 @@ def acquire(
     *,
     backend: str = FUSE,
     progress: Progress | None = None,
+    source: LazySource | None = None,
 ) -> Lower:
     """Join the running instance of a chain as ``user``, or start one.
 
@@ -112,19 +123,22 @@ def acquire(
         backend: ``fuse``, ``fusepy``, ``kernel`` or ``kernel-packs``; only an instance of the
             same is joined.
         progress: Told about files that are unpacked for the kernel.
+        source: For a lazy view: where its layers are, which then are none of this store's.
 
     Raises:
         UnsupportedError: FUSE is missing here, or the kernel cannot; the hint says what to do.
         MountError: The server could not start; the message is its own.
         LayerstoreError: Whatever making an image for the kernel meets in the store.
     """
-    chain = chain_name(layers)
+    chain = chain_name(layers) if source is None else source.chain
     with _chain_lock(store_root, chain):
-        lower = _running(store_root, chain, backend)
+        lower = None
+        if source is None or source.is_shared:
+            lower = _running(store_root, chain, backend)
         if lower is None and backend in KERNELS:
-            return _start_kernel(store_root, chain, layers, user, backend, progress)
+            return _start_kernel(store_root, chain, layers, user, backend, progress, source)
         if lower is None:
-            return _start(store_root, chain, layers, user, backend)
+            return _start(store_root, chain, layers, user, backend, source)
         _add_user(lower.directory, user)
         return lower
 
@@ -142,26 +156,28 @@ def release(store_root: str, directory: str, user: str) -> None:
             _stop(directory)
 
 
-def release_everywhere(store_root: str, layers: Sequence[DiffId], user: str) -> None:
+def release_everywhere(store_root: str, chain: str, user: str) -> None:
     """Leave whatever instance of a chain ``user`` joined before it could note which."""
-    _release_in(store_root, chain_name(layers), user)
-
-
-def release_anywhere(store_root: str, user: str) -> None:
-    """Leave the instances that ``user`` joined, of whatever layers these are."""
-    for chain in _names(lowers_directory(store_root)):
-        _release_in(store_root, chain, user)
-
-
-def _release_in(store_root: str, chain: str, user: str) -> None:
     base = f"{lowers_directory(store_root)}/{chain}"
     for instance in _instances(base):
         if os.path.lexists(f"{base}/{instance}/users/{user}"):
             release(store_root, f"{base}/{instance}", user)
 
 
+def release_anywhere(store_root: str, user: str) -> None:
+    """Leave the instances that ``user`` joined, of whatever layers these are."""
+    for chain in _names(lowers_directory(store_root)):
+        release_everywhere(store_root, chain, user)
+
+
 def start_at(
-    store_root: str, layers: Sequence[DiffId], user: str, target: str, *, backend: str = FUSE
+    store_root: str,
+    layers: Sequence[DiffId],
+    user: str,
+    target: str,
+    *,
+    backend: str = FUSE,
+    source: LazySource | None = None,
 ) -> Lower:
     """Start a server of its own for one target; for callers who may not bind mounts.
 
@@ -171,7 +187,8 @@ def start_at(
         UnsupportedError: FUSE is missing here.
         MountError: The server could not start.
     """
-    return _start(store_root, chain_name(layers), layers, user, backend, target=target)
+    chain = chain_name(layers) if source is None else source.chain
+    return _start(store_root, chain, layers, user, backend, source, target=target)
 
 
 def clean_unused(store_root: str) -> list[str]:
@@ -236,7 +253,7 @@ def _running(store_root: str, chain: str, backend: str) -> Lower | None:
         return None
     lower = Lower(directory, f"{directory}/root")
     if backend in KERNELS:
-        return lower if kernel_lowers.is_visible(directory) else None
+        return lower if kernel_lowers.is_whole(directory) else None
     if not is_held(lower.alive):
         return None
     try:
@@ -268,10 +285,11 @@ def _start(
     layers: Sequence[DiffId],
     user: str,
     backend: str,
+    source: LazySource | None,
     *,
     target: str | None = None,
 ) -> Lower:
-    lower, record = _make_instance(store_root, chain, layers, user, backend)
+    lower, record = _make_instance(store_root, chain, layers, user, backend, source)
     if target is not None:
         lower = lower._replace(root=target)
     spec: dict[str, object] = {
@@ -281,6 +299,7 @@ def _start(
         "alive": lower.alive,
         "record": record,
         "directory": lower.directory,
+        **(source.spec() if source is not None else {}),
     }
     try:
         start_server(lower.directory, spec, backend=backend)
@@ -300,20 +319,39 @@ def _start_kernel(
     user: str,
     backend: str,
     progress: Progress | None,
+    source: LazySource | None,
 ) -> Lower:
-    lower, _ = _make_instance(store_root, chain, layers, user, backend)
+    lower, record = _make_instance(store_root, chain, layers, user, backend, source)
     start = kernel_lowers.start if backend == KERNEL else kernel_lowers.start_in_place
     try:
-        start(store_root, lower.directory, layers, progress)
+        if source is not None:
+            spec: dict[str, object] = {
+                "store": store_root,
+                "mountpoint": f"{lower.directory}/lazy",
+                "alive": lower.alive,
+                "record": record,
+                "directory": lower.directory,
+                **source.spec(),
+            }
+            start_other_server(lower.directory, spec, LAZY_SERVER)
+        else:
+            start(store_root, lower.directory, layers, progress)
     except BaseException:
         _stop(lower.directory)
+        if source is not None:  # its server may not have exited yet, but it has failed
+            remove_instance(lower.directory)
         raise
     _make_current(lower.directory, backend)
     return lower
 
 
 def _make_instance(
-    store_root: str, chain: str, layers: Sequence[DiffId], user: str, backend: str
+    store_root: str,
+    chain: str,
+    layers: Sequence[DiffId],
+    user: str,
+    backend: str,
+    source: LazySource | None,
 ) -> tuple[Lower, str]:
     """Make an instance's directory and its record; return the record's path too."""
     instance = os.urandom(6).hex()
@@ -331,9 +369,10 @@ def _make_instance(
     # Before anything is mounted: should we be killed, whoever cleans up finds whom it was for.
     _add_user(lower.directory, user)
     record = f"{store_root}/views/lower-{instance}.json"
-    write_private_json(
-        record, {"kind": "lower", "image_id": None, "layers": list(layers), "backend": backend}
-    )
+    value = {"kind": "lower", "image_id": None, "layers": list(layers), "backend": backend}
+    if source is not None:
+        value["lazy"] = chain
+    write_private_json(record, value)
     return lower, record
 
 
@@ -352,7 +391,7 @@ def _stop(directory: str) -> None:
     shows the tree elsewhere keeps it and its server until it is unmounted there. Mounts
     of the kernel's in another mount namespace keep the files, too.
     """
-    for place in (f"{directory}/root", f"{directory}/meta"):
+    for place in (f"{directory}/root", f"{directory}/meta", f"{directory}/lazy"):
         with contextlib.suppress(OSError):
             while mounts.identify(place).is_root:
                 mounts.unmount(place, lazy=True)
@@ -371,12 +410,15 @@ def remove_instance(directory: str) -> None:
     """Remove an instance's files and its record; the mount must be gone."""
     base, instance = os.path.split(directory)
     views = os.path.dirname(os.path.dirname(base))
+    for inside in (f"{directory}/staged", f"{directory}/partial"):
+        with contextlib.suppress(OSError):
+            remove_tree(inside)
     # Whatever is there: a killed starter may have left a file under its temporary name.
     for inside in (f"{directory}/users", directory):
         for name in _names(inside):
             with contextlib.suppress(OSError):  # directories too: they follow
                 os.unlink(f"{inside}/{name}")
-    inner = (f"{directory}/users", f"{directory}/root", f"{directory}/meta")
+    inner = (f"{directory}/{name}" for name in ("users", "root", "meta", "lazy"))
     for path in (*inner, directory, base):
         with contextlib.suppress(OSError):
             os.rmdir(path)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fuse_mount import fusermount, lowers
 from fuse_mount.holders import describe_holders, mount_points_of_ours
 from fuse_mount.kernel_lowers import boot_id
+from fuse_mount.lazy_lowers import LazySource, chain_of
 from fuse_mount.lowers import KERNEL, KERNEL_PACKS, KERNELS
 from fuse_mount.plan import plan_of
 from fuse_mount.records import (
@@ -108,7 +109,7 @@ class ListedMount(NamedTuple):
 
 def mount(
     store_root: str,
-    image: ImageRecord,
+    image: ImageRecord | LazySource,
     target: str,
     *,
     rw: bool = False,
@@ -127,7 +128,7 @@ def mount(
 
     Args:
         store_root: An existing store.
-        image: What to show.
+        image: What to show: an image of this store, or of a remote as a lazy view.
         target: An existing directory; a relative one and symlinks are resolved.
         rw: Whether the view gets its own writable upper directory, which
             :func:`unmount` removes.
@@ -152,12 +153,13 @@ def mount(
     """
     target = _checked_target(store_root, target)
     wanted = _wanted(store_root, image, target, name, rw=rw, flags=flags, idmap=idmap)
-    return _make_view(store_root, wanted, backend, _Callbacks(confirm, progress, tell))
+    callbacks = _Callbacks(confirm, progress, tell, _source_of(image))
+    return _make_view(store_root, wanted, backend, callbacks)
 
 
 def prepare(
     store_root: str,
-    image: ImageRecord,
+    image: ImageRecord | LazySource,
     target: str,
     *,
     rw: bool = False,
@@ -193,7 +195,7 @@ def prepare(
         )
     target = _outside_of_store(store_root, target)
     wanted = _wanted(store_root, image, target, name, rw=rw, flags=flags, idmap=idmap)
-    callbacks = _Callbacks(confirm, progress, tell)
+    callbacks = _Callbacks(confirm, progress, tell, _source_of(image))
     record = _make_view(store_root, wanted._replace(prepared=True), backend, callbacks)
     return plan_of(store_root, record)
 
@@ -201,7 +203,7 @@ def prepare(
 @contextlib.contextmanager
 def prepared(
     store_root: str,
-    image: ImageRecord,
+    image: ImageRecord | LazySource,
     target: str,
     *,
     rw: bool = False,
@@ -224,11 +226,16 @@ class _Callbacks(NamedTuple):
     confirm: Callable[[], object] | None
     progress: Progress | None
     tell: Callable[[str, LayerstoreError], object]
+    source: LazySource | None
+
+
+def _source_of(image: ImageRecord | LazySource) -> LazySource | None:
+    return image if isinstance(image, LazySource) else None
 
 
 def _wanted(
     store_root: str,
-    image: ImageRecord,
+    image: ImageRecord | LazySource,
     target: str,
     name: str,
     *,
@@ -253,7 +260,7 @@ def _wanted(
         view_id=view_id,
         image_id=image.image_id,
         image=name,
-        layers=tuple(image.layers),
+        layers=() if isinstance(image, LazySource) else tuple(image.layers),
         target=target,
         mode="rw" if rw else "ro",
         kind="overlay" if rw else "bind" if privileged else "fuse",
@@ -267,6 +274,7 @@ def _wanted(
         namespace_id=mount_namespace_id(),
         flags=flags,
         idmap=tuple(map(str, idmap)),
+        remote=image.remote if isinstance(image, LazySource) else "",
     )
 
 
@@ -276,6 +284,11 @@ def _make_view(
     """Make what a record says, through the backend that can."""
     if backend not in BACKENDS:
         raise InputError(f"no backend {backend!r}", hint=f"there are {', '.join(BACKENDS)}")
+    if record.remote and backend == KERNEL_PACKS:
+        raise UnsupportedError(
+            "packs of another store are not here to be mounted",
+            hint="mount it with --backend kernel, which fetches what is read",
+        )
     with _view_lock(store_root, record.view_id):
         _refuse_second_view(store_root, record.view_id, record.target)
         make_private_dir(f"{store_root}/views", durable=False)
@@ -298,7 +311,7 @@ def _make_by_kernel(
         from layerstore.store.failures import StoreFullError
 
         reason = err
-        if not isinstance(err, StoreFullError):
+        if record.remote or not isinstance(err, StoreFullError):
             callbacks.tell(FUSE, reason)
             return None
     try:
@@ -316,7 +329,7 @@ def _make_or_undo(store_root: str, record: MountRecord, callbacks: _Callbacks) -
     try:
         if callbacks.confirm is not None:
             callbacks.confirm()
-        return _make(store_root, record, callbacks.progress)
+        return _make(store_root, record, callbacks)
     except BaseException:
         _undo(store_root, read_record(store_root, record.view_id) or record, lazy=True)
         raise
@@ -545,15 +558,25 @@ def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
     )
 
 
-def _make(store_root: str, record: MountRecord, progress: Progress | None) -> MountRecord:
+def _make(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountRecord:
     """Join or start the shared mount, mount the view on it, and complete the record."""
     if record.backend in SERVED and record.kind == "fuse":
         lower = lowers.start_at(
-            store_root, record.layers, record.view_id, record.target, backend=record.backend
+            store_root,
+            record.layers,
+            record.view_id,
+            record.target,
+            backend=record.backend,
+            source=callbacks.source,
         )
     else:
         lower = lowers.acquire(
-            store_root, record.layers, record.view_id, backend=record.backend, progress=progress
+            store_root,
+            record.layers,
+            record.view_id,
+            backend=record.backend,
+            progress=callbacks.progress,
+            source=callbacks.source,
         )
     record = record._replace(lower=lower.directory)
     write_record(store_root, record)
@@ -586,7 +609,10 @@ def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool 
     if record.lower:
         lowers.release(store_root, record.lower, record.view_id)
     else:  # died before it knew: no other user of any chain has this name
-        lowers.release_everywhere(store_root, record.layers, record.view_id)
+        chain = lowers.chain_name(record.layers)
+        if record.remote:
+            chain = chain_of(record.remote, record.image_id)
+        lowers.release_everywhere(store_root, chain, record.view_id)
     if record.upper is not None and not keep_upper:
         _remove_upper(record.upper)
     _note_use(store_root, record)  # a view of a month was needed until now
@@ -595,7 +621,7 @@ def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool 
 
 
 def _note_use(store_root: str, record: MountRecord) -> None:
-    if record.backend in KERNELS:
+    if record.backend in KERNELS and not record.remote:
         note_chain_use(StorePaths(store_root), hex_of(chain_id(record.layers)))
 
 

@@ -138,6 +138,10 @@ class NodeTree(Protocol):
         """Return what statfs(2) says."""
         ...
 
+    def end(self) -> None:
+        """Take note that the last mount is gone."""
+        ...
+
 
 class SingleNodes:
     """One view, at the root of the mount."""
@@ -166,6 +170,10 @@ class SingleNodes:
         """Return what statfs(2) says."""
         return self._numbered.view.totals()
 
+    def end(self) -> None:
+        """Take note that the last mount is gone."""
+        self._numbered.view.end()
+
 
 class GrowingNodes:
     """A directory of views, each loaded when its name is first asked for.
@@ -182,6 +190,9 @@ class GrowingNodes:
         self._numbers: dict[bytes, int] = {}
         self._views: OrderedDict[int, NumberedView] = OrderedDict()
         self._top = NumberedView(ImageView(_NoChunks(), _top()))
+
+    def end(self) -> None:
+        """Take note that the last mount is gone."""
 
     def locate(self, number: int) -> tuple[NumberedView, Node]:
         """Return the node of an id with its view."""

@@ -42,6 +42,10 @@ class SingleTree:
         self._view = view
         self.ready = on_ready
 
+    def end(self) -> None:
+        """Take note that nobody asks any more."""
+        self._view.end()
+
     def attributes(self, path: bytes) -> Attributes:
         """Return what stat(2) says."""
         return self._view.attributes(self._view.find(path[1:]))
@@ -94,6 +98,9 @@ class GrowingTree:
         self._load = load
         self._views: OrderedDict[bytes, ImageView] = OrderedDict()
         self.ready = on_ready
+
+    def end(self) -> None:
+        """Take note that nobody asks any more."""
 
     def attributes(self, path: bytes) -> Attributes:
         """Return what stat(2) says; the top belongs to whoever mounted it."""

@@ -28,7 +28,7 @@ _NO_MOUNT = -1
 """The mount id of views that another store made: equal to no mount's."""
 _TEXTS = (
     "view_id", "image_id", "image", "target", "mode", "kind", "upper", "lower", "boot_id",
-    "backend",
+    "backend", "remote",
 )  # fmt: skip
 _NUMBERS = ("mount_id", "device", "namespace", "namespace_id")
 _LISTS = ("layers", "flags", "idmap")
@@ -72,6 +72,8 @@ class MountRecord(NamedTuple):
         flags: What its mount forbids beside writing, in the words of mount(8).
         idmap: Ranges of ids (:mod:`layerstore.linux.idmaps`) under which owners are shown.
         prepared: Whether somebody else was given the mounts to make.
+        remote: Where the content of a lazy view comes from, else ""; such a view has no layers
+            of this store's.
     """
 
     view_id: str
@@ -93,6 +95,7 @@ class MountRecord(NamedTuple):
     flags: tuple[str, ...] = FORBIDDEN
     idmap: tuple[str, ...] = ()
     prepared: bool = False
+    remote: str = ""
 
 
 def view_id_of(target: str) -> str:

@@ -7,6 +7,8 @@ It reads ``DIRECTORY/spec.json``:
     layers       diff ids, lowest first: the tree at the root of the mount; or
     grow         a directory in which files named by chain list diff ids, one a line:
                  each becomes a directory of the mount when its name is first looked up
+    remote       for a lazy view: where the content is, with what else
+                 fuse_mount.lazy_lowers.LazySource tells
     mountpoint   where it is mounted
     alive        file that is locked exclusively while anybody serves
     record       file to remove at the end: it keeps the layers from the garbage collector
@@ -153,7 +155,7 @@ def _serve(spec: dict[str, object], report: _Report) -> None:
 
     mountpoint = os.fsencode(str(spec["mountpoint"]))
     _survive_memory_pressure()
-    reading = _needed_to_read(str(spec["store"]))
+    reading = _needed_to_read(spec)
     privileges.keep_only({*reading, privileges.CAP_SYS_ADMIN})
     if spec.get("life"):
         _watch_owner(mountpoint)
@@ -174,14 +176,18 @@ def _serve(spec: dict[str, object], report: _Report) -> None:
             session.resume()
             privileges.keep_only(reading)
         session.run()
+        nodes.end()
 
 
-def _needed_to_read(store_root: str) -> set[int]:
+def _needed_to_read(spec: dict[str, object]) -> set[int]:
     """Return the capabilities that reading takes: none, if all of the store is this user's."""
     import stat
 
     from fuse_mount import privileges
 
+    if "remote" in spec:  # that store may be anybody's, and so may the directory of a trace
+        return {privileges.CAP_DAC_OVERRIDE}
+    store_root = str(spec["store"])
     status = os.stat(store_root)
     if status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISGID:
         return set()
@@ -194,13 +200,18 @@ def _nodes(store: Store, spec: dict[str, object]) -> NodeTree:
     grow = spec.get("grow")
     if grow is not None:
         return GrowingNodes(_Grower(store, str(grow)).load)
-    return SingleNodes(_Grower(store, "").view(_layers(spec)))
+    return SingleNodes(_view(store, spec))
 
 
-def _layers(spec: dict[str, object]) -> list[str]:
+def _view(store: Store, spec: dict[str, object]) -> ImageView:
+    """Return the view of one image, of this store or of a remote."""
+    if "remote" in spec:
+        from fuse_mount.lazy_source import LazyView
+
+        return LazyView(store, spec)
     layers = spec["layers"]
     assert isinstance(layers, list)
-    return layers
+    return _Grower(store, "").view(layers)
 
 
 def _settle() -> None:
@@ -235,6 +246,7 @@ def _serve_through_library(spec: dict[str, object], report: _Report) -> None:
         tree = _tree(store, spec, report, mountpoint)
         _settle()
         _binding.serve(tree, mountpoint, mount_options())
+        tree.end()
 
 
 def mount_options() -> dict[str, object]:
@@ -270,7 +282,7 @@ def _tree(store: Store, spec: dict[str, object], report: _Report, mountpoint: by
     grow = spec.get("grow")
     if grow is not None:
         return GrowingTree(_Grower(store, str(grow)).load, ready)
-    return SingleTree(_Grower(store, "").view(_layers(spec)), ready)
+    return SingleTree(_view(store, spec), ready)
 
 
 class _Grower:

@@ -59,6 +59,8 @@ LOG_MAX_BYTES = 256 * 1024
 
 _LOG_TAIL_BYTES = 2000
 
+_SERVER = "fuse_mount.server"
+
 _KEEPER = f"{os.path.dirname(os.path.abspath(__file__))}/keeper.sh"
 
 # Nobody has to reap what runs in the background of a shell that is gone.
@@ -109,8 +111,29 @@ def start_server(
             pid = _read_report(answer, log_path)
     finally:
         os.close(log)
-    _read_ahead(mountpoint)
+    if "remote" not in spec:  # there the kernel would have fetched what nobody reads
+        _read_ahead(mountpoint)
     return pid
+
+
+def start_other_server(directory: str, spec: Mapping[str, object], module: str) -> int:
+    """Run another server that reads such a spec, makes its mounts itself and reports so.
+
+    Raises:
+        UnsupportedError: Something is missing here.
+        MountError: It failed; the message is its own.
+    """
+    from fuse_mount.lowers import write_private_json
+
+    check_host()
+    write_private_json(f"{directory}/spec.json", spec)
+    log_path = f"{directory}/log"
+    log = open_private(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        answer = _run(directory, str(spec["alive"]), log, {}, kept=False, module=module)
+    finally:
+        os.close(log)
+    return _read_report(answer, log_path)
 
 
 def check_host() -> None:
@@ -206,7 +229,15 @@ def take_away(mountpoint: str) -> None:
             mounts.unmount(mountpoint, lazy=True)
 
 
-def _run(directory: str, alive: str, log: int, given: dict[int, int], *, kept: bool) -> bytes:
+def _run(
+    directory: str,
+    alive: str,
+    log: int,
+    given: dict[int, int],
+    *,
+    kept: bool,
+    module: str = _SERVER,
+) -> bytes:
     """Start the server; return what it reports."""
     made = []
     try:
@@ -222,7 +253,7 @@ def _run(directory: str, alive: str, log: int, given: dict[int, int], *, kept: b
             made.append(os.memfd_create("layerstore-request", os.MFD_CLOEXEC))
             os.ftruncate(made[-1], SLOT_BYTES)
             numbers[SLOT_FD] = made[-1]
-        _spawn(directory, log, numbers, _KEPT if kept else _UNKEPT)
+        _spawn(directory, log, numbers, _KEPT if kept else _UNKEPT, module)
         os.close(report)
         made.remove(report)
         return b"".join(iter(lambda: os.read(ready, 65536), b""))
@@ -231,7 +262,9 @@ def _run(directory: str, alive: str, log: int, given: dict[int, int], *, kept: b
             os.close(fd)
 
 
-def _spawn(directory: str, log: int, numbers: dict[int, int], words: Sequence[str]) -> None:
+def _spawn(
+    directory: str, log: int, numbers: dict[int, int], words: Sequence[str], module: str
+) -> None:
     # Away from the numbers that the server expects, so that no dup2 overwrites another.
     moved = {
         number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LAST_FD + 1)
@@ -255,7 +288,7 @@ def _spawn(directory: str, log: int, numbers: dict[int, int], words: Sequence[st
     }
     # -P: the current directory is not searched for modules; it may be anybody's. The shell
     # puts the rest into the background and leaves at once: nobody has to reap it.
-    server = [sys.executable, "-P", "-m", "fuse_mount.server", directory]
+    server = [sys.executable, "-P", "-m", module, directory]
     command = ["sh", *words, *server]
     try:
         pid = os.posix_spawn("/bin/sh", command, environment, file_actions=actions, setsid=True)

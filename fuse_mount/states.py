@@ -34,6 +34,8 @@ def state_of(record: MountRecord) -> tuple[str, str]:
         return STALE, "the host was restarted"
     if record.backend in SERVED and not lowers.is_alive(record.lower):
         return STALE, "its FUSE server is gone"
+    if record.remote and record.lower and not lowers.is_served(record.lower):
+        return STALE, "the server that fetches its content is gone"
     if is_mounted(record):
         return MOUNTED, ""
     if record.prepared:

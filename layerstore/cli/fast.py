@@ -27,9 +27,10 @@ from layerstore.errors import InputError, LayerstoreError, NotFoundError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from fuse_mount.lazy_lowers import LazySource
     from fuse_mount.mounts import ListedMount
     from fuse_mount.plan import ViewPlan
-    from fuse_mount.records import UnreadableRecordError
+    from fuse_mount.records import MountRecord, UnreadableRecordError
     from layerstore.linux.idmaps import IdMap
     from layerstore.progress import Progress
     from layerstore.store.catalog import Catalog
@@ -222,6 +223,8 @@ def _import(options: argparse.Namespace, root: str) -> int:
 
 
 def _mount_options(parser: argparse.ArgumentParser) -> None:
+    from layerstore.cli import lazy
+
     parser.add_argument("image", metavar="IMAGE", help="name or id")
     parser.add_argument("target", metavar="DIR", help="an existing directory")
     parser.add_argument(
@@ -269,45 +272,21 @@ def _mount_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="stay and show what the server logs until Ctrl-C, then unmount",
     )
+    lazy.add_options(parser)
     _json_option(parser)
 
 
 def _mount(options: argparse.Namespace, root: str) -> int:
-    from fuse_mount import mounts
     from fuse_mount.plan import ViewPlan
-    from fuse_mount.records import FORBIDDEN
-    from layerstore.linux.planned import flags_of
-    from layerstore.store.names import resolve
-    from layerstore.store.usage import note_image_use
+    from layerstore.cli.lazy import lazy_source
 
     if options.print and options.foreground:
         raise InputError("give either --print or --foreground")
-    words = [word for text in options.options for word in text.split(",")]
-    flags = flags_of(words, FORBIDDEN)
-    idmap = _id_map(options)
-    make = mounts.prepare if options.print else mounts.mount
-    with contextlib.closing(_open_catalog(root)) as catalog:
-        image = resolve(catalog, options.image)
-
-        def confirm() -> None:
-            if catalog.image_after_writers(image.image_id) is None:
-                raise NotFoundError(f"image {options.image} was removed while it was mounted")
-
-        with _unpacking(options.backend) as progress:
-            made = make(
-                root,
-                image,
-                options.target,
-                rw=options.rw,
-                name=options.image,
-                backend=options.backend,
-                flags=flags,
-                idmap=idmap,
-                confirm=confirm,
-                progress=progress,
-                tell=lambda became, err: write_note(f"note: shown by {became}: {err.message}"),
-            )
-        note_image_use(catalog.paths, image.image_id)
+    source = lazy_source(options, root)
+    if source is not None:
+        made = _make_view(options, root, source, None)
+    else:
+        made = _make_view_of_own(options, root)
     if isinstance(made, ViewPlan):
         _print_plan(root, made, as_json=options.format == "json")
     elif options.format == "json":
@@ -317,6 +296,53 @@ def _mount(options: argparse.Namespace, root: str) -> int:
 
         attend(root, made, write_note)
     return 0
+
+
+def _make_view_of_own(options: argparse.Namespace, root: str) -> MountRecord | ViewPlan:
+    """Show an image of this store."""
+    from layerstore.store.names import resolve
+    from layerstore.store.usage import note_image_use
+
+    with contextlib.closing(_open_catalog(root)) as catalog:
+        image = resolve(catalog, options.image)
+
+        def confirm() -> None:
+            if catalog.image_after_writers(image.image_id) is None:
+                raise NotFoundError(f"image {options.image} was removed while it was mounted")
+
+        made = _make_view(options, root, image, confirm)
+        note_image_use(catalog.paths, image.image_id)
+    return made
+
+
+def _make_view(
+    options: argparse.Namespace,
+    root: str,
+    image: ImageRecord | LazySource,
+    confirm: Callable[[], object] | None,
+) -> MountRecord | ViewPlan:
+    from fuse_mount import mounts
+    from fuse_mount.records import FORBIDDEN
+    from layerstore.linux.planned import flags_of
+
+    words = [word for text in options.options for word in text.split(",")]
+    flags = flags_of(words, FORBIDDEN)
+    idmap = _id_map(options)
+    make = mounts.prepare if options.print else mounts.mount
+    with _unpacking(options.backend) as progress:
+        return make(
+            root,
+            image,
+            options.target,
+            rw=options.rw,
+            name=options.image,
+            backend=options.backend,
+            flags=flags,
+            idmap=idmap,
+            confirm=confirm,
+            progress=progress,
+            tell=lambda became, err: write_note(f"note: shown by {became}: {err.message}"),
+        )
 
 
 def _id_map(options: argparse.Namespace) -> IdMap:
@@ -412,9 +438,8 @@ def _print_mounts(listed: Sequence[ListedMount]) -> None:
         state = f"{view.state}: {view.reason}" if view.reason else view.state
         created = age(_rfc3339(record.created), now_s)
         image = record.image or short_id(record.image_id)
-        rows.append(
-            [record.view_id, image, record.mode, record.backend, record.target, created, state]
-        )
+        backend = f"{record.backend}, lazy" if record.remote else record.backend
+        rows.append([record.view_id, image, record.mode, backend, record.target, created, state])
     write_table(["VIEW", "IMAGE", "MODE", "BACKEND", "DIRECTORY", "MOUNTED", "STATE"], rows)
 
 
@@ -425,7 +450,12 @@ def _rfc3339(seconds: float) -> str:
 
 
 def _view_to_json(view: ListedMount) -> dict[str, object]:
-    return {**view.record._asdict(), "state": view.state, "reason": view.reason}
+    shown = {**view.record._asdict(), "state": view.state, "reason": view.reason}
+    if view.record.remote:
+        from fuse_mount.lazy_lowers import fetched
+
+        shown["fetched"] = fetched(view.record.lower)
+    return shown
 
 
 # -- umount

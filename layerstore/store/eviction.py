@@ -1,7 +1,8 @@
 """Which unpacked files kernel views need, and removing the others.
 
 A view's record names its layers, the sidecar of its chain lists the objects; instances over
-packs have a list of their own, of those few that packs do not give. What no record leads to is
+packs have a list of their own, of those few that packs do not give, and lazy views one of all
+that their image has. What no record leads to is
 evictable, with metadata images of chains that no record has, and pack images that are mounted
 nowhere. A record counts for as long as its file exists, as for gc. If a record or a list that is
 needed cannot be read, nothing is evicted: an object that goes from under a view is an I/O error
@@ -25,7 +26,8 @@ from layerstore.digest import DiffId, chain_id, hex_of, parse_digest
 from layerstore.errors import FormatError, LayerstoreError
 from layerstore.formats.sidecar import decode_sidecar
 from layerstore.linux.files import read_file, remove_if_present
-from layerstore.linux.locks import FileLock, LockBusyError
+from layerstore.linux.locks import FileLock, LockBusyError, is_held
+from layerstore.linux.removal import remove_tree
 from layerstore.store.failures import storage_errors
 from layerstore.store.marks import VIEW_RECORD_MAX_BYTES
 from layerstore.store.objects import SIDECAR_MAX_BYTES, ObjectFile, object_sizes
@@ -136,6 +138,7 @@ def evict(paths: StorePaths, keep: KeepUnpacked | None = None) -> Evictable:
     Raises:
         StorageError: Something could not be removed.
     """
+    _remove_dead_fetches(paths)
     if not any(map(os.path.isdir, (paths.objects, paths.metadata, paths.pack_images))):
         return Evictable((), (), 0, 0, 0, "")
     try:
@@ -225,6 +228,18 @@ def chain_uses(paths: StorePaths) -> dict[str, float]:
     return uses
 
 
+def _remove_dead_fetches(paths: StorePaths) -> None:
+    """Remove what lazy views had fetched and not passed on when their servers were killed."""
+    for chain in names_in(paths.lowers):
+        for instance in names_in(f"{paths.lowers}/{chain}"):
+            directory = f"{paths.lowers}/{chain}/{instance}"
+            if os.path.islink(directory) or is_held(f"{directory}/alive"):
+                continue
+            with storage_errors("remove what a lazy view left"):
+                for name in ("staged", "partial"):  # made by a server that holds the lock
+                    remove_tree(f"{directory}/{name}")
+
+
 def object_users(paths: StorePaths) -> tuple[dict[ObjectId, list[str]], str]:
     """Return which views need each object, and why that may not be all of it, "" if it is."""
     used = _used_lists(paths)
@@ -270,9 +285,12 @@ def _used_lists(paths: StorePaths) -> _Used:
             record = json.loads(read_file(path, max_bytes=VIEW_RECORD_MAX_BYTES))
             if record.get("backend") not in (_KERNEL, _KERNEL_PACKS):
                 continue
+            if record.get("remote"):
+                continue  # a lazy view: its instance's own record speaks for it
             layers = [DiffId(parse_digest(text)) for text in record["layers"]]
-            chain = hex_of(chain_id(layers))
-            if record["backend"] == _KERNEL:
+            lazy = record.get("lazy")  # an instance's, of an image that is not here
+            chain = bytes.fromhex(lazy).hex() if lazy else hex_of(chain_id(layers))
+            if record["backend"] == _KERNEL and not lazy:
                 needed = paths.metadata_sidecar(chain)
             else:
                 needed = _instance_list(paths, chain, name, record)
@@ -295,7 +313,7 @@ def _used_lists(paths: StorePaths) -> _Used:
 
 
 def _instance_list(paths: StorePaths, chain: str, name: str, record: dict[str, object]) -> str:
-    """Return the list of an instance over packs, "" if it has none yet and so no mount either.
+    """Return an instance's own list, "" if it has none yet and so no mount either.
 
     Raises:
         TypeError: The record of a view does not say which instance it lies over.

@@ -120,6 +120,9 @@ class ImageView:
         self._totals: Totals | None = None
         self._has_xattrs: bool | None = None
 
+    def end(self) -> None:
+        """Take note that nobody reads any more; views that hold something let go of it."""
+
     def find(self, path: bytes) -> Node:
         """Return the node at a path relative to the root; follows nothing.
 

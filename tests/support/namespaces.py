@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from typing import TYPE_CHECKING
 
 from layerstore.linux import mounts
 from layerstore.linux.namespaces import CLONE_NEWNS, CLONE_NEWUSER, unshare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CLONE_FS = 0x200
 
 
 def enter_private_mount_namespace() -> None:
     """Give this process its own mount table, which ends with it; call it before threads start."""
     unshare(CLONE_NEWNS)
     mounts.set_propagation("/", mounts.MS_SLAVE)
+
+
+@contextlib.contextmanager
+def private_mount_table() -> Iterator[None]:
+    """Give this thread, and what it starts, a mount table of its own for a while.
+
+    Mounts made inside are not copied into namespaces that other tests make meanwhile, which
+    would keep them, and the servers behind them, alive.
+    """
+    before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        place = os.getcwd()
+        enter_private_mount_namespace()
+        try:
+            yield
+        finally:
+            unshare(_CLONE_FS)  # threads that began inside share our root and directory
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(ctypes.c_int(before), ctypes.c_int(CLONE_NEWNS)) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code))
+            os.chdir(place)
+    finally:
+        os.close(before)
 
 
 def enter_user_namespace(namespace: int) -> None:

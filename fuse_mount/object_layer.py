@@ -1,0 +1,222 @@
+"""A data layer of objects that come when an overlay looks for them.
+
+An overlay whose metadata redirects a file looks for its content in one data-only layer after
+the other, when the file is first opened or copied up. A lazy view has these:
+
+    objects/              the store's object tier: what is there costs nothing more
+    INSTANCE/lazy/make/   this file system, over FUSE
+    INSTANCE/staged/      whole files that nobody has forced to disk yet
+    INSTANCE/lazy/last/   this file system again
+
+Looking into ``make`` for a short object makes it whole and staged, and is then answered with
+"no such file": the overlay goes on to ``staged`` and has a plain file from then on, at the
+kernel's own speed. A long object is shown as a file of this file system, whose reads fetch
+the chunks that they touch. ``last`` answers with an error whatever is asked, so that what
+should have been staged and is not, or a server that is gone, is never "no such file" to a
+reader. A hole is never shown for content, whatever dies when: what is not there has no name.
+
+Several threads answer, since each may wait for the remote. A keeper (see
+:mod:`fuse_mount.lazy_server`) holds the connection while a server dies and another begins:
+node ids follow from the sorted list of objects, and no request needs what an earlier one left.
+
+Source: Linux, fs/overlayfs/namei.c, ovl_lookup_data_layers; overlayfs.rst, "Data-only lower
+layers".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING, Final
+
+from fuse_mount import protocol
+from fuse_mount.protocol import Opcode
+from layerstore.digest import ObjectId
+from layerstore.errors import LayerstoreError
+from layerstore.formats.tree import Entry, Kind
+from layerstore.image.stack import Node
+from layerstore.vfs.view import Attributes, ImageView, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from layerstore.image.lazy_content import LazyContent
+    from layerstore.store.objects import Extents
+
+THREADS: Final = 8
+"""Requests answered at once: as many may wait for the remote."""
+
+STAGE_MAX_BYTES: Final = 1024 * 1024
+"""Objects up to this long are made whole when they are looked for; of longer ones, what is read."""
+
+MAKE = "make"
+LAST = "last"
+
+_MAKE: Final = 2
+_LAST: Final = 3
+_FIRST_PREFIX: Final = 4
+_FIRST_OBJECT: Final = _FIRST_PREFIX + 256
+"""Node ids: the root, its two directories, one for each first byte of an id, the objects."""
+
+_ENDED = {errno.ENODEV, errno.EBADF}
+_AGAIN = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
+
+
+class ObjectLayer:
+    """Answers the kernel on one connection.
+
+    Args:
+        device: An open /dev/fuse that is mounted.
+        content: Where objects come from.
+        objects: Those of the image, and what they are made of.
+        failed: Told when an object or a part of it cannot be had.
+    """
+
+    def __init__(
+        self,
+        device: int,
+        content: LazyContent,
+        objects: Mapping[ObjectId, Extents],
+        failed: Callable[[ObjectId, LayerstoreError], object],
+    ) -> None:
+        self._device = device
+        self._content = content
+        self._ids: Sequence[ObjectId] = sorted(objects)
+        self._nodes = {name: _FIRST_OBJECT + at for at, name in enumerate(self._ids)}
+        self._objects = objects
+        self._failed = failed
+        # Its cache of decoded chunks serves reads that are shorter than a chunk.
+        self._view = ImageView(content, Node(Entry(b"", Kind.DIR, 0o500), {}))
+        self._answers = {
+            Opcode.INIT: self._init,
+            Opcode.LOOKUP: self._lookup,
+            Opcode.GETATTR: self._getattr,
+            Opcode.READ: self._read,
+            Opcode.STATFS: self._statfs,
+        }
+
+    def serve(self) -> None:
+        """Answer until the last mount of this file system is gone."""
+        threads = [
+            threading.Thread(target=self._loop, name=f"layerstore-fuse-{n}", daemon=True)
+            for n in range(THREADS)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def resend(self) -> None:
+        """Ask for what a server before us took and did not answer.
+
+        Raises:
+            OSError: The kernel cannot do that (Linux 6.9): who waits would wait for ever.
+        """
+        os.write(self._device, protocol.resend())
+
+    def _loop(self) -> None:
+        buffer = bytearray(protocol.REQUEST_MAX_BYTES)
+        while True:
+            try:
+                count = os.readv(self._device, [buffer])
+            except OSError as err:
+                if err.errno in _ENDED:
+                    return
+                if err.errno in _AGAIN:
+                    continue
+                raise
+            self._dispatch(buffer, count)
+
+    def _dispatch(self, buffer: bytearray, count: int) -> None:
+        opcode, unique, node = protocol.parse_header(buffer, count)
+        if opcode in protocol.UNANSWERED:
+            return
+        parts: list[bytes] = []
+        code = 0
+        try:
+            answer = self._answers.get(opcode)  # type: ignore[call-overload]
+            if answer is None:
+                code = errno.ENOSYS
+            else:
+                parts = [answer(node, buffer, count)]
+        except FileNotFoundError:
+            code = errno.ENOENT
+        except (LayerstoreError, OSError):
+            code = errno.EIO
+        head = protocol.answer(unique, sum(map(len, parts)), code)
+        try:
+            os.writev(self._device, [head, *parts])
+        except OSError as err:
+            if err.errno not in (errno.ENOENT, *_ENDED):  # ENOENT: who asked was killed
+                raise
+
+    def _init(self, _node: int, buffer: bytearray, count: int) -> bytes:
+        return protocol.init_answer(protocol.parse_init(buffer, count), acls=False)
+
+    def _lookup(self, node: int, buffer: bytearray, count: int) -> bytes:
+        name = os.fsdecode(protocol.parse_name(buffer, count))
+        if node == protocol.ROOT and name in (MAKE, LAST):
+            return protocol.entry_answer(_MAKE if name == MAKE else _LAST, _directory())
+        if node == _LAST:
+            raise OSError(errno.EIO, "it should have been found before", name)
+        try:
+            raw = bytes.fromhex(name)
+        except ValueError:
+            raise FileNotFoundError(name) from None
+        if node == _MAKE and len(raw) == 1:
+            return protocol.entry_answer(_FIRST_PREFIX + raw[0], _directory())
+        found = ObjectId(raw)
+        if found not in self._nodes or node != _FIRST_PREFIX + raw[0] or self._is_staged(found):
+            raise FileNotFoundError(name)
+        return protocol.entry_answer(self._nodes[found], self._attributes(found))
+
+    def _is_staged(self, found: ObjectId) -> bool:
+        """Whether the overlay will find the object where it looks next.
+
+        What cannot be had is shown nevertheless: reading it tells, and is tried again.
+        """
+        try:
+            if self._content.size(found) <= STAGE_MAX_BYTES:
+                return self._content.stage(found)
+            return self._content.stage_if_whole(found)
+        except LayerstoreError as err:
+            self._failed(found, err)
+            return False
+
+    def _getattr(self, node: int, _buffer: bytearray, _count: int) -> bytes:
+        if node < _FIRST_OBJECT:
+            return protocol.attributes_answer(node, _directory())
+        return protocol.attributes_answer(node, self._attributes(self._object(node)))
+
+    def _read(self, node: int, buffer: bytearray, count: int) -> bytes:
+        found = self._object(node)
+        wanted = protocol.parse_read(buffer, count)
+        extents = self._objects[found]
+        size = self._content.size(found)
+        inode = Node(Entry(b"", Kind.FILE, 0o400, size=size, extents=extents))
+        inode.ino = node
+        try:
+            return self._view.read(inode, wanted.offset, wanted.size)
+        except LayerstoreError as err:
+            self._failed(found, err)
+            raise
+
+    def _statfs(self, _node: int, _buffer: bytearray, _count: int) -> bytes:
+        return protocol.totals_answer(Totals(len(self._ids), 0))
+
+    def _object(self, node: int) -> ObjectId:
+        if not _FIRST_OBJECT <= node < _FIRST_OBJECT + len(self._ids):
+            raise FileNotFoundError(node)
+        return self._ids[node - _FIRST_OBJECT]
+
+    def _attributes(self, found: ObjectId) -> Attributes:
+        size = self._content.size(found)
+        held = sum(length for length, name in self._objects[found] if name is not None)
+        mode = stat.S_IFREG | 0o400
+        return Attributes(self._nodes[found], mode, 1, 0, 0, 0, size, -(-held // 512), 0)
+
+
+def _directory() -> Attributes:
+    return Attributes(1, stat.S_IFDIR | 0o500, 2, 0, 0, 0, 4096, 8, 0)
