@@ -477,6 +477,8 @@ def _was_taken(record: MountRecord) -> bool:
     if record.boot_id != boot_id():
         return True
     here = record.namespace == current_mount_namespace()
+    if record.remote:
+        return here and not lowers.is_served(record.lower)
     return here and record.backend in SERVED and not lowers.is_alive(record.lower)
 
 
@@ -492,11 +494,12 @@ def _restore(store_root: str, record: MountRecord, progress: Progress | None) ->
         namespace_id=mount_namespace_id(),
     )
     try:
-        return _make(store_root, fresh, progress)
+        source = LazySource(record.remote, record.image_id) if record.remote else None
+        return _make(store_root, fresh, _Callbacks(None, progress, lambda *_: None, source))
     except BaseException:
         made = read_record(store_root, record.view_id) or fresh
         _unmount_target(made, lazy=True)
-        lowers.release_everywhere(store_root, record.layers, record.view_id)
+        lowers.release_everywhere(store_root, _chain_of(record), record.view_id)
         write_record(store_root, record._replace(lower=""))
         raise
 
@@ -609,15 +612,19 @@ def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool 
     if record.lower:
         lowers.release(store_root, record.lower, record.view_id)
     else:  # died before it knew: no other user of any chain has this name
-        chain = lowers.chain_name(record.layers)
-        if record.remote:
-            chain = chain_of(record.remote, record.image_id)
-        lowers.release_everywhere(store_root, chain, record.view_id)
+        lowers.release_everywhere(store_root, _chain_of(record), record.view_id)
     if record.upper is not None and not keep_upper:
         _remove_upper(record.upper)
     _note_use(store_root, record)  # a view of a month was needed until now
     with contextlib.suppress(FileNotFoundError):
         os.unlink(record_path(store_root, record.view_id))
+
+
+def _chain_of(record: MountRecord) -> str:
+    """Return the name of the directory in which the instance of a view lies."""
+    if record.remote:
+        return chain_of(record.remote, record.image_id)
+    return lowers.chain_name(record.layers)
 
 
 def _note_use(store_root: str, record: MountRecord) -> None:

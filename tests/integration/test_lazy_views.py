@@ -348,13 +348,14 @@ class TestKilled:
             mounts.STALE,
             "the server that fetches its content is gone",
         )
-        # A new view begins anew, and the old one can be cleaned up.
+        # A new view begins anew; the old one is shown again, or cleaned up.
         monkeypatch.undo()
         other = place.base / "other"
         place.mount(other, backend="kernel")
         assert (other / "small-15").read_bytes() == small(15)
-        mounts.clean_stale(str(place.store))
-        assert [item.record.target for item in mounts.mounts(str(place.store))] == [str(other)]
+        assert [record.target for record in mounts.restore(str(place.store), [])] == [str(view)]
+        assert (view / "small-16").read_bytes() == small(16)
+        assert place.state(view)[0] == mounts.MOUNTED
 
     def test_gc_collects_what_the_dead_left(
         self, place: LazyPlace, view: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
