@@ -1,36 +1,139 @@
 """What /proc tells about a mount: who keeps it busy, and what it was made of.
 
-Reading the mount table takes milliseconds on a host with thousands of mounts, so
-this is asked only after a failure or a crash.
+Reading the mount table takes milliseconds on a host with thousands of mounts, and asking all
+processes more, so this is asked only after a failure or a crash.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.linux.mounts import identify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SHOWN = 8
+_LINKS = {"cwd": "its working directory", "root": "its root", "exe": "its program"}
+
+
+class Holder(NamedTuple):
+    """A process that keeps a mount busy.
+
+    Attributes:
+        command: Its name, as ps(1) shows it.
+        uses: What of it lies there, such as ``cwd`` or ``open etc/motd``.
+    """
+
+    pid: int
+    command: str
+    uses: tuple[str, ...]
 
 
 def describe_holders(target: str) -> str:
-    """Return a phrase that names the processes and mounts below ``target``."""
-    words = [f"process {pid} ({command})" for pid, command in holders(target)]
+    """Return a phrase that names the processes and mounts that keep ``target`` busy."""
+    words = [
+        f"process {holder.pid} ({holder.command}: {', '.join(holder.uses[:3])})"
+        for holder in holders(target)
+    ]
     words += [f"mount {path}" for path in mounts_below(target)]
+    return _listed(words)
+
+
+def _listed(words: list[str]) -> str:
     if not words:
         return "something uses it that /proc does not show"
     more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
     return "used by " + ", ".join(words[:_SHOWN]) + more
 
 
-def holders(target: str) -> Iterator[tuple[int, str]]:
-    """Yield pid and command of processes that have a directory, file or program there."""
-    for name in os.listdir("/proc"):
-        if name.isdigit() and any(_is_below(path, target) for path in _open_paths(name)):
-            yield int(name), _command(name)
+def holders(target: str) -> Iterator[Holder]:
+    """Yield the processes that have a directory, file, program or mapping in a mount.
+
+    They are told by the mount's id, in whatever mount namespace and under whatever root they
+    are: paths may read differently there.
+    """
+    try:
+        mount_id = identify(target).mount_id
+    except OSError:
+        return
+    for pid in _processes():
+        uses = tuple(dict.fromkeys(_uses(pid, mount_id, target)))
+        if uses:
+            yield Holder(int(pid), _command(pid), uses)
+
+
+def _uses(pid: str, mount_id: int, target: str) -> Iterator[str]:
+    base = f"/proc/{pid}"
+    for name in _LINKS:
+        if _lies_on(f"{base}/{name}", mount_id):
+            yield _LINKS[name]
+    for kind, place in (("open", f"{base}/fd"), ("mapped", f"{base}/map_files")):
+        with contextlib.suppress(OSError):
+            for name in os.listdir(place):
+                path = f"{place}/{name}"
+                if _lies_on(path, mount_id):
+                    yield f"{kind} {_relative(path, target)}"
+
+
+def _lies_on(link: str, mount_id: int) -> bool:
+    with contextlib.suppress(OSError):
+        return identify(link).mount_id == mount_id
+    return False
+
+
+def _relative(link: str, target: str) -> str:
+    path = os.readlink(link)
+    return path.removeprefix(f"{target}/")
+
+
+def describe_users_elsewhere(upper: str, device: int) -> str:
+    """Return a phrase that names processes at work in copies of a view's mount, "" if none is.
+
+    A mount namespace copies all mounts when it is made; a copy that nobody works in is not
+    told.
+
+    Args:
+        upper: The upper directory of the view.
+        device: Of its overlay; 0 if unknown.
+    """
+    devices = {device} if device else set(_devices_of(upper))
+    words = []
+    for pid in _processes():
+        uses = [_LINKS[name] for name in _LINKS if _device_at(f"/proc/{pid}/{name}") in devices]
+        with contextlib.suppress(OSError):
+            files = os.listdir(f"/proc/{pid}/fd")
+            if any(_device_at(f"/proc/{pid}/fd/{name}") in devices for name in files):
+                uses.append("an open file")
+        if uses:
+            words.append(f"process {pid} ({_command(pid)}: {', '.join(uses)})")
+    return _listed(words) if words else ""
+
+
+def _device_at(link: str) -> int:
+    with contextlib.suppress(OSError):
+        return identify(link).device
+    return -1
+
+
+def _devices_of(upper: str) -> Iterator[int]:
+    """Yield the devices of overlays with this upper, in whatever mount namespace they are."""
+    seen = set()
+    for pid in _processes():
+        with contextlib.suppress(OSError):
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            for point, rest in _mount_table(pid):
+                if " overlay layerstore " in rest and f"upperdir={upper}/" in rest:
+                    yield _device_at(f"/proc/{pid}/root{point}")
+
+
+def _processes() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit()]
 
 
 def mounts_below(target: str) -> list[str]:
@@ -70,25 +173,12 @@ def is_fuse_mount(target: str) -> bool:
     return bool(options) and " fuse.layerstore " in options[-1]
 
 
-def _mount_table() -> Iterator[tuple[str, str]]:
+def _mount_table(pid: str = "self") -> Iterator[tuple[str, str]]:
     """Yield mount points and what follows them in mountinfo, in the order of mounting."""
-    with open("/proc/self/mountinfo", "rb") as file:
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
         for line in file:
             _, _, _, _, point, rest = line.split(b" ", 5)
             yield os.fsdecode(_unescape(point)), os.fsdecode(_unescape(rest))
-
-
-def _open_paths(pid: str) -> Iterator[str]:
-    links = [f"/proc/{pid}/{name}" for name in ("cwd", "root", "exe")]
-    with contextlib.suppress(OSError):
-        links += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
-    for link in links:
-        with contextlib.suppress(OSError):
-            yield os.readlink(link)
-
-
-def _is_below(path: str, target: str) -> bool:
-    return path == target or path.startswith(f"{target}/")
 
 
 def _command(pid: str) -> str:

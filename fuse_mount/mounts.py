@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,8 +53,11 @@ from fuse_mount.states import (
 )
 from fuse_mount.states import (
     is_mounted,
+    is_restorable,
     state_of,
 )
+from fuse_mount.targets import checked_target, outside_of_store
+from fuse_mount.uppers import make_upper, refuse_users_elsewhere, remove_upper
 from layerstore.digest import chain_id, hex_of
 from layerstore.errors import (
     ConflictError,
@@ -76,8 +78,6 @@ from layerstore.linux.namespaces import (
     mount_namespace_id,
 )
 from layerstore.linux.planned import execute
-from layerstore.linux.removal import remove_tree
-from layerstore.snapshot.overlay import copy_root_attributes
 from layerstore.store.paths import StorePaths
 from layerstore.store.usage import note_chain_use
 
@@ -151,7 +151,7 @@ def mount(
         UnsupportedError: The host or the caller's privileges do not suffice.
         MountError: The kernel or the FUSE server refused.
     """
-    target = _checked_target(store_root, target)
+    target = checked_target(store_root, target)
     wanted = _wanted(store_root, image, target, name, rw=rw, flags=flags, idmap=idmap)
     callbacks = _Callbacks(confirm, progress, tell, _source_of(image))
     return _make_view(store_root, wanted, backend, callbacks)
@@ -193,7 +193,7 @@ def prepare(
             "preparing a view for others to mount takes privileges",
             hint="run it as root, or inside a namespace of your own: layerstore unshare",
         )
-    target = _outside_of_store(store_root, target)
+    target = outside_of_store(store_root, target)
     wanted = _wanted(store_root, image, target, name, rw=rw, flags=flags, idmap=idmap)
     callbacks = _Callbacks(confirm, progress, tell, _source_of(image))
     record = _make_view(store_root, wanted._replace(prepared=True), backend, callbacks)
@@ -462,7 +462,7 @@ def restore(
     for item in mounts(store_root, []):
         with _view_lock(store_root, item.record.view_id):
             record = read_record(store_root, item.record.view_id)
-            if record is None or record.prepared or not _was_taken(record):
+            if record is None or record.prepared or not is_restorable(record):
                 continue
             try:
                 restored.append(_restore(store_root, record, progress))
@@ -472,27 +472,22 @@ def restore(
     return restored
 
 
-def _was_taken(record: MountRecord) -> bool:
-    """Whether a restart or a dead server broke a view, and not somebody who unmounted it."""
-    if record.boot_id != boot_id():
-        return True
-    here = record.namespace == current_mount_namespace()
-    if record.remote:
-        return here and not lowers.is_served(record.lower)
-    return here and record.backend in SERVED and not lowers.is_alive(record.lower)
-
-
 def _restore(store_root: str, record: MountRecord, progress: Progress | None) -> MountRecord:
-    _checked_target(store_root, record.target)
+    """Make a view again; killed or failed at any moment this leaves it to be restored."""
+    checked_target(store_root, record.target)
     _unmount_target(record, lazy=True)
     if record.lower:
         lowers.release(store_root, record.lower, record.view_id)
+    lowers.release_everywhere(store_root, _chain_of(record), record.view_id)
     fresh = record._replace(
         lower="",
+        mount_id=0,
+        device=0,
         boot_id=boot_id(),
         namespace=current_mount_namespace(),
         namespace_id=mount_namespace_id(),
     )
+    write_record(store_root, fresh)
     try:
         source = LazySource(record.remote, record.image_id) if record.remote else None
         return _make(store_root, fresh, _Callbacks(None, progress, lambda *_: None, source))
@@ -500,7 +495,7 @@ def _restore(store_root: str, record: MountRecord, progress: Progress | None) ->
         made = read_record(store_root, record.view_id) or fresh
         _unmount_target(made, lazy=True)
         lowers.release_everywhere(store_root, _chain_of(record), record.view_id)
-        write_record(store_root, record._replace(lower=""))
+        write_record(store_root, record._replace(lower="", mount_id=0, device=0))
         raise
 
 
@@ -510,37 +505,6 @@ def _remove_torn_records(store_root: str) -> None:
         if name.endswith(".tmp") and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{store_root}/views/{name}")
-
-
-def _checked_target(store_root: str, target: str) -> str:
-    resolved = _outside_of_store(store_root, target)
-    try:
-        mode = os.stat(resolved).st_mode
-    except FileNotFoundError as err:
-        raise InputError(
-            f"mount point {target} does not exist", hint=f"make it: mkdir -p {target}"
-        ) from err
-    except OSError as err:
-        if err.errno == errno.ENOTCONN:
-            return resolved  # a dead view: told apart below, with the remedy
-        raise InputError(f"mount point {target} cannot be used: {err.strerror}") from err
-    if not stat.S_ISDIR(mode):
-        raise InputError(f"mount point {target} is not a directory")
-    return resolved
-
-
-def _outside_of_store(store_root: str, target: str) -> str:
-    """Return a target resolved, which may be missing; one that would hide the store is refused."""
-    if not target:  # os.path takes it for the current directory, a script's unset variable is not
-        raise InputError("the mount point is empty", hint="name an existing directory")
-    resolved = os.path.realpath(target)
-    store, place = f"{os.path.realpath(store_root)}/", f"{resolved.rstrip('/')}/"
-    if store.startswith(place) or place.startswith(store):
-        raise InputError(
-            f"a view at {target} would hide the store {store_root} or a part of it",
-            hint="choose another directory",
-        )
-    return resolved
 
 
 def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
@@ -584,9 +548,8 @@ def _make(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountR
     record = record._replace(lower=lower.directory)
     write_record(store_root, record)
     _note_use(store_root, record)
-    # One that was mounted before has attributes of its own at its root.
-    if record.upper is not None and not (record.mount_id and os.path.lexists(record.upper)):
-        _make_upper(store_root, record.upper, lower.root)
+    if record.upper is not None:
+        make_upper(store_root, record.upper, lower.root)
     if record.prepared:
         return record
     if record.kind != "fuse":
@@ -598,23 +561,17 @@ def _make(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountR
     return record
 
 
-def _make_upper(store_root: str, upper: str, lower: str) -> None:
-    make_private_dir(f"{store_root}/uppers", durable=False)
-    make_private_dir(upper, durable=False)
-    for name in ("upper", "work"):
-        make_private_dir(f"{upper}/{name}", durable=False)
-    copy_root_attributes(lower, f"{upper}/upper")
-
-
 def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool = False) -> None:
     """Unmount, leave the lower, remove the upper, and last the record."""
     _unmount_target(record, lazy=lazy)
+    if record.upper is not None and not lazy:
+        refuse_users_elsewhere(record.target, record.upper, record.device)
     if record.lower:
         lowers.release(store_root, record.lower, record.view_id)
     else:  # died before it knew: no other user of any chain has this name
         lowers.release_everywhere(store_root, _chain_of(record), record.view_id)
     if record.upper is not None and not keep_upper:
-        _remove_upper(record.upper)
+        remove_upper(record.upper)
     _note_use(store_root, record)  # a view of a month was needed until now
     with contextlib.suppress(FileNotFoundError):
         os.unlink(record_path(store_root, record.view_id))
@@ -630,16 +587,6 @@ def _chain_of(record: MountRecord) -> str:
 def _note_use(store_root: str, record: MountRecord) -> None:
     if record.backend in KERNELS and not record.remote:
         note_chain_use(StorePaths(store_root), hex_of(chain_id(record.layers)))
-
-
-def _remove_upper(upper: str) -> None:
-    try:
-        remove_tree(upper)
-    except OSError as err:
-        raise MountError(
-            f"the writable layer {upper} could not be removed: {err}",
-            hint="the view is unmounted; mend that and run umount again",
-        ) from err
 
 
 def _unmount_target(record: MountRecord, *, lazy: bool) -> None:

@@ -50,6 +50,22 @@ def state_of(record: MountRecord) -> tuple[str, str]:
     return STALE, "it was unmounted by something else"
 
 
+def is_restorable(record: MountRecord) -> bool:
+    """Whether a view is stale for a reason that mounting it again mends, which nobody wished.
+
+    Made anew it is what it was: the host was restarted, its server ended, or who made or
+    restored it was killed before it noted the mount.
+    """
+    if state_of(record)[0] != STALE:
+        return False
+    if record.boot_id != boot_id() or record.mount_id == 0:
+        return True
+    here = record.namespace == current_mount_namespace()
+    if record.remote:
+        return here and not lowers.is_served(record.lower)
+    return here and record.backend not in KERNELS and not lowers.is_alive(record.lower)
+
+
 def is_mounted(record: MountRecord) -> bool:
     """Whether the very mount of the record is what one sees at its target."""
     if record.boot_id != boot_id():

@@ -103,7 +103,8 @@ class TestForeground:
         try:
             process.send_signal(signal.SIGINT)
             told = process.stderr.readline()
-            assert f"used by process {holder.pid} (sleep); once more detaches it" in told
+            holding = f"used by process {holder.pid} (sleep: its working directory)"
+            assert f"{holding}; once more detaches it" in told
             assert shop.state() == "mounted"
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0

@@ -55,3 +55,13 @@ def enter_user_namespace(namespace: int) -> None:
     os.setgroups([])
     os.setgid(0)
     os.setuid(0)
+
+
+def forget_mounts_but(kept: str) -> None:
+    """In a mount namespace of one's own: let go of other tests' mounts, which it has copies of."""
+    mounts.set_propagation("/", mounts.MS_PRIVATE)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split()[4] for line in file]
+    for point in reversed(points):
+        if "/pytest-of-" in point and not point.startswith(f"{kept}/"):
+            mounts.unmount(point, lazy=True)
