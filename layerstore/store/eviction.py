@@ -9,8 +9,9 @@ needed cannot be read, nothing is evicted: an object that goes from under a view
 in it.
 
 Rules (:class:`KeepUnpacked`) may let files stay that images needed lately. When that was is the
-time of a chain's sidecar, set whenever a view of it is made or ends. Rules decide about what no
-view needs, and about nothing else: a wrong clock costs space or unpacking.
+time of a chain's sidecar, set whenever a view of it is made or ends; of a pack image's, set when an
+instance over packs is made. Rules decide about what no view needs, and about nothing else: a wrong
+clock costs space or unpacking.
 
 Normative: docs/format/store.md, "Objects".
 """
@@ -22,7 +23,7 @@ import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.digest import DiffId, chain_id, hex_of, parse_digest
+from layerstore.digest import DiffId, PackId, chain_id, hex_of, parse_digest
 from layerstore.errors import FormatError, LayerstoreError
 from layerstore.formats.sidecar import decode_sidecar
 from layerstore.linux.files import read_file, remove_if_present
@@ -110,7 +111,7 @@ def find_evictable(paths: StorePaths, keep: KeepUnpacked | None = None) -> Evict
             del unused[name]
     loose = {
         **_loose_files(paths.metadata, _used_lists(paths).chains | recent.chains),
-        **_loose_files(paths.pack_images, names_in(paths.pack_mounts)),
+        **_loose_files(paths.pack_images, _used_pack_images(paths, keep)),
     }
     files = [*unused.values(), *loose.values()]
     return Evictable(
@@ -217,15 +218,32 @@ def _find_recent(
     return _Recent(frozenset(chains), objects)
 
 
+def _used_pack_images(paths: StorePaths, keep: KeepUnpacked | None) -> set[str]:
+    """Return the names of pack images that are mounted, or that rules keep with their packs."""
+    used = set(names_in(paths.pack_mounts))
+    if keep is None:
+        return used
+    for name, seconds in _sidecar_times(paths.pack_images).items():
+        with contextlib.suppress(ValueError):
+            pack = paths.pack(PackId(bytes.fromhex(name.partition(".")[0])))
+            if keep.reference.age_of(seconds) <= keep.within_s and os.path.lexists(pack):
+                used.add(name)
+    return used
+
+
 def chain_uses(paths: StorePaths) -> dict[str, float]:
     """Return when a view of each chain with a sidecar was made or ended last, in seconds."""
-    uses = {}
-    for name in names_in(paths.metadata):
-        chain, dot, suffix = name.rpartition(".")
+    return _sidecar_times(paths.metadata)
+
+
+def _sidecar_times(directory: str) -> dict[str, float]:
+    times = {}
+    for name in names_in(directory):
+        stem, dot, suffix = name.rpartition(".")
         if dot + suffix == SIDECAR_SUFFIX:
             with contextlib.suppress(OSError):
-                uses[chain] = os.lstat(f"{paths.metadata}/{name}").st_mtime
-    return uses
+                times[stem] = os.lstat(f"{directory}/{name}").st_mtime
+    return times
 
 
 def _remove_dead_fetches(paths: StorePaths) -> None:

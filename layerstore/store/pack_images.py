@@ -211,6 +211,8 @@ def _images_of(
             missing -= useful
             if useful:
                 images.append(image)
+                with contextlib.suppress(OSError):  # when it was used last: advice for gc
+                    os.utime(paths.pack_sidecar(image.name))
             else:
                 image.close()
         if missing and len(images) < IMAGES_MAX:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from layerstore.linux import mounts as syscalls
 from layerstore.store import objects, pack_images, pack_trial
 from layerstore.store.check import check
 from layerstore.store.config import create_store
-from layerstore.store.eviction import evict
+from layerstore.store.eviction import KeepUnpacked, evict
 from layerstore.store.failures import StoreFullError
 from layerstore.store.findings import Problem
 from layerstore.store.gc import execute, plan_gc
@@ -29,6 +30,7 @@ from layerstore.store.objects import present_objects
 from layerstore.store.paths import StorePaths
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
+from layerstore.store.usage import Reference
 from tests.support.memory import resident_pages
 from tests.support.store import noise, put_image, text
 from tests.support.views import (
@@ -339,6 +341,21 @@ def test_images_that_are_not_mounted_are_evicted(host: Host) -> None:
     assert len(list(Path(host.paths.pack_images).iterdir())) == 2
     content(host.mount(a, "again", rw=True), FILES)
     content(one, FILES)
+
+
+def test_rules_keep_images_that_were_used_lately(host: Host) -> None:
+    """With their packs, and for as long as rules say; the next view makes nothing anew then."""
+    image = host.image("a", FILES)
+    host.unmount(host.mount(image, "a"))
+    host.unmount(host.mount(image, "a"))
+    made = {path: path.stat().st_ino for path in Path(host.paths.pack_images).iterdir()}
+    keep = KeepUnpacked(frozenset(), 3600, None, Reference(time.time(), ""))
+    evict(host.paths, keep)
+    content(host.mount(image, "a"), FILES)
+    assert {path: path.stat().st_ino for path in made} == made
+    host.unmount(host.base / "view-a")
+    evict(host.paths, keep._replace(reference=Reference(time.time() + 7200, "")))
+    assert os.listdir(host.paths.pack_images) == []
 
 
 def test_auto_takes_packs_where_there_is_no_room(
