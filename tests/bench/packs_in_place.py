@@ -1,14 +1,14 @@
 """Packs mounted in place: every byte of every image compared, and what that costs.
 
-    python -m tests.bench.packs_in_place [--store DIR] [--optimize] [-n ROUNDS] [--work DIR]
+    python -m tests.bench.packs_in_place [--store DIR] [--optimize LEVEL] [-n ROUNDS] [--work DIR]
 
 Mounts each image of a store with ``--backend kernel-packs`` and compares every entry - kind,
 mode, owner, time, links, device, target, attributes - and every byte with what the store's own
 verifying reader gives. Then mounts each image anew, with nothing made before, from packs and
 from unpacked files, and prints how long that takes and what it leaves on disk. Without ``--store``
 the store is made of Debian root file systems: base, with python, with a compiler, with node.
-``--optimize`` does all of it once more after ``layerstore optimize``. Ends with 1 if anything
-differs. Needs root; evicts what the store has unpacked.
+``--optimize`` does all of it once more after ``layerstore optimize --level``. Ends with 1 if
+anything differs. Needs root; evicts what the store has unpacked.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def parse_arguments() -> argparse.Namespace:
         prog="tests.bench.packs_in_place", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--store")
-    parser.add_argument("--optimize", action="store_true")
+    parser.add_argument("--optimize", metavar="LEVEL")
     parser.add_argument("-n", "--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path)
     return parser.parse_args()
@@ -217,8 +217,8 @@ def main() -> int:
         right = run(bench, given.rounds, "as ingested")
         if given.optimize:
             say("optimizing")
-            layerstore(store, "optimize")
-            right = run(bench, given.rounds, "optimized") and right
+            layerstore(store, "optimize", "--level", given.optimize)
+            right = run(bench, given.rounds, f"optimized at level {given.optimize}") and right
         print(environment())
     finally:
         shutil.rmtree(work, ignore_errors=True)
