@@ -2,7 +2,7 @@
 
     python -m tests.bench.paths [--work DIR] [-n ROUNDS] [--cold-rounds N] [--quick]
         [--columns NAME,...] [--contenders NAME,...] [--json FILE] [--svg FILE] [--gate]
-    python -m tests.bench.paths --from FILE [--by cpu] [--against plain] [--svg FILE]
+    python -m tests.bench.paths --from FILE [--by cpu] [--against plain] [--svg FILE] [--gate]
 
 Makes a Debian root file system with Python, node, gcc and large packages (kept in DIR, by default
 .cache/bench), gives it to everybody who is installed, and does the same jobs in every place: list
@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 WARM_ROUNDS = 9
 COLD_ROUNDS = 3
 QUICK_ROUNDS = 3
+
+_FAILURES = (OSError, CommandError, LayerstoreError, subprocess.SubprocessError)
+"""What a contender that cannot be used here raises; the others go on."""
 
 
 class Bench:
@@ -71,18 +75,25 @@ class Bench:
             version = contender.version()
             if version is None:
                 say(f"left out, not usable here: {contender.name}")
-                continue
-            say(f"preparing {contender.name}")
-            self._prepared.append(contender)
-            try:
-                contender.prepare(self._tree, new_place(self._work, contender))
-                self._open(contender)
-            except (OSError, CommandError, LayerstoreError) as err:
-                say(f"left out, could not be shown here: {contender.name}: {err}")
-                self._take_away(contender)
             else:
                 self.versions[contender.name] = version
+                self._prepared.append(contender)
+                place = new_place(self._work, contender)
+                say(f"preparing {contender.name}")
+                self._or_without(contender, lambda c=contender, p=place: c.prepare(self._tree, p))
+        # Not before everybody is prepared: something is mounted inside the tree then, too.
+        for contender in self._prepared.copy():
+            self._or_without(contender, lambda c=contender: self._open(c))
         drop_caches()  # pages that writing left are larger or smaller than those that reading makes
+
+    def _or_without(self, contender: Contender, step: Callable[[], None]) -> None:
+        """Do something that a contender needs, or leave it out and say why."""
+        try:
+            step()
+        except _FAILURES as err:
+            say(f"left out, could not be shown here: {contender.name}: {err}")
+            del self.versions[contender.name]
+            self._take_away(contender)
 
     def _open(self, contender: Contender) -> None:
         root = contender.open()
@@ -162,7 +173,7 @@ class Bench:
         for step in (lambda: self._close(contender), contender.finish):
             try:
                 step()
-            except (OSError, CommandError, LayerstoreError, subprocess.SubprocessError) as err:
+            except _FAILURES as err:
                 say(f"{contender.name}: {err}")
 
     def found(self) -> dict[str, object]:
@@ -213,17 +224,13 @@ def show(found: dict[str, Any], given: argparse.Namespace) -> int:
     samples = [report.Sample(**sample) for sample in found["samples"]]
     results = report.Results(samples)
     by = report.CPU if given.by == "cpu" else report.WALL
-    for state in ("warm", "cold"):
-        if results.rounds(state):
-            print(report.table(results, state, by, given.against))
+    for measure in (report.WALL, report.CPU):
+        for state in filter(results.rounds, ("warm", "cold")):
+            print(report.table(results, state, measure, given.against))
             print(f"medians of {results.rounds(state)} rounds\n")
-    bars = [
-        bar
-        for view in results.contenders
-        if view.startswith(report.DEFAULT_VIEW)
-        for bar in report.bars_of(results, view, by)
-    ]
-    print(*bars, sep="\n")
+    views = [name for name in results.contenders if name.startswith(report.DEFAULT_VIEW)]
+    bars = [bar for view in views for bar in report.bars_of(results, view, by)]
+    print(f"by {given.by} time", *bars, sep="\n")
     if given.svg:
         given.svg.write_text(chart(results, by))
     loads = [sample.load_average for sample in samples]
@@ -257,7 +264,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="keep every sample there")
     parser.add_argument("--from", dest="source", type=Path, help="report on such a file again")
     parser.add_argument("--svg", type=Path, help="draw the speeds there")
-    parser.add_argument("--by", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="judge by, and draw")
     parser.add_argument("--against", choices=everybody, default=report.REFERENCE)
     parser.add_argument("--gate", action="store_true", help="exit 1 when a bar is not met")
     given = parser.parse_args()
@@ -275,7 +282,8 @@ def main() -> int:
         say("needs root: mounting and dropping caches take privileges")
         return 1
     else:
-        # Nothing stays mounted, however this ends.
+        # Nothing stays mounted, however this ends, and no server of anybody's runs on.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         namespaces.unshare(namespaces.CLONE_NEWNS)
         mounts.set_propagation("/", mounts.MS_PRIVATE)
         found = measure(given)

@@ -248,8 +248,8 @@ class Squashfuse(FuseServer):
     def version(self) -> str | None:
         return super().version() if shutil.which("mksquashfs") else None
 
-    def _made(self, tree: Path, work: Path) -> list[str]:
-        return ["-f", str(squashfs_image(tree, work))]
+    def _made(self, tree: Path, _work: Path) -> list[str]:
+        return ["-f", str(squashfs_image(tree))]
 
 
 class LoopImage(Contender):
@@ -268,7 +268,7 @@ class LoopImage(Contender):
         self._target = work / "view"
         self._target.mkdir()
         make = squashfs_image if self._fstype == "squashfs" else erofs_image
-        self._image = make(tree, work)
+        self._image = make(tree)
 
     def open(self) -> str:
         options = ["-t", self._fstype, "-o", "ro,loop", str(self._image), str(self._target)]
@@ -318,18 +318,25 @@ def _squashfuse_program() -> str:
     return "squashfuse_ll" if shutil.which("squashfuse_ll") else "squashfuse"
 
 
-def squashfs_image(tree: Path, work: Path) -> Path:
+def squashfs_image(tree: Path) -> Path:
     """Return the SquashFS image that contenders share, with zstd at mksquashfs' own settings."""
-    image = work.parent / "root.squashfs"
-    if not image.exists():
-        run("mksquashfs", str(tree), str(image), "-comp", "zstd", "-no-progress", "-quiet")
-    return image
+    options = ("-comp", "zstd", "-no-progress", "-quiet", "-noappend")
+    return _kept_image(tree, "squashfs", lambda part: run("mksquashfs", str(tree), part, *options))
 
 
-def erofs_image(tree: Path, work: Path) -> Path:
+def erofs_image(tree: Path) -> Path:
     """Return an EROFS image of a tree with LZ4HC, what Debian 12's tool has of compression."""
-    image = work / "image.erofs"
-    run("mkfs.erofs", "-zlz4hc,9", "-C65536", "--preserve-mtime", "--quiet", str(image), str(tree))
+    options = ("-zlz4hc,9", "-C65536", "--preserve-mtime", "--quiet")
+    return _kept_image(tree, "erofs", lambda part: run("mkfs.erofs", *options, part, str(tree)))
+
+
+def _kept_image(tree: Path, suffix: str, make: Callable[[str], None]) -> Path:
+    """Return the image of a tree that lies beside it, made if it is not there yet."""
+    image = tree.with_name(f"{tree.name}.{suffix}")
+    if not image.exists():
+        part = image.with_name(f"{image.name}.part")
+        make(str(part))
+        part.rename(image)
     return image
 
 
