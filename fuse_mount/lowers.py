@@ -6,6 +6,7 @@ is known about it lies in the store:
 
     views/lowers/CHAIN/current        symlink: the FUSE instance new users join
     views/lowers/CHAIN/current-fusepy the same for instances served through libfuse 2
+    views/lowers/CHAIN/current-*-beneath and for those whose attributes are escaped
     views/lowers/CHAIN/current-kernel the same for instances of the kernel's
     views/lowers/CHAIN/current-kernel-packs and for those that read packs in place
     views/lowers/CHAIN/INSTANCE/      one instance's life
@@ -35,11 +36,12 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import kernel_lowers
-from fuse_mount.starting import FUSE, FUSEPY, start_other_server, start_server
+from fuse_mount.starting import FUSE, FUSEPY, SERVED, start_other_server, start_server
 from layerstore.digest import chain_id, hex_of
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock, is_held
+from layerstore.linux.namespaces import in_user_namespace
 from layerstore.linux.removal import remove_tree
 
 if TYPE_CHECKING:
@@ -64,6 +66,11 @@ _CURRENT = {
     FUSE: "current",
     **{backend: f"current-{backend}" for backend in (FUSEPY, *KERNELS)},
 }
+_BENEATH = {backend: f"current-{backend}-beneath" for backend in SERVED}
+HAS_OVERLAY_NAMES = "user.layerstore.has-overlay-names"
+"""What the root of a server's mount is asked; as :mod:`layerstore.vfs.view` answers it."""
+
+_LINKS = frozenset({*_CURRENT.values(), *_BENEATH.values()})
 
 
 class Lower(NamedTuple):
@@ -72,10 +79,12 @@ class Lower(NamedTuple):
     Attributes:
         directory: Its directory under ``views/lowers``.
         root: Where the image's tree is mounted.
+        escaped: Whether attributes that overlays obey are escaped there.
     """
 
     directory: str
     root: str
+    escaped: bool = False
 
     @property
     def alive(self) -> str:
@@ -111,6 +120,7 @@ def acquire(
     backend: str = FUSE,
     progress: Progress | None = None,
     source: LazySource | None = None,
+    beneath: bool = False,
 ) -> Lower:
     """Join the running instance of a chain as ``user``, or start one.
 
@@ -124,6 +134,7 @@ def acquire(
             same is joined.
         progress: Told about files that are unpacked for the kernel.
         source: For a lazy view: where its layers are, which then are none of this store's.
+        beneath: Of servers: whether attributes that overlays obey are to be escaped.
 
     Raises:
         UnsupportedError: FUSE is missing here, or the kernel cannot; the hint says what to do.
@@ -134,13 +145,31 @@ def acquire(
     with _chain_lock(store_root, chain):
         lower = None
         if source is None or source.is_shared:
-            lower = _running(store_root, chain, backend)
+            lower = _running(store_root, chain, backend, beneath=beneath)
         if lower is None and backend in KERNELS:
             return _start_kernel(store_root, chain, layers, user, backend, progress, source)
         if lower is None:
-            return _start(store_root, chain, layers, user, backend, source)
+            return _start(store_root, chain, layers, user, backend, source, beneath=beneath)
         _add_user(lower.directory, user)
         return lower
+
+
+def acquire_beneath(
+    store_root: str, layers: Sequence[DiffId], user: str, *, backend: str = FUSE
+) -> Lower:
+    """Join or start a server whose mount an overlay will lie over; see :func:`acquire`.
+
+    Nearly always that is the one of all views. Only an image that holds attributes which
+    overlays obey has another one for overlays, where these are escaped.
+    """
+    lower = acquire(store_root, layers, user, backend=backend)
+    try:
+        os.getxattr(lower.root, HAS_OVERLAY_NAMES)
+    except OSError:  # as a rule: the kernel knows already that there are no attributes at all
+        return lower
+    beneath = acquire(store_root, layers, user, backend=backend, beneath=True)
+    release(store_root, lower.directory, user)
+    return beneath._replace(escaped=True)
 
 
 def release(store_root: str, directory: str, user: str) -> None:
@@ -241,14 +270,15 @@ def _names(directory: str) -> list[str]:
 
 
 def _instances(base: str) -> list[str]:
-    return [name for name in _names(base) if name not in _CURRENT.values()]
+    return [name for name in _names(base) if name not in _LINKS]
 
 
-def _running(store_root: str, chain: str, backend: str) -> Lower | None:
+def _running(store_root: str, chain: str, backend: str, *, beneath: bool) -> Lower | None:
     """Return the instance to join: it lives and its tree is mounted for us to see."""
     base = f"{lowers_directory(store_root)}/{chain}"
     try:
-        directory = f"{base}/{os.readlink(f'{base}/{_CURRENT[backend]}')}"
+        current = (_BENEATH if beneath else _CURRENT)[backend]
+        directory = f"{base}/{os.readlink(f'{base}/{current}')}"
     except OSError:
         return None
     lower = Lower(directory, f"{directory}/root")
@@ -288,6 +318,7 @@ def _start(
     source: LazySource | None,
     *,
     target: str | None = None,
+    beneath: bool = False,
 ) -> Lower:
     lower, record = _make_instance(store_root, chain, layers, user, backend, source)
     if target is not None:
@@ -301,6 +332,8 @@ def _start(
         "directory": lower.directory,
         **(source.spec() if source is not None else {}),
     }
+    if beneath:
+        spec["escape"] = "user.overlay." if in_user_namespace() else "trusted.overlay."
     try:
         start_server(lower.directory, spec, backend=backend)
     except BaseException:
@@ -308,7 +341,7 @@ def _start(
         remove_instance(lower.directory)  # the server may not have exited yet, but it has failed
         raise
     if target is None:
-        _make_current(lower.directory, backend)
+        _make_current(lower.directory, (_BENEATH if beneath else _CURRENT)[backend])
     return lower
 
 
@@ -341,7 +374,7 @@ def _start_kernel(
         if source is not None:  # its server may not have exited yet, but it has failed
             remove_instance(lower.directory)
         raise
-    _make_current(lower.directory, backend)
+    _make_current(lower.directory, _CURRENT[backend])
     return lower
 
 
@@ -376,12 +409,12 @@ def _make_instance(
     return lower, record
 
 
-def _make_current(directory: str, backend: str) -> None:
-    """Let new users join this instance."""
+def _make_current(directory: str, name: str) -> None:
+    """Let new users of a kind join this instance."""
     base, instance = os.path.split(directory)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{base}/{_CURRENT[backend]}")
-    os.symlink(instance, f"{base}/{_CURRENT[backend]}")
+        os.unlink(f"{base}/{name}")
+    os.symlink(instance, f"{base}/{name}")
 
 
 def _stop(directory: str) -> None:
@@ -397,7 +430,7 @@ def _stop(directory: str) -> None:
                 mounts.unmount(place, lazy=True)
     base, instance = os.path.split(directory)
     views = os.path.dirname(os.path.dirname(base))
-    for current in _CURRENT.values():
+    for current in _LINKS:
         with contextlib.suppress(OSError):
             if os.readlink(f"{base}/{current}") == instance:
                 os.unlink(f"{base}/{current}")

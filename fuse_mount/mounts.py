@@ -536,6 +536,10 @@ def _make(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountR
             backend=record.backend,
             source=callbacks.source,
         )
+    elif record.upper is not None and record.backend in SERVED and callbacks.source is None:
+        lower = lowers.acquire_beneath(
+            store_root, record.layers, record.view_id, backend=record.backend
+        )
     else:
         lower = lowers.acquire(
             store_root,
@@ -549,7 +553,7 @@ def _make(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountR
     write_record(store_root, record)
     _note_use(store_root, record)
     if record.upper is not None:
-        make_upper(store_root, record.upper, lower.root)
+        make_upper(store_root, record.upper, lower)
     if record.prepared:
         return record
     if record.kind != "fuse":

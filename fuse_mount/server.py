@@ -13,6 +13,8 @@ It reads ``DIRECTORY/spec.json``:
     alive        file that is locked exclusively while anybody serves
     record       file to remove at the end: it keeps the layers from the garbage collector
     directory    directory to remove at the end, or null
+    escape       for a lower of overlays that must not obey the image's own attributes: what the
+                 names that they obey begin with
     life         whether the owner's pipe is given
     kept         whether a keeper starts another server when this one dies
 
@@ -214,7 +216,12 @@ def _view(store: Store, reader: ChunkReader, spec: dict[str, object]) -> ImageVi
         return LazyView(store, spec)
     layers = spec["layers"]
     assert isinstance(layers, list)
-    return _Grower(store, reader, "").view(layers)
+    view = _Grower(store, reader, "").view(layers)
+    if "escape" not in spec:
+        return view
+    from layerstore.vfs.beneath import BeneathOverlay
+
+    return BeneathOverlay(reader, view.root, os.fsencode(str(spec["escape"])))
 
 
 def _settle() -> None:

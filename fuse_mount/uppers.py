@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from fuse_mount.holders import describe_users_elsewhere
 from layerstore.errors import LayerstoreError, MountError
@@ -18,15 +19,18 @@ from layerstore.linux.namespaces import in_user_namespace
 from layerstore.linux.removal import remove_tree
 from layerstore.snapshot.overlay import copy_root_attributes
 
+if TYPE_CHECKING:
+    from fuse_mount.lowers import Lower
 
-def make_upper(store_root: str, upper: str, lower: str) -> None:
+
+def make_upper(store_root: str, upper: str, lower: Lower) -> None:
     """Make what an overlay writes to; what is there of a restored view stays as it is."""
     make_private_dir(f"{store_root}/uppers", durable=False)
     if os.path.isdir(f"{upper}/work"):  # made last
         return
     for path in (upper, f"{upper}/upper"):
         make_private_dir(path, durable=False)
-    copy_root_attributes(lower, f"{upper}/upper")
+    copy_root_attributes(lower.root, f"{upper}/upper", escaped=lower.escaped)
     make_private_dir(f"{upper}/work", durable=False)
 
 

@@ -74,18 +74,23 @@ def overlay_options() -> tuple[str, ...]:
     return USER_OPTIONS if in_user_namespace() else PLAIN_OPTIONS
 
 
-def copy_root_attributes(lower: str, upper: str) -> None:
+def copy_root_attributes(lower: str, upper: str, *, escaped: bool = False) -> None:
     """Give an upper directory the owner, mode, times and attributes of the lower root.
 
     An overlay shows its upper's own attributes at its root. What the image has under
     overlayfs' own names is escaped, or the overlay would obey it.
+
+    Args:
+        lower: Where the image is shown.
+        upper: An empty directory.
+        escaped: Whether ``lower`` has these escaped already.
     """
     own = b"user.overlay." if in_user_namespace() else b"trusted.overlay."
     status = os.stat(lower)
     os.chown(upper, status.st_uid, status.st_gid)
     os.chmod(upper, stat.S_IMODE(status.st_mode))
     for name, value in read_xattrs(lower):
-        if name.startswith(own):
+        if name.startswith(own) and not escaped:
             name = own + b"overlay." + name[len(own) :]
         with contextlib.suppress(OSError):  # security.* that this kernel or namespace refuses
             os.setxattr(upper, name, value)

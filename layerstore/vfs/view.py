@@ -36,6 +36,13 @@ KEPT_CHUNK_MIN_BYTES = 128 * 1024
 """The kernel's largest FUSE read: what is no longer is asked for once, and need not be kept."""
 
 
+HAS_OVERLAY_NAMES = b"user.layerstore.has-overlay-names"
+"""An attribute of the root that is listed nowhere: whether any inode has attributes that
+overlayfs would obey. Who is about to mount an overlay above asks for it."""
+
+_OVERLAY_NAMES = (b"trusted.overlay.", b"user.overlay.")
+
+
 class NoSuchPathError(NotFoundError):
     """The image has no such path."""
 
@@ -194,6 +201,8 @@ class ImageView:
         for key, value in node.entry.xattrs:
             if key == name:
                 return value
+        if name == HAS_OVERLAY_NAMES and node is self.root and self._has_overlay_names():
+            return b"y"
         raise NoSuchXattrError(f"{node.entry.path!r} has no attribute {name!r}")
 
     def xattr_names(self, node: Node) -> list[bytes]:
@@ -276,6 +285,13 @@ class ImageView:
     def has_acls(self) -> bool:
         """Whether any inode has a POSIX ACL, which whoever shows the tree should obey."""
         return any(name in ACL_NAMES for node in self._inodes() for name, _ in node.entry.xattrs)
+
+    def _has_overlay_names(self) -> bool:
+        return any(
+            name.startswith(_OVERLAY_NAMES)
+            for node in self._inodes()
+            for name, _ in node.entry.xattrs
+        )
 
     def _inodes(self) -> Iterator[Node]:
         """Yield every inode once, in no particular order."""
