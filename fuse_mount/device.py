@@ -236,11 +236,13 @@ class Session:
         return protocol.init_answer(offered, acls=self._tree.has_acls())
 
     def _lookup(self, node: int, length: int) -> bytes:
-        from layerstore.vfs.view import NoSuchPathError
+        from layerstore.vfs.view import NameTooLongError, NoSuchPathError
 
         try:
             numbered, found = self._tree.lookup(node, protocol.parse_name(self._buffer, length))
-        except NoSuchPathError:
+        except NoSuchPathError as err:
+            if isinstance(err, NameTooLongError):
+                raise
             return self._absent
         number = numbered.base + found.ino
         return protocol.entry_answer(number, numbered.view.attributes(found))

@@ -16,6 +16,7 @@ from layerstore.errors import (
     UnsafeContentError,
 )
 from layerstore.vfs.view import (
+    NameTooLongError,
     NoSuchPathError,
     NoSuchXattrError,
     NotADirectoryInViewError,
@@ -24,6 +25,7 @@ from layerstore.vfs.view import (
 )
 
 _TABLE: tuple[tuple[type[BaseException], int], ...] = (
+    (NameTooLongError, errno.ENAMETOOLONG),
     (NoSuchPathError, errno.ENOENT),
     (NoSuchXattrError, errno.ENODATA),
     (NotADirectoryInViewError, errno.ENOTDIR),
@@ -39,7 +41,15 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 QUIET = frozenset(
-    {errno.ENOENT, errno.ENODATA, errno.ENOTDIR, errno.EINVAL, errno.EROFS, errno.ENXIO}
+    {
+        errno.ENOENT,
+        errno.ENAMETOOLONG,
+        errno.ENODATA,
+        errno.ENOTDIR,
+        errno.EINVAL,
+        errno.EROFS,
+        errno.ENXIO,
+    }
 )
 """Answers that are part of normal life and not worth a line in a log."""
 

@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Protocol
 from fuse_mount.protocol import ROOT
 from layerstore.errors import NotFoundError
 from layerstore.formats.tree import Entry, Kind
-from layerstore.vfs.view import ImageView, NoSuchPathError, NotADirectoryInViewError, Totals
+from layerstore.vfs.view import (
+    ImageView,
+    NotADirectoryInViewError,
+    Totals,
+    absent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,7 +99,7 @@ class NumberedView:
             return self._parents[parent.ino]
         node = parent.children.get(name)
         if node is None:
-            raise NoSuchPathError(f"{parent.entry.path!r} holds no {name!r}")
+            raise absent(name, f"{parent.entry.path!r} holds no {name!r}")
         return node
 
     def listing(self, directory: Node) -> Sequence[tuple[bytes, Node]]:

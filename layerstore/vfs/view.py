@@ -47,6 +47,20 @@ class NoSuchPathError(NotFoundError):
     """The image has no such path."""
 
 
+class NameTooLongError(NoSuchPathError):
+    """No image has such a path: a name in it is longer than file systems of Linux take."""
+
+
+NAME_MAX_BYTES = 255
+"""Of a name (limits.h); FUSE passes on longer ones."""
+
+
+def absent(name: bytes, what: str) -> NoSuchPathError:
+    """Return the error of a name that is not there; ``what`` says where."""
+    kind = NameTooLongError if len(name) > NAME_MAX_BYTES else NoSuchPathError
+    return kind(what)
+
+
 class NoSuchXattrError(NotFoundError):
     """The inode has no such extended attribute."""
 
@@ -145,7 +159,7 @@ class ImageView:
                 raise NotADirectoryInViewError(f"a parent of {path!r} is not a directory")
             child = node.children.get(name)
             if child is None:
-                raise NoSuchPathError(f"the image has no {path!r}")
+                raise absent(name, f"the image has no {path!r}")
             node = child
         return node
 
