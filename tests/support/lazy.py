@@ -78,6 +78,7 @@ def _take_descriptors(log: int, numbers: dict[int, int]) -> None:
     moved = {number: fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for number, fd in numbers.items()}
     for number in (1, 2):
         os.dup2(log, number)
+    os.closerange(3, 100)  # locks of whoever starts it among them
     for number, fd in moved.items():
         os.dup2(fd, number)
     sys.stdout = os.fdopen(1, "w", closefd=False)
