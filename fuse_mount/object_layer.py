@@ -32,6 +32,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from fuse_mount import protocol
+from fuse_mount.errno_map import errno_for
 from fuse_mount.protocol import Opcode
 from layerstore.digest import ObjectId
 from layerstore.errors import LayerstoreError
@@ -94,6 +95,7 @@ class ObjectLayer:
             Opcode.LOOKUP: self._lookup,
             Opcode.GETATTR: self._getattr,
             Opcode.READ: self._read,
+            Opcode.LSEEK: self._lseek,
             Opcode.STATFS: self._statfs,
         }
 
@@ -143,7 +145,9 @@ class ObjectLayer:
                 parts = [answer(node, buffer, count)]
         except FileNotFoundError:
             code = errno.ENOENT
-        except (LayerstoreError, OSError):
+        except LayerstoreError as err:
+            code = errno_for(err)
+        except OSError:
             code = errno.EIO
         head = protocol.answer(unique, sum(map(len, parts)), code)
         try:
@@ -191,17 +195,25 @@ class ObjectLayer:
         return protocol.attributes_answer(node, self._attributes(self._object(node)))
 
     def _read(self, node: int, buffer: bytearray, count: int) -> bytes:
-        found = self._object(node)
         wanted = protocol.parse_read(buffer, count)
-        extents = self._objects[found]
-        size = self._content.size(found)
+        try:
+            return self._view.read(self._inode(node), wanted.offset, wanted.size)
+        except LayerstoreError as err:
+            self._failed(self._object(node), err)
+            raise
+
+    def _lseek(self, node: int, buffer: bytearray, count: int) -> bytes:
+        offset, whence = protocol.parse_seek(buffer, count)
+        find = self._view.next_data if whence == os.SEEK_DATA else self._view.next_hole
+        return protocol.seek_answer(find(self._inode(node), offset))
+
+    def _inode(self, node: int) -> Node:
+        """Return an object as the file that it is the content of."""
+        found = self._object(node)
+        extents, size = self._objects[found], self._content.size(found)
         inode = Node(Entry(b"", Kind.FILE, 0o400, size=size, extents=extents))
         inode.ino = node
-        try:
-            return self._view.read(inode, wanted.offset, wanted.size)
-        except LayerstoreError as err:
-            self._failed(found, err)
-            raise
+        return inode
 
     def _statfs(self, _node: int, _buffer: bytearray, _count: int) -> bytes:
         return protocol.totals_answer(Totals(len(self._ids), 0))
