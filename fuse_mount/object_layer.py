@@ -197,6 +197,7 @@ class ObjectLayer:
     def _read(self, node: int, buffer: bytearray, count: int) -> bytes:
         wanted = protocol.parse_read(buffer, count)
         try:
+            self._content.bring(self._object(node), wanted.offset, wanted.size)
             return self._view.read(self._inode(node), wanted.offset, wanted.size)
         except LayerstoreError as err:
             self._failed(self._object(node), err)

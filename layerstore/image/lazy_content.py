@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
@@ -44,6 +46,12 @@ SETTLE_FILES: Final = 2048
 AHEAD_BYTES: Final = 4 * 1024 * 1024
 """Plain bytes that fetching ahead asks the remote for at once."""
 
+SEQUENTIAL_BYTES: Final = 1024 * 1024
+"""How far ahead of a sequential reader of a long object is fetched."""
+
+READERS_MAX: Final = 256
+"""Objects of which it is known where they were read last."""
+
 PARTIAL = "partial"
 STAGED = "staged"
 
@@ -54,6 +62,35 @@ class _Place(NamedTuple):
     object_id: ObjectId
     offset: int
     length: int
+
+
+class _Filling:
+    """What one process has filled of an object.
+
+    Attributes:
+        offsets: Where each chunk belongs, and its length there.
+        lacking: The chunks that it has not written.
+    """
+
+    def __init__(self, extents: Extents) -> None:
+        self._extents = extents
+        self._ends = tuple(accumulate(length for length, _ in extents))
+        self.offsets: dict[ChunkId, list[tuple[int, int]]] = {}
+        for end, (length, chunk_id) in zip(self._ends, extents, strict=True):
+            if chunk_id is not None:
+                self.offsets.setdefault(chunk_id, []).append((end - length, length))
+        self.lacking = set(self.offsets)
+
+    def lacking_between(self, start: int, end: int) -> list[ChunkId]:
+        """Return the chunks that a piece of the object needs and that are lacking, each once."""
+        found: dict[ChunkId, None] = {}
+        for at in range(bisect_right(self._ends, start), len(self._ends)):
+            length, chunk_id = self._extents[at]
+            if self._ends[at] - length >= end:
+                break
+            if chunk_id is not None and chunk_id in self.lacking:
+                found[chunk_id] = None
+        return list(found)
 
 
 class LazyContent:
@@ -83,9 +120,13 @@ class LazyContent:
         self._directory = directory
         self._on_read = on_read
         self._places = _places(objects)
+        self._sizes = {
+            name: sum(length for length, _ in extents) for name, extents in objects.items()
+        }
         self._lock = threading.Lock()
         self._making: dict[ObjectId, threading.Lock] = {}
-        self._lacking: dict[ObjectId, set[int]] = {}
+        self._filling: dict[ObjectId, _Filling] = {}
+        self._readers: dict[ObjectId, tuple[int, int]] = {}
         self._settling = threading.Lock()
         self._unsettled: dict[ObjectId, int] = {}
         with storage_errors("make a place for fetched files"):
@@ -97,7 +138,7 @@ class LazyContent:
 
     def size(self, object_id: ObjectId) -> int:
         """Return an object's bytes, holes included."""
-        return sum(length for length, _ in self._objects[object_id])
+        return self._sizes[object_id]
 
     def read_chunk(self, chunk_id: ChunkId) -> bytes:
         """Return the verified bytes of a chunk, fetching it if it is not here.
@@ -112,6 +153,25 @@ class LazyContent:
             data = self._fetcher.fetch((chunk_id,))[chunk_id]
             self._fill(chunk_id, data)
         return data
+
+    def bring(self, object_id: ObjectId, offset: int, size: int) -> None:
+        """Fetch what a read of an object is about to need in one question.
+
+        A reader that goes on where it stopped is brought more, twice as much each time. What
+        fails is left to :meth:`read_chunk` to tell.
+        """
+        with self._lock:
+            expected, more = self._readers.pop(object_id, (0, 0))
+            more = min(max(2 * more, size), SEQUENTIAL_BYTES) if offset == expected else 0
+            self._readers[object_id] = (offset + size, more)
+            if len(self._readers) > READERS_MAX:
+                del self._readers[next(iter(self._readers))]
+            wanted = self._filling_of(object_id).lacking_between(offset, offset + size + more)
+        absent = [chunk_id for chunk_id in wanted if self._local(chunk_id) is None]
+        if len(absent) > 1:
+            with contextlib.suppress(LayerstoreError):
+                for chunk_id, data in self._fetcher.fetch(absent).items():
+                    self._fill(chunk_id, data)
 
     def stage(self, object_id: ObjectId) -> bool:
         """See to it that an object's file is whole and staged; False where there is no room for it.
@@ -312,25 +372,27 @@ class LazyContent:
 
     def _fill_all(self, object_id: ObjectId, fd: int, chunk_id: ChunkId, data: bytes) -> bool:
         """Write a chunk everywhere in its object; return whether the object is whole now."""
-        extents = self._objects[object_id]
-        lacking = self._lacking.get(object_id)
-        if lacking is None:
-            lacking = {at for at, (_, name) in enumerate(extents) if name is not None}
-            self._lacking[object_id] = lacking
-        offset = 0
-        for at, (length, name) in enumerate(extents):
-            if name == chunk_id:
-                _write_at(fd, _of_length(data, length), offset)
-                lacking.discard(at)
-            offset += length
-        return not lacking
+        with self._lock:
+            filling = self._filling_of(object_id)
+        for offset, length in filling.offsets[chunk_id]:
+            _write_at(fd, _of_length(data, length), offset)
+        with self._lock:
+            filling.lacking.discard(chunk_id)
+            return not filling.lacking
+
+    def _filling_of(self, object_id: ObjectId) -> _Filling:
+        """Return what this process has filled of an object; the caller holds the lock."""
+        filling = self._filling.get(object_id)
+        if filling is None:
+            filling = self._filling[object_id] = _Filling(self._objects[object_id])
+        return filling
 
     def _finish(self, object_id: ObjectId, fd: int, path: str) -> None:
         """Give a whole file its staged name."""
         os.fchmod(fd, self._mode)
         os.rename(path, self._staged(object_id))
-        self._lacking.pop(object_id, None)
         with self._lock:
+            self._filling.pop(object_id, None)
             self._unsettled[object_id] = self.size(object_id)
 
     def _fetch_batch(self, batch: list[ChunkId]) -> None:

@@ -35,8 +35,10 @@ class CountingRemote:
     def __init__(self) -> None:
         self.held = dict(zip(IDS, PIECES, strict=True))
         self.given: list[ChunkId] = []
+        self.asked: list[list[ChunkId]] = []
 
     def chunks(self, chunk_ids: Sequence[ChunkId]) -> Iterator[tuple[ChunkId, bytes]]:
+        self.asked.append(list(chunk_ids))
         for chunk_id in chunk_ids:
             if chunk_id in self.held:
                 self.given.append(chunk_id)
@@ -199,6 +201,32 @@ def test_much_that_gathered_is_settled_without_being_asked(place, monkeypatch):
     content.settle()  # waits for whoever does so already
     assert os.path.exists(place.joined(SINGLE))
     assert os.path.exists(place.joined(LONG))
+
+
+def test_a_read_is_brought_what_it_needs_in_one_question(place):
+    content = place.content()
+    name = object_id(LONG)
+    content.bring(name, 8500, 3000)  # the second piece and the third, which is the first again
+    assert place.remote.asked == [[IDS[2], IDS[1]]]
+    assert content.read_chunk(IDS[1]) == PIECES[1]
+    content.bring(name, 8500, 3000)
+    content.bring(name, 100, 10)
+    assert place.remote.asked == [[IDS[2], IDS[1]]]
+
+
+def test_a_sequential_reader_is_brought_more(place):
+    content = place.content()
+    content.bring(object_id(LONG), 0, 8000)
+    assert place.remote.asked == [[IDS[1], IDS[2], IDS[3]]]
+    assert place.staged(LONG).read_bytes() == LONG_BYTES
+
+
+def test_bringing_leaves_it_to_reading_to_fail(place):
+    place.remote.held.clear()
+    content = place.content()
+    content.bring(object_id(LONG), 0, 17000)
+    with pytest.raises(RemoteContentError):
+        content.read_chunk(IDS[1])
 
 
 def test_fetching_ahead_makes_files_and_stops_when_told(place):
