@@ -39,7 +39,7 @@ from blake3 import blake3
 from fuse_mount import kernel_lowers
 from fuse_mount.lazy_source import Failures, LazyContentService, connect, describe, tell
 from fuse_mount.lowers import remove_instance
-from fuse_mount.object_layer import ObjectLayer
+from fuse_mount.object_layer import ObjectLayer, mount_device
 from fuse_mount.starting import READY_FD
 from layerstore.errors import FormatError, LayerstoreError, UnsupportedError
 from layerstore.formats.erofs import write_image
@@ -149,8 +149,9 @@ class _Keeper:
             # Objects may be evicted until the overlay looks for them: then they are fetched.
             make_private_dir(store.paths.objects, durable=False)
             self._mount_metadata(tree)
-            device = _open_fuse()
-            self._mount_lazy(device)
+            for name in ("lazy", "staged"):
+                make_private_dir(f"{self._directory}/{name}", durable=False)
+            device = mount_device(f"{self._directory}/lazy")
             self._tree = tree
             self._device = device
             self._fork(resume=False)
@@ -182,13 +183,6 @@ class _Keeper:
             mounts.mount_erofs(fd, f"{self._directory}/meta", _FLAGS)
         finally:
             os.close(fd)
-
-    def _mount_lazy(self, device: int) -> None:
-        for name in ("lazy", "staged"):
-            make_private_dir(f"{self._directory}/{name}", durable=False)
-        options = f"fd={device},rootmode=40500,user_id=0,group_id=0,default_permissions,allow_other"
-        lazy = f"{self._directory}/lazy"
-        mounts.mount("layerstore", lazy, "fuse.layerstore", _FLAGS, options)
 
     def _fork(self, *, resume: bool) -> None:
         sys.stdout.flush()
@@ -247,22 +241,6 @@ def _serve(spec: dict[str, object], tree: LazyTree, device: int, *, resume: bool
     service.end()
     remove_instance(str(spec["directory"]))
     return 0
-
-
-def _open_fuse() -> int:
-    """Open a connection to the kernel.
-
-    Raises:
-        UnsupportedError: This host has none for us.
-    """
-    try:
-        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as err:
-        raise UnsupportedError(
-            f"/dev/fuse, which lazy views need, cannot be opened: {err.strerror}",
-            hint="load the kernel module: modprobe fuse; in a container, run it with "
-            "--device /dev/fuse",
-        ) from err
 
 
 def _survive_memory_pressure() -> None:

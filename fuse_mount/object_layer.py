@@ -29,21 +29,22 @@ import errno
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fuse_mount import protocol
 from fuse_mount.errno_map import errno_for
 from fuse_mount.protocol import Opcode
 from layerstore.digest import ObjectId
-from layerstore.errors import LayerstoreError
+from layerstore.errors import LayerstoreError, UnsupportedError
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.stack import Node
+from layerstore.linux import mounts
 from layerstore.vfs.view import Attributes, ImageView, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from layerstore.image.lazy_content import LazyContent
+    from layerstore.digest import ChunkId
     from layerstore.store.objects import Extents
 
 THREADS: Final = 8
@@ -65,6 +66,58 @@ _ENDED = {errno.ENODEV, errno.EBADF}
 _AGAIN = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
 
 
+class ObjectContent(Protocol):
+    """What the layer asks for content, from several threads.
+
+    That of views is :class:`layerstore.image.lazy_content.LazyContent`.
+    """
+
+    def size(self, object_id: ObjectId) -> int:
+        """Return an object's bytes."""
+        ...
+
+    def stage(self, object_id: ObjectId) -> bool:
+        """See to it that an object is whole and staged; False if it cannot be kept."""
+        ...
+
+    def stage_if_whole(self, object_id: ObjectId) -> bool:
+        """Stage an object if nothing of it is missing."""
+        ...
+
+    def bring(self, object_id: ObjectId, offset: int, size: int) -> None:
+        """Be told what is about to be read."""
+        ...
+
+    def read_chunk(self, chunk_id: ChunkId) -> bytes:
+        """Return the verified bytes of a chunk."""
+        ...
+
+
+def mount_device(target: str) -> int:
+    """Mount a new connection to the kernel at a directory; return its descriptor.
+
+    Raises:
+        UnsupportedError: This host has none for us.
+        MountError: The kernel refused.
+    """
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as err:
+        raise UnsupportedError(
+            f"/dev/fuse, which lazy views need, cannot be opened: {err.strerror}",
+            hint="load the kernel module: modprobe fuse; in a container, run it with "
+            "--device /dev/fuse",
+        ) from err
+    options = f"fd={device},rootmode=40500,user_id=0,group_id=0,default_permissions,allow_other"
+    flags = mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV
+    try:
+        mounts.mount("layerstore", target, "fuse.layerstore", flags, options)
+    except BaseException:
+        os.close(device)
+        raise
+    return device
+
+
 class ObjectLayer:
     """Answers the kernel on one connection.
 
@@ -78,7 +131,7 @@ class ObjectLayer:
     def __init__(
         self,
         device: int,
-        content: LazyContent,
+        content: ObjectContent,
         objects: Mapping[ObjectId, Extents],
         failed: Callable[[ObjectId, LayerstoreError], object],
     ) -> None:

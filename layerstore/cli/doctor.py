@@ -44,6 +44,7 @@ def examine(
     findings = [
         *probe_all(_file_system_of(root), _image()),
         _packs(root),
+        _lazy(),
         _runtime(),
         _bootstrapper(),
         _sqlite(),
@@ -94,6 +95,24 @@ def _packs(root: str) -> Finding:
         problem,
         "Linux 6.15 or newer with EROFS and its zstd (CONFIG_EROFS_FS_ZIP_ZSTD), as root; until "
         "then files are unpacked, or views are FUSE's",
+    )
+
+
+def _lazy() -> Finding:
+    """Try to have content fetched as it is looked for, as ``mount --from`` does."""
+    from fuse_mount.lazy_trial import lazy_problem
+    from layerstore.linux.probe import Finding
+
+    name = "lazy views by the kernel"
+    problem = lazy_problem()
+    if problem is None:
+        return Finding(name, True, "a trial worked")
+    return Finding(
+        name,
+        False,
+        problem,
+        "Linux 6.9 or newer, root, /dev/fuse, and what kernel views need; until then lazy views "
+        "are FUSE's",
     )
 
 

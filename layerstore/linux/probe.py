@@ -222,13 +222,13 @@ def _tried(
     name: str, remedy: str, attempt: Callable[[str], None], place: str | None = None
 ) -> Finding:
     with tempfile.TemporaryDirectory(prefix="layerstore-probe-", dir=place) as directory:
-        problem = _in_child(lambda: attempt(directory))
+        problem = in_child(lambda: attempt(directory))
     if problem is None:
         return Finding(name, True, "a trial worked")
     return Finding(name, False, problem, remedy)
 
 
-def _in_child(attempt: Callable[[], None]) -> str | None:
+def in_child(attempt: Callable[[], None]) -> str | None:
     """Run a trial in a child, whose mounts and namespaces end with it; return its problem."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -252,7 +252,8 @@ def _in_child(attempt: Callable[[], None]) -> str | None:
     return problem or None
 
 
-def _enter_namespaces(*, user: bool = False) -> None:
+def enter_namespaces(*, user: bool = False) -> None:
+    """Give this process mounts of its own, as root of a user namespace if it is not root."""
     if os.geteuid() == 0 and not user:
         namespaces.unshare(namespaces.CLONE_NEWNS)
     else:
@@ -266,7 +267,7 @@ def _make(directory: str, *names: str) -> None:
 
 
 def _try_overlay(directory: str, *, in_user_namespace: bool = False) -> None:
-    _enter_namespaces(user=in_user_namespace)
+    enter_namespaces(user=in_user_namespace)
     # On a tmpfs, for the temporary directory may itself lie on an overlay.
     mounts.mount("tmpfs", directory, "tmpfs")
     _make(directory, "lower", "upper", "work", "root")
@@ -281,7 +282,7 @@ def _try_overlay(directory: str, *, in_user_namespace: bool = False) -> None:
 def _try_fuse(directory: str) -> None:
     """Mount FUSE and read the kernel's first request: what it offers is in there."""
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    _enter_namespaces()
+    enter_namespaces()
     if namespaces.in_user_namespace():  # a device of another user namespace is refused
         os.close(device)
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -295,7 +296,7 @@ def _try_fuse(directory: str) -> None:
 
 
 def _try_many_lowers(directory: str) -> None:
-    _enter_namespaces()
+    enter_namespaces()
     mounts.mount("tmpfs", directory, "tmpfs")
     lowers = [f"lower-{number:03}" for number in range(200)]
     _make(directory, "root", *lowers)
@@ -305,7 +306,7 @@ def _try_many_lowers(directory: str) -> None:
 
 
 def _try_erofs(directory: str, image: bytes) -> None:
-    _enter_namespaces()
+    enter_namespaces()
     _make(directory, "root")
     with open(f"{directory}/image", "wb") as file:
         file.write(image)
@@ -315,7 +316,7 @@ def _try_erofs(directory: str, image: bytes) -> None:
 
 
 def _try_data_only(options: tuple[str, ...], *, in_user_namespace: bool = False) -> None:
-    _enter_namespaces(user=in_user_namespace)
+    enter_namespaces(user=in_user_namespace)
     problem = data_layers.follow_problem(options)
     if problem is not None:
         raise OSError(problem)
@@ -345,7 +346,7 @@ def _try_idmapped(directory: str) -> None:
 
 
 def _try_idmapped_layers(directory: str) -> None:
-    _enter_namespaces()
+    enter_namespaces()
     _make(directory, "lower", "lower/directory", "above", "above/upper", "above/work", "root")
     upper, work = f"{directory}/above/upper", f"{directory}/above/work"
     overlay = mounts.Overlay((f"{directory}/lower",), upper, work)

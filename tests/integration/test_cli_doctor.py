@@ -9,7 +9,12 @@ import pytest
 from tests.support.cli import Cli
 
 KERNEL = ("EROFS from a file", "overlay with data-only layers", "data-only layers, metacopy off")
-ELSEWHERE = ("overlay in a user namespace", "id-mapped mounts", "packs mounted in place")
+ELSEWHERE = (
+    "overlay in a user namespace",
+    "id-mapped mounts",
+    "packs mounted in place",
+    "lazy views by the kernel",
+)
 
 
 @pytest.fixture
