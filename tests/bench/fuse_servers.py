@@ -13,6 +13,7 @@ libraries, those servers are named and left out. Needs root.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import random
@@ -246,7 +247,8 @@ def main() -> int:
         unpack_or_copy(given, work, tree)
         places = contenders(given.mfusepy)
         bench = Bench(work, tree, given.mfusepy)
-        interleave(given.rounds, [lambda p=p: bench.round_of(p) for p in places], say=say)
+        with contextlib.suppress(KeyboardInterrupt):  # what was measured is printed
+            interleave(given.rounds, [lambda p=p: bench.round_of(p) for p in places], say=say)
         print(bench.report(places))
         print(f"{len(bench.small)} small files, {len(bench.large)} large ones; {environment()}")
     finally:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -272,3 +275,42 @@ def test_a_request_that_the_dead_server_held_is_answered_by_the_next(shown: Show
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         for fd in (device, memory, log):
             os.close(fd)
+
+
+def test_what_users_may_ask_for_ends_no_server(shown: Shown) -> None:
+    shown.mount()
+    server = shown.server()
+    path, right = shown.view / "d" / "09", (shown.tree / "d" / "09").read_bytes()
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    memory = mmap.mmap(-1, 1 << 20)
+    assert os.readv(fd, [memory]) == len(right)
+    assert memory[: len(right)] == right
+    os.close(fd)
+    with path.open("rb") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            assert mapped[:] == right
+        fcntl.flock(file, fcntl.LOCK_SH)
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        os.fsync(file.fileno())
+        with pytest.raises(OSError, match="Inappropriate ioctl"):
+            fcntl.ioctl(file, 0x1234_5678, bytearray(8))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.posix_fallocate(file.fileno(), 0, 1)
+        assert select.select([file], [], [], 10)[0]
+    for refused in (
+        lambda: path.write_bytes(b"x"),
+        lambda: os.setxattr(path, "user.x", b"x"),
+        lambda: os.removexattr(path, "user.x"),
+        lambda: os.rename(path, shown.view / "y"),
+        lambda: os.link(path, shown.view / "z"),
+        lambda: os.mknod(shown.view / "node"),
+        lambda: os.truncate(path, 0),
+        lambda: os.utime(path),
+    ):
+        with pytest.raises(OSError, match="Read-only file system"):
+            refused()
+    with pytest.raises(OSError, match="File name too long"):
+        os.stat(shown.view / ("n" * 256))
+    assert os.statvfs(shown.view).f_files == FILES + 2
+    assert shown.server() == server
+    assert "starting another" not in shown.log()

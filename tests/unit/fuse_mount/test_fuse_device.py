@@ -153,6 +153,8 @@ def test_names_attributes_and_content(kernel: Kernel) -> None:
     assert kernel.lookup(file, b".") == file
     assert kernel.lookup(kernel.walk(b"d"), b"..") == protocol.ROOT
     assert kernel.lookup(protocol.ROOT, b"absent") == 0  # and the kernel remembers it
+    long = b"n" * 256 + b"\0"
+    assert kernel.ask(Opcode.LOOKUP, protocol.ROOT, long)[0] == errno.ENAMETOOLONG
     code, body = kernel.ask(Opcode.GETATTR, kernel.walk(b"d"), bytes(16))
     assert code == 0
     seconds, _, _, nanoseconds = struct.unpack_from("=qqqI", body, 16 + 24)
