@@ -19,6 +19,7 @@ from fuse_mount.lowers import chain_name
 from fuse_mount.starting import start_server
 from layerstore.errors import MountError
 from layerstore.linux import mounts
+from layerstore.snapshot.overlay import overlay_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,6 +74,11 @@ class PrivateLowers:
                 self._start()
             path = self._show(layers)
         yield path
+
+    def below(self, layers: Sequence[DiffId]) -> mounts.Overlay:
+        """Return what an overlay of one's own over a shown chain has below."""
+        path = self._mountpoint / chain_name(layers)
+        return mounts.Overlay((str(path),), options=overlay_options())
 
     def close(self) -> None:
         """Take the mount away and let the server end; harmless when done before."""

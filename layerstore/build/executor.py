@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from fuse_mount.build_lowers import BuildLowers
     from layerstore.build.context import Context
     from layerstore.build.graph import Vertex
     from layerstore.build.run.settings import RunSettings
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.image.layer_item import LayerItem
     from layerstore.image.stack import Node
-    from layerstore.snapshot.base import LowerProvider, Snapshotter
+    from layerstore.snapshot.base import Snapshotter
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
@@ -86,7 +87,7 @@ class BuildExecutor:
         self._session: WriteSession | None = None
         self._scratch: Path | None = None
         self._run_step: RunStep | None = None
-        self._lowers: LowerProvider | None = None
+        self._lowers: BuildLowers | None = None
         self._snapshotter: Snapshotter | None = None
         self._changesets: dict[DiffId, Changeset] = {}
         self._context_layers: tuple[DiffId, ...] | None = None
@@ -256,6 +257,8 @@ class BuildExecutor:
         step = self._prepare_running()
         sources = _Sources(self, vertex, inputs, f"{number}")
         sources.prepare(op)
+        assert self._lowers is not None
+        self._lowers.prepare(inputs[0].layers)
         tail = bytearray()
 
         def on_output(data: bytes) -> None:
@@ -331,14 +334,14 @@ class BuildExecutor:
 
     def _prepare_running(self) -> RunStep:
         if self._run_step is None:
-            from fuse_mount.private_lowers import PrivateLowers
+            from fuse_mount.build_lowers import BuildLowers
             from layerstore.build.run.sandbox import Sandbox
             from layerstore.build.run.step import RunStep
             from layerstore.snapshot.overlay import OverlaySnapshotter
 
             sandbox = Sandbox(self.scratch, self.session.lease_id)
             self._stack.enter_context(sandbox)
-            lowers = PrivateLowers(self._store.root, self.scratch)
+            lowers = BuildLowers(self._store, self.scratch, self._load)
             self._stack.callback(sandbox.call, lowers.close)
             self._lowers = lowers
             self._snapshotter = OverlaySnapshotter(lowers)

@@ -54,24 +54,39 @@ def kernel_tree(root: Node) -> KernelTree:
     objects: dict[ObjectId, Extents] = {}
     inodes = []
     for node, parent in zip(nodes, parents, strict=True):
-        entry = node.entry
-        children = node.children or {}
-        inodes.append(
-            Inode(
-                FILE_TYPES[entry.kind] | entry.mode,
-                entry.uid,
-                entry.gid,
-                entry.mtime_ns,
-                node.nlink,
-                entry.size,
-                _device(entry),
-                entry.target if entry.kind is Kind.SYMLINK else b"",
-                _xattrs(entry, objects),
-                [(name, index[child.ino]) for name, child in children.items()],
-                parent,
-            )
-        )
+        children = [(name, index[child.ino]) for name, child in (node.children or {}).items()]
+        inodes.append(inode_of(node, children, parent, objects))
     return KernelTree(inodes, objects)
+
+
+def inode_of(
+    node: Node, children: list[tuple[bytes, int]], parent: int, objects: dict[ObjectId, Extents]
+) -> Inode:
+    """Return a node in the kernel's form.
+
+    Args:
+        node: Of a stacked tree.
+        children: Names of a directory, each with the index of its inode.
+        parent: The index of the directory that it lies in.
+        objects: Gets what a file redirects to.
+
+    Raises:
+        UnsupportedError: No overlay over EROFS can show it.
+    """
+    entry = node.entry
+    return Inode(
+        FILE_TYPES[entry.kind] | entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.mtime_ns,
+        node.nlink,
+        entry.size,
+        _device(entry),
+        entry.target if entry.kind is Kind.SYMLINK else b"",
+        _xattrs(entry, objects),
+        children,
+        parent,
+    )
 
 
 def _numbered(root: Node) -> tuple[list[Node], list[int]]:

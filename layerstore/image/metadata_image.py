@@ -115,6 +115,14 @@ def prepare_view_in_place(
     return view
 
 
+def open_metadata_image(store: Store, layers: Sequence[DiffId]) -> tuple[int, Sidecar] | None:
+    """Return the image of a chain, open and verified, with its sidecar; None if there is none.
+
+    The caller closes it. Its objects may be missing.
+    """
+    return _open_verified(store.paths, hex_of(chain_id(layers)))
+
+
 def _image(
     store: Store, layers: Sequence[DiffId], chain: str
 ) -> tuple[int, Sidecar, KernelTree | None]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.digest import DiffId
+    from layerstore.linux.mounts import Overlay
 
 
 class Snapshot(NamedTuple):
@@ -45,6 +46,14 @@ class LowerProvider(Protocol):
 
         Raises:
             MountError: They could not be mounted; the message says why.
+        """
+        ...
+
+    def below(self, layers: Sequence[DiffId]) -> Overlay:
+        """Describe an overlay over layers that are shown now, without upper and work directory.
+
+        Its lower directories need not be the one that :meth:`lower` gives: an overlay may lie
+        over the same parts as that.
         """
         ...
 

@@ -62,7 +62,7 @@ class OverlaySnapshotter:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lowers.lower(layers) as lower:
             copy_root_attributes(str(lower), str(snapshot.upper))
-            _mount(str(lower), snapshot, str(scratch / "work"))
+            _mount(self._lowers.below(layers), snapshot, str(scratch / "work"))
             try:
                 yield snapshot
             finally:
@@ -97,9 +97,9 @@ def copy_root_attributes(lower: str, upper: str, *, escaped: bool = False) -> No
     os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _mount(lower: str, snapshot: Snapshot, work: str) -> None:
-    options = overlay_options()
-    overlay = mounts.Overlay((lower,), str(snapshot.upper), work, (*options, "volatile"))
+def _mount(below: mounts.Overlay, snapshot: Snapshot, work: str) -> None:
+    options = below.options
+    overlay = below._replace(upper=str(snapshot.upper), work=work, options=(*options, "volatile"))
     try:
         mounts.mount_overlay(overlay, str(snapshot.root))
     except mounts.MountCallError as err:

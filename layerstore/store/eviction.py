@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from layerstore.store.paths import StorePaths
     from layerstore.store.usage import Reference
 
+_HELD_OFF = "a view is being made, or a build reads them"
 _KERNEL = "kernel"
 _KERNEL_PACKS = "kernel-packs"
 _INSTANCE = "lower-"
@@ -129,8 +130,8 @@ def find_evictable(paths: StorePaths, keep: KeepUnpacked | None = None) -> Evict
 def evict(paths: StorePaths, keep: KeepUnpacked | None = None) -> Evictable:
     """Remove what no view needs and no rule keeps; return what was removed.
 
-    Removes nothing, and says so as its doubt, while a view is being made. May be killed
-    at any instant.
+    Removes nothing, and says so as its doubt, while a view is being made or a build reads
+    objects. May be killed at any instant.
 
     Args:
         paths: The store's.
@@ -146,7 +147,7 @@ def evict(paths: StorePaths, keep: KeepUnpacked | None = None) -> Evictable:
         with storage_errors("lock the objects"):
             lock = FileLock(paths.objects_lock, wait=False)
     except LockBusyError:
-        return Evictable((), (), 0, 0, 0, "a view is being made")
+        return Evictable((), (), 0, 0, 0, _HELD_OFF)
     with lock, storage_errors("evict unpacked files"):
         found = find_evictable(paths, keep)
         for path in found.metadata:

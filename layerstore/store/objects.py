@@ -31,6 +31,7 @@ from layerstore.errors import FormatError, UnsupportedError
 from layerstore.linux.files import directory, is_shared, make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
+from layerstore.progress import Silent
 from layerstore.store.config import require_writable
 from layerstore.store.failures import CorruptPackError, StoreFullError, storage_errors
 from layerstore.store.leases import Lease
@@ -117,6 +118,8 @@ def _names(directory: str) -> list[str]:
 def kept_objects(paths: StorePaths) -> Iterator[None]:
     """Hold off eviction while a view is being made, until its record and mounts are there.
 
+    Builds that read objects hold it off until they end.
+
     The tier's directory is there from then on: an overlay of an image without content needs it.
 
     Raises:
@@ -150,30 +153,62 @@ def unpack(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress)
             return 0
         lease = Lease(store.catalog, "unpack objects")
         try:
-            return _Unpacking(store, missing, lease, progress).run()
+            place = _Place(
+                store.paths.objects, store.paths.temporary(lease.lease_id, "objects-"), durable=True
+            )
+            return _Unpacking(store, missing, place, progress).run()
         finally:
             lease.close()
+
+
+def unpack_privately(store: Store, wanted: Mapping[ObjectId, Extents], directory: str) -> int:
+    """Make objects in a directory of the caller's own; return how many bytes were written.
+
+    They are named and verified as those of the tier, and not brought to disk: a build's own,
+    which end with it. None of them may be there already.
+
+    Raises:
+        IntegrityError: A chunk is damaged or missing.
+        StoreFullError: There is no room.
+        UnsupportedError: A file is larger than the file system can hold.
+    """
+    place = _Place(directory, f"{directory}/staging-", durable=False)
+    return _Unpacking(store, wanted, place, Silent()).run()
+
+
+class _Place(NamedTuple):
+    """Where objects go.
+
+    Attributes:
+        directory: Has them below the first byte of their ids.
+        staging: What names of directories for files without names begin with.
+        durable: Whether files are on disk before they have names.
+    """
+
+    directory: str
+    staging: str
+    durable: bool
 
 
 class _Unpacking:
     """Unpacks objects in the order in which their chunks lie in packs."""
 
     def __init__(
-        self, store: Store, wanted: Mapping[ObjectId, Extents], lease: Lease, progress: Progress
+        self, store: Store, wanted: Mapping[ObjectId, Extents], place: _Place, progress: Progress
     ) -> None:
         self._store = store
         self._wanted = wanted
-        self._lease = lease
+        self._place = place
         self._progress = progress
         chunks = {chunk_id for extents in wanted.values() for _, chunk_id in extents if chunk_id}
         self._places = store.catalog.places(sorted(chunks))  # neighbours in the index together
-        self._mode = 0o660 if is_shared(store.paths.objects) else 0o600
+        self._mode = 0o660 if is_shared(place.directory) else 0o600
 
     def run(self) -> int:
         """Unpack all; return the bytes written."""
         sizes = {name: _data_bytes(extents) for name, extents in self._wanted.items()}
         total = sum(sizes.values())
-        _require_room(self._store.paths.objects, sizes.values())
+        _require_room(self._place.directory, sizes.values())
         self._progress.start("unpacking files", total)
         try:
             with (
@@ -196,7 +231,7 @@ class _Unpacking:
     ) -> None:
         before: Future[None] | None = None
         for number, batch in enumerate(batches):
-            staging = self._store.paths.temporary(self._lease.lease_id, f"objects-{number}")
+            staging = f"{self._place.staging}{number}"
             try:
                 self._write_batch(writers, batch, staging)
                 if before is not None:
@@ -276,10 +311,11 @@ class _Unpacking:
 
     def _publish(self, batch: Sequence[ObjectId], staging: str) -> None:
         """Bring a batch to disk, and then give its files their names."""
-        objects = self._store.paths.objects
+        objects = self._place.directory
         try:
             with storage_errors("bring unpacked files to disk"):
-                sync_file_system(staging)
+                if self._place.durable:
+                    sync_file_system(staging)
                 for prefix in {name[:1].hex() for name in batch}:
                     make_private_dir(f"{objects}/{prefix}", durable=False)
                 with directory(staging) as source, directory(objects) as tier:

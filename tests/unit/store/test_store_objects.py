@@ -325,7 +325,7 @@ class TestEviction:
     def test_nothing_goes_while_a_view_is_made(self, store: Store, image: ImageRecord) -> None:
         prepare(store, image)
         with FileLock(store.paths.objects_lock, shared=True):
-            assert evict(store.paths).doubt == "a view is being made"
+            assert evict(store.paths).doubt.startswith("a view is being made")
         assert present_objects(store.paths)
 
     def test_df_counts_them_apart(self, store: Store, image: ImageRecord) -> None:
