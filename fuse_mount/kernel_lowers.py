@@ -124,13 +124,15 @@ def start_in_place(
 
 def _mount_metadata(directory: str, image: int, packs: tuple[str, ...]) -> dict[str, object]:
     """Mount the metadata of an instance; return its state, which is noted before."""
+    from layerstore.formats.erofs import HEAD_BYTES, has_no_acls
     from layerstore.linux.data_layers import follows_without_metacopy
 
     complete = follows_without_metacopy(PLAIN_OPTIONS)
     state = {**_new_state(complete=complete), **({"packs": list(packs)} if packs else {})}
     _write_state(directory, state)
     make_private_dir(f"{directory}/meta", durable=False)
-    mounts.mount_erofs(image, f"{directory}/meta", _FLAGS)
+    options = ("noacl",) if has_no_acls(os.pread(image, HEAD_BYTES, 0)) else ()
+    mounts.mount_erofs(image, f"{directory}/meta", _FLAGS, options=options)
     return state
 
 

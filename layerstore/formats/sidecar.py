@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAGIC: Final = b"LSVIEWS\0"
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the sidecar and of how images are written: another one makes the image anew."""
 
 PACK_MAGIC: Final = b"LSVPACK\0"

@@ -352,7 +352,12 @@ def create_tmpfs() -> int:
 
 
 def mount_erofs(
-    image: int, target: str, flags: int = MS_RDONLY, *, devices: tuple[int, ...] = ()
+    image: int,
+    target: str,
+    flags: int = MS_RDONLY,
+    *,
+    devices: tuple[int, ...] = (),
+    options: tuple[str, ...] = (),
 ) -> None:
     """Mount the EROFS image in an open file, without a loop device.
 
@@ -363,12 +368,14 @@ def mount_erofs(
         target: An existing directory.
         flags: As for :func:`mount_overlay`.
         devices: As for :func:`create_erofs`.
+        options: As for :func:`create_erofs`.
 
     Raises:
         UnsupportedError: The kernel has no EROFS, or cannot do what the image asks for.
         MountCallError: It refused for another reason.
     """
-    detached = create_erofs(image, flags, devices=devices, at=f" at {target}")
+    at = f" at {target}"
+    detached = create_erofs(image, flags, devices=devices, options=options, at=at)
     try:
         attach(detached, target)
     finally:
@@ -376,7 +383,12 @@ def mount_erofs(
 
 
 def create_erofs(
-    image: int, flags: int = MS_RDONLY, *, devices: tuple[int, ...] = (), at: str = ""
+    image: int,
+    flags: int = MS_RDONLY,
+    *,
+    devices: tuple[int, ...] = (),
+    options: tuple[str, ...] = (),
+    at: str = "",
 ) -> int:
     """Make a mount of an EROFS image that is nowhere yet; return its descriptor, a directory's.
 
@@ -384,6 +396,7 @@ def create_erofs(
         image: The image, an open file.
         flags: As for :func:`mount_overlay`.
         devices: Open files that hold content of the image, in the order of its device table.
+        options: Further options without a value, such as ``noacl``.
         at: For messages: where it is to be mounted.
 
     Raises:
@@ -393,6 +406,7 @@ def create_erofs(
     what = f"could not mount an EROFS image{at}"
     settings: list[tuple[str, str | None]] = [("source", f"/proc/self/fd/{image}")]
     settings += [("device", f"/proc/self/fd/{device}") for device in devices]
+    settings += [(option, None) for option in options]
     try:
         detached = _create("erofs", settings, what, flags)
     except MountCallError as err:

@@ -28,7 +28,7 @@ from tests.support.cli import Cli
 from tests.support.debian_base import debian_base_tar
 from tests.support.memory import resident_pages
 from tests.support.store import noise
-from tests.support.trees import compare_trees
+from tests.support.trees import acl_blob, compare_trees
 from tests.support.views import image_of, is_mounted, needs_fuse, needs_root, undo_all_mounts
 
 if TYPE_CHECKING:
@@ -128,6 +128,35 @@ def test_different_images_share_the_pages_of_a_file(host: Host) -> None:
     pages = SHARED_BYTES // mmap.PAGESIZE
     assert resident_pages(one / "libshared.so") == pages
     assert resident_pages(other / "other-name.so") == pages
+
+
+def test_acls_are_looked_for_only_in_images_that_have_some(host: Host) -> None:
+    tree = host.base / "with-acl"
+    tree.mkdir()
+    (tree / "f").write_bytes(b"content")
+    nobody = 0xFFFF_FFFF
+    acl = acl_blob((1, 6, nobody), (2, 4, 7), (4, 0, nobody), (16, 6, nobody), (32, 0, nobody))
+    os.setxattr(tree / "f", "system.posix_acl_access", acl)
+    view = host.mount(image_of(host.store, tree, "acl:1"), "acl")
+    assert os.getxattr(view / "f", "system.posix_acl_access") == acl
+    assert metadata_options(host, view) >= {"acl"}
+    other = host.mount(host.image("a", {"f": b"content"}), "a", rw=True)
+    assert metadata_options(host, other) >= {"noacl"}
+    (other / "f").chmod(0o640)  # copied up, and as good as any file then
+    os.setxattr(other / "f", "system.posix_acl_access", acl)
+    assert os.getxattr(other / "f", "system.posix_acl_access") == acl
+
+
+def metadata_options(host: Host, view: Path) -> set[str]:
+    """Return how the metadata of a view is mounted."""
+    (record,) = [
+        item.record for item in mounts.mounts(str(host.store)) if item.record.target == str(view)
+    ]
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, described = line.partition(" - ")
+        if fields.split()[4] == f"{record.lower}/meta":
+            return set(described.split()[2].split(","))
+    return set()
 
 
 def test_no_process_and_no_loop_device(host: Host) -> None:
