@@ -17,16 +17,15 @@ On the fast path: what runtimes call in loops must not import much.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from fuse_mount import fusermount, lowers
-from fuse_mount.holders import describe_holders, mount_points_of_ours
+from fuse_mount import lowers
+from fuse_mount.holders import mount_points_of_ours
 from fuse_mount.kernel_lowers import boot_id
-from fuse_mount.lazy_lowers import LazySource, chain_of
-from fuse_mount.lowers import KERNEL, KERNEL_PACKS, KERNELS
+from fuse_mount.lazy_lowers import LazySource
+from fuse_mount.lowers import KERNEL, KERNEL_PACKS
 from fuse_mount.plan import plan_of
 from fuse_mount.records import (
     FORBIDDEN,
@@ -52,13 +51,12 @@ from fuse_mount.states import (
     STALE as STALE,
 )
 from fuse_mount.states import (
-    is_mounted,
     is_restorable,
     state_of,
 )
 from fuse_mount.targets import checked_target, outside_of_store
-from fuse_mount.uppers import make_upper, refuse_users_elsewhere, remove_upper
-from layerstore.digest import chain_id, hex_of
+from fuse_mount.undoing import chain_of_view, note_use, undo, unmount_mount, unmount_view
+from fuse_mount.uppers import make_upper
 from layerstore.errors import (
     ConflictError,
     InputError,
@@ -78,8 +76,6 @@ from layerstore.linux.namespaces import (
     mount_namespace_id,
 )
 from layerstore.linux.planned import execute
-from layerstore.store.paths import StorePaths
-from layerstore.store.usage import note_chain_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -331,7 +327,7 @@ def _make_or_undo(store_root: str, record: MountRecord, callbacks: _Callbacks) -
             callbacks.confirm()
         return _make(store_root, record, callbacks)
     except BaseException:
-        _undo(store_root, read_record(store_root, record.view_id) or record, lazy=True)
+        undo(store_root, read_record(store_root, record.view_id) or record, lazy=True)
         raise
 
 
@@ -363,7 +359,7 @@ def unmount(
                 hint=f"unmount it there: nsenter --target PID --mount -- "
                 f"layerstore umount {record.target}",
             )
-        _undo(store_root, record, lazy=lazy, keep_upper=keep_upper)
+        undo(store_root, record, lazy=lazy, keep_upper=keep_upper)
         return record
 
 
@@ -410,7 +406,7 @@ def give_up_unreadable(store_root: str, view_id: str, *, lazy: bool = False) -> 
     with _view_lock(store_root, view_id):
         for target in reversed(mount_points_of_ours()):
             if view_id_of(target) == view_id:
-                _unmount(target, lazy=lazy)
+                unmount_mount(target, lazy=lazy)
         lowers.release_anywhere(store_root, view_id)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(record_path(store_root, view_id))
@@ -434,7 +430,7 @@ def clean_stale(store_root: str) -> list[MountRecord]:
         with _view_lock(store_root, item.record.view_id):
             record = read_record(store_root, item.record.view_id)
             if record is not None and state_of(record)[0] == STALE:
-                _undo(store_root, record, lazy=True)
+                undo(store_root, record, lazy=True)
                 cleaned.append(record)
     lowers.clean_unused(store_root)
     _remove_torn_records(store_root)
@@ -475,10 +471,10 @@ def restore(
 def _restore(store_root: str, record: MountRecord, progress: Progress | None) -> MountRecord:
     """Make a view again; killed or failed at any moment this leaves it to be restored."""
     checked_target(store_root, record.target)
-    _unmount_target(record, lazy=True)
+    unmount_view(record, lazy=True)
     if record.lower:
         lowers.release(store_root, record.lower, record.view_id)
-    lowers.release_everywhere(store_root, _chain_of(record), record.view_id)
+    lowers.release_everywhere(store_root, chain_of_view(record), record.view_id)
     fresh = record._replace(
         lower="",
         mount_id=0,
@@ -493,8 +489,8 @@ def _restore(store_root: str, record: MountRecord, progress: Progress | None) ->
         return _make(store_root, fresh, _Callbacks(None, progress, lambda *_: None, source))
     except BaseException:
         made = read_record(store_root, record.view_id) or fresh
-        _unmount_target(made, lazy=True)
-        lowers.release_everywhere(store_root, _chain_of(record), record.view_id)
+        unmount_view(made, lazy=True)
+        lowers.release_everywhere(store_root, chain_of_view(record), record.view_id)
         write_record(store_root, record._replace(lower="", mount_id=0, device=0))
         raise
 
@@ -551,7 +547,7 @@ def _make(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountR
         )
     record = record._replace(lower=lower.directory)
     write_record(store_root, record)
-    _note_use(store_root, record)
+    note_use(store_root, record)
     if record.upper is not None:
         make_upper(store_root, record.upper, lower)
     if record.prepared:
@@ -563,55 +559,6 @@ def _make(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountR
     record = record._replace(mount_id=identity.mount_id, device=identity.device)
     write_record(store_root, record)
     return record
-
-
-def _undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool = False) -> None:
-    """Unmount, leave the lower, remove the upper, and last the record."""
-    _unmount_target(record, lazy=lazy)
-    if record.upper is not None and not lazy:
-        refuse_users_elsewhere(record.target, record.upper, record.device)
-    if record.lower:
-        lowers.release(store_root, record.lower, record.view_id)
-    else:  # died before it knew: no other user of any chain has this name
-        lowers.release_everywhere(store_root, _chain_of(record), record.view_id)
-    if record.upper is not None and not keep_upper:
-        remove_upper(record.upper)
-    _note_use(store_root, record)  # a view of a month was needed until now
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(record_path(store_root, record.view_id))
-
-
-def _chain_of(record: MountRecord) -> str:
-    """Return the name of the directory in which the instance of a view lies."""
-    if record.remote:
-        return chain_of(record.remote, record.image_id)
-    return lowers.chain_name(record.layers)
-
-
-def _note_use(store_root: str, record: MountRecord) -> None:
-    if record.backend in KERNELS and not record.remote:
-        note_chain_use(StorePaths(store_root), hex_of(chain_id(record.layers)))
-
-
-def _unmount_target(record: MountRecord, *, lazy: bool) -> None:
-    if is_mounted(record):
-        by_helper = record.kind == "fuse" and os.geteuid() != 0
-        _unmount(record.target, lazy=lazy, by_helper=by_helper)
-
-
-def _unmount(target: str, *, lazy: bool, by_helper: bool = False) -> None:
-    try:
-        if by_helper:
-            fusermount.unmount(target, lazy=lazy)
-        else:
-            syscalls.unmount(target, lazy=lazy)
-    except syscalls.MountCallError as err:
-        if err.code == errno.EBUSY:
-            raise MountError(
-                f"{target} is busy: {describe_holders(target)}",
-                hint=f"end what uses it, or detach it: layerstore umount --lazy {target}",
-            ) from err
-        raise
 
 
 def _find_id(store_root: str, target_or_id: str) -> str:

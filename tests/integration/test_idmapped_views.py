@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = needs_root
 
 each_backend = pytest.mark.parametrize(
-    "backend", [backend for backend in BACKENDS if "fuse" not in str(backend.values[0])]
+    "backend", [backend for backend in BACKENDS if backend.values[0] != "fusepy"]
 )
 each_fuse_backend = pytest.mark.parametrize(
     "backend", [backend for backend in BACKENDS if "fuse" in str(backend.values[0])]

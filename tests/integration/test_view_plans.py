@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
     from layerstore.store.catalog_rows import ImageRecord
 
-pytestmark = [*needs_root, pytest.mark.parametrize("backend", BACKENDS)]
+pytestmark = needs_root
+
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+by_kernel_and_by_server = pytest.mark.parametrize(
+    "backend", [backend for backend in BACKENDS if backend.values[0] in ("kernel", "fuse")]
+)
 
 EXECUTE = """
 import json, os, sys
@@ -82,6 +87,7 @@ def nothing_is_left(host: Host, backend: str) -> bool:
     return left == [] and host.states() == [] and not any((host.store / "uppers").glob("*"))
 
 
+@each_backend
 @pytest.mark.parametrize("rw", [False, True], ids=["ro", "rw"])
 def test_mounted_by_another_process_in_another_namespace(
     host: Host, backend: str, rw: bool
@@ -103,6 +109,7 @@ def test_mounted_by_another_process_in_another_namespace(
     assert nothing_is_left(host, backend)
 
 
+@by_kernel_and_by_server
 @pytest.mark.parametrize("rw", [False, True], ids=["ro", "rw"])
 def test_mounted_by_mount_8_from_the_oci_form(host: Host, backend: str, rw: bool) -> None:
     cli = Cli(host.store)
@@ -125,6 +132,7 @@ def test_mounted_by_mount_8_from_the_oci_form(host: Host, backend: str, rw: bool
     assert nothing_is_left(host, backend)
 
 
+@by_kernel_and_by_server
 @pytest.mark.parametrize("rw", [False, True], ids=["ro", "rw"])
 def test_mounted_by_the_commands_printed(host: Host, backend: str, rw: bool) -> None:
     cli = Cli(host.store)
@@ -136,6 +144,7 @@ def test_mounted_by_the_commands_printed(host: Host, backend: str, rw: bool) -> 
     assert nothing_is_left(host, backend)
 
 
+@by_kernel_and_by_server
 def test_what_it_leads_to_stays_until_it_is_given_up(host: Host, backend: str) -> None:
     paths = StorePaths(host.root)
     with mounts.prepared(host.root, host.image, str(host.target), backend=backend) as plan:
@@ -152,6 +161,7 @@ def test_what_it_leads_to_stays_until_it_is_given_up(host: Host, backend: str) -
     Cli(host.store).ok("rm", "a:1")
 
 
+@by_kernel_and_by_server
 def test_another_boot_makes_it_stale(host: Host, backend: str, monkeypatch) -> None:
     plan = mounts.prepare(host.root, host.image, "/nowhere/yet", backend=backend)
     assert plan.target == "/nowhere/yet"
@@ -162,6 +172,7 @@ def test_another_boot_makes_it_stale(host: Host, backend: str, monkeypatch) -> N
     assert nothing_is_left(host, backend)
 
 
+@by_kernel_and_by_server
 def test_a_path_that_mount_8_cannot_take_is_executed_all_the_same(
     tmp_path: Path, backend: str
 ) -> None:
@@ -183,6 +194,7 @@ def test_a_path_that_mount_8_cannot_take_is_executed_all_the_same(
         undo_all_mounts(host.store)
 
 
+@by_kernel_and_by_server
 def test_who_may_not_mount_is_told(host: Host, backend: str, monkeypatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(UnsupportedError, match="privileges"):
@@ -193,11 +205,13 @@ def test_who_may_not_mount_is_told(host: Host, backend: str, monkeypatch) -> Non
     assert host.states() == []
 
 
+@by_kernel_and_by_server
 def test_a_target_inside_of_the_store_is_refused(host: Host, backend: str) -> None:
     with pytest.raises(InputError, match="would hide the store"):
         mounts.prepare(host.root, host.image, f"{host.root}/x", backend=backend)
 
 
+@by_kernel_and_by_server
 def test_unmounting_a_busy_one_that_somebody_mounted(host: Host, backend: str) -> None:
     plan = mounts.prepare(host.root, host.image, str(host.target), backend=backend)
     (mount,) = plan.mounts
