@@ -344,10 +344,8 @@ class TestKilled:
                 (view / name).read_bytes()
             assert caught.value.errno != errno.ENOENT
         assert (view / "small-14").read_bytes() == small(14)  # whole: nobody is needed for it
-        assert place.state(view) == (
-            mounts.STALE,
-            "the server that fetches its content is gone",
-        )
+        gone = (mounts.STALE, "the server that fetches its content is gone")
+        wait_until(lambda: place.state(view) == gone)  # its lock is let go of last
         # A new view begins anew; the old one is shown again, or cleaned up.
         monkeypatch.undo()
         other = place.base / "other"
