@@ -35,7 +35,7 @@ def undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool =
         MountError: It is busy, here or in another mount namespace; the message names who uses it.
     """
     unmount_view(record, lazy=lazy)
-    if record.upper is not None and not lazy:
+    if record.upper is not None and not lazy and not keep_upper:
         refuse_users_elsewhere(record.target, record.upper, record.device)
     if record.lower:
         lowers.release(store_root, record.lower, record.view_id)

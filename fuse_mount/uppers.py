@@ -73,9 +73,10 @@ def refuse_users_elsewhere(target: str, upper: str, device: int) -> None:
 def is_written_to(upper: str) -> bool:
     """Whether an overlay has an upper directory still, in whatever mount namespace.
 
+    It may be an idle copy in the mount namespace of somebody who has nothing to do with the view.
     The kernel is asked to make another one there, with ``index=on``: then it refuses one that
-    is in use. No mount table is read. It may be an idle copy in the mount namespace of somebody
-    who has nothing to do with the view.
+    is in use; no mount table is read. Where it does not refuse, it leaves its marks: ask this
+    only of an upper that is about to go.
     """
     if in_user_namespace() or not os.path.isdir(f"{upper}/work"):
         return False  # no index there; or its view never came to be

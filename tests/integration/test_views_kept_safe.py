@@ -182,6 +182,14 @@ class TestHolders:
         mounts.unmount(host.root, str(view))
         assert not any((host.store / "uppers").iterdir())
 
+    def test_a_kept_layer_has_no_marks_of_another_overlay(self, host: Host, backend: str) -> None:
+        view = host.mount(backend, rw=True)
+        (view / "mine").write_text("mine")
+        record = mounts.unmount(host.root, str(view), keep_upper=True)
+        assert os.listdir(f"{record.upper}/work") == ["work"]
+        assert "trusted.overlay.origin" not in os.listxattr(f"{record.upper}/upper")
+        assert os.listdir(f"{record.upper}/upper") == ["mine"]
+
     def test_a_copy_that_nobody_works_in_keeps_nothing(self, host: Host, backend: str) -> None:
         """Every mount namespace has copies of what was mounted when it was made."""
         view = host.mount(backend, rw=True)
