@@ -8,16 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from fuse_mount import lowers, mounts
+from fuse_mount.lazy_lowers import LazySource
+from layerstore.store.store import Store
 from tests.crash.rig import campaign
 from tests.support.views import BACKENDS, image_of, is_mounted, undo_all_mounts
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.fuse,
@@ -30,12 +29,15 @@ pytestmark = [
 SCRIPT = """
 import os, sys
 from fuse_mount import mounts
+from fuse_mount.lazy_lowers import LazySource
 from layerstore.linux import mounts as syscalls
 from layerstore.store.store import Store
 
-root, target, backend, verb, left = *sys.argv[1:5], int(sys.argv[5])
-with Store.open(root) as store:
+root, target, backend, verb, left, remote = *sys.argv[1:5], int(sys.argv[5]), sys.argv[6]
+with Store.open(remote or root) as store:
     image = store.images()[0]
+if remote:
+    image = LazySource(remote, image.image_id)
 
 def step(*_):
     global left
@@ -64,28 +66,32 @@ print(left)
 """
 
 POINTS = 5
+LAZY = "lazy-"
 
 
 class Rig:
     def __init__(self, base: Path, backend: str) -> None:
-        self.backend = backend
+        self.backend = backend.removeprefix(LAZY)
         tree = base / "tree"
         (tree / "d").mkdir(parents=True)
         (tree / "d" / "f").write_text("content")
         self.store = str(base / "store")
         self.caches = (f"{self.store}/views/meta", f"{self.store}/views/packs")  # gc's to remove
-        self.image = image_of(base / "store", tree)
+        self.remote = str(base / "remote") if backend != self.backend else ""
+        self.image = image_of(Path(self.remote or self.store), tree)
+        self.shown = LazySource(self.remote, self.image.image_id) if self.remote else self.image
+        Store.open(self.store, create=True).close()
         self.target = base / "view"
         self.target.mkdir()
 
     def run(self, verb: str, left: int) -> tuple[int, str]:
-        arguments = [self.store, str(self.target), self.backend, verb, str(left)]
+        arguments = [self.store, str(self.target), self.backend, verb, str(left), self.remote]
         command = [sys.executable, "-c", SCRIPT, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout
 
     def mount(self, *, rw: bool = False) -> None:
-        mounts.mount(self.store, self.image, str(self.target), rw=rw, backend=self.backend)
+        mounts.mount(self.store, self.shown, str(self.target), rw=rw, backend=self.backend)
 
     def steps_of(self, verb: str) -> int:
         status, told = self.run(verb, 1_000_000)
@@ -126,7 +132,7 @@ def test_a_spec_without_its_name_goes_too(tmp_path: Path) -> None:
     assert os.listdir(lowers.lowers_directory(store)) == []
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, f"{LAZY}fuse", f"{LAZY}kernel"])
 @pytest.mark.parametrize("verb", ["mount", "unmount"])
 def test_killed_anywhere(tmp_path: Path, verb: str, backend: str) -> None:
     rig = Rig(tmp_path, backend)
