@@ -8,8 +8,8 @@ What is not in the object tier is made here, below the view's own directory:
 
 Nothing says which parts of a partial file are filled: a chunk is there if the bytes at its
 place hash to its id. So neither a kill nor a power cut can make a hole pass for content.
-Staged files get their names in the object tier, many at a time, once one syncfs(2) has
-brought them to disk: what has a name there is whole, as ever.
+Staged files get their names in the object tier, many at a time, once they were brought to
+disk: what has a name there is whole, as ever.
 
 Crash behaviour: both directories are a cache of one view. They may vanish at any time but
 while its server runs, and whoever finds them after a kill may use what verifies.
@@ -32,7 +32,7 @@ from layerstore.store.failures import storage_errors
 from layerstore.store.objects import kept_objects, sync_file_system
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import ChunkId, ObjectId
     from layerstore.image.fetching import Fetcher
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 SETTLE_BYTES: Final = 64 * 1024 * 1024
 SETTLE_FILES: Final = 2048
 """Staged content after which it is brought to disk and joins the object tier."""
+
+FORCED_ALONE: Final = 32
+"""Staged files up to which each is forced to disk by itself."""
 
 AHEAD_BYTES: Final = 4 * 1024 * 1024
 """Plain bytes that fetching ahead asks the remote for at once."""
@@ -422,11 +425,25 @@ class LazyContent:
     def _publish(self, batch: Mapping[ObjectId, int]) -> None:
         paths = self._store.paths
         with kept_objects(paths), storage_errors("bring fetched files to disk"):
-            sync_file_system(f"{self._directory}/{STAGED}")
+            _force([self._staged(object_id) for object_id in batch])
             for object_id in batch:
                 make_private_dir(f"{paths.objects}/{object_id[:1].hex()}", durable=False)
                 with contextlib.suppress(FileExistsError, FileNotFoundError):
                     os.link(self._staged(object_id), paths.object(object_id))
+
+
+def _force(paths: Sequence[str]) -> None:
+    """Bring files to disk: a few one by one, for syncfs(2) waits for what others wrote, too."""
+    if len(paths) > FORCED_ALONE:
+        sync_file_system(os.path.dirname(paths[0]))
+        return
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            fd = open_private(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def _places(objects: Mapping[ObjectId, Extents]) -> dict[ChunkId, _Place]:

@@ -12,7 +12,6 @@ from layerstore.digest import ChunkId
 from layerstore.image import lazy_content
 from layerstore.image.fetching import Fetcher, RemoteContentError
 from layerstore.image.lazy_content import LazyContent
-from layerstore.store import objects as tier
 from layerstore.store.objects import object_id
 from layerstore.store.store import Store
 
@@ -167,17 +166,29 @@ def test_nothing_has_a_name_in_the_tier_before_it_is_on_disk(place, monkeypatch)
     content.stage(object_id(SINGLE))
     seen = []
 
-    def fail(directory):
+    def fail(paths):
         seen.append(os.path.exists(place.joined(SINGLE)))
         raise OSError(5, "the disk failed")
 
-    monkeypatch.setattr(lazy_content, "sync_file_system", fail)
+    force = lazy_content._force
+    monkeypatch.setattr(lazy_content, "_force", fail)
     with pytest.raises(lazy_content.LayerstoreError):
         content.settle()
     assert seen == [False]
     assert not os.path.exists(place.joined(SINGLE))
-    monkeypatch.setattr(lazy_content, "sync_file_system", tier.sync_file_system)
+    monkeypatch.setattr(lazy_content, "_force", force)
     assert content.settle() == 1  # it is not forgotten
+
+
+def test_many_files_are_brought_to_disk_by_one_call(place, monkeypatch):
+    calls = []
+    monkeypatch.setattr(lazy_content, "FORCED_ALONE", 1)
+    monkeypatch.setattr(lazy_content, "sync_file_system", calls.append)
+    content = place.content()
+    for extents in (SINGLE, LONG):
+        content.stage(object_id(extents))
+    assert content.settle() == 2
+    assert len(calls) == 1
 
 
 def test_without_room_content_is_read_and_not_kept(place, monkeypatch):
