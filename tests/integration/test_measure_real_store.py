@@ -103,7 +103,7 @@ def test_every_byte_of_a_real_store_has_an_owner(cli, trees, tmp_path):
     freed = rows.get("Unreferenced", {"size": 0})["size"]
     assert freed in (0, foretold["app:1"])  # rm may collect at once
     before = du(cli.store)
-    cli.ok("gc")
+    cli.ok("gc", "--keep-unpacked-within", "0s")
     usage = assert_exact(cli)
     assert usage["reclaimable"] == 0
     assert usage["disk_size"] - SHARED_MEMORY_BYTES <= du(cli.store) < before
