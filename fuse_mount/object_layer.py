@@ -26,6 +26,7 @@ layers".
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import threading
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId
     from layerstore.store.objects import Extents
+
+_log = logging.getLogger("layerstore.fuse")
 
 THREADS: Final = 8
 """Requests answered at once: as many may wait for the remote."""
@@ -182,32 +185,39 @@ class ObjectLayer:
                 if err.errno in _AGAIN:
                     continue
                 raise
+            if not count:
+                return  # the other end of a socket is closed; the kernel's device never says so
             self._dispatch(buffer, count)
 
     def _dispatch(self, buffer: bytearray, count: int) -> None:
-        opcode, unique, node = protocol.parse_header(buffer, count)
+        try:
+            opcode, unique, node = protocol.parse_header(buffer, count)
+        except protocol.MalformedRequestError as err:
+            _log.error("passed over: %s", err.message)
+            return
         if opcode in protocol.UNANSWERED:
             return
-        parts: list[bytes] = []
-        code = 0
+        code, part = self._result(opcode, node, buffer, count)
         try:
-            answer = self._answers.get(opcode)  # type: ignore[call-overload]
-            if answer is None:
-                code = errno.ENOSYS
-            else:
-                parts = [answer(node, buffer, count)]
-        except FileNotFoundError:
-            code = errno.ENOENT
-        except LayerstoreError as err:
-            code = errno_for(err)
-        except OSError:
-            code = errno.EIO
-        head = protocol.answer(unique, sum(map(len, parts)), code)
-        try:
-            os.writev(self._device, [head, *parts])
+            os.writev(self._device, [protocol.answer(unique, len(part), code), part])
         except OSError as err:
             if err.errno not in (errno.ENOENT, *_ENDED):  # ENOENT: who asked was killed
                 raise
+
+    def _result(self, opcode: int, node: int, buffer: bytearray, count: int) -> tuple[int, bytes]:
+        """Return the errno and what an answer holds."""
+        answer = self._answers.get(opcode)  # type: ignore[call-overload]
+        if answer is None:
+            return errno.ENOSYS, b""
+        try:
+            return 0, answer(node, buffer, count)
+        except FileNotFoundError:
+            return errno.ENOENT, b""
+        except (LayerstoreError, OSError) as err:
+            return errno_for(err), b""
+        except Exception as err:  # noqa: BLE001 -- a thread less, and a reader who waits for ever
+            _log.error("request of kind %d failed", opcode, exc_info=err)
+            return errno.EIO, b""
 
     def _init(self, _node: int, buffer: bytearray, count: int) -> bytes:
         return protocol.init_answer(protocol.parse_init(buffer, count), acls=False)
