@@ -25,7 +25,6 @@ import struct
 from typing import TYPE_CHECKING
 
 from fuse_mount import protocol
-from fuse_mount.ahead import Followed
 from fuse_mount.errno_map import QUIET, errno_for
 from fuse_mount.protocol import Opcode
 from layerstore.errors import UnsupportedError
@@ -33,7 +32,6 @@ from layerstore.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fuse_mount.ahead import AheadReader
     from fuse_mount.nodes import NodeTree
     from layerstore.vfs.view import Piece
 
@@ -99,16 +97,10 @@ class Session:
         tree: What is served.
         slot: Where requests are read.
         on_ready: Called once the kernel has its answer to INIT.
-        ahead: What the views of the tree read through, told what will be wanted next.
     """
 
     def __init__(
-        self,
-        device: int,
-        tree: NodeTree,
-        slot: Slot,
-        on_ready: Callable[[], None] | None = None,
-        ahead: AheadReader | None = None,
+        self, device: int, tree: NodeTree, slot: Slot, on_ready: Callable[[], None] | None = None
     ) -> None:
         self._device = device
         self._tree = tree
@@ -116,8 +108,6 @@ class Session:
         self._buffer = slot.buffer
         self._on_ready = on_ready
         self._ready = False
-        self._ahead = ahead
-        self._followed = Followed()
         self._absent = protocol.absent_answer()
         self._handlers: dict[int, Callable[[int, int], bytes | Sequence[Piece]]] = {
             Opcode.LOOKUP: self._lookup,
@@ -258,8 +248,6 @@ class Session:
     def _read(self, number: int, length: int) -> Sequence[Piece]:
         offset, size = protocol.parse_read(self._buffer, length)
         numbered, node = self._tree.locate(number)
-        if self._ahead is not None and self._followed.is_sequential(number, offset, size):
-            self._ahead.expect(numbered.view.chunks(node, offset + size, size))
         return numbered.view.pieces(node, offset, size)
 
     def _readdir(self, number: int, length: int) -> Sequence[bytes]:

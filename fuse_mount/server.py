@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset
     from layerstore.store.store import Store
-    from layerstore.vfs.view import ChunkReader, ImageView
+    from layerstore.vfs.view import ImageView
 
 DAY_SECONDS = 86_400
 """How long the kernel may remember names and attributes: images never change."""
@@ -152,7 +152,6 @@ def _serve(spec: dict[str, object], report: _Report) -> None:
     from pathlib import Path
 
     from fuse_mount import privileges
-    from fuse_mount.ahead import AheadReader
     from fuse_mount.device import Session, Slot
     from layerstore.store.store import Store
 
@@ -171,12 +170,10 @@ def _serve(spec: dict[str, object], report: _Report) -> None:
             privileges.keep_only(reading)
 
     with Store.open(Path(str(spec["store"]))) as store:
-        # What a remote has is fetched by whoever asks for it, one after another.
-        ahead = None if "remote" in spec else AheadReader(store)
-        nodes = _nodes(store, ahead or store, spec)
+        nodes = _nodes(store, spec)
         _settle()
         slot = Slot(starting.SLOT_FD if spec.get("kept") else None)
-        session = Session(starting.DEVICE_FD, nodes, slot, ready, ahead)
+        session = Session(starting.DEVICE_FD, nodes, slot, ready)
         if TAKES_OVER in os.environ:
             session.resume()
             privileges.keep_only(reading)
@@ -199,16 +196,16 @@ def _needed_to_read(spec: dict[str, object]) -> set[int]:
     return {privileges.CAP_DAC_OVERRIDE}
 
 
-def _nodes(store: Store, reader: ChunkReader, spec: dict[str, object]) -> NodeTree:
+def _nodes(store: Store, spec: dict[str, object]) -> NodeTree:
     from fuse_mount.nodes import GrowingNodes, SingleNodes
 
     grow = spec.get("grow")
     if grow is not None:
-        return GrowingNodes(_Grower(store, reader, str(grow)).load)
-    return SingleNodes(_view(store, reader, spec))
+        return GrowingNodes(_Grower(store, str(grow)).load)
+    return SingleNodes(_view(store, spec))
 
 
-def _view(store: Store, reader: ChunkReader, spec: dict[str, object]) -> ImageView:
+def _view(store: Store, spec: dict[str, object]) -> ImageView:
     """Return the view of one image, of this store or of a remote."""
     if "remote" in spec:
         from fuse_mount.lazy_source import LazyView
@@ -216,12 +213,12 @@ def _view(store: Store, reader: ChunkReader, spec: dict[str, object]) -> ImageVi
         return LazyView(store, spec)
     layers = spec["layers"]
     assert isinstance(layers, list)
-    view = _Grower(store, reader, "").view(layers)
+    view = _Grower(store, "").view(layers)
     if "escape" not in spec:
         return view
     from layerstore.vfs.beneath import BeneathOverlay
 
-    return BeneathOverlay(reader, view.root, os.fsencode(str(spec["escape"])))
+    return BeneathOverlay(store, view.root, os.fsencode(str(spec["escape"])))
 
 
 def _settle() -> None:
@@ -291,16 +288,15 @@ def _tree(store: Store, spec: dict[str, object], report: _Report, mountpoint: by
 
     grow = spec.get("grow")
     if grow is not None:
-        return GrowingTree(_Grower(store, store, str(grow)).load, ready)
-    return SingleTree(_view(store, store, spec), ready)
+        return GrowingTree(_Grower(store, str(grow)).load, ready)
+    return SingleTree(_view(store, spec), ready)
 
 
 class _Grower:
     """Loads chains by name; layers that chains share are decoded once."""
 
-    def __init__(self, store: Store, reader: ChunkReader, directory: str) -> None:
+    def __init__(self, store: Store, directory: str) -> None:
         self._store = store
-        self._reader = reader
         self._directory = directory
         self._changesets: dict[DiffId, Changeset] = {}
 
@@ -322,7 +318,7 @@ class _Grower:
         from layerstore.image.stack import stack
         from layerstore.vfs.view import ImageView
 
-        return ImageView(self._reader, stack([self._changeset(layer) for layer in layers]))
+        return ImageView(self._store, stack([self._changeset(layer) for layer in layers]))
 
     def _changeset(self, layer: str) -> Changeset:
         from layerstore.digest import DiffId, parse_digest

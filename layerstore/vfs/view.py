@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import OrderedDict
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -251,16 +251,6 @@ class ImageView:
         if len(entry.extents) == 1:
             return [self._piece(entry.extents[0][1], offset, size)]
         return self._read_pieces(node, offset, size)
-
-    def chunks(self, node: Node, offset: int, size: int) -> list[ChunkId]:
-        """Return the ids of the chunks that a piece of a file is made of; none behind its end."""
-        entry = node.entry
-        end = min(offset + size, entry.size)
-        if end <= offset:
-            return []
-        ends = self._extent_ends(node)
-        touched = entry.extents[bisect_right(ends, offset) : bisect_left(ends, end) + 1]
-        return [chunk_id for _, chunk_id in touched if chunk_id is not None]
 
     def next_data(self, node: Node, offset: int) -> int:
         """Return where content begins at or behind an offset, as lseek(2)'s SEEK_DATA does.

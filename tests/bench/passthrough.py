@@ -1,4 +1,4 @@
-"""What FUSE_PASSTHROUGH would gain and cost, and decoding ahead does: our server with and without.
+"""What FUSE_PASSTHROUGH would gain and cost: our server with it and without.
 
     python -m tests.bench.passthrough [--tree DIR | --tar FILE] [-n ROUNDS]
 
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuse_mount import protocol, starting
-from fuse_mount.ahead import AheadReader
 from fuse_mount.device import Session, Slot
 from fuse_mount.nodes import SingleNodes
 from layerstore.image.stack import load_root, walk
@@ -55,16 +54,15 @@ OPEN, RELEASE = 14, 18
 FOPEN_PASSTHROUGH = 1 << 7
 PASSTHROUGH = 1 << 37
 
-PLACES = ("plain directory", "own server", "with passthrough", "not decoding ahead")
+PLACES = ("plain directory", "own server", "with passthrough")
 JOBS = ("small files", "large files", "random 4K")
 
 
 class PassingSession(Session):
     """Our server, which hands every file that is opened to the kernel."""
 
-    def __init__(self, device: int, root: Node, reader: AheadReader, tree: Path) -> None:
-        nodes = SingleNodes(ImageView(reader, root))
-        super().__init__(device, nodes, Slot(), ahead=reader)
+    def __init__(self, device: int, view: ImageView, root: Node, tree: Path) -> None:
+        super().__init__(device, SingleNodes(view), Slot())
         self._paths = {node.ino: os.path.join(os.fsencode(tree), path) for path, node in walk(root)}
         self._backing: dict[int, int] = {}
         self._handlers[OPEN] = self._open
@@ -130,13 +128,12 @@ class Bench:
         if server == 0:
             try:
                 with Store.open(self.store) as store:
-                    root, reader = load_root(store, [self.layer]), AheadReader(store)
+                    root = load_root(store, [self.layer])
+                    view = ImageView(store, root)
                     if place == PLACES[2]:
-                        PassingSession(device, root, reader, self.tree).run()
+                        PassingSession(device, view, root, self.tree).run()
                     else:
-                        nodes = SingleNodes(ImageView(reader, root))
-                        told = reader if place == PLACES[1] else None
-                        Session(device, nodes, Slot(), ahead=told).run()
+                        Session(device, SingleNodes(view), Slot()).run()
             except BaseException:  # noqa: BLE001 -- the child's last frame
                 traceback.print_exc()
             finally:
