@@ -1,7 +1,7 @@
 """The processes behind a lazy kernel view: ``python -m fuse_mount.lazy_server DIRECTORY``.
 
 Its ``spec.json`` says, as that of :mod:`fuse_mount.server` does: ``store``, ``alive``,
-``record``, ``directory``; and ``remote``, ``image_id``, ``record_trace``, ``ahead`` (see
+``directory``; and ``remote``, ``image_id``, ``record_trace``, ``ahead`` (see
 :class:`fuse_mount.lazy_lowers.LazySource`). It reports once on descriptor 3.
 
 Two processes. The *keeper* describes the image, mounts what the view needs and holds the

@@ -58,6 +58,9 @@ KERNELS = (KERNEL, KERNEL_PACKS)
 
 LAZY_SERVER = "fuse_mount.lazy_server"
 
+_RECORD = "lower-"
+"""What records of instances are named by, in ``views/``."""
+
 LOCK_BUCKETS_HEX = 2
 """Chains and targets share 256 lock files each, so that lock files need never be removed."""
 
@@ -237,11 +240,24 @@ def clean_unused(store_root: str) -> list[str]:
                 cleaned.append(directory)
             with contextlib.suppress(OSError):
                 os.rmdir(base)
+    _remove_lone_records(store_root)
     if os.path.isdir(f"{store_root}/views/pack-mounts"):
         from fuse_mount import pack_mounts
 
         pack_mounts.clean_unused(store_root)
     return cleaned
+
+
+def _remove_lone_records(store_root: str) -> None:
+    """Remove records of instances that have no directory: they keep layers for nobody."""
+    names = [name for name in _names(f"{store_root}/views") if name.startswith(_RECORD)]
+    # Asked after that: a directory is made before its record.
+    base = lowers_directory(store_root)
+    there = {instance for chain in _names(base) for instance in _names(f"{base}/{chain}")}
+    for name in names:
+        if name.removeprefix(_RECORD).partition(".")[0] not in there:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{store_root}/views/{name}")
 
 
 def _is_needed(store_root: str, directory: str) -> bool:
@@ -320,7 +336,7 @@ def _start(
     target: str | None = None,
     beneath: bool = False,
 ) -> Lower:
-    lower, record = _make_instance(store_root, chain, layers, user, backend, source)
+    lower = _make_instance(store_root, chain, layers, user, backend, source)
     if target is not None:
         lower = lower._replace(root=target)
     spec: dict[str, object] = {
@@ -328,7 +344,6 @@ def _start(
         "layers": list(layers),
         "mountpoint": lower.root,
         "alive": lower.alive,
-        "record": record,
         "directory": lower.directory,
         **(source.spec() if source is not None else {}),
     }
@@ -354,7 +369,7 @@ def _start_kernel(
     progress: Progress | None,
     source: LazySource | None,
 ) -> Lower:
-    lower, record = _make_instance(store_root, chain, layers, user, backend, source)
+    lower = _make_instance(store_root, chain, layers, user, backend, source)
     start = kernel_lowers.start if backend == KERNEL else kernel_lowers.start_in_place
     try:
         if source is not None:
@@ -362,7 +377,6 @@ def _start_kernel(
                 "store": store_root,
                 "mountpoint": f"{lower.directory}/lazy",
                 "alive": lower.alive,
-                "record": record,
                 "directory": lower.directory,
                 **source.spec(),
             }
@@ -385,8 +399,8 @@ def _make_instance(
     user: str,
     backend: str,
     source: LazySource | None,
-) -> tuple[Lower, str]:
-    """Make an instance's directory and its record; return the record's path too."""
+) -> Lower:
+    """Make an instance's directory and its record."""
     instance = os.urandom(6).hex()
     base = f"{lowers_directory(store_root)}/{chain}"
     lower = Lower(f"{base}/{instance}", f"{base}/{instance}/root")
@@ -401,12 +415,11 @@ def _make_instance(
         make_private_dir(path, durable=False)
     # Before anything is mounted: should we be killed, whoever cleans up finds whom it was for.
     _add_user(lower.directory, user)
-    record = f"{store_root}/views/lower-{instance}.json"
     value = {"kind": "lower", "image_id": None, "layers": list(layers), "backend": backend}
     if source is not None:
         value["lazy"] = chain
-    write_private_json(record, value)
-    return lower, record
+    write_private_json(f"{store_root}/views/{_RECORD}{instance}.json", value)
+    return lower
 
 
 def _make_current(directory: str, name: str) -> None:
@@ -440,9 +453,15 @@ def _stop(directory: str) -> None:
 
 
 def remove_instance(directory: str) -> None:
-    """Remove an instance's files and its record; the mount must be gone."""
+    """Remove an instance's record and its files; the mount must be gone.
+
+    The record goes first: killed after that, we leave a directory, which
+    :func:`clean_unused` finds. Nobody would look for a record without one.
+    """
     base, instance = os.path.split(directory)
     views = os.path.dirname(os.path.dirname(base))
+    with contextlib.suppress(OSError):
+        os.unlink(f"{views}/{_RECORD}{instance}.json")
     for inside in (f"{directory}/staged", f"{directory}/partial"):
         with contextlib.suppress(OSError):
             remove_tree(inside)
@@ -455,8 +474,6 @@ def remove_instance(directory: str) -> None:
     for path in (*inner, directory, base):
         with contextlib.suppress(OSError):
             os.rmdir(path)
-    with contextlib.suppress(OSError):
-        os.unlink(f"{views}/lower-{instance}.json")
 
 
 def write_private_json(path: str, value: object) -> None:

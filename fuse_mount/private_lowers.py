@@ -103,7 +103,6 @@ class PrivateLowers:
             "grow": str(chains),
             "mountpoint": str(self._mountpoint),
             "alive": str(self._directory / "alive"),
-            "record": None,
             "directory": None,
         }
         reading, writing = os.pipe()

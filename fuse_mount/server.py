@@ -11,7 +11,6 @@ It reads ``DIRECTORY/spec.json``:
                  fuse_mount.lazy_lowers.LazySource tells
     mountpoint   where it is mounted
     alive        file that is locked exclusively while anybody serves
-    record       file to remove at the end: it keeps the layers from the garbage collector
     directory    directory to remove at the end, or null
     escape       for a lower of overlays that must not obey the image's own attributes: what the
                  names that they obey begin with

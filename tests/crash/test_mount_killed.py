@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -131,6 +132,54 @@ def test_a_spec_without_its_name_goes_too(tmp_path: Path) -> None:
             file.write("{")
     assert lowers.clean_unused(store) == [instance]
     assert os.listdir(lowers.lowers_directory(store)) == []
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("point", range(1, 11))
+def test_a_server_killed_while_it_removes_its_files(tmp_path: Path, monkeypatch, point) -> None:
+    store = str(tmp_path / "store")
+    (tmp_path / "tree").mkdir()
+    image_of(tmp_path / "store", tmp_path / "tree")
+    instance = f"{lowers.lowers_directory(store)}/{'ab' * 16}/0123456789ab"
+    for name in ("root", "users"):
+        os.makedirs(f"{instance}/{name}")
+    for path in (f"{instance}/spec.json", f"{instance}/log", f"{instance}/alive"):
+        Path(path).touch()
+    record = Path(f"{store}/views/lower-0123456789ab.json")
+    record.write_text("{}")
+    left = point
+
+    def counted(call):
+        def wrapper(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rmdir"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        with contextlib.suppress(Killed):
+            lowers.remove_instance(instance)
+    lowers.clean_unused(store)
+    assert not record.exists()
+    assert os.listdir(lowers.lowers_directory(store)) == []
+
+
+def test_a_record_without_its_instance_goes(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    (tmp_path / "tree").mkdir()
+    image_of(tmp_path / "store", tmp_path / "tree")
+    lone = Path(f"{store}/views/lower-0123456789ab.json")
+    lone.write_text("{}")
+    lowers.clean_unused(store)
+    assert not lone.exists()
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, f"{LAZY}fuse", f"{LAZY}kernel"])
