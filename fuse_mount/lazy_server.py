@@ -40,6 +40,7 @@ from fuse_mount import kernel_lowers
 from fuse_mount.lazy_source import Failures, LazyContentService, connect, describe, tell
 from fuse_mount.lowers import remove_instance
 from fuse_mount.object_layer import ObjectLayer, mount_device
+from fuse_mount.serving import Report, survive_memory_pressure
 from fuse_mount.starting import READY_FD
 from layerstore.errors import FormatError, LayerstoreError, UnsupportedError
 from layerstore.formats.erofs import write_image
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> NoReturn:
     os.closerange(READY_FD + 1, 1 << 20)
     alive = open_private(str(spec["alive"]), os.O_RDWR | os.O_CREAT)
     fcntl.flock(alive, fcntl.LOCK_EX)
-    report = _Report()
+    report = Report()
     status = 0
     try:
         _Keeper(spec, report).run()
@@ -89,41 +90,10 @@ def main(arguments: list[str]) -> NoReturn:
     os._exit(status)
 
 
-class _Report:
-    """Tells the starter, once, how it went."""
-
-    def __init__(self) -> None:
-        self._open = True
-
-    def failed(self, message: str, hint: str | None, *, unsupported: bool = False) -> None:
-        self._send({"error": message, "hint": hint, "unsupported": unsupported})
-
-    def ready(self) -> bool:
-        """Say that the mounts work; False if nobody is left who wants to know."""
-        return self._send({"pid": os.getpid()})
-
-    def close(self) -> None:
-        """Leave the telling to another process."""
-        if self._open:
-            self._open = False
-            os.close(READY_FD)
-
-    def _send(self, value: dict[str, object]) -> bool:
-        if not self._open:
-            return True
-        try:
-            os.write(READY_FD, json.dumps(value).encode())
-        except OSError:
-            return False
-        finally:
-            self.close()
-        return True
-
-
 class _Keeper:
     """Makes a lazy view's mounts and sees that a server answers for them."""
 
-    def __init__(self, spec: dict[str, object], report: _Report) -> None:
+    def __init__(self, spec: dict[str, object], report: Report) -> None:
         self._spec = spec
         self._report = report
         self._directory = str(spec["directory"])
@@ -132,7 +102,7 @@ class _Keeper:
     def run(self) -> None:
         """Return when the last mount is gone, or no server can be kept alive."""
         kernel_lowers.require_privileges()
-        _survive_memory_pressure()
+        survive_memory_pressure()
         with Store.open(str(self._spec["store"])) as store:
             remote = connect(self._spec)
             try:
@@ -241,12 +211,6 @@ def _serve(spec: dict[str, object], tree: LazyTree, device: int, *, resume: bool
     service.end()
     remove_instance(str(spec["directory"]))
     return 0
-
-
-def _survive_memory_pressure() -> None:
-    """Ask the kernel to kill others first: every view hangs on these processes."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+b") as file:
-        file.write(b"-500")
 
 
 def _unmount_all(directory: str) -> None:

@@ -40,7 +40,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fuse_mount import starting
 from fuse_mount.lowers import remove_instance
-from fuse_mount.starting import FUSEPY, LIFE_FD, READY_FD, TAKES_OVER
+from fuse_mount.serving import Report, survive_memory_pressure
+from fuse_mount.starting import FUSEPY, LIFE_FD, TAKES_OVER
 from layerstore.errors import LayerstoreError, UnsupportedError
 from layerstore.linux.files import open_private
 
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> NoReturn:
 
 def _run(spec: dict[str, object]) -> int:
     _log_to_stderr()
-    report = _Report(wanted=TAKES_OVER not in os.environ)
+    report = Report(wanted=TAKES_OVER not in os.environ)
     try:
         if spec.get("backend") == FUSEPY:
             _serve_through_library(spec, report)
@@ -113,40 +114,7 @@ def _log_to_stderr() -> None:
     logging.getLogger("layerstore").addHandler(handler)
 
 
-class _Report:
-    """Tells the starter, once, how it went.
-
-    Args:
-        wanted: Whether there is a starter that waits for it.
-    """
-
-    def __init__(self, *, wanted: bool) -> None:
-        self._open = wanted
-
-    def failed(self, message: str, hint: str | None, *, unsupported: bool = False) -> bool:
-        """Say why it does not work; return whether that was still to be said."""
-        wanted = self._open
-        self._send({"error": message, "hint": hint, "unsupported": unsupported})
-        return wanted
-
-    def ready(self) -> bool:
-        """Say that the mount works; False if nobody is left who wants to know."""
-        return self._send({"pid": os.getpid()})
-
-    def _send(self, value: dict[str, object]) -> bool:
-        if not self._open:
-            return True
-        self._open = False
-        try:
-            os.write(READY_FD, json.dumps(value).encode())
-        except OSError:
-            return False
-        finally:
-            os.close(READY_FD)
-        return True
-
-
-def _serve(spec: dict[str, object], report: _Report) -> None:
+def _serve(spec: dict[str, object], report: Report) -> None:
     """Serve the device that we were given."""
     from pathlib import Path
 
@@ -155,7 +123,7 @@ def _serve(spec: dict[str, object], report: _Report) -> None:
     from layerstore.store.store import Store
 
     mountpoint = os.fsencode(str(spec["mountpoint"]))
-    _survive_memory_pressure()
+    survive_memory_pressure()
     reading = _needed_to_read(spec)
     privileges.keep_only({*reading, privileges.CAP_SYS_ADMIN})
     if spec.get("life"):
@@ -234,7 +202,7 @@ def _watch_owner(mountpoint: bytes) -> None:
     threading.Thread(target=_die_with_owner, args=(mountpoint,), daemon=True).start()
 
 
-def _serve_through_library(spec: dict[str, object], report: _Report) -> None:
+def _serve_through_library(spec: dict[str, object], report: Report) -> None:
     """Mount through libfuse 2 and serve."""
     import fcntl
     from pathlib import Path
@@ -247,7 +215,7 @@ def _serve_through_library(spec: dict[str, object], report: _Report) -> None:
     mountpoint = os.fsencode(str(spec["mountpoint"]))
     if spec.get("life"):
         _watch_owner(mountpoint)
-    _survive_memory_pressure()
+    survive_memory_pressure()
     with Store.open(Path(str(spec["store"]))) as store:
         tree = _tree(store, spec, report, mountpoint)
         _settle()
@@ -275,7 +243,7 @@ def mount_options() -> dict[str, object]:
     return options
 
 
-def _tree(store: Store, spec: dict[str, object], report: _Report, mountpoint: bytes) -> Tree:
+def _tree(store: Store, spec: dict[str, object], report: Report, mountpoint: bytes) -> Tree:
     from fuse_mount.operations import GrowingTree, SingleTree
 
     def ready() -> None:
@@ -327,12 +295,6 @@ class _Grower:
         if diff_id not in self._changesets:
             self._changesets[diff_id] = load_changeset(self._store, diff_id)
         return self._changesets[diff_id]
-
-
-def _survive_memory_pressure() -> None:
-    """Ask the kernel to kill others first: every view hangs on this process."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+b") as file:
-        file.write(b"-500")
 
 
 def _die_with_owner(mountpoint: bytes) -> None:
