@@ -17,6 +17,7 @@ from tests.support.views import (
     SERVED,
     is_mounted,
     keeper_pids,
+    kill,
     needs_libfuse,
     needs_root,
     server_pids,
@@ -71,8 +72,7 @@ class Shop:
 
     def kill_servers(self) -> None:
         for pid in (*keeper_pids(self.cli.store), *server_pids(self.cli.store)):
-            os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not server_pids(self.cli.store))
+            kill(pid)
 
     def state(self) -> str:
         (view,) = self.cli.ok("mounts", "--json").json()  # type: ignore[misc]

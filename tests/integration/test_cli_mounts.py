@@ -4,7 +4,6 @@ Capabilities: fuse (/dev/fuse), root (overlay mounts on the host).
 """
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Cli
-from tests.support.views import needs_libfuse, server_pids
+from tests.support.views import kill, needs_libfuse, server_pids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -137,7 +136,7 @@ def test_a_kept_upper_holds_the_changes(cli, spots):
 def test_a_killed_server_is_found_and_cleaned_up(cli, spots):
     cli.ok("mount", "--backend", "fusepy", "web:1", spots[0])
     for pid in server_pids(cli.store):
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     assert views(cli)[str(spots[0])]["state"] == "stale"
     message = cli.fails(4, "mount", "web:1", spots[0])
     assert f"hint: clean it up: layerstore umount {spots[0]}" in message

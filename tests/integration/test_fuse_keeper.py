@@ -29,6 +29,7 @@ from tests.support.namespaces import private_mount_table
 from tests.support.views import (
     image_of,
     keeper_pids,
+    kill,
     needs_fuse,
     needs_root,
     server_pids,
@@ -71,8 +72,7 @@ class Shown:
 
     def kill_server(self) -> int:
         pid = self.server()
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: pid not in server_pids(self.store))
+        kill(pid)
         return pid
 
     def log(self) -> str:
@@ -189,8 +189,7 @@ def test_servers_that_cannot_live_are_given_up(shown: Shown) -> None:
 def test_a_server_goes_on_without_its_keeper(shown: Shown) -> None:
     shown.mount()
     (keeper,) = keeper_pids(shown.store)
-    os.kill(keeper, signal.SIGKILL)
-    wait_for(lambda: not keeper_pids(shown.store))
+    kill(keeper)
     assert (shown.view / "d" / "03").read_bytes() == (shown.tree / "d" / "03").read_bytes()
     (listed,) = mounts.mounts(shown.store)
     assert listed.state == mounts.MOUNTED

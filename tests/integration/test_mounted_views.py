@@ -31,6 +31,7 @@ from tests.support.views import (
     SERVED,
     image_of,
     is_mounted,
+    kill,
     server_pids,
     undo_all_mounts,
 )
@@ -93,15 +94,6 @@ class Host:
                 if directory not in caches:
                     found += [f"{directory}/{file}" for file in files]
         return found
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process lives; one that only waits to be reaped does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -328,11 +320,7 @@ class TestRefusals:
 class TestAfterACrash:
     def kill_server(self, host: Host) -> None:
         (pid,) = host.servers()
-        os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while is_running(pid) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert not is_running(pid)
+        kill(pid)
 
     @of_libfuse
     def test_a_server_killed_this_very_moment_is_not_joined(self, host: Host) -> None:

@@ -22,7 +22,7 @@ from layerstore.store.store import Store
 from tests.support.namespaces import enter_private_mount_namespace
 from tests.support.tree_diff import flatten
 from tests.support.trees import compare_trees, make_odd_tree
-from tests.support.views import image_of, is_mounted
+from tests.support.views import image_of, is_mounted, is_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,15 +56,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 def snapshotter(base: Base, tmp_path: Path) -> Iterator[OverlaySnapshotter]:
     with PrivateLowers(base.store, tmp_path) as lowers:
         yield OverlaySnapshotter(lowers)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process lives; one that only waits to be reaped does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import stat
 import tempfile
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,6 +98,24 @@ def _servings(store: str | os.PathLike[str]) -> Iterator[tuple[int, list[bytes]]
             continue
         if b"fuse_mount.server" in words and os.fsencode(store) in words[-2]:
             yield int(name), words
+
+
+def kill(pid: int) -> None:
+    """Kill a process and wait until it has let go of everything: of files later than of memory."""
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process lives; one that only waits to be reaped does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def changeset_of(session: WriteSession, root: Path) -> Changeset:
