@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from fuse_mount import protocol
 from fuse_mount.errno_map import QUIET, errno_for
 from fuse_mount.protocol import Opcode
+from fuse_mount.starting import SLOT_BYTES
 from layerstore.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -46,16 +47,13 @@ _ATTEMPTS_MAX = 2
 _SEEK_DATA, _SEEK_HOLE = 3, 4
 _TRIES = struct.Struct("=Q")
 
-SLOT_BYTES = protocol.REQUEST_MAX_BYTES + mmap.PAGESIZE
-"""What a slot takes: a request, and a page for how often it was tried."""
-
 
 class Slot:
     """Memory for the one request at work, which may be shared with whoever comes next.
 
     Args:
-        fd: A memory file of :data:`SLOT_BYTES` that outlives the server; None if nobody
-            takes over.
+        fd: A memory file of :data:`fuse_mount.starting.SLOT_BYTES` that outlives the server;
+            None if nobody takes over.
     """
 
     def __init__(self, fd: int | None = None) -> None:

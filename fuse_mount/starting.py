@@ -52,6 +52,8 @@ TAKES_OVER = "LAYERSTORE_TAKES_OVER"
 """In the environment of a server that follows a dead one."""
 
 SLOT_BYTES = 64 * 1024 + 4096
+"""A request (fuse_mount.protocol.REQUEST_MAX_BYTES) and behind it how often it was tried."""
+
 READ_AHEAD_KIB = 1024
 """As far as the largest chunk, so that a sequential reader has several requests under way."""
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fuse_mount import mounts, starting
-from fuse_mount.device import SLOT_BYTES, Session, Slot
+from fuse_mount.device import Session, Slot
 from fuse_mount.nodes import SingleNodes
+from fuse_mount.starting import SLOT_BYTES
 from layerstore.image.stack import load_root
 from layerstore.linux import mounts as syscalls
 from layerstore.store.store import Store

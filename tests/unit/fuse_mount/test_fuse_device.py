@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuse_mount import protocol
-from fuse_mount.device import SLOT_BYTES, Session, Slot
+from fuse_mount.device import Session, Slot
 from fuse_mount.nodes import GrowingNodes, SingleNodes
 from fuse_mount.protocol import Flag, Opcode
+from fuse_mount.starting import SLOT_BYTES
 from layerstore.digest import ChunkId, blake3_id
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.image.stack import stack
@@ -330,3 +331,15 @@ class TestTakingOver:
             Session(device.fileno(), SingleNodes(make_view()), Slot(memory)).resume()
             with pytest.raises(BlockingIOError):
                 kernel_end.recv(4096)
+
+
+def test_a_slot_has_room_for_the_longest_request_and_its_tries() -> None:
+    fd = os.memfd_create("slot")
+    try:
+        os.ftruncate(fd, SLOT_BYTES)
+        slot = Slot(fd)
+        assert len(slot.buffer) == protocol.REQUEST_MAX_BYTES
+        assert [slot.count_try(), slot.count_try()] == [1, 2]
+        assert Slot(fd).count_try() == 3, "what comes next sees the tries, too"
+    finally:
+        os.close(fd)
