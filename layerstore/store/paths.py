@@ -49,7 +49,6 @@ class StorePaths:
         "objects",
         "objects_lock",
         "pack_images",
-        "pack_images_lock",
         "pack_mounts",
         "packs",
         "quarantine",
@@ -86,7 +85,6 @@ class StorePaths:
         self.lowers = f"{root}/views/lowers"
         self.pack_images = f"{root}/views/packs"
         self.pack_mounts = f"{root}/views/pack-mounts"
-        self.pack_images_lock = f"{root}/locks/pack-images"
 
     def pack_dir(self, pack_id: PackId) -> str:
         """Return the directory that holds a pack: 256 of them, by the id's first byte."""
