@@ -5,8 +5,8 @@ follows from the image alone: a server that takes over from a dead one understan
 id that the dead one gave, and nothing need be counted or forgotten. In a growing tree of
 views each view has a range of ids of its own, in the order in which they were asked for.
 
-Two shapes, as in :mod:`fuse_mount.operations`: one image, or a directory of images that
-grows on request. For one thread.
+Two shapes: one image, or a directory of images that grows on request, which lets all steps
+of a build share one server. For one thread.
 """
 
 from __future__ import annotations

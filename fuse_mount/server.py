@@ -213,8 +213,6 @@ def _serve_through_library(spec: dict[str, object], report: Report) -> None:
     alive = open_private(str(spec["alive"]), os.O_RDWR | os.O_CREAT)
     fcntl.flock(alive, fcntl.LOCK_EX)
     mountpoint = os.fsencode(str(spec["mountpoint"]))
-    if spec.get("life"):
-        _watch_owner(mountpoint)
     survive_memory_pressure()
     with Store.open(Path(str(spec["store"]))) as store:
         tree = _tree(store, spec, report, mountpoint)
@@ -244,7 +242,7 @@ def mount_options() -> dict[str, object]:
 
 
 def _tree(store: Store, spec: dict[str, object], report: Report, mountpoint: bytes) -> Tree:
-    from fuse_mount.operations import GrowingTree, SingleTree
+    from fuse_mount.operations import SingleTree
 
     def ready() -> None:
         import threading
@@ -253,9 +251,6 @@ def _tree(store: Store, spec: dict[str, object], report: Report, mountpoint: byt
         if not report.ready():
             threading.Thread(target=_take_mount_away, args=(mountpoint,), daemon=True).start()
 
-    grow = spec.get("grow")
-    if grow is not None:
-        return GrowingTree(_Grower(store, str(grow)).load, ready)
     return SingleTree(_view(store, spec), ready)
 
 
