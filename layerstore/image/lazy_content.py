@@ -153,8 +153,9 @@ class LazyContent:
         self._on_read(chunk_id)
         data = self._local(chunk_id)
         if data is None:
-            data = self._fetcher.fetch((chunk_id,))[chunk_id]
-            self._fill(chunk_id, data)
+            with self._fetcher.held((chunk_id,), local=self._local) as held:
+                data = held[chunk_id]
+                self._fill(chunk_id, data)
         return data
 
     def bring(self, object_id: ObjectId, offset: int, size: int) -> None:
@@ -173,8 +174,7 @@ class LazyContent:
         absent = [chunk_id for chunk_id in wanted if self._local(chunk_id) is None]
         if len(absent) > 1:
             with contextlib.suppress(LayerstoreError):
-                for chunk_id, data in self._fetcher.fetch(absent).items():
-                    self._fill(chunk_id, data)
+                self._fetch(absent, ahead=False)
 
     def stage(self, object_id: ObjectId) -> bool:
         """See to it that an object's file is whole and staged; False where there is no room for it.
@@ -329,12 +329,11 @@ class LazyContent:
                     lacking[chunk_id] = None
                 else:
                     found[chunk_id] = data
-            if lacking:
-                found |= self._fetcher.fetch(lacking, ahead=ahead)
-            try:
-                self._write_whole(object_id, extents, found)
-            except OSError:
-                return False
+            with self._fetcher.held(lacking, ahead=ahead, local=self._local) as held:
+                try:
+                    self._write_whole(object_id, extents, found | held)
+                except OSError:
+                    return False
         self._settle_some()
         return True
 
@@ -401,7 +400,11 @@ class LazyContent:
     def _fetch_batch(self, batch: list[ChunkId]) -> None:
         lacking = [name for name in batch if self._local(name) is None]
         if lacking:
-            for chunk_id, data in self._fetcher.fetch(lacking, ahead=True).items():
+            self._fetch(lacking, ahead=True)
+
+    def _fetch(self, chunk_ids: Iterable[ChunkId], *, ahead: bool) -> None:
+        with self._fetcher.held(chunk_ids, ahead=ahead, local=self._local) as held:
+            for chunk_id, data in held.items():
                 self._fill(chunk_id, data)
 
     # -- joining the object tier

@@ -39,11 +39,16 @@ class FakeRemote:
         yield from self._answer(chunk_ids)
 
 
+def whole(fetcher: Fetcher, ids: Sequence[ChunkId], **how) -> dict[ChunkId, bytes]:
+    with fetcher.held(ids, **how) as held:
+        return held
+
+
 def test_chunks_come_in_one_question_and_are_counted():
     told = []
     remote = FakeRemote()
     fetcher = Fetcher(remote, start=Fetched(10, 1000, 1), on_change=told.append)
-    assert fetcher.fetch([*IDS[:3], IDS[0]]) == dict(zip(IDS[:3], DATA, strict=False))
+    assert whole(fetcher, [*IDS[:3], IDS[0]]) == dict(zip(IDS[:3], DATA, strict=False))
     assert remote.asked == [IDS[:3]]
     assert fetcher.fetched == Fetched(13, 1000 + sum(map(len, DATA[:3])), 1)
     assert told[-1] == fetcher.fetched
@@ -63,7 +68,7 @@ def test_chunks_come_in_one_question_and_are_counted():
 def test_lies_and_gaps_are_refused(answer, words):
     fetcher = Fetcher(FakeRemote(answer))
     with pytest.raises(RemoteContentError, match=words):
-        fetcher.fetch(IDS[:1])
+        whole(fetcher, IDS[:1])
     assert fetcher.fetched.failures == 1
     assert fetcher.fetched.size == 0
 
@@ -74,9 +79,9 @@ def test_what_is_right_comes_although_another_is_not():
 
     fetcher = Fetcher(FakeRemote(answer))
     with pytest.raises(RemoteContentError):
-        fetcher.fetch(IDS[:3])
+        whole(fetcher, IDS[:3])
     assert fetcher.fetched == Fetched(2, len(DATA[0]) + len(DATA[2]), 1)
-    assert fetcher.fetch([IDS[0]]) == {IDS[0]: DATA[0]}
+    assert whole(fetcher, [IDS[0]]) == {IDS[0]: DATA[0]}
 
 
 @pytest.mark.parametrize("failure", [OSError("gone"), ValueError("odd"), RecursionError("deep")])
@@ -90,8 +95,8 @@ def test_whatever_a_remote_raises_is_told_and_it_is_asked_again(failure):
 
     fetcher = Fetcher(FakeRemote(answer))
     with pytest.raises(RemoteUnavailableError, match=f"/the/remote failed: .*{failure}"):
-        fetcher.fetch(IDS[:2])
-    assert fetcher.fetch(IDS[:2]).keys() == set(IDS[:2])
+        whole(fetcher, IDS[:2])
+    assert whole(fetcher, IDS[:2]).keys() == set(IDS[:2])
 
 
 def test_many_who_ask_for_a_chunk_have_it_fetched_once():
@@ -106,7 +111,7 @@ def test_many_who_ask_for_a_chunk_have_it_fetched_once():
     fetcher = Fetcher(remote)
     found = []
     threads = [
-        threading.Thread(target=lambda: found.append(fetcher.fetch([IDS[0]]))) for _ in range(6)
+        threading.Thread(target=lambda: found.append(whole(fetcher, [IDS[0]]))) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -119,6 +124,34 @@ def test_many_who_ask_for_a_chunk_have_it_fetched_once():
     assert found == [{IDS[0]: DATA[0]}] * 6
 
 
+def test_what_somebody_holds_is_not_fetched_again():
+    remote = FakeRemote()
+    fetcher = Fetcher(remote)
+    with fetcher.held(IDS[:2], ahead=True), fetcher.held(IDS[1:3]) as held:
+        assert held == dict(zip(IDS[1:3], DATA[1:3], strict=True))
+    assert remote.asked == [IDS[:2], IDS[2:3]]
+    whole(fetcher, IDS[:1])
+    assert remote.asked[2:] == [IDS[:1]]  # nobody holds it any more
+
+
+def test_what_came_to_be_local_in_between_is_not_fetched():
+    remote = FakeRemote()
+    fetcher = Fetcher(remote)
+    assert whole(fetcher, IDS[:2], local={IDS[0]: DATA[0]}.get).keys() == set(IDS[:2])
+    assert remote.asked == [IDS[1:2]]
+    assert fetcher.fetched.chunks == 1
+
+
+def test_a_failure_to_look_here_leaves_others_what_they_wait_for():
+    def local(_):
+        raise MemoryError
+
+    fetcher = Fetcher(FakeRemote())
+    with pytest.raises(MemoryError):
+        whole(fetcher, IDS[:2], local=local)
+    assert whole(fetcher, IDS[:2]).keys() == set(IDS[:2])
+
+
 def test_who_waits_too_long_is_let_go_and_others_are_served():
     forever = threading.Event()
 
@@ -129,8 +162,8 @@ def test_who_waits_too_long_is_let_go_and_others_are_served():
 
     fetcher = Fetcher(FakeRemote(answer), patience_s=0.05)
     with pytest.raises(RemoteUnavailableError, match="did not answer in time"):
-        fetcher.fetch([IDS[5]])
-    assert fetcher.fetch([IDS[6]], ahead=True) == {IDS[6]: DATA[6]}
+        whole(fetcher, [IDS[5]])
+    assert whole(fetcher, [IDS[6]], ahead=True) == {IDS[6]: DATA[6]}
     forever.set()
 
 
