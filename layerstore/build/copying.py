@@ -1,0 +1,203 @@
+"""COPY, ADD and WORKDIR: from an operation to a layer, without a mount and without root.
+
+What a COPY takes is found once for its key and once more when it runs; the rules of
+copying are :mod:`layerstore.build.copy`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from layerstore.build.cache_key import selection_digest
+from layerstore.build.copy import CopyOptions, copy_match, prepare_destination
+from layerstore.build.graph import ContextOp
+from layerstore.build.ignore import IgnoreRules, has_wildcards
+from layerstore.build.modes import parse_mode
+from layerstore.build.source import Match, SourceNode, TreeNode, find, inline_file, select
+from layerstore.build.users import MAX_FILE_BYTES, UserDatabase, resolve_owner
+from layerstore.errors import BuildError, InputError
+from layerstore.formats.tree import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerstore.build.graph import CopyOp, MkdirOp, Vertex
+    from layerstore.build.resources import BuildResources
+    from layerstore.build.solver import Result
+    from layerstore.build.target import TargetTree
+    from layerstore.digest import DiffId
+
+
+class Copying:
+    """Carries out the operations that change trees in memory.
+
+    Args:
+        resources: The build's.
+    """
+
+    def __init__(self, resources: BuildResources) -> None:
+        self._resources = resources
+
+    def copy_key(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
+        """Return how the files that a COPY takes are named in its key.
+
+        Raises:
+            InputError: A file named without wildcards does not exist.
+        """
+        return [selection_digest(self._matches(op, vertex, inputs))] if op.sources else []
+
+    def mkdir(self, op: MkdirOp, base: Result) -> DiffId | None:
+        """Carry out a WORKDIR; None when the directory is there."""
+        target = self._resources.target(base.layers)
+        path, node = target.resolve(os.fsencode(op.path))
+        if node is not None:
+            if node.children is None:
+                raise BuildError(f"WORKDIR {op.path} is not a directory in the image")
+            return None
+        owner = (0, 0)
+        if op.user:
+            # As BuildKit: a user the image does not know owns nothing, root does.
+            with contextlib.suppress(BuildError):
+                owner = self._owner(op.user, target)
+        target.make_directories(path, owner)
+        return self._resources.publish(*target.items())
+
+    def copy(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> DiffId | None:
+        """Carry out a COPY or ADD; None when it changes nothing.
+
+        Raises:
+            InputError: A file named without wildcards does not exist.
+            BuildError: It cannot be copied there.
+        """
+        matches = self._matches(op, vertex, inputs)
+        for source, found in matches:
+            if not found:  # BuildKit lets it pass as well, but silently
+                self._resources.ui.message(f"{vertex.span}: no file matches {source}")
+        target = self._resources.target(() if op.link else inputs[0].layers)
+        owner = self._owner(op.owner, target) if op.owner else None
+        options = CopyOptions(owner, parse_mode(op.mode) if op.mode else None)
+        with contextlib.ExitStack() as stack:
+            for _, found in matches:
+                for match in found:
+                    if not (op.unpack and self._unpack(op, match, target, owner, stack)):
+                        copy_match(target, match, _place_of(op), options)
+            for document in op.documents:
+                data = document.content.encode("utf-8", "surrogateescape")
+                node = inline_file(data, now_ns=self._resources.now_ns())
+                name = os.fsencode(document.name)
+                copy_match(target, Match(name, name, select(node)), op.dest, options)
+            return self._resources.publish(*target.items(), near=inputs[0].layers)
+
+    def _unpack(
+        self,
+        op: CopyOp,
+        match: Match,
+        target: TargetTree,
+        owner: tuple[int, int] | None,
+        stack: contextlib.ExitStack,
+    ) -> bool:
+        """Unpack a match that is an archive; return False when it is not."""
+        from layerstore.build.unpack import looks_like_archive, unpack
+
+        node = match.selected.node
+        open_content = node.opener()
+        if node.entry.kind is not Kind.FILE or open_content is None:
+            return False
+        if not looks_like_archive(open_content):
+            return False
+        place = prepare_destination(target, op.dest, owner)
+        target.make_directories(place, owner or (0, 0))
+        path = self._resources.scratch / "spool"
+        spool = stack.enter_context(path.open("w+b"))
+        path.unlink()
+        unpack(target, place, open_content, spool, owner)
+        return True
+
+    def _matches(
+        self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]
+    ) -> list[tuple[str, list[Match]]]:
+        """Return what each source argument stands for.
+
+        Raises:
+            InputError: A file named without wildcards does not exist.
+        """
+        if not op.sources:
+            return []
+        root = input_root(self._resources, vertex, inputs, 1)
+        span = vertex.span
+        assert span is not None
+        excludes = IgnoreRules.from_patterns(op.exclude, span) if op.exclude else None
+        matches = []
+        for source in op.sources:
+            includes = None
+            pattern = source
+            if op.parents:
+                pattern, inner = _split_pivot(source)
+                includes = IgnoreRules.from_patterns([inner], span)
+            found = [
+                Match(path.rpartition(b"/")[2], path, select(node, includes, excludes))
+                for path, node in find(root, pattern)
+            ]
+            _check_found(source, found, vertex, parents=op.parents)
+            matches.append((source, found))
+        return matches
+
+    def _owner(self, text: str, target: TargetTree) -> tuple[int, int]:
+        return resolve_owner(
+            UserDatabase(
+                passwd=lambda: self._read(target, b"etc/passwd"),
+                group=lambda: self._read(target, b"etc/group"),
+            ),
+            text,
+        )
+
+    def _read(self, target: TargetTree, path: bytes) -> bytes | None:
+        _, node = target.resolve(path)
+        if node is None or node.entry.kind is not Kind.FILE:
+            return None
+        if node.entry.size > MAX_FILE_BYTES:
+            return b"\0" * (MAX_FILE_BYTES + 1)
+        refs = [(length, chunk) for length, chunk in node.entry.extents if chunk is not None]
+        return self._resources.store.read_refs(tuple(refs))
+
+
+def input_root(
+    resources: BuildResources, vertex: Vertex, inputs: Sequence[Result], index: int
+) -> SourceNode:
+    """Return an input of a vertex as a tree to copy from."""
+    if isinstance(vertex.inputs[index].op, ContextOp):
+        return resources.context_tree()
+    return TreeNode(resources.source_tree(inputs[index].layers))
+
+
+def _split_pivot(source: str) -> tuple[str, str]:
+    """Return where ``--parents`` begins to recreate paths, and the pattern below that."""
+    head, pivot, tail = source.partition("/./")
+    return (head or "/", tail) if pivot else ("/", source)
+
+
+def _place_of(op: CopyOp) -> str:
+    """Return the destination of a match: with ``--parents`` always a directory."""
+    if op.parents and not op.dest.endswith("/"):
+        return op.dest + "/"
+    return op.dest
+
+
+def _check_found(source: str, found: list[Match], vertex: Vertex, *, parents: bool) -> None:
+    if has_wildcards(source):
+        return
+    if not found or (parents and not found[0].selected.children):
+        raise nothing_found(source, vertex)
+
+
+def nothing_found(source: str, vertex: Vertex) -> InputError:
+    """Return the error of a source that is not there."""
+    where = "the build context"
+    if len(vertex.inputs) > 1 and not isinstance(vertex.inputs[1].op, ContextOp):
+        where = "the stage or image it is copied from"
+        hint = None
+    else:
+        hint = "see whether .dockerignore leaves it out"
+    return InputError(f"{source} does not exist in {where}", hint=hint)

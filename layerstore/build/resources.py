@@ -1,0 +1,150 @@
+"""What the steps of one build share: the write session, the scratch directory, trees.
+
+All of it is made when the first step needs it, so a build that finds everything in the
+cache makes none of it. Leaving the context undoes everything but published layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from layerstore.build.target import TargetTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from layerstore.build.context import Context
+    from layerstore.build.source import SourceNode
+    from layerstore.build.ui import BuildUi
+    from layerstore.digest import DiffId
+    from layerstore.formats.tree import Changeset
+    from layerstore.image.layer_item import LayerItem
+    from layerstore.image.stack import Node
+    from layerstore.store.session import WriteSession
+    from layerstore.store.store import Store
+
+_REMEMBERED_CHANGESETS = 64
+
+
+class BuildResources:
+    """See the module; use it in a ``with`` block.
+
+    Args:
+        store: Where layers come from and go to.
+        context: The build context.
+        ui: Hears what steps have to say.
+        epoch: SOURCE_DATE_EPOCH: no time in a layer is later.
+
+    Attributes:
+        stack: Undone when the build ends, last entry first.
+    """
+
+    def __init__(self, store: Store, context: Context, ui: BuildUi, *, epoch: int | None) -> None:
+        self.store = store
+        self.ui = ui
+        self.stack = contextlib.ExitStack()
+        self._context = context
+        self._epoch = epoch
+        self._session: WriteSession | None = None
+        self._scratch: Path | None = None
+        self._changesets: dict[DiffId, Changeset] = {}
+        self._context_root: SourceNode | None = None
+        self._source: tuple[tuple[DiffId, ...], Node] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    @property
+    def session(self) -> WriteSession:
+        """The build's one write session, begun when first asked for."""
+        if self._session is None:
+            self._session = self.stack.enter_context(self.store.begin("build"))
+        return self._session
+
+    @property
+    def scratch(self) -> Path:
+        """The build's own directory below the store's ``tmp``, made when first asked for."""
+        if self._scratch is None:
+            path = Path(self.session.temporary("build"))
+            path.mkdir(mode=0o700)
+            self._scratch = path
+            self.stack.callback(self.discard, path)
+        return self._scratch
+
+    def discard(self, path: Path) -> None:
+        """Remove a directory of the build's own, whatever containers left in it."""
+        from layerstore.build.run.reaper import remove_tree
+
+        with contextlib.suppress(OSError):  # gc removes it when this build's lease has ended
+            remove_tree(str(path))
+
+    def context_tree(self) -> SourceNode:
+        """Return the build context as a tree to copy from."""
+        if self._context_root is None:
+            self._context_root = self._context.tree()
+        return self._context_root
+
+    def load(self, layers: Sequence[DiffId]) -> Node:
+        """Return a tree of its own over the layers; their changesets are remembered."""
+        from layerstore.image.layers import load_changeset
+        from layerstore.image.stack import stack
+
+        for diff_id in layers:
+            if diff_id not in self._changesets:
+                if len(self._changesets) >= _REMEMBERED_CHANGESETS:
+                    self._changesets.clear()
+                self._changesets[diff_id] = load_changeset(self.store, diff_id)
+        return stack([self._changesets[diff_id] for diff_id in layers])
+
+    def source_tree(self, layers: tuple[DiffId, ...]) -> Node:
+        """Return a tree to copy from, which nobody changes; the last one is remembered."""
+        known = self._source
+        if known is None or known[0] != layers:
+            known = self._source = (layers, self.load(layers))
+        return known[1]
+
+    def target(self, layers: Sequence[DiffId]) -> TargetTree:
+        """Return a tree over the layers that takes new files."""
+        return TargetTree(self.load(layers), now_ns=self.now_ns())
+
+    def publish(
+        self,
+        items: Sequence[LayerItem],
+        opaques: Iterable[bytes] = (),
+        whiteouts: Sequence[bytes] = (),
+        near: Sequence[DiffId] = (),
+    ) -> DiffId | None:
+        """Publish a layer; return None when there is nothing in it."""
+        from layerstore.image.layer_writer import write_layer
+
+        opaque_list = list(opaques)
+        if not items and not opaque_list and not whiteouts:
+            return None
+        record = write_layer(
+            self.session, self.store, self._clamped(items),
+            whiteouts=whiteouts, opaques=opaque_list, near=near,
+        )  # fmt: skip
+        return record.diff_id
+
+    def _clamped(self, items: Sequence[LayerItem]) -> Sequence[LayerItem]:
+        if self._epoch is None:
+            return items
+        limit = self._epoch * 1_000_000_000
+        return [
+            item
+            if item.entry.mtime_ns <= limit
+            else item._replace(entry=msgspec.structs.replace(item.entry, mtime_ns=limit))
+            for item in items
+        ]
+
+    def now_ns(self) -> int:
+        """Return the time of what the build makes."""
+        return time.time_ns() if self._epoch is None else self._epoch * 1_000_000_000

@@ -1,0 +1,191 @@
+"""RUN: the sandbox of a build, what its steps mount, and the layers that they leave.
+
+The sandbox and the server behind its mounts are made for the first step that runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from layerstore.build.cache_key import layers_input, selection_digest
+from layerstore.build.copy import CopyOptions, copy_match
+from layerstore.build.copying import input_root, nothing_found
+from layerstore.build.errors import StepFailedError
+from layerstore.build.graph import ContextOp
+from layerstore.build.source import Match, find, select
+from layerstore.build.target import TargetTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from fuse_mount.build_lowers import BuildLowers
+    from layerstore.build.graph import RunOp, Vertex
+    from layerstore.build.resources import BuildResources
+    from layerstore.build.run.settings import RunSettings
+    from layerstore.build.run.step import RunStep
+    from layerstore.build.solver import Result
+    from layerstore.digest import DiffId
+    from layerstore.snapshot.base import Snapshotter
+
+_TAIL_BYTES = 8 << 10
+
+
+class Running:
+    """Carries out RUN steps.
+
+    Args:
+        resources: The build's.
+        settings: Shared by all RUN steps.
+    """
+
+    def __init__(self, resources: BuildResources, settings: RunSettings) -> None:
+        self._resources = resources
+        self._settings = settings
+        self._run_step: RunStep | None = None
+        self._lowers: BuildLowers | None = None
+        self._snapshotter: Snapshotter | None = None
+        self._context_layers: tuple[DiffId, ...] | None = None
+
+    def run_key(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
+        """Return how what a RUN mounts of its inputs is named in its key.
+
+        Raises:
+            InputError: The context does not hold what is to be mounted.
+        """
+        bound = [index for index, spec in enumerate(op.mounts) if spec.input is not None]
+        return [self._mount_key(op, vertex, inputs, index) for index in bound]
+
+    def run(
+        self, number: int, op: RunOp, vertex: Vertex, inputs: Sequence[Result]
+    ) -> DiffId | None:
+        """Run a command and publish what it changed; None when it changed nothing.
+
+        Raises:
+            StepFailedError: It ended with an error.
+        """
+        step = self._prepare_running()
+        scratch = self._resources.scratch / f"step-{number}"
+        sources = _Sources(self, vertex, inputs, scratch)
+        sources.prepare(op)
+        assert self._lowers is not None
+        self._lowers.prepare(inputs[0].layers)
+        tail = bytearray()
+
+        def on_output(data: bytes) -> None:
+            tail.extend(data)
+            del tail[:-_TAIL_BYTES]
+            self._resources.ui.output(number, data)
+
+        outcome = step.run(op, str(number), inputs[0].layers, sources, on_output)
+        if outcome.status != 0:
+            status = outcome.status if outcome.status > 0 else 128 - outcome.status
+            text = tail.decode("utf-8", "replace")
+            command = vertex.original or " ".join(op.args)
+            raise StepFailedError(_first_line(command), status, text, vertex.span, vertex.label)
+        for path, why in outcome.skipped:
+            self._resources.ui.message(f"not in the layer: /{os.fsdecode(path)} ({why})")
+        diff_id = self._resources.publish(
+            outcome.items, outcome.opaques, outcome.whiteouts, near=inputs[0].layers
+        )
+        self._resources.discard(scratch)
+        return diff_id
+
+    def _mount_key(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result], index: int) -> str:
+        number = op.mounts[index].input
+        assert number is not None
+        if not isinstance(vertex.inputs[number].op, ContextOp):
+            return layers_input(inputs[number].layers)
+        root = input_root(self._resources, vertex, inputs, number)
+        found = [
+            Match(path.rpartition(b"/")[2], path, select(node))
+            for path, node in find(root, op.mounts[index].source)
+        ]
+        if not found:
+            raise nothing_found(op.mounts[index].source, vertex)
+        return selection_digest([(op.mounts[index].source, found)])
+
+    def context_layers(self) -> tuple[DiffId, ...]:
+        """Return the whole build context as a layer, for bind mounts of it."""
+        if self._context_layers is None:
+            from layerstore.image.stack import empty_root
+
+            target = TargetTree(empty_root(), now_ns=self._resources.now_ns())
+            everything = Match(b"", b"", select(self._resources.context_tree()))
+            copy_match(target, everything, "/", CopyOptions())
+            diff_id = self._resources.publish(*target.items())
+            self._context_layers = () if diff_id is None else (diff_id,)
+        return self._context_layers
+
+    def show(self, layers: Sequence[DiffId], scratch: Path | None) -> AbstractContextManager[Path]:
+        """Show layers as a directory inside the sandbox; writable with a scratch directory."""
+        assert self._lowers is not None
+        assert self._snapshotter is not None
+        if scratch is None:
+            return self._lowers.lower(layers)
+        return _root_of(self._snapshotter, layers, scratch)
+
+    def _prepare_running(self) -> RunStep:
+        if self._run_step is None:
+            from fuse_mount.build_lowers import BuildLowers
+            from layerstore.build.run.sandbox import Sandbox
+            from layerstore.build.run.step import RunStep
+            from layerstore.snapshot.overlay import OverlaySnapshotter
+
+            sandbox = Sandbox(self._resources.scratch, self._resources.session.lease_id)
+            self._resources.stack.enter_context(sandbox)
+            lowers = BuildLowers(
+                self._resources.store, self._resources.scratch, self._resources.load
+            )
+            self._resources.stack.callback(sandbox.call, lowers.close)
+            self._lowers = lowers
+            self._snapshotter = OverlaySnapshotter(lowers)
+            self._run_step = RunStep(sandbox, self._snapshotter, self._settings)
+        return self._run_step
+
+
+class _Sources:
+    """The inputs of one RUN as directories."""
+
+    def __init__(
+        self, running: Running, vertex: Vertex, inputs: Sequence[Result], scratch: Path
+    ) -> None:
+        self._running = running
+        self._vertex = vertex
+        self._inputs = inputs
+        self._scratch = scratch
+        self._shown = 0
+
+    def prepare(self, op: RunOp) -> None:
+        """Make what needs a write session, before the sandbox's thread asks."""
+        for spec in op.mounts:
+            if spec.input is not None and self._is_context(spec.input):
+                self._running.context_layers()
+
+    def show(self, number: int, *, writable: bool) -> AbstractContextManager[Path]:
+        """Return input ``number`` as a directory; writes to it vanish."""
+        layers = (
+            self._running.context_layers()
+            if self._is_context(number)
+            else self._inputs[number].layers
+        )
+        self._shown += 1
+        scratch = self._scratch / f"bind-{self._shown}"
+        return self._running.show(layers, scratch if writable else None)
+
+    def _is_context(self, number: int) -> bool:
+        return isinstance(self._vertex.inputs[number].op, ContextOp)
+
+
+@contextlib.contextmanager
+def _root_of(snapshotter: Snapshotter, layers: Sequence[DiffId], scratch: Path) -> Iterator[Path]:
+    with snapshotter.prepare(layers, scratch) as snapshot:
+        yield snapshot.root
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return f"{lines[0]} ..." if len(lines) > 1 else (lines[0] if lines else "")
