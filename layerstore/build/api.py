@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from layerstore.build.context import Context
 from layerstore.build.dockerfile.parser import parse_dockerfile
 from layerstore.build.dockerfile.syntax import Notice, SourceSpan
+from layerstore.build.errors import BuildStepError
 from layerstore.build.executor import BuildExecutor
 from layerstore.build.ignore import IgnoreRules
 from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
@@ -85,12 +86,16 @@ class BuildResult:
         image: As the store lists it.
         names: Full names that it got.
         steps: Steps the target needed, ``cached`` of them from the cache.
+        new_bytes: Plain bytes that the others added to the store.
+        reused_bytes: Plain bytes that these share with what it had.
     """
 
     image: ImageRecord
     names: tuple[str, ...]
     steps: int
     cached: int
+    new_bytes: int = 0
+    reused_bytes: int = 0
 
     @property
     def image_id(self) -> ImageId:
@@ -119,6 +124,9 @@ def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
         attempts_left -= 1
         try:
             return _build_once(store, request, ui, dockerfile, ignore, names)
+        except BuildStepError as err:
+            err.quote(filename, text)
+            raise
         except (LayerNotFoundError, ChunkNotFoundError):
             # Nothing holds a layer between finding it in the cache and building on it.
             if not attempts_left:
@@ -154,7 +162,9 @@ def _build_once(
         )
         result = solver.solve(plan.state.vertex)
         image = _publish(executor, plan, solver, result, names, epoch)
-    return BuildResult(image, tuple(names), counter.total, counter.cached)
+    return BuildResult(
+        image, tuple(names), counter.total, counter.cached, counter.new_bytes, counter.reused_bytes
+    )
 
 
 class _StoredImages:
@@ -201,7 +211,11 @@ class _Counter:
         self._ui = ui
         self.total = 0
         self.cached = 0
+        self.new_bytes = 0
+        self.reused_bytes = 0
+        self.planned = ui.planned
         self.started = ui.started
+        self.explained = ui.explained
         self.failed = ui.failed
         self.output = ui.output
         self.warning = ui.warning
@@ -211,6 +225,8 @@ class _Counter:
         """Count a finished step and pass it on."""
         self.total += 1
         self.cached += outcome.cached
+        self.new_bytes += outcome.new_bytes
+        self.reused_bytes += outcome.reused_bytes
         self._ui.finished(number, label, outcome)
 
 

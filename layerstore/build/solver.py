@@ -99,7 +99,9 @@ class Solver:
             BuildError: A step failed; the finished ones stay in the cache.
         """
         number = 0
-        for vertex in topological(target):
+        order = topological(target)
+        self._ui.planned(sum(not isinstance(each.op, BaseOp | ContextOp) for each in order))
+        for vertex in order:
             match vertex.op:
                 case ContextOp():
                     result = Result(())

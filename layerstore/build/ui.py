@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from layerstore.build.dockerfile.syntax import Notice
 
 
@@ -23,11 +25,36 @@ class StepOutcome(NamedTuple):
     reused_bytes: int = 0
 
 
+class Reason(NamedTuple):
+    """One cause of a step's running, or of its being known.
+
+    Attributes:
+        kind: What kind of input it is about, a word that programs may rely on: ``file``,
+            ``variable``, ``base`` and so on (docs/reference/cli.md lists them).
+        name: Which one: a path, a variable's name; empty where there is only one.
+        text: The whole of it for people.
+    """
+
+    kind: str
+    name: str
+    text: str
+
+
 class BuildUi(Protocol):
-    """Hears of a build's steps. Calls come from one thread; implementations must be quick."""
+    """Hears of a build's steps.
+
+    Steps run side by side, so calls about different steps come mixed, and from several
+    threads, but one at a time. Implementations must be quick.
+    """
+
+    def planned(self, total: int) -> None:
+        """The build has this many steps; said before the first one, and again when begun anew."""
 
     def started(self, number: int, label: str) -> None:
         """Step ``number`` begins to run; ``label`` is ``[builder 2/5] RUN make``."""
+
+    def explained(self, number: int, label: str, reasons: Sequence[Reason]) -> None:
+        """Why a step must run, said before it starts; only of builds that are to explain it."""
 
     def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
         """A step ended; one taken from the cache was never started."""
@@ -48,7 +75,13 @@ class BuildUi(Protocol):
 class SilentUi:
     """A :class:`BuildUi` that nobody watches."""
 
+    def planned(self, total: int) -> None:
+        """Ignore it."""
+
     def started(self, number: int, label: str) -> None:
+        """Ignore it."""
+
+    def explained(self, number: int, label: str, reasons: Sequence[Reason]) -> None:
         """Ignore it."""
 
     def finished(self, number: int, label: str, outcome: StepOutcome) -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from layerstore.build.api import BuildRequest, BuildResult
 
 STDIO = "-"
+PROGRESS = "auto|plain|tty|quiet|json"
 NETWORKS = ("default", "host", "none")
-PROGRESS = ("auto", "plain", "tty")
 SECRET_MAX_BYTES = 500 * 1024
 """What BuildKit takes at most for one secret."""
 
@@ -74,9 +74,7 @@ def build_image(
     network: Annotated[
         str, typer.Option(metavar="|".join(NETWORKS), help="Of RUN: the host's, or none.")
     ] = "default",
-    progress: Annotated[
-        str, typer.Option(metavar="|".join(PROGRESS), help="How steps are shown.")
-    ] = "auto",
+    progress: Annotated[str, typer.Option(metavar=PROGRESS, help="How steps are shown.")] = "auto",
     iidfile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to write the image's id.")
     ] = None,
@@ -85,18 +83,17 @@ def build_image(
 ) -> None:
     """Build an image from a Dockerfile."""
     from layerstore.build.api import build
-    from layerstore.cli.build_ui import watching
+    from layerstore.cli.build_ui import check_progress, watching
 
     request = _request(directory, file, tags, target, no_cache=no_cache, network=network)
     request = _with_values(request, build_args, labels, secrets)
-    if progress not in PROGRESS:
-        raise InputError(f"{progress!r} is no progress", hint="one of " + ", ".join(PROGRESS))
+    check_progress(progress)
     settings = settings_of(context)
     with settings.open_store(create=True) as store, watching(progress, quiet=quiet) as ui:
         result = build(store, request, ui)
     if iidfile is not None:
         iidfile.write_text(result.image_id, encoding="ascii")
-    _tell(result, quiet=quiet, as_json=as_json)
+    _tell(result, progress=progress, quiet=quiet, as_json=as_json)
 
 
 def _request(
@@ -210,24 +207,32 @@ def _secret_file(name: str, path: str) -> bytes:
     return value
 
 
-def _tell(result: BuildResult, *, quiet: bool, as_json: bool) -> None:
+def _tell(result: BuildResult, *, progress: str, quiet: bool, as_json: bool) -> None:
+    members: dict[str, object] = {
+        "id": result.image_id,
+        "names": list(result.names),
+        "size": result.image.size,
+        "steps": result.steps,
+        "cached": result.cached,
+        "new_bytes": result.new_bytes,
+        "reused_bytes": result.reused_bytes,
+    }
+    from layerstore.cli.build_ui import JSON_PROGRESS, sizes
+
+    if progress in JSON_PROGRESS:
+        from layerstore.cli.build_json import JsonUi
+
+        JsonUi(sys.stderr).done(**members)
     if as_json:
-        write_json(
-            {
-                "id": result.image_id,
-                "names": list(result.names),
-                "size": result.image.size,
-                "steps": result.steps,
-                "cached": result.cached,
-            }
-        )
+        write_json(members)
         return
     write_line(result.image_id)
-    if not quiet:
+    if not quiet and progress not in (*JSON_PROGRESS, "quiet"):
         from layerstore.units import format_size
 
         what = ", ".join(result.names) or "an image without a name (the next gc removes it)"
         write_note(
             f"{what}: {format_size(result.image.size)} of files, "
             f"{result.cached} of {result.steps} steps from the cache"
+            f"{sizes(result.new_bytes, result.reused_bytes)}"
         )

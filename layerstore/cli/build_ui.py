@@ -1,40 +1,42 @@
-"""Showing a build: lines for logs, a moving picture for terminals, little for scripts.
+"""Showing a build: which watcher there is for whom, and what they share.
 
-What commands print is text of strangers: colours are dropped and every other control
-character is shown instead of obeyed.
+Lines for logs are here; the moving picture for terminals is :mod:`layerstore.cli.build_terminal`,
+objects for programs are :mod:`layerstore.cli.build_json`. What commands print is text of
+strangers: colours are dropped and every other control character is shown instead of obeyed.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import os
 import re
 import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, TextIO
 
+from layerstore.build.ui import SilentUi
 from layerstore.cli.output import printable
+from layerstore.errors import InputError
 from layerstore.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import Console
-    from rich.text import Text
+    from collections.abc import Iterator, Sequence
 
     from layerstore.build.dockerfile.syntax import Notice
-    from layerstore.build.ui import BuildUi, StepOutcome
+    from layerstore.build.ui import BuildUi, Reason, StepOutcome
 
-TAIL_LINES = 6
-"""Lines of a running step that a terminal shows."""
+JSON_PROGRESS = ("json", "rawjson")
+PROGRESS = ("auto", "plain", "tty", "quiet", *JSON_PROGRESS)
 
 FAILED_LINES = 20
-"""Lines of a failed step that are shown when the rest was not."""
+"""Lines of a failed step's output that are shown with the failure."""
 
 _TERMINAL_CODES = re.compile(
     r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])"
 )
+_RULE = "------"
 
 
 class StepLog:
@@ -68,33 +70,67 @@ def clean_line(line: str) -> str:
     return printable(_TERMINAL_CODES.sub("", last).expandtabs())
 
 
+def one_line(label: str) -> str:
+    """Return a step's label harmless and on one line, however the instruction was laid out."""
+    return printable(" ".join(label.split()))
+
+
+def sizes(new_bytes: int, reused_bytes: int) -> str:
+    """Return what was stored, in words that follow others; nothing if that is nothing."""
+    if not new_bytes and not reused_bytes:
+        return ""
+    return f", {format_size(new_bytes)} new, {format_size(reused_bytes)} shared"
+
+
+def outcome_words(outcome: StepOutcome) -> str:
+    """Return how a step ended that was not cached: its duration and what it stored."""
+    stored = sizes(outcome.new_bytes, outcome.reused_bytes)
+    return f"{format_duration(outcome.seconds)}{stored}"
+
+
 class PlainUi:
-    """Numbered lines on a stream, in the manner of BuildKit's plain progress."""
+    """Numbered lines on a stream, in the manner of BuildKit's plain progress.
+
+    Where steps run side by side their lines come mixed, each with its step's number, and an
+    empty line where another step goes on.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._logs: dict[int, StepLog] = {}
         self._began: dict[int, float] = {}
+        self._last = 0
+
+    def planned(self, total: int) -> None:
+        """Say nothing: lines need no total."""
 
     def started(self, number: int, label: str) -> None:
         """Print the step."""
         self._logs[number] = StepLog()
         self._began[number] = time.monotonic()
-        self._print(number, label)
+        self._print(number, one_line(label))
+
+    def explained(self, number: int, label: str, reasons: Sequence[Reason]) -> None:
+        """Print the reasons; the step's own line follows."""
+        del label
+        for reason in reasons:
+            self._print(number, f"because {reason.text}")
 
     def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
         """Print how it ended."""
-        self._print_lines(number, self._finish(number))
+        self._print_lines(number, _rest_of(self._logs.pop(number, None)))
         if outcome.cached:
-            self._print(number, label)
+            self._print(number, one_line(label))
             self._print(number, "CACHED")
         else:
-            self._print(number, f"DONE {format_duration(outcome.seconds)}{_added(outcome)}")
+            self._print(number, f"DONE {outcome_words(outcome)}")
 
     def failed(self, number: int, label: str) -> None:
-        """Print that it failed; its output stands above."""
-        self._print_lines(number, self._finish(number))
-        self._print(number, f"ERROR {label}")
+        """Print that it failed, and the end of its output once more, without others' lines."""
+        log = self._logs.pop(number, None)
+        self._print_lines(number, _rest_of(log))
+        self._print(number, f"ERROR {one_line(label)}")
+        write_failure(self._stream, label, log)
 
     def output(self, number: int, data: bytes) -> None:
         """Print the lines that are complete."""
@@ -109,128 +145,86 @@ class PlainUi:
         """Print a line."""
         self._stream.write(printable(text) + "\n")
 
-    def _finish(self, number: int) -> list[str]:
-        log = self._logs.pop(number, None)
-        return log.finish() if log else []
-
     def _print_lines(self, number: int, lines: list[str]) -> None:
         elapsed = time.monotonic() - self._began.get(number, time.monotonic())
         for line in lines:
             self._print(number, f"{elapsed:.1f} {line}")
 
     def _print(self, number: int, text: str) -> None:
-        self._stream.write(f"#{number} {printable(text)}\n")
+        gap = "\n" if self._last in self._logs and self._last != number else ""
+        self._last = number
+        self._stream.write(f"{gap}#{number} {printable(text)}\n")
         self._stream.flush()
 
 
-class QuietUi:
+class QuietUi(SilentUi):
     """Says nothing unless a step fails: then the end of its output."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._logs: dict[int, StepLog] = {}
 
-    def started(self, number: int, label: str) -> None:  # noqa: ARG002 - the protocol's
+    def started(self, number: int, label: str) -> None:
         """Begin to remember."""
+        del label
         self._logs[number] = StepLog()
 
-    def finished(self, number: int, label: str, outcome: StepOutcome) -> None:  # noqa: ARG002
+    def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
         """Forget."""
+        del label, outcome
         self._logs.pop(number, None)
 
     def failed(self, number: int, label: str) -> None:
         """Print the end of the output."""
         log = self._logs.pop(number, StepLog())
         log.finish()
-        self._stream.write(f"{printable(label)}\n")
-        self._stream.writelines(f"  {line}\n" for line in log.tail)
+        write_failure(self._stream, label, log)
 
     def output(self, number: int, data: bytes) -> None:
         """Remember."""
         self._logs.setdefault(number, StepLog()).feed(data)
 
-    def warning(self, notice: Notice) -> None:
-        """Ignore it."""
 
-    def message(self, text: str) -> None:
-        """Ignore it."""
+def write_failure(stream: TextIO, label: str, log: StepLog | None) -> None:
+    """Write a failed step with the end of its output, framed as BuildKit frames it."""
+    lines = list(log.tail) if log is not None else []
+    stream.write("".join(f"{line}\n" for line in (_RULE, f" > {one_line(label)}:", *lines, _RULE)))
+    stream.flush()
 
 
-class TerminalUi:
-    """Finished steps as lines, running ones below with the end of their output."""
+def _rest_of(log: StepLog | None) -> list[str]:
+    return log.finish() if log is not None else []
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._running: dict[int, tuple[str, float, StepLog]] = {}
 
-    def started(self, number: int, label: str) -> None:
-        """Show the step among the running ones."""
-        self._running[number] = (label, time.monotonic(), StepLog())
+def check_progress(progress: str) -> None:
+    """Refuse what is no ``--progress``.
 
-    def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
-        """Move it up to the finished ones."""
-        self._running.pop(number, None)
-        how = "CACHED" if outcome.cached else format_duration(outcome.seconds) + _added(outcome)
-        self._line("✔", "green", f"{label}  {how}")
-
-    def failed(self, number: int, label: str) -> None:
-        """Print the end of its output."""
-        _, _, log = self._running.pop(number, (label, 0.0, StepLog()))
-        log.finish()
-        self._line("✘", "red", label)
-        for line in log.tail:
-            self._console.print(f"    {line}", markup=False, highlight=False)
-
-    def output(self, number: int, data: bytes) -> None:
-        """Show the last lines."""
-        if number in self._running:
-            self._running[number][2].feed(data)
-
-    def warning(self, notice: Notice) -> None:
-        """Print a warning."""
-        self._line("!", "yellow", str(notice))
-
-    def message(self, text: str) -> None:
-        """Print a line."""
-        self._line(" ", "default", text)
-
-    def picture(self) -> Text:
-        """Return the running steps as they are now; drawn again several times a second."""
-        from rich.text import Text
-
-        picture = Text(no_wrap=True, overflow="ellipsis")
-        now = time.monotonic()
-        for label, began, log in list(self._running.values()):
-            picture.append(f"▸ {printable(label)}  {format_duration(now - began)}\n", "bold")
-            for line in list(log.tail)[-TAIL_LINES:]:
-                picture.append(f"    {line}\n", "dim")
-        picture.rstrip()
-        return picture
-
-    def _line(self, mark: str, style: str, text: str) -> None:
-        from rich.text import Text
-
-        self._console.print(Text.assemble((mark, style), f" {printable(text)}"))
+    Raises:
+        InputError: It is none.
+    """
+    if progress not in PROGRESS:
+        raise InputError(f"{progress!r} is no progress", hint="one of " + ", ".join(PROGRESS))
 
 
 @contextlib.contextmanager
 def watching(progress: str, *, quiet: bool) -> Iterator[BuildUi]:
     """Give the watcher for ``--progress`` and ``--quiet``; everything goes to stderr."""
-    if quiet:
+    if progress in JSON_PROGRESS:
+        from layerstore.cli.build_json import JsonUi
+
+        with JsonUi(sys.stderr).telling_errors() as machine:
+            yield machine
+    elif quiet or progress == "quiet":
         yield QuietUi(sys.stderr)
-    elif progress == "plain" or (progress == "auto" and not sys.stderr.isatty()):
+    elif progress == "plain" or (progress == "auto" and not _is_capable(sys.stderr)):
         yield PlainUi(sys.stderr)
     else:
-        from rich.console import Console
-        from rich.live import Live
+        from layerstore.cli.build_terminal import TerminalUi
 
-        console = Console(file=sys.stderr)
-        ui = TerminalUi(console)
-        with Live(console=console, get_renderable=ui.picture, transient=True, refresh_per_second=8):
-            yield ui
+        with TerminalUi(sys.stderr) as picture:
+            yield picture
 
 
-def _added(outcome: StepOutcome) -> str:
-    if not outcome.new_bytes and not outcome.reused_bytes:
-        return ""
-    return f", {format_size(outcome.new_bytes)} new, {format_size(outcome.reused_bytes)} shared"
+def _is_capable(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"

@@ -130,7 +130,10 @@ def _indented(text: str) -> str:
 
 
 def _excerpt_of(error: LayerstoreError) -> str:
-    """Return the line of the spec that an error points at, with a caret, on lines of its own."""
+    """Return what of the spec an error points at, on lines of its own: some lines, or a caret."""
+    source = getattr(error, "source", "")
+    if source:
+        return f"\n{source}"
     span = getattr(error, "span", None)
     if span is None:
         return ""

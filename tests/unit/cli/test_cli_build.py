@@ -1,13 +1,20 @@
 """What the build command makes of its words, and how it shows a build."""
 
+import contextlib
 import io
+import json
+import os
 
 import pytest
 
 from layerstore.build.dockerfile.errors import SpecError
-from layerstore.build.ui import StepOutcome
+from layerstore.build.dockerfile.syntax import Notice, SourceSpan
+from layerstore.build.errors import StepFailedError, source_lines
+from layerstore.build.ui import Reason, StepOutcome
 from layerstore.cli.build import parse_secret
-from layerstore.cli.build_ui import PlainUi, QuietUi, StepLog, TerminalUi, clean_line
+from layerstore.cli.build_json import JsonUi
+from layerstore.cli.build_terminal import TerminalUi
+from layerstore.cli.build_ui import PlainUi, QuietUi, StepLog, clean_line
 from layerstore.cli.changes import apply_changes
 from layerstore.errors import InputError
 
@@ -116,6 +123,35 @@ def test_plain_progress():
         "#3 [3/3] RUN y",
         "#3 0.0 why",
         "#3 ERROR [3/3] RUN y",
+        "------",
+        " > [3/3] RUN y:",
+        "why",
+        "------",
+    ]
+
+
+def test_plain_progress_of_steps_side_by_side():
+    stream = io.StringIO()
+    ui = PlainUi(stream)
+    ui.explained(1, "RUN a", [Reason("file", "x", "x changed: its content")])
+    ui.started(1, "RUN a \\\n  b")
+    ui.started(2, "RUN c")
+    ui.output(1, b"half")
+    ui.output(2, b"two\n")
+    ui.output(1, b" and half\n")
+    ui.finished(2, "RUN c", StepOutcome(cached=False))
+    ui.finished(1, "RUN a", StepOutcome(cached=False))
+    assert stream.getvalue().splitlines() == [
+        "#1 because x changed: its content",
+        "#1 RUN a \\ b",
+        "",
+        "#2 RUN c",
+        "#2 0.0 two",
+        "",
+        "#1 0.0 half and half",
+        "",
+        "#2 DONE 0.0s",
+        "#1 DONE 0.0s",
     ]
 
 
@@ -130,27 +166,134 @@ def test_quiet_shows_only_what_failed():
         ui.output(2, f"{number}\n".encode())
     ui.failed(2, "two")
     lines = stream.getvalue().splitlines()
-    assert lines == ["two", *(f"  {number}" for number in range(30, 50))]
+    assert lines == ["------", " > two:", *(f"{number}" for number in range(30, 50)), "------"]
 
 
+class Screen:
+    """What a terminal shows of the few codes that the progress is made of."""
+
+    def __init__(self, text: str) -> None:
+        self.lines: list[str] = []
+        for part in text.replace("\x1b[?7l", "").replace("\x1b[?7h", "").split("\n"):
+            line = part
+            while line.startswith("\x1b["):
+                count = line[2 : line.index("A")]
+                assert line.startswith(f"\x1b[{count}A\r\x1b[J")
+                del self.lines[len(self.lines) - int(count) :]
+                line = line.removeprefix(f"\x1b[{count}A\r\x1b[J")
+            self.lines.append(line)
+        assert self.lines.pop() == ""
+
+
+@pytest.fixture
+def plain_words(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.mark.usefixtures("plain_words")
 def test_terminal_shows_running_steps_and_keeps_finished_ones():
-    from rich.console import Console
-
     stream = io.StringIO()
-    ui = TerminalUi(Console(file=stream, width=60))
-    ui.started(1, "[1/2] RUN a")
-    ui.output(1, b"hello\n[bold]not markup\n")
-    picture = ui.picture().plain
-    assert picture.startswith("▸ [1/2] RUN a")
-    assert "hello" in picture
-    assert "[bold]not markup" in picture
-    ui.finished(1, "[1/2] RUN a", StepOutcome(cached=False, seconds=2))
-    ui.started(2, "[2/2] RUN b")
-    ui.output(2, b"[red]broken\n")
-    ui.failed(2, "[2/2] RUN b")
-    assert ui.picture().plain == ""
-    assert stream.getvalue().splitlines() == [
-        "✔ [1/2] RUN a  2.0s",
-        "✘ [2/2] RUN b",
-        "    [red]broken",
+    with TerminalUi(stream, os.terminal_size((60, 24))) as ui:
+        ui.planned(3)
+        ui.finished(1, "[1/3] COPY a b", StepOutcome(cached=True))
+        assert stream.getvalue() == "✔ [1/3] COPY a b  CACHED\n"
+        ui.started(2, "[2/3] RUN a")
+        ui.output(2, b"hello\n[bold]not markup\n")
+        head, step, *tail = ui.picture()
+        assert head.startswith("building ")
+        assert head.endswith(" (1/3)")
+        assert step.startswith("▸ 0.")
+        assert step.endswith(" [2/3] RUN a")
+        assert tail == ["    hello", "    [bold]not markup"]
+        ui.finished(2, "[2/3] RUN a", StepOutcome(cached=False, seconds=2))
+        ui.explained(3, "[3/3] RUN b", [Reason("env", "A", "the variable A changed")])
+        ui.started(3, "[3/3] RUN b")
+        ui.output(3, b"[red]broken\x1b")
+        ui.failed(3, "[3/3] RUN b")
+        assert ui.picture() == []
+        ui.warning(Notice("odd", SourceSpan("Dockerfile", 1, 2, 1)))
+        ui.started(4, "never ends")
+    assert Screen(stream.getvalue()).lines == [
+        "✔ [1/3] COPY a b  CACHED",
+        "✔ [2/3] RUN a  2.0s",
+        "? [3/3] RUN b",
+        "    because the variable A changed",
+        "✘ [3/3] RUN b",
+        r"    [red]broken\x1b",
+        "! Dockerfile:1:2: odd",
     ]
+
+
+@pytest.mark.usefixtures("plain_words")
+@pytest.mark.parametrize(("height", "lines"), [(24, 21), (10, 9), (8, 5), (4, 3), (1, 1)])
+def test_terminal_never_draws_more_than_it_shows(height, lines):
+    with TerminalUi(io.StringIO(), os.terminal_size((10, height))) as ui:
+        for number in range(4):
+            ui.started(number, "x" * 50)
+            ui.output(number, b"line\n" * 50)
+        assert len(ui.picture()) == lines
+
+
+def test_colours_unless_they_are_not_wanted(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = io.StringIO()
+    with TerminalUi(stream, os.terminal_size((60, 24))) as ui:
+        ui.finished(1, "a", StepOutcome(cached=True))
+    assert stream.getvalue() == "\x1b[32m✔\x1b[0m a  \x1b[2mCACHED\x1b[0m\n"
+
+
+def test_progress_for_programs():
+    stream = io.StringIO()
+    span = SourceSpan("Dockerfile", 3, 1, 3)
+    failure = StepFailedError("make", 2, "tail", span, "RUN make")
+    with contextlib.suppress(StepFailedError), JsonUi(stream).telling_errors() as ui:
+        ui.planned(2)
+        ui.warning(Notice("odd", span))
+        ui.finished(1, "COPY", StepOutcome(cached=True))
+        ui.explained(2, "RUN make", [Reason("file", "a", "a is new")])
+        ui.started(2, "RUN make")
+        ui.output(2, b"one\n\x1b[1mtw")
+        ui.output(2, b"o")
+        ui.message("hm")
+        ui.failed(2, "RUN make")
+        raise failure
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert all(isinstance(line.pop("time"), float) for line in lines)
+    assert lines == [
+        {"event": "planned", "steps": 2},
+        {"event": "warning", "message": "odd", "file": "Dockerfile", "line": 3, "column": 1},
+        {
+            "event": "finished", "step": 1, "label": "COPY", "cached": True, "seconds": 0.0,
+            "new_bytes": 0, "reused_bytes": 0,
+        },
+        {
+            "event": "explained", "step": 2, "label": "RUN make",
+            "reasons": [{"kind": "file", "name": "a", "text": "a is new"}],
+        },
+        {"event": "started", "step": 2, "label": "RUN make"},
+        {"event": "output", "step": 2, "line": "one"},
+        {"event": "message", "message": "hm"},
+        {"event": "output", "step": 2, "line": "two"},
+        {"event": "failed", "step": 2, "label": "RUN make"},
+        {
+            "event": "error", "message": failure.message, "hint": None, "exit_code": 14,
+            "file": "Dockerfile", "line": 3, "column": 1, "status": 2,
+        },
+    ]  # fmt: skip
+
+
+def test_lines_around_a_failed_instruction():
+    text = "".join(f"line {number}\n" for number in range(1, 40))
+    assert source_lines(text, SourceSpan("F", 2, 1, 3)).splitlines() == [
+        "F:2",
+        "--------------------",
+        "   1 |     line 1",
+        "   2 | >>> line 2",
+        "   3 | >>> line 3",
+        "   4 |     line 4",
+        "   5 |     line 5",
+        "--------------------",
+    ]
+    long = source_lines(text, SourceSpan("F", 20, 1, 38)).splitlines()
+    assert long[2] == "  18 |     line 18"
+    assert long[-3:] == ["  31 | >>> line 31", "     | >>> ... to line 38", "-" * 20]
