@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from layerstore.build.copying import Copying
 from layerstore.build.errors import BuildStepError
 from layerstore.build.graph import CopyOp, MkdirOp, RunOp
+from layerstore.build.merging import stand_alone
 from layerstore.build.resources import BuildResources
 from layerstore.build.running import Running
 from layerstore.build.solver import Made
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from layerstore.build.run.settings import RunSettings
     from layerstore.build.solver import Result
     from layerstore.build.ui import BuildUi
+    from layerstore.digest import DiffId
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
@@ -103,6 +105,13 @@ class BuildExecutor:
                 after.new_bytes - before.new_bytes,
                 after.reused_bytes - before.reused_bytes,
             )
+
+    def stand_alone(
+        self, shared: Sequence[DiffId], below: Sequence[DiffId], layer: DiffId
+    ) -> DiffId | None:
+        """Return what replaces a layer in a merge; None when it may stay."""
+        self.session.hold_layers(sorted({*shared, *below, layer}))
+        return stand_alone(self._resources, shared, below, layer)
 
     def _hold(self, inputs: Sequence[Result]) -> None:
         layers = {diff_id for each in inputs for diff_id in each.layers}

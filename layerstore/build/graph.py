@@ -42,6 +42,10 @@ class MkdirOp(msgspec.Struct, frozen=True, tag="mkdir"):
     user: str
 
 
+class MergeOp(msgspec.Struct, frozen=True, tag="merge"):
+    """The layers of several inputs in one stack; see :mod:`layerstore.build.merging`."""
+
+
 class Document(msgspec.Struct, frozen=True):
     """A here-document: a file that stands in the Dockerfile itself."""
 
@@ -120,7 +124,7 @@ class RunOp(msgspec.Struct, frozen=True, tag="run"):
     mounts: tuple[MountSpec, ...]
 
 
-Op = BaseOp | ContextOp | MkdirOp | CopyOp | RunOp
+Op = BaseOp | ContextOp | MergeOp | MkdirOp | CopyOp | RunOp
 
 
 class Vertex:

@@ -92,17 +92,22 @@ class BuildResources:
             self._context_root = self._context.tree()
         return self._context_root
 
-    def load(self, layers: Sequence[DiffId]) -> Node:
-        """Return a tree of its own over the layers; their changesets are remembered."""
+    def changeset(self, diff_id: DiffId) -> Changeset:
+        """Return the entries of a layer; the latest ones are remembered."""
         from layerstore.image.layers import load_changeset
+
+        known = self._changesets.get(diff_id)
+        if known is None:
+            if len(self._changesets) >= _REMEMBERED_CHANGESETS:
+                self._changesets.clear()
+            known = self._changesets[diff_id] = load_changeset(self.store, diff_id)
+        return known
+
+    def load(self, layers: Sequence[DiffId]) -> Node:
+        """Return a tree of its own over the layers."""
         from layerstore.image.stack import stack
 
-        for diff_id in layers:
-            if diff_id not in self._changesets:
-                if len(self._changesets) >= _REMEMBERED_CHANGESETS:
-                    self._changesets.clear()
-                self._changesets[diff_id] = load_changeset(self.store, diff_id)
-        return stack([self._changesets[diff_id] for diff_id in layers])
+        return stack([self.changeset(diff_id) for diff_id in layers])
 
     def source_tree(self, layers: tuple[DiffId, ...]) -> Node:
         """Return a tree to copy from, which nobody changes; the last one is remembered."""

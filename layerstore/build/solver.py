@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from layerstore.build.cache_key import layers_input, step_key
-from layerstore.build.graph import BaseOp, ContextOp, CopyOp, RunOp, topological
+from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, RunOp, topological
+from layerstore.build.merging import own_layers
 from layerstore.build.ui import StepOutcome
 from layerstore.store.records import CacheRecord
 
@@ -53,6 +54,11 @@ class Executor(Protocol):
 
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:
         """Carry out an operation and publish its layer."""
+
+    def stand_alone(
+        self, shared: Sequence[DiffId], below: Sequence[DiffId], layer: DiffId
+    ) -> DiffId | None:
+        """Return what replaces a layer that is to lie over others; None when it may stay."""
 
 
 class Cache(Protocol):
@@ -107,6 +113,8 @@ class Solver:
                     result = Result(())
                 case BaseOp(layers=layers):
                     result = Result(layers)
+                case MergeOp():
+                    result = self._merge([self._results[id(each)] for each in vertex.inputs])
                 case _:
                     number += 1
                     inputs = [self._results[id(each)] for each in vertex.inputs]
@@ -117,6 +125,29 @@ class Solver:
     def result(self, vertex: Vertex) -> Result:
         """Return the result of a vertex that was solved."""
         return self._results[id(vertex)]
+
+    def _merge(self, inputs: list[Result]) -> Result:
+        """Stack the inputs' own layers over the first input; hardly ever is a new one made."""
+        layers = list(inputs[0].layers)
+        for shared, own in own_layers([each.layers for each in inputs]):
+            below: list[DiffId] = []
+            for layer in own:
+                below.append(self._stand_alone(shared, below, layer) or layer)
+            layers += below
+        return Result(tuple(layers), created=max(each.created for each in inputs))
+
+    def _stand_alone(
+        self, shared: Sequence[DiffId], below: Sequence[DiffId], layer: DiffId
+    ) -> DiffId | None:
+        key = step_key(
+            MergeOp(), [layers_input(shared), layers_input((*below, layer))], self._epoch
+        )
+        record = self._remember.get(key)  # says nothing that --no-cache could mean
+        if record is None:
+            made = self._executor.stand_alone(shared, below, layer)
+            record = CacheRecord(key, made, b"", time.time())
+            self._remember.put([record])
+        return record.diff_id
 
     def _step(self, number: int, vertex: Vertex, inputs: list[Result]) -> Result:
         keys: list[str] = []
