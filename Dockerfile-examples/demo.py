@@ -41,8 +41,8 @@ class Example(NamedTuple):
 
 
 EXAMPLES = (
-    Example("python-web", ("/opt/venv/bin/python", "-c", "import web; print(web.app.name)")),
-    Example("node-app", ("/usr/bin/node", "-e", "console.log(require('express').name)")),
+    Example("python-flask", ("/opt/venv/bin/python", "-c", "import web; print(web.app.name)")),
+    Example("node-express", ("/usr/bin/node", "-e", "console.log(require('express').name)")),
     Example("nginx-static", ("/usr/sbin/nginx", "-v")),
     Example("c-static", ("/hello",)),
 )

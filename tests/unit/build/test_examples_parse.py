@@ -12,8 +12,8 @@ EXAMPLES = Path(__file__).parents[3] / "Dockerfile-examples"
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/Dockerfile"))
 
 
-def test_there_are_four() -> None:
-    assert NAMES == ["c-static", "nginx-static", "node-app", "python-web"]
+def test_there_are_a_dozen() -> None:
+    assert len(NAMES) >= 12
 
 
 @pytest.mark.parametrize("name", NAMES)
