@@ -13,15 +13,16 @@ from layerstore.build.errors import BuildStepError
 from layerstore.build.executor import BuildExecutor
 from layerstore.build.ignore import IgnoreRules
 from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
+from layerstore.build.outputs import Output, OutputKind, write_outputs
 from layerstore.build.platforms import Platform
+from layerstore.build.result import StoredImages, finished_image
 from layerstore.build.run.settings import RunSettings
 from layerstore.build.solver import Solver
-from layerstore.build.stage import finished_history
-from layerstore.errors import InputError, NotFoundError
+from layerstore.build.squash import Squash
+from layerstore.errors import InputError
 from layerstore.formats.reference import parse_tag_name
-from layerstore.image.images import create_image, host_platform, load_config
+from layerstore.image.images import host_platform
 from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
-from layerstore.store.usage import note_image_use
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,16 +30,12 @@ if TYPE_CHECKING:
 
     from layerstore.build.dockerfile.syntax import Dockerfile
     from layerstore.build.lower import Plan
-    from layerstore.build.solver import Result
     from layerstore.build.ui import BuildUi, StepOutcome
     from layerstore.digest import ImageId
-    from layerstore.formats.oci_config import ImageConfig
+    from layerstore.formats.oci import Descriptor
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.records import CacheRecord
     from layerstore.store.store import Store
-
-HISTORY_COMMENT = "buildkit.dockerfile.v0"
-"""Says which rules the history follows, as other builders of this dialect write it."""
 
 DOCKERFILE_MAX_BYTES = 10 << 20
 CACHE_MOUNTS = "cache-mounts"
@@ -62,7 +59,10 @@ class BuildRequest:
         no_cache: Run every step; the results are remembered all the same.
         network: False gives no RUN a network.
         source_date_epoch: Seconds: no time in the image is later. A build argument
-            SOURCE_DATE_EPOCH means the same.
+            SOURCE_DATE_EPOCH means the same and goes first.
+        outputs: Where the result goes.
+        squash: Which layers become one.
+        annotations: Of the image's manifest.
     """
 
     context: Path
@@ -76,6 +76,9 @@ class BuildRequest:
     no_cache: bool = False
     network: bool = True
     source_date_epoch: int | None = None
+    outputs: Sequence[Output] = (Output(kind=OutputKind.IMAGE),)
+    squash: Squash = Squash.NOTHING
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +86,23 @@ class BuildResult:
     """A built image.
 
     Attributes:
-        image: As the store lists it.
+        image: As the store lists it, or would if an output were for the store.
         names: Full names that it got.
         steps: Steps the target needed, ``cached`` of them from the cache.
         new_bytes: Plain bytes that the others added to the store.
         reused_bytes: Plain bytes that these share with what it had.
+        descriptor: Of its manifest, or of its index, in the last output that has one.
+        is_stored: Whether the store lists it.
     """
 
     image: ImageRecord
     names: tuple[str, ...]
     steps: int
     cached: int
+    descriptor: Descriptor
     new_bytes: int = 0
     reused_bytes: int = 0
+    is_stored: bool = True
 
     @property
     def image_id(self) -> ImageId:
@@ -143,7 +150,8 @@ def _build_once(
     names: Sequence[str],
 ) -> BuildResult:
     epoch = _epoch(request)
-    plan = lower(dockerfile, _lower_options(request), _StoredImages(store))
+    images = StoredImages(store)
+    plan = lower(dockerfile, _lower_options(request), images)
     _warn_of_unused(plan, ui, dockerfile.stages[0].span.file)
     counter = _Counter(ui)
     settings = _run_settings(store, request)
@@ -161,27 +169,15 @@ def _build_once(
             epoch=epoch,
         )
         result = solver.solve(plan.state.vertex)
-        image = _publish(executor, plan, solver, result, names, epoch)
+        parts = finished_image(
+            executor.resources, plan, solver, result, images.base_of(plan.state.image),
+            epoch=epoch, squash=request.squash, annotations=request.annotations,
+        )  # fmt: skip
+        written = write_outputs(request.outputs, executor.resources, parts, names, epoch=epoch)
     return BuildResult(
-        image, tuple(names), counter.total, counter.cached, counter.new_bytes, counter.reused_bytes
-    )
-
-
-class _StoredImages:
-    """Base images of a store."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def find(self, reference: str) -> ImageConfig | None:
-        """Return a stored image's config."""
-        try:
-            image_id = self._store.resolve(reference).image_id
-            config = load_config(self._store, image_id)
-        except NotFoundError:
-            return None
-        note_image_use(self._store.paths, image_id)
-        return config
+        written.image, written.names, counter.total, counter.cached, written.descriptor,
+        counter.new_bytes, counter.reused_bytes, written.is_stored,
+    )  # fmt: skip
 
 
 class _StoreCache:
@@ -264,9 +260,10 @@ def _read_file(path: Path, what: str) -> bytes | None:
 
 
 def _epoch(request: BuildRequest) -> int | None:
-    if request.source_date_epoch is not None:
-        return request.source_date_epoch
+    """Return SOURCE_DATE_EPOCH; the build argument goes first, and an empty one means none."""
     text = request.build_args.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return request.source_date_epoch
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 12):
@@ -278,8 +275,11 @@ def _lower_options(request: BuildRequest) -> LowerOptions:
     architecture, variant = host_platform()
     if (architecture, variant) == ("arm64", "v8"):
         variant = ""
+    build_args = dict(request.build_args)
+    if request.source_date_epoch is not None:
+        build_args.setdefault("SOURCE_DATE_EPOCH", str(request.source_date_epoch))
     return LowerOptions(
-        build_args=request.build_args,
+        build_args=build_args,
         labels=request.labels,
         target=request.target,
         network=request.network,
@@ -301,36 +301,3 @@ def _warn_of_unused(plan: Plan, ui: BuildUi, filename: str) -> None:
     for name in plan.unused_args:
         message = f"the build argument {name} is declared by no ARG and has no effect"
         ui.warning(Notice(message, SourceSpan(filename, 1, 1, 1)))
-
-
-def _publish(
-    executor: BuildExecutor,
-    plan: Plan,
-    solver: Solver,
-    result: Result,
-    names: Sequence[str],
-    epoch: int | None,
-) -> ImageRecord:
-    state = plan.state
-    steps: list[tuple[str, str | None]] = []
-    for step in state.steps:
-        made = solver.result(step.vertex) if step.vertex is not None else None
-        has_layer = made is not None and made.diff_id is not None
-        steps.append(
-            (step.created_by, _rfc3339(made.created) if has_layer and made is not None else None)
-        )
-    history = finished_history(state.image.history, steps, HISTORY_COMMENT)
-    created = next((step.created for step in reversed(history) if step.created), "")
-    if epoch is not None or not created:
-        created = _rfc3339(float(epoch) if epoch is not None else 0.0)
-    config = state.final_config()
-    return create_image(
-        executor.session, config, result.layers, history, names=names, created=created
-    )
-
-
-def _rfc3339(seconds: float) -> str:
-    whole = int(seconds)
-    micro = round((seconds - whole) * 1_000_000) % 1_000_000
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-    return f"{text}.{micro:06d}Z" if micro else f"{text}Z"

@@ -40,6 +40,9 @@ class BuildExecutor:
         settings: Shared by all RUN steps.
         ui: Gets the output of commands.
         epoch: SOURCE_DATE_EPOCH: no time in a layer is later.
+
+    Attributes:
+        resources: What the steps share, for those who finish the image.
     """
 
     def __init__(
@@ -51,21 +54,21 @@ class BuildExecutor:
         *,
         epoch: int | None,
     ) -> None:
-        self._resources = BuildResources(store, context, ui, epoch=epoch)
-        self._copying = Copying(self._resources)
-        self._running = Running(self._resources, settings)
+        self.resources = BuildResources(store, context, ui, epoch=epoch)
+        self._copying = Copying(self.resources)
+        self._running = Running(self.resources, settings)
 
     def __enter__(self) -> Self:
-        self._resources.__enter__()
+        self.resources.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._resources.__exit__(*exception)
+        self.resources.__exit__(*exception)
 
     @property
     def session(self) -> WriteSession:
         """The build's one write session, begun when first asked for."""
-        return self._resources.session
+        return self.resources.session
 
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a vertex takes from its inputs are named in its key.
@@ -111,7 +114,7 @@ class BuildExecutor:
     ) -> DiffId | None:
         """Return what replaces a layer in a merge; None when it may stay."""
         self.session.hold_layers(sorted({*shared, *below, layer}))
-        return stand_alone(self._resources, shared, below, layer)
+        return stand_alone(self.resources, shared, below, layer)
 
     def _hold(self, inputs: Sequence[Result]) -> None:
         layers = {diff_id for each in inputs for diff_id in each.layers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -69,31 +70,66 @@ def build_image(
         ),
     ] = None,
     labels: Annotated[
-        _Many, typer.Option("--label", metavar="NAME=VALUE", help="Label; repeatable.")
+        _Many, typer.Option("--label", metavar="NAME[=VALUE]", help="Label; repeatable.")
+    ] = None,
+    annotations: Annotated[
+        _Many,
+        typer.Option(
+            "--annotation", metavar="NAME=VALUE", help="Of the image's manifest; repeatable."
+        ),
     ] = None,
     network: Annotated[
         str, typer.Option(metavar="|".join(NETWORKS), help="Of RUN: the host's, or none.")
     ] = "default",
     progress: Annotated[str, typer.Option(metavar=PROGRESS, help="How steps are shown.")] = "auto",
+    outputs: Annotated[
+        _Many,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="type=TYPE[,dest=PATH]",
+            help="Where the result goes: image (the store), oci, docker, tar, local. DIR alone is "
+            "local, - a tar on stdout. Repeatable.",
+        ),
+    ] = None,
+    squash: Annotated[
+        bool, typer.Option("--squash", help="One layer instead of all new ones.")
+    ] = False,
+    squash_all: Annotated[
+        bool, typer.Option("--squash-all", help="One layer, the base's included.")
+    ] = False,
     iidfile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to write the image's id.")
+    ] = None,
+    metadata_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write digests and names as JSON."),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Build an image from a Dockerfile."""
     from layerstore.build.api import build
+    from layerstore.cli import build_output
     from layerstore.cli.build_ui import check_progress, watching
 
     request = _request(directory, file, tags, target, no_cache=no_cache, network=network)
     request = _with_values(request, build_args, labels, secrets)
+    request = _with_results(request, outputs, annotations, squash=squash, squash_all=squash_all)
     check_progress(progress)
+    is_stdout_taken = build_output.uses_stdout(outputs or ())
+    if is_stdout_taken and as_json:
+        raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")
+    build_output.forget(iidfile, metadata_file)
     settings = settings_of(context)
     with settings.open_store(create=True) as store, watching(progress, quiet=quiet) as ui:
         result = build(store, request, ui)
+    if metadata_file is not None:
+        text = json.dumps(build_output.metadata(result), indent=2, ensure_ascii=True)
+        build_output.write_whole(metadata_file, text + "\n")
     if iidfile is not None:
-        iidfile.write_text(result.image_id, encoding="ascii")
-    _tell(result, progress=progress, quiet=quiet, as_json=as_json)
+        build_output.write_whole(iidfile, result.image_id)
+    _tell(result, progress=progress, quiet=quiet, as_json=as_json, id_too=not is_stdout_taken)
 
 
 def _request(
@@ -139,7 +175,7 @@ def _with_values(
     return replace(
         request,
         build_args=_build_args(build_args or (), os.environ),
-        labels=dict(_pair(label, "a label") for label in labels or ()),
+        labels=dict(_label(label) for label in labels or ()),
         secrets=dict(parse_secret(secret, os.environ) for secret in secrets or ()),
     )
 
@@ -155,6 +191,37 @@ def _build_args(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, s
         elif name in environ:  # docker: a name that is not set stays unset
             values[name] = environ[name]
     return values
+
+
+def _with_results(
+    request: BuildRequest,
+    outputs: Sequence[str] | None,
+    annotations: Sequence[str] | None,
+    *,
+    squash: bool,
+    squash_all: bool,
+) -> BuildRequest:
+    from dataclasses import replace
+
+    from layerstore.build.squash import Squash
+    from layerstore.cli.build_output import parse_annotations, parse_outputs
+
+    chosen = Squash.ALL_LAYERS if squash_all else Squash.NEW_LAYERS if squash else Squash.NOTHING
+    has_epoch = bool(request.build_args.get("SOURCE_DATE_EPOCH", request.source_date_epoch))
+    return replace(
+        request,
+        outputs=tuple(parse_outputs(outputs or (), epoch=has_epoch)),
+        annotations=parse_annotations(annotations or ()),
+        squash=chosen,
+    )
+
+
+def _label(word: str) -> tuple[str, str]:
+    """Return name and value of a label; as docker's, it may have no value."""
+    name, _, value = word.partition("=")
+    if not name:
+        raise InputError(f"{word!r} is not a label", hint="NAME=VALUE")
+    return name, value
 
 
 def _pair(word: str, what: str) -> tuple[str, str]:
@@ -207,7 +274,7 @@ def _secret_file(name: str, path: str) -> bytes:
     return value
 
 
-def _tell(result: BuildResult, *, progress: str, quiet: bool, as_json: bool) -> None:
+def _tell(result: BuildResult, *, progress: str, quiet: bool, as_json: bool, id_too: bool) -> None:
     members: dict[str, object] = {
         "id": result.image_id,
         "names": list(result.names),
@@ -226,11 +293,13 @@ def _tell(result: BuildResult, *, progress: str, quiet: bool, as_json: bool) -> 
     if as_json:
         write_json(members)
         return
-    write_line(result.image_id)
+    if id_too:
+        write_line(result.image_id)
     if not quiet and progress not in (*JSON_PROGRESS, "quiet"):
         from layerstore.units import format_size
 
-        what = ", ".join(result.names) or "an image without a name (the next gc removes it)"
+        nameless = "an image without a name (the next gc removes it)"
+        what = (", ".join(result.names) or nameless) if result.is_stored else "written"
         write_note(
             f"{what}: {format_size(result.image.size)} of files, "
             f"{result.cached} of {result.steps} steps from the cache"

@@ -15,7 +15,8 @@ from layerstore.cli.progress import terminal_progress
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
-    from layerstore.image.layout import Compression, NamedImage
+    from layerstore.image.blob_files import Compression
+    from layerstore.image.layout import NamedImage
     from layerstore.store.store import Store
 
 STDIO = "-"
@@ -126,7 +127,8 @@ def save(
     as_json: Json = False,
 ) -> None:
     """Write images as an OCI image layout."""
-    from layerstore.image.layout import save_oci_archive, save_oci_layout
+    from layerstore.image.layout import save_oci_layout
+    from layerstore.image.layout_archive import save_oci_archive
 
     chosen = _compression(compression)
     if output == STDIO:

@@ -107,6 +107,16 @@ def parse_tag_name(text: str) -> str:
     return reference.name
 
 
+def full_name(text: str) -> str:
+    """Return a name with everything that a familiar one leaves out: ``docker.io/library/a:1``.
+
+    Raises:
+        ReferenceSyntaxError: Not a name.
+    """
+    reference = parse_reference(text)
+    return f"{reference.host}/{reference.path}:{reference.tag}"
+
+
 def lookup_form(text: str) -> str:
     """Return what to ask a store for: an id or its beginning as it is, a name in familiar form.
 

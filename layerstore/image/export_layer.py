@@ -85,9 +85,17 @@ def export_rootfs(
     diff_ids: Sequence[DiffId],
     out: BinaryIO,
     *,
+    latest_ns: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write what the layers together look like as one canonical tar, without whiteouts.
+
+    Args:
+        store: Where the layers are.
+        diff_ids: Lowest first.
+        out: Gets the tar.
+        latest_ns: No file of the tar has a later time.
+        progress: Hears the bytes of content.
 
     Raises:
         NotFoundError: A layer is missing.
@@ -95,6 +103,10 @@ def export_rootfs(
     """
     report = progress or Silent()
     changeset = flattened(load_root(store, diff_ids))
+    if latest_ns is not None:
+        changeset = msgspec.structs.replace(
+            changeset, entries=tuple(clamped(entry, latest_ns) for entry in changeset.entries)
+        )
     report.start("writing root file system", sum(entry.size for entry in changeset.entries))
     for piece in _canonical(store, changeset):
         out.write(piece)
@@ -117,6 +129,13 @@ def flattened(root: Node) -> Changeset:
             entry = msgspec.structs.replace(entry, path=path)
         entries.append(entry)
     return Changeset(entries=tuple(entries))
+
+
+def clamped(entry: Entry, latest_ns: int) -> Entry:
+    """Return an entry whose time is no later than ``latest_ns``."""
+    if entry.mtime_ns <= latest_ns:
+        return entry
+    return msgspec.structs.replace(entry, mtime_ns=latest_ns)
 
 
 def _canonical(store: Store, changeset: Changeset) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from layerstore.digest import DiffId, ImageId, sha256_digest
 from layerstore.errors import IntegrityError
 from layerstore.formats import oci
 from layerstore.formats.oci_config import (
@@ -22,12 +23,11 @@ from layerstore.formats.oci_config import (
     decode_config,
     encode_config,
 )
+from layerstore.store.catalog_rows import ImageRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from layerstore.digest import DiffId, ImageId
-    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
@@ -40,6 +40,32 @@ _MACHINES = {
     "i686": ("386", ""),
     "loongarch64": ("loong64", ""),
 }
+
+
+ATTESTATION_KEY = "layerstore.attestation/"
+"""Annotations of a stored manifest that begin so hold attestations: the rest of the key is the
+predicate's type, the value its JSON text. Manifests that leave the store do not have them."""
+
+
+class ImageParts(NamedTuple):
+    """What an image is made of, whether a store lists it or not.
+
+    Attributes:
+        config: Encoded; its digest is the image's id.
+        layers: Lowest first, each published.
+        annotations: Of the manifest.
+        predicates: What is attested of it: JSON texts by predicate type.
+    """
+
+    config: bytes
+    layers: tuple[DiffId, ...]
+    annotations: Mapping[str, str] = {}
+    predicates: Mapping[str, str] = {}
+
+    @property
+    def image_id(self) -> ImageId:
+        """The image's id."""
+        return ImageId(sha256_digest(self.config))
 
 
 class HistoryRow(NamedTuple):
@@ -91,16 +117,79 @@ def create_image(
     Raises:
         NotFoundError: A layer is not in the store.
     """
+    parts = image_parts(config, layers, history, created=created)
+    return publish_parts(session, parts, names=names)
+
+
+def image_parts(
+    config: ImageConfig, layers: Sequence[DiffId], history: Sequence[History], *, created: str
+) -> ImageParts:
+    """Return an image over layers, which no store lists yet; see :func:`create_image`."""
     encoded = encode_config(
         msgspec.structs.replace(
             config, diff_ids=tuple(layers), history=tuple(history), created=created
         )
     )
-    manifest = own_manifest(session.store, encoded, layers)
-    return session.publish_image(encoded, manifest, layers, names=names)
+    return ImageParts(encoded, tuple(layers))
 
 
-def own_manifest(store: Store, config: bytes, layers: Sequence[DiffId]) -> bytes:
+def publish_parts(
+    session: WriteSession, parts: ImageParts, *, names: Sequence[str] = ()
+) -> ImageRecord:
+    """Store an image; see :func:`create_image`. Of one image the manifest stored last counts."""
+    manifest = stored_manifest(session.store, parts)
+    return session.publish_image(parts.config, manifest, parts.layers, names=names)
+
+
+def stored_manifest(store: Store, parts: ImageParts) -> bytes:
+    """Return the manifest that an image has in a store, with its attestations.
+
+    Raises:
+        NotFoundError: A layer is not in the store.
+    """
+    kept = {ATTESTATION_KEY + kind: text for kind, text in parts.predicates.items()}
+    return own_manifest(store, parts.config, parts.layers, {**parts.annotations, **kept})
+
+
+def image_record(store: Store, parts: ImageParts) -> ImageRecord:
+    """Return what the catalog says of an image once it is stored.
+
+    Raises:
+        NotFoundError: A layer is not in the store.
+    """
+    return ImageRecord(
+        parts.image_id,
+        sha256_digest(stored_manifest(store, parts)),
+        decode_config(parts.config).created,
+        parts.layers,
+        sum(store.layer(diff_id).content_size for diff_id in parts.layers),
+    )
+
+
+def load_parts(store: Store, image: ImageRecord) -> ImageParts:
+    """Return what a stored image is made of, with its attestations.
+
+    Raises:
+        IntegrityError: Its config or manifest is damaged.
+    """
+    load_config(store, image.image_id)  # for what it verifies
+    manifest = oci.decode_manifest(store.get_blob(image.manifest_digest))
+    annotations = {}
+    predicates = {}
+    for key, value in manifest.annotations.items():
+        if key.startswith(ATTESTATION_KEY):
+            predicates[key.removeprefix(ATTESTATION_KEY)] = value
+        else:
+            annotations[key] = value
+    return ImageParts(store.get_blob(image.image_id), image.layers, annotations, predicates)
+
+
+def own_manifest(
+    store: Store,
+    config: bytes,
+    layers: Sequence[DiffId],
+    annotations: Mapping[str, str] | None = None,
+) -> bytes:
     """Return the manifest that images made here have: it lists the uncompressed layers.
 
     Raises:
@@ -114,6 +203,7 @@ def own_manifest(store: Store, config: bytes, layers: Sequence[DiffId]) -> bytes
             )
             for diff_id in layers
         ),
+        annotations=dict(annotations or {}),
     )
     return oci.encode_manifest(manifest)
 

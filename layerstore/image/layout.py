@@ -1,57 +1,49 @@
-"""Saving images as an OCI image layout: a directory, or one tar of it.
+"""Saving images as an OCI image layout, a directory; its tars are in layout_archive.
 
 Any OCI tool reads the result; layers come out with the diff IDs they have here.
 Blobs are hashed while they are written, forced to disk and renamed to their
 digest; ``index.json`` is replaced last, so a save that dies leaves the layout as it
-was, plus blobs nobody names. Saving into a layout that exists adds to it.
+was, plus blobs nobody names. Saving into a layout that exists adds to it. An image with
+attestations becomes an index of two manifests, its own and theirs, as BuildKit writes it.
 
-Source: OCI image spec, image-layout.md.
+Source: OCI image spec, image-layout.md; BuildKit, docs/attestations/attestation-storage.md.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from msgspec import structs
 
-from layerstore.digest import Digest, hex_of, sha256_digest
+from layerstore.digest import hex_of, sha256_digest
 from layerstore.errors import ConflictError, FormatError, StorageError
 from layerstore.formats import oci, strict_json
-from layerstore.formats.reference import parse_reference
-from layerstore.formats.tar_writer import TAR_END, member_header, padding
-from layerstore.formats.tree import Entry, Kind
+from layerstore.formats.oci_config import decode_config
+from layerstore.formats.reference import full_name
+from layerstore.image.blob_files import BlobFile, Compression, LayerSink, compressor_of
 from layerstore.image.export_layer import export_layer
-from layerstore.image.images import load_config
-from layerstore.linux.files import fsync_directory, read_at, write_all
+from layerstore.image.images import ImageParts, load_parts
+from layerstore.linux.files import fsync_directory, write_all
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Self
+    from pathlib import Path
 
-    from layerstore.digest import DiffId
+    from layerstore.digest import DiffId, Digest
     from layerstore.formats.oci_config import ImageConfig
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
-
-Compression = Literal["gzip", "zstd", "none"]
 
 LAYOUT_FILE = "oci-layout"
 INDEX_FILE = "index.json"
 CONTAINERD_NAME = "io.containerd.image.name"
 """Annotation with the whole name; ``ref.name`` holds the tag alone, as docker and BuildKit do."""
 
-_COPY_BYTES = 1 << 20
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX_MAX_BYTES = strict_json.MAX_DOCUMENT_BYTES
-# isal's levels end at 3: 291 MB/s a core where zlib's 6 makes 23 and saves a tenth more.
-_GZIP_LEVEL = 3
-_ZSTD_LEVEL = 3
 _MEDIA_TYPES: dict[str, str] = {
     "gzip": oci.LAYER_GZIP_TYPE,
     "zstd": oci.LAYER_ZSTD_TYPE,
@@ -63,7 +55,7 @@ class NamedImage(NamedTuple):
     """An image and the familiar name it is saved under; None for no name."""
 
     name: str | None
-    image: ImageRecord
+    image: ImageRecord | ImageParts
 
 
 class SaveReport(NamedTuple):
@@ -72,10 +64,14 @@ class SaveReport(NamedTuple):
     Attributes:
         index_digest: Of the layout's index.json.
         references: What each image is called in the layout, None for nameless ones.
+        descriptors: Of each image's manifest, or of its index when it has attestations.
+        manifests: Each image's own manifest.
     """
 
     index_digest: Digest
     references: tuple[str | None, ...]
+    descriptors: tuple[oci.Descriptor, ...]
+    manifests: tuple[oci.Manifest, ...]
 
 
 class OutputTakenError(ConflictError):
@@ -99,24 +95,29 @@ def save_oci_layout(
     """
     progress = progress or Silent()
     root = os.fspath(out)
-    with _writing(out):
+    with writing(out):
         index = _open_layout(root)
         writer = _LayoutWriter(store, root, compression, progress)
         references: list[str | None] = []
+        descriptors: list[oci.Descriptor] = []
+        manifests: list[oci.Manifest] = []
         for name, image in images:
-            descriptor = writer.put_image(image)
+            parts = image if isinstance(image, ImageParts) else load_parts(store, image)
+            manifest, descriptor = writer.put_image(parts)
             index, reference = _with_entry(index, descriptor, name)
             references.append(reference)
+            descriptors.append(descriptor)
+            manifests.append(manifest)
         fsync_directory(f"{root}/blobs/sha256")
         raw = oci.encode_index(index)
         _replace(f"{root}/{LAYOUT_FILE}", _LAYOUT)
         _replace(f"{root}/{INDEX_FILE}", raw)
         fsync_directory(root)
-    return SaveReport(sha256_digest(raw), tuple(references))
+    return SaveReport(sha256_digest(raw), tuple(references), tuple(descriptors), tuple(manifests))
 
 
 @contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
     """Turn failures of the disk that is written to into ours; the store has errors of its own."""
     try:
         yield
@@ -126,63 +127,6 @@ def _writing(out: Path) -> Iterator[None]:
             f"could not write {out}: {reason}",
             hint="the store is unharmed; free space there or choose another place",
         ) from err
-
-
-def save_oci_archive(
-    store: Store,
-    images: Sequence[NamedImage],
-    out: Path,
-    *,
-    compression: Compression = "gzip",
-    progress: Progress | None = None,
-) -> SaveReport:
-    """Write images as one tar of an OCI layout, replacing ``out`` when it is whole and durable.
-
-    The layout is spooled beside ``out`` first, because a tar's headers need the sizes of
-    compressed layers before their bytes. Equal images give equal archives.
-
-    Raises:
-        OutputTakenError: ``out`` is a directory.
-        IntegrityError: Stored bytes are damaged; ``out`` is as it was before.
-        StorageError: ``out`` cannot be written.
-    """
-    target = os.path.realpath(out)
-    if os.path.isdir(target):
-        raise OutputTakenError(f"{out} is a directory, expected a file")
-    parent = os.path.dirname(target)
-    with _writing(out), tempfile.TemporaryDirectory(prefix=".layerstore-", dir=parent) as spool:
-        layout = Path(spool) / "layout"
-        report = save_oci_layout(store, images, layout, compression=compression, progress=progress)
-        archive = f"{spool}/archive.tar"
-        with open(archive, "xb") as stream:
-            _write_archive(os.fspath(layout), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(archive, target)
-        fsync_directory(parent)
-    return report
-
-
-def _write_archive(root: str, out: BinaryIO) -> None:
-    blobs = sorted(os.listdir(f"{root}/blobs/sha256"))
-    for path in (LAYOUT_FILE, INDEX_FILE):
-        _write_member(root, path, out)
-    folders = (Entry(path=path, kind=Kind.DIR, mode=0o755) for path in (b"blobs", b"blobs/sha256"))
-    out.writelines(member_header(folder) for folder in folders)
-    for name in blobs:
-        _write_member(root, f"blobs/sha256/{name}", out)
-    out.write(TAR_END)
-
-
-def _write_member(root: str, path: str, out: BinaryIO) -> None:
-    with open(f"{root}/{path}", "rb", buffering=0) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        out.write(member_header(Entry(path=path.encode(), kind=Kind.FILE, mode=0o644, size=size)))
-        # The header promises size bytes; a file that ends early must not pass for a whole one.
-        starts = range(0, size, _COPY_BYTES)
-        fd = stream.fileno()
-        out.writelines(read_at(fd, min(_COPY_BYTES, size - start), start) for start in starts)
-        out.write(padding(size))
 
 
 class _LayoutWriter:
@@ -197,22 +141,29 @@ class _LayoutWriter:
         self._progress = progress
         self._layers: dict[DiffId, oci.Descriptor] = {}
 
-    def put_image(self, image: ImageRecord) -> oci.Descriptor:
-        """Write an image's blobs and return its manifest's descriptor."""
-        config = load_config(self._store, image.image_id)
-        raw_config = self._store.get_blob(image.image_id)
-        manifest = oci.encode_manifest(
-            oci.Manifest(
-                config=self._put(raw_config, oci.CONFIG_TYPE),
-                layers=tuple(self._put_layer(diff_id) for diff_id in image.layers),
-            )
+    def put_image(self, image: ImageParts) -> tuple[oci.Manifest, oci.Descriptor]:
+        """Write an image's blobs; return its manifest, and the descriptor of what names it all."""
+        manifest = oci.Manifest(
+            config=self._put(image.config, oci.CONFIG_TYPE),
+            layers=tuple(self._put_layer(diff_id) for diff_id in image.layers),
+            annotations=dict(image.annotations),
         )
-        return structs.replace(
-            self._put(manifest, oci.MANIFEST_TYPE), platform=_platform_of(config)
+        described = structs.replace(
+            self._put(oci.encode_manifest(manifest), oci.MANIFEST_TYPE),
+            platform=_platform_of(decode_config(image.config)),
         )
+        if not image.predicates:
+            return manifest, described
+        from layerstore.image.attestations import attestation_blobs
+
+        attested = attestation_blobs(described, image.predicates)
+        for blob in attested.blobs:
+            self._put(blob, "")
+        index = oci.Index(manifests=(described, attested.descriptor))
+        return manifest, self._put(oci.encode_index(index), oci.INDEX_TYPE)
 
     def _put(self, raw: bytes, media_type: str) -> oci.Descriptor:
-        with _BlobFile(self._blobs) as blob:
+        with BlobFile(self._blobs) as blob:
             blob.write(raw)
             blob.publish()
         return oci.describe(raw, media_type)
@@ -223,8 +174,8 @@ class _LayoutWriter:
             return known
         size = self._store.layer(diff_id).tar_size
         self._progress.start(f"layer {hex_of(diff_id)[:12]}", size)
-        with _BlobFile(self._blobs) as blob:
-            sink = _Sink(blob, _compressor(self._compression), self._progress)
+        with BlobFile(self._blobs) as blob:
+            sink = LayerSink(blob, compressor_of(self._compression), self._progress)
             export_layer(self._store, diff_id, cast("BinaryIO", sink))
             sink.finish()
             digest = blob.publish()
@@ -234,95 +185,6 @@ class _LayoutWriter:
         )
         self._layers[diff_id] = descriptor
         return descriptor
-
-
-class _BlobFile:
-    """A blob being written; it gets the name of its digest when it is published."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self._temporary: str | None = f"{directory}/.{os.getpid()}.part"
-        # Not a file of the store: the umask of the person who saves decides who may read it.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(self._temporary, flags, 0o666)
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, part: bytes) -> None:
-        self._hash.update(part)
-        self.size += len(part)
-        write_all(self._fd, part)
-
-    def publish(self) -> Digest:
-        assert self._temporary is not None
-        os.fsync(self._fd)
-        fd, self._fd = self._fd, -1
-        os.close(fd)
-        os.rename(self._temporary, f"{self._directory}/{self._hash.hexdigest()}")
-        self._temporary = None
-        return Digest(f"sha256:{self._hash.hexdigest()}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        if self._temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary)
-
-
-class _Compressor(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
-
-
-class _Store:
-    """No compression, in the shape of one."""
-
-    def compress(self, data: bytes, /) -> bytes:
-        return data
-
-    def flush(self) -> bytes:
-        return b""
-
-
-class _Sink:
-    """What a layer's tar is written to: compresses into a blob."""
-
-    def __init__(self, blob: _BlobFile, compressor: _Compressor, progress: Progress) -> None:
-        self._blob = blob
-        self._compressor = compressor
-        self._progress = progress
-
-    def write(self, part: bytes) -> int:
-        compressed = self._compressor.compress(part)
-        if compressed:
-            self._blob.write(compressed)
-        self._progress.advance(len(part))
-        return len(part)
-
-    def finish(self) -> None:
-        self._blob.write(self._compressor.flush())
-
-
-def _compressor(compression: Compression) -> _Compressor:
-    match compression:
-        case "none":
-            return _Store()
-        case "zstd":
-            import zstandard
-
-            # Its default writes no checksum, without which most bit flips pass unseen.
-            return zstandard.ZstdCompressor(_ZSTD_LEVEL, write_checksum=True).compressobj()
-        case "gzip":
-            from isal import isal_zlib
-
-            # 31: a gzip member; isal writes no time and no name, so equal layers stay equal.
-            compressor: _Compressor = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, 31)
-            return compressor
 
 
 def _open_layout(root: str) -> oci.Index:
@@ -372,24 +234,17 @@ def _with_entry(
             if entry.digest != descriptor.digest or entry.annotations.get(oci.REF_NAME)
         ]
         return structs.replace(index, manifests=(*kept, descriptor)), None
-    full_name = _full_name(name)
-    kept = [
-        entry for entry in index.manifests if entry.annotations.get(CONTAINERD_NAME) != full_name
-    ]
+    whole = full_name(name)
+    kept = [entry for entry in index.manifests if entry.annotations.get(CONTAINERD_NAME) != whole]
     taken = {entry.annotations.get(oci.REF_NAME) for entry in kept}
     reference = name.rpartition(":")[2]
     if reference in taken:
         reference = name  # another repository's image has that tag here
         kept = [entry for entry in kept if entry.annotations.get(oci.REF_NAME) != reference]
     named = structs.replace(
-        descriptor, annotations={oci.REF_NAME: reference, CONTAINERD_NAME: full_name}
+        descriptor, annotations={oci.REF_NAME: reference, CONTAINERD_NAME: whole}
     )
     return structs.replace(index, manifests=(*kept, named)), reference
-
-
-def _full_name(name: str) -> str:
-    reference = parse_reference(name)
-    return f"{reference.host}/{reference.path}:{reference.tag}"
 
 
 def _platform_of(config: ImageConfig) -> oci.Platform:

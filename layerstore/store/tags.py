@@ -68,9 +68,11 @@ def manifest_config(manifest: bytes) -> str:
 
 
 def insert_image(connection: sqlite3.Connection, record: ImageRecord) -> None:
-    """Insert an image; the same image again changes nothing."""
+    """Insert an image; of the same image again only the manifest can be new, and then counts."""
     connection.execute(
-        "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO images VALUES (?, ?, ?, ?, ?) ON CONFLICT (image_id) DO UPDATE"
+        " SET manifest_digest = excluded.manifest_digest, seal = excluded.seal"
+        " WHERE manifest_digest <> excluded.manifest_digest",
         (
             record.image_id,
             record.manifest_digest,

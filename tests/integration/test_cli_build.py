@@ -80,7 +80,7 @@ def test_two_builds_of_one_spec_are_one_image(cli, context, tmp_path):
     [
         (["--progress", "fancy", "."], "is no progress"),
         (["--network", "bridge", "."], "is not a network"),
-        (["--label", "x", "."], "is not a label"),
+        (["--label", "=x", "."], "is not a label"),
         (["--build-arg", "=x", "."], "is not a build argument"),
         (["-t", "Bad", "."], "is not an image name"),
         (["-"], "a context on stdin is not supported"),

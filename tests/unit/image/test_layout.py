@@ -16,7 +16,7 @@ from layerstore.errors import FormatError, IntegrityError, StorageError
 from layerstore.formats import oci
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image import layout
+from layerstore.image import layout, layout_archive
 from layerstore.image.images import create_image
 from layerstore.image.layer_item import LayerItem
 from layerstore.image.layer_writer import write_layer
@@ -24,9 +24,9 @@ from layerstore.image.layout import (
     CONTAINERD_NAME,
     NamedImage,
     OutputTakenError,
-    save_oci_archive,
     save_oci_layout,
 )
+from layerstore.image.layout_archive import save_oci_archive
 from layerstore.store.store import Store
 
 CREATED = "2026-11-23T12:00:00Z"
@@ -220,7 +220,7 @@ def test_an_archive_is_a_layout_in_a_tar(store, tmp_path):
 
 def test_a_file_that_ends_early_makes_no_archive(store, tmp_path, monkeypatch):
     image = make(store, "web:1")
-    spooled = layout.save_oci_layout
+    spooled = layout_archive.save_oci_layout
 
     def spool_and_lose(store, images, out, **options):
         report = spooled(store, images, out, **options)
@@ -231,7 +231,7 @@ def test_a_file_that_ends_early_makes_no_archive(store, tmp_path, monkeypatch):
     def _longer(status):
         return os.stat_result([*status[:6], status.st_size + 1, *status[7:10]])
 
-    monkeypatch.setattr(layout, "save_oci_layout", spool_and_lose)
+    monkeypatch.setattr(layout_archive, "save_oci_layout", spool_and_lose)
     with pytest.raises(StorageError, match="file ends 1 bytes early"):
         save_oci_archive(store, [NamedImage("web:1", image)], tmp_path / "image.tar")
     monkeypatch.undo()

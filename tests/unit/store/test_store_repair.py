@@ -15,7 +15,8 @@ from layerstore.digest import blake3_id
 from layerstore.formats.oci_config import ContainerConfig
 from layerstore.image.export_layer import export_layer, export_rootfs
 from layerstore.image.importing import ImportSpec, import_directory, import_tar
-from layerstore.image.layout import NamedImage, save_oci_archive, save_oci_layout
+from layerstore.image.layout import NamedImage, save_oci_layout
+from layerstore.image.layout_archive import save_oci_archive
 from layerstore.image.repairing import RepairOutcome, repair_store
 from layerstore.progress import Silent
 from layerstore.store.check import check

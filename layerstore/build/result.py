@@ -1,0 +1,136 @@
+"""From solved steps to an image: its layers, its history, its config, and what it is based on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.build.squash import Squash, squashed_history, squashed_layers
+from layerstore.build.stage import finished_history
+from layerstore.errors import NotFoundError
+from layerstore.image.images import image_parts, load_config
+from layerstore.store.usage import note_image_use
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from layerstore.build.lower import Plan
+    from layerstore.build.resources import BuildResources
+    from layerstore.build.solver import Result, Solver
+    from layerstore.digest import DiffId
+    from layerstore.formats.oci_config import History, ImageConfig
+    from layerstore.image.images import ImageParts
+    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.store import Store
+
+HISTORY_COMMENT = "buildkit.dockerfile.v0"
+"""Says which rules the history follows, as other builders of this dialect write it."""
+
+
+class BaseImage(NamedTuple):
+    """A stored image that a build began with or copied from.
+
+    Attributes:
+        reference: As the Dockerfile has it.
+    """
+
+    reference: str
+    record: ImageRecord
+    config: ImageConfig
+
+
+class StoredImages:
+    """Base images of a store.
+
+    Attributes:
+        used: Those that were found, in the order they were asked for.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.used: list[BaseImage] = []
+
+    def find(self, reference: str) -> ImageConfig | None:
+        """Return a stored image's config."""
+        try:
+            record = self._store.resolve(reference)
+            config = load_config(self._store, record.image_id)
+        except NotFoundError:
+            return None
+        note_image_use(self._store.paths, record.image_id)
+        self.used.append(BaseImage(reference, record, config))
+        return config
+
+    def base_of(self, config: ImageConfig) -> BaseImage | None:
+        """Return the image whose config a stage began with; None for ``scratch``."""
+        return next((base for base in self.used if base.config is config), None)
+
+
+def finished_image(
+    resources: BuildResources,
+    plan: Plan,
+    solver: Solver,
+    result: Result,
+    base: BaseImage | None,
+    *,
+    epoch: int | None,
+    squash: Squash,
+    annotations: Mapping[str, str],
+) -> ImageParts:
+    """Return the image that a solved plan makes.
+
+    Args:
+        resources: Where squashed layers go.
+        plan: What was solved.
+        solver: By which.
+        result: Of the target.
+        base: What the target's first stage began with.
+        epoch: SOURCE_DATE_EPOCH, the time of the image.
+        squash: Which layers become one.
+        annotations: Of the image's manifest.
+    """
+    history = _history(plan, solver)
+    parts = _assembled(plan, result.layers, history, epoch)
+    if squash is not Squash.NOTHING:
+        is_over_base = squash is Squash.NEW_LAYERS and base is not None
+        below = base if is_over_base else None
+        kept = len(below.config.diff_ids) if below is not None else 0
+        layers = squashed_layers(resources, result.layers, kept)
+        merged = squashed_history(
+            history,
+            below.config.history if below is not None else (),
+            parts.image_id,
+            below.record.image_id if below is not None else None,
+            has_layer=len(layers) > kept,
+        )
+        parts = _assembled(plan, layers, merged, epoch)
+    return parts._replace(annotations=dict(annotations))
+
+
+def _history(plan: Plan, solver: Solver) -> list[History]:
+    steps: list[tuple[str, str | None]] = []
+    for step in plan.state.steps:
+        made = solver.result(step.vertex) if step.vertex is not None else None
+        has_layer = made is not None and made.diff_id is not None
+        steps.append(
+            (step.created_by, rfc3339(made.created) if has_layer and made is not None else None)
+        )
+    return finished_history(plan.state.image.history, steps, HISTORY_COMMENT)
+
+
+def _assembled(
+    plan: Plan, layers: tuple[DiffId, ...], history: list[History], epoch: int | None
+) -> ImageParts:
+    created = next((step.created for step in reversed(history) if step.created), "")
+    if epoch is not None or not created:
+        created = rfc3339(float(epoch) if epoch is not None else 0.0)
+    config = plan.state.final_config()
+    return image_parts(config, layers, history, created=created)
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a time in UTC, with microseconds where it has some."""
+    whole = int(seconds)
+    micro = round((seconds - whole) * 1_000_000) % 1_000_000
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{text}.{micro:06d}Z" if micro else f"{text}Z"

@@ -1,0 +1,238 @@
+"""A tree as files of the host, for whoever runs the command: ``--output type=local``.
+
+Every directory is opened by one name below its parent's descriptor and never through a
+link, so whatever links the tree or the destination holds, nothing is written outside. Each
+file gets its name by a rename when it is whole. Owners are not kept, nor set-user-ID and
+set-group-ID bits, extended attributes and devices: the tree of a stranger gets no rights on
+this host. A destination that does not exist appears whole; one that exists is added to.
+
+Source: openat(2), rename(2); buildx, ``--output type=local``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from typing import TYPE_CHECKING, Final
+
+from layerstore.errors import ConflictError, StorageError
+from layerstore.formats.tree import Kind
+from layerstore.linux.files import fsync_directory, write_all
+from layerstore.progress import Progress, Silent
+from layerstore.store.objects import sync_file_system
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from layerstore.formats.tree import Entry
+    from layerstore.image.stack import Node
+    from layerstore.store.store import Store
+
+_MODE_BITS: Final = 0o1777
+_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def checkout(
+    store: Store,
+    root: Node,
+    out: Path,
+    *,
+    latest_ns: int | None = None,
+    on_skip: Callable[[bytes, str], None] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write a tree below the directory ``out``, durably.
+
+    Args:
+        store: Where contents are read.
+        root: The tree.
+        out: Made with its parents when absent, and then appears whole. Files of the tree
+            replace others of their name there; nothing else there changes.
+        latest_ns: No file gets a later time.
+        on_skip: Hears the path of what is not written, and why.
+        progress: Hears the bytes of content.
+
+    Raises:
+        ConflictError: A file of the tree is a directory in ``out``.
+        StorageError: ``out`` cannot be written.
+        IntegrityError: Stored bytes are damaged.
+    """
+    target = os.path.abspath(out)
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.lexists(target):
+            _write_below(store, root, target, latest_ns, on_skip, progress)
+            return
+        staged = f"{os.path.dirname(target)}/.{os.path.basename(target)}.{os.getpid()}.part"
+        try:
+            os.mkdir(staged)
+            _write_below(store, root, staged, latest_ns, on_skip, progress)
+            os.rename(staged, target)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        fsync_directory(os.path.dirname(target))
+    except OSError as err:
+        reason = os.strerror(err.errno) if err.errno else str(err)
+        raise StorageError(
+            f"could not write {out}: {reason}",
+            hint="the store is unharmed; free space there or choose another place",
+        ) from err
+
+
+def _write_below(
+    store: Store,
+    root: Node,
+    directory: str,
+    latest_ns: int | None,
+    on_skip: Callable[[bytes, str], None] | None,
+    progress: Progress | None,
+) -> None:
+    report = progress or Silent()
+    report.start("writing files", None)
+    # The destination itself is the caller's: a link to a directory is what they mean.
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _Checkout(store, latest_ns, on_skip or (lambda _path, _why: None), report).fill(fd, root)
+    finally:
+        os.close(fd)
+    sync_file_system(directory)
+    report.finish()
+
+
+class _Checkout:
+    """Writes one tree; see the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        latest_ns: int | None,
+        on_skip: Callable[[bytes, str], None],
+        progress: Progress,
+    ) -> None:
+        self._store = store
+        self._latest_ns = latest_ns
+        self._on_skip = on_skip
+        self._progress = progress
+        # Nobody can foresee it, so no file of the tree is called like it.
+        self._staged = f".layerstore-{os.urandom(8).hex()}.part".encode()
+        self._first_names: dict[int, bytes] = {}
+
+    def fill(self, top: int, root: Node) -> None:
+        """Write everything below ``root`` into the directory ``top``; modes of directories last."""
+        # (descriptor, names still to write, their directory's path and node)
+        pending = [(os.dup(top), iter((root.children or {}).items()), b"", root)]
+        try:
+            while pending:
+                fd, names, path, node = pending[-1]
+                for name, child in names:
+                    below = path + b"/" + name if path else name
+                    if child.children is None:
+                        self._write(top, fd, name, below, child)
+                        continue
+                    inner = self._enter(fd, name, below)
+                    pending.append((inner, iter(child.children.items()), below, child))
+                    break
+                else:
+                    if path:
+                        os.fchmod(fd, node.entry.mode & _MODE_BITS)
+                        os.utime(fd, ns=self._times(node.entry))
+                    pending.pop()
+                    os.close(fd)
+        finally:
+            for fd, *_ in pending:
+                os.close(fd)
+
+    def _enter(self, parent: int, name: bytes, path: bytes) -> int:
+        """Open the directory ``name``, making it; what is no directory gives way."""
+        self._make_way(parent, name, path, directory=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+        if os.geteuid() != 0:
+            os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | 0o700)  # its mode comes last
+        return fd
+
+    def _write(self, top: int, parent: int, name: bytes, path: bytes, node: Node) -> None:
+        entry = node.entry
+        if entry.kind not in (Kind.FILE, Kind.SYMLINK):
+            self._on_skip(path, "devices and fifos are not made outside of containers")
+            return
+        self._make_way(parent, name, path, directory=False)
+        try:
+            first = self._first_names.setdefault(node.ino, path) if node.nlink > 1 else path
+            if first == path or not self._link(top, parent, first):
+                self._create(parent, entry)
+            os.rename(self._staged, name, src_dir_fd=parent, dst_dir_fd=parent)
+            with contextlib.suppress(FileNotFoundError):
+                # Two names of one file: rename(2) does nothing then.
+                os.unlink(self._staged, dir_fd=parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(self._staged, dir_fd=parent)
+            raise
+
+    def _link(self, top: int, parent: int, first: bytes) -> bool:
+        """Give a file that was written one more name; False when it is gone meanwhile."""
+        fd = os.dup(top)
+        try:
+            *folders, last = first.split(b"/")
+            for folder in folders:
+                inner = os.open(folder, _DIRECTORY_FLAGS, dir_fd=fd)
+                os.close(fd)
+                fd = inner
+            os.link(last, self._staged, src_dir_fd=fd, dst_dir_fd=parent, follow_symlinks=False)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def _create(self, parent: int, entry: Entry) -> None:
+        if entry.kind is Kind.SYMLINK:
+            os.symlink(entry.target, self._staged, dir_fd=parent)
+            os.utime(self._staged, ns=self._times(entry), dir_fd=parent, follow_symlinks=False)
+            return
+        fd = os.open(self._staged, _FILE_FLAGS, 0o600, dir_fd=parent)
+        try:
+            at = 0
+            for length, chunk in entry.extents:
+                if chunk is None:
+                    os.lseek(fd, length, os.SEEK_CUR)
+                else:
+                    write_all(fd, self._store.read_refs(((length, chunk),)))
+                at += length
+                self._progress.advance(length)
+            os.ftruncate(fd, at)
+            os.fchmod(fd, entry.mode & _MODE_BITS)
+            os.utime(fd, ns=self._times(entry))
+        finally:
+            os.close(fd)
+
+    def _make_way(self, parent: int, name: bytes, path: bytes, *, directory: bool) -> None:
+        """Remove a file where a directory goes; refuse to remove a directory.
+
+        Raises:
+            ConflictError: A directory is where a file goes.
+        """
+        try:
+            mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return
+        if directory and not stat.S_ISDIR(mode):
+            os.unlink(name, dir_fd=parent)
+        if not directory and stat.S_ISDIR(mode):
+            raise ConflictError(
+                f"{os.fsdecode(path)!r} is a directory in the destination and a file in the image",
+                hint="choose an empty or new directory",
+            )
+
+    def _times(self, entry: Entry) -> tuple[int, int]:
+        time_ns = entry.mtime_ns
+        if self._latest_ns is not None:
+            time_ns = min(time_ns, self._latest_ns)
+        return time_ns, time_ns
