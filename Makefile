@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 2
 FUZZ_SECONDS ?= 120
 DIFFERENTIAL_ARCHIVES ?= 50000
 
-.PHONY: help demo test crash-nightly crash-release hostile fuzz differential lint format lock bench bench-views setup
+.PHONY: help demo test conformance crash-nightly crash-release hostile fuzz differential lint format lock bench bench-views setup
 .PHONY: setup-system setup-test-system clean
 
 help: ## Show what can be made
@@ -40,6 +40,9 @@ hostile: setup-test-system $(VENV)/.ready ## Run the whole corpus of hostile inp
 
 fuzz: $(VENV)/.ready ## Fuzz every parser for FUZZ_SECONDS each; atheris guides it where it is installed
 	$(BIN)/python -m tests.security.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+conformance: setup-test-system $(VENV)/.ready ## Run the whole Dockerfile conformance kit (LAYERSTORE_CONFORMANCE names its folder)
+	LAYERSTORE_CONFORMANCE_WHOLE=1 $(BIN)/pytest -s tests/conformance/test_dockerfile_kit.py $(PYTEST_ARGS)
 
 differential: setup-test-system $(VENV)/.ready ## Compare our reading of generated archives with GNU tar's
 	$(BIN)/python -m tests.security.differential $(DIFFERENTIAL_ARCHIVES)

@@ -5,7 +5,9 @@ Works on trees in memory: reads :mod:`layerstore.build.source` nodes, writes a
 copies its contents; a file goes into a destination that is a directory or ends with a
 slash; new parents are 0755 and belong to ``--chown`` or root; a directory that exists
 keeps its mode and owner when it is the destination itself and takes the source's when
-it lies below. A file over a directory, or the other way round, is refused.
+it lies below. Below a copied directory the source wins: a file replaces a directory and the
+other way round, as docker's old builder has it where BuildKit gives up. What the instruction
+itself names is not replaced by something of another kind.
 
 Source: behaviour of BuildKit's file operation (docs/how-to/build.md, "COPY and ADD").
 """
@@ -21,6 +23,8 @@ from layerstore.errors import BuildError
 from layerstore.formats.tree import Entry, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from layerstore.build.modes import ModeChange
     from layerstore.build.source import Match, Selected
     from layerstore.build.target import Owner, TargetTree
@@ -33,10 +37,13 @@ class CopyOptions(NamedTuple):
     Attributes:
         owner: Everything copied and created gets it; None keeps the source's.
         mode: Applied to everything copied except symlinks; None keeps the source's.
+        told: Hears of a symlink that a directory replaces: whoever copies over ``/lib`` of
+            an image where that is a link to ``usr/lib`` wants to know.
     """
 
     owner: Owner | None = None
     mode: ModeChange | None = None
+    told: Callable[[str], None] = lambda _: None
 
 
 def copy_match(target: TargetTree, match: Match, dest: str, options: CopyOptions) -> None:
@@ -91,17 +98,16 @@ class _Copier:
         if selected.node.entry.kind is Kind.DIR:
             self._directory(selected, place, top=top)
         else:
-            self._file(selected, place)
+            self._file(selected, place, top=top)
 
     def _directory(self, selected: Selected, place: bytes, *, top: bool) -> None:
         source = selected.node.entry
         existing = self._target.lookup(place)
+        if existing is not None and existing.children is None:
+            self._make_way(existing, place, top=top)
+            existing = None
         if existing is None:
             self._target.put(self._attributes(selected, place))
-        elif existing.children is None:
-            raise BuildError(
-                f"cannot copy the directory to /{os.fsdecode(place)}: it is not a directory"
-            )
         for name, child in selected.children:
             self.copy(child, place + b"/" + name if place else name, top=False)
         if not place:
@@ -116,9 +122,17 @@ class _Copier:
                 place, msgspec.structs.replace(kept.entry, mtime_ns=source.mtime_ns)
             )
 
-    def _file(self, selected: Selected, place: bytes) -> None:
+    def _make_way(self, existing: Node, place: bytes, *, top: bool) -> None:
+        shown = os.fsdecode(place)
+        if top:
+            raise BuildError(f"cannot copy the directory to /{shown}: it is not a directory")
+        if existing.entry.kind is Kind.SYMLINK:
+            points_to = os.fsdecode(existing.entry.target)
+            self._options.told(f"/{shown}, a symbolic link to {points_to}, becomes a directory")
+
+    def _file(self, selected: Selected, place: bytes, *, top: bool) -> None:
         existing = self._target.lookup(place)
-        if existing is not None and existing.children is not None:
+        if top and existing is not None and existing.children is not None:
             raise BuildError(f"cannot replace the directory /{os.fsdecode(place)} with a file")
         identity = selected.node.link_identity()
         shared = self._links.get(identity) if identity is not None else None

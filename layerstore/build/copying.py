@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from layerstore.build.cache_key import selection_digest
@@ -74,10 +75,11 @@ class Copying:
         matches = self._matches(op, vertex, inputs)
         for source, found in matches:
             if not found:  # BuildKit lets it pass as well, but silently
-                self._resources.ui.message(f"{vertex.span}: no file matches {source}")
+                self._tell(vertex, f"no file matches {source}")
         target = self._resources.target(() if op.link else inputs[0].layers)
         owner = self._owner(op.owner, target) if op.owner else None
-        options = CopyOptions(owner, parse_mode(op.mode) if op.mode else None)
+        mode = parse_mode(op.mode) if op.mode else None
+        options = CopyOptions(owner, mode, partial(self._tell, vertex))
         with contextlib.ExitStack() as stack:
             for _, found in matches:
                 for match in found:
@@ -89,6 +91,9 @@ class Copying:
                 name = os.fsencode(document.name)
                 copy_match(target, Match(name, name, select(node)), op.dest, options)
             return self._resources.publish(*target.items(), near=inputs[0].layers)
+
+    def _tell(self, vertex: Vertex, what: str) -> None:
+        self._resources.ui.message(f"{vertex.span}: {what}")
 
     def _unpack(
         self,

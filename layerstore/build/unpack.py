@@ -80,7 +80,7 @@ def unpack(
     """
     with open_content() as file:
         limits = Limits()
-        reader = TarReader(decompressed(file.read, limits), limits)
+        reader = TarReader(decompressed(file.read, limits), limits, nameless=True)
         work = _Unpacking(target, place, reader, spool, owner)
         while (member := reader.next_member()) is not None:
             work.add(member)
@@ -123,7 +123,10 @@ class _Unpacking:
     def add(self, member: Member) -> None:
         """Take one member and its content."""
         if not member.path:
-            return  # the archive's root: the destination keeps its own attributes
+            # The archive's root: the destination keeps its own attributes. Files without a
+            # name mean the root as well, and are nothing, to docker.
+            self._skip(member)
+            return
         head, _, name = member.path.rpartition(b"/")
         parent = self._real(head)
         self._charge(parent)
@@ -140,6 +143,11 @@ class _Unpacking:
         self._target.put(entry)
         if member.kind is Kind.DIR:
             self._directories[path] = entry
+
+    def _skip(self, member: Member) -> None:
+        left = member.stored
+        while left:
+            left -= len(self._reader.read(min(left, _COPY_BYTES)))
 
     def _charge(self, parent: bytes) -> None:
         """Count directories that a path implies: a deep one makes a thousand of them."""

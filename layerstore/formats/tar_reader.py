@@ -54,11 +54,16 @@ class TarReader:
     Args:
         spans: The archive's bytes in order, in pieces of any size.
         limits: What the archive may cost.
+        nameless: A file without a name gets the path of the root, for the caller to pass over,
+            instead of ending the reading.
     """
 
-    def __init__(self, spans: Iterator[bytes], limits: Limits | None = None) -> None:
+    def __init__(
+        self, spans: Iterator[bytes], limits: Limits | None = None, *, nameless: bool = False
+    ) -> None:
         self._spans = spans
         self._limits = limits or Limits()
+        self._nameless = nameless
         self._buffer = b""
         self._at = 0
         self._base = 0
@@ -303,7 +308,8 @@ class TarReader:
         if member.kind is FILE:
             if header.typeflag == b"S" or (extended is not None and not extended.plain):
                 self._sparse(member, header, extended, block)
-            member.path = member_path(member.name, is_directory=False)
+            nothing = self._nameless and not member.name
+            member.path = b"" if nothing else member_path(member.name, is_directory=False)
             self._logical_bytes += member.size
             if self._logical_bytes > self._limits.logical_bytes:
                 limit = self._limits.logical_bytes

@@ -211,6 +211,34 @@ def test_add_replaces_and_merges(project: Builder) -> None:
     assert "y/dir/c" not in files
 
 
+def test_below_a_copied_directory_the_source_wins(project: Builder) -> None:
+    project.write({"one/name/in": b"1", "one/other": b"1", "two/other/in": b"2"})
+    os.symlink("other", project.context / "two" / "name")
+    lines = "FROM scratch\nCOPY one /x/\nCOPY two /x/\n"
+    files = project.files(project.build(lines))
+    assert (files["x/name"].kind, files["x/name"].target) == (Kind.SYMLINK, b"other")
+    assert "x/name/in" not in files
+    assert files["x/other/in"].content == b"2"
+    assert project.ui.messages == []
+    files = project.files(project.build(lines + "COPY one /x/\n"))
+    assert (files["x/name/in"].content, files["x/other"].content) == (b"1", b"1")
+    assert "x/other/in" not in files
+    (told,) = project.ui.messages
+    assert told.endswith("Dockerfile:4:1: /x/name, a symbolic link to other, becomes a directory")
+
+
+def test_what_the_instruction_names_is_not_replaced(project: Builder) -> None:
+    with pytest.raises(BuildStepError, match="cannot replace the directory /x/a with a file"):
+        project.build("FROM scratch\nCOPY dir /x/a/\nCOPY a /x/\n")
+
+
+def test_add_passes_over_files_without_a_name(project: Builder) -> None:
+    project.write({"x.tar": tar_bytes(member("", b"nothing" * 300), member("b", b"B"))})
+    files = project.files(project.build("FROM scratch\nADD x.tar /y\n"))
+    assert {path for path in files if path.startswith("y")} == {"y", "y/b"}
+    assert files["y/b"].content == b"B"
+
+
 def test_add_never_leaves_the_destination(project: Builder) -> None:
     archive = tar_bytes(
         member("up", type=tarfile.SYMTYPE, linkname="../../.."),
