@@ -11,6 +11,7 @@ from layerstore.build.dockerfile.parser import parse_dockerfile
 from layerstore.build.dockerfile.syntax import Notice, SourceSpan
 from layerstore.build.errors import BuildStepError
 from layerstore.build.executor import BuildExecutor
+from layerstore.build.fetch.lazy import LazyFetcher
 from layerstore.build.ignore import IgnoreRules
 from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
 from layerstore.build.outputs import Output, OutputKind, write_outputs
@@ -58,6 +59,7 @@ class BuildRequest:
         secrets: Values by id, for ``RUN --mount=type=secret``.
         no_cache: Run every step; the results are remembered all the same.
         network: False gives no RUN a network.
+        environ: The caller's variables; fetching heeds those of proxies.
         source_date_epoch: Seconds: no time in the image is later. A build argument
             SOURCE_DATE_EPOCH means the same and goes first.
         outputs: Where the result goes.
@@ -75,6 +77,7 @@ class BuildRequest:
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     no_cache: bool = False
     network: bool = True
+    environ: Mapping[str, str] = field(default_factory=dict)
     source_date_epoch: int | None = None
     outputs: Sequence[Output] = (Output(kind=OutputKind.IMAGE),)
     squash: Squash = Squash.NOTHING
@@ -158,7 +161,8 @@ def _build_once(
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
     with (
         Context(request.context, ignore, now_ns=now_ns) as context,
-        BuildExecutor(store, context, settings, counter, epoch=epoch) as executor,
+        LazyFetcher(store, request.environ, request.secrets) as fetcher,
+        BuildExecutor(store, context, fetcher, settings, counter, epoch=epoch) as executor,
     ):
         cache = _StoreCache(store, executor)
         solver = Solver(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from layerstore.build.cache_key import selection_digest
 from layerstore.build.copy import CopyOptions, copy_match, prepare_destination
-from layerstore.build.graph import ContextOp
+from layerstore.build.graph import ContextOp, HttpOp
 from layerstore.build.ignore import IgnoreRules, has_wildcards
 from layerstore.build.modes import parse_mode
 from layerstore.build.source import Match, SourceNode, TreeNode, find, inline_file, select
+from layerstore.build.stored_file import open_stored
 from layerstore.build.users import MAX_FILE_BYTES, UserDatabase, resolve_owner
 from layerstore.errors import BuildError, InputError
 from layerstore.formats.tree import Kind
@@ -81,9 +82,10 @@ class Copying:
         mode = parse_mode(op.mode) if op.mode else None
         options = CopyOptions(owner, mode, partial(self._tell, vertex))
         with contextlib.ExitStack() as stack:
-            for _, found in matches:
+            for number, (_, found) in enumerate(matches):
+                unpack = _is_unpacked(op, vertex, number)
                 for match in found:
-                    if not (op.unpack and self._unpack(op, match, target, owner, stack)):
+                    if not (unpack and self._unpack(op, match, target, owner, stack)):
                         copy_match(target, match, _place_of(op), options)
             for document in op.documents:
                 data = document.content.encode("utf-8", "surrogateescape")
@@ -107,9 +109,9 @@ class Copying:
         from layerstore.build.unpack import looks_like_archive, unpack
 
         node = match.selected.node
-        open_content = node.opener()
-        if node.entry.kind is not Kind.FILE or open_content is None:
+        if node.entry.kind is not Kind.FILE:
             return False
+        open_content = node.opener() or partial(open_stored, self._resources.store, node.entry)
         if not looks_like_archive(open_content):
             return False
         place = prepare_destination(target, op.dest, owner)
@@ -130,12 +132,15 @@ class Copying:
         """
         if not op.sources:
             return []
-        root = input_root(self._resources, vertex, inputs, 1)
+        roots: dict[int, SourceNode] = {}
         span = vertex.span
         assert span is not None
         excludes = IgnoreRules.from_patterns(op.exclude, span) if op.exclude else None
         matches = []
-        for source in op.sources:
+        for number, source in enumerate(op.sources):
+            origin = op.origin(number)
+            if origin not in roots:
+                roots[origin] = input_root(self._resources, vertex, inputs, origin)
             includes = None
             pattern = source
             if op.parents:
@@ -143,7 +148,7 @@ class Copying:
                 includes = IgnoreRules.from_patterns([inner], span)
             found = [
                 Match(path.rpartition(b"/")[2], path, select(node, includes, excludes))
-                for path, node in find(root, pattern)
+                for path, node in find(roots[origin], pattern)
             ]
             _check_found(source, found, vertex, parents=op.parents)
             matches.append((source, found))
@@ -175,6 +180,11 @@ def input_root(
     if isinstance(vertex.inputs[index].op, ContextOp):
         return resources.context_tree()
     return TreeNode(resources.source_tree(inputs[index].layers))
+
+
+def _is_unpacked(op: CopyOp, vertex: Vertex, source: int) -> bool:
+    fetched = isinstance(vertex.inputs[op.origin(source)].op, HttpOp)
+    return op.unpack_remote if fetched else op.unpack
 
 
 def _split_pivot(source: str) -> tuple[str, str]:

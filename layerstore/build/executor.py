@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Self
 
 from layerstore.build.copying import Copying
 from layerstore.build.errors import BuildStepError
-from layerstore.build.graph import CopyOp, MkdirOp, RunOp
+from layerstore.build.graph import CopyOp, HttpOp, MkdirOp, RunOp
 from layerstore.build.merging import stand_alone
 from layerstore.build.resources import BuildResources
 from layerstore.build.running import Running
-from layerstore.build.solver import Made
+from layerstore.build.solver import Made, Source
 from layerstore.errors import BuildError, InputError, LayerstoreError, MountError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from layerstore.build.context import Context
+    from layerstore.build.fetch.lazy import LazyFetcher
     from layerstore.build.graph import Vertex
     from layerstore.build.run.settings import RunSettings
     from layerstore.build.solver import Result
@@ -37,6 +38,7 @@ class BuildExecutor:
     Args:
         store: Where layers come from and go to.
         context: The build context.
+        fetcher: Brings remote sources.
         settings: Shared by all RUN steps.
         ui: Gets the output of commands.
         epoch: SOURCE_DATE_EPOCH: no time in a layer is later.
@@ -49,12 +51,14 @@ class BuildExecutor:
         self,
         store: Store,
         context: Context,
+        fetcher: LazyFetcher,
         settings: RunSettings,
         ui: BuildUi,
         *,
         epoch: int | None,
     ) -> None:
         self.resources = BuildResources(store, context, ui, epoch=epoch)
+        self._fetcher = fetcher
         self._copying = Copying(self.resources)
         self._running = Running(self.resources, settings)
 
@@ -69,6 +73,18 @@ class BuildExecutor:
     def session(self) -> WriteSession:
         """The build's one write session, begun when first asked for."""
         return self.resources.session
+
+    def fetch(self, vertex: Vertex, *, fresh: bool) -> Source:
+        """Return a remote source's layer, fetched if what is known of it is not current.
+
+        Raises:
+            BuildStepError: It cannot be had.
+        """
+        with _blaming(vertex):
+            op = vertex.op
+            if not isinstance(op, HttpOp):
+                raise InputError("git sources are not supported yet")
+            return Source(*self._fetcher.get().http(op, fresh=fresh))
 
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a vertex takes from its inputs are named in its key.

@@ -4,6 +4,9 @@ A vertex is one operation and its inputs; its result is a stack of layers, or fo
 :class:`ContextOp` the build context. Operations are plain values whose encoding is
 part of the cache key, so everything that changes a result must be in them, and
 nothing that does not: no secrets, no proxies, no paths of the host. Immutable.
+
+Remote sources (:class:`HttpOp`, :class:`GitOp`) are in no key themselves: what copies from
+one has the content that was fetched in its key.
 """
 
 from __future__ import annotations
@@ -30,6 +33,40 @@ class ContextOp(msgspec.Struct, frozen=True, tag="context"):
     """The build context."""
 
 
+class HttpOp(msgspec.Struct, frozen=True, tag="http"):
+    """A file from an HTTP server; the result is a layer with nothing else.
+
+    Attributes:
+        url: As written, a password included.
+        name: The file's name; empty for what the server calls it.
+        checksum: SHA-256 of the content in hex; empty when any will do.
+    """
+
+    url: str
+    name: str
+    checksum: str
+
+
+class GitOp(msgspec.Struct, frozen=True, tag="git"):
+    """Files of a git repository; the result is a layer with nothing else.
+
+    Attributes:
+        remote: URL or ``user@host:path``, a password included.
+        ref: Branch, tag, other ref or commit; empty for the default branch.
+        subdir: Whose content is meant; empty for everything.
+        commit: What the ref must be or begin with; empty when anything will do.
+        keep_git_dir: ``.git`` comes along.
+        submodules: Submodules come along.
+    """
+
+    remote: str
+    ref: str
+    subdir: str
+    commit: str
+    keep_git_dir: bool
+    submodules: bool
+
+
 class MkdirOp(msgspec.Struct, frozen=True, tag="mkdir"):
     """Make a directory and its parents (WORKDIR).
 
@@ -54,16 +91,18 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class CopyOp(msgspec.Struct, frozen=True, tag="copy"):
-    """COPY or ADD. Input 0 is the root to copy into, input 1 what to copy from.
+    """COPY or ADD. Input 0 is the root to copy into, the others are what to copy from.
 
     Attributes:
         sources: Patterns, as the Dockerfile has them after expansion.
         dest: Absolute; a trailing slash says that it is a directory.
         owner: ``user[:group]``; empty keeps the source's (root's, of a context).
         mode: ``--chmod``; empty keeps the source's.
-        unpack: Local archives are unpacked.
+        unpack: Archives are unpacked, unless they were fetched from a URL.
         parents: Source paths are recreated below the destination.
         link: The layer depends on nothing below it.
+        origins: For each source the number of its input; empty when all are of input 1.
+        unpack_remote: Archives that were fetched from a URL are unpacked.
     """
 
     sources: tuple[str, ...]
@@ -75,6 +114,12 @@ class CopyOp(msgspec.Struct, frozen=True, tag="copy"):
     parents: bool
     link: bool
     exclude: tuple[str, ...]
+    origins: tuple[int, ...] = ()
+    unpack_remote: bool = False
+
+    def origin(self, source: int) -> int:
+        """Return the number of the input that a source is taken from."""
+        return self.origins[source] if self.origins else 1
 
 
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +169,8 @@ class RunOp(msgspec.Struct, frozen=True, tag="run"):
     mounts: tuple[MountSpec, ...]
 
 
-Op = BaseOp | ContextOp | MergeOp | MkdirOp | CopyOp | RunOp
+RemoteOp = HttpOp | GitOp
+Op = BaseOp | ContextOp | RemoteOp | MergeOp | MkdirOp | CopyOp | RunOp
 
 
 class Vertex:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from layerstore.build.dockerfile.errors import SpecError, unsupported
+from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.expand import (
     check_environment,
     expand_instruction,
@@ -42,7 +42,9 @@ from layerstore.build.dockerfile.syntax import (
     Volume,
     Workdir,
 )
-from layerstore.build.graph import BaseOp, ContextOp, CopyOp, Document, MkdirOp, Op, Vertex
+from layerstore.build.fetch.redaction import redacted
+from layerstore.build.graph import BaseOp, ContextOp, MkdirOp, Op, RemoteOp, Vertex
+from layerstore.build.lower_copy import copy_history, lower_copy
 from layerstore.build.lower_run import lower_run
 from layerstore.build.platforms import Platform, parse_platform
 from layerstore.build.stage import StageState
@@ -54,7 +56,6 @@ if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import CommandLine, Dockerfile, SourceSpan, Stage
 
 SCRATCH = "scratch"
-_REMOTE = ("http://", "https://", "git://", "ssh://", "git@", "ftp://", "file://")
 
 
 class Images(Protocol):
@@ -115,6 +116,7 @@ class Lowering:
         self._done: dict[int, StageState] = {}
         self._declared: set[str] = set()
         self._image_roots: dict[str, tuple[Vertex, ImageConfig]] = {}
+        self._remotes: dict[RemoteOp, Vertex] = {}
         self._globals = self._global_args()
 
     def target(self) -> Stage:
@@ -195,6 +197,12 @@ class Lowering:
             vertex = Vertex(BaseOp(config.diff_ids), (), span, f"FROM {reference}")
             known = self._image_roots[reference] = (vertex, config)
         return known
+
+    def remote(self, op: RemoteOp, label: str, span: SourceSpan) -> Vertex:
+        """Return the vertex of a remote source, which is fetched once however often it stands."""
+        if op not in self._remotes:
+            self._remotes[op] = Vertex(op, (), span, f"[fetch] {label}")
+        return self._remotes[op]
 
     def global_env(self) -> dict[str, str]:
         """Return what FROM may use."""
@@ -314,29 +322,13 @@ class _StageLowering:
         state.add_layer(vertex, state.run_history(op.args))
 
     def _copy(self, state: StageState, instruction: Copy | Add) -> None:
-        _refuse_remote(instruction)
-        source = self._lowering.context
-        from_ = instruction.from_ if isinstance(instruction, Copy) else None
-        if from_ is not None:
-            span = instruction.flag_span("from")
-            source = self._lowering.source_root(from_, self._stage, span)
-        op = CopyOp(
-            sources=instruction.sources,
-            documents=tuple(Document(each.name, each.content) for each in instruction.heredocs),
-            dest=_destination(state, instruction.dest),
-            owner=instruction.chown or "",
-            mode=instruction.chmod or "",
-            unpack=isinstance(instruction, Add) and instruction.unpack is not False,
-            parents=instruction.parents if isinstance(instruction, Copy) else False,
-            link=instruction.link,
-            exclude=instruction.exclude,
-        )
-        vertex = self._vertex(op, (state.vertex, source), instruction)
-        state.add_layer(vertex, _copy_history(instruction))
+        op, inputs = lower_copy(self._lowering, self._stage, state, instruction)
+        vertex = self._vertex(op, inputs, instruction)
+        state.add_layer(vertex, copy_history(instruction))
 
     def _vertex(self, op: Op, inputs: tuple[Vertex, ...], instruction: StageInstruction) -> Vertex:
         self._number += 1
-        label = self._label(instruction.original)
+        label = self._label(redacted(instruction.original))
         return Vertex(op, inputs, instruction.span, label, instruction.original)
 
     def _label(self, text: str) -> str:
@@ -404,45 +396,6 @@ def _command(state: StageState, command: CommandLine) -> tuple[str, ...]:
     if command.argv is not None:
         return command.argv
     return state.with_shell(command.shell or "")
-
-
-def _destination(state: StageState, dest: str) -> str:
-    path = state.absolute(dest)
-    if (dest == "." or dest.endswith("/.")) and not path.endswith("/"):
-        return path + "/"
-    return path
-
-
-def _copy_history(instruction: Copy | Add) -> str:
-    words = [instruction.KEYWORD]
-    if isinstance(instruction, Copy) and instruction.parents:
-        words.append("--parents")
-    if instruction.chown:
-        words.append(f"--chown={instruction.chown}")
-    if instruction.chmod:
-        words.append(f"--chmod={instruction.chmod}")
-    words += instruction.sources
-    words += [f"<<{each.name}" for each in instruction.heredocs]
-    return " ".join([*words, instruction.dest, "# buildkit"])
-
-
-def _refuse_remote(instruction: Copy | Add) -> None:
-    for source in instruction.sources:
-        if not source.startswith(_REMOTE):
-            continue
-        if isinstance(instruction, Copy):
-            raise SpecError(f"COPY cannot fetch {source}", instruction.span)
-        raise unsupported(
-            instruction.span, f"ADD of the remote source {source}",
-            hint="fetch it in a RUN, or put it into the build context",
-        )  # fmt: skip
-    if isinstance(instruction, Add):
-        if instruction.checksum:
-            raise SpecError("--checksum needs a remote source", instruction.flag_span("checksum"))
-        if instruction.keep_git_dir:
-            raise SpecError(
-                "--keep-git-dir needs a git source", instruction.flag_span("keep-git-dir")
-            )
 
 
 def _check_platform(base: str, wanted: str | None, config: ImageConfig, stage: Stage) -> None:

@@ -11,7 +11,15 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from layerstore.build.cache_key import layers_input, step_key
-from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, RunOp, topological
+from layerstore.build.graph import (
+    BaseOp,
+    ContextOp,
+    CopyOp,
+    MergeOp,
+    RemoteOp,
+    RunOp,
+    topological,
+)
 from layerstore.build.merging import own_layers
 from layerstore.build.ui import StepOutcome
 from layerstore.store.records import CacheRecord
@@ -46,8 +54,21 @@ class Made(NamedTuple):
     reused_bytes: int = 0
 
 
+class Source(NamedTuple):
+    """What fetching a remote source gave: one layer, with when it was fetched."""
+
+    diff_id: DiffId
+    cached: bool
+    created: float
+    new_bytes: int = 0
+    reused_bytes: int = 0
+
+
 class Executor(Protocol):
     """Carries out operations and knows the content of files."""
+
+    def fetch(self, vertex: Vertex, *, fresh: bool) -> Source:
+        """Return a remote source; ``fresh`` as if nothing were known of it."""
 
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a vertex takes from its inputs are named in its key."""
@@ -150,6 +171,8 @@ class Solver:
         return record.diff_id
 
     def _step(self, number: int, vertex: Vertex, inputs: list[Result]) -> Result:
+        if isinstance(vertex.op, RemoteOp):
+            return self._fetch(number, vertex)
         keys: list[str] = []
         for key in self._keys(vertex, inputs):
             keys.append(key)
@@ -160,6 +183,24 @@ class Solver:
                 self._ui.finished(number, vertex.label, StepOutcome(cached=True))
                 return _stacked(inputs[0], record.diff_id, record.created)
         return self._execute(number, vertex, inputs, keys)
+
+    def _fetch(self, number: int, vertex: Vertex) -> Result:
+        """Return a remote source's layer; it knows itself what is still current."""
+        self._ui.started(number, vertex.label)
+        began = time.monotonic()
+        try:
+            source = self._executor.fetch(vertex, fresh=self._cache is None)
+        except BaseException:
+            self._ui.failed(number, vertex.label)
+            raise
+        outcome = StepOutcome(
+            cached=source.cached,
+            seconds=time.monotonic() - began,
+            new_bytes=source.new_bytes,
+            reused_bytes=source.reused_bytes,
+        )
+        self._ui.finished(number, vertex.label, outcome)
+        return Result((source.diff_id,), source.diff_id, source.created)
 
     def _keys(self, vertex: Vertex, inputs: list[Result]) -> Iterator[str]:
         """Yield the vertex's keys, the cheap one first; content is read only for the second."""

@@ -57,7 +57,7 @@ class BuildUi(Protocol):
         """Why a step must run, said before it starts; only of builds that are to explain it."""
 
     def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
-        """A step ended; one taken from the cache was never started."""
+        """A step ended; one taken from the cache was started only if that took asking a server."""
 
     def failed(self, number: int, label: str) -> None:
         """A started step failed; the exception says why."""

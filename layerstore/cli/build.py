@@ -177,6 +177,7 @@ def _with_values(
         build_args=_build_args(build_args or (), os.environ),
         labels=dict(_label(label) for label in labels or ()),
         secrets=dict(parse_secret(secret, os.environ) for secret in secrets or ()),
+        environ=os.environ,
     )
 
 

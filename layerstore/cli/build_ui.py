@@ -118,9 +118,11 @@ class PlainUi:
 
     def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
         """Print how it ended."""
-        self._print_lines(number, _rest_of(self._logs.pop(number, None)))
+        log = self._logs.pop(number, None)
+        self._print_lines(number, _rest_of(log))
         if outcome.cached:
-            self._print(number, one_line(label))
+            if log is None:
+                self._print(number, one_line(label))
             self._print(number, "CACHED")
         else:
             self._print(number, f"DONE {outcome_words(outcome)}")

@@ -9,6 +9,7 @@ import pytest
 
 from layerstore.build.context import Context
 from layerstore.build.executor import BuildExecutor
+from layerstore.build.fetch.lazy import LazyFetcher
 from layerstore.build.graph import BaseOp, MergeOp, Vertex
 from layerstore.build.ignore import IgnoreRules
 from layerstore.build.merging import own_layers
@@ -71,7 +72,10 @@ class Merger:
         settings = RunSettings(proxies={}, secrets={}, cache_root=self.root)
         with (
             Context(self.root, IgnoreRules(), now_ns=0) as context,
-            BuildExecutor(self.store, context, settings, SilentUi(), epoch=None) as executor,
+            LazyFetcher(self.store, {}, {}) as fetcher,
+            BuildExecutor(
+                self.store, context, fetcher, settings, SilentUi(), epoch=None
+            ) as executor,
         ):
             solver = Solver(
                 executor, cache=None, remember=Remembering(executor), ui=SilentUi(), epoch=None

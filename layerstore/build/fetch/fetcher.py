@@ -1,0 +1,317 @@
+"""Remote sources become layers of the store, and are remembered there.
+
+A fetched file or tree is published as a layer before anything uses it, and copied from as a
+stage is: its chunks are shared, not read again. What a URL gave last is a row of the build cache:
+asked for again with its ETag, it is not downloaded again. A source whose digest the
+Dockerfile names is not even asked for. gc treats these rows as steps.
+
+Fetching has a session of its own, which keeps what was fetched until the build ends. Several
+threads may fetch at once; they download side by side and take turns in publishing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+
+import msgspec
+
+from layerstore.errors import InputError, IntegrityError
+from layerstore.store.failures import LayerNotFoundError, storage_errors
+from layerstore.store.records import CacheRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from layerstore.build.fetch.http import HttpSettings, Response
+    from layerstore.build.graph import HttpOp
+    from layerstore.digest import DiffId
+    from layerstore.linux.spool import Spool
+    from layerstore.store.session import WriteSession
+    from layerstore.store.store import Store
+
+_VERSION = "layerstore fetch 1"
+_DOWNLOADED_MODE = 0o600
+"""Of a file from a URL, as under BuildKit."""
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchSettings:
+    """What fetching may use of the caller's surroundings.
+
+    Attributes:
+        environ: The caller's variables: those of proxies.
+        secrets: Of the build; ``HTTP_AUTH_TOKEN_host`` and ``HTTP_AUTH_HEADER_host`` are sent
+            to that host.
+        http: Overrides how requests are made.
+    """
+
+    environ: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    http: HttpSettings | None = None
+
+
+class Fetched(NamedTuple):
+    """A remote source in the store.
+
+    Attributes:
+        diff_id: Of the layer that holds it.
+        cached: It was there already.
+        created: Seconds since the epoch when it was fetched.
+    """
+
+    diff_id: DiffId
+    cached: bool
+    created: float
+    new_bytes: int = 0
+    reused_bytes: int = 0
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What a row of the build cache says of a URL."""
+
+    etag: str
+    sha256: str
+
+
+class SourceFetcher:
+    """See the module; use it in a ``with`` block."""
+
+    def __init__(self, store: Store, settings: FetchSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self._stack = contextlib.ExitStack()
+        self._session: WriteSession | None = None
+        self._lock = threading.Lock()
+        self._spools = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def http(self, op: HttpOp, *, fresh: bool = False) -> Fetched:
+        """Return the layer that holds nothing but the file of a URL.
+
+        Args:
+            op: What to fetch.
+            fresh: Ask as if nothing were known.
+
+        Raises:
+            FetchError: It cannot be had.
+            IntegrityError: It is not what ``--checksum`` says.
+        """
+        by_url = _key("url", op.url, op.name)
+        by_digest = _key("digest", op.checksum, op.name) if op.checksum else None
+        if by_digest is not None and not fresh and (record := self._known(by_digest)):
+            return _cached(record)
+        record = None if fresh else self._known(by_url)
+        known = _decode(record) if record is not None else None
+        if known is not None and op.checksum and known.sha256 != op.checksum:
+            known = None
+        with _Download(self._spool) as download:
+            response = self._download(op, known.etag if known else "", download)
+            if response.unchanged:
+                assert record is not None
+                return _cached(record)
+            _check(op, response)
+            with self._lock:
+                return self._publish_file(op, response, download, [by_url, by_digest])
+
+    # -- HTTP
+
+    def _download(self, op: HttpOp, etag: str, download: _Download) -> Response:
+        from layerstore.build.fetch.http import Body, HttpClient, HttpSettings, Wanted
+        from layerstore.build.fetch.proxies import proxy_environment
+
+        settings = self._settings.http or HttpSettings(
+            proxies=proxy_environment(self._settings.environ)
+        )
+        wanted = Wanted(
+            op.url,
+            etag=etag,
+            authorization=_authorization(op.url, self._settings.secrets),
+            pinned=bool(op.checksum),
+        )
+        return HttpClient(settings).fetch(wanted, Body(download.begin, download.write))
+
+    def _publish_file(
+        self, op: HttpOp, response: Response, download: _Download, keys: list[str | None]
+    ) -> Fetched:
+        from layerstore.build.fetch.urls import file_name
+        from layerstore.formats.tree import Entry, Kind
+        from layerstore.image.layer_item import LayerItem
+        from layerstore.image.layer_writer import write_layer
+
+        name = os.fsencode(op.name) or file_name(response.url.path, response.disposition_name)
+        entry = Entry(
+            path=name,
+            kind=Kind.FILE,
+            mode=_DOWNLOADED_MODE,
+            size=response.size,
+            mtime_ns=_time_ns(response.last_modified),
+        )
+        before = self.session.stats
+        layer = write_layer(self.session, self._store, [LayerItem(entry, download.open)])
+        value = _encode(_Known(response.etag, response.sha256))
+        fetched = Fetched(layer.diff_id, cached=False, created=time.time())
+        for key in keys:
+            # Without an ETag nobody can ask whether it changed.
+            if key is not None and (response.etag or key is not keys[0]):
+                self._remember(key, fetched, value)
+        return self._with_stats(fetched, before.new_bytes, before.reused_bytes)
+
+    # -- shared
+
+    @property
+    def session(self) -> WriteSession:
+        """The one session of fetching; hold the lock."""
+        if self._session is None:
+            self._session = self._stack.enter_context(self._store.begin("fetch"))
+        return self._session
+
+    def _spool(self) -> Spool:
+        from layerstore.linux.spool import Spool
+
+        return Spool(self._spool_path)
+
+    def _spool_path(self) -> str:
+        with self._lock:
+            self._spools += 1
+            return self.session.temporary(f"{self._spools}.download")
+
+    def _known(self, key: str) -> CacheRecord | None:
+        """Return a row whose layer is there, and hold that until the build ends."""
+        with self._lock:
+            record = self._store.cache_get(key)
+            if record is None or record.diff_id is None:
+                return None
+            try:
+                self.session.hold_layers([record.diff_id])
+            except LayerNotFoundError:  # gc was faster
+                return None
+            self.session.note_step_use(key)
+            return record
+
+    def _remember(self, key: str, fetched: Fetched, value: bytes) -> None:
+        self.session.cache_put(CacheRecord(key, fetched.diff_id, value, fetched.created))
+
+    def _with_stats(self, fetched: Fetched, new_bytes: int, reused_bytes: int) -> Fetched:
+        after = self.session.stats
+        return fetched._replace(
+            new_bytes=after.new_bytes - new_bytes, reused_bytes=after.reused_bytes - reused_bytes
+        )
+
+
+class _Download:
+    """Where a body waits until all of it is there: memory, then a file without a name."""
+
+    def __init__(self, make: Callable[[], Spool]) -> None:
+        self._make = make
+        self._spool: Spool | None = None
+
+    def begin(self) -> None:
+        """Forget what an earlier attempt brought."""
+        self.close()
+        self._spool = self._make()
+
+    def write(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        assert self._spool is not None
+        with storage_errors("keep a download"):
+            self._spool.write(piece)
+
+    def open(self) -> BinaryIO:
+        """Return the whole as a file."""
+        assert self._spool is not None
+        return io.BufferedReader(_Reading(self._spool.reader()))
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._spool is not None:
+            self._spool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Reading(io.RawIOBase):
+    """A read function as a file."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self._read = read
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read the next bytes."""
+        piece = self._read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def _cached(record: CacheRecord) -> Fetched:
+    assert record.diff_id is not None
+    return Fetched(record.diff_id, cached=True, created=record.created)
+
+
+def _key(*parts: object) -> str:
+    """Return a row's key; URLs may hold passwords, so they are in it as a digest only."""
+    return "fetch:" + hashlib.sha256(_encode([_VERSION, *parts])).hexdigest()
+
+
+def _decode(record: CacheRecord) -> _Known | None:
+    try:
+        return msgspec.msgpack.decode(record.value, type=_Known)
+    except msgspec.MsgspecError:  # the store is not trusted; asking anew is always right
+        return None
+
+
+def _check(op: HttpOp, response: Response) -> None:
+    if op.checksum and response.sha256 != op.checksum:
+        from layerstore.build.fetch.redaction import redacted
+
+        raise IntegrityError(
+            f"{redacted(op.url)} has the digest sha256:{response.sha256}, "
+            f"expected sha256:{op.checksum}"
+        )
+
+
+def _authorization(url: str, secrets: Mapping[str, bytes]) -> str:
+    """Return the header that a build's secrets have for a URL's host, as BuildKit names them."""
+    from layerstore.build.fetch.urls import parse_http_url
+
+    host = parse_http_url(url).host
+    header = secrets.get(f"HTTP_AUTH_HEADER_{host}")
+    token = secrets.get(f"HTTP_AUTH_TOKEN_{host}")
+    if header is None and token is None:
+        return ""
+    value = (header if header is not None else b"Bearer " + (token or b"")).strip()
+    if not value.isascii() or b"\r" in value or b"\n" in value:
+        raise InputError(f"the secret for {host} cannot be sent as a header")
+    return value.decode("ascii")
+
+
+def _time_ns(http_date: str) -> int:
+    """Return a ``Last-Modified``; the epoch when there is none that can be read, as BuildKit."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return int(parsedate_to_datetime(http_date).timestamp()) * 1_000_000_000
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0

@@ -1,0 +1,106 @@
+"""A connection whose other end is not trusted: how much it may send, and how slowly.
+
+:mod:`http.client` reads status lines, headers and trailers for as long as they come. So what
+it reads from is guarded here, below it: the head of a response is bounded in bytes, and
+everything in time.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import TYPE_CHECKING
+
+from layerstore.build.fetch.errors import FetchError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+HEAD_MAX_BYTES = 1 << 20
+"""Of status lines and headers until the body begins, interim responses included."""
+
+WINDOW_S = 60.0
+MIN_BYTES_PER_S = 1000
+"""Slower than this for a whole window is an attack or a dead line; git says the same."""
+
+_BUFFER_BYTES = 1 << 17
+
+
+class GuardedSocket:
+    """What :mod:`http.client` needs of a socket, with a guard on what comes in.
+
+    Args:
+        sock: Connected; belongs to this object now.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sock = sock
+        self._clock = clock
+        self._stream: GuardedStream | None = None
+        self.sendall = sock.sendall
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """Return the guarded reading end, which keeps the connection open until it is closed."""
+        assert mode == "rb"
+        self._stream = GuardedStream(self._sock.makefile("rb", buffering=0), self._clock)
+        return io.BufferedReader(self._stream, _BUFFER_BYTES)
+
+    def body_begins(self) -> None:
+        """End the bound on the head: what comes from now on is content."""
+        if self._stream is not None:
+            self._stream.in_head = False
+
+    def close(self) -> None:
+        """Close the connection, as soon as its reading end is closed."""
+        self._sock.close()
+
+
+class GuardedStream(io.RawIOBase):
+    """The reading end of a :class:`GuardedSocket`; ``in_head`` says what is being read."""
+
+    def __init__(self, raw: socket.SocketIO, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._raw = raw
+        self._clock = clock
+        self._window_began = clock()
+        self._in_window = 0
+        self._head_left = HEAD_MAX_BYTES
+        self.in_head = True
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._raw.close()
+        super().close()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read some bytes, as long as they come often enough and are not too many."""
+        try:
+            count = self._raw.readinto(buffer) or 0
+        except TimeoutError as err:
+            raise FetchError("the server sends nothing any more", transient=True) from err
+        self._check_pace(count)
+        if self.in_head:
+            self._head_left -= count
+            if self._head_left < 0:
+                raise FetchError(f"the response begins with more than {HEAD_MAX_BYTES} bytes")
+        return count
+
+    def _check_pace(self, count: int) -> None:
+        self._in_window += count
+        took = self._clock() - self._window_began
+        if took < WINDOW_S:
+            return
+        if self._in_window < took * MIN_BYTES_PER_S:
+            raise FetchError(
+                f"the server is too slow: {self._in_window} bytes in {took:.0f} seconds, "
+                f"at least {MIN_BYTES_PER_S} a second are expected",
+                transient=True,
+            )
+        self._window_began = self._clock()
+        self._in_window = 0

@@ -1,0 +1,51 @@
+"""A fetcher that is made when the first remote source needs one.
+
+On the path of every build: imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from layerstore.build.fetch.fetcher import SourceFetcher
+    from layerstore.store.store import Store
+
+
+class LazyFetcher:
+    """See the module; use it in a ``with`` block. Several threads may ask.
+
+    Args:
+        store: Where fetched files go.
+        environ: The caller's variables; those of proxies are heeded.
+        secrets: Of the build; some are credentials of servers.
+    """
+
+    def __init__(
+        self, store: Store, environ: Mapping[str, str], secrets: Mapping[str, bytes]
+    ) -> None:
+        self._store = store
+        self._environ = environ
+        self._secrets = secrets
+        self._lock = threading.Lock()
+        self._made: SourceFetcher | None = None
+
+    def get(self) -> SourceFetcher:
+        """Return the build's one fetcher."""
+        from layerstore.build.fetch.fetcher import FetchSettings, SourceFetcher
+
+        with self._lock:
+            if self._made is None:
+                settings = FetchSettings(environ=self._environ, secrets=self._secrets)
+                self._made = SourceFetcher(self._store, settings)
+            return self._made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._made is not None:
+            self._made.__exit__(*exception)

@@ -1,0 +1,297 @@
+"""Downloads from a real server, honest and not."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerstore.build.fetch import guarded
+from layerstore.build.fetch.errors import FetchError
+from layerstore.build.fetch.guarded import GuardedStream
+from layerstore.build.fetch.http import Body, HttpClient, HttpSettings, Wanted, is_inward
+from layerstore.errors import InputError, LimitExceededError
+from tests.support.http_server import certificate, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.http_server import Handler, LocalServer
+
+
+class Taken:
+    """What a download wrote."""
+
+    def __init__(self) -> None:
+        self.data = b"never begun"
+        self.begun = 0
+
+    def begin(self) -> None:
+        self.data = b""
+        self.begun += 1
+
+    def write(self, piece: bytes) -> None:
+        self.data += piece
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    with serving() as made:
+        yield made
+
+
+def fetch(url: str, taken: Taken | None = None, **wanted):
+    pauses: list[float] = []
+    settings = HttpSettings(
+        max_bytes=1 << 20,
+        pause=pauses.append,
+        proxies=wanted.pop("proxies", {}),
+        tls=wanted.pop("tls", ssl.create_default_context),
+        silence_s=wanted.pop("silence_s", 60.0),
+    )
+    taken = taken or Taken()
+    body = Body(taken.begin, taken.write)
+    return HttpClient(settings).fetch(Wanted(url, **wanted), body), taken
+
+
+def test_a_file_and_what_the_server_says_of_it(server: LocalServer) -> None:
+    url = server.file(
+        "/a/b.txt", b"content", ETag='"1"', Last_Modified="Wed, 21 Oct 2015 07:28:00 GMT",
+        Content_Disposition='attachment; filename="other"',
+    )  # fmt: skip
+    response, taken = fetch(url)
+    assert taken.data == b"content"
+    assert response.sha256 == hashlib.sha256(b"content").hexdigest()
+    assert (response.etag, response.size, response.unchanged) == ('"1"', 7, False)
+    assert response.last_modified == "Wed, 21 Oct 2015 07:28:00 GMT"
+    assert response.disposition_name == "other"
+    (_, headers), *_ = server.requests
+    assert headers["Accept-Encoding"] == "identity"
+    assert headers["Host"] == f"127.0.0.1:{server.server_port}"
+
+
+def test_an_etag_saves_the_download(server: LocalServer) -> None:
+    url = server.file("/x", b"content", ETag='"1"')
+    response, taken = fetch(url, etag='"1"')
+    assert response.unchanged
+    assert taken.begun == 0
+    assert response.etag == '"1"'
+    response, taken = fetch(url, etag='"0"')
+    assert taken.data == b"content"
+
+
+def test_chunks_and_gzip_are_understood(server: LocalServer) -> None:
+    server.routes["/chunks"] = lambda handler: handler.raw(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n0\r\n\r\n"
+    )
+    assert fetch(server.url("/chunks"))[1].data == b"abc"
+    url = server.file("/gzip", gzip.compress(b"plain" * 100), Content_Encoding="gzip")
+    assert fetch(url)[1].data == b"plain" * 100
+    with pytest.raises(FetchError, match="encodes the file as 'br'"):
+        fetch(server.file("/br", b"x", Content_Encoding="br"))
+    with pytest.raises(FetchError, match="gzip encoding is damaged"):
+        fetch(server.file("/bad", gzip.compress(b"x")[:-3], Content_Encoding="gzip"))
+
+
+def test_bombs_in_gzip_meet_the_limit(server: LocalServer) -> None:
+    url = server.file("/bomb", gzip.compress(bytes(3 << 20)), Content_Encoding="gzip")
+    with pytest.raises(LimitExceededError, match="more than the limit of 1048576 bytes"):
+        fetch(url)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(server: LocalServer, status: int) -> None:
+    server.file("/target/name", b"content")
+    response, taken = fetch(server.redirect("/from", "target/name", status=status))
+    assert taken.data == b"content"
+    assert response.url.path == "/target/name"
+
+
+def test_redirects_have_an_end(server: LocalServer) -> None:
+    with pytest.raises(FetchError, match="redirects more than 10 times"):
+        fetch(server.redirect("/loop", "/loop"))
+    assert len(server.requests) == 11
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x/", "http://[::1", ""],
+)
+def test_redirects_to_what_nobody_fetches(server: LocalServer, location: str) -> None:
+    with pytest.raises(FetchError, match="redirects"):
+        fetch(server.redirect("/from", location))
+
+
+def test_credentials_stay_with_their_origin(server: LocalServer) -> None:
+    with serving() as other:
+        other.file("/x", b"content")
+        server.redirect("/here", "/there")
+        server.redirect("/there", other.url("/x"))
+        url = server.url("/here").replace("://", "://me:secret@")
+        fetch(url)
+        fetch(server.url("/here"), authorization="Bearer token")
+        sent = [headers.get("Authorization") for _, headers in server.requests]
+        assert sent == ["Basic bWU6c2VjcmV0"] * 2 + ["Bearer token"] * 2
+        assert [headers.get("Authorization") for _, headers in other.requests] == [None, None]
+
+
+def test_messages_show_no_password(server: LocalServer) -> None:
+    url = server.url("/absent").replace("://", "://me:secret@")
+    with pytest.raises(FetchError, match="404 Not Found") as caught:
+        fetch(url)
+    assert "secret" not in caught.value.message
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "first", "inward"),
+    [
+        ("127.0.0.1", "192.0.2.1", True),
+        ("169.254.169.254", "192.0.2.1", True),
+        ("::1", "2001:db8::1", True),
+        ("::ffff:127.0.0.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "192.0.2.1", True),
+        ("0.0.0.0", "192.0.2.1", True),
+        ("10.0.0.1", "192.0.2.1", False),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("192.0.2.2", "192.0.2.1", False),
+    ],
+)
+def test_where_a_stranger_may_not_send_us(peer: str, first: str, inward: bool) -> None:
+    assert is_inward(peer, first) is inward
+
+
+def test_lengths_that_are_lies(server: LocalServer) -> None:
+    url = server.file("/short", b"abc", Content_Length="10")
+    with pytest.raises(FetchError, match="ended 7 bytes before the end"):
+        fetch(url)
+    assert len(server.requests) == 3
+    assert fetch(server.file("/long", b"abcdef", Content_Length="3"))[1].data == b"abc"
+    server.routes["/chunk"] = lambda handler: handler.raw(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10\r\nabc"
+    )
+    with pytest.raises(FetchError, match="ended within the file"):
+        fetch(server.url("/chunk"))
+
+
+def test_a_broken_download_begins_anew(server: LocalServer) -> None:
+    def route(handler: Handler) -> None:
+        handler.answer(b"abc", Content_Length="3" if len(server.requests) > 1 else "4")
+
+    server.routes["/x"] = route
+    taken = fetch(server.url("/x"))[1]
+    assert (taken.data, taken.begun) == (b"abc", 2)
+
+
+def test_errors_of_servers(server: LocalServer) -> None:
+    for status, requests in ((500, 1), (404, 1), (403, 1), (503, 3), (429, 3), (204, 1), (206, 1)):
+        server.requests.clear()
+        server.routes["/x"] = lambda handler, status=status: handler.answer(b"", status=status)
+        with pytest.raises(FetchError, match=f"says {status}"):
+            fetch(server.url("/x"))
+        assert len(server.requests) == requests
+
+
+@pytest.mark.parametrize("length", [str(1 << 62), str((1 << 20) + 1)])
+def test_claims_beyond_the_limit_are_not_read(server: LocalServer, length: str) -> None:
+    with pytest.raises(LimitExceededError, match=f"it has {length} bytes"):
+        fetch(server.file("/x", b"", Content_Length=length))
+
+
+def test_bodies_without_an_end(server: LocalServer) -> None:
+    def route(handler: Handler) -> None:
+        handler.raw(b"HTTP/1.0 200 OK\r\n\r\n", *[bytes(1 << 16)] * 100)
+
+    server.routes["/x"] = route
+    with pytest.raises(LimitExceededError, match="does not end"):
+        fetch(server.url("/x"))
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"HTTP/1.1 100 Continue\r\n\r\n" * 1000] * 200,
+        [b"HTTP/1.1 200 OK\r\n", *[b"X: %s\r\n" % (b"x" * 60_000)] * 100],
+        [b"HTTP/1.1 200 OK\r\n", b"X: " + b"x" * 200_000],
+        [b"SSH-2.0-OpenSSH_9.2\r\n"],
+        [b"\r\n\r\n"],
+        [b"HTTP/1.1 20x OK\r\n\r\n"],
+        [b""],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"-5\r\nx"],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"zz\r\nx"],
+    ],
+)
+def test_servers_that_do_not_speak_http(server: LocalServer, pieces: list[bytes]) -> None:
+    server.routes["/x"] = lambda handler: handler.raw(*pieces)
+    with pytest.raises(FetchError, match="cannot fetch http"):
+        fetch(server.url("/x"))
+
+
+def test_a_silent_server_is_given_up(server: LocalServer) -> None:
+    def route(handler: Handler) -> None:
+        handler.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
+        handler.rfile.read(1)  # until the client has gone
+
+    server.routes["/x"] = route
+    with pytest.raises(FetchError, match="sends nothing any more"):
+        fetch(server.url("/x"), silence_s=0.01)
+
+
+def test_a_trickle_is_given_up() -> None:
+    seconds = iter(range(0, 10_000, 25))
+    with GuardedStream(io.BytesIO(b"x" * 100), lambda: float(next(seconds))) as stream:
+        buffer = memoryview(bytearray(1))
+        assert stream.readinto(buffer) == stream.readinto(buffer) == 1
+        with pytest.raises(FetchError, match="too slow: 3 bytes in 75 seconds"):
+            stream.readinto(buffer)
+
+
+def test_a_steady_stream_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "HEAD_MAX_BYTES", 1 << 30)
+    seconds = iter(range(0, 10_000, 25))
+    with GuardedStream(io.BytesIO(bytes(10 << 20)), lambda: float(next(seconds))) as stream:
+        buffer = memoryview(bytearray(1 << 16))
+        while stream.readinto(buffer):
+            pass
+
+
+def test_certificates_are_checked(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with serving(context) as server:
+        url = server.file("/x", b"content")
+        with pytest.raises(FetchError, match=r"certificate of 127.0.0.1 is not trusted") as caught:
+            fetch(url)
+        assert "SSL_CERT_FILE" in (caught.value.hint or "")
+        trusting = lambda: ssl.create_default_context(cafile=cert)  # noqa: E731
+        assert fetch(url, tls=trusting)[1].data == b"content"
+        with serving() as plain:
+            plain.file("/x", b"other")
+            down = server.redirect("/down", plain.url("/x"))
+            with pytest.raises(FetchError, match="redirects from HTTPS to http:"):
+                fetch(down, tls=trusting)
+            assert plain.requests == []
+            assert fetch(down, tls=trusting, pinned=True)[1].data == b"other"
+
+
+def test_a_proxy_is_asked(server: LocalServer) -> None:
+    server.routes["http://example.invalid/x"] = lambda handler: handler.answer(b"by proxy")
+    proxies = {"http_proxy": server.url("").replace("://", "://user:pass@")}
+    assert fetch("http://example.invalid/x", proxies=proxies)[1].data == b"by proxy"
+    (_, headers), *_ = server.requests
+    assert headers["Proxy-Authorization"] == "Basic dXNlcjpwYXNz"
+    with pytest.raises(InputError, match="not an HTTP proxy"):
+        fetch("http://example.invalid/x", proxies={"all_proxy": "socks5://127.0.0.1:1"})
+
+
+def test_nobody_listens(server: LocalServer) -> None:
+    url = server.url("/x")
+    server.server_close()
+    with pytest.raises(FetchError, match=r"no connection with 127.0.0.1: Connection refused"):
+        fetch(url)
