@@ -17,7 +17,7 @@ from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
 from layerstore.build.outputs import Output, OutputKind, write_outputs
 from layerstore.build.platforms import Platform
 from layerstore.build.result import StoredImages, finished_image
-from layerstore.build.run.settings import RunSettings
+from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings
 from layerstore.build.solver import Solver
 from layerstore.build.squash import Squash
 from layerstore.errors import InputError
@@ -60,6 +60,9 @@ class BuildRequest:
         no_cache: Run every step; the results are remembered all the same.
         network: False gives no RUN a network.
         environ: The caller's variables; fetching heeds those of proxies.
+        allow: Entitlements that the Dockerfile may use: ``security.insecure``, ``network.host``.
+        extra_hosts: Names and addresses that every RUN finds in its ``/etc/hosts``.
+        run: How commands run: limits, the runtime.
         source_date_epoch: Seconds: no time in the image is later. A build argument
             SOURCE_DATE_EPOCH means the same and goes first.
         outputs: Where the result goes.
@@ -78,6 +81,9 @@ class BuildRequest:
     no_cache: bool = False
     network: bool = True
     environ: Mapping[str, str] = field(default_factory=dict)
+    allow: frozenset[str] = frozenset()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    run: RunOptions = DEFAULT_OPTIONS
     source_date_epoch: int | None = None
     outputs: Sequence[Output] = (Output(kind=OutputKind.IMAGE),)
     squash: Squash = Squash.NOTHING
@@ -287,6 +293,8 @@ def _lower_options(request: BuildRequest) -> LowerOptions:
         labels=request.labels,
         target=request.target,
         network=request.network,
+        allow=request.allow,
+        extra_hosts=request.extra_hosts,
         platform=Platform("linux", architecture, variant),
     )
 
@@ -297,7 +305,10 @@ def _run_settings(store: Store, request: BuildRequest) -> RunSettings:
         if name.lower() in PROXY_ARGS:
             proxies[name.upper()] = proxies[name.lower()] = value
     return RunSettings(
-        proxies=proxies, secrets=request.secrets, cache_root=store.root / CACHE_MOUNTS
+        proxies=proxies,
+        secrets=request.secrets,
+        cache_root=store.root / CACHE_MOUNTS,
+        options=request.run,
     )
 
 

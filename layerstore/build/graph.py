@@ -153,12 +153,14 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
     content: str = ""
 
 
-class RunOp(msgspec.Struct, frozen=True, tag="run"):
+class RunOp(msgspec.Struct, frozen=True, tag="run", omit_defaults=True):
     """RUN: a process over input 0; mounts name further inputs.
 
     Attributes:
         env: ``NAME=value`` in the order that the process gets.
         network: False leaves it a loopback only.
+        insecure: It runs with all of root's rights.
+        extra_hosts: Names and addresses that its ``/etc/hosts`` has besides.
     """
 
     args: tuple[str, ...]
@@ -167,6 +169,8 @@ class RunOp(msgspec.Struct, frozen=True, tag="run"):
     user: str
     network: bool
     mounts: tuple[MountSpec, ...]
+    insecure: bool = False
+    extra_hosts: tuple[tuple[str, str], ...] = ()
 
 
 RemoteOp = HttpOp | GitOp

@@ -70,6 +70,8 @@ class LowerOptions(NamedTuple):
 
     Attributes:
         platform: What the result is for, and what runs here: they are the same.
+        allow: Entitlements that steps may use.
+        extra_hosts: Names and addresses for every RUN's ``/etc/hosts``.
     """
 
     build_args: Mapping[str, str]
@@ -77,6 +79,8 @@ class LowerOptions(NamedTuple):
     target: str | None
     network: bool
     platform: Platform
+    allow: frozenset[str] = frozenset()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
 
 
 class Plan(NamedTuple):

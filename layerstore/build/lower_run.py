@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.build.dockerfile.errors import SpecError, unsupported
 from layerstore.build.graph import MountSpec, RunOp
+from layerstore.build.run.settings import HOST_NETWORK, INSECURE
 
 if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import Run, RunMount, Stage
@@ -31,6 +32,7 @@ def lower_run(
         SpecError: A flag asks for what is impossible or not supported.
     """
     _refuse(instruction)
+    _require_allowed(lowering, instruction)
     mounts = _Mounts(lowering, stage, state)
     specs = [mounts.lower(mount) for mount in instruction.mounts]
     args, program = _command(state, instruction)
@@ -41,8 +43,10 @@ def lower_run(
         env=tuple(f"{name}={value}" for name, value in state.env.items()),
         cwd=state.absolute("."),
         user=state.config.user,
-        network=lowering.options.network and instruction.network != "none",
+        network=_network(lowering, instruction),
         mounts=tuple(specs),
+        insecure=instruction.security == "insecure",
+        extra_hosts=lowering.options.extra_hosts,
     )
     return op, (state.vertex, *mounts.inputs)
 
@@ -61,12 +65,39 @@ def _command(state: StageState, instruction: Run) -> tuple[tuple[str, ...], Moun
 
 
 def _refuse(instruction: Run) -> None:
-    if instruction.security == "insecure":
-        raise unsupported(instruction.flag_span("security"), "RUN --security=insecure")
     if instruction.devices:
-        raise unsupported(instruction.flag_span("device"), "RUN --device")
+        raise unsupported(
+            instruction.flag_span("device"),
+            "RUN --device (devices of the Container Device Interface)",
+        )
     if instruction.command.argv == ():
         raise SpecError("RUN needs a command", instruction.span)
+
+
+def _require_allowed(lowering: Lowering, instruction: Run) -> None:
+    """Refuse what whoever builds has not allowed.
+
+    The host's network is the default here, so a step that asks for it asks for something
+    only where the build was told to have none.
+    """
+    wanted = []
+    if instruction.security == "insecure":
+        wanted.append(("security", INSECURE))
+    if instruction.network == "host" and not lowering.options.network:
+        wanted.append(("network", HOST_NETWORK))
+    for flag, entitlement in wanted:
+        if entitlement not in lowering.options.allow:
+            raise SpecError(
+                f"RUN --{flag}={getattr(instruction, flag)} is not allowed in this build",
+                instruction.flag_span(flag),
+                hint=f"if you trust this Dockerfile: layerstore build --allow {entitlement}",
+            )
+
+
+def _network(lowering: Lowering, instruction: Run) -> bool:
+    if instruction.network == "default":
+        return lowering.options.network
+    return instruction.network == "host"
 
 
 class _Mounts:

@@ -135,7 +135,9 @@ class Running:
             from layerstore.build.run.step import RunStep
             from layerstore.snapshot.overlay import OverlaySnapshotter
 
-            sandbox = Sandbox(self._resources.scratch, self._resources.session.lease_id)
+            sandbox = Sandbox(
+                self._resources.scratch, self._resources.session.lease_id, self._settings.options
+            )
             self._resources.stack.enter_context(sandbox)
             lowers = BuildLowers(
                 self._resources.store, self._resources.scratch, self._resources.load

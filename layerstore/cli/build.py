@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layerstore.cli import build_run
 from layerstore.cli.clock import source_date_epoch
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.output import write_json, write_line, write_note
@@ -81,6 +83,22 @@ def build_image(
     network: Annotated[
         str, typer.Option(metavar="|".join(NETWORKS), help="Of RUN: the host's, or none.")
     ] = "default",
+    allow: build_run.Allow = None,
+    add_hosts: build_run.AddHost = None,
+    memory: build_run.Memory = None,
+    memory_swap: build_run.MemorySwap = None,
+    cpus: build_run.Cpus = None,
+    cpu_period: build_run.CpuPeriod = None,
+    cpu_quota: build_run.CpuQuota = None,
+    cpu_shares: build_run.CpuShares = None,
+    cpuset_cpus: build_run.CpusetCpus = None,
+    cpuset_mems: build_run.CpusetMems = None,
+    shm_size: build_run.ShmSize = None,
+    ulimits: build_run.Ulimits = None,
+    cgroup_parent: build_run.CgroupParent = None,
+    security_opts: build_run.SecurityOpt = None,
+    isolation: build_run.Isolation = None,
+    runtime: build_run.RuntimeName = None,
     progress: Annotated[str, typer.Option(metavar=PROGRESS, help="How steps are shown.")] = "auto",
     outputs: Annotated[
         _Many,
@@ -115,6 +133,25 @@ def build_image(
 
     request = _request(directory, file, tags, target, no_cache=no_cache, network=network)
     request = _with_values(request, build_args, labels, secrets)
+    limits = build_run.parse_limits(
+        memory=memory,
+        memory_swap=memory_swap,
+        cpus=cpus,
+        cpu_period=cpu_period,
+        cpu_quota=cpu_quota,
+        cpu_shares=cpu_shares,
+        cpuset_cpus=cpuset_cpus,
+        cpuset_mems=cpuset_mems,
+        shm_size=shm_size,
+        cgroup_parent=cgroup_parent,
+        ulimits=ulimits or (),
+    )
+    request = dataclasses.replace(
+        request,
+        allow=build_run.parse_allow(allow or ()),
+        extra_hosts=build_run.parse_extra_hosts(add_hosts or ()),
+        run=build_run.parse_run_options(limits, security_opts or (), isolation, runtime),
+    )
     request = _with_results(request, outputs, annotations, squash=squash, squash_all=squash_all)
     check_progress(progress)
     is_stdout_taken = build_output.uses_stdout(outputs or ())
@@ -170,9 +207,7 @@ def _with_values(
     labels: Sequence[str] | None,
     secrets: Sequence[str] | None,
 ) -> BuildRequest:
-    from dataclasses import replace
-
-    return replace(
+    return dataclasses.replace(
         request,
         build_args=_build_args(build_args or (), os.environ),
         labels=dict(_label(label) for label in labels or ()),

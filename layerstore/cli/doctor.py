@@ -12,6 +12,7 @@ import typer
 
 from layerstore.cli.common import Json, settings_of
 from layerstore.cli.output import write_json, write_line
+from layerstore.cli.settings import chosen_runtime
 from layerstore.errors import LayerstoreError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def examine(
         *probe_all(_file_system_of(root), _image()),
         _packs(root),
         _lazy(),
-        _runtime(),
+        *_runtimes(),
         _bootstrapper(),
         _sqlite(),
         _store(root),
@@ -125,15 +126,25 @@ def _print(findings: list[Finding]) -> None:
             write_line(f"{'':8} {'':{width}}  -> {finding.remedy}")
 
 
-def _runtime() -> Finding:
-    from layerstore.build.run.sandbox import find_runtime
+def _runtimes() -> list[Finding]:
+    """Try every OCI runtime that is installed; which one builds use stands first."""
+    from layerstore.build.run.trial import try_runtimes
     from layerstore.linux.probe import Finding
 
+    name = "OCI runtime"
     try:
-        found = find_runtime()
+        verdicts = try_runtimes(chosen_runtime(os.environ))
     except LayerstoreError as err:
-        return Finding("OCI runtime", False, err.message, err.hint or "")
-    return Finding("OCI runtime", True, found.path)
+        return [Finding(name, False, err.message, err.hint or "")]
+    works = [verdict for verdict in verdicts if not verdict.problem]
+    fails = [verdict for verdict in verdicts if verdict.problem]
+    if not works:
+        return [
+            Finding(name, False, verdict.problem, "apt-get install runc, or another version of it")
+            for verdict in fails
+        ]
+    others = "".join(f"; {verdict.problem}" for verdict in fails)
+    return [Finding(name, True, f"builds use {works[0].path}, a trial worked{others}")]
 
 
 def _bootstrapper() -> Finding:

@@ -154,6 +154,7 @@ def collect_garbage(
         unpacked = _evict(store, keep, dry_run=dry_run)
         if not dry_run:
             caches = _remove_caches(store, caches)
+            _remove_groups()
         if drop_cache and not dry_run:
             _drop_cache(store)
     if as_json:
@@ -229,6 +230,13 @@ def _remove_caches(store: Store, caches: _Caches) -> _Caches:
     from layerstore.build.run.idle_caches import remove_idle_caches
 
     return caches._replace(going=remove_idle_caches(store.root / CACHE_MOUNTS, caches.going))
+
+
+def _remove_groups() -> None:
+    """Remove control groups of builds that were killed together with what cleans up after them."""
+    from layerstore.build.run.cgroups import remove_abandoned
+
+    remove_abandoned(everywhere=True)
 
 
 class _UnpackedRules(NamedTuple):

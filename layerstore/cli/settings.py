@@ -1,4 +1,4 @@
-"""Where the store is: the one place that reads the environment for it.
+"""Where the store is and which runtime builds use: the one place that reads the environment for it.
 
 On the fast path: imports next to nothing.
 """
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ROOT_VARIABLE = "LAYERSTORE_ROOT"
 DEBUG_VARIABLE = "LAYERSTORE_DEBUG"
+RUNTIME_VARIABLE = "LAYERSTORE_RUNTIME"
 SYSTEM_ROOT = "/var/lib/layerstore"
 STORE_OPTION = "--store"
 
@@ -48,6 +49,11 @@ def store_root(option: str | None, environ: Mapping[str, str], *, is_root: bool)
 def current_root(option: str | None) -> str:
     """Return the store's path for this process."""
     return store_root(option, os.environ, is_root=os.geteuid() == 0)
+
+
+def chosen_runtime(environ: Mapping[str, str]) -> str:
+    """Return the OCI runtime that the environment asks for; empty to choose one by trial."""
+    return environ.get(RUNTIME_VARIABLE, "")
 
 
 def take_store_option(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

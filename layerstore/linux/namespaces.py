@@ -114,3 +114,33 @@ def in_user_namespace() -> bool:
             return file.read().split() != ["0", "0", "4294967295"]
     except OSError:
         return False
+
+
+def mapped_ids() -> int:
+    """Return how many ids from 0 on are mapped here for users and groups alike; 0 for all.
+
+    In the initial namespace every id is mapped onto itself.
+    """
+    if not in_user_namespace():
+        return 0
+    return min(_mapped_from_zero("/proc/self/uid_map"), _mapped_from_zero("/proc/self/gid_map"))
+
+
+def _mapped_from_zero(path: str) -> int:
+    with open(path, encoding="ascii") as file:
+        ranges = sorted((int(inside), int(length)) for inside, _, length in map(str.split, file))
+    end = 0
+    for inside, length in ranges:
+        if inside == end:
+            end += length
+    return end
+
+
+def held_capabilities() -> int:
+    """Return the capabilities that this process has and may pass on, as a mask."""
+    held = -1
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith(("CapPrm:", "CapBnd:")):
+                held &= int(line.split()[1], 16)
+    return held

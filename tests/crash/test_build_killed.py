@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +21,9 @@ from layerstore.store.check import check
 from layerstore.store.eviction import evict
 from layerstore.store.store import Store
 from tests.support.build import box, builder, needs_runc  # noqa: F401
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 if True:  # the fixtures' type, for annotations that pytest evaluates
     from tests.support.build import Builder
@@ -80,7 +85,14 @@ def _cgroups(box: Builder) -> list[Path]:
     leases = [name for name in os.listdir(box.store.root / "tmp") if name.endswith(".build")]
     assert len(leases) == 1
     name = leases[0].removesuffix(".build").removeprefix("lease-")
-    return list(Path("/sys/fs/cgroup").glob(f"**/layerstore-{name}"))
+    return list(Path("/sys/fs/cgroup").glob(f"**/layerstore-*-{name}"))
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
 
 
 def _gone(box: Builder, marker: str) -> list[str]:
@@ -134,6 +146,43 @@ def test_nothing_is_left(
         assert bool(evict(store.paths).objects) == unpacked
     box.build("FROM box\nRUN echo done > /done\nRUN echo fixed\n")
     assert box.ui.cached == ["RUN echo done > /done"]
+
+
+def _reaper(box: Builder) -> int:
+    """Return the pid of the running build's reaper."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"/reaper.py\0" in command and os.fsencode(box.store.root) in command:
+                return int(pid)
+    raise AssertionError("there is no reaper")
+
+
+@pytest.mark.parametrize("remover", ["build", "gc"])
+def test_reaper_and_builder_killed_together(box: Builder, remover: str) -> None:
+    """The kernel ends processes and mounts; the next command removes what is left."""
+    marker = f"{985_000_000 + os.getpid()}"
+    process = _start(box, f"FROM box\nRUN sleep {marker} & echo running; sleep {marker}\n")
+    groups = _cgroups(box)
+    process.send_signal(signal.SIGSTOP)  # or it would notice, and clean up
+    os.kill(_reaper(box), signal.SIGKILL)
+    process.kill()
+    process.wait(_SECONDS)
+    assert process.stdout is not None
+    process.stdout.close()
+    _until(lambda: not [line for line in _remains(box, marker) if not line.startswith("scratch")])
+    assert any(group.exists() for group in groups)
+    if remover == "build":
+        box.build("FROM box\nRUN echo next\n")
+    else:
+        subprocess.run(
+            [sys.executable, "-m", "layerstore", "--store", str(box.store.root), "gc"],
+            check=True,
+            capture_output=True,
+            cwd=Path(__file__).parents[2],
+        )
+        assert _remains(box, marker) == []
+    assert not [group for group in groups if group.exists()]
 
 
 def test_a_daemon_left_by_a_step_dies_with_it(box: Builder) -> None:

@@ -7,8 +7,10 @@ the socket ``FD`` does: the builder closed it, or died. Before that it kills all
 removes the control groups ``CGROUP`` and, when the builder died, the directory ``SCRATCH``.
 
 One request is one datagram: a JSON array of the runtime's arguments, with the
-descriptor for its output. The answer, one datagram too, is ``{"pid": N, "status": S}``,
-S as os.waitstatus_to_exitcode gives it. A datagram ``quit`` announces an orderly end.
+descriptors for its output and for its exit status. The latter gets a decimal number, as
+os.waitstatus_to_exitcode gives it; its end without one says that this process is gone. A
+datagram ``quit`` announces an orderly end. So any number of threads of the builder may ask
+and wait side by side.
 
 The functions that remove directory trees serve the builder as well.
 """
@@ -154,7 +156,13 @@ def _unescape(text: bytes) -> bytes:
 
 
 def remove_cgroups(path: str) -> None:
-    """Remove the control group ``path`` from every hierarchy; what is busy or absent stays."""
+    """Remove the control group ``path`` from every hierarchy; what is busy or absent stays.
+
+    Args:
+        path: From the root of each hierarchy; empty for none.
+    """
+    if not path:
+        return
     with contextlib.suppress(OSError):
         for hierarchy in ["", *os.listdir(_CGROUPS)]:
             top = os.path.join(_CGROUPS, hierarchy, path.lstrip("/"))
@@ -166,7 +174,7 @@ def remove_cgroups(path: str) -> None:
 class _Reaper:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._containers: set[int] = set()
+        self._statuses: dict[int, int] = {}
 
     def serve(self) -> bool:
         """Answer requests until the socket ends; return whether the end was announced."""
@@ -189,18 +197,17 @@ class _Reaper:
         """Return a request; nothing once the builder is gone, in whatever way."""
         try:
             data, fds, _, _ = socket.recv_fds(self._control, _REQUEST_MAX_BYTES, 4)
-        except ConnectionError:  # it died with an answer of ours unread
+        except ConnectionError:  # it died with something unread
             return b"", []
         return data, fds
 
     def _start(self, arguments: list[str], fds: list[int]) -> None:
+        output, status = fds
         pid = os.fork()
         if pid == 0:
-            _become(arguments, fds[0])
-        for fd in fds:
-            os.close(fd)
-        self._containers.add(pid)
-        self._send({"started": pid})
+            _become(arguments, output)
+        os.close(output)
+        self._statuses[pid] = status
 
     def _reap(self) -> None:
         while True:
@@ -210,11 +217,10 @@ class _Reaper:
                 return
             if pid == 0:
                 return
-            if pid in self._containers:
-                self._containers.discard(pid)
+            if pid in self._statuses:
                 if os.WIFSIGNALED(status):
                     self._end_orphans()
-                self._send({"pid": pid, "status": os.waitstatus_to_exitcode(status)})
+                self._tell(self._statuses.pop(pid), os.waitstatus_to_exitcode(status))
 
     @staticmethod
     def _end_orphans() -> None:
@@ -226,9 +232,11 @@ class _Reaper:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
 
-    def _send(self, message: dict[str, int]) -> None:
-        with contextlib.suppress(OSError):
-            self._control.send(json.dumps(message).encode())
+    @staticmethod
+    def _tell(fd: int, status: int) -> None:
+        with contextlib.suppress(OSError):  # nobody waits for it any more
+            os.write(fd, str(status).encode())
+        os.close(fd)
 
 
 def _become(arguments: list[str], output: int) -> None:

@@ -5,8 +5,11 @@ its children in a new pid namespace, whose first process is
 :mod:`layerstore.build.run.reaper`. Mounts are made by functions given to
 :meth:`Sandbox.call`, which run in that thread; containers are started by the reaper.
 So whatever ends this process, however hard, ends the containers, the servers behind the
-mounts, and the mounts. One sandbox serves one build; steps may later run side by side
-in one, since every call and container is independent.
+mounts, and the mounts. One sandbox serves one build; its steps may run side by side, since
+every call and container is independent.
+
+All of it works for root of the host and for root of a user namespace
+(:mod:`fuse_mount.unshare`), which is how people without privileges build.
 """
 
 from __future__ import annotations
@@ -15,78 +18,60 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import socket
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from layerstore.build.run import reaper
+from layerstore.build.run.cgroups import (
+    counts_swap,
+    group_name,
+    remove_abandoned,
+)
+from layerstore.build.run.limits import require_enforceable
+from layerstore.build.run.oci_spec import STANDARD_DIRECTORIES, Isolation
+from layerstore.build.run.runtime import (
+    Runtime,
+    installed_runtimes,
+    no_runtime_works,
+    trial_config,
+)
+from layerstore.build.run.settings import DEFAULT_OPTIONS
 from layerstore.errors import BuildError, UnsupportedError
 from layerstore.linux import mounts
-from layerstore.linux.namespaces import CLONE_NEWNS, in_user_namespace, unshare
+from layerstore.linux.namespaces import CLONE_NEWNS, held_capabilities, mapped_ids, unshare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from layerstore.build.run.settings import RunOptions
+
 CLONE_NEWPID = 0x20000000
 OUTPUT_READ_BYTES = 64 << 10
-_ANSWER_MAX_BYTES = 4096
-_RUNTIMES = ("runc", "crun")
-_TRIAL_SECONDS = 10
+_STATUS_MAX_BYTES = 32
+_TRIAL_TAIL_BYTES = 2048
 _END_SECONDS = 30
+_PROGRAMS = ("bin", "sbin", "usr", "nix", "gnu")
+"""Where hosts have what a trial runs, besides their libraries: Debian, NixOS, Guix."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Runtime(NamedTuple):
-    """An OCI runtime found on this machine."""
-
-    path: str
-    name: str
-
-
-def find_runtime() -> Runtime:
-    """Return the first OCI runtime that answers: runc, else crun.
-
-    Raises:
-        UnsupportedError: There is none.
-    """
-    failures = []
-    for name in _RUNTIMES:
-        path = shutil.which(name)
-        if path is None:
-            continue
-        try:
-            trial = subprocess.run(
-                [path, "--version"], capture_output=True, timeout=_TRIAL_SECONDS, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as err:
-            failures.append(f"{path}: {err}")
-            continue
-        if trial.returncode == 0:
-            return Runtime(path, name)
-        failures.append(f"{path} exits {trial.returncode}")
-    found = f" ({'; '.join(failures)})" if failures else ""
-    raise UnsupportedError(
-        f"RUN needs an OCI runtime and neither runc nor crun works here{found}",
-        hint="apt-get install runc",
-    )
-
-
 def require_privileges() -> None:
-    """Refuse to run steps without root on the host, where the runtime would fail obscurely.
+    """Refuse to run steps for a user who is root nowhere, where the runtime would fail obscurely.
 
     Raises:
-        UnsupportedError: An unprivileged user, or root of a user namespace.
+        UnsupportedError: An unprivileged user outside a user namespace.
     """
-    if os.geteuid() != 0 or in_user_namespace():
+    if os.geteuid() != 0:
         raise UnsupportedError(
-            "RUN needs root on the host in this version",
-            hint="run the build as root; builds without RUN work for every user",
+            "RUN needs root, or a user namespace in which you are root",
+            hint="see what layerstore doctor says of user namespaces, or run the build as root; "
+            "builds without RUN work for every user",
         )
 
 
@@ -95,20 +80,35 @@ class Sandbox:
 
     Args:
         scratch: A directory of the build's own; removed if this process dies.
-        name: Unique among running builds; names the control group.
+        name: Unique among running builds of this process; names the control group.
+        options: How commands run.
+
+    Attributes:
+        ids: How many ids the user namespace maps; 0 when it is the host's own.
+
+    Raises:
+        UnsupportedError: Privileges, an OCI runtime, or what a limit needs are missing.
     """
 
-    def __init__(self, scratch: Path, name: str) -> None:
+    def __init__(self, scratch: Path, name: str, options: RunOptions = DEFAULT_OPTIONS) -> None:
         require_privileges()
         self.scratch = scratch
-        self.runtime = find_runtime()
-        self.cgroup_root = f"/layerstore-{name}"
+        self.ids = mapped_ids()
+        require_enforceable(options.limits, rootless=bool(self.ids))
+        self._runtimes = installed_runtimes(options.runtime, rootless=bool(self.ids))
+        self._runtime = self._runtimes[0]
+        self._works = False
+        self._trial_lock = threading.Lock()
+        self._options = options
+        self._identity = group_name(name)
+        parent = options.limits.cgroup_parent.strip("/")
+        self.cgroup_root = "" if self.ids else os.path.join("/", parent, self._identity)
+        remove_abandoned(parent=parent)
         # Bundles hold secrets that are variables: a tmpfs that only the sandbox sees.
         self._private = scratch / "private"
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._control, self._reaper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._reaper: subprocess.Popen[bytes] | None = None
-        self._containers = 0
         self._thread = threading.Thread(target=self._work, name="build-sandbox", daemon=True)
         self._thread.start()
         try:
@@ -146,6 +146,25 @@ class Sandbox:
             raise failure[0]
         return outcome[0]
 
+    def isolation(self, name: str, *, network: bool = True, insecure: bool = False) -> Isolation:
+        """Return what a container of this sandbox shares with the host and may use.
+
+        Args:
+            name: Unique within this sandbox.
+            network: Of the host; none otherwise.
+            insecure: It has all of root's rights.
+        """
+        return Isolation(
+            host_network=network,
+            cgroup=f"{self.cgroup_root}/{name}" if self.cgroup_root else "",
+            machine=os.uname().machine,
+            insecure=insecure,
+            options=self._options,
+            ids=self.ids,
+            swap=counts_swap() if self._options.limits.memory else False,
+            held=held_capabilities(),
+        )
+
     def run(self, config: dict[str, object], name: str, on_output: Callable[[bytes], None]) -> int:
         """Run one container to its end and return its exit status.
 
@@ -156,32 +175,94 @@ class Sandbox:
 
         Raises:
             BuildError: The runtime's supervisor is gone.
+            UnsupportedError: No runtime here works.
         """
-        private = self._private
-        bundle = private / f"bundle-{name}"
-        self.call(_write_bundle, bundle, json.dumps(config))
-        arguments = [
-            self.runtime.path, "--root", str(private / "runtime"),
-            "--log", str(private / "runtime.log"),
-            "run", "--bundle", str(bundle), f"{self.cgroup_root.strip('/')}-{name}",
-        ]  # fmt: skip
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        while True:
+            runtime = self._runtime
+            status = self._run(runtime, config, name, on_output)
+            if status == 0:
+                self._works = True
+            if status == 0 or self._at_fault(runtime):
+                return status
+
+    def trial(self, runtime: Runtime) -> str | None:
+        """Return why a runtime cannot run a command that cannot fail, None if it can.
+
+        Raises:
+            BuildError: The runtime's supervisor is gone.
+        """
+        root = self.scratch / "trial"
+        said = bytearray()
+        self.call(_bind_programs, root)
         try:
-            try:
-                socket.send_fds(self._control, [json.dumps(arguments).encode()], [write_end])
-            finally:
-                os.close(write_end)
-            container = self._answer()["started"]
-            while data := os.read(read_end, OUTPUT_READ_BYTES):
+            # Without the build's limits: one that cannot be set is no fault of the runtime.
+            isolation = self.isolation("trial")._replace(options=DEFAULT_OPTIONS)
+            config = trial_config(str(root), isolation)
+            status = self._run(runtime, config, "trial", said.extend)
+        finally:
+            self.call(mounts.unmount, str(root), lazy=True)
+        if status == 0:
+            return None
+        words = said[-_TRIAL_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
+        return f"{runtime.path} exits {status}" + (f" ({words[-1].strip()})" if words else "")
+
+    def _at_fault(self, runtime: Runtime) -> bool:
+        """Whether a command that failed did so by itself; else another runtime is to run it.
+
+        Raises:
+            UnsupportedError: There is none that works.
+        """
+        with self._trial_lock:
+            if self._works:
+                return runtime == self._runtime
+            failures = []
+            for candidate in self._runtimes:
+                problem = self.trial(candidate)
+                if problem is None:
+                    self._runtime, self._works = candidate, True
+                    return runtime == candidate
+                failures.append(problem)
+            raise no_runtime_works(failures)
+
+    def _run(
+        self,
+        runtime: Runtime,
+        config: dict[str, object],
+        name: str,
+        on_output: Callable[[bytes], None],
+    ) -> int:
+        bundle = self._private / f"bundle-{runtime.name}-{name}"
+        self.call(_write_bundle, bundle, json.dumps(config))
+        identity = f"{self._identity}-{name}"
+        state = str(self._private / runtime.name)
+        command = runtime.run_command(state, str(bundle), identity, rootless=bool(self.ids))
+        output, status = self._start(command)
+        try:
+            while data := os.read(output, OUTPUT_READ_BYTES):
                 on_output(data)
+            answer = os.read(status, _STATUS_MAX_BYTES)
+        finally:
+            os.close(output)
+            os.close(status)
+        if not answer:
+            raise BuildError("the supervisor of the build's containers has died")
+        return int(answer)
+
+    def _start(self, command: list[str]) -> tuple[int, int]:
+        """Ask for a command; return where its output and its exit status will come from."""
+        output, output_end = os.pipe2(os.O_CLOEXEC)
+        status, status_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            request = json.dumps(command).encode()
+            socket.send_fds(self._control, [request], [output_end, status_end])
         except OSError as err:
+            os.close(output)
+            os.close(status)
             raise BuildError(f"the supervisor of the build's containers is gone: {err}") from err
         finally:
-            os.close(read_end)
-        while True:
-            answer = self._answer()
-            if answer.get("pid") == container:
-                return answer["status"]
+            os.close(output_end)
+            os.close(status_end)
+        return output, status
 
     def close(self) -> None:
         """Kill every container and drop every mount; harmless when repeated."""
@@ -231,14 +312,24 @@ class Sandbox:
         )  # fmt: skip
         self._reaper_end.close()
 
-    def _answer(self) -> dict[str, int]:
-        data = self._control.recv(_ANSWER_MAX_BYTES)
-        if not data:
-            raise BuildError("the supervisor of the build's containers has died")
-        answer: dict[str, int] = json.loads(data)
-        return answer
-
 
 def _write_bundle(bundle: Path, config: str) -> None:
-    bundle.mkdir(mode=0o700)
+    bundle.mkdir(mode=0o700, exist_ok=True)
     (bundle / "config.json").write_text(config)
+
+
+def _bind_programs(root: Path) -> None:
+    """Show the host's programs inside the sandbox, for a container that writes nothing."""
+    root.mkdir(mode=0o700, exist_ok=True)
+    mounts.mount("tmpfs", str(root), "tmpfs", mounts.MS_NODEV, "mode=0755")
+    for directory in STANDARD_DIRECTORIES:
+        os.mkdir(f"{root}{directory}")
+    for name in os.listdir("/"):
+        place = root / name
+        if name not in _PROGRAMS and not name.startswith("lib"):
+            continue
+        if os.path.islink(f"/{name}"):
+            place.symlink_to(os.readlink(f"/{name}"))
+        elif os.path.isdir(f"/{name}"):
+            place.mkdir()
+            mounts.bind(f"/{name}", str(place), recursive=True)

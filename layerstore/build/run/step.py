@@ -18,7 +18,6 @@ from layerstore.build.run.oci_spec import (
     STANDARD_DIRECTORIES,
     ContainerProcess,
     ExtraMount,
-    Isolation,
     container_config,
 )
 from layerstore.build.run.stubs import (
@@ -94,7 +93,7 @@ class RunStep:
         self._sandbox = sandbox
         self._snapshotter = snapshotter
         self._settings = settings
-        self._network_files: tuple[ExtraMount, ...] = ()
+        self._network_files: dict[tuple[tuple[str, str], ...], tuple[ExtraMount, ...]] = {}
 
     def run(
         self,
@@ -151,12 +150,12 @@ class RunStep:
         root = str(snapshot.root)
         root_before = os.stat(root)
         users = UserDatabase(*_user_files(root))
-        user = resolve_run_user(users, op.user)
+        user = self._mapped(resolve_run_user(users, op.user), op.user)
         mounts = MountSet(scratch / "mounts", caches, stack)
         for spec in op.mounts:
             mounts.add(spec, self._settings.secrets, sources)
         require_directories(root, STANDARD_DIRECTORIES)
-        extra = [*((mount, False) for mount in self._etc_files()), *mounts.mounts]
+        extra = [*((mount, False) for mount in self._etc_files(op.extra_hosts)), *mounts.mounts]
         places = real_targets(root, [mount.destination for mount, _ in extra])
         targets = [(path, True) for path in STANDARD_DIRECTORIES]
         targets += [
@@ -186,30 +185,44 @@ class RunStep:
             gid=user.gid,
             groups=user.groups,
         )
-        isolation = Isolation(
-            host_network=op.network,
-            cgroup=f"{self._sandbox.cgroup_root}/{name}",
-            machine=os.uname().machine,
-        )
+        isolation = self._sandbox.isolation(name, network=op.network, insecure=op.insecure)
         root = str(prepared.snapshot.root)
         return container_config(root, process, prepared.mounts, isolation)
 
-    def _etc_files(self) -> tuple[ExtraMount, ...]:
+    def _mapped(self, user: RunUser, text: str) -> RunUser:
+        """Return the user as this build's user namespace can have it.
+
+        Raises:
+            BuildError: The ids mean nothing there.
+        """
+        ids = self._sandbox.ids
+        if not ids:
+            return user
+        if max(user.uid, user.gid) >= ids:
+            raise BuildError(
+                f"USER {text} is {user.uid}:{user.gid}, and this build's user namespace has only "
+                f"the ids below {ids}",
+                hint="give yourself subordinate ids: usermod --add-subuids 100000-165535 "
+                "--add-subgids 100000-165535 NAME (package uidmap)",
+            )
+        # With one id alone nobody may set groups; further ones would be of others anyway.
+        return user._replace(groups=tuple(group for group in user.groups if group < ids > 1))
+
+    def _etc_files(self, extra_hosts: tuple[tuple[str, str], ...]) -> tuple[ExtraMount, ...]:
         """Return the mounts of copies of the host's resolver configuration.
 
         Copies, so that no step can reach a file of the host through them.
         """
-        if not self._network_files:
-            directory = self._sandbox.scratch / "etc"
+        if extra_hosts not in self._network_files:
+            directory = self._sandbox.scratch / f"etc-{len(self._network_files)}"
             directory.mkdir(mode=0o755, exist_ok=True)
-            self._network_files = tuple(
-                _copied(directory, path, default, extra)
-                for path, default, extra in (
-                    (_RESOLV_CONF, b"", b""),
-                    (_HOSTS, _LOCALHOST, f"\n127.0.0.1 {HOSTNAME}\n".encode()),
-                )
+            lines = [("127.0.0.1", HOSTNAME), *((address, name) for name, address in extra_hosts)]
+            hosts = "".join(f"\n{address} {name}" for address, name in lines) + "\n"
+            self._network_files[extra_hosts] = (
+                _copied(directory, _RESOLV_CONF, b"", b""),
+                _copied(directory, _HOSTS, _LOCALHOST, hosts.encode()),
             )
-        return self._network_files
+        return self._network_files[extra_hosts]
 
 
 def _copied(directory: Path, path: str, default: bytes, extra: bytes) -> ExtraMount:

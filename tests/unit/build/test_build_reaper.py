@@ -23,14 +23,14 @@ def _signals_as_before() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_signals_as_before")
-@pytest.mark.parametrize("how", ["quit", "closed", "died with an answer unread"])
+@pytest.mark.parametrize("how", ["quit", "closed", "died with something unread"])
 def test_a_builder_that_is_gone_ends_it(how: str) -> None:
     builder, own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with own:
         if how == "quit":
             builder.send(b"quit")
-        if how == "died with an answer unread":
-            own.send(b'{"started": 1}')  # the kernel then says reset, not end
+        if how == "died with something unread":
+            own.send(b"something")  # the kernel then says reset, not end
         if how != "quit":
             builder.close()
         announced = reaper._Reaper(own).serve()

@@ -1,0 +1,81 @@
+"""Whether the limits that a build asks for can be enforced here: those that cannot are refused.
+
+A limit that is passed over in silence is worse than none: whoever asked for it relies on it.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+from layerstore.build.run.cgroups import ROOT, controllers, counts_swap
+from layerstore.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from layerstore.build.run.settings import Limits, Ulimit
+
+_NUMBERS = {"locks": 10, "nice": 13, "rtprio": 14, "rttime": 15, "sigpending": 11, "msgqueue": 12}
+"""Of getrlimit(2), for those that some Pythons have no name for (asm-generic/resource.h)."""
+
+
+def require_enforceable(limits: Limits, *, rootless: bool) -> None:
+    """Refuse limits that nothing here would enforce.
+
+    Raises:
+        UnsupportedError: Names what is missing.
+        InputError: A limit is above what this user may set.
+    """
+    if rootless:
+        for ulimit in limits.ulimits:
+            _require_below_own(ulimit)
+    needed = _needed(limits)
+    if not needed:
+        return
+    if rootless:
+        raise UnsupportedError(
+            f"{needed[0][0]} needs control groups, which a build without root cannot make",
+            hint="limit the whole build: systemd-run --user --scope -p MemoryMax=1G "
+            "layerstore build ...; or build as root",
+        )
+    there = controllers()
+    for option, controller in needed:
+        if controller not in there:
+            raise UnsupportedError(
+                f"{option} cannot be enforced here: {ROOT} has no {controller} controller",
+                hint="boot with it enabled, or leave the option out",
+            )
+    if limits.memory_swap and not counts_swap():
+        raise UnsupportedError(
+            "--memory-swap cannot be enforced here: the kernel does not count swap",
+            hint="boot with swapaccount=1, or leave the option out",
+        )
+
+
+def _needed(limits: Limits) -> list[tuple[str, str]]:
+    wanted = (
+        ("--memory", limits.memory, "memory"),
+        ("--memory-swap", limits.memory_swap, "memory"),
+        ("--cpu-quota", limits.cpu_quota, "cpu"),
+        ("--cpu-period", limits.cpu_period, "cpu"),
+        ("--cpu-shares", limits.cpu_shares, "cpu"),
+        ("--cpuset-cpus", limits.cpuset_cpus, "cpuset"),
+        ("--cpuset-mems", limits.cpuset_mems, "cpuset"),
+    )
+    return [(option, controller) for option, value, controller in wanted if value]
+
+
+def _require_below_own(ulimit: Ulimit) -> None:
+    """Refuse to raise a hard limit, for which the host's root is needed.
+
+    Raises:
+        InputError: It is above this process's own.
+    """
+    number = _NUMBERS.get(ulimit.name)
+    if number is None:
+        number = getattr(resource, f"RLIMIT_{ulimit.name.upper()}")
+    _, hard = resource.getrlimit(number)
+    if hard != resource.RLIM_INFINITY and not 0 <= ulimit.hard <= hard:
+        raise InputError(
+            f"--ulimit {ulimit.name}: a build without root cannot go above {hard}",
+            hint=f"--ulimit {ulimit.name}={hard}",
+        )
