@@ -15,7 +15,7 @@ from layerstore.build.fetch.lazy import LazyFetcher
 from layerstore.build.ignore import IgnoreRules
 from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
 from layerstore.build.outputs import Output, OutputKind, write_outputs
-from layerstore.build.platforms import Platform
+from layerstore.build.platforms import Platform, normalized
 from layerstore.build.result import StoredImages, finished_image
 from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings
 from layerstore.build.solver import Solver
@@ -68,6 +68,8 @@ class BuildRequest:
         outputs: Where the result goes.
         squash: Which layers become one.
         annotations: Of the image's manifest.
+        platform: What the image is for, and base images must be; None takes them as they are.
+        pulls: Base images must come from a registry, whatever the store has.
     """
 
     context: Path
@@ -88,6 +90,8 @@ class BuildRequest:
     outputs: Sequence[Output] = (Output(kind=OutputKind.IMAGE),)
     squash: Squash = Squash.NOTHING
     annotations: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
+    pulls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +286,6 @@ def _epoch(request: BuildRequest) -> int | None:
 
 
 def _lower_options(request: BuildRequest) -> LowerOptions:
-    architecture, variant = host_platform()
-    if (architecture, variant) == ("arm64", "v8"):
-        variant = ""
     build_args = dict(request.build_args)
     if request.source_date_epoch is not None:
         build_args.setdefault("SOURCE_DATE_EPOCH", str(request.source_date_epoch))
@@ -295,8 +296,16 @@ def _lower_options(request: BuildRequest) -> LowerOptions:
         network=request.network,
         allow=request.allow,
         extra_hosts=request.extra_hosts,
-        platform=Platform("linux", architecture, variant),
+        platform=request.platform or native_platform(),
+        build_platform=native_platform(),
+        is_platform_given=request.platform is not None,
+        pulls=request.pulls,
     )
+
+
+def native_platform() -> Platform:
+    """Return what runs on this host without help."""
+    return normalized("linux", *host_platform())
 
 
 def _run_settings(store: Store, request: BuildRequest) -> RunSettings:

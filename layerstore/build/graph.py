@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.build.dockerfile.syntax import SourceSpan
+    from layerstore.build.platforms import Platform
 
 
 class BaseOp(msgspec.Struct, frozen=True, tag="base"):
@@ -185,9 +186,11 @@ class Vertex:
         span: The instruction's place, for messages.
         label: What people see: ``[builder 2/5] RUN make``.
         original: The instruction as written.
+        platform: What programs a RUN runs, None for everything else. In no key: the
+            layers below tell images apart.
     """
 
-    __slots__ = ("inputs", "label", "op", "original", "span")
+    __slots__ = ("inputs", "label", "op", "original", "platform", "span")
 
     def __init__(
         self,
@@ -202,6 +205,7 @@ class Vertex:
         self.span = span
         self.label = label
         self.original = original
+        self.platform: Platform | None = None
 
 
 def topological(target: Vertex) -> list[Vertex]:

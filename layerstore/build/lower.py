@@ -46,7 +46,7 @@ from layerstore.build.fetch.redaction import redacted
 from layerstore.build.graph import BaseOp, ContextOp, MkdirOp, Op, RemoteOp, Vertex
 from layerstore.build.lower_copy import copy_history, lower_copy
 from layerstore.build.lower_run import lower_run
-from layerstore.build.platforms import Platform, parse_platform
+from layerstore.build.platforms import Platform, normalized, parse_platform
 from layerstore.build.stage import StageState
 from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 
@@ -69,9 +69,12 @@ class LowerOptions(NamedTuple):
     """What the command line adds to the Dockerfile.
 
     Attributes:
-        platform: What the result is for, and what runs here: they are the same.
         allow: Entitlements that steps may use.
         extra_hosts: Names and addresses for every RUN's ``/etc/hosts``.
+        platform: What the result is for.
+        build_platform: What runs here; None when that is the same.
+        is_platform_given: ``--platform`` asked for it: base images must be for it.
+        pulls: ``--pull``: base images must come from a registry, whatever the store has.
     """
 
     build_args: Mapping[str, str]
@@ -81,6 +84,14 @@ class LowerOptions(NamedTuple):
     platform: Platform
     allow: frozenset[str] = frozenset()
     extra_hosts: tuple[tuple[str, str], ...] = ()
+    build_platform: Platform | None = None
+    is_platform_given: bool = False
+    pulls: bool = False
+
+    @property
+    def native(self) -> Platform:
+        """What runs on this host without help."""
+        return self.build_platform or self.platform
 
 
 class Plan(NamedTuple):
@@ -119,7 +130,7 @@ class Lowering:
         self._images = images
         self._done: dict[int, StageState] = {}
         self._declared: set[str] = set()
-        self._image_roots: dict[str, tuple[Vertex, ImageConfig]] = {}
+        self._image_roots: dict[tuple[str, Platform | None], tuple[Vertex, ImageConfig]] = {}
         self._remotes: dict[RemoteOp, Vertex] = {}
         self._globals = self._global_args()
 
@@ -180,16 +191,29 @@ class Lowering:
             raise SpecError(f"there is no stage number {name}: the file has {count}", span)
         return self.image_root(name, span)[0]
 
-    def image_root(self, reference: str, span: SourceSpan) -> tuple[Vertex, ImageConfig]:
+    def image_root(
+        self, reference: str, span: SourceSpan, platform: Platform | None = None
+    ) -> tuple[Vertex, ImageConfig]:
         """Return a stored image, or the empty root for ``scratch``.
+
+        Args:
+            reference: The image.
+            span: Where it is asked for.
+            platform: Of ``scratch``, which is for any; that of the result when None.
 
         Raises:
             SpecError: No such image.
         """
-        known = self._image_roots.get(reference)
+        wanted = (platform or self.options.platform) if reference == SCRATCH else None
+        known = self._image_roots.get((reference, wanted))
         if known is None:
-            if reference == SCRATCH:
-                config = scratch_config(self.options.platform)
+            if wanted is not None:
+                config = scratch_config(wanted)
+            elif self.options.pulls:
+                raise SpecError(
+                    f"--pull wants {reference!r} from a registry, and registries are not supported "
+                    "yet", span, hint="leave --pull out to use the image in the store",
+                )  # fmt: skip
             else:
                 found = self._images.find(reference)
                 if found is None:
@@ -199,7 +223,7 @@ class Lowering:
                     )  # fmt: skip
                 config = found
             vertex = Vertex(BaseOp(config.diff_ids), (), span, f"FROM {reference}")
-            known = self._image_roots[reference] = (vertex, config)
+            known = self._image_roots[reference, wanted] = (vertex, config)
         return known
 
     def remote(self, op: RemoteOp, label: str, span: SourceSpan) -> Vertex:
@@ -220,7 +244,7 @@ class Lowering:
         return self._globals.get(name) if default is None else default
 
     def _global_args(self) -> dict[str, str]:
-        values = platform_args(self.options.platform)
+        values = platform_args(self.options.native, self.options.platform)
         last = self.dockerfile.stages[-1]
         values["TARGETSTAGE"] = self.options.target or last.name or ""
         for name in values:
@@ -268,8 +292,10 @@ class _StageLowering:
             state = parent.child()
             state.config = _with_triggers(state, parent.config.on_build)
             return state
-        vertex, config = lowering.image_root(from_.base, stage.span)
-        _check_platform(from_.base, from_.platform, config, stage)
+        platform = _wanted_platform(from_.platform, stage, lowering.options)
+        vertex, config = lowering.image_root(from_.base, stage.span, platform)
+        if platform is not None:
+            _check_platform(from_.base, platform, config, stage)
         vertex.label = vertex.label or self._label(f"FROM {from_.base}")
         return StageState(vertex, config)
 
@@ -323,6 +349,8 @@ class _StageLowering:
     def _run(self, state: StageState, instruction: Run) -> None:
         op, inputs = lower_run(self._lowering, self._stage, state, instruction)
         vertex = self._vertex(op, inputs, instruction)
+        image = state.image
+        vertex.platform = normalized(image.os, image.architecture, image.variant)
         state.add_layer(vertex, state.run_history(op.args))
 
     def _copy(self, state: StageState, instruction: Copy | Add) -> None:
@@ -356,10 +384,10 @@ def scratch_config(platform: Platform) -> ImageConfig:
     return _config_with(empty, working_dir="/")
 
 
-def platform_args(platform: Platform) -> dict[str, str]:
+def platform_args(build: Platform, target: Platform) -> dict[str, str]:
     """Return the predefined arguments that describe the platforms."""
     values: dict[str, str] = {}
-    for prefix in ("BUILD", "TARGET"):
+    for prefix, platform in (("BUILD", build), ("TARGET", target)):
         values |= {
             f"{prefix}PLATFORM": str(platform),
             f"{prefix}OS": platform.os,
@@ -402,14 +430,20 @@ def _command(state: StageState, command: CommandLine) -> tuple[str, ...]:
     return state.with_shell(command.shell or "")
 
 
-def _check_platform(base: str, wanted: str | None, config: ImageConfig, stage: Stage) -> None:
-    if wanted is None:
-        return
-    platform = parse_platform(wanted, stage.from_.flag_span("platform"))
-    if (platform.os, platform.architecture) != (config.os, config.architecture):
+def _wanted_platform(text: str | None, stage: Stage, options: LowerOptions) -> Platform | None:
+    """Return the platform that a FROM asks for; None for that of the image, whatever it is."""
+    if text is not None:
+        return parse_platform(text, stage.from_.flag_span("platform"), options.native)
+    return options.platform if options.is_platform_given else None
+
+
+def _check_platform(base: str, wanted: Platform, config: ImageConfig, stage: Stage) -> None:
+    found = normalized(config.os, config.architecture, config.variant)
+    if not found.serves(wanted):
         raise SpecError(
-            f"{base} is an image for {config.os}/{config.architecture}, not for {wanted}",
+            f"{base} is an image for {found}, not for {wanted}",
             stage.from_.flag_span("platform"),
+            hint=f"put an image for {wanted} into the store under another name",
         )
 
 

@@ -13,6 +13,7 @@ from layerstore.build.cache_key import layers_input, selection_digest
 from layerstore.build.copy import CopyOptions, copy_match
 from layerstore.build.copying import input_root, nothing_found
 from layerstore.build.errors import StepFailedError
+from layerstore.build.foreign import require_runnable
 from layerstore.build.graph import ContextOp
 from layerstore.build.source import Match, find, select
 from layerstore.build.target import TargetTree
@@ -67,6 +68,8 @@ class Running:
         Raises:
             StepFailedError: It ended with an error.
         """
+        if vertex.platform is not None:
+            require_runnable(vertex.platform)
         step = self._prepare_running()
         scratch = self._resources.scratch / f"step-{number}"
         sources = _Sources(self, vertex, inputs, scratch)

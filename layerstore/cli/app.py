@@ -107,7 +107,12 @@ def run(arguments: Sequence[str], store: str | None) -> int:
     """
     collect_rarely()
     prefix = ["--store", store] if store else []
-    line = [*prefix, *(_format_as_flag(arguments) or ["--help"])]
+    words = _format_as_flag(arguments)
+    if words[:1] == ["build"]:
+        from layerstore.cli.build_bases import spelled_out
+
+        words = spelled_out(words)
+    line = [*prefix, *(words or ["--help"])]
     command = typer.main.get_command(_app_for(line[len(prefix)]))
     try:
         # Not command.main(): it ends the process by itself on broken pipes and Ctrl-C.

@@ -62,6 +62,19 @@ def build_image(
     target: Annotated[
         str | None, typer.Option(metavar="STAGE", help="Stage to build; the last by default.")
     ] = None,
+    platform: Annotated[
+        _Many,
+        typer.Option(
+            metavar="OS/ARCH[/VARIANT]", help="What the image is for; this host by default."
+        ),
+    ] = None,
+    pull: Annotated[
+        str,
+        typer.Option(
+            metavar="always|missing|never",
+            help="Whether base images come from a registry; --pull alone means always.",
+        ),
+    ] = "missing",
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step.")] = False,
     secrets: Annotated[
         _Many,
@@ -129,6 +142,7 @@ def build_image(
     """Build an image from a Dockerfile."""
     from layerstore.build.api import build
     from layerstore.cli import build_output
+    from layerstore.cli.build_bases import with_bases
     from layerstore.cli.build_ui import check_progress, watching
 
     request = _request(directory, file, tags, target, no_cache=no_cache, network=network)
@@ -152,6 +166,7 @@ def build_image(
         extra_hosts=build_run.parse_extra_hosts(add_hosts or ()),
         run=build_run.parse_run_options(limits, security_opts or (), isolation, runtime),
     )
+    request = with_bases(request, platform or (), pull)
     request = _with_results(request, outputs, annotations, squash=squash, squash_all=squash_all)
     check_progress(progress)
     is_stdout_taken = build_output.uses_stdout(outputs or ())

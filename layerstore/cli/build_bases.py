@@ -1,0 +1,75 @@
+"""What ``build --platform`` and ``--pull`` mean, and options whose value may be left out.
+
+Source: docker, buildx and buildah, ``build --pull`` and ``--platform`` (behaviour).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerstore.build.api import BuildRequest
+
+_PULLS = {
+    "always": True,
+    "true": True,
+    "newer": False,  # buildah: the image at hand serves where no registry answers
+    "missing": False,
+    "false": False,
+    "never": False,
+}
+# What each option means without a value, and the values that may stand apart from it.
+_BARE = {
+    "--pull": ("always", re.compile("always|true|newer|missing|false|never")),
+}
+
+
+def with_bases(request: BuildRequest, platforms: Sequence[str], pull: str) -> BuildRequest:
+    """Return the request with what its base images must be.
+
+    Raises:
+        InputError: No platform, several, or not a policy of pulling.
+    """
+    if pull not in _PULLS:
+        raise InputError(
+            f"{pull!r} does not say when to pull", hint="one of always, missing, never"
+        )
+    chosen = None
+    if platforms:
+        from layerstore.build.api import native_platform
+        from layerstore.build.platforms import platform_of
+
+        words = [word for text in platforms for word in text.split(",")]
+        found = {platform_of(word, native_platform()) for word in words}
+        if len(found) > 1:
+            raise InputError(
+                f"a build makes an image for one platform, not for {len(found)}",
+                hint="build once for each, with names of their own",
+            )
+        (chosen,) = found
+    return replace(request, platform=chosen, pulls=_PULLS[pull])
+
+
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """Return a command line in which options that may stand alone have their value.
+
+    ``--pull .`` is the option and a directory; ``--pull never .`` has a value.
+    """
+    line: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*line, word, *rest]
+        if word in _BARE:
+            bare, values = _BARE[word]
+            value = rest.pop(0) if rest and values.fullmatch(rest[0]) else bare
+            word = f"{word}={value}"
+        line.append(word)
+    return line
