@@ -14,6 +14,7 @@ from layerstore.build.executor import BuildExecutor
 from layerstore.build.fetch.lazy import LazyFetcher
 from layerstore.build.ignore import IgnoreRules
 from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
+from layerstore.build.notes import Notes, NotesSettings
 from layerstore.build.outputs import Output, OutputKind, write_outputs
 from layerstore.build.platforms import Platform, normalized
 from layerstore.build.result import StoredImages, finished_image
@@ -70,6 +71,7 @@ class BuildRequest:
         annotations: Of the image's manifest.
         platform: What the image is for, and base images must be; None takes them as they are.
         pulls: Base images must come from a registry, whatever the store has.
+        explain: Tell the watcher why steps run.
     """
 
     context: Path
@@ -92,6 +94,7 @@ class BuildRequest:
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: Platform | None = None
     pulls: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,19 +178,26 @@ def _build_once(
         BuildExecutor(store, context, fetcher, settings, counter, epoch=epoch) as executor,
     ):
         cache = _StoreCache(store, executor)
+        notes = Notes(store, executor, _notes_settings(request, images, names), counter)
         solver = Solver(
             executor,
             cache=None if request.no_cache else cache,
             remember=cache,
+            notes=notes,
             ui=counter,
             epoch=epoch,
         )
-        result = solver.solve(plan.state.vertex)
-        parts = finished_image(
-            executor.resources, plan, solver, result, images.base_of(plan.state.image),
-            epoch=epoch, squash=request.squash, annotations=request.annotations,
-        )  # fmt: skip
-        written = write_outputs(request.outputs, executor.resources, parts, names, epoch=epoch)
+        try:
+            result = solver.solve(plan.state.vertex)
+            parts = finished_image(
+                executor.resources, plan, solver, result, images.base_of(plan.state.image),
+                epoch=epoch, squash=request.squash, annotations=request.annotations,
+            )  # fmt: skip
+            written = write_outputs(request.outputs, executor.resources, parts, names, epoch=epoch)
+        except BuildStepError:
+            notes.finish("")
+            raise
+        notes.finish(written.image.image_id)
     return BuildResult(
         written.image, written.names, counter.total, counter.cached, written.descriptor,
         counter.new_bytes, counter.reused_bytes, written.is_stored,
@@ -285,6 +295,22 @@ def _epoch(request: BuildRequest) -> int | None:
     return int(text)
 
 
+def _notes_settings(
+    request: BuildRequest, images: StoredImages, names: Sequence[str]
+) -> NotesSettings:
+    spec = request.dockerfile or request.context / "Dockerfile"
+    return NotesSettings(
+        context=str(request.context.absolute()),
+        dockerfile=str(spec) if request.dockerfile_text is not None else str(spec.absolute()),
+        target=request.target or "",
+        names=tuple(names),
+        images={each.reference: each.record.image_id for each in images.used},
+        epoch=_epoch(request),
+        explain=request.explain,
+        use_cache=not request.no_cache,
+    )
+
+
 def _lower_options(request: BuildRequest) -> LowerOptions:
     build_args = dict(request.build_args)
     if request.source_date_epoch is not None:
@@ -300,6 +326,7 @@ def _lower_options(request: BuildRequest) -> LowerOptions:
         build_platform=native_platform(),
         is_platform_given=request.platform is not None,
         pulls=request.pulls,
+        secrets=request.secrets.keys(),
     )
 
 

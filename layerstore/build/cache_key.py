@@ -3,11 +3,12 @@
 A key is the SHA-256 of the operation and of what it works on: the chain ID of the
 layers below, and for files taken from elsewhere their paths, types, modes, owners,
 links, attributes and contents, but not their times. Secrets' values and proxies are
-in no key. Steps that copy from a stage have two keys: one of the stage's identity,
-which costs nothing, and one of the files' content, which hits when the stage was
-built anew with the same files. Pure but for the reading of files.
+in no key; whether an optional secret is there is part of its operation. Steps that copy
+from a stage have two keys: one of the stage's identity, which costs nothing, and one of
+the files' content, which hits when the stage was built anew with the same files. Pure
+but for the reading of files.
 
-Changing anything here makes every cache cold: then raise ``_VERSION``.
+Changing anything here makes every cache cold: then raise ``KEY_VERSION``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from layerstore.build.source import Match, Selected
     from layerstore.digest import DiffId
 
-_VERSION = b"layerstore build step 1"
+KEY_VERSION = "layerstore build step 2"
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
@@ -39,7 +40,7 @@ def step_key(op: Op, inputs: Iterable[str], epoch: int | None) -> str:
         inputs: In order: chain IDs or content digests, each with a word for which it is.
         epoch: SOURCE_DATE_EPOCH of the build, which clamps times in layers.
     """
-    return "step:" + hashlib.sha256(_encode([_VERSION, op, list(inputs), epoch])).hexdigest()
+    return "step:" + hashlib.sha256(_encode([KEY_VERSION, op, list(inputs), epoch])).hexdigest()
 
 
 def layers_input(layers: Sequence[DiffId]) -> str:

@@ -25,6 +25,7 @@ from layerstore.formats.tree import Kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from layerstore.build.facts import Selection
     from layerstore.build.graph import CopyOp, MkdirOp, Vertex
     from layerstore.build.resources import BuildResources
     from layerstore.build.solver import Result
@@ -49,6 +50,12 @@ class Copying:
             InputError: A file named without wildcards does not exist.
         """
         return [selection_digest(self._matches(op, vertex, inputs))] if op.sources else []
+
+    def selections(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> list[Selection]:
+        """Return the files that a COPY takes, for people who ask what changed."""
+        from layerstore.build.facts import Selection
+
+        return [Selection(1, "", self._matches(op, vertex, inputs))] if op.sources else []
 
     def mkdir(self, op: MkdirOp, base: Result) -> DiffId | None:
         """Carry out a WORKDIR; None when the directory is there."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from layerstore.build.context import Context
+    from layerstore.build.facts import Selection
     from layerstore.build.fetch.lazy import LazyFetcher
     from layerstore.build.graph import Vertex
     from layerstore.build.run.settings import RunSettings
@@ -98,6 +99,15 @@ class BuildExecutor:
                 return self._copying.copy_key(op, vertex, inputs)
             if isinstance(op, RunOp):
                 return self._running.run_key(op, vertex, inputs)
+            return []
+
+    def selections(self, vertex: Vertex, inputs: Sequence[Result]) -> list[Selection]:
+        """Return the files that a vertex takes from its inputs, as its content key has them."""
+        with _blaming(vertex):
+            if isinstance(vertex.op, CopyOp):
+                return self._copying.selections(vertex.op, vertex, inputs)
+            if isinstance(vertex.op, RunOp):
+                return self._running.selections(vertex.op, vertex, inputs)
             return []
 
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:

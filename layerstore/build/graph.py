@@ -135,6 +135,7 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
         mode: Permission bits, None for the type's default.
         env: Variable that gets a secret.
         content: Of a program that stands in the Dockerfile, with its name in ``source``.
+        absent: An optional secret that the build was not given: what runs may do without.
     """
 
     type: str
@@ -152,6 +153,7 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
     owned: bool = False
     env: str = ""
     content: str = ""
+    absent: bool = False
 
 
 class RunOp(msgspec.Struct, frozen=True, tag="run", omit_defaults=True):

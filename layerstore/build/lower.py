@@ -51,7 +51,7 @@ from layerstore.build.stage import StageState
 from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from layerstore.build.dockerfile.syntax import CommandLine, Dockerfile, SourceSpan, Stage
 
@@ -75,6 +75,7 @@ class LowerOptions(NamedTuple):
         build_platform: What runs here; None when that is the same.
         is_platform_given: ``--platform`` asked for it: base images must be for it.
         pulls: ``--pull``: base images must come from a registry, whatever the store has.
+        secrets: Ids of those that are given; their values are nobody's business here.
     """
 
     build_args: Mapping[str, str]
@@ -92,6 +93,8 @@ class LowerOptions(NamedTuple):
     def native(self) -> Platform:
         """What runs on this host without help."""
         return self.build_platform or self.platform
+
+    secrets: Collection[str] = ()
 
 
 class Plan(NamedTuple):

@@ -157,6 +157,7 @@ class _Mounts:
             uid=mount.uid or 0,
             gid=mount.gid or 0,
             env=mount.env or "",
+            absent=not mount.required and identity not in self._lowering.options.secrets,
         )
 
     def _cache(self, mount: RunMount, target: str) -> MountSpec:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fuse_mount.build_lowers import BuildLowers
-    from layerstore.build.graph import RunOp, Vertex
+    from layerstore.build.facts import Selection
+    from layerstore.build.graph import MountSpec, RunOp, Vertex
     from layerstore.build.resources import BuildResources
     from layerstore.build.run.settings import RunSettings
     from layerstore.build.run.step import RunStep
@@ -57,8 +58,9 @@ class Running:
         Raises:
             InputError: The context does not hold what is to be mounted.
         """
-        bound = [index for index, spec in enumerate(op.mounts) if spec.input is not None]
-        return [self._mount_key(op, vertex, inputs, index) for index in bound]
+        return [
+            self._mount_key(spec, vertex, inputs) for spec in op.mounts if spec.input is not None
+        ]
 
     def run(
         self, number: int, op: RunOp, vertex: Vertex, inputs: Sequence[Result]
@@ -97,19 +99,35 @@ class Running:
         self._resources.discard(scratch)
         return diff_id
 
-    def _mount_key(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result], index: int) -> str:
-        number = op.mounts[index].input
-        assert number is not None
-        if not isinstance(vertex.inputs[number].op, ContextOp):
-            return layers_input(inputs[number].layers)
-        root = input_root(self._resources, vertex, inputs, number)
+    def selections(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> list[Selection]:
+        """Return the files of the context that a RUN mounts, for people who ask what changed."""
+        from layerstore.build.facts import Selection
+
+        return [
+            Selection(spec.input, spec.target, self._mounted(spec, vertex, inputs))
+            for spec in op.mounts
+            if spec.input is not None and isinstance(vertex.inputs[spec.input].op, ContextOp)
+        ]
+
+    def _mount_key(self, spec: MountSpec, vertex: Vertex, inputs: Sequence[Result]) -> str:
+        assert spec.input is not None
+        if not isinstance(vertex.inputs[spec.input].op, ContextOp):
+            return layers_input(inputs[spec.input].layers)
+        return selection_digest(self._mounted(spec, vertex, inputs))
+
+    def _mounted(
+        self, spec: MountSpec, vertex: Vertex, inputs: Sequence[Result]
+    ) -> list[tuple[str, list[Match]]]:
+        """Return the files that a bind mount shows."""
+        assert spec.input is not None
+        root = input_root(self._resources, vertex, inputs, spec.input)
         found = [
             Match(path.rpartition(b"/")[2], path, select(node))
-            for path, node in find(root, op.mounts[index].source)
+            for path, node in find(root, spec.source)
         ]
         if not found:
-            raise nothing_found(op.mounts[index].source, vertex)
-        return selection_digest([(op.mounts[index].source, found)])
+            raise nothing_found(spec.source, vertex)
+        return [(spec.source, found)]
 
     def context_layers(self) -> tuple[DiffId, ...]:
         """Return the whole build context as a layer, for bind mounts of it."""

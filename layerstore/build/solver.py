@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import msgspec
+
 from layerstore.build.cache_key import layers_input, step_key
 from layerstore.build.graph import (
     BaseOp,
@@ -25,7 +27,7 @@ from layerstore.build.ui import StepOutcome
 from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from layerstore.build.graph import Vertex
     from layerstore.build.ui import BuildUi
@@ -92,6 +94,27 @@ class Cache(Protocol):
         """Remember steps."""
 
 
+class Notes(Protocol):
+    """Keeps what is worth knowing of the steps later."""
+
+    def planned(self, vertices: Mapping[int, Vertex]) -> None:
+        """Hear of the steps by their numbers, before the first one."""
+
+    def hit(self, number: int, vertex: Vertex, key: str, record: CacheRecord) -> None:
+        """Hear of a step that is cached, and under which key."""
+
+    def missed(
+        self, number: int, vertex: Vertex, inputs: Sequence[Result], keys: Sequence[str]
+    ) -> None:
+        """Hear of a step that is to run."""
+
+    def made(
+        self, number: int, vertex: Vertex, keys: Sequence[str], made: Made, *,
+        seconds: float, created: float,
+    ) -> list[bytes]:  # fmt: skip
+        """Hear of a step that was made; return what to remember with each of its keys."""
+
+
 class Solver:
     """Solves one graph.
 
@@ -99,6 +122,7 @@ class Solver:
         executor: Runs what is not cached.
         cache: Where steps are looked up; None to run everything.
         remember: Where they are remembered.
+        notes: Keeps what is worth knowing later.
         ui: Hears of every step.
         epoch: SOURCE_DATE_EPOCH, None for the real time.
     """
@@ -109,12 +133,14 @@ class Solver:
         *,
         cache: Cache | None,
         remember: Cache,
+        notes: Notes,
         ui: BuildUi,
         epoch: int | None,
     ) -> None:
         self._executor = executor
         self._cache = cache
         self._remember = remember
+        self._notes = notes
         self._ui = ui
         self._epoch = epoch
         self._results: dict[int, Result] = {}
@@ -125,9 +151,11 @@ class Solver:
         Raises:
             BuildError: A step failed; the finished ones stay in the cache.
         """
-        number = 0
         order = topological(target)
-        self._ui.planned(sum(not isinstance(each.op, BaseOp | ContextOp) for each in order))
+        steps = [each for each in order if not isinstance(each.op, BaseOp | ContextOp | MergeOp)]
+        self._ui.planned(len(steps))
+        self._notes.planned(dict(enumerate(steps, 1)))
+        number = 0
         for vertex in order:
             match vertex.op:
                 case ContextOp():
@@ -179,7 +207,10 @@ class Solver:
             record = self._cache.get(key) if self._cache is not None else None
             if record is not None:
                 if len(keys) > 1:
-                    self._store(keys[:-1], record.diff_id, record.created)
+                    self._remember.put(
+                        [msgspec.structs.replace(record, key=each) for each in keys[:-1]]
+                    )
+                self._notes.hit(number, vertex, key, record)
                 self._ui.finished(number, vertex.label, StepOutcome(cached=True))
                 return _stacked(inputs[0], record.diff_id, record.created)
         return self._execute(number, vertex, inputs, keys)
@@ -216,6 +247,7 @@ class Solver:
     def _execute(
         self, number: int, vertex: Vertex, inputs: list[Result], keys: list[str]
     ) -> Result:
+        self._notes.missed(number, vertex, inputs, keys)
         self._ui.started(number, vertex.label)
         began = time.monotonic()
         try:
@@ -224,18 +256,22 @@ class Solver:
             self._ui.failed(number, vertex.label)
             raise
         created = time.time() if self._epoch is None else float(self._epoch)
-        self._store(keys, made.diff_id, created)
+        seconds = time.monotonic() - began
+        values = self._notes.made(number, vertex, keys, made, seconds=seconds, created=created)
+        self._remember.put(
+            [
+                CacheRecord(key, made.diff_id, value, created)
+                for key, value in zip(keys, values, strict=True)
+            ]
+        )
         outcome = StepOutcome(
             cached=False,
-            seconds=time.monotonic() - began,
+            seconds=seconds,
             new_bytes=made.new_bytes,
             reused_bytes=made.reused_bytes,
         )
         self._ui.finished(number, vertex.label, outcome)
         return _stacked(inputs[0], made.diff_id, created)
-
-    def _store(self, keys: list[str], diff_id: DiffId | None, created: float) -> None:
-        self._remember.put([CacheRecord(key, diff_id, b"", created) for key in keys])
 
 
 def _stacked(base: Result, diff_id: DiffId | None, created: float) -> Result:

@@ -113,6 +113,9 @@ def build_image(
     isolation: build_run.Isolation = None,
     runtime: build_run.RuntimeName = None,
     progress: Annotated[str, typer.Option(metavar=PROGRESS, help="How steps are shown.")] = "auto",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say why each step that runs is not cached.")
+    ] = False,
     outputs: Annotated[
         _Many,
         typer.Option(
@@ -162,6 +165,7 @@ def build_image(
     )
     request = dataclasses.replace(
         request,
+        explain=explain,
         allow=build_run.parse_allow(allow or ()),
         extra_hosts=build_run.parse_extra_hosts(add_hosts or ()),
         run=build_run.parse_run_options(limits, security_opts or (), isolation, runtime),

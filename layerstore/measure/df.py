@@ -41,6 +41,7 @@ _ROWS = (
             Owner.CONFIG,
             Owner.RESERVE,
             Owner.SCANS,
+            Owner.BUILDS,
             Owner.VIEWS,
             Owner.LOCKS,
         ),

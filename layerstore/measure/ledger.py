@@ -54,6 +54,7 @@ class Owner(enum.StrEnum):
     WORK = "work_in_progress"
     QUARANTINE = "quarantine"
     SCANS = "remembered_scans"
+    BUILDS = "records_of_builds"
     OTHER = "other"
 
 
@@ -77,6 +78,7 @@ LABELS = {
     Owner.WORK: "work in progress",
     Owner.QUARANTINE: "quarantine",
     Owner.SCANS: "remembered scans",
+    Owner.BUILDS: "records of builds",
     Owner.OTHER: "other files",
 }
 
@@ -88,6 +90,7 @@ _AREAS = {
     "tmp": Owner.WORK,
     "quarantine": Owner.QUARANTINE,
     "scans": Owner.SCANS,
+    "builds": Owner.BUILDS,
     "catalog.sqlite": Owner.CATALOG,
     "catalog.sqlite-wal": Owner.CATALOG,
     "catalog.sqlite-shm": Owner.CATALOG,

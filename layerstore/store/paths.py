@@ -37,6 +37,7 @@ class StorePaths:
 
     __slots__ = (
         "blobs",
+        "builds",
         "catalog",
         "catalog_lock",
         "config",
@@ -72,6 +73,7 @@ class StorePaths:
         self.uppers = f"{root}/uppers"
         self.quarantine = f"{root}/quarantine"
         self.reserve = f"{root}/reserve"
+        self.builds = f"{root}/builds"
         self.scans = f"{root}/scans"
         self.tmp = f"{root}/tmp"  # noqa: S108 -- inside the store, mode 0700
         self.locks = f"{root}/locks"

@@ -160,8 +160,15 @@ def test_secrets_are_seen_and_nowhere_else(box: Builder) -> None:  # noqa: F811
         for name in names:
             with open(os.path.join(folder, name), "rb") as file:
                 assert secret not in file.read(), name
-    box.build("FROM box\nRUN --mount=type=secret,id=key sha256sum /run/secrets/key\n")
-    assert box.ui.cached  # another value, or none, makes no other step
+    dockerfile = "FROM box\nRUN --mount=type=secret,id=key sha256sum /run/secrets/key || true\n"
+    box.build(dockerfile, secrets={"key": b"one"})
+    box.build(dockerfile, secrets={"key": b"another"}, explain=True)
+    assert box.ui.cached  # another value makes no other step
+    box.build(dockerfile, explain=True)
+    assert box.ui.reasons == [("secret", "key")]
+    box.build(dockerfile.replace("id=key", "id=key,required"), secrets={"key": b"one"})
+    box.build(dockerfile.replace("id=key", "id=key,required"), secrets={"key": b"two"})
+    assert box.ui.cached
 
 
 def test_bind_mounts_show_the_context_and_stages(box: Builder) -> None:  # noqa: F811

@@ -24,12 +24,15 @@ from layerstore.store.store import Store
 from tests.support.cache import made_by_one
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from layerstore.build.api import BuildResult
     from layerstore.build.dockerfile.syntax import Notice
-    from layerstore.build.ui import StepOutcome
+    from layerstore.build.graph import Vertex
+    from layerstore.build.solver import Made, Result
+    from layerstore.build.ui import Reason, StepOutcome
     from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.records import CacheRecord
 
 BASE_TIME_S = 1_500_000_000
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -64,6 +67,12 @@ class RecordingUi(SilentUi):
         self.text = b""
         self.notices: list[str] = []
         self.messages: list[str] = []
+        self.reasons: list[tuple[str, str]] = []
+        self.because: list[str] = []
+
+    def explained(self, number: int, label: str, reasons: Sequence[Reason]) -> None:
+        self.reasons += [(each.kind, each.name) for each in reasons]
+        self.because += [each.text for each in reasons]
 
     def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
         (self.cached if outcome.cached else self.ran).append(label.partition("] ")[2])
@@ -246,3 +255,24 @@ def box(builder: Builder) -> Builder:
     """A builder whose store holds the image ``box``."""
     add_base(builder.store)
     return builder
+
+
+class SilentNotes:
+    """Notes of a solver that nobody reads."""
+
+    def planned(self, vertices: Mapping[int, Vertex]) -> None:
+        """Ignore it."""
+
+    def hit(self, number: int, vertex: Vertex, key: str, record: CacheRecord) -> None:
+        """Ignore it."""
+
+    def missed(
+        self, number: int, vertex: Vertex, inputs: Sequence[Result], keys: Sequence[str]
+    ) -> None:
+        """Ignore it."""
+
+    def made(
+        self, number: int, vertex: Vertex, keys: Sequence[str], made: Made, *,
+        seconds: float, created: float,
+    ) -> list[bytes]:  # fmt: skip
+        return [b""] * len(keys)

@@ -22,6 +22,7 @@ from layerstore.image.layer_item import LayerItem
 from layerstore.image.layer_writer import write_layer
 from layerstore.image.stack import load_root, walk
 from layerstore.store.store import Store
+from tests.support.build import SilentNotes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,8 +79,9 @@ class Merger:
             ) as executor,
         ):
             solver = Solver(
-                executor, cache=None, remember=Remembering(executor), ui=SilentUi(), epoch=None
-            )
+                executor, cache=None, remember=Remembering(executor), notes=SilentNotes(),
+                ui=SilentUi(), epoch=None,
+            )  # fmt: skip
             return solver.solve(Vertex(MergeOp(), inputs, None))
 
     def names(self, layers: Sequence[DiffId]) -> dict[bytes, bytes]:

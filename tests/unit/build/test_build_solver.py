@@ -12,7 +12,7 @@ from layerstore.build.ui import SilentUi
 from layerstore.digest import DiffId, sha256_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from layerstore.build.ui import StepOutcome
     from layerstore.store.records import CacheRecord
@@ -74,11 +74,36 @@ class Ui(SilentUi):
         self.failures.append(label)
 
 
+class FakeNotes:
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str]] = []
+
+    def planned(self, vertices: Mapping[int, Vertex]) -> None:
+        self.heard = [("planned", each.label) for each in vertices.values()]
+
+    def hit(self, number: int, vertex: Vertex, key: str, record: CacheRecord) -> None:
+        assert key == record.key
+        self.heard.append(("hit", vertex.label))
+
+    def missed(
+        self, number: int, vertex: Vertex, inputs: Sequence[Result], keys: Sequence[str]
+    ) -> None:
+        self.heard.append(("missed", vertex.label))
+
+    def made(
+        self, number: int, vertex: Vertex, keys: Sequence[str], made: Made, *,
+        seconds: float, created: float,
+    ) -> list[bytes]:  # fmt: skip
+        self.heard.append(("made", vertex.label))
+        return [f"{vertex.label} {index}".encode() for index in range(len(keys))]
+
+
 class Rig:
     def __init__(self) -> None:
         self.executor = FakeExecutor()
         self.cache = FakeCache()
         self.ui = Ui()
+        self.notes = FakeNotes()
 
     def solve(self, target: Vertex, *, no_cache: bool = False, epoch: int | None = None) -> Result:
         self.executor.executed.clear()
@@ -87,6 +112,7 @@ class Rig:
             self.executor,
             cache=None if no_cache else self.cache,
             remember=self.cache,
+            notes=self.notes,
             ui=self.ui,
             epoch=epoch,
         )
@@ -196,3 +222,17 @@ def test_ten_thousand_steps_need_no_stack() -> None:
     for number in range(10_000):
         vertex = run(str(number), vertex)
     assert len(topological(vertex)) == 10_001
+
+
+def test_notes_hear_of_every_step_and_are_kept_with_its_keys() -> None:
+    rig = Rig()
+    rig.solve(copy(run("one", BASE), run("stage", BASE)))
+    assert sorted(rig.notes.heard) == sorted(
+        (what, label)
+        for what in ("planned", "missed", "made")
+        for label in ("one", "stage", "copy")
+    )
+    values = sorted(record.value for record in rig.cache.values())
+    assert values == [b"copy 0", b"copy 1", b"one 0", b"stage 0"]
+    rig.solve(copy(run("one", BASE), run("stage", BASE)))
+    assert [what for what, _ in rig.notes.heard] == ["planned"] * 3 + ["hit"] * 3

@@ -1,0 +1,238 @@
+"""Keeps, while a build goes on, what later questions need: of every step its facts and keys.
+
+The solver tells of each step; what is to be remembered with a key comes back from here.
+On request the watcher is told why a step must run. A step that is cached costs one small
+object. Calls may come from several threads, for different steps at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+
+from layerstore.build.cache_key import KEY_VERSION
+from layerstore.build.facts import (
+    Facts,
+    decode_facts,
+    encode_alias,
+    encode_facts,
+    facts_of,
+    text_of,
+)
+from layerstore.build.records import TEXT_MAX, BuildNote, BuildRecords, StepNote
+from layerstore.build.ui import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from layerstore.build.facts import Selection
+    from layerstore.build.graph import Vertex
+    from layerstore.build.solver import Made, Result
+    from layerstore.build.ui import BuildUi
+    from layerstore.store.records import CacheRecord
+    from layerstore.store.session import WriteSession
+    from layerstore.store.store import Store
+
+
+class Selecting(Protocol):
+    """Knows the files that steps take."""
+
+    @property
+    def session(self) -> WriteSession:
+        """The build's session."""
+
+    def selections(self, vertex: Vertex, inputs: Sequence[Result]) -> list[Selection]:
+        """Return the files that a step takes from its inputs, as its content key has them."""
+
+
+class NotesSettings(NamedTuple):
+    """What is the same for all steps of a build.
+
+    Attributes:
+        context: Which build context it is, as the user would recognise it.
+        dockerfile: Which spec.
+        images: Ids of base images by reference, filled by the lowering.
+        explain: Tell the watcher why steps run.
+        use_cache: Whether steps may come from the cache.
+    """
+
+    context: str
+    dockerfile: str
+    target: str
+    names: tuple[str, ...]
+    images: Mapping[str, str]
+    epoch: int | None
+    explain: bool
+    use_cache: bool
+
+
+class Notes:
+    """See the module.
+
+    Args:
+        store: Where earlier builds are looked up.
+        executor: The build's.
+        settings: Of the build.
+        ui: Hears why steps run.
+    """
+
+    def __init__(
+        self, store: Store, executor: Selecting, settings: NotesSettings, ui: BuildUi
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._settings = settings
+        self._ui = ui
+        self._records = BuildRecords(store.paths)
+        self._began = time.monotonic()
+        self._vertices: dict[int, Vertex] = {}
+        self._steps: dict[int, StepNote] = {}
+        self._facts: dict[int, Facts] = {}
+        self._earlier: Earlier | None = None
+
+    def planned(self, vertices: Mapping[int, Vertex]) -> None:
+        """Hear of the steps by their numbers, before the first one."""
+        self._vertices = dict(vertices)
+
+    def hit(self, number: int, vertex: Vertex, key: str, record: CacheRecord) -> None:
+        """Hear of a step that is cached, and under which key."""
+        self._steps[number] = _note(vertex, (key,), record.diff_id, record.created, cached=True)
+
+    def missed(
+        self, number: int, vertex: Vertex, inputs: Sequence[Result], keys: Sequence[str]
+    ) -> None:
+        """Hear of a step that is to run; its files were read for its keys."""
+        facts = facts_of(
+            vertex,
+            [each.layers for each in inputs],
+            self._executor.selections(vertex, inputs),
+            rules=KEY_VERSION,
+            epoch=self._settings.epoch,
+            images=self._settings.images,
+        )
+        self._facts[number] = facts
+        # Until it is made it counts as failed; whoever ends the build need not know how far it got.
+        self._steps[number] = _note(vertex, (), None, 0.0, cached=False)
+        if self._settings.explain:
+            self._ui.explained(number, vertex.label, self._why(number, facts, keys))
+
+    def made(
+        self, number: int, vertex: Vertex, keys: Sequence[str], made: Made, *,
+        seconds: float, created: float,
+    ) -> list[bytes]:  # fmt: skip
+        """Hear of a step that was made; return what to remember with each of its keys."""
+        self._steps[number] = _note(vertex, tuple(keys), made.diff_id, created, cached=False)
+        facts = msgspec.structs.replace(
+            self._facts.pop(number),
+            seconds=round(seconds, 3),
+            new_bytes=made.new_bytes,
+            reused_bytes=made.reused_bytes,
+        )
+        return [*(encode_alias(keys[-1]) for _ in keys[:-1]), encode_facts(facts)]
+
+    def finish(self, image: str) -> None:
+        """Remember the build.
+
+        Args:
+            image: Id of what was built; empty when the build failed.
+        """
+        if not self._steps:
+            return
+        settings = self._settings
+        build = BuildNote(
+            image=image,
+            names=settings.names,
+            target=settings.target,
+            context=settings.context,
+            dockerfile=settings.dockerfile,
+            finished=time.time(),
+            seconds=round(time.monotonic() - self._began, 3),
+            steps=tuple(self._steps[number] for number in sorted(self._steps)),
+        )
+        self._records.add(build, lambda: self._executor.session.temporary("record"))
+
+    def _why(self, number: int, facts: Facts, keys: Sequence[str]) -> list[Reason]:
+        from layerstore.build import explain
+
+        if not self._settings.use_cache:
+            return [explain.NO_CACHE]
+        if self._earlier is None:
+            steps = [(each.label, text_of(each.label)) for each in self._vertices.values()]
+            builds = self._records.of_spec(self._settings.context, self._settings.dockerfile)
+            self._earlier = Earlier(self._store, builds, steps)
+        position = list(self._vertices).index(number)
+        return self._earlier.why(position, facts, keys)
+
+
+class Earlier:
+    """The earlier builds of a spec, asked about the steps of a later one.
+
+    Args:
+        store: Of the builds.
+        builds: The last one first.
+        steps: Label and instruction of each step of the later build.
+    """
+
+    def __init__(
+        self, store: Store, builds: Sequence[BuildNote], steps: Sequence[tuple[str, str]]
+    ) -> None:
+        self._store = store
+        self._steps = steps
+        self._builds = builds
+        self._matched: dict[int, dict[int, int]] = {}
+
+    def why(self, position: int, facts: Facts, keys: Sequence[str]) -> list[Reason]:
+        """Return why a step was not cached.
+
+        Args:
+            position: Of the step among the later build's, from 0.
+            facts: What goes into it.
+            keys: Its keys.
+        """
+        from layerstore.build import explain
+
+        failed: list[Reason] = []
+        for index in range(len(self._builds)):
+            step = self._same_step(index, position)
+            if step is None:
+                continue
+            if not step.keys:
+                failed = [Reason("failed", "", "it failed the last time")]
+                continue
+            if set(step.keys) & set(keys):
+                return [explain.COLLECTED]
+            record = self._store.cache_get(step.keys[-1])
+            if record is None:
+                return [*failed, explain.COLLECTED]
+            before = facts_of_record(self._store, record)
+            return [*failed, *(explain.reasons(before, facts) if before else [explain.LOST])]
+        return failed or [explain.NEVER]
+
+    def _same_step(self, index: int, position: int) -> StepNote | None:
+        from layerstore.build.matching import match_steps
+
+        if index not in self._matched:
+            before = [(step.label, step.text) for step in self._builds[index].steps]
+            self._matched[index] = match_steps(
+                before, [(label, text[:TEXT_MAX]) for label, text in self._steps]
+            )
+        found = self._matched[index].get(position)
+        return None if found is None else self._builds[index].steps[found]
+
+
+def facts_of_record(store: Store, record: CacheRecord) -> Facts | None:
+    """Return the facts of a remembered step, None if none are known."""
+    facts = decode_facts(record.value)
+    if isinstance(facts, str):  # the key of what has them
+        other = store.cache_get(facts)
+        facts = decode_facts(other.value) if other is not None else None
+    return facts if isinstance(facts, Facts) else None
+
+
+def _note(
+    vertex: Vertex, keys: tuple[str, ...], layer: str | None, created: float, *, cached: bool
+) -> StepNote:
+    text = text_of(vertex.label)[:TEXT_MAX]
+    return StepNote(vertex.label, text, keys, layer, created, cached)
