@@ -24,6 +24,7 @@ from layerstore.build.squash import Squash
 from layerstore.errors import InputError
 from layerstore.formats.reference import parse_tag_name
 from layerstore.image.images import host_platform
+from layerstore.linux.namespaces import mapped_ids
 from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
 
 if TYPE_CHECKING:
@@ -327,6 +328,7 @@ def _lower_options(request: BuildRequest) -> LowerOptions:
         is_platform_given=request.platform is not None,
         pulls=request.pulls,
         secrets=request.secrets.keys(),
+        one_id=mapped_ids() == 1,
     )
 
 

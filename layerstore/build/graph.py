@@ -164,6 +164,7 @@ class RunOp(msgspec.Struct, frozen=True, tag="run", omit_defaults=True):
         network: False leaves it a loopback only.
         insecure: It runs with all of root's rights.
         extra_hosts: Names and addresses that its ``/etc/hosts`` has besides.
+        one_id: It runs in a user namespace that has no user but root: owners cannot be set.
     """
 
     args: tuple[str, ...]
@@ -174,6 +175,7 @@ class RunOp(msgspec.Struct, frozen=True, tag="run", omit_defaults=True):
     mounts: tuple[MountSpec, ...]
     insecure: bool = False
     extra_hosts: tuple[tuple[str, str], ...] = ()
+    one_id: bool = False
 
 
 RemoteOp = HttpOp | GitOp

@@ -76,6 +76,7 @@ class LowerOptions(NamedTuple):
         is_platform_given: ``--platform`` asked for it: base images must be for it.
         pulls: ``--pull``: base images must come from a registry, whatever the store has.
         secrets: Ids of those that are given; their values are nobody's business here.
+        one_id: There is no user but root where RUN runs.
     """
 
     build_args: Mapping[str, str]
@@ -88,13 +89,13 @@ class LowerOptions(NamedTuple):
     build_platform: Platform | None = None
     is_platform_given: bool = False
     pulls: bool = False
+    secrets: Collection[str] = ()
+    one_id: bool = False
 
     @property
     def native(self) -> Platform:
         """What runs on this host without help."""
         return self.build_platform or self.platform
-
-    secrets: Collection[str] = ()
 
 
 class Plan(NamedTuple):

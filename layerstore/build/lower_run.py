@@ -47,6 +47,7 @@ def lower_run(
         mounts=tuple(specs),
         insecure=instruction.security == "insecure",
         extra_hosts=lowering.options.extra_hosts,
+        one_id=lowering.options.one_id,
     )
     return op, (state.vertex, *mounts.inputs)
 

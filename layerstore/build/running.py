@@ -160,6 +160,11 @@ class Running:
                 self._resources.scratch, self._resources.session.lease_id, self._settings.options
             )
             self._resources.stack.enter_context(sandbox)
+            if sandbox.ids == 1:
+                self._resources.ui.message(
+                    "RUN has no user but root here: without newuidmap and ranges in /etc/subuid "
+                    "and /etc/subgid no other id can be mapped"
+                )
             lowers = BuildLowers(
                 self._resources.store, self._resources.scratch, self._resources.load
             )

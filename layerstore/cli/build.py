@@ -15,6 +15,7 @@ from layerstore.cli import build_run
 from layerstore.cli.clock import source_date_epoch
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.output import write_json, write_line, write_note
+from layerstore.cli.rootless import become_root
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def build_image(
     from layerstore.cli.build_bases import with_bases
     from layerstore.cli.build_ui import check_progress, watching
 
+    settings = settings_of(context)
+    become_root(settings)
     request = _request(directory, file, tags, target, no_cache=no_cache, network=network)
     request = _with_values(request, build_args, labels, secrets)
     limits = build_run.parse_limits(
@@ -177,7 +180,6 @@ def build_image(
     if is_stdout_taken and as_json:
         raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")
     build_output.forget(iidfile, metadata_file)
-    settings = settings_of(context)
     with settings.open_store(create=True) as store, watching(progress, quiet=quiet) as ui:
         result = build(store, request, ui)
     if metadata_file is not None:

@@ -10,6 +10,7 @@ import typer
 from layerstore.cli.common import DryRun, Json, settings_of
 from layerstore.cli.output import short_id, write_json, write_line, write_note, write_table
 from layerstore.cli.progress import terminal_progress
+from layerstore.cli.rootless import become_root
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,7 +138,9 @@ def collect_garbage(
         None if drop_cache else parse_age(keep_unpacked_within),
         None if max_unpacked is None else parse_size(max_unpacked),
     )
-    with settings_of(context).open_store() as store:
+    settings = settings_of(context)
+    become_root(settings)  # what steps of a build left belongs to the user's subordinate ids
+    with settings.open_store() as store:
         with terminal_progress() as progress:
             plan = plan_gc(
                 store,

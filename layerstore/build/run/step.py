@@ -116,6 +116,8 @@ class RunStep:
             BuildError: The user is unknown, a secret is missing, the runtime is gone.
             MountError: The root could not be mounted.
         """
+        for spec in op.mounts:
+            self._require_mapped(spec.uid, spec.gid, f"the {spec.type} mount's owner")
         scratch = self._sandbox.scratch / f"step-{name}"
         # Closed in the sandbox's thread after whatever is under way there: an interrupt
         # may come while that thread still prepares.
@@ -195,18 +197,27 @@ class RunStep:
         Raises:
             BuildError: The ids mean nothing there.
         """
+        self._require_mapped(user.uid, user.gid, f"USER {text}")
         ids = self._sandbox.ids
         if not ids:
             return user
-        if max(user.uid, user.gid) >= ids:
-            raise BuildError(
-                f"USER {text} is {user.uid}:{user.gid}, and this build's user namespace has only "
-                f"the ids below {ids}",
-                hint="give yourself subordinate ids: usermod --add-subuids 100000-165535 "
-                "--add-subgids 100000-165535 NAME (package uidmap)",
-            )
         # With one id alone nobody may set groups; further ones would be of others anyway.
         return user._replace(groups=tuple(group for group in user.groups if group < ids > 1))
+
+    def _require_mapped(self, uid: int, gid: int, what: str) -> None:
+        """Refuse ids that this build's user namespace does not have.
+
+        Raises:
+            BuildError: Names them.
+        """
+        ids = self._sandbox.ids
+        if ids and max(uid, gid) >= ids:
+            there = f"those below {ids}" if ids > 1 else "0 alone"
+            raise BuildError(
+                f"{what} is {uid}:{gid}, and of ids this build's user namespace has {there}",
+                hint="have more subordinate ids: usermod --add-subuids 100000-165535 "
+                "--add-subgids 100000-165535 NAME (package uidmap)",
+            )
 
     def _etc_files(self, extra_hosts: tuple[tuple[str, str], ...]) -> tuple[ExtraMount, ...]:
         """Return the mounts of copies of the host's resolver configuration.
