@@ -39,6 +39,8 @@ COLLECTED = Reason("collected", "", "it was built before, but gc has taken its r
 NO_CACHE = Reason("no-cache", "", "the build was asked not to use the cache")
 LOST = Reason("unknown", "", "something changed that was not remembered of the last build")
 
+_OTHER_RULES = Reason("rules", "", "this version of layerstore makes its keys in another way")
+
 
 def reasons(before: Facts, now: Facts) -> list[Reason]:
     """Return what changed between two runs of a step, what lies deepest first."""
@@ -48,7 +50,7 @@ def reasons(before: Facts, now: Facts) -> list[Reason]:
 
 def _differences(before: Facts, now: Facts) -> Iterator[Reason]:
     if before.rules != now.rules:
-        yield Reason("rules", "", "this version of layerstore makes its keys in another way")
+        yield _OTHER_RULES
     yield from _instruction(before, now)
     yield from _named("variable", "the variable", before.variables, now.variables)
     yield from _mounts(before, now)
@@ -70,8 +72,10 @@ def _instruction(before: Facts, now: Facts) -> Iterator[Reason]:
     if before.text != now.text:
         yield Reason("instruction", "", "the instruction's text changed")
         return
-    for name in sorted(before.fields.keys() | now.fields.keys()):
-        if before.fields.get(name) != now.fields.get(name):
+    if before.rules == now.rules and before.fields.keys() != now.fields.keys():
+        yield _OTHER_RULES
+    for name in sorted(before.fields.keys() & now.fields.keys()):
+        if before.fields[name] != now.fields[name]:
             what = _FIELDS.get(name, name)
             yield Reason("option", name, f"{what} changed, though the instruction's text did not")
 

@@ -96,9 +96,11 @@ class Notes:
         """Hear of the steps by their numbers, before the first one."""
         self._vertices = dict(vertices)
 
-    def hit(self, number: int, vertex: Vertex, key: str, record: CacheRecord) -> None:
-        """Hear of a step that is cached, and under which key."""
-        self._steps[number] = _note(vertex, (key,), record.diff_id, record.created, cached=True)
+    def hit(self, number: int, vertex: Vertex, keys: Sequence[str], record: CacheRecord) -> None:
+        """Hear of a step that is cached, and which keys it has."""
+        self._steps[number] = _note(
+            vertex, tuple(keys), record.diff_id, record.created, cached=True
+        )
 
     def missed(
         self, number: int, vertex: Vertex, inputs: Sequence[Result], keys: Sequence[str]
@@ -183,18 +185,41 @@ class Earlier:
         self._builds = builds
         self._matched: dict[int, dict[int, int]] = {}
 
-    def why(self, position: int, facts: Facts, keys: Sequence[str]) -> list[Reason]:
+    def unchanged(self, position: int, keys: Sequence[str]) -> tuple[int | None, int | None]:
+        """Return the oldest build that had the same step, and the one before that had another.
+
+        Args:
+            position: Of the step among the later build's, from 0.
+            keys: Its keys.
+
+        Returns:
+            Indexes among the earlier builds, None where there is none.
+        """
+        same: int | None = None
+        for index in range(len(self._builds)):
+            step = self._same_step(index, position)
+            if step is None or not step.keys:
+                continue
+            if not set(step.keys) & set(keys):
+                return same, index
+            same = index
+        return same, None
+
+    def why(
+        self, position: int, facts: Facts, keys: Sequence[str], *, start: int = 0
+    ) -> list[Reason]:
         """Return why a step was not cached.
 
         Args:
             position: Of the step among the later build's, from 0.
             facts: What goes into it.
             keys: Its keys.
+            start: The first of the earlier builds to compare with.
         """
         from layerstore.build import explain
 
         failed: list[Reason] = []
-        for index in range(len(self._builds)):
+        for index in range(start, len(self._builds)):
             step = self._same_step(index, position)
             if step is None:
                 continue

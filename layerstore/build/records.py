@@ -35,6 +35,7 @@ RECORD_MAX_BYTES: Final = 1 << 20
 TEXT_MAX: Final = 200
 """Characters of an instruction that are kept, to recognise it."""
 
+_YEAR_3000_S: Final = 32_503_680_000
 _SUM_BYTES: Final = 32
 _KEY_CONTEXT: Final = "layerstore 2026-11-26 build spec v1"
 _SUM_CONTEXT: Final = "layerstore 2026-11-26 build record v1"
@@ -171,9 +172,16 @@ def _read(path: str) -> tuple[BuildNote, ...]:
     if blake3(body, derive_key_context=_SUM_CONTEXT).digest() != stated:
         return ()
     try:
-        return _decoder.decode(memoryview(body)[len(head) :])
+        builds = _decoder.decode(memoryview(body)[len(head) :])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ()
+    return builds if all(_has_times(build) for build in builds) else ()
+
+
+def _has_times(build: BuildNote) -> bool:
+    """Return whether all times are such that calendars have them; NaN is none."""
+    times = (build.finished, build.seconds, *(step.created for step in build.steps))
+    return all(0 <= each < _YEAR_3000_S for each in times)
 
 
 def _evict(folder: str) -> None:

@@ -100,8 +100,8 @@ class Notes(Protocol):
     def planned(self, vertices: Mapping[int, Vertex]) -> None:
         """Hear of the steps by their numbers, before the first one."""
 
-    def hit(self, number: int, vertex: Vertex, key: str, record: CacheRecord) -> None:
-        """Hear of a step that is cached, and under which key."""
+    def hit(self, number: int, vertex: Vertex, keys: Sequence[str], record: CacheRecord) -> None:
+        """Hear of a step that is cached, and which keys it has; the last one was known."""
 
     def missed(
         self, number: int, vertex: Vertex, inputs: Sequence[Result], keys: Sequence[str]
@@ -210,7 +210,7 @@ class Solver:
                     self._remember.put(
                         [msgspec.structs.replace(record, key=each) for each in keys[:-1]]
                     )
-                self._notes.hit(number, vertex, key, record)
+                self._notes.hit(number, vertex, keys, record)
                 self._ui.finished(number, vertex.label, StepOutcome(cached=True))
                 return _stacked(inputs[0], record.diff_id, record.created)
         return self._execute(number, vertex, inputs, keys)

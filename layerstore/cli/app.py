@@ -38,6 +38,7 @@ def build_app() -> typer.Typer:
         store,
         transfer,
         unshare,
+        why,
     )
     from layerstore.cli import gc as gc_command
 
@@ -52,6 +53,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     build.register(app)
+    why.register(app)
     fast_command(app, "import")
     transfer.register(app)
     image.register(app)

@@ -91,3 +91,50 @@ def test_two_builds_of_one_spec_are_one_image(cli, context, tmp_path):
 def test_wrong_words(cli, context, arguments, message):
     words = [str(context) if word == "CONTEXT" else word for word in arguments]
     assert message in cli.fails(2, "build", *words)
+
+
+@pytest.fixture
+def staged(tmp_path):
+    folder = tmp_path / "staged"
+    folder.mkdir()
+    (folder / "a").write_text("A")
+    (folder / "Dockerfile").write_text(
+        "FROM scratch AS one\nCOPY a /a\nWORKDIR /w\nFROM scratch\nCOPY --from=one /a /b\n"
+    )
+    return folder
+
+
+def test_why_an_image_is_what_it_is(cli, staged):
+    assert "#1 because it was never built here" in cli.ok("build", "--explain", staged).err
+    cli.ok("build", "-t", "x:1", staged)
+    (staged / "a").write_text("AA")
+    assert "#1 because a changed: its content" in cli.ok("build", "--explain", staged).err
+    cli.ok("build", "-t", "x:2", staged)
+    told = cli.ok("why", "x:2").out
+    assert "a changed: its content" in told
+    assert "the stage one: /a changed: its content" in told
+    build = cli.ok("why", "x:2", "--json").json()
+    assert [step["number"] for step in build["steps"]] == [1, 2, 3]
+    assert build["names"] == ["x:2"]
+    (step,) = cli.ok("why", "x:2", "one/2", "--json").json()["steps"]
+    assert step["reasons"] == [{"kind": "file", "name": "a", "text": "a changed: its content"}]
+    assert step["size"] == 2
+    assert step["unchanged_since"] < build["finished"]
+    for words in ("1", "one/2", "copy a"):
+        assert "  a changed: its content" in cli.ok("why", "x:2", words).lines
+    first = cli.ok("why", "x:1", "1").out
+    assert "the same since the build" in first
+    assert "a changed" not in first
+
+
+def test_why_of_what_is_not_known(cli, staged, tmp_path):
+    cli.ok("build", "-t", "x:1", staged)
+    assert "had 3" in cli.fails(2, "why", "x:1", "4")
+    assert "2 steps begin with 'COPY'" in cli.fails(2, "why", "x:1", "COPY")
+    assert "no steps begin with" in cli.fails(2, "why", "x:1", "RUN")
+    (tmp_path / "tree").mkdir()
+    cli.ok("import", tmp_path / "tree", "-t", "y:1")
+    assert "no build of the image" in cli.fails(3, "why", "y:1")
+    (folder,) = (cli.store / "builds").iterdir()
+    folder.write_bytes(b"LSBUILD\1" + b"\xff" * 40)
+    assert "no build of the image" in cli.fails(3, "why", "x:1")

@@ -263,7 +263,7 @@ class SilentNotes:
     def planned(self, vertices: Mapping[int, Vertex]) -> None:
         """Ignore it."""
 
-    def hit(self, number: int, vertex: Vertex, key: str, record: CacheRecord) -> None:
+    def hit(self, number: int, vertex: Vertex, keys: Sequence[str], record: CacheRecord) -> None:
         """Ignore it."""
 
     def missed(

@@ -81,8 +81,8 @@ class FakeNotes:
     def planned(self, vertices: Mapping[int, Vertex]) -> None:
         self.heard = [("planned", each.label) for each in vertices.values()]
 
-    def hit(self, number: int, vertex: Vertex, key: str, record: CacheRecord) -> None:
-        assert key == record.key
+    def hit(self, number: int, vertex: Vertex, keys: Sequence[str], record: CacheRecord) -> None:
+        assert keys[-1] == record.key
         self.heard.append(("hit", vertex.label))
 
     def missed(
