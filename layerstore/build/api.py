@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
+from layerstore.build.checking import Checked, findings_of, physical_lines, told_at_the_end
 from layerstore.build.context import Context
 from layerstore.build.dockerfile.parser import parse_dockerfile
 from layerstore.build.dockerfile.syntax import Notice, SourceSpan
@@ -17,7 +19,7 @@ from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
 from layerstore.build.notes import Notes, NotesSettings
 from layerstore.build.outputs import Output, OutputKind, write_outputs
 from layerstore.build.platforms import Platform, normalized
-from layerstore.build.result import StoredImages, finished_image
+from layerstore.build.result import StoredImages, finished_image, known_config
 from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings
 from layerstore.build.solver import Solver
 from layerstore.build.squash import Squash
@@ -28,14 +30,16 @@ from layerstore.linux.namespaces import mapped_ids
 from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from layerstore.build.dockerfile.syntax import Dockerfile
+    from layerstore.build.lint.meaning import Surroundings
     from layerstore.build.lower import Plan
     from layerstore.build.ui import BuildUi, StepOutcome
     from layerstore.digest import ImageId
     from layerstore.formats.oci import Descriptor
+    from layerstore.formats.oci_config import ImageConfig
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.records import CacheRecord
     from layerstore.store.store import Store
@@ -142,12 +146,13 @@ def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
     text, filename, ignore = _read_spec(request)
     dockerfile = parse_dockerfile(text, filename)
     for notice in dockerfile.notices:
-        ui.warning(notice)
+        if not notice.rule:  # else a build check tells it, at the end
+            ui.warning(notice)
     attempts_left = _ATTEMPTS
     while True:
         attempts_left -= 1
         try:
-            return _build_once(store, request, ui, dockerfile, ignore, names)
+            return _build_once(store, request, ui, dockerfile, text, ignore, names)
         except BuildStepError as err:
             err.quote(filename, text)
             raise
@@ -163,6 +168,7 @@ def _build_once(
     request: BuildRequest,
     ui: BuildUi,
     dockerfile: Dockerfile,
+    text: bytes,
     ignore: IgnoreRules,
     names: Sequence[str],
 ) -> BuildResult:
@@ -170,10 +176,13 @@ def _build_once(
     images = StoredImages(store)
     plan = lower(dockerfile, _lower_options(request), images)
     _warn_of_unused(plan, ui, dockerfile.stages[0].span.file)
+    around = _surroundings(request, images.config_of, ignore)
+    findings = findings_of(dockerfile, text, around, plan.stages)
     counter = _Counter(ui)
     settings = _run_settings(store, request)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
     with (
+        told_at_the_end(findings, ui),
         Context(request.context, ignore, now_ns=now_ns) as context,
         LazyFetcher(store, request.environ, request.secrets) as fetcher,
         BuildExecutor(store, context, fetcher, settings, counter, epoch=epoch) as executor,
@@ -310,6 +319,35 @@ def _notes_settings(
         explain=request.explain,
         use_cache=not request.no_cache,
     )
+
+
+def check(store: Store | None, request: BuildRequest) -> Checked:
+    """Return what the build checks say about a request; nothing runs and nothing is written.
+
+    Args:
+        store: Where base images are looked up; None when there is none.
+        request: As for :func:`build`.
+
+    Raises:
+        SpecError: The Dockerfile is wrong; has file, line and column.
+        InputError: The request or the build context is wrong.
+    """
+    text, filename, ignore = _read_spec(request)
+    dockerfile = parse_dockerfile(text, filename)
+    around = _surroundings(request, partial(known_config, store), ignore)
+    findings = findings_of(dockerfile, text, around)
+    return Checked(filename, physical_lines(text), dockerfile, findings)
+
+
+def _surroundings(
+    request: BuildRequest,
+    find_image: Callable[[str], ImageConfig | None],
+    ignore: IgnoreRules,
+) -> Surroundings:
+    from layerstore.build.lint.meaning import Surroundings
+
+    native = native_platform()
+    return Surroundings(request.build_args, native, request.platform or native, find_image, ignore)
 
 
 def _lower_options(request: BuildRequest) -> LowerOptions:

@@ -46,7 +46,7 @@ from layerstore.build.fetch.redaction import redacted
 from layerstore.build.graph import BaseOp, ContextOp, MkdirOp, Op, RemoteOp, Vertex
 from layerstore.build.lower_copy import copy_history, lower_copy
 from layerstore.build.lower_run import lower_run
-from layerstore.build.platforms import Platform, normalized, parse_platform
+from layerstore.build.platforms import Platform, normalized, parse_platform, platform_args
 from layerstore.build.stage import StageState
 from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 
@@ -104,10 +104,12 @@ class Plan(NamedTuple):
     Attributes:
         state: The target stage at its end.
         unused_args: Build arguments that nothing declared.
+        stages: Numbers of the stages it needs.
     """
 
     state: StageState
     unused_args: tuple[str, ...]
+    stages: frozenset[int]
 
 
 def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan:
@@ -120,7 +122,7 @@ def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan
     state = lowering.stage_state(lowering.target())
     if options.labels:
         state.config = _with_labels(state, options.labels)
-    return Plan(state, lowering.unused_args())
+    return Plan(state, lowering.unused_args(), lowering.stages_done())
 
 
 class Lowering:
@@ -161,6 +163,10 @@ class Lowering:
             and name.lower() not in PROXY_ARGS
             and not name.startswith("BUILDKIT_")
         )
+
+    def stages_done(self) -> frozenset[int]:
+        """Return the numbers of the stages that something has asked for."""
+        return frozenset(self._done)
 
     def stage_state(self, stage: Stage) -> StageState:
         """Return a stage's end, lowering it first if nobody has asked before."""
@@ -386,19 +392,6 @@ def scratch_config(platform: Platform) -> ImageConfig:
         architecture=platform.architecture, os=platform.os, variant=platform.variant
     )
     return _config_with(empty, working_dir="/")
-
-
-def platform_args(build: Platform, target: Platform) -> dict[str, str]:
-    """Return the predefined arguments that describe the platforms."""
-    values: dict[str, str] = {}
-    for prefix, platform in (("BUILD", build), ("TARGET", target)):
-        values |= {
-            f"{prefix}PLATFORM": str(platform),
-            f"{prefix}OS": platform.os,
-            f"{prefix}ARCH": platform.architecture,
-            f"{prefix}VARIANT": platform.variant,
-        }
-    return values
 
 
 def _apply_config(state: StageState, instruction: StageInstruction) -> None:

@@ -98,3 +98,16 @@ def parse_platform(text: str, span: SourceSpan, native: Platform) -> Platform:
         return platform_of(text, native)
     except InputError as err:
         raise SpecError(err.message, span, hint=err.hint) from err
+
+
+def platform_args(build: Platform, target: Platform) -> dict[str, str]:
+    """Return the predefined arguments that describe the platforms."""
+    values: dict[str, str] = {}
+    for prefix, platform in (("BUILD", build), ("TARGET", target)):
+        values |= {
+            f"{prefix}PLATFORM": str(platform),
+            f"{prefix}OS": platform.os,
+            f"{prefix}ARCH": platform.architecture,
+            f"{prefix}VARIANT": platform.variant,
+        }
+    return values

@@ -61,9 +61,23 @@ class StoredImages:
         self.used.append(BaseImage(reference, record, config))
         return config
 
+    def config_of(self, reference: str) -> ImageConfig | None:
+        """Return the config of an image that was found before, without a look at the store."""
+        return next((base.config for base in self.used if base.reference == reference), None)
+
     def base_of(self, config: ImageConfig) -> BaseImage | None:
         """Return the image whose config a stage began with; None for ``scratch``."""
         return next((base for base in self.used if base.config is config), None)
+
+
+def known_config(store: Store | None, reference: str) -> ImageConfig | None:
+    """Return a stored image's config, None when it is not there or there is no store."""
+    if store is None:
+        return None
+    try:
+        return load_config(store, store.resolve(reference).image_id)
+    except NotFoundError:
+        return None
 
 
 def finished_image(

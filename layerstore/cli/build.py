@@ -113,6 +113,13 @@ def build_image(
     security_opts: build_run.SecurityOpt = None,
     isolation: build_run.Isolation = None,
     runtime: build_run.RuntimeName = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the Dockerfile instead of building it.")
+    ] = False,
+    call: Annotated[
+        str,
+        typer.Option(metavar="build|check[,format=json]", help="What to do with the Dockerfile."),
+    ] = "build",
     progress: Annotated[str, typer.Option(metavar=PROGRESS, help="How steps are shown.")] = "auto",
     explain: Annotated[
         bool, typer.Option("--explain", help="Say why each step that runs is not cached.")
@@ -176,6 +183,13 @@ def build_image(
     request = with_bases(request, platform or (), pull)
     request = _with_results(request, outputs, annotations, squash=squash, squash_all=squash_all)
     check_progress(progress)
+    if check or call != "build":
+        from layerstore.cli import build_check
+
+        method, wants_json = build_check.parse_call(call, check=check)
+        if method == "check":
+            is_json = as_json or wants_json
+            raise typer.Exit(build_check.run_check(settings_of(context), request, as_json=is_json))
     is_stdout_taken = build_output.uses_stdout(outputs or ())
     if is_stdout_taken and as_json:
         raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")

@@ -4,6 +4,8 @@ import pytest
 
 from tests.support.cli import Cli
 
+RULE_PAGES = "https://docs.docker.com/go/dockerfile/rule/"
+
 
 @pytest.fixture
 def cli(tmp_path):
@@ -138,3 +140,50 @@ def test_why_of_what_is_not_known(cli, staged, tmp_path):
     (folder,) = (cli.store / "builds").iterdir()
     folder.write_bytes(b"LSBUILD\1" + b"\xff" * 40)
     assert "no build of the image" in cli.fails(3, "why", "x:1")
+
+
+def test_check_reports_as_docker_does_and_builds_nothing(cli, context, tmp_path):
+    text = "FROM scratch AS base\nCOPY file /\n\nFROM base\nCMD run \\\n  it\n"
+    (context / "Dockerfile").write_text(text)
+    result = cli("build", "--check", context)
+    assert result.code == 1
+    assert result.lines == [
+        "Check complete, 1 warning has been found!",
+        "",
+        f"WARNING: JSONArgsRecommended - {RULE_PAGES}json-args-recommended/",
+        "JSON arguments recommended for CMD to prevent unintended behavior related to OS signals",
+        f"{context}/Dockerfile:5",
+        "--------------------",
+        "   3 |",
+        "   4 |     FROM base",
+        "   5 | >>> CMD run \\",
+        "   6 | >>>   it",
+        "   7 |",
+        "--------------------",
+    ]
+    assert not cli.store.exists()
+    told = cli("build", "--call=check,format=json", context)
+    assert told.code == 1
+    (warning,) = told.json()["warnings"]
+    assert warning["ruleName"] == "JSONArgsRecommended"
+    assert warning["location"]["ranges"] == [{"start": {"line": 5}, "end": {"line": 6}}]
+    assert cli("build", "--check", "--json", context).out == told.out
+    (context / "Dockerfile").write_text(text.replace("CMD run \\\n  it", 'CMD ["run"]'))
+    assert cli.ok("build", "--check", context).lines == ["Check complete, no warnings found."]
+
+
+def test_findings_are_told_when_the_build_is_over(cli, context):
+    (context / "Dockerfile").write_text("FROM scratch AS Aside\nFROM scratch\nCMD run\nCOPY file /")
+    result = cli.ok("build", context)
+    done, end = result.err.split("2 warnings found (layerstore build --check shows the lines):\n")
+    assert "#1 DONE" in done
+    assert "Dockerfile:1:1: StageNameCasing: Stage name 'Aside' should be lowercase\n" in end
+    assert "Dockerfile:3:1: JSONArgsRecommended: JSON arguments" in end
+    check = ["--build-arg", "BUILDKIT_DOCKERFILE_CHECK=error=true;skip=StageNameCasing"]
+    message = cli.fails(2, "build", *check, context)
+    assert "Dockerfile:3:1: lint violation found for rules: JSONArgsRecommended" in message
+
+
+def test_only_what_can_be_called_is(cli, context):
+    assert "did" not in cli.fails(2, "build", "--call", "lint", context)
+    assert "no option of --call" in cli.fails(2, "build", "--call", "check,format=xml", context)

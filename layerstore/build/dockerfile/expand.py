@@ -90,6 +90,22 @@ def expand_heredoc(heredoc: Heredoc, env: Mapping[str, str], span: SourceSpan = 
     return Heredoc(heredoc.name, text, expand=False, chomp=False, descriptor=heredoc.descriptor)
 
 
+def unset_names(word: str, env: Mapping[str, str], escape: str = "\\") -> list[str]:
+    """Return the variables a word wants that ``env`` does not have, each once, in order.
+
+    ``${a:-w}`` and the other forms that ask whether a variable is set want none, special
+    and positional parameters are none. A word that cannot be expanded gives nothing.
+    """
+    if "$" not in word:
+        return []
+    reader = ShellWord(word, env, escape, check=True)
+    try:
+        reader.value()
+    except (WordError, WordLimitError):
+        return []
+    return list(dict.fromkeys(name for name in reader.unset if name.isidentifier()))
+
+
 def check_word(word: str, escape: str, span: Callable[[int], SourceSpan]) -> None:
     """Refuse a word that no environment makes right.
 

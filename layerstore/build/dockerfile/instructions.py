@@ -470,7 +470,7 @@ def _maintainer(request: _Request) -> Maintainer:
     flags = request.flags()
     common = request.common(flags)
     message = "MAINTAINER is deprecated: write LABEL org.opencontainers.image.authors=..."
-    request.lexer.notices.append(Notice(message, common["span"]))
+    request.lexer.notices.append(Notice(message, common["span"], "MaintainerDeprecated"))
     return Maintainer(**common, name=_one(request, "a name"))
 
 

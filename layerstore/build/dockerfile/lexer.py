@@ -14,6 +14,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.dockerfile import limits
+from layerstore.build.dockerfile.checks import parse_check
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.syntax import Directive, Heredoc, Notice, SourceSpan
 
@@ -32,7 +33,6 @@ _DIRECTIVES = ("syntax", "escape", "check")
 _FRONTENDS = re.compile(
     r"(?:docker\.io/)?docker/dockerfile(?:-upstream)?(?::[\w.-]{1,128})?(?:@sha256:[0-9a-f]{64})?"
 )
-_CHECK_OPTIONS = ("skip", "error", "experimental")
 
 
 class Source:
@@ -168,7 +168,8 @@ class Lexer:
             column = 1
         if blank is not None:
             message = "empty line inside a continued instruction; docker will refuse it one day"
-            self.notices.append(Notice(message, self.source.span(blank)))
+            notice = Notice(message, self.source.span(blank), "NoEmptyContinuation")
+            self.notices.append(notice)
         return LogicalLine(self.source, "".join(parts), pieces, self._next)
 
     def _take(self) -> tuple[int, str]:
@@ -255,19 +256,10 @@ class Lexer:
                 raise SpecError(f"escape must be \\ or `, not {value!r}", span)
             self.escape = value
         elif directive.name == "check":
-            _check_options(value, span)
-            self.notices.append(Notice("the directive check has no effect here", span))
+            parse_check(value, span)
         elif _FRONTENDS.fullmatch(value.split()[0]):
             message = f"syntax {value.split()[0]} is built in: nothing is fetched"
             self.notices.append(Notice(message, span))
         else:
             hint = "remove the line, or write it in the Dockerfile language"
             raise SpecError(f"the frontend {value!r} is not available", span, hint=hint)
-
-
-def _check_options(value: str, span: SourceSpan) -> None:
-    for option in value.split(";"):
-        key = option.partition("=")[0].strip()
-        if key not in _CHECK_OPTIONS or "=" not in option:
-            hint = "write skip=RULE,RULE or error=true, separated by ;"
-            raise SpecError(f"{option.strip()!r} is not an option of check", span, hint=hint)

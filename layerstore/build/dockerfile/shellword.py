@@ -100,6 +100,10 @@ class ShellWord:
         limit: How many characters variables may add up to.
         check: Only look for mistakes of syntax: values are unknown, so ``${a:?}``
             and patterns made of variables fail nothing.
+
+    Attributes:
+        unset: Names of unset variables whose value was wanted, in order; ``${a:-w}`` and its
+            like ask whether there is one and so want none.
     """
 
     __slots__ = (
@@ -115,6 +119,7 @@ class ShellWord:
         "_raw_quotes",
         "_size",
         "_text",
+        "unset",
     )
 
     def __init__(
@@ -142,6 +147,7 @@ class ShellWord:
         self._position = 0
         self._depth = 0
         self._size = 0
+        self.unset: list[str] = []
 
     def value(self) -> str:
         """Return the expanded text.
@@ -311,7 +317,14 @@ class ShellWord:
                 state = "unset" if value is None else "empty"
                 raise WordError(f"{name}: {word or f'must not be {state}'}", start)
             return self._charge(value or "")
-        return self._trimmed(value or "", modifier, word, start)
+        return self._trimmed(self._wanted(name), modifier, word, start)
+
+    def _wanted(self, name: str) -> str:
+        """Return a value that is wanted, "" with a note when there is none."""
+        value = self._env.get(name)
+        if value is None:
+            self.unset.append(name)
+        return value or ""
 
     def _trimmed(self, value: str, modifier: str, word: str, start: int) -> str:
         longest = word[:1] == modifier
@@ -332,12 +345,13 @@ class ShellWord:
         value = self._env.get(name)
         if value is None and self._keep_unset:
             return f"${{{name}/{'/' if everywhere else ''}{written}/{replacement}}}"
+        value = self._wanted(name)
         pattern = self._pattern(written, start)
-        self._charge(value or "")
+        self._charge(value)
         if pattern is None:
-            return value or ""
+            return value
         budget = self._limit
-        replaced = pattern.replace(value or "", replacement, everywhere=everywhere, budget=budget)
+        replaced = pattern.replace(value, replacement, everywhere=everywhere, budget=budget)
         if replaced is None:
             raise WordLimitError("the word expands to too many characters", budget)
         self._charge(replaced[len(value or "") :])
@@ -356,6 +370,7 @@ class ShellWord:
     def _lookup(self, name: str, written: str) -> str:
         value = self._env.get(name)
         if value is None:
+            self.unset.append(name)
             return written if self._keep_unset else ""
         return self._charge(value)
 

@@ -54,10 +54,14 @@ class Directive:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something accepted but worth a word to the user."""
+    """Something accepted but worth a word to the user.
+
+    ``rule`` names the build check that says it; empty when none does.
+    """
 
     message: str
     span: SourceSpan
+    rule: str = ""
 
     def __str__(self) -> str:
         return f"{self.span}: {self.message}"

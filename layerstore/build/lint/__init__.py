@@ -1,0 +1,1 @@
+"""Build checks: what in a Dockerfile works but is likely to be a mistake."""
