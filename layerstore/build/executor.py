@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from layerstore.build.copying import Copying
 from layerstore.build.errors import BuildStepError
-from layerstore.build.graph import CopyOp, HttpOp, MkdirOp, RunOp
+from layerstore.build.graph import CopyOp, GitOp, HttpOp, MkdirOp, RunOp
 from layerstore.build.merging import stand_alone
 from layerstore.build.resources import BuildResources
 from layerstore.build.running import Running
@@ -83,9 +83,11 @@ class BuildExecutor:
         """
         with _blaming(vertex):
             op = vertex.op
-            if not isinstance(op, HttpOp):
-                raise InputError("git sources are not supported yet")
-            return Source(*self._fetcher.get().http(op, fresh=fresh))
+            fetcher = self._fetcher.get()
+            if isinstance(op, HttpOp):
+                return Source(*fetcher.http(op, fresh=fresh))
+            assert isinstance(op, GitOp)
+            return Source(*fetcher.git(op, fresh=fresh))
 
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a vertex takes from its inputs are named in its key.

@@ -18,20 +18,24 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 import msgspec
 
+from layerstore.build.fetch.redaction import redacted
 from layerstore.errors import InputError, IntegrityError
 from layerstore.store.failures import LayerNotFoundError, storage_errors
 from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from layerstore.build.fetch.git_process import GitAccess
     from layerstore.build.fetch.http import HttpSettings, Response
-    from layerstore.build.graph import HttpOp
+    from layerstore.build.graph import GitOp, HttpOp
     from layerstore.digest import DiffId
+    from layerstore.image.layer_item import LayerItem
     from layerstore.linux.spool import Spool
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
@@ -51,11 +55,15 @@ class FetchSettings:
         environ: The caller's variables: those of proxies.
         secrets: Of the build; ``HTTP_AUTH_TOKEN_host`` and ``HTTP_AUTH_HEADER_host`` are sent
             to that host.
+        ssh_agent: Socket of an ssh agent that git sources may use; empty for none.
+        own_ssh_keys: Whether they may use the user's own key files.
         http: Overrides how requests are made.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, bytes] = field(default_factory=dict)
+    ssh_agent: str = ""
+    own_ssh_keys: bool = False
     http: HttpSettings | None = None
 
 
@@ -169,6 +177,71 @@ class SourceFetcher:
             if key is not None and (response.etag or key is not keys[0]):
                 self._remember(key, fetched, value)
         return self._with_stats(fetched, before.new_bytes, before.reused_bytes)
+
+    # -- git
+
+    def git(self, op: GitOp, *, fresh: bool = False) -> Fetched:
+        """Return the layer that holds the files of a git source.
+
+        Args:
+            op: What to fetch.
+            fresh: Fetch even what is known. The server is asked what a name means in any case.
+
+        Raises:
+            FetchError: It cannot be had.
+            IntegrityError: The ref is not the commit that was expected.
+        """
+        from layerstore.build.fetch.git import GitTree, Repositories, Resolved
+        from layerstore.build.fetch.git_url import is_commit
+
+        if is_commit(op.ref) and not fresh:  # means itself: no server and no git are needed
+            record = self._known_commit(op, op.ref)
+            if record is not None:
+                return _cached(record)
+        scratch = self._scratch()
+        try:
+            repositories = Repositories(scratch, _git_access(op, self._settings))
+            repository = repositories.open(op.remote)
+            resolved: Resolved = repository.resolve(op.ref)
+            if resolved.commit and not fresh:
+                record = self._known_commit(op, resolved.commit)
+                if record is not None:
+                    return _cached(record)
+            commit = repository.fetch(resolved, op.ref)
+            _check_commit(op, commit)
+            if op.keep_git_dir and not op.subdir:
+                repository.keep_as_git_dir(commit, resolved, scratch / "home")
+            files = GitTree(op, repositories).items(repository, commit)
+            with self._lock, contextlib.closing(files) as items:
+                return self._publish_tree(_git_key(op, commit), items)
+        finally:
+            self._discard(scratch)
+
+    def _known_commit(self, op: GitOp, commit: str) -> CacheRecord | None:
+        _check_commit(op, commit)
+        return self._known(_git_key(op, commit))
+
+    def _publish_tree(self, key: str, items: Iterator[LayerItem]) -> Fetched:
+        from layerstore.image.layer_writer import write_sorted_layer
+
+        before = self.session.stats
+        layer = write_sorted_layer(self.session, self._store, items)
+        fetched = Fetched(layer.diff_id, cached=False, created=time.time())
+        self._remember(key, fetched, b"")
+        return self._with_stats(fetched, before.new_bytes, before.reused_bytes)
+
+    def _scratch(self) -> Path:
+        with self._lock:
+            self._spools += 1
+            path = Path(self.session.temporary(f"{self._spools}.git"))
+        path.mkdir(mode=0o700)
+        return path
+
+    def _discard(self, path: Path) -> None:
+        from layerstore.linux.removal import remove_tree
+
+        with contextlib.suppress(OSError):  # gc removes it when this build's lease has ended
+            remove_tree(str(path))
 
     # -- shared
 
@@ -284,8 +357,6 @@ def _decode(record: CacheRecord) -> _Known | None:
 
 def _check(op: HttpOp, response: Response) -> None:
     if op.checksum and response.sha256 != op.checksum:
-        from layerstore.build.fetch.redaction import redacted
-
         raise IntegrityError(
             f"{redacted(op.url)} has the digest sha256:{response.sha256}, "
             f"expected sha256:{op.checksum}"
@@ -301,7 +372,48 @@ def _authorization(url: str, secrets: Mapping[str, bytes]) -> str:
     token = secrets.get(f"HTTP_AUTH_TOKEN_{host}")
     if header is None and token is None:
         return ""
-    value = (header if header is not None else b"Bearer " + (token or b"")).strip()
+    return _header_value(header if header is not None else b"Bearer " + (token or b""), host)
+
+
+def _git_key(op: GitOp, commit: str) -> str:
+    return _key("git", op.remote, commit, op.subdir, op.keep_git_dir, op.submodules)
+
+
+def _check_commit(op: GitOp, commit: str) -> None:
+    if not commit.startswith(op.commit):
+        raise IntegrityError(
+            f"{redacted(op.remote)}: {op.ref or 'the default branch'} is the commit {commit}, "
+            f"expected {op.commit}"
+        )
+
+
+def _git_access(op: GitOp, settings: FetchSettings) -> GitAccess:
+    """Return what git may use: credentials for the source's own host, as BuildKit names them."""
+    from urllib.parse import urlsplit
+
+    from layerstore.build.fetch.git_process import GitAccess
+
+    parts = urlsplit(op.remote)
+    if parts.scheme not in ("http", "https"):
+        return GitAccess(settings.environ, agent=settings.ssh_agent, own_keys=settings.own_ssh_keys)
+    host = parts.hostname or ""
+    secrets = settings.secrets
+    header = secrets.get(f"GIT_AUTH_HEADER.{host}", secrets.get("GIT_AUTH_HEADER"))
+    token = secrets.get(f"GIT_AUTH_TOKEN.{host}", secrets.get("GIT_AUTH_TOKEN"))
+    value = ""
+    if header is not None:
+        value = _header_value(header, host)
+    elif token is not None:
+        import base64
+
+        pair = b"x-access-token:" + token.strip()
+        value = "Basic " + base64.b64encode(pair).decode("ascii")
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return GitAccess(settings.environ, header=value, origin=origin)
+
+
+def _header_value(value: bytes, host: str) -> str:
+    value = value.strip()
     if not value.isascii() or b"\r" in value or b"\n" in value:
         raise InputError(f"the secret for {host} cannot be sent as a header")
     return value.decode("ascii")

@@ -82,10 +82,40 @@ def parse_git_source(text: str, *, is_context: bool = False) -> GitSource | None
     scp = _SCP.fullmatch(text)
     if scp is None:
         return None
-    user, host, path, query, fragment = scp.groups()
-    if not path or path.startswith("-"):
-        raise _wrong(text, "it names no repository")
-    return _with_options(text, f"{user}@{_checked_host(text, host)}:{path}", query, fragment)
+    return _with_options(text, _scp_remote(text, scp), scp[4], scp[5])
+
+
+def joined_remote(parent: str, url: str) -> str:
+    """Return the remote of a submodule, whose URL may be relative to its parent's remote.
+
+    Raises:
+        InputError: It is nothing that a git source could name.
+    """
+    if url.startswith(("./", "../")):
+        separator = "/"
+        remote = parent.rstrip("/")
+        while url.startswith(("./", "../")):
+            if url.startswith("../"):
+                head, separator, _ = remote.rpartition("/")
+                if not separator:
+                    head, separator, _ = remote.rpartition(":")
+                remote = head
+            url = url.partition("/")[2]
+        url = f"{remote}{separator}{url}"
+    return _remote(url)
+
+
+def _remote(url: str) -> str:
+    """Return a remote without options, checked; over HTTP it may be called as it likes."""
+    scheme = _URL.match(url)
+    if scheme is not None:
+        if scheme[1].lower() not in _SCHEMES:
+            raise _wrong(url, f"{scheme[1]} is no protocol that is fetched over")
+        return _from_url(url).remote
+    scp = _SCP.fullmatch(url)
+    if scp is None:
+        raise _wrong(url, "only http, https, ssh and git are fetched over")
+    return _scp_remote(url, scp)
 
 
 def is_commit(ref: str) -> bool:
@@ -148,6 +178,15 @@ def _from_url(text: str) -> GitSource:
         raise _wrong(text, "it names no repository")
     remote = f"{scheme}://{parts.netloc}{path}"
     return _with_options(text, remote, parts.query, parts.fragment)
+
+
+def _scp_remote(text: str, scp: re.Match[str]) -> str:
+    user, host, path = scp[1], scp[2], scp[3]
+    if not path or path.startswith("-") or _CONTROL.search(path):
+        raise _wrong(text, "it names no repository")
+    if user.startswith("-"):
+        raise _wrong(text, "its user begins with a dash")
+    return f"{user}@{_checked_host(text, host)}:{path}"
 
 
 def _checked_host(text: str, host: str) -> str:

@@ -78,6 +78,8 @@ def parse_http_url(text: str) -> HttpUrl:
         user = unquote(f"{parts.username or ''}:{parts.password or ''}") if parts.username else ""
     except ValueError as err:
         raise _wrong(text, str(err)) from err
+    if "\\" in parts.netloc:  # the path's beginning, for browsers
+        raise _wrong(text, "its host is not a name")
     scheme = parts.scheme.lower()
     if scheme not in PORTS:
         raise _wrong(text, "only http and https can be fetched")
@@ -93,7 +95,7 @@ def parse_http_url(text: str) -> HttpUrl:
 def _ascii_host(text: str, host: str) -> str:
     if not host:
         raise _wrong(text, "it names no host")
-    if "\\" in host or "%" in host or " " in host:
+    if "%" in host or " " in host:
         raise _wrong(text, "its host is not a name")
     if host.isascii():
         return host

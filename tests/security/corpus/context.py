@@ -239,7 +239,7 @@ _PLACED = r"Dockerfile:\d+:\d+"
 _REMOTE = {
     "J05": ("http://localhost/x", "file:///etc/passwd", "ftp://localhost/x", "https://[::1]/x"),
     "J07": ("https://h.example/r.git#ref:../../etc", "git@h.example:r.git#a:../.."),
-    "J08": ("https://h.example/r.git", "git://h.example/r", "file:///srv/r.git"),
+    "J08": ("https://127.0.0.1:9/r.git", "git://127.0.0.1:9/r", "file:///srv/r.git"),
     "J09": ("https://h.example/r.git#--upload-pack=x", "ssh://-oProxyCommand=x/r.git"),
 }
 _SECRET = {"a": "A", "secret": "S", ".dockerignore": "secret\n"}

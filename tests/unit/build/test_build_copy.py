@@ -73,7 +73,6 @@ def test_where_files_go(project: Builder, instruction: str, expected: dict[str, 
         ("COPY --chown=nobody a /x", "2:1", "no user 'nobody'"),
         ("COPY a /x\nCOPY dir /x", "3:1", "not a directory"),
         ("COPY dir /x\nCOPY a /x/sub/d/e", "3:1", "is a file"),
-        ("ADD git@example.test:x.git /", "2:1", "not supported yet"),
         ("COPY https://example.test/x /", "2:1", "cannot fetch"),
     ],
 )
