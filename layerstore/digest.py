@@ -8,7 +8,6 @@ imported when first used, so that commands that hash nothing do not pay for them
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, NewType
 
 from layerstore.errors import FormatError
@@ -67,7 +66,9 @@ def hex_of(digest: str) -> str:
 
 def sha256_digest(data: bytes | memoryview) -> Digest:
     """Return the SHA-256 digest of ``data``."""
-    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+    from hashlib import sha256  # lazily: loading OpenSSL takes 2 ms
+
+    return Digest("sha256:" + sha256(data).hexdigest())
 
 
 def blake3_id(data: bytes | bytearray | memoryview) -> bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.checking import Checked, findings_of, physical_lines, told_at_the_end
 from layerstore.build.context import Context
@@ -14,7 +15,9 @@ from layerstore.build.dockerfile.syntax import Notice, SourceSpan
 from layerstore.build.errors import BuildStepError
 from layerstore.build.executor import BuildExecutor
 from layerstore.build.fetch.lazy import LazyFetcher
+from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp, topological
 from layerstore.build.ignore import IgnoreRules
+from layerstore.build.known import BuildInputs
 from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
 from layerstore.build.notes import Notes, NotesSettings
 from layerstore.build.outputs import Output, OutputKind, write_outputs
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
 
 DOCKERFILE_MAX_BYTES = 10 << 20
 CACHE_MOUNTS = "cache-mounts"
+_STAYING = (BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp)
+"""Operations whose results only depend on what a build looks at here."""
+
 _ATTEMPTS = 3
 """How often a build begins anew because cached layers were collected under it."""
 
@@ -114,6 +120,7 @@ class BuildResult:
         reused_bytes: Plain bytes that these share with what it had.
         descriptor: Of its manifest, or of its index, in the last output that has one.
         is_stored: Whether the store lists it.
+        inputs: What decided it.
     """
 
     image: ImageRecord
@@ -121,6 +128,7 @@ class BuildResult:
     steps: int
     cached: int
     descriptor: Descriptor
+    inputs: BuildInputs
     new_bytes: int = 0
     reused_bytes: int = 0
     is_stored: bool = True
@@ -143,7 +151,8 @@ def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
         UnsupportedError: The host lacks what a RUN needs.
     """
     names = [parse_tag_name(tag) for tag in request.tags]
-    text, filename, ignore = _read_spec(request)
+    spec = _read_spec(request)
+    text, filename = spec.text, spec.filename
     dockerfile = parse_dockerfile(text, filename)
     for notice in dockerfile.notices:
         if not notice.rule:  # else a build check tells it, at the end
@@ -152,7 +161,7 @@ def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
     while True:
         attempts_left -= 1
         try:
-            return _build_once(store, request, ui, dockerfile, text, ignore, names)
+            return _build_once(store, request, ui, dockerfile, spec, names)
         except BuildStepError as err:
             err.quote(filename, text)
             raise
@@ -168,22 +177,21 @@ def _build_once(
     request: BuildRequest,
     ui: BuildUi,
     dockerfile: Dockerfile,
-    text: bytes,
-    ignore: IgnoreRules,
+    spec: _Spec,
     names: Sequence[str],
 ) -> BuildResult:
     epoch = _epoch(request)
     images = StoredImages(store)
     plan = lower(dockerfile, _lower_options(request), images)
     _warn_of_unused(plan, ui, dockerfile.stages[0].span.file)
-    around = _surroundings(request, images.config_of, ignore)
-    findings = findings_of(dockerfile, text, around, plan.stages)
+    around = _surroundings(request, images.config_of, spec.ignore)
+    findings = findings_of(dockerfile, spec.text, around, plan.stages)
     counter = _Counter(ui)
     settings = _run_settings(store, request)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
     with (
         told_at_the_end(findings, ui),
-        Context(request.context, ignore, now_ns=now_ns) as context,
+        Context(request.context, spec.ignore, now_ns=now_ns) as context,
         LazyFetcher(store, request.environ, request.secrets) as fetcher,
         BuildExecutor(store, context, fetcher, settings, counter, epoch=epoch) as executor,
     ):
@@ -208,8 +216,17 @@ def _build_once(
             notes.finish("")
             raise
         notes.finish(written.image.image_id)
+    inputs = BuildInputs(
+        root=os.fsencode(request.context),
+        looked=context.looked,
+        given=spec.read,
+        absent=spec.absent,
+        bases=[(base.reference, base.record.image_id) for base in images.used],
+        steps=cache.records,
+        is_whole=all(isinstance(each.op, _STAYING) for each in topological(plan.state.vertex)),
+    )
     return BuildResult(
-        written.image, written.names, counter.total, counter.cached, written.descriptor,
+        written.image, written.names, counter.total, counter.cached, written.descriptor, inputs,
         counter.new_bytes, counter.reused_bytes, written.is_stored,
     )  # fmt: skip
 
@@ -220,16 +237,19 @@ class _StoreCache:
     def __init__(self, store: Store, executor: BuildExecutor) -> None:
         self._store = store
         self._executor = executor
+        self.records: list[CacheRecord] = []
 
     def get(self, key: str) -> CacheRecord | None:
         """Return a remembered step whose layer is there."""
         record = self._store.cache_get(key)
         if record is not None:
             self._executor.session.note_step_use(key)
+            self.records.append(record)
         return record
 
     def put(self, records: Sequence[CacheRecord]) -> None:
         """Remember steps."""
+        self.records += records
         for record in records:
             self._executor.session.cache_put(record)
 
@@ -260,24 +280,46 @@ class _Counter:
         self._ui.finished(number, label, outcome)
 
 
-def _read_spec(request: BuildRequest) -> tuple[bytes, str, IgnoreRules]:
-    """Return the Dockerfile's text and name, and the rules of what the context leaves out."""
+class _Spec(NamedTuple):
+    """A Dockerfile and what belongs to it.
+
+    Attributes:
+        text: The Dockerfile's.
+        filename: Its name in messages.
+        ignore: What the context leaves out.
+        read: Files that were read.
+        absent: Files that would have been read.
+    """
+
+    text: bytes
+    filename: str
+    ignore: IgnoreRules
+    read: list[bytes]
+    absent: list[bytes]
+
+
+def _read_spec(request: BuildRequest) -> _Spec:
     path = request.dockerfile or request.context / "Dockerfile"
     text = request.dockerfile_text
+    spec = _Spec(text or b"", str(path), IgnoreRules(), [], [])
     if text is None:
         text = _read_file(path, f"the Dockerfile {path}")
         if text is None:
             raise InputError(
                 f"there is no Dockerfile {path}", hint="name it: layerstore build -f FILE CONTEXT"
             )
+        spec.read.append(os.fsencode(path))
     for candidate in (
         path.with_name(path.name + ".dockerignore"),
         request.context / ".dockerignore",
     ):
         data = _read_file(candidate, str(candidate))
         if data is not None:
-            return text, str(path), IgnoreRules.parse(data, str(candidate))
-    return text, str(path), IgnoreRules()
+            spec.read.append(os.fsencode(candidate))
+            rules = IgnoreRules.parse(data, str(candidate))
+            return spec._replace(text=text, ignore=rules)
+        spec.absent.append(os.fsencode(candidate))
+    return spec._replace(text=text)
 
 
 def _read_file(path: Path, what: str) -> bytes | None:
@@ -332,11 +374,11 @@ def check(store: Store | None, request: BuildRequest) -> Checked:
         SpecError: The Dockerfile is wrong; has file, line and column.
         InputError: The request or the build context is wrong.
     """
-    text, filename, ignore = _read_spec(request)
-    dockerfile = parse_dockerfile(text, filename)
-    around = _surroundings(request, partial(known_config, store), ignore)
-    findings = findings_of(dockerfile, text, around)
-    return Checked(filename, physical_lines(text), dockerfile, findings)
+    spec = _read_spec(request)
+    dockerfile = parse_dockerfile(spec.text, spec.filename)
+    around = _surroundings(request, partial(known_config, store), spec.ignore)
+    findings = findings_of(dockerfile, spec.text, around)
+    return Checked(spec.filename, physical_lines(spec.text), dockerfile, findings)
 
 
 def _surroundings(

@@ -64,6 +64,9 @@ class Context:
         ignore: The rules of its .dockerignore.
         now_ns: What the root's own time is taken for: its name is not part of it.
 
+    Attributes:
+        looked: Every path whose status was asked for: nothing else decides what a build takes.
+
     Raises:
         NotFoundError: There is no such directory.
         UnsafeContentError: It is a part of /proc, /sys or /dev.
@@ -77,6 +80,7 @@ class Context:
         self._now_ns = now_ns
         self._directory: tuple[bytes, int] | None = None
         self.digests: dict[bytes, bytes] = {}
+        self.looked: list[bytes] = []
         real = os.path.realpath(root)
         ordinary = real.startswith(_SHARED_MEMORY + "/")
         if any(real == top or real.startswith(top + "/") for top in _PSEUDO_ROOTS) and not ordinary:
@@ -175,6 +179,7 @@ class Context:
         out = bool(self._ignore) and self._ignore.excluded(path)
         if out and not self._ignore.may_contain_included(path):
             return None
+        self.looked.append(path)
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFSOCK or (out and kind != stat.S_IFDIR):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -152,14 +153,15 @@ def build_image(
 ) -> None:
     """Build an image from a Dockerfile."""
     from layerstore.build.api import build
-    from layerstore.cli import build_output
+    from layerstore.build.known import Overhearing
+    from layerstore.cli import build_again, build_output
     from layerstore.cli.build_bases import with_bases
     from layerstore.cli.build_ui import check_progress, watching
 
     settings = settings_of(context)
     become_root(settings)
     request = _request(directory, file, tags, target, no_cache=no_cache, network=network)
-    request = _with_values(request, build_args, labels, secrets)
+    request = plain = _with_values(request, build_args, labels, secrets)
     limits = build_run.parse_limits(
         memory=memory,
         memory_swap=memory_swap,
@@ -195,7 +197,14 @@ def build_image(
         raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")
     build_output.forget(iidfile, metadata_file)
     with settings.open_store(create=True) as store, watching(progress, quiet=quiet) as ui:
-        result = build(store, request, ui)
+        heard, began = Overhearing(ui), (time.time_ns(), store.catalog.epoch())
+        result = build(store, request, heard)
+        if request == plain and request.dockerfile_text is None:
+            asked = build_again.Asked(
+                str(directory), tuple(tags or ()), tuple(build_args or ()), tuple(labels or ()),
+                tuple(secrets or ()), file or "", target or "", network,
+            )  # fmt: skip
+            build_again.remember(store, asked, result, heard, began)
     if metadata_file is not None:
         text = json.dumps(build_output.metadata(result), indent=2, ensure_ascii=True)
         build_output.write_whole(metadata_file, text + "\n")
@@ -303,13 +312,27 @@ def _pair(word: str, what: str) -> tuple[str, str]:
 
 
 def parse_secret(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
-    """Return id and value of a ``--secret``.
-
-    Without a source the value is the variable or file that is called like the id, as
-    buildx has it. Messages never hold the value.
+    """Return id and value of a ``--secret``. Messages never hold the value.
 
     Raises:
         InputError: Not a secret, or its source is missing.
+    """
+    name, variable, path = secret_source(text, environ)
+    if not variable:
+        return name, _secret_file(name, path)
+    if variable not in environ:
+        raise InputError(f"secret {name!r}: the variable {variable} is not set")
+    return name, os.fsencode(environ[variable])
+
+
+def secret_source(text: str, environ: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return id, variable and file of a ``--secret``; one of the latter two is empty.
+
+    Without a source the value is the variable or file that is called like the id, as
+    buildx has it.
+
+    Raises:
+        InputError: Not a secret.
     """
     fields = dict(_pair(part, "a part of a secret") for part in text.split(","))
     name = fields.pop("id", "")
@@ -325,13 +348,11 @@ def parse_secret(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
         raise InputError(
             f"{text!r} is not a secret", hint="--secret id=ID,src=FILE or --secret id=ID,env=NAME"
         )
-    if not path and not variable:
-        path, variable = ("", name) if kind != "file" and name in environ else (name, "")
     if variable:
-        if variable not in environ:
-            raise InputError(f"secret {name!r}: the variable {variable} is not set")
-        return name, os.fsencode(environ[variable])
-    return name, _secret_file(name, path)
+        return name, variable, ""
+    if not path and kind != "file" and name in environ:
+        return name, name, ""
+    return name, "", path or name
 
 
 def _secret_file(name: str, path: str) -> bytes:
@@ -355,7 +376,7 @@ def _tell(result: BuildResult, *, progress: str, quiet: bool, as_json: bool, id_
         "new_bytes": result.new_bytes,
         "reused_bytes": result.reused_bytes,
     }
-    from layerstore.cli.build_ui import JSON_PROGRESS, sizes
+    from layerstore.cli.build_ui import JSON_PROGRESS, sizes, summary
 
     if progress in JSON_PROGRESS:
         from layerstore.cli.build_json import JsonUi
@@ -367,12 +388,10 @@ def _tell(result: BuildResult, *, progress: str, quiet: bool, as_json: bool, id_
     if id_too:
         write_line(result.image_id)
     if not quiet and progress not in (*JSON_PROGRESS, "quiet"):
-        from layerstore.units import format_size
-
-        nameless = "an image without a name (the next gc removes it)"
-        what = (", ".join(result.names) or nameless) if result.is_stored else "written"
+        stored = sizes(result.new_bytes, result.reused_bytes)
         write_note(
-            f"{what}: {format_size(result.image.size)} of files, "
-            f"{result.cached} of {result.steps} steps from the cache"
-            f"{sizes(result.new_bytes, result.reused_bytes)}"
-        )
+            summary(
+                result.names, result.image.size, result.cached, result.steps, stored,
+                is_stored=result.is_stored,
+            )
+        )  # fmt: skip

@@ -33,9 +33,9 @@ PROGRESS = ("auto", "plain", "tty", "quiet", *JSON_PROGRESS)
 FAILED_LINES = 20
 """Lines of a failed step's output that are shown with the failure."""
 
-_TERMINAL_CODES = re.compile(
-    r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])"
-)
+_TERMINAL_CODES = r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])"
+"""Compiled when a command has said something: not in a build that runs nothing."""
+
 _RULE = "------"
 
 
@@ -67,7 +67,7 @@ def clean_line(line: str) -> str:
     """Return a line as it would look when it had stopped moving, without codes."""
     # Progress bars redraw themselves after a carriage return: the last state is the line.
     last = line.rstrip("\r").rpartition("\r")[2]
-    return printable(_TERMINAL_CODES.sub("", last).expandtabs())
+    return printable(re.sub(_TERMINAL_CODES, "", last).expandtabs())
 
 
 def one_line(label: str) -> str:
@@ -80,6 +80,21 @@ def sizes(new_bytes: int, reused_bytes: int) -> str:
     if not new_bytes and not reused_bytes:
         return ""
     return f", {format_size(new_bytes)} new, {format_size(reused_bytes)} shared"
+
+
+def summary(
+    names: Sequence[str],
+    size: int,
+    cached: int,
+    steps: int,
+    stored: str = "",
+    *,
+    is_stored: bool = True,
+) -> str:
+    """Return the line that ends a build: what it made and how much of it was known."""
+    nameless = "an image without a name (the next gc removes it)"
+    what = (", ".join(names) or nameless) if is_stored else "written"
+    return f"{what}: {format_size(size)} of files, {cached} of {steps} steps from the cache{stored}"
 
 
 def outcome_words(outcome: StepOutcome) -> str:

@@ -2,13 +2,16 @@
 
 Container runtimes call ``mount``, ``umount``, ``mounts`` and ``images`` in loops;
 these, and ``import``, are parsed with argparse in :mod:`layerstore.cli.fast` without importing
-typer, which costs more than the commands themselves. Everything else goes to
-:mod:`layerstore.cli.app`.
+typer, which costs more than the commands themselves; so is ``build`` when its answer is known
+(:mod:`layerstore.cli.build_again`). Everything else goes to :mod:`layerstore.cli.app`.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -31,7 +34,21 @@ def main() -> int:
 
         occupy_closed()
     signal.signal(signal.SIGTERM, _terminate)
-    return guarded(lambda: dispatch(sys.argv[1:]))
+    code = guarded(lambda: dispatch(sys.argv[1:]))
+    if "layerstore.cli.app" not in sys.modules:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End at once if nobody wants to be told: taking modules apart takes 5 ms."""
+    threading = sys.modules.get("threading")
+    if atexit._ncallbacks() or (threading is not None and threading.active_count() > 1):
+        return
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def dispatch(arguments: Sequence[str]) -> int:
@@ -45,6 +62,12 @@ def dispatch(arguments: Sequence[str]) -> int:
         from layerstore.cli import fast
 
         return fast.run(rest[0], rest[1:], store)
+    if rest and rest[0] == "build":
+        from layerstore.cli.build_again import answer
+
+        code = answer(rest[1:], store)
+        if code is not None:
+            return code
     from layerstore.cli import app
 
     return app.run(rest, store)

@@ -8,7 +8,6 @@ nothing heavy is imported.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -61,6 +60,8 @@ def write_note(text: str) -> None:
 
 def write_json(value: object) -> None:
     """Print a value for machines: indented ASCII JSON."""
+    import json  # lazily: compiles patterns
+
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
 
 

@@ -172,7 +172,7 @@ class RememberedScans:
         """
         if self._is_shared or fingerprint.youngest_ns >= self._began_ns - SETTLED_NS:
             return
-        if _file_system(self._device) not in _STAMPING:
+        if not stamps_changes(self._device):
             return
         packs = self._session.packs_relied_on()
         self._write(fingerprint.digest(), layer, skipped, packs)
@@ -195,7 +195,7 @@ class RememberedScans:
         staging = self._session.temporary("scan")
         with contextlib.suppress(OSError):
             make_private_dir(self._store.paths.scans, durable=False)
-            _evict(self._store.paths.scans)
+            make_room(self._store.paths.scans)
             descriptor = open_private(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             try:
                 write_all(descriptor, encoded)
@@ -275,7 +275,7 @@ def _state(store: Store) -> tuple[int, int]:
     return epoch, last_pack if isinstance(last_pack, int) else 0
 
 
-def _evict(directory: str) -> None:
+def make_room(directory: str) -> None:
     """Make room for one more record."""
     names = os.listdir(directory)
     if len(names) < SCANS_MAX:
@@ -284,6 +284,11 @@ def _evict(directory: str) -> None:
     for _, name in ages[: len(names) - SCANS_MAX + 1]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{directory}/{name}")
+
+
+def stamps_changes(device: int) -> bool:
+    """Return whether a mounted file system sets a ctime of this host's clock at every change."""
+    return _file_system(device) in _STAMPING
 
 
 def _file_system(device: int) -> str | None:
