@@ -22,6 +22,7 @@ from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
 from layerstore.build.notes import Notes, NotesSettings
 from layerstore.build.outputs import Output, OutputKind, write_outputs
 from layerstore.build.platforms import Platform, normalized
+from layerstore.build.record import made_steps
 from layerstore.build.result import StoredImages, finished_image, known_config
 from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings
 from layerstore.build.solver import Solver
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import Dockerfile
     from layerstore.build.lint.meaning import Surroundings
     from layerstore.build.lower import Plan
+    from layerstore.build.record import MadeStep
     from layerstore.build.ui import BuildUi, StepOutcome
     from layerstore.digest import ImageId
     from layerstore.formats.oci import Descriptor
@@ -121,6 +123,7 @@ class BuildResult:
         descriptor: Of its manifest, or of its index, in the last output that has one.
         is_stored: Whether the store lists it.
         inputs: What decided it.
+        made: Every step with its layer, each after those it needed.
     """
 
     image: ImageRecord
@@ -132,6 +135,7 @@ class BuildResult:
     new_bytes: int = 0
     reused_bytes: int = 0
     is_stored: bool = True
+    made: tuple[MadeStep, ...] = ()
 
     @property
     def image_id(self) -> ImageId:
@@ -180,7 +184,7 @@ def _build_once(
     spec: _Spec,
     names: Sequence[str],
 ) -> BuildResult:
-    epoch = _epoch(request)
+    epoch = source_date_epoch(request)
     images = StoredImages(store)
     plan = lower(dockerfile, _lower_options(request), images)
     _warn_of_unused(plan, ui, dockerfile.stages[0].span.file)
@@ -228,6 +232,7 @@ def _build_once(
     return BuildResult(
         written.image, written.names, counter.total, counter.cached, written.descriptor, inputs,
         counter.new_bytes, counter.reused_bytes, written.is_stored,
+        made_steps(plan.state.vertex, solver),
     )  # fmt: skip
 
 
@@ -335,7 +340,7 @@ def _read_file(path: Path, what: str) -> bytes | None:
     return data
 
 
-def _epoch(request: BuildRequest) -> int | None:
+def source_date_epoch(request: BuildRequest) -> int | None:
     """Return SOURCE_DATE_EPOCH; the build argument goes first, and an empty one means none."""
     text = request.build_args.get("SOURCE_DATE_EPOCH")
     if text is None:
@@ -357,7 +362,7 @@ def _notes_settings(
         target=request.target or "",
         names=tuple(names),
         images={each.reference: each.record.image_id for each in images.used},
-        epoch=_epoch(request),
+        epoch=source_date_epoch(request),
         explain=request.explain,
         use_cache=not request.no_cache,
     )

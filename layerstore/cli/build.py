@@ -141,6 +141,12 @@ def build_image(
     squash_all: Annotated[
         bool, typer.Option("--squash-all", help="One layer, the base's included.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Build twice without the cache; fail and show where if they differ."
+        ),
+    ] = False,
     iidfile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to write the image's id.")
     ] = None,
@@ -197,6 +203,10 @@ def build_image(
         raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")
     build_output.forget(iidfile, metadata_file)
     with settings.open_store(create=True) as store, watching(progress, quiet=quiet) as ui:
+        if verify:
+            from layerstore.cli.build_verify import verified
+
+            request = verified(store, request, ui, as_json=as_json)
         heard, began = Overhearing(ui), (time.time_ns(), store.catalog.epoch())
         result = build(store, request, heard)
         if request == plain and request.dockerfile_text is None:
