@@ -24,7 +24,7 @@ from layerstore.build.outputs import Output, OutputKind, write_outputs
 from layerstore.build.platforms import Platform, normalized
 from layerstore.build.record import made_steps
 from layerstore.build.result import StoredImages, finished_image, known_config
-from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings
+from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings, SshSource
 from layerstore.build.solver import Solver
 from layerstore.build.squash import Squash
 from layerstore.errors import InputError
@@ -77,6 +77,7 @@ class BuildRequest:
         allow: Entitlements that the Dockerfile may use: ``security.insecure``, ``network.host``.
         extra_hosts: Names and addresses that every RUN finds in its ``/etc/hosts``.
         run: How commands run: limits, the runtime.
+        ssh: Agents or keys by id, for ``RUN --mount=type=ssh``.
         source_date_epoch: Seconds: no time in the image is later. A build argument
             SOURCE_DATE_EPOCH means the same and goes first.
         outputs: Where the result goes.
@@ -101,6 +102,7 @@ class BuildRequest:
     allow: frozenset[str] = frozenset()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     run: RunOptions = DEFAULT_OPTIONS
+    ssh: Mapping[str, SshSource] = field(default_factory=dict)
     source_date_epoch: int | None = None
     outputs: Sequence[Output] = (Output(kind=OutputKind.IMAGE),)
     squash: Squash = Squash.NOTHING
@@ -413,6 +415,7 @@ def _lower_options(request: BuildRequest) -> LowerOptions:
         is_platform_given=request.platform is not None,
         pulls=request.pulls,
         secrets=request.secrets.keys(),
+        agents=request.ssh.keys(),
         one_id=mapped_ids() == 1,
     )
 
@@ -432,6 +435,7 @@ def _run_settings(store: Store, request: BuildRequest) -> RunSettings:
         secrets=request.secrets,
         cache_root=store.root / CACHE_MOUNTS,
         options=request.run,
+        ssh=request.ssh,
     )
 
 

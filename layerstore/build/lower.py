@@ -76,6 +76,7 @@ class LowerOptions(NamedTuple):
         is_platform_given: ``--platform`` asked for it: base images must be for it.
         pulls: ``--pull``: base images must come from a registry, whatever the store has.
         secrets: Ids of those that are given; their values are nobody's business here.
+        agents: Ids of the ssh agents that are given.
         one_id: There is no user but root where RUN runs.
     """
 
@@ -90,6 +91,7 @@ class LowerOptions(NamedTuple):
     is_platform_given: bool = False
     pulls: bool = False
     secrets: Collection[str] = ()
+    agents: Collection[str] = ()
     one_id: bool = False
 
     @property

@@ -20,6 +20,7 @@ PIPES = "/dev/pipes"
 
 _FORBIDDEN_TARGETS = ("/", "/proc", "/sys", "/dev")
 _DEFAULT_SECRET_DIRECTORY = "/run/secrets"  # noqa: S105 -- a path
+_SSH_SOCKETS = "/run/buildkit/ssh_agent"
 _ID_MAX_CHARACTERS = 4096
 
 
@@ -109,15 +110,16 @@ class _Mounts:
         self._stage = stage
         self._state = state
         self.inputs: list[Vertex] = []
+        self._sockets = 0
 
     def lower(self, mount: RunMount) -> MountSpec:
         """Return what one ``--mount`` means."""
-        if mount.type == "ssh":
-            raise unsupported(mount.span, "RUN --mount=type=ssh")
         if mount.id is not None and ("\0" in mount.id or len(mount.id) > _ID_MAX_CHARACTERS):
             raise SpecError("the mount's id is not a name", mount.span)
         if mount.type == "secret":
             return self._secret(mount)
+        if mount.type == "ssh":
+            return self._ssh(mount)
         target = self._target(mount)
         if mount.type == "tmpfs":
             return MountSpec(
@@ -136,8 +138,10 @@ class _Mounts:
     def _target(self, mount: RunMount) -> str:
         if not mount.target:
             raise SpecError(f"the {mount.type} mount needs a target", mount.span)
-        path = self._state.absolute(mount.target)
-        clean = path.rstrip("/") or "/"
+        return self._place(mount.target, mount)
+
+    def _place(self, target: str, mount: RunMount) -> str:
+        clean = self._state.absolute(target).rstrip("/") or "/"
         if clean in _FORBIDDEN_TARGETS:
             raise SpecError(f"nothing can be mounted on {clean} in a RUN", mount.span)
         return clean
@@ -151,7 +155,7 @@ class _Mounts:
             target = f"{_DEFAULT_SECRET_DIRECTORY}/{posixpath.basename(identity)}"
         return MountSpec(
             type="secret",
-            target=self._state.absolute(target) if target else "",
+            target=self._place(target, mount) if target else "",
             id=identity,
             required=mount.required,
             mode=0o400 if mount.mode is None else mount.mode,
@@ -159,6 +163,21 @@ class _Mounts:
             gid=mount.gid or 0,
             env=mount.env or "",
             absent=not mount.required and identity not in self._lowering.options.secrets,
+        )
+
+    def _ssh(self, mount: RunMount) -> MountSpec:
+        identity = mount.id or "default"
+        target = mount.target or f"{_SSH_SOCKETS}.{self._sockets}"
+        self._sockets += 1
+        return MountSpec(
+            type="ssh",
+            target=self._place(target, mount),
+            id=identity,
+            required=mount.required,
+            mode=0o600 if mount.mode is None else mount.mode,
+            uid=mount.uid or 0,
+            gid=mount.gid or 0,
+            absent=not mount.required and identity not in self._lowering.options.agents,
         )
 
     def _cache(self, mount: RunMount, target: str) -> MountSpec:

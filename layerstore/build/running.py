@@ -172,6 +172,7 @@ class Running:
             self._lowers = lowers
             self._snapshotter = OverlaySnapshotter(lowers)
             self._run_step = RunStep(sandbox, self._snapshotter, self._settings)
+            self._resources.stack.callback(self._run_step.close)
         return self._run_step
 
 

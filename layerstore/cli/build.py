@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import build_run
+from layerstore.cli import build_run, build_ssh
 from layerstore.cli.clock import source_date_epoch
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.output import write_json, write_line, write_note
@@ -86,6 +86,7 @@ def build_image(
             help="For RUN --mount=type=secret; ends in no layer. Repeatable.",
         ),
     ] = None,
+    ssh: build_ssh.Ssh = None,
     labels: Annotated[
         _Many, typer.Option("--label", metavar="NAME[=VALUE]", help="Label; repeatable.")
     ] = None,
@@ -163,6 +164,7 @@ def build_image(
     from layerstore.cli import build_again, build_output
     from layerstore.cli.build_bases import with_bases
     from layerstore.cli.build_ui import check_progress, watching
+    from layerstore.linux.namespaces import mapped_ids
 
     settings = settings_of(context)
     become_root(settings)
@@ -185,6 +187,7 @@ def build_image(
         request,
         explain=explain,
         allow=build_run.parse_allow(allow or ()),
+        ssh=build_ssh.parse_ssh(ssh or (), os.environ),
         extra_hosts=build_run.parse_extra_hosts(add_hosts or ()),
         run=build_run.parse_run_options(limits, security_opts or (), isolation, runtime),
     )
@@ -209,7 +212,8 @@ def build_image(
             request = verified(store, request, ui, as_json=as_json)
         heard, began = Overhearing(ui), (time.time_ns(), store.catalog.epoch())
         result = build(store, request, heard)
-        if request == plain and request.dockerfile_text is None:
+        # With one id alone commands fare otherwise than they might the next time.
+        if request == plain and request.dockerfile_text is None and mapped_ids() != 1:
             asked = build_again.Asked(
                 str(directory), tuple(tags or ()), tuple(build_args or ()), tuple(labels or ()),
                 tuple(secrets or ()), file or "", target or "", network,

@@ -1,4 +1,4 @@
-"""The mounts a RUN asks for: bind, cache, tmpfs, secret, and programs from the Dockerfile.
+"""The mounts a RUN asks for: bind, cache, tmpfs, secret, ssh, and programs from the Dockerfile.
 
 Everything is mounted by descriptor at a scratch place first and bound into the container
 from there, so no path that an image or context controls is resolved by the runtime.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from layerstore.build.run.caches import cache_name
 from layerstore.build.run.oci_spec import ExtraMount
+from layerstore.build.run.ssh import AgentSocket
 from layerstore.errors import BuildError
 from layerstore.linux import mounts
 from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.build.graph import MountSpec
+    from layerstore.build.run.ssh import Connect
 
 SECRET_MAX_BYTES = 500 << 10
 """As docker's: a secret is a key or a token, not a data set."""
@@ -47,21 +49,31 @@ class MountSet:
     Attributes:
         mounts: For the runtime, each with whether its mount point is a directory.
         env: Variables that hold secrets.
+        agent: Where the first ssh agent's socket is; empty if there is none.
+        sockets: In front of ssh agents; nobody answers until they are told to serve.
 
     Args:
         scratch: A directory of this step's own.
         caches: Directories of the step's cache mounts by name, held for it.
+        agents: What connects to the ssh agents of the step's mounts, by id.
         stack: Closed after the step; undoes everything.
     """
 
     def __init__(
-        self, scratch: Path, caches: Mapping[str, Path], stack: contextlib.ExitStack
+        self,
+        scratch: Path,
+        caches: Mapping[str, Path],
+        agents: Mapping[str, Connect],
+        stack: contextlib.ExitStack,
     ) -> None:
         self._scratch = scratch
         self._caches = caches
+        self._agents = agents
         self._stack = stack
-        self._secrets_ready = False
+        self._memory: Path | None = None
         self._count = 0
+        self.agent = ""
+        self.sockets: list[AgentSocket] = []
         self.mounts: list[tuple[ExtraMount, bool]] = []
         self.env: dict[str, str] = {}
 
@@ -76,6 +88,8 @@ class MountSet:
                 self._tmpfs(spec)
             case "secret":
                 self._secret(spec, secrets.get(spec.id))
+            case "ssh":
+                self._ssh(spec)
             case "document":
                 self._document(spec)
             case "cache":
@@ -126,23 +140,50 @@ class MountSet:
         self.mounts.append((mount, False))
 
     def _secret_file(self, value: bytes, spec: MountSpec) -> Path:
-        if not self._secrets_ready:
-            place = self._place(is_directory=True)
-            mounts.mount(
-                "tmpfs", str(place), "tmpfs",
-                mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC, _SECRETS_SIZE,
-            )  # fmt: skip
-            self._stack.callback(_unmount, place)
-            self._secret_place = place
-            self._secrets_ready = True
         self._count += 1
-        path = self._secret_place / str(self._count)
+        path = self._in_memory() / str(self._count)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(value)
             os.fchown(fd, spec.uid, spec.gid)
             os.fchmod(fd, spec.mode if spec.mode is not None else 0o400)
         return path
+
+    def _in_memory(self) -> Path:
+        """Return a directory on a tmpfs of the step's own, which only the sandbox sees."""
+        if self._memory is None:
+            place = self._place(is_directory=True)
+            mounts.mount(
+                "tmpfs", str(place), "tmpfs",
+                mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC, _SECRETS_SIZE,
+            )  # fmt: skip
+            self._stack.callback(_unmount, place)
+            self._memory = place
+        return self._memory
+
+    def _ssh(self, spec: MountSpec) -> None:
+        connect = self._agents.get(spec.id)
+        if connect is None:
+            if spec.required:
+                raise BuildError(
+                    f"the step needs the ssh agent {spec.id!r}, which was not given",
+                    hint=f"add --ssh {spec.id}, or --ssh {spec.id}=SOCKET-OR-KEY",
+                )
+            return
+        self._count += 1
+        path = self._in_memory() / str(self._count)
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            agent = AgentSocket(directory, path.name, connect)
+        finally:
+            os.close(directory)
+        self._stack.callback(agent.close)
+        os.chown(path, spec.uid, spec.gid)
+        path.chmod(spec.mode if spec.mode is not None else 0o600)
+        self.sockets.append(agent)
+        self.agent = self.agent or spec.target
+        mount = ExtraMount(spec.target, str(path), ("bind", "ro", *_SAFE, "noexec"))
+        self.mounts.append((mount, False))
 
     def _document(self, spec: MountSpec) -> None:
         place = self._place(is_directory=True)

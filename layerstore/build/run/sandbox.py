@@ -85,6 +85,7 @@ class Sandbox:
 
     Attributes:
         ids: How many ids the user namespace maps; 0 when it is the host's own.
+        private_fd: Of :attr:`private`: who is not in the sandbox gets there through it.
 
     Raises:
         UnsupportedError: Privileges, an OCI runtime, or what a limit needs are missing.
@@ -109,6 +110,7 @@ class Sandbox:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._control, self._reaper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._reaper: subprocess.Popen[bytes] | None = None
+        self.private_fd = -1
         self._thread = threading.Thread(target=self._work, name="build-sandbox", daemon=True)
         self._thread.start()
         try:
@@ -206,6 +208,11 @@ class Sandbox:
         words = said[-_TRIAL_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
         return f"{runtime.path} exits {status}" + (f" ({words[-1].strip()})" if words else "")
 
+    @property
+    def private(self) -> Path:
+        """A directory in memory that only the sandbox sees."""
+        return self._private
+
     def _at_fault(self, runtime: Runtime) -> bool:
         """Whether a command that failed did so by itself; else another runtime is to run it.
 
@@ -236,7 +243,19 @@ class Sandbox:
         identity = f"{self._identity}-{name}"
         state = str(self._private / runtime.name)
         command = runtime.run_command(state, str(bundle), identity, rootless=bool(self.ids))
-        output, status = self._start(command)
+        return self.run_command(command, on_output)
+
+    def run_command(self, command: list[str], on_output: Callable[[bytes], None]) -> int:
+        """Run a program of the host in the sandbox to its end and return its exit status.
+
+        Args:
+            command: The program and its arguments.
+            on_output: Gets standard output and error as they come, in pieces.
+
+        Raises:
+            BuildError: The supervisor is gone.
+        """
+        output, status = self.start(command)
         try:
             while data := os.read(output, OUTPUT_READ_BYTES):
                 on_output(data)
@@ -248,8 +267,15 @@ class Sandbox:
             raise BuildError("the supervisor of the build's containers has died")
         return int(answer)
 
-    def _start(self, command: list[str]) -> tuple[int, int]:
-        """Ask for a command; return where its output and its exit status will come from."""
+    def start(self, command: list[str]) -> tuple[int, int]:
+        """Start a program of the host in the sandbox, which it ends with at the latest.
+
+        Returns:
+            Where its output and its exit status will come from; the caller closes both.
+
+        Raises:
+            BuildError: The supervisor is gone.
+        """
         output, output_end = os.pipe2(os.O_CLOEXEC)
         status, status_end = os.pipe2(os.O_CLOEXEC)
         try:
@@ -283,6 +309,9 @@ class Sandbox:
         with contextlib.suppress(OSError):
             self._control.close()
             self._reaper_end.close()
+        if self.private_fd >= 0:
+            os.close(self.private_fd)
+            self.private_fd = -1
         if self._thread.is_alive():
             self._jobs.put(None)
             self._thread.join()
@@ -298,6 +327,7 @@ class Sandbox:
         self._private.mkdir(mode=0o700)
         flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
         mounts.mount("tmpfs", str(self._private), "tmpfs", flags, "mode=0700")
+        self.private_fd = os.open(self._private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         unshare(CLONE_NEWPID)
         self._reaper = subprocess.Popen(
             [

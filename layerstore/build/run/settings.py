@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -78,6 +79,18 @@ class RunOptions(NamedTuple):
 DEFAULT_OPTIONS = RunOptions()
 
 
+class SshSource(NamedTuple):
+    """What stands behind an id of ``--ssh``: an agent, or keys for one of the build's own.
+
+    Attributes:
+        socket: Path of the agent's socket; empty when there are keys.
+        keys: Paths of private keys.
+    """
+
+    socket: str = ""
+    keys: tuple[str, ...] = ()
+
+
 class RunSettings(NamedTuple):
     """What all RUN steps of a build share.
 
@@ -85,9 +98,12 @@ class RunSettings(NamedTuple):
         proxies: Variables such as HTTP_PROXY that steps see but no key or history holds.
         secrets: Values by id.
         cache_root: Directory of the cache mounts.
+        options: How commands run.
+        ssh: Agents by id.
     """
 
     proxies: Mapping[str, str]
     secrets: Mapping[str, bytes]
     cache_root: Path
     options: RunOptions = DEFAULT_OPTIONS
+    ssh: Mapping[str, SshSource] = MappingProxyType({})

@@ -12,6 +12,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.run.caches import take_caches
+from layerstore.build.run.key_agents import Agents
 from layerstore.build.run.mounts import MountSet, MountSources
 from layerstore.build.run.oci_spec import (
     HOSTNAME,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from layerstore.build.graph import RunOp
     from layerstore.build.run.sandbox import Sandbox
     from layerstore.build.run.settings import RunSettings
+    from layerstore.build.run.ssh import AgentSocket, Connect
     from layerstore.digest import DiffId
     from layerstore.image.layer_item import LayerItem
     from layerstore.snapshot.base import Snapshot, Snapshotter
@@ -76,6 +78,8 @@ class _Prepared(NamedTuple):
     user: RunUser
     mounts: tuple[ExtraMount, ...]
     env: dict[str, str]
+    agent: str
+    sockets: list[AgentSocket]
     root_before: os.stat_result
     restored: dict[bytes, os.stat_result]
 
@@ -93,7 +97,12 @@ class RunStep:
         self._sandbox = sandbox
         self._snapshotter = snapshotter
         self._settings = settings
+        self._agents = Agents(sandbox, settings.ssh)
         self._network_files: dict[tuple[tuple[str, str], ...], tuple[ExtraMount, ...]] = {}
+
+    def close(self) -> None:
+        """Let go of what steps shared; call it before the sandbox is closed."""
+        self._agents.close()
 
     def run(
         self,
@@ -125,9 +134,12 @@ class RunStep:
         with contextlib.ExitStack() as held:
             caches = take_caches(op.mounts, self._settings.cache_root, held)
             try:
+                agents = self._agents_of(op)
                 prepared = self._sandbox.call(
-                    self._prepare, op, layers, scratch, sources, caches, stack
+                    self._prepare, op, layers, scratch, sources, caches, agents, stack
                 )
+                for agent in prepared.sockets:
+                    agent.serve()
                 config = self._config(op, name, prepared)
                 status = self._sandbox.run(config, name, on_output)
             finally:
@@ -145,6 +157,7 @@ class RunStep:
         scratch: Path,
         sources: MountSources,
         caches: Mapping[str, Path],
+        agents: Mapping[str, Connect],
         stack: contextlib.ExitStack,
     ) -> _Prepared:
         """Mount everything; runs in the sandbox's thread. Closing ``stack`` undoes it."""
@@ -153,7 +166,7 @@ class RunStep:
         root_before = os.stat(root)
         users = UserDatabase(*_user_files(root))
         user = self._mapped(resolve_run_user(users, op.user), op.user)
-        mounts = MountSet(scratch / "mounts", caches, stack)
+        mounts = MountSet(scratch / "mounts", caches, agents, stack)
         for spec in op.mounts:
             mounts.add(spec, self._settings.secrets, sources)
         require_directories(root, STANDARD_DIRECTORIES)
@@ -170,7 +183,16 @@ class RunStep:
             mount._replace(destination=place)
             for place, (mount, _) in zip(places, extra, strict=True)
         )
-        return _Prepared(snapshot, user, placed, mounts.env, root_before, restored)
+        return _Prepared(
+            snapshot, user, placed, mounts.env, mounts.agent, mounts.sockets, root_before, restored
+        )
+
+    def _agents_of(self, op: RunOp) -> dict[str, Connect]:
+        """Return what connects to the ssh agents that a step mounts, as far as they were given."""
+        found = {
+            spec.id: self._agents.connect_to(spec.id) for spec in op.mounts if spec.type == "ssh"
+        }
+        return {identity: connect for identity, connect in found.items() if connect is not None}
 
     def _config(self, op: RunOp, name: str, prepared: _Prepared) -> dict[str, object]:
         user = prepared.user
@@ -178,6 +200,8 @@ class RunStep:
         env.setdefault("HOME", user.home)
         for variable, value in self._settings.proxies.items():
             env.setdefault(variable, value)
+        if prepared.agent:
+            env.setdefault("SSH_AUTH_SOCK", prepared.agent)
         env.update(prepared.env)
         process = ContainerProcess(
             args=op.args,

@@ -185,11 +185,13 @@ CASES = [
     refused("K01", "recursive", "RUN --mount=type=bind,bind-recursive=enabled,target=/x true"),
     *(refused("K02", f"{kind} on {target}", f"RUN --mount=type={kind},target={target} true")
       for kind in ("bind", "cache", "tmpfs") for target in _FORBIDDEN),
+    *(refused("K02", f"{kind} on {target}", f"RUN --mount=type={kind},id=x,target={target} true")
+      for kind in ("secret", "ssh") for target in _FORBIDDEN),
     refused("K03", "required", "RUN --mount=type=secret,id=absent,required true"),
     refused("K04", "insecure", "RUN --security=insecure true"),
     refused("K04", "device", "RUN --device=/dev/sda true"),
     refused("K04", "network", "RUN --network=bridge true"),
-    refused("K04", "ssh", "RUN --mount=type=ssh true"),
+    refused("K04", "ssh", "RUN --mount=type=ssh,required true"),
     *(case("K05", path, "R", _host_not_seen(path), entrance="build", needs=RUNC)
       for path in ("/proc/self/fd/7", "/proc/self/fd/8", "/proc/self/cwd", "/proc/1/root")),
     refused("K06", "NUL", "RUN --mount=type=cache,id=a\0b,target=/c true", says=""),

@@ -196,7 +196,8 @@ def test_metadata_takes_times_from_layers(builder: Builder) -> None:  # noqa: F8
     [
         ("FROM --platform=linux/s390x known:1", "1:6"),
         ("FROM --platform=what known:1", "1:6"),
-        ("FROM scratch\nRUN --mount=type=ssh true", "2:5"),
+        ("FROM scratch\nRUN --mount=type=secret,id=s,target=/proc true", "2:5"),
+        ("FROM scratch\nRUN --mount=type=ssh,target=/dev true", "2:5"),
         ("FROM scratch\nRUN --security=insecure true", "2:5"),
         ("FROM scratch\nRUN --mount=type=bind,target=/proc true", "2:5"),
         ("FROM scratch\nRUN --mount=type=tmpfs,target=/ true", "2:5"),
