@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from layerstore.store.store import Store
 
 DOCKERFILE_MAX_BYTES = 10 << 20
+SPEC_NAMES = ("Dockerfile", "Containerfile", "dockerfile")
 CACHE_MOUNTS = "cache-mounts"
 _STAYING = (BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp)
 """Operations whose results only depend on what a build looks at here."""
@@ -64,7 +65,7 @@ class BuildRequest:
 
     Attributes:
         context: Directory that COPY and ADD take files from.
-        dockerfile: The Dockerfile; ``Dockerfile`` in the context when None. May lie outside.
+        dockerfile: The Dockerfile; when None the context's (:func:`spec_file`). May lie outside.
         dockerfile_text: Its content, when it is not in a file (then ``dockerfile`` names it).
         tags: Names of the image.
         target: Stage to build; the last one when None.
@@ -305,10 +306,19 @@ class _Spec(NamedTuple):
     absent: list[bytes]
 
 
+def spec_file(context: Path) -> Path:
+    """Return the Dockerfile of a context, under the names that docker and podman look for."""
+    files = (context / name for name in SPEC_NAMES)
+    return next((path for path in files if path.is_file()), context / SPEC_NAMES[0])
+
+
 def _read_spec(request: BuildRequest) -> _Spec:
-    path = request.dockerfile or request.context / "Dockerfile"
+    path = request.dockerfile or spec_file(request.context)
     text = request.dockerfile_text
     spec = _Spec(text or b"", str(path), IgnoreRules(), [], [])
+    if request.dockerfile is None:
+        for name in SPEC_NAMES[: SPEC_NAMES.index(path.name)]:
+            spec.absent.append(os.fsencode(request.context / name))
     if text is None:
         text = _read_file(path, f"the Dockerfile {path}")
         if text is None:
@@ -357,7 +367,7 @@ def source_date_epoch(request: BuildRequest) -> int | None:
 def _notes_settings(
     request: BuildRequest, images: StoredImages, names: Sequence[str]
 ) -> NotesSettings:
-    spec = request.dockerfile or request.context / "Dockerfile"
+    spec = request.dockerfile or spec_file(request.context)
     return NotesSettings(
         context=str(request.context.absolute()),
         dockerfile=str(spec) if request.dockerfile_text is not None else str(spec.absolute()),

@@ -21,6 +21,7 @@ from layerstore.build.dockerfile.expand import (
     expand_instruction,
     expand_word,
 )
+from layerstore.build.dockerfile.hints import suggestion
 from layerstore.build.dockerfile.parser import parse_instruction
 from layerstore.build.dockerfile.syntax import (
     Add,
@@ -151,7 +152,8 @@ class Lowering:
         stage = self.dockerfile.stage_named(name)
         if stage is None:
             names = [each.name for each in stages if each.name]
-            hint = f"the Dockerfile has: {', '.join(names)}" if names else "no stage has a name"
+            known = f"the Dockerfile has: {', '.join(names)}" if names else "no stage has a name"
+            hint = suggestion(name, names, known)
             raise SpecError(f"there is no stage {name!r} to build", stages[0].span, hint=hint)
         return stage
 
@@ -231,18 +233,30 @@ class Lowering:
                 if found is None:
                     raise SpecError(
                         f"there is no image {reference!r} in the store", span,
-                        hint=f"get it first: layerstore import ROOTFS.tar -t {reference}",
+                        hint=self._nearest_stage(reference),
                     )  # fmt: skip
                 config = found
             vertex = Vertex(BaseOp(config.diff_ids), (), span, f"FROM {reference}")
             known = self._image_roots[reference, wanted] = (vertex, config)
         return known
 
+    def _nearest_stage(self, reference: str) -> str:
+        """Return the hint for what is neither a stage nor an image."""
+        names = [stage.name for stage in self.dockerfile.stages if stage.name]
+        known = f"get it first: layerstore import ROOTFS.tar -t {reference}"
+        return suggestion(reference, names, known)
+
     def remote(self, op: RemoteOp, label: str, span: SourceSpan) -> Vertex:
         """Return the vertex of a remote source, which is fetched once however often it stands."""
         if op not in self._remotes:
             self._remotes[op] = Vertex(op, (), span, f"[fetch] {label}")
         return self._remotes[op]
+
+    @property
+    def ignores_triggers(self) -> bool:
+        """Whether ONBUILD of bases is to be passed over."""
+        value = self.options.build_args.get("BUILDKIT_DISABLE_ONBUILD", "")
+        return value.lower() in ("1", "t", "true")
 
     def global_env(self) -> dict[str, str]:
         """Return what FROM may use."""
@@ -258,7 +272,7 @@ class Lowering:
     def _global_args(self) -> dict[str, str]:
         values = platform_args(self.options.native, self.options.platform)
         last = self.dockerfile.stages[-1]
-        values["TARGETSTAGE"] = self.options.target or last.name or ""
+        values["TARGETSTAGE"] = self.options.target or last.name or "default"
         for name in values:
             if name in self.options.build_args:
                 self._declared.add(name)
@@ -287,7 +301,8 @@ class _StageLowering:
     def run(self) -> StageState:
         """Lower every instruction."""
         state = self._begin()
-        for trigger in state.take_triggers():
+        triggers = state.take_triggers()
+        for trigger in () if self._lowering.ignores_triggers else triggers:
             inner = parse_instruction(trigger)
             self._apply(state, replace(inner, span=self._stage.span))
         for instruction in self._stage.instructions:

@@ -203,13 +203,14 @@ class Builder:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
-    def build(self, dockerfile: str, **options: object) -> BuildResult:
-        """Build; what happened is in ``ui``, which begins anew."""
+    def build(self, dockerfile: str | None, **options: object) -> BuildResult:
+        """Build; what happened is in ``ui``, which begins anew. None is the context's own file."""
         self.ui = RecordingUi()
+        text = None if dockerfile is None else dockerfile.encode()
         request = BuildRequest(
             context=self.context,
-            dockerfile=self.directory / "Dockerfile",
-            dockerfile_text=dockerfile.encode(),
+            dockerfile=None if text is None else self.directory / "Dockerfile",
+            dockerfile_text=text,
             **options,  # type: ignore[arg-type]
         )
         return build(self.store, request, self.ui)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.dockerfile.errors import SpecError
+from layerstore.build.dockerfile.hints import suggestion
 
 if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import SourceSpan
@@ -52,7 +53,9 @@ def parse_check(value: str, span: SourceSpan) -> CheckOptions:
     for option in value.split(";"):
         key, equals, text = option.partition("=")
         if key.strip() not in _OPTIONS or not equals:
-            hint = "write skip=RULE,RULE or error=true, separated by ;"
+            hint = suggestion(
+                key.strip() if equals else "", _OPTIONS, "write skip=RULE,RULE;error=true"
+            )
             raise SpecError(f"{option.strip()!r} is not an option of check", span, hint=hint)
         given[key.strip()] = text.strip()
     is_error = given.get("error", "false").lower()

@@ -227,8 +227,8 @@ def _transfer(item: _C, env: Mapping[str, str], escape: str, word: Expander) -> 
         chmod=chmod,
         exclude=tuple(word(pattern) for pattern in item.exclude),
     )
-    if not expanded.dest:
-        raise SpecError(f"the destination {item.dest} expands to nothing", item.span)
+    if not expanded.dest:  # as BuildKit: the working directory
+        expanded = replace(expanded, dest=".")
     if isinstance(expanded, Add):
         checksum = flag("checksum", expanded.checksum)
         values.check_checksum(checksum, item.flag_span("checksum"))

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.dockerfile.errors import SpecError
+from layerstore.build.dockerfile.hints import nearest
 from layerstore.build.dockerfile.lexer import SPACE, LogicalLine
 from layerstore.build.dockerfile.syntax import Flag
 
@@ -196,11 +197,3 @@ def _unknown(flag: Flag, keyword: str, known: dict[str, Kind]) -> SpecError:
     else:
         hint = f"{keyword} takes no flags; write -- in front if --{flag.name} is an argument"
     return SpecError(f"unknown flag --{flag.name} for {keyword}", flag.span, hint=hint)
-
-
-def nearest(word: str, known: Sequence[str]) -> str | None:
-    """Return the known word most like ``word``, None when none is like it."""
-    from difflib import get_close_matches  # 3 ms, and only for a message
-
-    found = get_close_matches(word.lower()[:64], known, n=1, cutoff=0.6)
-    return found[0] if found else None

@@ -23,8 +23,9 @@ from layerstore.build.dockerfile.arguments import (
 from layerstore.build.dockerfile.durations import parse_duration
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.expand import check_word
-from layerstore.build.dockerfile.flags import FlagWord, ParsedFlags, nearest, split_flags
+from layerstore.build.dockerfile.flags import FlagWord, ParsedFlags, split_flags
 from layerstore.build.dockerfile.heredocs import find_heredocs, parse_heredoc
+from layerstore.build.dockerfile.hints import nearest, suggestion
 from layerstore.build.dockerfile.lexer import SPACE, Lexer, LogicalLine
 from layerstore.build.dockerfile.mounts import parse_mount, unresolved_mount
 from layerstore.build.dockerfile.ports import parse_port
@@ -328,7 +329,7 @@ def _choice(flags: ParsedFlags, name: str, default: str, known: tuple[str, ...])
     if flag is None or flag.value is None:
         return default
     if flag.value not in known:
-        hint = f"write --{name}=" + ", ".join(known)
+        hint = suggestion(flag.value, known, f"write --{name}=" + ", ".join(known))
         raise SpecError(f"--{name} cannot be {flag.value!r}", flag.span, hint=hint)
     return flag.value
 
@@ -503,7 +504,8 @@ def _healthcheck(request: _Request) -> Healthcheck:
             raise SpecError("HEALTHCHECK NONE takes no arguments", request.span())
         return Healthcheck(**request.common(flags), command=None)
     if kind.upper() != "CMD":
-        hint = "HEALTHCHECK CMD command, or HEALTHCHECK NONE"
+        example = "HEALTHCHECK CMD command, or HEALTHCHECK NONE"
+        hint = suggestion(kind, ("CMD", "NONE"), example)
         raise SpecError(f"HEALTHCHECK knows CMD and NONE, not {kind}", request.span(), hint=hint)
     return Healthcheck(
         **request.common(flags),

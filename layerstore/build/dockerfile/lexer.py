@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.build.dockerfile import limits
 from layerstore.build.dockerfile.checks import parse_check
 from layerstore.build.dockerfile.errors import SpecError
+from layerstore.build.dockerfile.hints import VERY_LIKE, nearest
 from layerstore.build.dockerfile.syntax import Directive, Heredoc, Notice, SourceSpan
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ class Lexer:
             match = _DIRECTIVE.fullmatch(text[1:].lstrip(SPACE)) if text[:1] == "#" else None
             name = match[1].lower() if match else ""
             if match is None or name not in _DIRECTIVES or (shebang and name != "syntax"):
+                self._note_likeness(name, number)
                 return
             column = raw.index("#") + 1
             directive = Directive(name, match[2], self.source.span(number, column))
@@ -248,6 +250,13 @@ class Lexer:
             seen.add(name)
             self.directives.append(directive)
             self._apply(directive)
+
+    def _note_likeness(self, name: str, number: int) -> None:
+        """Remark on a comment that may have been meant as a directive."""
+        near = nearest(name, _DIRECTIVES, cutoff=VERY_LIKE) if name not in _DIRECTIVES else None
+        if name and near:
+            message = f"this is a comment: there is no directive {name}; did you mean {near}?"
+            self.notices.append(Notice(message, self.source.span(number)))
 
     def _apply(self, directive: Directive) -> None:
         value, span = directive.value, directive.span

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from layerstore.build.dockerfile.errors import SpecError
-from layerstore.build.dockerfile.flags import nearest
+from layerstore.build.dockerfile.hints import nearest
 from layerstore.build.dockerfile.syntax import MountType, RunMount, Sharing
 from layerstore.errors import InputError
 from layerstore.units import parse_size

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.build.dockerfile import limits
 from layerstore.build.dockerfile.errors import SpecError
+from layerstore.build.dockerfile.hints import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +51,7 @@ def parse_port(word: str, span: SourceSpan) -> tuple[int, int, str]:
     spec, slash, protocol = word.partition("/")
     protocol = protocol.lower() or "tcp"
     if protocol not in _PROTOCOLS:
-        hint = "write tcp, udp or sctp"
+        hint = suggestion(protocol, _PROTOCOLS, "write tcp, udp or sctp")
         raise SpecError(f"{protocol!r} is not a protocol", span, hint=hint)
     low, dash, high = spec.rpartition(":")[2].partition("-")
     first = _port(low)

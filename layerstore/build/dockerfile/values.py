@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from layerstore.build.dockerfile.errors import SpecError
-from layerstore.build.dockerfile.flags import nearest
+from layerstore.build.dockerfile.hints import nearest
 from layerstore.build.dockerfile.signals import is_signal
 
 if TYPE_CHECKING:

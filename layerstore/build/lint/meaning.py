@@ -319,7 +319,7 @@ def _is_reference(text: str) -> bool:
 
 def _nearest(name: str, known: list[str]) -> str:
     """Return the known name most like one that is not, "" when none is."""
-    from layerstore.build.dockerfile.flags import nearest
+    from layerstore.build.dockerfile.hints import nearest
 
     by_lower = {each.lower(): each for each in known}
     return by_lower.get(nearest(name, list(by_lower)) or "", "")

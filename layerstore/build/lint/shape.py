@@ -30,7 +30,7 @@ _RESERVED_NAMES = ("context", "scratch")
 _ONCE = (Cmd, Entrypoint, Healthcheck)
 _TARGET_PLATFORM = ("$TARGETPLATFORM", "${TARGETPLATFORM}")
 _SECRET = re.compile(
-    r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)",
+    r"(?:_|^)(?:apikey|auth|credentials?|key|password|psw|pword|passwd|secret|token)(?:_|$)",
     re.IGNORECASE,
 )
 _NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)

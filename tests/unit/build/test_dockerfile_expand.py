@@ -245,7 +245,6 @@ def test_flag_that_expands_to_nothing_is_absent() -> None:
         "COPY --chmod=$V a b",
         "COPY --chown=${X:-a b} a b",
         "ADD --checksum=$V a b",
-        "COPY a $NULL",
         "WORKDIR $NULL",
         "VOLUME $NULL",
         "VOLUME ${X:-/}",

@@ -1,0 +1,101 @@
+"""Corners of the language in which BuildKit's own tests say what is right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerstore.build.dockerfile.errors import SpecError
+from layerstore.build.dockerfile.parser import parse_dockerfile
+from tests.support.build import builder  # noqa: F401
+
+if TYPE_CHECKING:
+    from tests.support.build import Builder
+
+
+@pytest.mark.parametrize("dest", ["$EMPTY", "''", "$UNSET"])
+def test_an_empty_destination_is_the_working_directory(
+    builder: Builder,  # noqa: F811
+    dest: str,
+) -> None:
+    builder.write({"a": b"A"})
+    image = builder.build(f"FROM scratch\nENV EMPTY=\nWORKDIR /w\nCOPY a {dest}\n")
+    assert builder.files(image)["w/a"].content == b"A"
+
+
+@pytest.mark.parametrize(
+    ("last", "target", "wanted"), [("", None, "default"), (" AS z", None, "z"), ("", "x", "x")]
+)
+def test_the_target_stage_has_a_name(
+    builder: Builder,  # noqa: F811
+    last: str,
+    target: str | None,
+    wanted: str,
+) -> None:
+    text = f"FROM scratch AS x\nARG TARGETSTAGE\nLABEL s=$TARGETSTAGE\nFROM x{last}\n"
+    assert builder.config(builder.build(text, target=target)).config.labels == {"s": wanted}
+
+
+def test_triggers_of_bases_can_be_passed_over(builder: Builder) -> None:  # noqa: F811
+    text = "FROM scratch AS base\nONBUILD LABEL a=b\nFROM base\n"
+    assert builder.config(builder.build(text)).config.labels == {"a": "b"}
+    skipped = builder.build(text, build_args={"BUILDKIT_DISABLE_ONBUILD": "1"})
+    assert builder.config(skipped).config.labels == {}
+    assert builder.config(skipped).config.on_build == ()
+
+
+def test_triggers_run_once_and_not_in_stages_of_stages(builder: Builder) -> None:  # noqa: F811
+    text = (
+        "FROM scratch AS base\nONBUILD COPY --from=src /a /t/\nFROM scratch AS src\nCOPY a /\n"
+        "FROM base AS mid\nFROM mid\n"
+    )
+    builder.write({"a": b"A"})
+    history = builder.history(builder.build(text))
+    assert history == [("COPY /a /t/ # buildkit", True)]
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Containerfile", "dockerfile"])
+def test_the_file_is_found_under_the_usual_names(builder: Builder, name: str) -> None:  # noqa: F811
+    builder.write({name: "FROM scratch\nLABEL a=b\n", f"{name}.dockerignore": "x\n"})
+    assert builder.config(builder.build(None)).config.labels == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("RUN --network=hots true", "did you mean host?"),
+        ("RUN --security=insecur true", "did you mean insecure?"),
+        ("HEALTHCHECK CMDD true", "did you mean CMD?"),
+        ("EXPOSE 80/tpc", "did you mean tcp?"),
+        ("EXPOSE 80/x", "write tcp, udp or sctp"),
+    ],
+)
+def test_the_nearest_known_word_is_named(line: str, hint: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_dockerfile(f"FROM scratch\n{line}\n".encode())
+    assert caught.value.hint == hint
+
+
+def test_the_nearest_stage_is_named(builder: Builder) -> None:  # noqa: F811
+    for text, target in (
+        ("FROM scratch AS builder\nFROM scratch\nCOPY --from=bilder /a /\n", None),
+        ("FROM scratch AS builder\nFROM buidler\n", None),
+        ("FROM scratch AS builder\n", "Bulder"),
+    ):
+        with pytest.raises(SpecError) as caught:
+            builder.build(text, target=target)
+        assert caught.value.hint == "did you mean builder?"
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("escap", "escape"), ("chekc", "check"), ("scope", "")]
+)
+def test_a_comment_like_a_directive_is_remarked_on(word: str, meant: str) -> None:
+    tree = parse_dockerfile(f"# {word}=`\nFROM scratch\n".encode())
+    assert tree.escape == "\\"
+    assert [str(notice) for notice in tree.notices] == (
+        [f"Dockerfile:1:1: this is a comment: there is no directive {word}; did you mean {meant}?"]
+        if meant
+        else []
+    )
