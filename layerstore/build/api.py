@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from layerstore.build.result import StoredImages, finished_image, known_config
 from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings, SshSource
 from layerstore.build.solver import Solver
 from layerstore.build.squash import Squash
+from layerstore.build.step_cache import StoreCache, export_cache, importing
 from layerstore.errors import InputError
 from layerstore.formats.reference import parse_tag_name
 from layerstore.image.images import host_platform
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from layerstore.build.cache_exchange import CacheExport, CacheImport
     from layerstore.build.dockerfile.syntax import Dockerfile
     from layerstore.build.lint.meaning import Surroundings
     from layerstore.build.lower import Plan
@@ -46,7 +49,6 @@ if TYPE_CHECKING:
     from layerstore.formats.oci import Descriptor
     from layerstore.formats.oci_config import ImageConfig
     from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.records import CacheRecord
     from layerstore.store.store import Store
 
 DOCKERFILE_MAX_BYTES = 10 << 20
@@ -87,6 +89,8 @@ class BuildRequest:
         platform: What the image is for, and base images must be; None takes them as they are.
         pulls: Base images must come from a registry, whatever the store has.
         explain: Tell the watcher why steps run.
+        cache_from: Where steps are looked up that the store does not know.
+        cache_to: What gets the build's steps when it is done.
     """
 
     context: Path
@@ -111,6 +115,8 @@ class BuildRequest:
     platform: Platform | None = None
     pulls: bool = False
     explain: bool = False
+    cache_from: Sequence[CacheImport] = ()
+    cache_to: Sequence[CacheExport] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +207,10 @@ def _build_once(
         Context(request.context, spec.ignore, now_ns=now_ns) as context,
         LazyFetcher(store, request.environ, request.secrets) as fetcher,
         BuildExecutor(store, context, fetcher, settings, counter, epoch=epoch) as executor,
+        contextlib.ExitStack() as stack,
     ):
-        cache = _StoreCache(store, executor)
+        local = StoreCache(store, executor)
+        cache = stack.enter_context(importing(store, local, request.cache_from, counter))
         notes = Notes(store, executor, _notes_settings(request, images, names), counter)
         solver = Solver(
             executor,
@@ -223,13 +231,14 @@ def _build_once(
             notes.finish("")
             raise
         notes.finish(written.image.image_id)
+        export_cache(store, notes, plan.state.vertex, request.cache_to, counter)
     inputs = BuildInputs(
         root=os.fsencode(request.context),
         looked=context.looked,
         given=spec.read,
         absent=spec.absent,
         bases=[(base.reference, base.record.image_id) for base in images.used],
-        steps=cache.records,
+        steps=local.records,
         is_whole=all(isinstance(each.op, _STAYING) for each in topological(plan.state.vertex)),
     )
     return BuildResult(
@@ -237,29 +246,6 @@ def _build_once(
         counter.new_bytes, counter.reused_bytes, written.is_stored,
         made_steps(plan.state.vertex, solver),
     )  # fmt: skip
-
-
-class _StoreCache:
-    """The build cache of a store; writes go through the build's session."""
-
-    def __init__(self, store: Store, executor: BuildExecutor) -> None:
-        self._store = store
-        self._executor = executor
-        self.records: list[CacheRecord] = []
-
-    def get(self, key: str) -> CacheRecord | None:
-        """Return a remembered step whose layer is there."""
-        record = self._store.cache_get(key)
-        if record is not None:
-            self._executor.session.note_step_use(key)
-            self.records.append(record)
-        return record
-
-    def put(self, records: Sequence[CacheRecord]) -> None:
-        """Remember steps."""
-        self.records += records
-        for record in records:
-            self._executor.session.cache_put(record)
 
 
 class _Counter:

@@ -115,13 +115,21 @@ def encode_alias(key: str) -> bytes:
     return bytes((FORMAT, 1)) + _encoder.encode(_Alias(key))
 
 
-def decode_facts(value: bytes) -> Facts | str | None:
-    """Return facts, or the key that has them, or None for bytes that are neither."""
+def alias_of(value: bytes) -> str | None:
+    """Return the key that bytes refer to, None when they are no reference."""
+    if value[:2] != bytes((FORMAT, 1)):
+        return None
+    try:
+        return _alias_decoder.decode(value[2:]).key
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def decode_facts(value: bytes) -> Facts | None:
+    """Return facts, or None for bytes that are none."""
     import zstandard
 
     try:
-        if value[:2] == bytes((FORMAT, 1)):
-            return _alias_decoder.decode(value[2:]).key
         if value[:2] != bytes((FORMAT, 0)):
             return None
         with zstandard.ZstdDecompressor().stream_reader(value[2:]) as reader:

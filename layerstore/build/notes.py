@@ -15,6 +15,7 @@ import msgspec
 from layerstore.build.cache_key import KEY_VERSION
 from layerstore.build.facts import (
     Facts,
+    alias_of,
     decode_facts,
     encode_alias,
     encode_facts,
@@ -23,9 +24,11 @@ from layerstore.build.facts import (
 )
 from layerstore.build.records import TEXT_MAX, BuildNote, BuildRecords, StepNote
 from layerstore.build.ui import Reason
+from layerstore.digest import DiffId, Digest
+from layerstore.formats.build_cache import CachedStep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from layerstore.build.facts import Selection
     from layerstore.build.graph import Vertex
@@ -98,9 +101,9 @@ class Notes:
 
     def hit(self, number: int, vertex: Vertex, keys: Sequence[str], record: CacheRecord) -> None:
         """Hear of a step that is cached, and which keys it has."""
-        self._steps[number] = _note(
-            vertex, tuple(keys), record.diff_id, record.created, cached=True
-        )
+        alias = alias_of(record.value)
+        known = tuple(keys) if alias is None else (*keys, alias)
+        self._steps[number] = _note(vertex, known, record.diff_id, record.created, cached=True)
 
     def missed(
         self, number: int, vertex: Vertex, inputs: Sequence[Result], keys: Sequence[str]
@@ -154,6 +157,22 @@ class Notes:
             steps=tuple(self._steps[number] for number in sorted(self._steps)),
         )
         self._records.add(build, lambda: self._executor.session.temporary("record"))
+
+    def numbers_of(self, identities: Collection[int]) -> set[int]:
+        """Return the numbers of the steps that vertices are, given by their ``id``."""
+        return {number for number, each in self._vertices.items() if id(each) in identities}
+
+    def steps(self, numbers: Collection[int] | None = None) -> Iterator[CachedStep]:
+        """Yield what the build knows of its steps that ended well, under each of their keys.
+
+        Args:
+            numbers: Of which steps; None for all.
+        """
+        for number, step in sorted(self._steps.items()):
+            if numbers is None or number in numbers:
+                layer = None if step.layer is None else DiffId(Digest(step.layer))
+                for key in step.keys:
+                    yield CachedStep(key, layer, step.created)
 
     def _why(self, number: int, facts: Facts, keys: Sequence[str]) -> list[Reason]:
         from layerstore.build import explain
@@ -249,11 +268,9 @@ class Earlier:
 
 def facts_of_record(store: Store, record: CacheRecord) -> Facts | None:
     """Return the facts of a remembered step, None if none are known."""
-    facts = decode_facts(record.value)
-    if isinstance(facts, str):  # the key of what has them
-        other = store.cache_get(facts)
-        facts = decode_facts(other.value) if other is not None else None
-    return facts if isinstance(facts, Facts) else None
+    alias = alias_of(record.value)
+    with_facts = record if alias is None else store.cache_get(alias)
+    return None if with_facts is None else decode_facts(with_facts.value)
 
 
 def _note(

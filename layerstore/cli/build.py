@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.cli import build_run, build_ssh
+from layerstore.cli import build_cache, build_run, build_ssh
 from layerstore.cli.clock import source_date_epoch
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.output import write_json, write_line, write_note
@@ -78,6 +78,8 @@ def build_image(
         ),
     ] = "missing",
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step.")] = False,
+    cache_from: build_cache.From = None,
+    cache_to: build_cache.To = None,
     secrets: Annotated[
         _Many,
         typer.Option(
@@ -186,6 +188,8 @@ def build_image(
     request = dataclasses.replace(
         request,
         explain=explain,
+        cache_from=build_cache.parse_from(cache_from or (), settings.root),
+        cache_to=build_cache.parse_to(cache_to or (), settings.root),
         allow=build_run.parse_allow(allow or ()),
         ssh=build_ssh.parse_ssh(ssh or (), os.environ),
         extra_hosts=build_run.parse_extra_hosts(add_hosts or ()),

@@ -114,11 +114,11 @@ def decode_manifest(raw: bytes, *, media_type: str | None = None) -> Manifest:
         raise FormatError("manifest.layers is missing")
     if len(layers) > MAX_LAYERS:
         raise LimitExceededError(f"image has {len(layers)} layers, more than {MAX_LAYERS}")
-    config = fields.part("config", _descriptor)
+    config = fields.part("config", descriptor_of)
     if config is None:
         raise FormatError("manifest.config is missing")
     _require_type(config, "manifest.config", _CONFIG_TYPES)
-    descriptors = tuple(_descriptor(v, f"manifest.layers[{n}]") for n, v in enumerate(layers))
+    descriptors = tuple(descriptor_of(v, f"manifest.layers[{n}]") for n, v in enumerate(layers))
     for n, descriptor in enumerate(descriptors):
         _require_type(descriptor, f"manifest.layers[{n}]", _LAYER_TYPES)
     return Manifest(
@@ -147,7 +147,7 @@ def decode_index(raw: bytes, *, media_type: str | None = None) -> Index:
             f"index lists {len(manifests)} manifests, more than {MAX_INDEX_ENTRIES}"
         )
     return Index(
-        manifests=tuple(_descriptor(v, f"index.manifests[{n}]") for n, v in enumerate(manifests)),
+        manifests=tuple(descriptor_of(v, f"index.manifests[{n}]") for n, v in enumerate(manifests)),
         media_type=fields.text("mediaType", media_type or ""),
         annotations=fields.mapping("annotations"),
         extra=fields.rest(),
@@ -239,7 +239,13 @@ def _require_type(descriptor: Descriptor, where: str, allowed: tuple[str, ...]) 
         raise FormatError(f"{where}.mediaType is {descriptor.media_type[:100]!r}, not of an image")
 
 
-def _descriptor(value: object, where: str) -> Descriptor:
+def descriptor_of(value: object, where: str) -> Descriptor:
+    """Return the descriptor in a decoded JSON value; ``where`` is its path, for messages.
+
+    Raises:
+        FormatError: Not a descriptor.
+        UnsafeContentError: It tells where to fetch the blob from.
+    """
     fields = Fields(value, where)
     media_type = fields.required_text("mediaType")
     digest = parse_digest(fields.required_text("digest"))

@@ -44,7 +44,7 @@ CONTAINERD_NAME = "io.containerd.image.name"
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX_MAX_BYTES = strict_json.MAX_DOCUMENT_BYTES
-_MEDIA_TYPES: dict[str, str] = {
+MEDIA_TYPES: dict[str, str] = {
     "gzip": oci.LAYER_GZIP_TYPE,
     "zstd": oci.LAYER_ZSTD_TYPE,
     "none": oci.LAYER_TAR_TYPE,
@@ -96,7 +96,7 @@ def save_oci_layout(
     progress = progress or Silent()
     root = os.fspath(out)
     with writing(out):
-        index = _open_layout(root)
+        index = open_layout(root)
         writer = _LayoutWriter(store, root, compression, progress)
         references: list[str | None] = []
         descriptors: list[oci.Descriptor] = []
@@ -109,10 +109,7 @@ def save_oci_layout(
             descriptors.append(descriptor)
             manifests.append(manifest)
         fsync_directory(f"{root}/blobs/sha256")
-        raw = oci.encode_index(index)
-        _replace(f"{root}/{LAYOUT_FILE}", _LAYOUT)
-        _replace(f"{root}/{INDEX_FILE}", raw)
-        fsync_directory(root)
+        raw = replace_index(root, index)
     return SaveReport(sha256_digest(raw), tuple(references), tuple(descriptors), tuple(manifests))
 
 
@@ -181,14 +178,28 @@ class _LayoutWriter:
             digest = blob.publish()
         self._progress.finish()
         descriptor = oci.Descriptor(
-            media_type=_MEDIA_TYPES[self._compression], digest=digest, size=blob.size
+            media_type=MEDIA_TYPES[self._compression], digest=digest, size=blob.size
         )
         self._layers[diff_id] = descriptor
         return descriptor
 
 
-def _open_layout(root: str) -> oci.Index:
-    """Return the index of the layout at ``root``, making directories where there is none."""
+def replace_index(root: str, index: oci.Index) -> bytes:
+    """Make ``index`` that of the layout, durably; its blobs are on disk. Return its bytes."""
+    raw = oci.encode_index(index)
+    _replace(f"{root}/{LAYOUT_FILE}", _LAYOUT)
+    _replace(f"{root}/{INDEX_FILE}", raw)
+    fsync_directory(root)
+    return raw
+
+
+def open_layout(root: str) -> oci.Index:
+    """Return the index of the layout at ``root``, making directories where there is none.
+
+    Raises:
+        OutputTakenError: Something else is there.
+        FormatError: A layout that is damaged, or of another version.
+    """
     try:
         present = os.listdir(root)
     except FileNotFoundError:

@@ -1,0 +1,156 @@
+"""What ``build --cache-from`` and ``--cache-to`` mean, in buildx' words.
+
+Source: buildx, docs/reference/buildx_build.md, "cache-from" and "cache-to" (behaviour).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerstore.build.cache_exchange import CacheExport, CacheImport, CacheKind
+    from layerstore.image.blob_files import Compression
+
+From = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cache-from",
+        metavar="DIR|type=TYPE,src=DIR",
+        help="Take steps that hit from there: local, a directory that --cache-to wrote, or store, "
+        "another store. Repeatable.",
+    ),
+]
+To = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cache-to",
+        metavar="DIR|type=TYPE,dest=DIR",
+        help="Give the build's steps to a directory (local) or another store (store); mode=max "
+        "those of all stages. Repeatable.",
+    ),
+]
+
+_LATER = ("registry", "gha", "inline", "s3", "azblob")
+_COMPRESSIONS: dict[str, Compression] = {
+    "zstd": "zstd", "gzip": "gzip", "uncompressed": "none", "none": "none",
+}  # fmt: skip
+
+
+def parse_from(words: Sequence[str], root: str) -> tuple[CacheImport, ...]:
+    """Return what ``--cache-from`` options mean.
+
+    Args:
+        words: Their values.
+        root: The store that is built in.
+
+    Raises:
+        InputError: One is not a cache.
+    """
+    if not words:
+        return ()
+    from layerstore.build.cache_exchange import CacheImport
+
+    found = []
+    for word in words:
+        fields = _fields(word, "src")
+        kind, location = _place(word, fields, "src", root)
+        tag = fields.pop("tag", "latest")
+        _refuse_rest(word, fields, ("type", "src", "tag"))
+        found.append(CacheImport(kind, location, tag))
+    return tuple(found)
+
+
+def parse_to(words: Sequence[str], root: str) -> tuple[CacheExport, ...]:
+    """Return what ``--cache-to`` options mean.
+
+    Args:
+        words: Their values.
+        root: The store that is built in.
+
+    Raises:
+        InputError: One is not a cache.
+    """
+    if not words:
+        return ()
+    from layerstore.build.cache_exchange import CacheExport
+
+    found = []
+    for word in words:
+        fields = _fields(word, "dest")
+        kind, location = _place(word, fields, "dest", root)
+        tag = fields.pop("tag", "latest")
+        mode = _one_of(word, "mode", fields.pop("mode", "min"), ("min", "max"))
+        compression = fields.pop("compression", "zstd")
+        _one_of(word, "compression", compression, tuple(_COMPRESSIONS))
+        may_fail = _one_of(word, "ignore-error", fields.pop("ignore-error", "false"), _BOOLEANS)
+        _refuse_rest(word, fields, ("type", "dest", "mode", "tag", "compression", "ignore-error"))
+        found.append(
+            CacheExport(
+                kind, location, tag, mode == "max", _COMPRESSIONS[compression], may_fail == "true"
+            )
+        )
+    return tuple(found)
+
+
+_BOOLEANS = ("true", "false")
+
+
+def _fields(word: str, place: str) -> dict[str, str]:
+    if "=" not in word:
+        return {place: word}
+    import csv
+
+    (row,) = csv.reader([word])
+    fields: dict[str, str] = {}
+    for part in row:
+        name, equals, value = part.partition("=")
+        name = name.strip().lower()
+        if not equals or not name or name in fields:
+            raise InputError(f"{word!r} is not a build cache", hint=f"type=local,{place}=DIR")
+        fields[name] = value
+    return fields
+
+
+def _place(word: str, fields: dict[str, str], name: str, root: str) -> tuple[CacheKind, str]:
+    from layerstore.build.cache_exchange import CacheKind
+
+    location = fields.pop(name, "")
+    kind = fields.pop("type", "")
+    if kind in _LATER:
+        raise InputError(
+            f"build caches of type {kind} are not supported yet",
+            hint=f"use a directory: type=local,{name}=DIR",
+        )
+    if kind not in ("", "local", "store"):
+        raise InputError(f"{word!r} is not a build cache", hint="type=local or type=store")
+    if not location:
+        raise InputError(f"{word!r} names no directory", hint=f"type={kind or 'local'},{name}=DIR")
+    is_store = os.path.exists(f"{location}/config.toml")
+    if kind == "local" and is_store:
+        raise InputError(f"{location} is a store", hint=f"type=store,{name}={location}")
+    if os.path.realpath(location) == os.path.realpath(root):
+        raise InputError(f"{location} is the store of the build itself", hint="leave it away")
+    chosen = CacheKind.STORE if kind == "store" or (not kind and is_store) else CacheKind.DIRECTORY
+    return chosen, location
+
+
+def _one_of(word: str, name: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise InputError(
+            f"{word!r}: {value!r} is not a value of {name}", hint="one of " + ", ".join(known)
+        )
+    return value
+
+
+def _refuse_rest(word: str, fields: dict[str, str], known: Sequence[str]) -> None:
+    for name in fields:
+        raise InputError(
+            f"{word!r}: a build cache has no {name!r}", hint="it has " + ", ".join(known)
+        )
