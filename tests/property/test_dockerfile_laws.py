@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import time
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +19,10 @@ from layerstore.build.dockerfile.shellpattern import Wildcard
 from layerstore.build.dockerfile.syntax import Dockerfile, Onbuild
 from layerstore.build.globs import Automaton, CharClass, PatternError, Star, Token, tokenize
 from layerstore.build.ignore import IgnoreRules
+from layerstore.build.lint.lint import lint
+from layerstore.build.lint.meaning import Surroundings
+from layerstore.build.lint.rules import RULES
+from layerstore.build.platforms import Platform
 from layerstore.errors import LimitExceededError
 from tests.support.dockerfiles import render, without_places
 
@@ -210,6 +217,65 @@ def test_wildcards_agree_with_regular_expressions(pattern: str, value: str) -> N
         assert wildcard.replace(value, "X", everywhere=True, budget=999) == re.sub(
             greedy, "X", value
         )
+
+
+# Where BuildKit's language and bash agree: no ``[``, ``&``, ``#`` or ``%`` in patterns.
+_SHARED_PATTERN = st.lists(
+    st.sampled_from(["a", "b", "*", "?", "\\*", "\\?"]), min_size=1, max_size=5
+).map("".join)
+_SHARED_WORD = st.text(alphabet="xy z", max_size=4)
+_SHARED = st.one_of(
+    st.tuples(st.sampled_from(["#", "##", "%", "%%"]), _SHARED_PATTERN).map("".join),
+    st.tuples(st.sampled_from(["-", ":-", "+", ":+"]), _SHARED_WORD).map("".join),
+    st.tuples(st.sampled_from(["/", "//"]), _SHARED_PATTERN, _SHARED_WORD).map(
+        lambda parts: f"{parts[0]}{parts[1]}/{parts[2]}"
+    ),
+).map(lambda form: f'"${{V{form}}}"')
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is what it is compared with")
+@given(st.lists(_SHARED, min_size=1, max_size=30), st.text(alphabet="ab*?", min_size=1, max_size=8))
+def test_expansions_that_bash_knows_are_bash_s(words: list[str], value: str) -> None:
+    script = f"printf '%s\\0' {' '.join(words)}"
+    done = subprocess.run(
+        ["bash", "-c", script], env={"V": value, "LC_ALL": "C"}, capture_output=True, check=True
+    )
+    assert [expand_word(word, {"V": value}) for word in words] == (
+        done.stdout.decode().split("\0")[:-1]
+    )
+
+
+@given(
+    st.lists(st.sampled_from(["$V", "${V}", "'$V'", '"$V"', "\\$V", "\ta", "E", ""]), max_size=4),
+    st.sampled_from(["E", "'E'", '"E"', "-E", "-'E'"]),
+)
+def test_quotes_of_a_delimiter_decide_about_its_content(body: list[str], opening: str) -> None:
+    lines = [line for line in body if line != "E"]
+    text = "".join(f"{line}\n" for line in lines)
+    tree = parse_dockerfile(f"FROM a\nCOPY <<{opening} /x\n{text}E\n".encode())
+    (copy,) = tree.stages[0].instructions
+    (heredoc,) = expand_instruction(copy, {"V": "v"}).heredocs  # type: ignore[union-attr]
+    if opening.startswith("-"):
+        text = re.sub(r"(?m)^\t+", "", text)
+    if "'" not in opening and '"' not in opening:
+        text = re.sub(r"(\\?)(\$V|\$\{V\})", lambda m: m[2] if m[1] else "v", text)
+    assert heredoc.content == text
+
+
+PLATFORM = Platform("linux", "amd64")
+
+
+@given(FILE, st.sampled_from(sorted(RULES)))
+def test_findings_are_the_skipped_ones_less(text: str, rule: str) -> None:
+    def found(**build_args: str) -> list[tuple[str, int, str]]:
+        around = Surroundings(build_args, PLATFORM, PLATFORM, lambda _: None, IgnoreRules())
+        findings = lint(parse_dockerfile(text.encode()), text.split("\n"), around)
+        return [(each.rule.name, each.span.line, each.detail) for each in findings]
+
+    everything = found()
+    assert found(BUILDKIT_DOCKERFILE_CHECK="skip=all") == []
+    less = found(BUILDKIT_DOCKERFILE_CHECK=f"skip={rule}")
+    assert less == [each for each in everything if each[0] != rule]
 
 
 def _slow_match(tokens: list[Token], path: str) -> bool:

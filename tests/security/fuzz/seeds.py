@@ -287,6 +287,20 @@ def dockerfiles() -> list[bytes]:
     return [data for data in found if len(data) <= 4096]
 
 
+def triggers() -> list[bytes]:
+    return [
+        b"RUN --mount=type=cache,target=$V make", b"COPY <<A <<'B' /x/\n$A\nA\n$A\nB\n",
+        b'CMD ["a", "b"]', b"ENV a=$A b='c d'", b"EXPOSE $A 80-90/udp", b"ADD --chmod=u=rwX a /b",
+    ]  # fmt: skip
+
+
+def words() -> list[bytes]:
+    return [
+        b"${A:-${E:+x}}", b"${P#*/} ${P%%z*}", b"${P//[xy]/w}${P/\\*/}", b"\"$A\"'$A'\\$A",
+        b"${N?gone}${A:?}", b"$1$@${N}", b"a$A.b${E-}c",
+    ]  # fmt: skip
+
+
 def ignore_files() -> list[bytes]:
     return [
         b"*\n!keep\n", b"# c\n\n/a/b/\n**/*.o\n!**/x.o\n", b"a?c\n[a-z]*\n[^x]\n\\*\n",

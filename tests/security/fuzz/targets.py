@@ -237,6 +237,54 @@ def read_dockerfile(data: bytes) -> None:
         raise
 
 
+def check_dockerfile(data: bytes) -> None:
+    """Findings stand at places of the file, are told the same way twice, and can be printed."""
+    from layerstore.build.checking import Checked, physical_lines
+    from layerstore.build.dockerfile.parser import parse_dockerfile
+    from layerstore.build.ignore import IgnoreRules
+    from layerstore.build.lint.lint import lint
+    from layerstore.build.lint.meaning import Surroundings
+    from layerstore.build.platforms import Platform
+    from layerstore.cli.build_check import report
+
+    tree = parse_dockerfile(data)
+    lines = physical_lines(data)
+    platform = Platform("linux", "amd64", "")
+    find = seeds.AnyImage().find
+    around = Surroundings({"A": "given"}, platform, platform, find, IgnoreRules.parse(b"a\n!a/b"))
+    findings = lint(tree, lines, around)
+    assert findings == lint(tree, lines, around)
+    for finding in findings:
+        assert 1 <= finding.span.line <= finding.span.end_line <= len(lines)
+    for line in report(Checked("Dockerfile", lines, tree, findings)):
+        assert line.isprintable()
+
+
+def read_trigger(data: bytes) -> None:
+    """An ONBUILD trigger of an image's config, which says what it likes."""
+    from layerstore.build.dockerfile.expand import expand_instruction
+    from layerstore.build.dockerfile.parser import parse_instruction
+
+    instruction = parse_instruction(data.decode(errors="surrogateescape"))
+    assert instruction.KEYWORD not in ("FROM", "ONBUILD", "MAINTAINER")
+    assert type(expand_instruction(instruction, {"A": "a b", "V": ""})) is type(instruction)
+
+
+def expand(data: bytes) -> None:
+    """A word; what is unset in it is unset, and setting it changes nothing else."""
+    from layerstore.build.dockerfile.expand import expand_word, expand_words, unset_names
+
+    word = data.decode(errors="replace")
+    env = {"A": "a b", "E": "", "P": "x/y*z"}
+    missing = unset_names(word, env)
+    assert not set(missing) & set(env)
+    value = expand_word(word, env)
+    expand_words(word, env)
+    told = dict.fromkeys(missing, "")
+    if not any(form in word for form in ("-", "+", "?")):
+        assert expand_word(word, env | told) == value
+
+
 def _check_place(error: SpecError, data: bytes) -> None:
     assert str(error).startswith("Dockerfile:")
     assert str(error).isprintable()
@@ -281,6 +329,12 @@ ALL = (
            refusals=(LayerstoreError,), max_bytes=600),
     Target("dockerfile", read_dockerfile, seeds.dockerfiles, tokens=seeds.DOCKERFILE_TOKENS,
            refusals=(LayerstoreError,), max_bytes=4096),
+    Target("build-checks", check_dockerfile, seeds.dockerfiles, tokens=seeds.DOCKERFILE_TOKENS,
+           refusals=(LayerstoreError,), max_bytes=4096),
+    Target("trigger", read_trigger, seeds.triggers, tokens=seeds.DOCKERFILE_TOKENS,
+           refusals=(LayerstoreError,), max_bytes=2048),
+    Target("expansion", expand, seeds.words, tokens=seeds.DOCKERFILE_TOKENS,
+           refusals=(LayerstoreError,), max_bytes=600),
     Target("dockerignore", read_ignore_rules, seeds.ignore_files, tokens=seeds.GLOB_TOKENS,
            refusals=(LayerstoreError,), max_bytes=2048),
     Target("source-pattern", read_source_pattern, seeds.patterns, tokens=seeds.GLOB_TOKENS,
