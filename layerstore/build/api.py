@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.checking import Checked, findings_of, physical_lines, told_at_the_end
-from layerstore.build.context import Context
+from layerstore.build.contexts import (
+    Contexts,
+    context_name,
+    local_context,
+    main_context,
+)
 from layerstore.build.dockerfile.parser import parse_dockerfile
 from layerstore.build.dockerfile.syntax import Notice, SourceSpan
 from layerstore.build.errors import BuildStepError
 from layerstore.build.executor import BuildExecutor
 from layerstore.build.fetch.lazy import LazyFetcher
+from layerstore.build.fetch.redaction import redacted
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp, topological
-from layerstore.build.ignore import IgnoreRules
 from layerstore.build.known import BuildInputs
 from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
 from layerstore.build.notes import Notes, NotesSettings
@@ -27,6 +33,7 @@ from layerstore.build.record import made_steps
 from layerstore.build.result import StoredImages, finished_image, known_config
 from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings, SshSource
 from layerstore.build.solver import Solver
+from layerstore.build.spec_file import fetched_dockerfile, read_spec
 from layerstore.build.squash import Squash
 from layerstore.build.step_cache import StoreCache, export_cache, importing
 from layerstore.errors import InputError
@@ -37,13 +44,15 @@ from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from layerstore.build.cache_exchange import CacheExport, CacheImport
+    from layerstore.build.contexts import ContextSource, MainContext
     from layerstore.build.dockerfile.syntax import Dockerfile
+    from layerstore.build.ignore import IgnoreRules
     from layerstore.build.lint.meaning import Surroundings
     from layerstore.build.lower import Plan
     from layerstore.build.record import MadeStep
+    from layerstore.build.spec_file import SpecFile
     from layerstore.build.ui import BuildUi, StepOutcome
     from layerstore.digest import ImageId
     from layerstore.formats.oci import Descriptor
@@ -51,8 +60,6 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
-DOCKERFILE_MAX_BYTES = 10 << 20
-SPEC_NAMES = ("Dockerfile", "Containerfile", "dockerfile")
 CACHE_MOUNTS = "cache-mounts"
 _STAYING = (BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp)
 """Operations whose results only depend on what a build looks at here."""
@@ -66,9 +73,11 @@ class BuildRequest:
     """What to build.
 
     Attributes:
-        context: Directory that COPY and ADD take files from.
-        dockerfile: The Dockerfile; when None the context's (:func:`spec_file`). May lie outside.
+        context: What COPY and ADD take files from: a directory, or a
+            :class:`~layerstore.build.contexts.StreamContext`, ``UrlContext`` or ``GitContext``.
+        dockerfile: The Dockerfile; ``Dockerfile`` in the context when None. May lie outside.
         dockerfile_text: Its content, when it is not in a file (then ``dockerfile`` names it).
+        dockerfile_url: Where it is fetched from, instead of both.
         tags: Names of the image.
         target: Stage to build; the last one when None.
         build_args: Values of ARG.
@@ -93,9 +102,10 @@ class BuildRequest:
         cache_to: What gets the build's steps when it is done.
     """
 
-    context: Path
+    context: ContextSource
     dockerfile: Path | None = None
     dockerfile_text: bytes | None = None
+    dockerfile_url: str = ""
     tags: Sequence[str] = ()
     target: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
@@ -164,19 +174,36 @@ def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
         UnsupportedError: The host lacks what a RUN needs.
     """
     names = [parse_tag_name(tag) for tag in request.tags]
-    spec = _read_spec(request)
-    text, filename = spec.text, spec.filename
-    dockerfile = parse_dockerfile(text, filename)
-    for notice in dockerfile.notices:
-        if not notice.rule:  # else a build check tells it, at the end
-            ui.warning(notice)
+    with LazyFetcher(store, request.environ, request.secrets) as fetcher:
+        main = main_context(request.context, store, fetcher)
+        spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)
+        dockerfile = parse_dockerfile(spec.text, spec.filename)
+        for notice in dockerfile.notices:
+            if not notice.rule:  # else a build check tells it, at the end
+                ui.warning(notice)
+        sources = _Sources(main, spec, dockerfile, fetcher)
+        return _build(store, request, ui, sources, names)
+
+
+class _Sources(NamedTuple):
+    """What a build reads: its Dockerfile, its context, and where it fetches from."""
+
+    main: MainContext
+    spec: SpecFile
+    dockerfile: Dockerfile
+    fetcher: LazyFetcher
+
+
+def _build(
+    store: Store, request: BuildRequest, ui: BuildUi, sources: _Sources, names: Sequence[str]
+) -> BuildResult:
     attempts_left = _ATTEMPTS
     while True:
         attempts_left -= 1
         try:
-            return _build_once(store, request, ui, dockerfile, spec, names)
+            return _build_once(store, request, ui, sources, names)
         except BuildStepError as err:
-            err.quote(filename, text)
+            err.quote(sources.spec.filename, sources.spec.text)
             raise
         except (LayerNotFoundError, ChunkNotFoundError):
             # Nothing holds a layer between finding it in the cache and building on it.
@@ -189,10 +216,10 @@ def _build_once(
     store: Store,
     request: BuildRequest,
     ui: BuildUi,
-    dockerfile: Dockerfile,
-    spec: _Spec,
+    sources: _Sources,
     names: Sequence[str],
 ) -> BuildResult:
+    main, spec, dockerfile, fetcher = sources
     epoch = source_date_epoch(request)
     images = StoredImages(store)
     plan = lower(dockerfile, _lower_options(request), images)
@@ -204,14 +231,15 @@ def _build_once(
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
     with (
         told_at_the_end(findings, ui),
-        Context(request.context, spec.ignore, now_ns=now_ns) as context,
-        LazyFetcher(store, request.environ, request.secrets) as fetcher,
-        BuildExecutor(store, context, fetcher, settings, counter, epoch=epoch) as executor,
+        main.open(spec.ignore, now_ns=now_ns) as context,
+        BuildExecutor(
+            store, Contexts(context, {}), fetcher, settings, counter, epoch=epoch
+        ) as executor,
         contextlib.ExitStack() as stack,
     ):
         local = StoreCache(store, executor)
         cache = stack.enter_context(importing(store, local, request.cache_from, counter))
-        notes = Notes(store, executor, _notes_settings(request, images, names), counter)
+        notes = Notes(store, executor, _notes_settings(request, spec, images, names), counter)
         solver = Solver(
             executor,
             cache=None if request.no_cache else cache,
@@ -233,13 +261,14 @@ def _build_once(
         notes.finish(written.image.image_id)
         export_cache(store, notes, plan.state.vertex, request.cache_to, counter)
     inputs = BuildInputs(
-        root=os.fsencode(request.context),
+        root=os.fsencode(main.directory or ""),
         looked=context.looked,
         given=spec.read,
         absent=spec.absent,
         bases=[(base.reference, base.record.image_id) for base in images.used],
         steps=local.records,
-        is_whole=all(isinstance(each.op, _STAYING) for each in topological(plan.state.vertex)),
+        is_whole=main.directory is not None
+        and all(isinstance(each.op, _STAYING) for each in topological(plan.state.vertex)),
     )
     return BuildResult(
         written.image, written.names, counter.total, counter.cached, written.descriptor, inputs,
@@ -274,70 +303,6 @@ class _Counter:
         self._ui.finished(number, label, outcome)
 
 
-class _Spec(NamedTuple):
-    """A Dockerfile and what belongs to it.
-
-    Attributes:
-        text: The Dockerfile's.
-        filename: Its name in messages.
-        ignore: What the context leaves out.
-        read: Files that were read.
-        absent: Files that would have been read.
-    """
-
-    text: bytes
-    filename: str
-    ignore: IgnoreRules
-    read: list[bytes]
-    absent: list[bytes]
-
-
-def spec_file(context: Path) -> Path:
-    """Return the Dockerfile of a context, under the names that docker and podman look for."""
-    files = (context / name for name in SPEC_NAMES)
-    return next((path for path in files if path.is_file()), context / SPEC_NAMES[0])
-
-
-def _read_spec(request: BuildRequest) -> _Spec:
-    path = request.dockerfile or spec_file(request.context)
-    text = request.dockerfile_text
-    spec = _Spec(text or b"", str(path), IgnoreRules(), [], [])
-    if request.dockerfile is None:
-        for name in SPEC_NAMES[: SPEC_NAMES.index(path.name)]:
-            spec.absent.append(os.fsencode(request.context / name))
-    if text is None:
-        text = _read_file(path, f"the Dockerfile {path}")
-        if text is None:
-            raise InputError(
-                f"there is no Dockerfile {path}", hint="name it: layerstore build -f FILE CONTEXT"
-            )
-        spec.read.append(os.fsencode(path))
-    for candidate in (
-        path.with_name(path.name + ".dockerignore"),
-        request.context / ".dockerignore",
-    ):
-        data = _read_file(candidate, str(candidate))
-        if data is not None:
-            spec.read.append(os.fsencode(candidate))
-            rules = IgnoreRules.parse(data, str(candidate))
-            return spec._replace(text=text, ignore=rules)
-        spec.absent.append(os.fsencode(candidate))
-    return spec._replace(text=text)
-
-
-def _read_file(path: Path, what: str) -> bytes | None:
-    try:
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            data = file.read(DOCKERFILE_MAX_BYTES + 1)
-    except OSError as err:
-        raise InputError(f"cannot read {what}: {err.strerror}") from err
-    if len(data) > DOCKERFILE_MAX_BYTES:
-        raise InputError(f"{what} is larger than {DOCKERFILE_MAX_BYTES} bytes")
-    return data
-
-
 def source_date_epoch(request: BuildRequest) -> int | None:
     """Return SOURCE_DATE_EPOCH; the build argument goes first, and an empty one means none."""
     text = request.build_args.get("SOURCE_DATE_EPOCH")
@@ -351,12 +316,11 @@ def source_date_epoch(request: BuildRequest) -> int | None:
 
 
 def _notes_settings(
-    request: BuildRequest, images: StoredImages, names: Sequence[str]
+    request: BuildRequest, spec: SpecFile, images: StoredImages, names: Sequence[str]
 ) -> NotesSettings:
-    spec = request.dockerfile or spec_file(request.context)
     return NotesSettings(
-        context=str(request.context.absolute()),
-        dockerfile=str(spec) if request.dockerfile_text is not None else str(spec.absolute()),
+        context=context_name(request.context),
+        dockerfile=_spec_name(request, spec),
         target=request.target or "",
         names=tuple(names),
         images={each.reference: each.record.image_id for each in images.used},
@@ -364,6 +328,25 @@ def _notes_settings(
         explain=request.explain,
         use_cache=not request.no_cache,
     )
+
+
+def _spec_name(request: BuildRequest, spec: SpecFile) -> str:
+    """Return what the Dockerfile is called, so that its builds can be found again."""
+    is_given = request.dockerfile_text is not None or bool(request.dockerfile_url)
+    if is_given or not isinstance(request.context, Path):
+        return spec.filename
+    return str(Path(spec.filename).absolute())
+
+
+def _with_fetched_dockerfile(
+    request: BuildRequest, store: Store, fetcher: LazyFetcher
+) -> BuildRequest:
+    """Return the request with the Dockerfile's text, if it names a URL for it."""
+    if not request.dockerfile_url:
+        return request
+    text = fetched_dockerfile(request.dockerfile_url, store, fetcher)
+    name = Path(redacted(request.dockerfile_url))
+    return replace(request, dockerfile=name, dockerfile_text=text)
 
 
 def check(store: Store | None, request: BuildRequest) -> Checked:
@@ -377,7 +360,7 @@ def check(store: Store | None, request: BuildRequest) -> Checked:
         SpecError: The Dockerfile is wrong; has file, line and column.
         InputError: The request or the build context is wrong.
     """
-    spec = _read_spec(request)
+    spec = read_spec(request, local_context(request.context))
     dockerfile = parse_dockerfile(spec.text, spec.filename)
     around = _surroundings(request, partial(known_config, store), spec.ignore)
     findings = findings_of(dockerfile, spec.text, around)

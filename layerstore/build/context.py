@@ -45,7 +45,9 @@ WHOLE_BYTES = 1 << 20
 
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
-_CAPABILITY = "security.capability"
+CAPABILITY = b"security.capability"
+"""The one extended attribute that a build takes from its context."""
+
 _PSEUDO_ROOTS = ("/proc", "/sys", "/dev")
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a tmpfs that people build in, devices or not
 _OTHER_KINDS = {
@@ -235,14 +237,7 @@ class ContextNode(SourceNode):
         Raises:
             InputError: It is one.
         """
-        what = _REFUSED.get(self.entry.kind)
-        if what is not None:
-            shown = os.fsdecode(self.entry.path)
-            raise InputError(
-                f"{shown} in the build context is {what}: "
-                "only files, directories and symlinks can be copied",
-                hint=f"remove it, or name it in .dockerignore: {shown}",
-            )
+        refuse_special(self.entry.kind, os.fsdecode(self.entry.path))
 
     def opener(self) -> Callable[[], BinaryIO] | None:
         """Return how to read the file; what is read is compared with what was hashed."""
@@ -339,16 +334,31 @@ class _CheckedFile(io.RawIOBase):
         super().close()
 
 
+def refuse_special(kind: Kind, shown: str) -> None:
+    """Refuse pipes and devices: reading one may block for ever or do harm.
+
+    Raises:
+        InputError: It is one.
+    """
+    what = _REFUSED.get(kind)
+    if what is not None:
+        raise InputError(
+            f"{shown} in the build context is {what}: "
+            "only files, directories and symlinks can be copied",
+            hint=f"remove it, or name it in .dockerignore: {shown}",
+        )
+
+
 def _capability(dir_fd: int, name: bytes, mode: int) -> tuple[tuple[bytes, bytes], ...]:
     """Return a file's capabilities as xattrs; only programs have any."""
     if not mode & 0o111:
         return ()
     path = b"/proc/self/fd/%d/%b" % (dir_fd, name)
     try:
-        value = os.getxattr(path, _CAPABILITY, follow_symlinks=False)
+        value = os.getxattr(path, CAPABILITY, follow_symlinks=False)
     except OSError:  # none, or a file system that has no xattrs
         return ()
-    return ((os.fsencode(_CAPABILITY), value),)
+    return ((CAPABILITY, value),)
 
 
 def _unreadable(path: bytes, err: OSError) -> InputError:

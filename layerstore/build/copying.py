@@ -184,8 +184,9 @@ def input_root(
     resources: BuildResources, vertex: Vertex, inputs: Sequence[Result], index: int
 ) -> SourceNode:
     """Return an input of a vertex as a tree to copy from."""
-    if isinstance(vertex.inputs[index].op, ContextOp):
-        return resources.context_tree()
+    op = vertex.inputs[index].op
+    if isinstance(op, ContextOp):
+        return resources.context_tree(op.name)
     return TreeNode(resources.source_tree(inputs[index].layers))
 
 

@@ -21,7 +21,7 @@ from layerstore.errors import BuildError, InputError, LayerstoreError, MountErro
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from layerstore.build.context import Context
+    from layerstore.build.contexts import Contexts
     from layerstore.build.facts import Selection
     from layerstore.build.fetch.lazy import LazyFetcher
     from layerstore.build.graph import Vertex
@@ -38,7 +38,7 @@ class BuildExecutor:
 
     Args:
         store: Where layers come from and go to.
-        context: The build context.
+        contexts: The build contexts.
         fetcher: Brings remote sources.
         settings: Shared by all RUN steps.
         ui: Gets the output of commands.
@@ -51,14 +51,14 @@ class BuildExecutor:
     def __init__(
         self,
         store: Store,
-        context: Context,
+        contexts: Contexts,
         fetcher: LazyFetcher,
         settings: RunSettings,
         ui: BuildUi,
         *,
         epoch: int | None,
     ) -> None:
-        self.resources = BuildResources(store, context, ui, epoch=epoch)
+        self.resources = BuildResources(store, contexts, ui, epoch=epoch)
         self._fetcher = fetcher
         self._copying = Copying(self.resources)
         self._running = Running(self.resources, settings)

@@ -31,7 +31,9 @@ class BaseOp(msgspec.Struct, frozen=True, tag="base"):
 
 
 class ContextOp(msgspec.Struct, frozen=True, tag="context"):
-    """The build context."""
+    """A build context; the main one has no name."""
+
+    name: str = ""
 
 
 class HttpOp(msgspec.Struct, frozen=True, tag="http"):

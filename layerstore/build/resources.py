@@ -18,7 +18,7 @@ from layerstore.build.target import TargetTree
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from layerstore.build.context import Context
+    from layerstore.build.contexts import Contexts
     from layerstore.build.source import SourceNode
     from layerstore.build.ui import BuildUi
     from layerstore.digest import DiffId
@@ -36,7 +36,7 @@ class BuildResources:
 
     Args:
         store: Where layers come from and go to.
-        context: The build context.
+        contexts: The build contexts.
         ui: Hears what steps have to say.
         epoch: SOURCE_DATE_EPOCH: no time in a layer is later.
 
@@ -44,16 +44,15 @@ class BuildResources:
         stack: Undone when the build ends, last entry first.
     """
 
-    def __init__(self, store: Store, context: Context, ui: BuildUi, *, epoch: int | None) -> None:
+    def __init__(self, store: Store, contexts: Contexts, ui: BuildUi, *, epoch: int | None) -> None:
         self.store = store
         self.ui = ui
         self.stack = contextlib.ExitStack()
-        self._context = context
+        self._contexts = contexts
         self._epoch = epoch
         self._session: WriteSession | None = None
         self._scratch: Path | None = None
         self._changesets: dict[DiffId, Changeset] = {}
-        self._context_root: SourceNode | None = None
         self._source: tuple[tuple[DiffId, ...], Node] | None = None
 
     def __enter__(self) -> Self:
@@ -86,11 +85,9 @@ class BuildResources:
         with contextlib.suppress(OSError):  # gc removes it when this build's lease has ended
             remove_tree(str(path))
 
-    def context_tree(self) -> SourceNode:
-        """Return the build context as a tree to copy from."""
-        if self._context_root is None:
-            self._context_root = self._context.tree()
-        return self._context_root
+    def context_tree(self, name: str) -> SourceNode:
+        """Return a build context as a tree to copy from; the main one has no name."""
+        return self._contexts.tree(name)
 
     def changeset(self, diff_id: DiffId) -> Changeset:
         """Return the entries of a layer; the latest ones are remembered."""

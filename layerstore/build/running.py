@@ -50,7 +50,7 @@ class Running:
         self._run_step: RunStep | None = None
         self._lowers: BuildLowers | None = None
         self._snapshotter: Snapshotter | None = None
-        self._context_layers: tuple[DiffId, ...] | None = None
+        self._context_layers: dict[str, tuple[DiffId, ...]] = {}
 
     def run_key(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how what a RUN mounts of its inputs is named in its key.
@@ -129,17 +129,17 @@ class Running:
             raise nothing_found(spec.source, vertex)
         return [(spec.source, found)]
 
-    def context_layers(self) -> tuple[DiffId, ...]:
-        """Return the whole build context as a layer, for bind mounts of it."""
-        if self._context_layers is None:
+    def context_layers(self, name: str) -> tuple[DiffId, ...]:
+        """Return a whole build context as a layer, for bind mounts of it."""
+        if name not in self._context_layers:
             from layerstore.image.stack import empty_root
 
             target = TargetTree(empty_root(), now_ns=self._resources.now_ns())
-            everything = Match(b"", b"", select(self._resources.context_tree()))
+            everything = Match(b"", b"", select(self._resources.context_tree(name)))
             copy_match(target, everything, "/", CopyOptions())
             diff_id = self._resources.publish(*target.items())
-            self._context_layers = () if diff_id is None else (diff_id,)
-        return self._context_layers
+            self._context_layers[name] = () if diff_id is None else (diff_id,)
+        return self._context_layers[name]
 
     def show(self, layers: Sequence[DiffId], scratch: Path | None) -> AbstractContextManager[Path]:
         """Show layers as a directory inside the sandbox; writable with a scratch directory."""
@@ -191,22 +191,21 @@ class _Sources:
     def prepare(self, op: RunOp) -> None:
         """Make what needs a write session, before the sandbox's thread asks."""
         for spec in op.mounts:
-            if spec.input is not None and self._is_context(spec.input):
-                self._running.context_layers()
+            if spec.input is not None:
+                self._layers(spec.input)
 
     def show(self, number: int, *, writable: bool) -> AbstractContextManager[Path]:
         """Return input ``number`` as a directory; writes to it vanish."""
-        layers = (
-            self._running.context_layers()
-            if self._is_context(number)
-            else self._inputs[number].layers
-        )
+        layers = self._layers(number)
         self._shown += 1
         scratch = self._scratch / f"bind-{self._shown}"
         return self._running.show(layers, scratch if writable else None)
 
-    def _is_context(self, number: int) -> bool:
-        return isinstance(self._vertex.inputs[number].op, ContextOp)
+    def _layers(self, number: int) -> tuple[DiffId, ...]:
+        op = self._vertex.inputs[number].op
+        if isinstance(op, ContextOp):
+            return self._running.context_layers(op.name)
+        return self._inputs[number].layers
 
 
 @contextlib.contextmanager

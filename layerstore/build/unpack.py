@@ -35,6 +35,11 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 _CHECKSUM = slice(148, 156)
 
 
+def begins_archive(head: bytes) -> bool:
+    """Return whether bytes begin a tar, or something compressed, which a context's must be."""
+    return head.startswith(_COMPRESSED) or _is_tar_block(head[:BLOCK_BYTES])
+
+
 def looks_like_archive(open_content: Callable[[], BinaryIO]) -> bool:
     """Return whether a file begins with a tar header, compressed or not, as docker decides it.
 

@@ -17,9 +17,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.api import build, source_date_epoch
+from layerstore.build.contexts import StreamContext
 from layerstore.build.outputs import Output, OutputKind
 from layerstore.build.reproducing_hints import hint_for
-from layerstore.errors import BuildError
+from layerstore.errors import BuildError, InputError
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.layers import load_changeset
 
@@ -116,6 +117,11 @@ def verify(
     Raises:
         LayerstoreError: As :func:`layerstore.build.api.build`.
     """
+    if isinstance(request.context, StreamContext):
+        raise InputError(
+            "--verify reads the build context twice, and a stream can be read once",
+            hint="unpack it and name the directory",
+        )
     epoch = source_date_epoch(request)
     if epoch is None:
         args = {name: v for name, v in request.build_args.items() if name != "SOURCE_DATE_EPOCH"}

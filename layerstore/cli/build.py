@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 -- typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from layerstore.build.api import BuildRequest, BuildResult
 
-STDIO = "-"
 PROGRESS = "auto|plain|tty|quiet|json"
 NETWORKS = ("default", "host", "none")
 SECRET_MAX_BYTES = 500 * 1024
@@ -41,7 +40,12 @@ def register(app: typer.Typer) -> None:
 def build_image(
     context: typer.Context,
     directory: Annotated[
-        Path, typer.Argument(metavar="CONTEXT", help="Directory that COPY and ADD take from.")
+        str,
+        typer.Argument(
+            metavar="CONTEXT",
+            help="What COPY and ADD take from: a directory, a git or HTTP URL, - for a tar or a "
+            "Dockerfile on stdin.",
+        ),
     ],
     *,
     tags: Annotated[
@@ -50,7 +54,10 @@ def build_image(
     file: Annotated[
         str | None,
         typer.Option(
-            "--file", "-f", metavar="FILE", help="The Dockerfile; CONTEXT/Dockerfile, - for stdin."
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="The Dockerfile; CONTEXT/Dockerfile by default, - for stdin, or an HTTP URL.",
         ),
     ] = None,
     build_args: Annotated[
@@ -232,7 +239,7 @@ def build_image(
 
 
 def _request(
-    directory: Path,
+    directory: str,
     file: str | None,
     tags: Sequence[str] | None,
     target: str | None,
@@ -240,21 +247,18 @@ def _request(
     no_cache: bool,
     network: str,
 ) -> BuildRequest:
-    from layerstore.build.api import DOCKERFILE_MAX_BYTES, BuildRequest
+    from layerstore.build.api import BuildRequest
+    from layerstore.cli.build_context import parse_context, parse_spec
 
-    if str(directory) == STDIO:
-        raise InputError(
-            "a context on stdin is not supported", hint="unpack it and name the directory"
-        )
-    if not directory.is_dir():
-        raise InputError(f"the build context {directory} is not a directory")
+    context = parse_context(directory, file)
     if network not in NETWORKS:
         raise InputError(f"{network!r} is not a network", hint="one of " + ", ".join(NETWORKS))
-    from_stdin = file == STDIO
+    spec = parse_spec(file)
     return BuildRequest(
-        context=directory,
-        dockerfile=Path("stdin") if from_stdin else Path(file) if file else None,
-        dockerfile_text=sys.stdin.buffer.read(DOCKERFILE_MAX_BYTES + 1) if from_stdin else None,
+        context=context,
+        dockerfile=spec.path,
+        dockerfile_text=spec.text,
+        dockerfile_url=spec.url,
         tags=tuple(tags or ()),
         target=target,
         no_cache=no_cache,

@@ -1,5 +1,7 @@
 """The build command as a subprocess; what needs no container runtime."""
 
+import subprocess
+
 import pytest
 
 from tests.support.cli import Cli
@@ -71,6 +73,15 @@ def test_dockerfile_from_stdin_or_elsewhere(cli, context, tmp_path):
     assert len(cli.ok("images", "--json").json()) == 1
 
 
+def test_contexts_from_stdin(cli, context, tmp_path):
+    packed = subprocess.run(["tar", "-C", context, "-cz", "."], capture_output=True, check=True)
+    cli.ok("build", "-t", "x:1", "-", stdin=packed.stdout)
+    assert "CACHED" in cli.ok("build", "-t", "x:1", "-", stdin=packed.stdout).err
+    alone = cli.ok("build", "-t", "x:2", "-", stdin=b"FROM scratch\nCOPY <<a /a\nA\na\n")
+    assert "x:2" in alone.err
+    assert "Dockerfile:1:1" in cli.fails(2, "build", "-", stdin=b"no Dockerfile\n")
+
+
 def test_two_builds_of_one_spec_are_one_image(cli, context, tmp_path):
     epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
     other = Cli(tmp_path / "other")
@@ -85,7 +96,13 @@ def test_two_builds_of_one_spec_are_one_image(cli, context, tmp_path):
         (["--label", "=x", "."], "is not a label"),
         (["--build-arg", "=x", "."], "is not a build argument"),
         (["-t", "Bad", "."], "is not an image name"),
-        (["-"], "a context on stdin is not supported"),
+        (["-"], "the build context on stdin is empty"),
+        (["-f", "-", "-"], "stdin cannot be both"),
+        (["--verify", "-"], "--verify reads the build context twice"),
+        (["--check", "-"], "only a Dockerfile of this host can be checked"),
+        (["/nonexistent"], "the build context /nonexistent does not exist"),
+        (["ftp://example.com/x"], "the build context ftp://example.com/x does not exist"),
+        (["https://example.com/x.git?branch="], "branch has no value"),
         (["-f", "/nonexistent", "."], "there is no Dockerfile"),
         (["--target", "absent", "CONTEXT"], "absent"),
     ],

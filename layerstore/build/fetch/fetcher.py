@@ -19,7 +19,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, cast
 
 import msgspec
 
@@ -56,15 +56,20 @@ class FetchSettings:
         secrets: Of the build; ``HTTP_AUTH_TOKEN_host`` and ``HTTP_AUTH_HEADER_host`` are sent
             to that host.
         ssh_agent: Socket of an ssh agent that git sources may use; empty for none.
-        own_ssh_keys: Whether they may use the user's own key files.
         http: Overrides how requests are made.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     ssh_agent: str = ""
-    own_ssh_keys: bool = False
     http: HttpSettings | None = None
+
+
+class Readable(Protocol):
+    """What an archive is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return 1 to ``size`` bytes, none at the end."""
 
 
 class Fetched(NamedTuple):
@@ -180,12 +185,14 @@ class SourceFetcher:
 
     # -- git
 
-    def git(self, op: GitOp, *, fresh: bool = False) -> Fetched:
+    def git(self, op: GitOp, *, fresh: bool = False, own_keys: bool = False) -> Fetched:
         """Return the layer that holds the files of a git source.
 
         Args:
             op: What to fetch.
             fresh: Fetch even what is known. The server is asked what a name means in any case.
+            own_keys: ssh may use the user's own keys and agent: the user named the source, no
+                Dockerfile did.
 
         Raises:
             FetchError: It cannot be had.
@@ -200,7 +207,7 @@ class SourceFetcher:
                 return _cached(record)
         scratch = self._scratch()
         try:
-            repositories = Repositories(scratch, _git_access(op, self._settings))
+            repositories = Repositories(scratch, _git_access(op, self._settings, own_keys=own_keys))
             repository = repositories.open(op.remote)
             resolved: Resolved = repository.resolve(op.ref)
             if resolved.commit and not fresh:
@@ -242,6 +249,20 @@ class SourceFetcher:
 
         with contextlib.suppress(OSError):  # gc removes it when this build's lease has ended
             remove_tree(str(path))
+
+    # -- archives
+
+    def archive(self, stream: Readable) -> DiffId:
+        """Return the layer that holds a tar's files, compressed or not.
+
+        Raises:
+            FormatError: It is damaged, or means several things.
+            UnsafeContentError: It holds what no layer may hold.
+        """
+        from layerstore.image.ingest_tar import ingest_tar
+
+        with self._lock:
+            return ingest_tar(self.session, cast("BinaryIO", stream), rootfs=True).diff_id
 
     # -- shared
 
@@ -387,7 +408,7 @@ def _check_commit(op: GitOp, commit: str) -> None:
         )
 
 
-def _git_access(op: GitOp, settings: FetchSettings) -> GitAccess:
+def _git_access(op: GitOp, settings: FetchSettings, *, own_keys: bool) -> GitAccess:
     """Return what git may use: credentials for the source's own host, as BuildKit names them."""
     from urllib.parse import urlsplit
 
@@ -395,7 +416,10 @@ def _git_access(op: GitOp, settings: FetchSettings) -> GitAccess:
 
     parts = urlsplit(op.remote)
     if parts.scheme not in ("http", "https"):
-        return GitAccess(settings.environ, agent=settings.ssh_agent, own_keys=settings.own_ssh_keys)
+        agent = settings.ssh_agent
+        if own_keys:
+            agent = agent or settings.environ.get("SSH_AUTH_SOCK", "")
+        return GitAccess(settings.environ, agent=agent, own_keys=own_keys)
     host = parts.hostname or ""
     secrets = settings.secrets
     header = secrets.get(f"GIT_AUTH_HEADER.{host}", secrets.get("GIT_AUTH_HEADER"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.build.context import Context
+from layerstore.build.contexts import Contexts
 from layerstore.build.executor import BuildExecutor
 from layerstore.build.fetch.lazy import LazyFetcher
 from layerstore.build.graph import BaseOp, MergeOp, Vertex
@@ -75,7 +76,7 @@ class Merger:
             Context(self.root, IgnoreRules(), now_ns=0) as context,
             LazyFetcher(self.store, {}, {}) as fetcher,
             BuildExecutor(
-                self.store, context, fetcher, settings, SilentUi(), epoch=None
+                self.store, Contexts(context, {}), fetcher, settings, SilentUi(), epoch=None
             ) as executor,
         ):
             solver = Solver(

@@ -1,0 +1,133 @@
+"""Which Dockerfile is built, and which ``.dockerignore`` goes with it.
+
+The Dockerfile is what the request says: a text, a URL, or a file; a relative name is one of the
+host where the context is a directory, and one of the context where it is not. Without any it is
+``Dockerfile`` in the context, or podman's ``Containerfile``, or ``dockerfile``.
+
+Source: BuildKit, frontend/dockerui, and buildx (behaviour); buildah for the last name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from layerstore.build.contexts import (
+    DOCKERIGNORE,
+    MAX_SPEC_BYTES,
+    HostFiles,
+    StreamContext,
+    checked_size,
+    fetched_file,
+)
+from layerstore.build.fetch.redaction import redacted
+from layerstore.build.ignore import IgnoreRules
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    from layerstore.build.api import BuildRequest
+    from layerstore.build.contexts import MainContext
+    from layerstore.build.fetch.lazy import LazyFetcher
+    from layerstore.store.store import Store
+
+DOCKERFILE = "Dockerfile"
+_SMALL = "dockerfile"
+_PODMANS = "Containerfile"
+
+
+class SpecFile(NamedTuple):
+    """A Dockerfile.
+
+    Attributes:
+        filename: What messages call it.
+        ignore: What the context leaves out.
+        read: Files of the host that were read for this.
+        absent: Files of the host that would have been.
+    """
+
+    text: bytes
+    filename: str
+    ignore: IgnoreRules
+    read: list[bytes]
+    absent: list[bytes]
+
+
+class Files(Protocol):
+    """Where a Dockerfile may lie."""
+
+    read_paths: list[bytes]
+    absent_paths: list[bytes]
+
+    def place_of(self, name: str) -> str:
+        """Return what messages call a file."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content, None when it is not there."""
+
+
+def read_spec(request: BuildRequest, main: MainContext) -> SpecFile:
+    """Return the Dockerfile of a request and the rules of its context.
+
+    Raises:
+        InputError: There is none, or it cannot be read.
+        SpecError: A malformed ``.dockerignore``.
+    """
+    name = request.dockerfile
+    if request.dockerfile_text is not None:
+        filename, rules = str(name or DOCKERFILE), _rules(main)
+        text = request.dockerfile_text
+        return SpecFile(text, filename, rules, main.read_paths, main.absent_paths)
+    if main.dockerfile is not None:
+        return _alone(request, main.dockerfile)
+    if name is None:
+        return _found(main, DOCKERFILE, main, (_PODMANS, _SMALL))
+    is_of_host = isinstance(request.context, Path) or (
+        name.is_absolute() and not isinstance(request.context, StreamContext)
+    )
+    others = (_SMALL,) if name.name == DOCKERFILE else ()
+    return _found(HostFiles() if is_of_host else main, str(name), main, others)
+
+
+def fetched_dockerfile(url: str, store: Store, fetcher: LazyFetcher) -> bytes:
+    """Return the Dockerfile behind a URL.
+
+    Raises:
+        FetchError: It cannot be had.
+        InputError: It is too large.
+    """
+    with fetched_file(url, DOCKERFILE, store, fetcher)() as stream:
+        return checked_size(stream.read(MAX_SPEC_BYTES + 1), redacted(url))
+
+
+def _alone(request: BuildRequest, text: bytes) -> SpecFile:
+    if request.dockerfile is not None:
+        raise InputError(
+            f"the build context is a Dockerfile itself, so {request.dockerfile} cannot be one",
+            hint="leave out -f, or name a context with files",
+        )
+    return SpecFile(text, DOCKERFILE, IgnoreRules(), [], [])
+
+
+def _found(files: Files, name: str, main: MainContext, others: tuple[str, ...]) -> SpecFile:
+    head, slash, _ = name.rpartition("/")
+    for candidate in (name, *(f"{head}{slash}{other}" for other in others)):
+        text = files.read(candidate)
+        if text is not None:
+            beside = f"{candidate}{DOCKERIGNORE}"
+            data = files.read(beside)
+            place = files.place_of(beside)
+            rules = _rules(main) if data is None else IgnoreRules.parse(data, place)
+            read, absent = list(files.read_paths), list(files.absent_paths)
+            if files is not main:
+                read += main.read_paths
+                absent += main.absent_paths
+            return SpecFile(text, files.place_of(candidate), rules, read, absent)
+    raise InputError(
+        f"there is no Dockerfile {files.place_of(name)}",
+        hint="name it: layerstore build -f FILE CONTEXT",
+    )
+
+
+def _rules(main: MainContext) -> IgnoreRules:
+    data = main.read(DOCKERIGNORE)
+    return IgnoreRules() if data is None else IgnoreRules.parse(data, main.place_of(DOCKERIGNORE))
