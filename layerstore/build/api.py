@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.build.attest import NO_ATTESTATIONS, Attestations, BuildFacts, attested
 from layerstore.build.checking import Checked, findings_of, physical_lines, told_at_the_end
 from layerstore.build.contexts import (
     Contexts,
@@ -29,7 +30,7 @@ from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
 from layerstore.build.notes import Notes, NotesSettings
 from layerstore.build.outputs import Output, OutputKind, write_outputs
 from layerstore.build.platforms import Platform, normalized
-from layerstore.build.record import made_steps
+from layerstore.build.record import context_keys, made_steps
 from layerstore.build.result import StoredImages, finished_image, known_config
 from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings, SshSource
 from layerstore.build.solver import Solver
@@ -124,6 +125,7 @@ class BuildRequest:
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: Platform | None = None
     pulls: bool = False
+    attestations: Attestations = NO_ATTESTATIONS
     explain: bool = False
     cache_from: Sequence[CacheImport] = ()
     cache_to: Sequence[CacheExport] = ()
@@ -143,6 +145,7 @@ class BuildResult:
         is_stored: Whether the store lists it.
         inputs: What decided it.
         made: Every step with its layer, each after those it needed.
+        predicates: What is attested of it: JSON texts by predicate type.
     """
 
     image: ImageRecord
@@ -155,6 +158,7 @@ class BuildResult:
     reused_bytes: int = 0
     is_stored: bool = True
     made: tuple[MadeStep, ...] = ()
+    predicates: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def image_id(self) -> ImageId:
@@ -254,6 +258,20 @@ def _build_once(
                 executor.resources, plan, solver, result, images.base_of(plan.state.image),
                 epoch=epoch, squash=request.squash, annotations=request.annotations,
             )  # fmt: skip
+            if request.attestations != NO_ATTESTATIONS:
+                facts = BuildFacts(
+                    request=request,
+                    spec=spec.text,
+                    spec_name=dockerfile.stages[0].span.file,
+                    steps=made_steps(plan.state.vertex, solver),
+                    bases=images.used,
+                    context_keys=context_keys(plan.state.vertex, solver, executor),
+                    builder_platform=str(native_platform()),
+                    epoch=epoch,
+                    started=now_ns / 1e9,
+                    finished=time.time(),
+                )
+                parts = attested(executor.resources, parts, facts, names)
             written = write_outputs(request.outputs, executor.resources, parts, names, epoch=epoch)
         except BuildStepError:
             notes.finish("")
@@ -273,7 +291,7 @@ def _build_once(
     return BuildResult(
         written.image, written.names, counter.total, counter.cached, written.descriptor, inputs,
         counter.new_bytes, counter.reused_bytes, written.is_stored,
-        made_steps(plan.state.vertex, solver),
+        made_steps(plan.state.vertex, solver), parts.predicates,
     )  # fmt: skip
 
 

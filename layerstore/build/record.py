@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.build.graph import topological
+from layerstore.build.graph import ContextOp, topological
 
 if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import SourceSpan
     from layerstore.build.graph import Op, Vertex
-    from layerstore.build.solver import Solver
+    from layerstore.build.solver import Executor, Solver
     from layerstore.digest import DiffId
 
 
@@ -44,3 +44,13 @@ def made_steps(target: Vertex, solver: Solver) -> tuple[MadeStep, ...]:
             MadeStep(vertex.label, vertex.span, vertex.op, result.layers, result.diff_id, inputs)
         )
     return tuple(steps)
+
+
+def context_keys(target: Vertex, solver: Solver, executor: Executor) -> tuple[str, ...]:
+    """Return the digests that name what the steps of a solved graph took from the build context."""
+    keys: list[str] = []
+    for vertex in topological(target):
+        if any(isinstance(each.op, ContextOp) for each in vertex.inputs):
+            inputs = [solver.result(each) for each in vertex.inputs]
+            keys += executor.content_key(vertex, inputs)
+    return tuple(keys)

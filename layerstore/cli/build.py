@@ -151,6 +151,19 @@ def build_image(
     squash_all: Annotated[
         bool, typer.Option("--squash-all", help="One layer, the base's included.")
     ] = False,
+    provenance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="true|mode=min|mode=max", help="Attest how the image was made (SLSA)."
+        ),
+    ] = None,
+    sbom: Annotated[
+        str | None, typer.Option(metavar="true", help="Attest what packages it holds (SPDX).")
+    ] = None,
+    attest: Annotated[
+        _Many,
+        typer.Option(metavar="type=TYPE[,...]", help="provenance or sbom; repeatable."),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -171,6 +184,7 @@ def build_image(
     from layerstore.build.api import build
     from layerstore.build.known import Overhearing
     from layerstore.cli import build_again, build_output
+    from layerstore.cli.build_attest import with_attestations
     from layerstore.cli.build_bases import with_bases
     from layerstore.cli.build_ui import check_progress, watching
     from layerstore.linux.namespaces import mapped_ids
@@ -203,6 +217,7 @@ def build_image(
         run=build_run.parse_run_options(limits, security_opts or (), isolation, runtime),
     )
     request = with_bases(request, platform or (), pull)
+    request = with_attestations(request, attest or (), provenance, sbom)
     request = _with_results(request, outputs, annotations, squash=squash, squash_all=squash_all)
     check_progress(progress)
     if check or call != "build":

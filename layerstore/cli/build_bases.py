@@ -27,6 +27,8 @@ _PULLS = {
 # What each option means without a value, and the values that may stand apart from it.
 _BARE = {
     "--pull": ("always", re.compile("always|true|newer|missing|false|never")),
+    "--provenance": ("true", re.compile("true|false|mode=.*")),
+    "--sbom": ("true", re.compile("true|false")),
 }
 
 

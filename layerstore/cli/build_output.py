@@ -6,6 +6,7 @@ Source: buildx, ``--output``, ``--metadata-file``, ``--annotation``; docker, ``-
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from functools import partial
@@ -254,6 +255,10 @@ def metadata(result: BuildResult) -> dict[str, object]:
         },
         "containerimage.digest": descriptor.digest,
     }
+    from layerstore.image.attestations import PROVENANCE_TYPE
+
+    if PROVENANCE_TYPE in result.predicates:
+        plain["buildx.build.provenance"] = json.loads(result.predicates[PROVENANCE_TYPE])
     if result.names:
         plain["image.name"] = ",".join(full_name(name) for name in result.names)
     return plain

@@ -1,0 +1,1 @@
+"""What software an image holds, read from its package databases without mounting it."""
