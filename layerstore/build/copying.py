@@ -85,6 +85,7 @@ class Copying:
             if not found:  # BuildKit lets it pass as well, but silently
                 self._tell(vertex, f"no file matches {source}")
         target = self._resources.target(() if op.link else inputs[0].layers)
+        self._tell_of_overwriting(op, vertex, matches, target)
         owner = self._owner(op.owner, target) if op.owner else None
         mode = parse_mode(op.mode) if op.mode else None
         options = CopyOptions(owner, mode, partial(self._tell, vertex))
@@ -100,6 +101,22 @@ class Copying:
                 name = os.fsencode(document.name)
                 copy_match(target, Match(name, name, select(node)), op.dest, options)
             return self._resources.publish(*target.items(), near=inputs[0].layers)
+
+    def _tell_of_overwriting(
+        self,
+        op: CopyOp,
+        vertex: Vertex,
+        matches: Sequence[tuple[str, list[Match]]],
+        target: TargetTree,
+    ) -> None:
+        """Tell that several files go to one name, of which the last stays, as with BuildKit."""
+        every = [match for _, found in matches for match in found]
+        files = sum(match.selected.node.entry.kind is not Kind.DIR for match in every)
+        if files + len(op.documents) < 2 or _place_of(op).endswith("/"):
+            return
+        _, node = target.resolve(os.fsencode(op.dest))
+        if node is None or node.children is None:
+            self._tell(vertex, f"{op.dest} is one file, only the last source stays: end it with /")
 
     def _tell(self, vertex: Vertex, what: str) -> None:
         self._resources.ui.message(f"{vertex.span}: {what}")

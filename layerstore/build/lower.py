@@ -22,6 +22,7 @@ from layerstore.build.dockerfile.expand import (
     expand_word,
 )
 from layerstore.build.dockerfile.hints import suggestion
+from layerstore.build.dockerfile.lexer import check_frontend
 from layerstore.build.dockerfile.parser import parse_instruction
 from layerstore.build.dockerfile.syntax import (
     Add,
@@ -37,6 +38,7 @@ from layerstore.build.dockerfile.syntax import (
     Onbuild,
     Run,
     Shell,
+    SourceSpan,
     StageInstruction,
     StopSignal,
     User,
@@ -54,7 +56,7 @@ from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from layerstore.build.dockerfile.syntax import CommandLine, Dockerfile, SourceSpan, Stage
+    from layerstore.build.dockerfile.syntax import CommandLine, Dockerfile, Stage
 
 SCRATCH = "scratch"
 
@@ -121,6 +123,9 @@ def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan
     Raises:
         SpecError: The Dockerfile asks for something impossible or not supported; has the place.
     """
+    frontend = options.build_args.get(SYNTAX_ARG)
+    if frontend is not None:
+        check_frontend(frontend, SourceSpan(f"--build-arg {SYNTAX_ARG}", 1, 1, 1, frontend))
     lowering = Lowering(dockerfile, options, images)
     state = lowering.stage_state(lowering.target())
     if options.labels:
@@ -159,13 +164,11 @@ class Lowering:
 
     def unused_args(self) -> tuple[str, ...]:
         """Return build arguments that no ARG took and that mean nothing by themselves."""
-        known = self._declared | {"SOURCE_DATE_EPOCH"}
+        known = self._declared | MEANINGFUL_ARGS
         return tuple(
             name
             for name in sorted(self.options.build_args)
-            if name not in known
-            and name.lower() not in PROXY_ARGS
-            and not name.startswith("BUILDKIT_")
+            if name not in known and name.lower() not in PROXY_ARGS
         )
 
     def stages_done(self) -> frozenset[int]:
@@ -255,7 +258,7 @@ class Lowering:
     @property
     def ignores_triggers(self) -> bool:
         """Whether ONBUILD of bases is to be passed over."""
-        value = self.options.build_args.get("BUILDKIT_DISABLE_ONBUILD", "")
+        value = self.options.build_args.get(DISABLE_ONBUILD_ARG, "")
         return value.lower() in ("1", "t", "true")
 
     def global_env(self) -> dict[str, str]:
@@ -398,6 +401,18 @@ class _StageLowering:
 
 
 _WITH_LAYER = (Run, Copy, Add, Workdir)
+
+SYNTAX_ARG = "BUILDKIT_SYNTAX"
+DISABLE_ONBUILD_ARG = "BUILDKIT_DISABLE_ONBUILD"
+MEANINGFUL_ARGS = frozenset(
+    (
+        "SOURCE_DATE_EPOCH",
+        SYNTAX_ARG,
+        DISABLE_ONBUILD_ARG,
+        "BUILDKIT_DOCKERFILE_CHECK",
+    )
+)
+"""Build arguments that mean something without an ARG."""
 
 PROXY_ARGS = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 """Build arguments that RUN gets without an ARG, in any case."""

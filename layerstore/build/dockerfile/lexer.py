@@ -266,9 +266,14 @@ class Lexer:
             self.escape = value
         elif directive.name == "check":
             parse_check(value, span)
-        elif _FRONTENDS.fullmatch(value.split()[0]):
+        else:
+            check_frontend(value, span)
             message = f"syntax {value.split()[0]} is built in: nothing is fetched"
             self.notices.append(Notice(message, span))
-        else:
-            hint = "remove the line, or write it in the Dockerfile language"
-            raise SpecError(f"the frontend {value!r} is not available", span, hint=hint)
+
+
+def check_frontend(value: str, span: SourceSpan) -> None:
+    """Refuse a frontend that is not the Dockerfile language; no frontend is ever fetched."""
+    if not _FRONTENDS.fullmatch((value.split() or [""])[0]):
+        hint = "remove the line, or write it in the Dockerfile language"
+        raise SpecError(f"the frontend {value!r} is not available", span, hint=hint)

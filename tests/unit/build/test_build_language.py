@@ -99,3 +99,23 @@ def test_a_comment_like_a_directive_is_remarked_on(word: str, meant: str) -> Non
         if meant
         else []
     )
+
+
+def test_several_files_for_one_name_are_told(builder: Builder) -> None:  # noqa: F811
+    builder.write({"a": b"A", "b": b"B", "d/x": b"X"})
+    files = builder.files(builder.build("FROM scratch\nCOPY a b /one\nCOPY a d /dir/\n"))
+    assert files["one"].content == b"B"
+    (told,) = builder.ui.messages
+    assert told.endswith(":2:1: /one is one file, only the last source stays: end it with /")
+    builder.build("FROM scratch\nCOPY d /dir\nCOPY a b /dir\nCOPY d d /dir\n")
+    assert builder.ui.messages == []
+
+
+def test_arguments_of_buildkit_are_heeded_or_told(builder: Builder) -> None:  # noqa: F811
+    given = {"BUILDKIT_SYNTAX": "docker/dockerfile:1.20", "BUILDKIT_DOCKERFILE_CHECK": "skip=all"}
+    builder.build("FROM scratch\n", build_args=given)
+    assert builder.ui.notices == []
+    builder.build("FROM scratch\n", build_args={"BUILDKIT_INLINE_CACHE": "1"})
+    assert "BUILDKIT_INLINE_CACHE is declared by no ARG" in builder.ui.notices[0]
+    with pytest.raises(SpecError, match="BUILDKIT_SYNTAX:1:1: the frontend 'x/y' is not available"):
+        builder.build("FROM scratch\n", build_args={"BUILDKIT_SYNTAX": "x/y"})
