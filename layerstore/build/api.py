@@ -19,22 +19,22 @@ from layerstore.build.contexts import (
     main_context,
 )
 from layerstore.build.dockerfile.parser import parse_dockerfile
-from layerstore.build.dockerfile.syntax import Notice, SourceSpan
 from layerstore.build.errors import BuildStepError
 from layerstore.build.executor import BuildExecutor
 from layerstore.build.fetch.lazy import LazyFetcher
 from layerstore.build.fetch.redaction import redacted
+from layerstore.build.frontends import DockerfileFrontend
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp, topological
 from layerstore.build.known import BuildInputs
-from layerstore.build.lower import PROXY_ARGS, LowerOptions, lower
+from layerstore.build.lower import PROXY_ARGS, LowerOptions
 from layerstore.build.notes import Notes, NotesSettings
 from layerstore.build.outputs import Output, OutputKind, write_outputs
 from layerstore.build.platforms import Platform, normalized
 from layerstore.build.record import context_keys, made_steps
-from layerstore.build.result import StoredImages, finished_image, known_config
+from layerstore.build.result import StoredImages, finished_image, known_config, rfc3339
 from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings, SshSource
 from layerstore.build.solver import Solver
-from layerstore.build.spec_file import fetched_dockerfile, read_spec
+from layerstore.build.spec_file import NATIVE_SUFFIX, fetched_dockerfile, lock_path, read_spec
 from layerstore.build.squash import Squash
 from layerstore.build.step_cache import StoreCache, export_cache, importing
 from layerstore.errors import InputError
@@ -44,18 +44,20 @@ from layerstore.linux.namespaces import mapped_ids
 from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from layerstore.build.cache_exchange import CacheExport, CacheImport
-    from layerstore.build.contexts import ContextSource, MainContext
-    from layerstore.build.dockerfile.syntax import Dockerfile
+    from layerstore.build.contexts import ContextSource, MainContext, SourceTrees
+    from layerstore.build.frontends import Target
+    from layerstore.build.graph import Vertex
     from layerstore.build.ignore import IgnoreRules
     from layerstore.build.lint.meaning import Surroundings
-    from layerstore.build.lower import Plan
+    from layerstore.build.native.frontend import NativeFrontend
+    from layerstore.build.outputs import Written
     from layerstore.build.record import MadeStep
     from layerstore.build.spec_file import SpecFile
     from layerstore.build.ui import BuildUi, StepOutcome
-    from layerstore.digest import ImageId
+    from layerstore.digest import DiffId, ImageId
     from layerstore.formats.oci import Descriptor
     from layerstore.formats.oci_config import ImageConfig
     from layerstore.store.catalog_rows import ImageRecord
@@ -101,6 +103,8 @@ class BuildRequest:
         explain: Tell the watcher why steps run.
         cache_from: Where steps are looked up that the store does not know.
         cache_to: What gets the build's steps when it is done.
+        variants: Of a native spec: which to build, all by default.
+        locked: Of a native spec: its lock file must be there and up to date.
     """
 
     context: ContextSource
@@ -129,6 +133,8 @@ class BuildRequest:
     explain: bool = False
     cache_from: Sequence[CacheImport] = ()
     cache_to: Sequence[CacheExport] = ()
+    variants: Sequence[str] = ()
+    locked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +172,28 @@ class BuildResult:
         return self.image.image_id
 
 
+class BuiltVariant(NamedTuple):
+    """One of the images that a spec describes.
+
+    Attributes:
+        label: Which variant; empty if the spec has no matrix.
+    """
+
+    label: str
+    result: BuildResult
+
+
+class ResolvedLock(NamedTuple):
+    """The content of a lock file.
+
+    Attributes:
+        path: Where it belongs.
+    """
+
+    path: Path
+    data: bytes
+
+
 def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
     """Build an image; it is durable and named when this returns.
 
@@ -174,46 +202,123 @@ def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
     Raises:
         SpecError: The Dockerfile is wrong; has file, line and column.
         BuildError: A step failed.
-        InputError: The request or the build context is wrong.
+        InputError: The request or the build context is wrong, or it is for several images.
         UnsupportedError: The host lacks what a RUN needs.
     """
-    names = [parse_tag_name(tag) for tag in request.tags]
-    with LazyFetcher(store, request.environ, request.secrets) as fetcher:
-        main = main_context(request.context, store, fetcher)
-        spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)
-        dockerfile = parse_dockerfile(spec.text, spec.filename)
-        for notice in dockerfile.notices:
-            if not notice.rule:  # else a build check tells it, at the end
-                ui.warning(notice)
-        sources = _Sources(main, spec, dockerfile, fetcher)
-        return _build(store, request, ui, sources, names)
+    (built,) = build_all(store, request, ui, at_most=1)
+    return built.result
+
+
+def build_all(
+    store: Store, request: BuildRequest, ui: BuildUi, *, at_most: int | None = None
+) -> list[BuiltVariant]:
+    """Build every image that a spec describes: one, or the variants of a native spec's matrix.
+
+    They are solved as one graph, so what they have in common runs once. All are durable and
+    named when this returns.
+
+    Args:
+        store: Where to.
+        request: What.
+        ui: Hears of it.
+        at_most: Refuse specs with more images.
+
+    Raises:
+        As :func:`build`.
+    """
+    with _opened(store, request, ui) as sources:
+        attempts_left = _ATTEMPTS
+        while True:
+            attempts_left -= 1
+            try:
+                return _build_once(store, request, ui, sources, at_most)
+            except BuildStepError as err:
+                err.quote(sources.spec.filename, sources.spec.text)
+                raise
+            except (LayerNotFoundError, ChunkNotFoundError):
+                # Nothing holds a layer between finding it in the cache and building on it.
+                if not attempts_left:
+                    raise
+                ui.message("layers that the cache knew are gone, gc took them: building again")
+
+
+def resolve_lock(store: Store, request: BuildRequest, ui: BuildUi) -> ResolvedLock:
+    """Return what a native spec's lock file must hold today, whatever it holds now.
+
+    Raises:
+        InputError: The spec is not a native one, or is no file of this host.
+        SpecError: It is wrong.
+        BuildError: A package manager cannot find what it asks for.
+    """
+    from layerstore.build.native.lockfile import encode
+    from layerstore.build.native.locking import ResolvingLocks, file_reader
+
+    with _opened(store, request, ui) as sources:
+        path = _host_file(request, sources.spec)
+        if isinstance(sources.frontend, DockerfileFrontend) or path is None:
+            raise InputError(
+                f"{sources.spec.filename} cannot be locked",
+                hint="only native specs in files of this host can: layerstore.toml",
+            )
+        images = StoredImages(store)
+
+        def solve(vertex: Vertex) -> tuple[DiffId, ...]:
+            # A session each: steps are numbered from one, and have directories by number.
+            about = _notes_settings(request, sources.spec, images, ())
+            with _solving(store, request, ui, sources, about) as solving:
+                return solving.solver.solve(vertex).layers
+
+        locks = ResolvingLocks(solve, file_reader(store), str(time.time_ns()))
+        sources.frontend.resolve(_lower_options(request), images, locks)
+    return ResolvedLock(lock_path(path), encode(locks.lock()))
 
 
 class _Sources(NamedTuple):
-    """What a build reads: its Dockerfile, its context, and where it fetches from."""
+    """What a build reads: its spec, its context, and where it fetches from."""
 
     main: MainContext
     spec: SpecFile
-    dockerfile: Dockerfile
+    frontend: DockerfileFrontend | NativeFrontend
     fetcher: LazyFetcher
 
 
-def _build(
-    store: Store, request: BuildRequest, ui: BuildUi, sources: _Sources, names: Sequence[str]
-) -> BuildResult:
-    attempts_left = _ATTEMPTS
-    while True:
-        attempts_left -= 1
-        try:
-            return _build_once(store, request, ui, sources, names)
-        except BuildStepError as err:
-            err.quote(sources.spec.filename, sources.spec.text)
-            raise
-        except (LayerNotFoundError, ChunkNotFoundError):
-            # Nothing holds a layer between finding it in the cache and building on it.
-            if not attempts_left:
-                raise
-            ui.message("layers that the cache knew are gone, gc took them: building again")
+@contextlib.contextmanager
+def _opened(store: Store, request: BuildRequest, ui: BuildUi) -> Iterator[_Sources]:
+    """Read what a request is about."""
+    for tag in request.tags:
+        if "{{" not in tag:
+            parse_tag_name(tag)
+    with LazyFetcher(store, request.environ, request.secrets) as fetcher:
+        main = main_context(request.context, store, fetcher)
+        spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)
+        yield _Sources(main, spec, _frontend(store, request, spec, main, ui), fetcher)
+
+
+def _frontend(
+    store: Store, request: BuildRequest, spec: SpecFile, main: MainContext, ui: BuildUi
+) -> DockerfileFrontend | NativeFrontend:
+    if not spec.filename.endswith(NATIVE_SUFFIX):
+        if request.variants or request.locked:
+            raise InputError(
+                f"{spec.filename} is a Dockerfile: it has no variants and no lock file"
+            )
+        return DockerfileFrontend(spec.text, spec.filename, request.tags, ui)
+    from layerstore.build.native.frontend import Choice, open_spec
+    from layerstore.build.native.sources import StoreSources
+
+    epoch = source_date_epoch(request)
+    now = rfc3339(time.time() if epoch is None else float(epoch))
+    sources = StoreSources(store, main, spec.ignore, now=now, tell=ui.message)
+    choice = Choice(tuple(request.tags), tuple(request.variants), request.locked)
+    return open_spec(spec, _host_file(request, spec), main, sources, choice, epoch)
+
+
+def _host_file(request: BuildRequest, spec: SpecFile) -> Path | None:
+    """Return the spec's file, None when it is none of this host."""
+    is_given = request.dockerfile_text is not None or bool(request.dockerfile_url)
+    if is_given or not isinstance(request.context, Path):
+        return None
+    return Path(spec.filename)
 
 
 def _build_once(
@@ -221,29 +326,140 @@ def _build_once(
     request: BuildRequest,
     ui: BuildUi,
     sources: _Sources,
-    names: Sequence[str],
-) -> BuildResult:
-    main, spec, dockerfile, fetcher = sources
-    epoch = source_date_epoch(request)
+    at_most: int | None,
+) -> list[BuiltVariant]:
+    spec, frontend = sources.spec, sources.frontend
     images = StoredImages(store)
-    plan = lower(dockerfile, _lower_options(request), images)
-    _warn_of_unused(plan, ui, dockerfile.stages[0].span.file)
-    around = _surroundings(request, images.config_of, spec.ignore)
-    findings = findings_of(dockerfile, spec.text, around, plan.stages)
+    targets = frontend.targets(_lower_options(request), images, ui)
+    _check_count(targets, request, at_most)
+    findings = frontend.findings(_surroundings(request, images.config_of, spec.ignore), targets)
+    names = [name for target in targets for name in target.names]
+    about = _notes_settings(request, spec, images, names)
+    with (
+        told_at_the_end(findings, ui),
+        _solving(store, request, ui, sources, about) as solving,
+    ):
+        try:
+            solving.solver.solve(*(target.plan.state.vertex for target in targets))
+            written = [_write(request, spec, target, images, solving) for target in targets]
+        except BuildStepError:
+            solving.notes.finish("")
+            raise
+        solving.notes.finish(written[-1][0].image.image_id)
+        for target in targets:
+            vertex = target.plan.state.vertex
+            export_cache(store, solving.notes, vertex, request.cache_to, solving.counter)
+    inputs = _inputs(sources, images, targets, solving)
+    counter = solving.counter
+    return [
+        BuiltVariant(
+            target.label,
+            BuildResult(
+                each.image, each.names, counter.total, counter.cached, each.descriptor, inputs,
+                counter.new_bytes, counter.reused_bytes, each.is_stored,
+                made_steps(target.plan.state.vertex, solving.solver), predicates,
+            ),
+        )
+        for target, (each, predicates) in zip(targets, written, strict=True)
+    ]  # fmt: skip
+
+
+def _write(
+    request: BuildRequest,
+    spec: SpecFile,
+    target: Target,
+    images: StoredImages,
+    solving: _Solving,
+) -> tuple[Written, Mapping[str, str]]:
+    """Write a solved target where it is wanted; return what is attested of it, too."""
+    plan, resources, epoch = target.plan, solving.executor.resources, source_date_epoch(request)
+    vertex, solver = plan.state.vertex, solving.solver
+    parts = finished_image(
+        resources, plan, solver, solver.result(vertex), images.base_of(plan.state.image),
+        epoch=epoch, squash=request.squash, annotations=request.annotations,
+    )  # fmt: skip
+    if request.attestations != NO_ATTESTATIONS:
+        facts = BuildFacts(
+            request=request,
+            spec=spec.text,
+            spec_name=spec.filename,
+            steps=made_steps(vertex, solver),
+            bases=images.used,
+            context_keys=context_keys(vertex, solver, solving.executor),
+            builder_platform=str(native_platform()),
+            epoch=epoch,
+            started=solving.began_ns / 1e9,
+            finished=time.time(),
+        )
+        parts = attested(resources, parts, facts, target.names)
+    written = write_outputs(request.outputs, resources, parts, target.names, epoch=epoch)
+    return written, parts.predicates
+
+
+def _inputs(
+    sources: _Sources, images: StoredImages, targets: Sequence[Target], solving: _Solving
+) -> BuildInputs:
+    vertices = topological(*(target.plan.state.vertex for target in targets))
+    directory = sources.main.directory
+    return BuildInputs(
+        root=os.fsencode(directory or ""),
+        looked=solving.context.looked,
+        given=sources.spec.read,
+        absent=sources.spec.absent,
+        bases=[(base.reference, base.record.image_id) for base in images.used],
+        steps=solving.local.records,
+        # Native specs read files that are not told of here.
+        is_whole=directory is not None
+        and isinstance(sources.frontend, DockerfileFrontend)
+        and all(isinstance(each.op, _STAYING) for each in vertices),
+    )
+
+
+def _check_count(targets: Sequence[Target], request: BuildRequest, at_most: int | None) -> None:
+    elsewhere = any(output.kind is not OutputKind.IMAGE for output in request.outputs)
+    if len(targets) > (1 if elsewhere else at_most or len(targets)):
+        reason = "an output holds one" if elsewhere else "one was asked for"
+        raise InputError(
+            f"the spec describes {len(targets)} images, {reason}",
+            hint=f"choose a variant: --variant {targets[0].label}",
+        )
+
+
+class _Solving(NamedTuple):
+    """What a build works with while it runs.
+
+    Attributes:
+        began_ns: The build's time: SOURCE_DATE_EPOCH if there is one.
+    """
+
+    solver: Solver
+    executor: BuildExecutor
+    context: SourceTrees
+    local: StoreCache
+    notes: Notes
+    counter: _Counter
+    began_ns: int
+
+
+@contextlib.contextmanager
+def _solving(
+    store: Store, request: BuildRequest, ui: BuildUi, sources: _Sources, about: NotesSettings
+) -> Iterator[_Solving]:
+    """Yield what solves graphs for a request, until the block is left."""
+    epoch = source_date_epoch(request)
     counter = _Counter(ui)
     settings = _run_settings(store, request)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
     with (
-        told_at_the_end(findings, ui),
-        main.open(spec.ignore, now_ns=now_ns) as context,
+        sources.main.open(sources.spec.ignore, now_ns=now_ns) as context,
         BuildExecutor(
-            store, Contexts(context, {}), fetcher, settings, counter, epoch=epoch
+            store, Contexts(context, {}), sources.fetcher, settings, counter, epoch=epoch
         ) as executor,
         contextlib.ExitStack() as stack,
     ):
         local = StoreCache(store, executor)
         cache = stack.enter_context(importing(store, local, request.cache_from, counter))
-        notes = Notes(store, executor, _notes_settings(request, spec, images, names), counter)
+        notes = Notes(store, executor, about, counter)
         solver = Solver(
             executor,
             cache=None if request.no_cache else cache,
@@ -252,47 +468,7 @@ def _build_once(
             ui=counter,
             epoch=epoch,
         )
-        try:
-            result = solver.solve(plan.state.vertex)
-            parts = finished_image(
-                executor.resources, plan, solver, result, images.base_of(plan.state.image),
-                epoch=epoch, squash=request.squash, annotations=request.annotations,
-            )  # fmt: skip
-            if request.attestations != NO_ATTESTATIONS:
-                facts = BuildFacts(
-                    request=request,
-                    spec=spec.text,
-                    spec_name=dockerfile.stages[0].span.file,
-                    steps=made_steps(plan.state.vertex, solver),
-                    bases=images.used,
-                    context_keys=context_keys(plan.state.vertex, solver, executor),
-                    builder_platform=str(native_platform()),
-                    epoch=epoch,
-                    started=now_ns / 1e9,
-                    finished=time.time(),
-                )
-                parts = attested(executor.resources, parts, facts, names)
-            written = write_outputs(request.outputs, executor.resources, parts, names, epoch=epoch)
-        except BuildStepError:
-            notes.finish("")
-            raise
-        notes.finish(written.image.image_id)
-        export_cache(store, notes, plan.state.vertex, request.cache_to, counter)
-    inputs = BuildInputs(
-        root=os.fsencode(main.directory or ""),
-        looked=context.looked,
-        given=spec.read,
-        absent=spec.absent,
-        bases=[(base.reference, base.record.image_id) for base in images.used],
-        steps=local.records,
-        is_whole=main.directory is not None
-        and all(isinstance(each.op, _STAYING) for each in topological(plan.state.vertex)),
-    )
-    return BuildResult(
-        written.image, written.names, counter.total, counter.cached, written.descriptor, inputs,
-        counter.new_bytes, counter.reused_bytes, written.is_stored,
-        made_steps(plan.state.vertex, solver), parts.predicates,
-    )  # fmt: skip
+        yield _Solving(solver, executor, context, local, notes, counter, now_ns)
 
 
 class _Counter:
@@ -350,10 +526,8 @@ def _notes_settings(
 
 def _spec_name(request: BuildRequest, spec: SpecFile) -> str:
     """Return what the Dockerfile is called, so that its builds can be found again."""
-    is_given = request.dockerfile_text is not None or bool(request.dockerfile_url)
-    if is_given or not isinstance(request.context, Path):
-        return spec.filename
-    return str(Path(spec.filename).absolute())
+    path = _host_file(request, spec)
+    return spec.filename if path is None else str(path.absolute())
 
 
 def _with_fetched_dockerfile(
@@ -434,9 +608,3 @@ def _run_settings(store: Store, request: BuildRequest) -> RunSettings:
         options=request.run,
         ssh=request.ssh,
     )
-
-
-def _warn_of_unused(plan: Plan, ui: BuildUi, filename: str) -> None:
-    for name in plan.unused_args:
-        message = f"the build argument {name} is declared by no ARG and has no effect"
-        ui.warning(Notice(message, SourceSpan(filename, 1, 1, 1)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from layerstore.build.copying import Copying
 from layerstore.build.errors import BuildStepError
-from layerstore.build.graph import CopyOp, GitOp, HttpOp, MkdirOp, RunOp
+from layerstore.build.graph import CopyOp, GitOp, HttpOp, MkdirOp, RunOp, UsersOp
 from layerstore.build.merging import stand_alone
 from layerstore.build.resources import BuildResources
 from layerstore.build.running import Running
@@ -124,6 +124,10 @@ class BuildExecutor:
             match vertex.op:
                 case MkdirOp() as op:
                     diff_id = self._copying.mkdir(op, inputs[0])
+                case UsersOp() as op:
+                    from layerstore.build.accounts import create_users
+
+                    diff_id = create_users(self.resources, op, inputs[0])
                 case CopyOp() as op:
                     diff_id = self._copying.copy(op, vertex, inputs)
                 case RunOp() as op:

@@ -86,6 +86,33 @@ class MergeOp(msgspec.Struct, frozen=True, tag="merge"):
     """The layers of several inputs in one stack; see :mod:`layerstore.build.merging`."""
 
 
+class NewUser(msgspec.Struct, frozen=True):
+    """A user to create.
+
+    Attributes:
+        uid: None for the next free one.
+        gid: Of a group of the user's own; None for the uid, or the next free one.
+        group: An existing group to be the primary one instead; empty for none.
+        groups: Existing groups to be in.
+        home: Absolute; made if missing.
+    """
+
+    name: str
+    uid: int | None
+    gid: int | None
+    group: str
+    groups: tuple[str, ...]
+    home: str
+    shell: str
+    comment: str
+
+
+class UsersOp(msgspec.Struct, frozen=True, tag="users"):
+    """Create users, in order; see :mod:`layerstore.build.accounts`."""
+
+    users: tuple[NewUser, ...]
+
+
 class Document(msgspec.Struct, frozen=True):
     """A here-document: a file that stands in the Dockerfile itself."""
 
@@ -181,7 +208,7 @@ class RunOp(msgspec.Struct, frozen=True, tag="run", omit_defaults=True):
 
 
 RemoteOp = HttpOp | GitOp
-Op = BaseOp | ContextOp | RemoteOp | MergeOp | MkdirOp | CopyOp | RunOp
+Op = BaseOp | ContextOp | RemoteOp | MergeOp | MkdirOp | UsersOp | CopyOp | RunOp
 
 
 class Vertex:
@@ -214,10 +241,17 @@ class Vertex:
         self.platform: Platform | None = None
 
 
-def topological(target: Vertex) -> list[Vertex]:
-    """Return everything ``target`` needs, itself last, each after its inputs."""
+def topological(*targets: Vertex) -> list[Vertex]:
+    """Return everything the targets need, themselves included, each after its inputs."""
     order: list[Vertex] = []
     done: set[int] = set()
+    for target in targets:
+        if id(target) not in done:
+            _append_needed(target, order, done)
+    return order
+
+
+def _append_needed(target: Vertex, order: list[Vertex], done: set[int]) -> None:
     stack: list[tuple[Vertex, Iterator[Vertex]]] = [(target, iter(target.inputs))]
     on_stack = {id(target)}
     while stack:
@@ -231,4 +265,3 @@ def topological(target: Vertex) -> list[Vertex]:
             stack.pop()
             done.add(id(vertex))
             order.append(vertex)
-    return order

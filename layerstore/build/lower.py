@@ -104,17 +104,20 @@ class LowerOptions(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A lowered Dockerfile.
+    """A lowered spec.
 
     Attributes:
         state: The target stage at its end.
         unused_args: Build arguments that nothing declared.
         stages: Numbers of the stages it needs.
+        history_comment: Says by which rules the history is written, as other builders of
+            Dockerfiles do.
     """
 
     state: StageState
     unused_args: tuple[str, ...]
-    stages: frozenset[int]
+    stages: frozenset[int] = frozenset()
+    history_comment: str = "buildkit.dockerfile.v0"
 
 
 def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan:
@@ -226,19 +229,9 @@ class Lowering:
         if known is None:
             if wanted is not None:
                 config = scratch_config(wanted)
-            elif self.options.pulls:
-                raise SpecError(
-                    f"--pull wants {reference!r} from a registry, and registries are not supported "
-                    "yet", span, hint="leave --pull out to use the image in the store",
-                )  # fmt: skip
             else:
-                found = self._images.find(reference)
-                if found is None:
-                    raise SpecError(
-                        f"there is no image {reference!r} in the store", span,
-                        hint=self._nearest_stage(reference),
-                    )  # fmt: skip
-                config = found
+                hint = self._nearest_stage(reference)
+                config = stored_config(reference, self.options, self._images, span, hint)
             vertex = Vertex(BaseOp(config.diff_ids), (), span, f"FROM {reference}")
             known = self._image_roots[reference, wanted] = (vertex, config)
         return known
@@ -416,6 +409,35 @@ MEANINGFUL_ARGS = frozenset(
 
 PROXY_ARGS = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 """Build arguments that RUN gets without an ARG, in any case."""
+
+
+def stored_config(
+    reference: str, options: LowerOptions, images: Images, span: SourceSpan, hint: str = ""
+) -> ImageConfig:
+    """Return the config of an image that a spec names.
+
+    Args:
+        reference: The name.
+        options: What the command line says.
+        images: Finds it.
+        span: Where it is asked for.
+        hint: What to do if there is none; get it first, by default.
+
+    Raises:
+        SpecError: No such image, or it must come from elsewhere.
+    """
+    if options.pulls:
+        raise SpecError(
+            f"--pull wants {reference!r} from a registry, and registries are not supported yet",
+            span, hint="leave --pull out to use the image in the store",
+        )  # fmt: skip
+    found = images.find(reference)
+    if found is None:
+        raise SpecError(
+            f"there is no image {reference!r} in the store", span,
+            hint=hint or f"get it first: layerstore import ROOTFS.tar -t {reference}",
+        )  # fmt: skip
+    return found
 
 
 def scratch_config(platform: Platform) -> ImageConfig:

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
-HISTORY_COMMENT = "buildkit.dockerfile.v0"
-"""Says which rules the history follows, as other builders of this dialect write it."""
-
 
 class BaseImage(NamedTuple):
     """A stored image that a build began with or copied from.
@@ -129,7 +126,7 @@ def _history(plan: Plan, solver: Solver) -> list[History]:
         steps.append(
             (step.created_by, rfc3339(made.created) if has_layer and made is not None else None)
         )
-    return finished_history(plan.state.image.history, steps, HISTORY_COMMENT)
+    return finished_history(plan.state.image.history, steps, plan.history_comment)
 
 
 def _assembled(

@@ -145,13 +145,13 @@ class Solver:
         self._epoch = epoch
         self._results: dict[int, Result] = {}
 
-    def solve(self, target: Vertex) -> Result:
-        """Return the target's result after solving everything it needs.
+    def solve(self, *targets: Vertex) -> Result:
+        """Return the last target's result after solving everything that all of them need.
 
         Raises:
             BuildError: A step failed; the finished ones stay in the cache.
         """
-        order = topological(target)
+        order = topological(*targets)
         steps = [each for each in order if not isinstance(each.op, BaseOp | ContextOp | MergeOp)]
         self._ui.planned(len(steps))
         self._notes.planned(dict(enumerate(steps, 1)))
@@ -169,7 +169,7 @@ class Solver:
                     inputs = [self._results[id(each)] for each in vertex.inputs]
                     result = self._step(number, vertex, inputs)
             self._results[id(vertex)] = result
-        return self._results[id(target)]
+        return self._results[id(targets[-1])]
 
     def result(self, vertex: Vertex) -> Result:
         """Return the result of a vertex that was solved."""

@@ -2,7 +2,7 @@
 
 The Dockerfile is what the request says: a text, a URL, or a file; a relative name is one of the
 host where the context is a directory, and one of the context where it is not. Without any it is
-``Dockerfile`` in the context, or podman's ``Containerfile``, or ``dockerfile``.
+``Dockerfile`` in the context, or podman's ``Containerfile``, or ``dockerfile``, or a native spec.
 
 Source: BuildKit, frontend/dockerui, and buildx (behaviour); buildah for the last name.
 """
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 DOCKERFILE = "Dockerfile"
 _SMALL = "dockerfile"
 _PODMANS = "Containerfile"
+_NATIVE = "layerstore.toml"
+NATIVE_SUFFIX = ".toml"
+"""Of the names of native specs."""
 
 
 class SpecFile(NamedTuple):
@@ -80,12 +83,17 @@ def read_spec(request: BuildRequest, main: MainContext) -> SpecFile:
     if main.dockerfile is not None:
         return _alone(request, main.dockerfile)
     if name is None:
-        return _found(main, DOCKERFILE, main, (_PODMANS, _SMALL))
+        return _found(main, DOCKERFILE, main, (_PODMANS, _SMALL, _NATIVE))
     is_of_host = isinstance(request.context, Path) or (
         name.is_absolute() and not isinstance(request.context, StreamContext)
     )
     others = (_SMALL,) if name.name == DOCKERFILE else ()
     return _found(HostFiles() if is_of_host else main, str(name), main, others)
+
+
+def lock_path(spec: Path) -> Path:
+    """Return where the lock file of a native spec lies: beside it."""
+    return spec.with_suffix(".lock")
 
 
 def fetched_dockerfile(url: str, store: Store, fetcher: LazyFetcher) -> bytes:

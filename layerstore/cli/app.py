@@ -27,6 +27,7 @@ def build_app() -> typer.Typer:
     """Return the command line as typer sees it."""
     from layerstore.cli import (
         build,
+        build_native,
         check,
         doctor,
         image,
@@ -54,6 +55,7 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     build.register(app)
     why.register(app)
+    build_native.register(app)
     fast_command(app, "import")
     transfer.register(app)
     image.register(app)

@@ -22,7 +22,7 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from layerstore.build.api import BuildRequest, BuildResult
+    from layerstore.build.api import BuildRequest, BuiltVariant
 
 PROGRESS = "auto|plain|tty|quiet|json"
 NETWORKS = ("default", "host", "none")
@@ -57,7 +57,8 @@ def build_image(
             "--file",
             "-f",
             metavar="FILE",
-            help="The Dockerfile; CONTEXT/Dockerfile by default, - for stdin, or an HTTP URL.",
+            help="The Dockerfile, - for stdin, or an HTTP URL; or a native spec, FILE.toml. By "
+            "default CONTEXT/Dockerfile, else CONTEXT/layerstore.toml.",
         ),
     ] = None,
     build_args: Annotated[
@@ -170,6 +171,20 @@ def build_image(
             "--verify", help="Build twice without the cache; fail and show where if they differ."
         ),
     ] = False,
+    variants: Annotated[
+        _Many,
+        typer.Option(
+            "--variant",
+            metavar="AXIS=VALUE[,...]",
+            help="Of a native spec with a matrix: build these variants only. Repeatable.",
+        ),
+    ] = None,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Fail if the native spec's lock file is out of date.")
+    ] = False,
+    update_lock: Annotated[
+        bool, typer.Option("--update-lock", help="Write the native spec's lock file first.")
+    ] = False,
     iidfile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to write the image's id.")
     ] = None,
@@ -180,8 +195,8 @@ def build_image(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Build an image from a Dockerfile."""
-    from layerstore.build.api import build
+    """Build an image from a Dockerfile or a native spec."""
+    from layerstore.build.api import build_all
     from layerstore.build.known import Overhearing
     from layerstore.cli import build_again, build_output
     from layerstore.cli.build_attest import with_attestations
@@ -191,8 +206,8 @@ def build_image(
 
     settings = settings_of(context)
     become_root(settings)
-    request = _request(directory, file, tags, target, no_cache=no_cache, network=network)
-    request = plain = _with_values(request, build_args, labels, secrets)
+    request = new_request(directory, file, tags, target, no_cache=no_cache, network=network)
+    request = plain = with_values(request, build_args, labels, secrets)
     limits = build_run.parse_limits(
         memory=memory,
         memory_swap=memory_swap,
@@ -209,6 +224,8 @@ def build_image(
     request = dataclasses.replace(
         request,
         explain=explain,
+        variants=tuple(variants or ()),
+        locked=locked,
         cache_from=build_cache.parse_from(cache_from or (), settings.root),
         cache_to=build_cache.parse_to(cache_to or (), settings.root),
         allow=build_run.parse_allow(allow or ()),
@@ -237,23 +254,27 @@ def build_image(
 
             request = verified(store, request, ui, as_json=as_json)
         heard, began = Overhearing(ui), (time.time_ns(), store.catalog.epoch())
-        result = build(store, request, heard)
+        if update_lock:
+            from layerstore.cli.build_native import write_lock
+
+            write_lock(store, request, ui, quiet=quiet)
+        built = build_all(store, request, heard)
         # With one id alone commands fare otherwise than they might the next time.
         if request == plain and request.dockerfile_text is None and mapped_ids() != 1:
             asked = build_again.Asked(
                 str(directory), tuple(tags or ()), tuple(build_args or ()), tuple(labels or ()),
                 tuple(secrets or ()), file or "", target or "", network,
             )  # fmt: skip
-            build_again.remember(store, asked, result, heard, began)
+            build_again.remember(store, asked, built[0].result, heard, began)
     if metadata_file is not None:
-        text = json.dumps(build_output.metadata(result), indent=2, ensure_ascii=True)
+        text = json.dumps(build_output.metadata_of_all(built), indent=2, ensure_ascii=True)
         build_output.write_whole(metadata_file, text + "\n")
     if iidfile is not None:
-        build_output.write_whole(iidfile, result.image_id)
-    _tell(result, progress=progress, quiet=quiet, as_json=as_json, id_too=not is_stdout_taken)
+        build_output.write_whole(iidfile, "\n".join(each.result.image_id for each in built))
+    _tell(built, progress=progress, quiet=quiet, as_json=as_json, id_too=not is_stdout_taken)
 
 
-def _request(
+def new_request(
     directory: str,
     file: str | None,
     tags: Sequence[str] | None,
@@ -262,6 +283,11 @@ def _request(
     no_cache: bool,
     network: str,
 ) -> BuildRequest:
+    """Return what the options that every command over a spec has ask for.
+
+    Raises:
+        InputError: One of them is wrong.
+    """
     from layerstore.build.api import BuildRequest
     from layerstore.cli.build_context import parse_context, parse_spec
 
@@ -282,12 +308,17 @@ def _request(
     )
 
 
-def _with_values(
+def with_values(
     request: BuildRequest,
     build_args: Sequence[str] | None,
     labels: Sequence[str] | None,
     secrets: Sequence[str] | None,
 ) -> BuildRequest:
+    """Return the request with build arguments, labels and secrets as they were written.
+
+    Raises:
+        InputError: One of them is wrong.
+    """
     return dataclasses.replace(
         request,
         build_args=_build_args(build_args or (), os.environ),
@@ -403,8 +434,40 @@ def _secret_file(name: str, path: str) -> bytes:
     return value
 
 
-def _tell(result: BuildResult, *, progress: str, quiet: bool, as_json: bool, id_too: bool) -> None:
-    members: dict[str, object] = {
+def _tell(
+    built: Sequence[BuiltVariant], *, progress: str, quiet: bool, as_json: bool, id_too: bool
+) -> None:
+    from layerstore.cli.build_ui import JSON_PROGRESS, sizes, summary
+
+    members = [_members(each) for each in built]
+    if progress in JSON_PROGRESS:
+        from layerstore.cli.build_json import JsonUi
+
+        for each in members:
+            JsonUi(sys.stderr).done(**each)
+    if as_json:
+        write_json(members if built[0].label else members[0])
+        return
+    if id_too:
+        for variant in built:
+            write_line(variant.result.image_id)
+    if not quiet and progress not in (*JSON_PROGRESS, "quiet"):
+        for variant in built:
+            result = variant.result
+            stored = sizes(result.new_bytes, result.reused_bytes)
+            write_note(
+                summary(
+                    result.names, result.image.size, result.cached, result.steps, stored,
+                    is_stored=result.is_stored,
+                )
+            )  # fmt: skip
+
+
+def _members(variant: BuiltVariant) -> dict[str, object]:
+    result = variant.result
+    head: dict[str, object] = {"variant": variant.label} if variant.label else {}
+    return {
+        **head,
         "id": result.image_id,
         "names": list(result.names),
         "size": result.image.size,
@@ -413,22 +476,3 @@ def _tell(result: BuildResult, *, progress: str, quiet: bool, as_json: bool, id_
         "new_bytes": result.new_bytes,
         "reused_bytes": result.reused_bytes,
     }
-    from layerstore.cli.build_ui import JSON_PROGRESS, sizes, summary
-
-    if progress in JSON_PROGRESS:
-        from layerstore.cli.build_json import JsonUi
-
-        JsonUi(sys.stderr).done(**members)
-    if as_json:
-        write_json(members)
-        return
-    if id_too:
-        write_line(result.image_id)
-    if not quiet and progress not in (*JSON_PROGRESS, "quiet"):
-        stored = sizes(result.new_bytes, result.reused_bytes)
-        write_note(
-            summary(
-                result.names, result.image.size, result.cached, result.steps, stored,
-                is_stored=result.is_stored,
-            )
-        )  # fmt: skip

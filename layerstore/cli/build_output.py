@@ -19,7 +19,7 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.build.api import BuildResult
+    from layerstore.build.api import BuildResult, BuiltVariant
     from layerstore.build.outputs import Output
     from layerstore.image.blob_files import Compression
 
@@ -239,6 +239,13 @@ def write_whole(path: Path, text: str) -> None:
     """Write a small file: it is there whole, and durable, or not at all."""
     with output_stream(os.path.abspath(path)) as stream:
         stream.write(text.encode())
+
+
+def metadata_of_all(built: Sequence[BuiltVariant]) -> dict[str, object]:
+    """Return what ``--metadata-file`` holds: of variants each under its label, as buildx bake."""
+    if built[0].label:
+        return {each.label: metadata(each.result) for each in built}
+    return metadata(built[0].result)
 
 
 def metadata(result: BuildResult) -> dict[str, object]:

@@ -91,7 +91,8 @@ def chroot_of(cli: Cli, image: str, place: Path) -> Iterator[Callable[..., str]]
 
 
 def test_every_example_is_tried_here() -> None:
-    names = {path.parent.name for path in EXAMPLES.glob("*/Dockerfile")}
+    specs = [*EXAMPLES.glob("*/Dockerfile"), *EXAMPLES.glob("*/layerstore.toml")]
+    names = {path.parent.name for path in specs}
     source = Path(__file__).read_text()
     assert {name for name in names if f'"{name}"' not in source} == set()
 
@@ -118,6 +119,19 @@ def test_node_express(cli: Cli, build: Callable[..., Result], tmp_path: Path) ->
         node.wait_healthy()
         assert node.run("curl", "-s", "http://127.0.0.1:3000/").stdout == "hello from example\n"
         assert not (node.root / "usr/bin/npm").exists()
+
+
+def test_native_spec(cli: Cli, build: Callable[..., Result], tmp_path: Path) -> None:
+    build("native-spec", tag="native-{{flavour}}")
+    with container(cli, "native-debug", tmp_path) as notes:
+        notes.wait_healthy()
+        fetch = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000').read())"
+        page = notes.run("/opt/venv/bin/python", "-c", fetch).stdout
+        assert "1.0-debug" in page
+        assert "The first note." in page
+        notes.stop()
+    again = build("native-spec", tag="native-{{flavour}}")
+    assert "10 of 10 steps from the cache" in again.err
 
 
 def test_nginx_static(cli: Cli, build: Callable[..., Result], tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""What a build can be described by: a Dockerfile, or a native spec.
+
+A frontend has read a spec and lowers it to the images that are to be built. The native one is
+imported when a spec asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from layerstore.build.checking import findings_of
+from layerstore.build.dockerfile.parser import parse_dockerfile
+from layerstore.build.dockerfile.syntax import Notice, SourceSpan
+from layerstore.build.lower import lower
+from layerstore.formats.reference import parse_tag_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerstore.build.lint.meaning import Surroundings
+    from layerstore.build.lint.rules import Finding
+    from layerstore.build.lower import Images, LowerOptions, Plan
+    from layerstore.build.ui import BuildUi
+
+
+class Target(NamedTuple):
+    """An image to build.
+
+    Attributes:
+        label: Which variant of its spec it is; empty if there is only one.
+        names: Full names it is to have.
+        plan: Its graph.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    plan: Plan
+
+
+class Frontend(Protocol):
+    """A spec that was read."""
+
+    def targets(self, options: LowerOptions, images: Images, ui: BuildUi) -> list[Target]:
+        """Return what to build, at least one image.
+
+        Raises:
+            SpecError: The spec asks for something impossible; has file, line and column.
+        """
+
+    def findings(self, around: Surroundings, targets: Sequence[Target]) -> list[Finding]:
+        """Return what the build checks say of what the targets need."""
+
+
+class DockerfileFrontend:
+    """A Dockerfile.
+
+    Args:
+        text: Its bytes.
+        filename: What messages call it.
+        tags: Names of the image, as a user writes them.
+        ui: Hears of what is worth a word.
+    """
+
+    def __init__(self, text: bytes, filename: str, tags: Sequence[str], ui: BuildUi) -> None:
+        self._names = tuple(parse_tag_name(tag) for tag in tags)
+        self._text = text
+        self._dockerfile = parse_dockerfile(text, filename)
+        for notice in self._dockerfile.notices:
+            if not notice.rule:  # else a build check tells it, at the end
+                ui.warning(notice)
+
+    def targets(self, options: LowerOptions, images: Images, ui: BuildUi) -> list[Target]:
+        """Return the one image."""
+        plan = lower(self._dockerfile, options, images)
+        warn_of_unused(plan.unused_args, self._dockerfile.stages[0].span.file, "ARG", ui)
+        return [Target("", self._names, plan)]
+
+    def findings(self, around: Surroundings, targets: Sequence[Target]) -> list[Finding]:
+        """Return what the rules of Dockerfiles find."""
+        return findings_of(self._dockerfile, self._text, around, targets[0].plan.stages)
+
+
+def warn_of_unused(names: Sequence[str], file: str, where: str, ui: BuildUi) -> None:
+    """Tell of build arguments that nothing declares."""
+    for name in names:
+        message = f"the build argument {name} is declared by no {where} and has no effect"
+        ui.warning(Notice(message, SourceSpan(file, 1, 1, 1)))
