@@ -172,6 +172,7 @@ class RunStep:
         require_directories(root, STANDARD_DIRECTORIES)
         extra = [*((mount, False) for mount in self._etc_files(op.extra_hosts)), *mounts.mounts]
         places = real_targets(root, [mount.destination for mount, _ in extra])
+        _require_own_places(places, extra)
         targets = [(path, True) for path in STANDARD_DIRECTORIES]
         targets += [
             (place, is_directory) for place, (_, is_directory) in zip(places, extra, strict=True)
@@ -258,6 +259,23 @@ class RunStep:
                 _copied(directory, _HOSTS, _LOCALHOST, hosts.encode()),
             )
         return self._network_files[extra_hosts]
+
+
+def _require_own_places(places: list[str], extra: list[tuple[ExtraMount, bool]]) -> None:
+    """Refuse mounts that links of the image lead onto the root or a directory of the sandbox.
+
+    The Dockerfile's own words were checked when it was read; the runtime would then set up
+    its devices inside of what is mounted.
+
+    Raises:
+        BuildError: Names the mount.
+    """
+    for place, (mount, _) in zip(places, extra, strict=True):
+        if place in {"/", *STANDARD_DIRECTORIES}:
+            raise BuildError(
+                f"the mount's target {mount.destination} leads to {place} in this image, and "
+                "nothing can be mounted there"
+            )
 
 
 def _copied(directory: Path, path: str, default: bytes, extra: bytes) -> ExtraMount:

@@ -113,7 +113,7 @@ def _secret(place: Place) -> None:
                  "cp /run/secrets/s /dev/shm/x; stat -f -c %T /run/secrets/s\n",
           secrets={"s": secret})  # fmt: skip
     for folder, _, names in os.walk(place.store_root):
-        for name in names:
+        for name in filter(lambda name: os.path.isfile(f"{folder}/{name}"), names):
             with open(f"{folder}/{name}", "rb") as file:
                 assert secret not in file.read(), name
 
@@ -208,6 +208,14 @@ CASES = [
     over("K09", "through proc", "R",
          "RUN --mount=from=evil,source=/w,target=/o,rw touch /o/evil",
          to_canary("w", "/../../proc/self/root{}")),
+    *(over("K10", f"{name} with a link in the place of {path}", "S",
+           "RUN --mount=type=secret,id=s true; (echo evil >> /{path}) 2>/dev/null; true"
+           .replace("{path}", path), to_canary(path, how))
+      for name, path in (("hosts", "etc/hosts"), ("resolver", "etc/resolv.conf"))
+      for how in ("{}/../secret", "/proc/1/root{}/../secret", "../../../..{}/../secret")),
+    *(over("K10", f"working directory behind {how.format('...')}", "R",
+           "WORKDIR /w/x\nRUN touch evil", to_canary("w", how))
+      for how in ("{}", "/proc/1/root{}", "../../../../..{}")),
     over("K10", "secret", "S", "RUN --mount=type=secret,id=s,target=/w/a/b cat /w/a/b",
          to_canary("w")),
     over("K10", "parents", "S", "RUN --mount=type=secret,id=s,target=/w/../../a cat /a",
@@ -217,6 +225,11 @@ CASES = [
          "RUN --mount=type=cache,target=/a/b/c mv /a /z && ln -s {canary} /a"),
     over("K12", "mount point's directory", "S",
          "RUN --mount=type=secret,id=s,target=/q/s true; mv /q /z; ln -s {canary}/.. /q"),
+    *(over("K12", f"{kind} over what leads to {where or 'the root'}", "R",
+           f"RUN --mount=type={kind},target=/w touch /w/evil",
+           lambda _place, where=where: link("w", f"/{where}"))
+      for kind in ("tmpfs", "cache,id=c", "secret,id=s", "bind,from=box,rw")
+      for where in ("", "proc", "sys", "dev")),
     case("K13", "nowhere in the store", "S", _secret, entrance="build", needs=RUNC),
     case("K14", "two", "S", _daemon, entrance="build", needs=RUNC),
     *(over("K15", f"{path}, {how.format('...')}", verdict,
