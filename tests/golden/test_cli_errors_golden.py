@@ -109,7 +109,8 @@ CASES = {
     "no context": (
         ["build", "/nonexistent"],
         2,
-        "layerstore: error: the build context /nonexistent is not a directory\n",
+        "layerstore: error: the build context /nonexistent does not exist\n"
+        "hint: a directory, a git or HTTP URL, or - for a tar on stdin\n",
     ),
     "bad secret": (
         ["build", ".", "--secret", "src=x"],
