@@ -109,8 +109,10 @@ CASES = {
     "no context": (
         ["build", "/nonexistent"],
         2,
-        "layerstore: error: the build context /nonexistent does not exist\n"
-        "hint: a directory, a git or HTTP URL, or - for a tar on stdin\n",
+        (
+            "layerstore: error: the build context /nonexistent does not exist\n"
+            "hint: a directory, a git or HTTP URL, or - for a tar on stdin\n"
+        ),
     ),
     "bad secret": (
         ["build", ".", "--secret", "src=x"],
