@@ -24,9 +24,10 @@ from layerstore.build.executor import BuildExecutor
 from layerstore.build.fetch.lazy import LazyFetcher
 from layerstore.build.fetch.redaction import redacted
 from layerstore.build.frontends import DockerfileFrontend
+from layerstore.build.go_text import is_true
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp, topological
 from layerstore.build.known import BuildInputs
-from layerstore.build.lower import PROXY_ARGS, LowerOptions
+from layerstore.build.lower import KEEP_GIT_DIR_ARG, PROXY_ARGS, LowerOptions
 from layerstore.build.notes import Notes, NotesSettings
 from layerstore.build.outputs import Output, OutputKind, write_outputs
 from layerstore.build.platforms import Platform, normalized
@@ -289,7 +290,8 @@ def _opened(store: Store, request: BuildRequest, ui: BuildUi) -> Iterator[_Sourc
         if "{{" not in tag:
             parse_tag_name(tag)
     with LazyFetcher(store, request.environ, request.secrets) as fetcher:
-        main = main_context(request.context, store, fetcher)
+        keeps_git_dir = is_true(request.build_args.get(KEEP_GIT_DIR_ARG, ""))
+        main = main_context(request.context, store, fetcher, keeps_git_dir=keeps_git_dir)
         spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)
         yield _Sources(main, spec, _frontend(store, request, spec, main, ui), fetcher)
 

@@ -105,8 +105,16 @@ class MainContext(Protocol):
         """Open the context behind its rules."""
 
 
-def main_context(source: ContextSource, store: Store, fetcher: LazyFetcher) -> MainContext:
+def main_context(
+    source: ContextSource, store: Store, fetcher: LazyFetcher, *, keeps_git_dir: bool = False
+) -> MainContext:
     """Return a context, fetched if it is not a directory.
+
+    Args:
+        source: Where it is.
+        store: Gets what is fetched.
+        fetcher: Fetches.
+        keeps_git_dir: ``.git`` of a repository that does not say it itself comes along.
 
     Raises:
         FetchError: It cannot be had.
@@ -116,7 +124,9 @@ def main_context(source: ContextSource, store: Store, fetcher: LazyFetcher) -> M
     if isinstance(source, Path):
         return DirectoryContext(source)
     if isinstance(source, GitContext):
-        return StoredContext(store, (_git_layer(source, fetcher),), redacted(source.text))
+        return StoredContext(
+            store, (_git_layer(source, fetcher, keeps_git_dir),), redacted(source.text)
+        )
     if isinstance(source, StreamContext):
         return _from_stream(source.stream, store, fetcher)
     return _from_url(source.url, store, fetcher)
@@ -284,13 +294,13 @@ def checked_size(data: bytes, what: str) -> bytes:
     return data
 
 
-def _git_layer(context: GitContext, fetcher: LazyFetcher) -> DiffId:
+def _git_layer(context: GitContext, fetcher: LazyFetcher, keeps_git_dir: bool) -> DiffId:
     from layerstore.build.graph import GitOp
 
     source = context.source
+    keep = keeps_git_dir if source.keep_git_dir is None else source.keep_git_dir
     op = GitOp(
-        source.remote, source.ref, source.subdir, source.commit,
-        source.keep_git_dir is True, source.submodules,
+        source.remote, source.ref, source.subdir, source.commit, keep, source.submodules,
     )  # fmt: skip
     return fetcher.get().git(op, own_keys=True).diff_id
 

@@ -64,3 +64,8 @@ def _quoted_char(char: str) -> str:
     if code < 0x80:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def is_true(text: str) -> bool:
+    """Return whether Go reads a text as true (``strconv.ParseBool``); nonsense is false."""
+    return text in ("1", "t", "T", "TRUE", "true", "True")

@@ -46,6 +46,7 @@ from layerstore.build.dockerfile.syntax import (
     Workdir,
 )
 from layerstore.build.fetch.redaction import redacted
+from layerstore.build.go_text import is_true
 from layerstore.build.graph import BaseOp, ContextOp, MkdirOp, Op, RemoteOp, Vertex
 from layerstore.build.lower_copy import copy_history, lower_copy
 from layerstore.build.lower_run import lower_run
@@ -251,8 +252,7 @@ class Lowering:
     @property
     def ignores_triggers(self) -> bool:
         """Whether ONBUILD of bases is to be passed over."""
-        value = self.options.build_args.get(DISABLE_ONBUILD_ARG, "")
-        return value.lower() in ("1", "t", "true")
+        return is_true(self.options.build_args.get(DISABLE_ONBUILD_ARG, ""))
 
     def global_env(self) -> dict[str, str]:
         """Return what FROM may use."""
@@ -397,11 +397,13 @@ _WITH_LAYER = (Run, Copy, Add, Workdir)
 
 SYNTAX_ARG = "BUILDKIT_SYNTAX"
 DISABLE_ONBUILD_ARG = "BUILDKIT_DISABLE_ONBUILD"
+KEEP_GIT_DIR_ARG = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
 MEANINGFUL_ARGS = frozenset(
     (
         "SOURCE_DATE_EPOCH",
         SYNTAX_ARG,
         DISABLE_ONBUILD_ARG,
+        KEEP_GIT_DIR_ARG,
         "BUILDKIT_DOCKERFILE_CHECK",
     )
 )

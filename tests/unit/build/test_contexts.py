@@ -241,6 +241,9 @@ def test_git_is_a_context(builder: Builder, tmp_path: Path) -> None:  # noqa: F8
         assert "b" in made(builder, context("#:sub"), dockerfile=Path("Dockerfile"))
         assert "local" in made(builder, context(), dockerfile=local)
         assert "x/.git" in made(builder, context("?keep-git-dir"))
+        kept = {"BUILDKIT_CONTEXT_KEEP_GIT_DIR": "1"}
+        assert "x/.git" in made(builder, context(), build_args=kept)
+        assert "x/.git" not in made(builder, context("?keep-git-dir=false"), build_args=kept)
 
 
 def test_bind_mounts_see_stored_contexts(builder: Builder) -> None:  # noqa: F811
