@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from layerstore.build.cache_exchange import CacheExport, CacheImport
-    from layerstore.build.contexts import ContextSource, MainContext, SourceTrees
+    from layerstore.build.contexts import ContextSource, MainContext, NamedSource, SourceTrees
     from layerstore.build.frontends import Target
     from layerstore.build.graph import Vertex
     from layerstore.build.ignore import IgnoreRules
@@ -79,6 +79,7 @@ class BuildRequest:
     Attributes:
         context: What COPY and ADD take files from: a directory, or a
             :class:`~layerstore.build.contexts.StreamContext`, ``UrlContext`` or ``GitContext``.
+        named_contexts: What stands in the place of names of stages and images.
         dockerfile: The Dockerfile; ``Dockerfile`` in the context when None. May lie outside.
         dockerfile_text: Its content, when it is not in a file (then ``dockerfile`` names it).
         dockerfile_url: Where it is fetched from, instead of both.
@@ -109,6 +110,7 @@ class BuildRequest:
     """
 
     context: ContextSource
+    named_contexts: Mapping[str, NamedSource] = field(default_factory=dict)
     dockerfile: Path | None = None
     dockerfile_text: bytes | None = None
     dockerfile_url: str = ""
@@ -261,7 +263,7 @@ def resolve_lock(store: Store, request: BuildRequest, ui: BuildUi) -> ResolvedLo
                 f"{sources.spec.filename} cannot be locked",
                 hint="only native specs in files of this host can: layerstore.toml",
             )
-        images = StoredImages(store)
+        images = _images(store, request, sources)
 
         def solve(vertex: Vertex) -> tuple[DiffId, ...]:
             # A session each: steps are numbered from one, and have directories by number.
@@ -289,7 +291,7 @@ def _opened(store: Store, request: BuildRequest, ui: BuildUi) -> Iterator[_Sourc
     for tag in request.tags:
         if "{{" not in tag:
             parse_tag_name(tag)
-    with LazyFetcher(store, request.environ, request.secrets) as fetcher:
+    with LazyFetcher(store, request.environ, request.secrets, _ssh_agent(request)) as fetcher:
         keeps_git_dir = is_true(request.build_args.get(KEEP_GIT_DIR_ARG, ""))
         main = main_context(request.context, store, fetcher, keeps_git_dir=keeps_git_dir)
         spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)
@@ -305,6 +307,11 @@ def _frontend(
                 f"{spec.filename} is a Dockerfile: it has no variants and no lock file"
             )
         return DockerfileFrontend(spec.text, spec.filename, request.tags, ui)
+    if request.named_contexts:
+        raise InputError(
+            f"{spec.filename} is a native spec, which takes no --build-context",
+            hint="name its bases in the spec",
+        )
     from layerstore.build.native.frontend import Choice, open_spec
     from layerstore.build.native.sources import StoreSources
 
@@ -331,7 +338,7 @@ def _build_once(
     at_most: int | None,
 ) -> list[BuiltVariant]:
     spec, frontend = sources.spec, sources.frontend
-    images = StoredImages(store)
+    images = _images(store, request, sources)
     targets = frontend.targets(_lower_options(request), images, ui)
     _check_count(targets, request, at_most)
     findings = frontend.findings(_surroundings(request, images.config_of, spec.ignore), targets)
@@ -351,7 +358,7 @@ def _build_once(
         for target in targets:
             vertex = target.plan.state.vertex
             export_cache(store, solving.notes, vertex, request.cache_to, solving.counter)
-    inputs = _inputs(sources, images, targets, solving)
+    inputs = _inputs(request, sources, images, targets, solving)
     counter = solving.counter
     return [
         BuiltVariant(
@@ -399,7 +406,11 @@ def _write(
 
 
 def _inputs(
-    sources: _Sources, images: StoredImages, targets: Sequence[Target], solving: _Solving
+    request: BuildRequest,
+    sources: _Sources,
+    images: StoredImages,
+    targets: Sequence[Target],
+    solving: _Solving,
 ) -> BuildInputs:
     vertices = topological(*(target.plan.state.vertex for target in targets))
     directory = sources.main.directory
@@ -412,6 +423,7 @@ def _inputs(
         steps=solving.local.records,
         # Native specs read files that are not told of here.
         is_whole=directory is not None
+        and not request.named_contexts
         and isinstance(sources.frontend, DockerfileFrontend)
         and all(isinstance(each.op, _STAYING) for each in vertices),
     )
@@ -454,9 +466,8 @@ def _solving(
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
     with (
         sources.main.open(sources.spec.ignore, now_ns=now_ns) as context,
-        BuildExecutor(
-            store, Contexts(context, {}), sources.fetcher, settings, counter, epoch=epoch
-        ) as executor,
+        Contexts(context, _directories(request), now_ns=now_ns) as contexts,
+        BuildExecutor(store, contexts, sources.fetcher, settings, counter, epoch=epoch) as executor,
         contextlib.ExitStack() as stack,
     ):
         local = StoreCache(store, executor)
@@ -526,10 +537,26 @@ def _notes_settings(
     )
 
 
+def _images(store: Store, request: BuildRequest, sources: _Sources) -> StoredImages:
+    return StoredImages(store, sources.fetcher, request.platform or native_platform())
+
+
+def _directories(request: BuildRequest) -> dict[str, Path]:
+    """Return the named contexts that are directories."""
+    named = request.named_contexts.items()
+    return {name: source for name, source in named if isinstance(source, Path)}
+
+
 def _spec_name(request: BuildRequest, spec: SpecFile) -> str:
     """Return what the Dockerfile is called, so that its builds can be found again."""
     path = _host_file(request, spec)
     return spec.filename if path is None else str(path.absolute())
+
+
+def _ssh_agent(request: BuildRequest) -> str:
+    """Return the socket of the agent that git sources of a Dockerfile may use."""
+    given = request.ssh.get("default")
+    return given.socket if given is not None else ""
 
 
 def _with_fetched_dockerfile(
@@ -589,6 +616,7 @@ def _lower_options(request: BuildRequest) -> LowerOptions:
         pulls=request.pulls,
         secrets=request.secrets.keys(),
         agents=request.ssh.keys(),
+        contexts=request.named_contexts,
         one_id=mapped_ids() == 1,
     )
 

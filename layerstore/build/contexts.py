@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
 from layerstore.build.fetch.redaction import redacted
 from layerstore.build.ignore import IgnoreRules
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from layerstore.build.fetch.git_url import GitSource
     from layerstore.build.fetch.lazy import LazyFetcher
+    from layerstore.build.graph import GitOp
     from layerstore.build.source import SourceNode
     from layerstore.digest import DiffId
     from layerstore.store.store import Store
@@ -61,7 +63,47 @@ class GitContext:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class ImageContext:
+    """An image of the store, as a named context."""
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutContext:
+    """An image of an OCI layout directory, as a named context.
+
+    Attributes:
+        digest: Of its manifest; empty to go by the tag.
+    """
+
+    path: Path
+    tag: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """Another stage of the Dockerfile, as a named context."""
+
+    stage: str
+
+
 ContextSource = Path | StreamContext | UrlContext | GitContext
+NamedSource = Path | UrlContext | GitContext | ImageContext | LayoutContext | StageContext
+
+
+def context_key(name: str) -> str:
+    """Return the name by which a named context is found: names of images have several forms."""
+    from layerstore.formats.reference import parse_reference
+
+    small = name.lower()
+    try:
+        reference = parse_reference(small)
+    except InputError:
+        return small
+    return small if reference.digest else reference.name.removesuffix(":latest")
 
 
 class SourceTrees(Protocol):
@@ -270,17 +312,50 @@ class StoredContext:
 
 
 class Contexts:
-    """The open contexts of a build, by name; the main one's is empty."""
+    """The contexts of a build by name, each opened when it is first asked for.
 
-    def __init__(self, main: SourceTrees, named: Mapping[str, SourceTrees]) -> None:
-        self._open = {"": main, **named}
+    Use it in a ``with`` block. Several threads may ask.
+
+    Args:
+        main: The one without a name.
+        named: Directories; each has a ``.dockerignore`` of its own.
+        now_ns: What the time of their roots is taken for.
+    """
+
+    def __init__(self, main: SourceTrees, named: Mapping[str, Path], *, now_ns: int = 0) -> None:
+        self._main = main
+        self._named = named
+        self._now_ns = now_ns
+        self._stack = contextlib.ExitStack()
+        self._lock = threading.Lock()
         self._trees: dict[str, SourceNode] = {}
 
     def tree(self, name: str) -> SourceNode:
-        """Return a context as a tree to copy from."""
-        if name not in self._trees:
-            self._trees[name] = self._open[name].tree()
-        return self._trees[name]
+        """Return a context as a tree to copy from.
+
+        Raises:
+            NotFoundError: A named directory is gone.
+            SpecError: Its ``.dockerignore`` is malformed.
+        """
+        with self._lock:
+            if name not in self._trees:
+                trees = self._opened(self._named[name]) if name else self._main
+                self._trees[name] = trees.tree()
+            return self._trees[name]
+
+    def _opened(self, directory: Path) -> SourceTrees:
+        context = DirectoryContext(directory)
+        data = context.read(DOCKERIGNORE)
+        ignore = IgnoreRules()
+        if data is not None:
+            ignore = IgnoreRules.parse(data, context.place_of(DOCKERIGNORE))
+        return self._stack.enter_context(context.open(ignore, now_ns=self._now_ns))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def checked_size(data: bytes, what: str) -> bytes:
@@ -295,14 +370,23 @@ def checked_size(data: bytes, what: str) -> bytes:
 
 
 def _git_layer(context: GitContext, fetcher: LazyFetcher, keeps_git_dir: bool) -> DiffId:
+    return fetcher.get().git(git_op(context.source, keeps_git_dir=keeps_git_dir)).diff_id
+
+
+def git_op(source: GitSource, *, keeps_git_dir: bool = False) -> GitOp:
+    """Return what fetches a git source that the user named.
+
+    Args:
+        source: What of which repository.
+        keeps_git_dir: Whether ``.git`` comes along where the source does not say.
+    """
     from layerstore.build.graph import GitOp
 
-    source = context.source
     keep = keeps_git_dir if source.keep_git_dir is None else source.keep_git_dir
-    op = GitOp(
+    return GitOp(
         source.remote, source.ref, source.subdir, source.commit, keep, source.submodules,
+        own_keys=True,
     )  # fmt: skip
-    return fetcher.get().git(op, own_keys=True).diff_id
 
 
 def _from_stream(stream: BinaryIO, store: Store, fetcher: LazyFetcher) -> StoredContext:

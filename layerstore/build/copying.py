@@ -234,10 +234,11 @@ def _check_found(source: str, found: list[Match], vertex: Vertex, *, parents: bo
 
 def nothing_found(source: str, vertex: Vertex) -> InputError:
     """Return the error of a source that is not there."""
-    where = "the build context"
-    if len(vertex.inputs) > 1 and not isinstance(vertex.inputs[1].op, ContextOp):
+    op = vertex.inputs[1].op if len(vertex.inputs) > 1 else ContextOp()
+    if isinstance(op, ContextOp):
+        where = f"the build context {op.name}".rstrip()
+        hint = "see whether .dockerignore leaves it out"
+    else:
         where = "the stage or image it is copied from"
         hint = None
-    else:
-        hint = "see whether .dockerignore leaves it out"
     return InputError(f"{source} does not exist in {where}", hint=hint)

@@ -165,7 +165,7 @@ def _words(source: InputFacts | None) -> str:
         case "base":
             return f"the image {source.name}"
         case "context":
-            return "the build context"
+            return f"the build context {source.name}".rstrip()
         case "remote":
             return source.name
         case "step":

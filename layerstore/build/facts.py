@@ -217,7 +217,7 @@ def _input(vertex: Vertex, layers: Sequence[DiffId], images: Mapping[str, str]) 
     from layerstore.digest import chain_id
 
     if isinstance(vertex.op, ContextOp):
-        return InputFacts("context", "", "")
+        return InputFacts("context", vertex.op.name, "")
     chain = chain_id(layers) or ""
     if isinstance(vertex.op, BaseOp):
         reference = vertex.label.rpartition("FROM ")[2]

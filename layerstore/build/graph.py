@@ -60,6 +60,7 @@ class GitOp(msgspec.Struct, frozen=True, tag="git"):
         commit: What the ref must be or begin with; empty when anything will do.
         keep_git_dir: ``.git`` comes along.
         submodules: Submodules come along.
+        own_keys: The user named it, no Dockerfile did: the user's own ssh keys may be used.
     """
 
     remote: str
@@ -68,6 +69,7 @@ class GitOp(msgspec.Struct, frozen=True, tag="git"):
     commit: str
     keep_git_dir: bool
     submodules: bool
+    own_keys: bool = False
 
 
 class MkdirOp(msgspec.Struct, frozen=True, tag="mkdir"):

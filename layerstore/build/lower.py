@@ -11,6 +11,7 @@ Source: Dockerfile reference; BuildKit, frontend/dockerfile/dockerfile2llb (beha
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -48,6 +49,7 @@ from layerstore.build.dockerfile.syntax import (
 from layerstore.build.fetch.redaction import redacted
 from layerstore.build.go_text import is_true
 from layerstore.build.graph import BaseOp, ContextOp, MkdirOp, Op, RemoteOp, Vertex
+from layerstore.build.lower_contexts import NamedContexts
 from layerstore.build.lower_copy import copy_history, lower_copy
 from layerstore.build.lower_run import lower_run
 from layerstore.build.platforms import Platform, normalized, parse_platform, platform_args
@@ -57,6 +59,7 @@ from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from layerstore.build.contexts import LayoutContext, NamedSource
     from layerstore.build.dockerfile.syntax import CommandLine, Dockerfile, Stage
 
 SCRATCH = "scratch"
@@ -67,6 +70,9 @@ class Images(Protocol):
 
     def find(self, reference: str) -> ImageConfig | None:
         """Return the config of a stored image, None when there is none of that name."""
+
+    def layout(self, source: LayoutContext) -> ImageConfig:
+        """Return the config of an image of an OCI layout, whose layers the store has then."""
 
 
 class LowerOptions(NamedTuple):
@@ -81,6 +87,7 @@ class LowerOptions(NamedTuple):
         pulls: ``--pull``: base images must come from a registry, whatever the store has.
         secrets: Ids of those that are given; their values are nobody's business here.
         agents: Ids of the ssh agents that are given.
+        contexts: What stands in the place of names (``--build-context``).
         one_id: There is no user but root where RUN runs.
     """
 
@@ -96,6 +103,7 @@ class LowerOptions(NamedTuple):
     pulls: bool = False
     secrets: Collection[str] = ()
     agents: Collection[str] = ()
+    contexts: Mapping[str, NamedSource] = MappingProxyType({})
     one_id: bool = False
 
     @property
@@ -145,8 +153,10 @@ class Lowering:
         self.options = options
         self.escape = dockerfile.escape
         self.context = Vertex(ContextOp(), (), None)
-        self._images = images
+        self.images = images
+        self.contexts = NamedContexts(self, options.contexts)
         self._done: dict[int, StageState] = {}
+        self._begun: set[int] = set()
         self._declared: set[str] = set()
         self._image_roots: dict[tuple[str, Platform | None], tuple[Vertex, ImageConfig]] = {}
         self._remotes: dict[RemoteOp, Vertex] = {}
@@ -183,8 +193,23 @@ class Lowering:
         """Return a stage's end, lowering it first if nobody has asked before."""
         known = self._done.get(stage.index)
         if known is None:
-            known = self._done[stage.index] = _StageLowering(self, stage).run()
+            self._refuse_circles(stage)
+            self._begun.add(stage.index)
+            if stage.name and self.contexts.has(stage.name):
+                known = self.contexts.state(stage.name, stage.span)
+            else:
+                known = _StageLowering(self, stage).run()
+            self._done[stage.index] = known
         return known
+
+    def _refuse_circles(self, stage: Stage) -> None:
+        """Refuse a stage that needs itself, which named contexts make possible."""
+        if stage.index in self._begun:
+            raise SpecError(f"the stage {stage.name!r} would be built from itself", stage.span)
+
+    def empty_config(self) -> ImageConfig:
+        """Return the config that ``FROM scratch`` begins with."""
+        return scratch_config(self.options.platform)
 
     def stage_before(self, name: str, current: Stage) -> Stage | None:
         """Return the last stage of that name in front of ``current``, which FROM may name."""
@@ -200,6 +225,8 @@ class Lowering:
         Raises:
             SpecError: A stage that comes later, or no such image.
         """
+        if self.contexts.has(name):
+            return self.contexts.vertex(name, span)
         stage = self.dockerfile.stage_named(name)
         if stage is not None:
             if stage.index >= current.index:
@@ -232,7 +259,7 @@ class Lowering:
                 config = scratch_config(wanted)
             else:
                 hint = self._nearest_stage(reference)
-                config = stored_config(reference, self.options, self._images, span, hint)
+                config = stored_config(reference, self.options, self.images, span, hint)
             vertex = Vertex(BaseOp(config.diff_ids), (), span, f"FROM {reference}")
             known = self._image_roots[reference, wanted] = (vertex, config)
         return known
@@ -309,9 +336,8 @@ class _StageLowering:
         stage, lowering = self._stage, self._lowering
         from_ = expand_instruction(stage.from_, lowering.global_env(), lowering.escape)
         self._number += 1
-        base = lowering.stage_before(from_.base, stage)
-        if base is not None:
-            parent = lowering.stage_state(base)
+        parent = self._parent(from_.base)
+        if parent is not None:
             state = parent.child()
             state.config = _with_triggers(state, parent.config.on_build)
             return state
@@ -321,6 +347,14 @@ class _StageLowering:
             _check_platform(from_.base, platform, config, stage)
         vertex.label = vertex.label or self._label(f"FROM {from_.base}")
         return StageState(vertex, config)
+
+    def _parent(self, base: str) -> StageState | None:
+        """Return the stage or named context that the stage begins with, None for an image."""
+        lowering = self._lowering
+        if lowering.contexts.has(base):
+            return lowering.contexts.state(base, self._stage.span)
+        stage = lowering.stage_before(base, self._stage)
+        return None if stage is None else lowering.stage_state(stage)
 
     def _apply(self, state: StageState, raw: StageInstruction) -> None:
         # ARG defaults are expanded one by one, so that a later one sees an earlier one.

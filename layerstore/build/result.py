@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.build.platforms import normalized
 from layerstore.build.squash import Squash, squashed_history, squashed_layers
 from layerstore.build.stage import finished_history
 from layerstore.errors import NotFoundError
@@ -14,10 +15,14 @@ from layerstore.store.usage import note_image_use
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from layerstore.build.contexts import LayoutContext
+    from layerstore.build.fetch.lazy import LazyFetcher
     from layerstore.build.lower import Plan
+    from layerstore.build.platforms import Platform
     from layerstore.build.resources import BuildResources
     from layerstore.build.solver import Result, Solver
     from layerstore.digest import DiffId
+    from layerstore.formats.oci import Platform as OciPlatform
     from layerstore.formats.oci_config import History, ImageConfig
     from layerstore.image.images import ImageParts
     from layerstore.store.catalog_rows import ImageRecord
@@ -37,14 +42,21 @@ class BaseImage(NamedTuple):
 
 
 class StoredImages:
-    """Base images of a store.
+    """Base images of a store, and of OCI layouts that are taken into it.
+
+    Args:
+        store: Where they are.
+        fetcher: Brings images of layouts.
+        platform: Which image of several it shall be.
 
     Attributes:
         used: Those that were found, in the order they were asked for.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, fetcher: LazyFetcher, platform: Platform) -> None:
         self._store = store
+        self._fetcher = fetcher
+        self._platform = platform
         self.used: list[BaseImage] = []
 
     def find(self, reference: str) -> ImageConfig | None:
@@ -57,6 +69,15 @@ class StoredImages:
         note_image_use(self._store.paths, record.image_id)
         self.used.append(BaseImage(reference, record, config))
         return config
+
+    def layout(self, source: LayoutContext) -> ImageConfig:
+        """Return the config of an image of an OCI layout, whose layers the store has then."""
+
+        def serves(platform: OciPlatform) -> bool:
+            offered = normalized(platform.os, platform.architecture, platform.variant)
+            return offered.serves(self._platform)
+
+        return self._fetcher.get().layout(source.path, source.tag, source.digest, serves)
 
     def config_of(self, reference: str) -> ImageConfig | None:
         """Return the config of an image that was found before, without a look at the store."""

@@ -61,6 +61,15 @@ def build_image(
             "default CONTEXT/Dockerfile, else CONTEXT/layerstore.toml.",
         ),
     ] = None,
+    named_contexts: Annotated[
+        _Many,
+        typer.Option(
+            "--build-context",
+            metavar="NAME=VALUE",
+            help="Put in the place of a stage's or image's name: a directory, a git or HTTP URL, "
+            "docker-image://NAME, oci-layout://DIR:TAG, target:STAGE. Repeatable.",
+        ),
+    ] = None,
     build_args: Annotated[
         _Many,
         typer.Option(
@@ -201,6 +210,7 @@ def build_image(
     from layerstore.cli import build_again, build_output
     from layerstore.cli.build_attest import with_attestations
     from layerstore.cli.build_bases import with_bases
+    from layerstore.cli.build_context import parse_named_contexts
     from layerstore.cli.build_ui import check_progress, watching
     from layerstore.linux.namespaces import mapped_ids
 
@@ -223,6 +233,7 @@ def build_image(
     )
     request = dataclasses.replace(
         request,
+        named_contexts=parse_named_contexts(named_contexts or ()),
         explain=explain,
         variants=tuple(variants or ()),
         locked=locked,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,11 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import BinaryIO
 
-    from layerstore.build.contexts import ContextSource
+    from layerstore.build.contexts import ContextSource, GitContext, NamedSource, UrlContext
 
 STDIO = "-"
+_IMAGES = ("docker-image://", "container-image://", "docker://")
+_LAYOUT = "oci-layout://"
+_TARGET = "target:"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class SpecWords(NamedTuple):
@@ -41,13 +47,13 @@ def parse_context(word: str, file: str | None) -> ContextSource:
         InputError: There is no such context.
     """
     if word == STDIO:
-        from layerstore.build.contexts import StreamContext
-
         if file == STDIO:
             raise InputError(
                 "stdin cannot be both the build context and the Dockerfile",
                 hint="layerstore build - < FILE, or layerstore build -f - CONTEXT < FILE",
             )
+        from layerstore.build.contexts import StreamContext
+
         return StreamContext(_stdin("a tar or a Dockerfile"))
     path = Path(word)
     if path.is_dir():
@@ -62,7 +68,7 @@ def parse_context(word: str, file: str | None) -> ContextSource:
     )
 
 
-def remote_context(word: str) -> ContextSource | None:
+def remote_context(word: str) -> GitContext | UrlContext | None:
     """Return the remote context that a word means, None when it means none.
 
     Raises:
@@ -81,6 +87,65 @@ def remote_context(word: str) -> ContextSource | None:
         parse_http_url(word)
         return UrlContext(word)
     return None
+
+
+def parse_named_contexts(words: Sequence[str]) -> dict[str, NamedSource]:
+    """Return what ``--build-context NAME=VALUE`` puts in the place of names.
+
+    Raises:
+        InputError: Not such a word, or something that is not there.
+    """
+    from layerstore.build.contexts import context_key
+
+    named: dict[str, NamedSource] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals or not value:
+            raise InputError(
+                f"{word!r} is no build context with a name", hint="--build-context NAME=VALUE"
+            )
+        if context_key(name) in map(context_key, named):
+            raise InputError(f"the build context {name} is given twice")
+        named[name] = _named(name, value)
+    return named
+
+
+def _named(name: str, value: str) -> NamedSource:
+    from layerstore.build.contexts import ImageContext, StageContext
+
+    for prefix in _IMAGES:
+        if value.startswith(prefix):
+            return ImageContext(value.removeprefix(prefix))
+    if value.startswith(_LAYOUT):
+        return _layout(value.removeprefix(_LAYOUT))
+    if value.startswith(_TARGET):
+        return StageContext(value.removeprefix(_TARGET))
+    remote = remote_context(value)
+    if remote is not None:
+        return remote
+    path = Path(value)
+    if not path.is_dir():
+        why = "is not a directory" if path.exists() else "does not exist"
+        raise InputError(
+            f"the build context {name}: {value} {why}",
+            hint="a directory, a git or HTTP URL, docker-image://NAME, oci-layout://DIR:TAG, "
+            "target:STAGE",
+        )
+    return path
+
+
+def _layout(value: str) -> NamedSource:
+    """Return ``DIR[:TAG][@DIGEST]``, as buildx has it."""
+    from layerstore.build.contexts import LayoutContext
+
+    rest, at, digest = value.partition("@")
+    path, _, tag = rest.partition(":")
+    if not path or (at and not _DIGEST.fullmatch(digest)):
+        raise InputError(
+            f"{_LAYOUT}{value} is no image of a layout",
+            hint="oci-layout://DIR:TAG or ...@sha256:HEX",
+        )
+    return LayoutContext(Path(path), tag or "latest", digest)
 
 
 def parse_spec(file: str | None) -> SpecWords:

@@ -42,7 +42,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 MAX_INDEX_ENTRIES = 10_000
 """Manifests one index may list; real ones list a dozen platforms."""
 
-_MANIFEST_TYPES = (MANIFEST_TYPE, DOCKER_MANIFEST_TYPE)
+MANIFEST_TYPES = (MANIFEST_TYPE, DOCKER_MANIFEST_TYPE)
 _INDEX_TYPES = (INDEX_TYPE, DOCKER_INDEX_TYPE)
 _CONFIG_TYPES = (CONFIG_TYPE, DOCKER_CONFIG_TYPE)
 _LAYER_TYPES = (
@@ -108,7 +108,7 @@ def decode_manifest(raw: bytes, *, media_type: str | None = None) -> Manifest:
         LimitExceededError: More layers or bytes than an image may have.
         UnsafeContentError: A descriptor tells where to fetch it from.
     """
-    fields = _document(raw, "manifest", media_type, _MANIFEST_TYPES, rival="manifests")
+    fields = _document(raw, "manifest", media_type, MANIFEST_TYPES, rival="manifests")
     layers = fields.items("layers")
     if layers is None:
         raise FormatError("manifest.layers is missing")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from layerstore.build.fetch.http import HttpSettings, Response
     from layerstore.build.graph import GitOp, HttpOp
     from layerstore.digest import DiffId
+    from layerstore.formats.oci import Platform as OciPlatform
+    from layerstore.formats.oci_config import ImageConfig
     from layerstore.image.layer_item import LayerItem
     from layerstore.linux.spool import Spool
     from layerstore.store.session import WriteSession
@@ -185,14 +187,12 @@ class SourceFetcher:
 
     # -- git
 
-    def git(self, op: GitOp, *, fresh: bool = False, own_keys: bool = False) -> Fetched:
+    def git(self, op: GitOp, *, fresh: bool = False) -> Fetched:
         """Return the layer that holds the files of a git source.
 
         Args:
             op: What to fetch.
             fresh: Fetch even what is known. The server is asked what a name means in any case.
-            own_keys: ssh may use the user's own keys and agent: the user named the source, no
-                Dockerfile did.
 
         Raises:
             FetchError: It cannot be had.
@@ -207,7 +207,7 @@ class SourceFetcher:
                 return _cached(record)
         scratch = self._scratch()
         try:
-            repositories = Repositories(scratch, _git_access(op, self._settings, own_keys=own_keys))
+            repositories = Repositories(scratch, _git_access(op, self._settings))
             repository = repositories.open(op.remote)
             resolved: Resolved = repository.resolve(op.ref)
             if resolved.commit and not fresh:
@@ -263,6 +263,24 @@ class SourceFetcher:
 
         with self._lock:
             return ingest_tar(self.session, cast("BinaryIO", stream), rootfs=True).diff_id
+
+    # -- layouts
+
+    def layout(
+        self, path: Path, tag: str, digest: str, serves: Callable[[OciPlatform], bool]
+    ) -> ImageConfig:
+        """Return the config of an image in an OCI layout; its layers are in the store then.
+
+        Raises:
+            NotFoundError: No such layout or image.
+            IntegrityError: Something in it is not what its digest says.
+        """
+        from layerstore.image.layout_reader import LayoutReader, adopt_layers
+
+        with LayoutReader(path) as reader, self._lock:
+            image = reader.image(tag, digest, serves)
+            adopt_layers(self.session, self._store, reader, image)
+            return image.config
 
     # -- shared
 
@@ -408,7 +426,7 @@ def _check_commit(op: GitOp, commit: str) -> None:
         )
 
 
-def _git_access(op: GitOp, settings: FetchSettings, *, own_keys: bool) -> GitAccess:
+def _git_access(op: GitOp, settings: FetchSettings) -> GitAccess:
     """Return what git may use: credentials for the source's own host, as BuildKit names them."""
     from urllib.parse import urlsplit
 
@@ -417,9 +435,9 @@ def _git_access(op: GitOp, settings: FetchSettings, *, own_keys: bool) -> GitAcc
     parts = urlsplit(op.remote)
     if parts.scheme not in ("http", "https"):
         agent = settings.ssh_agent
-        if own_keys:
+        if op.own_keys:
             agent = agent or settings.environ.get("SSH_AUTH_SOCK", "")
-        return GitAccess(settings.environ, agent=agent, own_keys=own_keys)
+        return GitAccess(settings.environ, agent=agent, own_keys=op.own_keys)
     host = parts.hostname or ""
     secrets = settings.secrets
     header = secrets.get(f"GIT_AUTH_HEADER.{host}", secrets.get("GIT_AUTH_HEADER"))

@@ -22,14 +22,20 @@ class LazyFetcher:
         store: Where fetched files go.
         environ: The caller's variables; those of proxies are heeded.
         secrets: Of the build; some are credentials of servers.
+        ssh_agent: Socket of an agent that git sources may use; empty for none.
     """
 
     def __init__(
-        self, store: Store, environ: Mapping[str, str], secrets: Mapping[str, bytes]
+        self,
+        store: Store,
+        environ: Mapping[str, str],
+        secrets: Mapping[str, bytes],
+        ssh_agent: str = "",
     ) -> None:
         self._store = store
         self._environ = environ
         self._secrets = secrets
+        self._ssh_agent = ssh_agent
         self._lock = threading.Lock()
         self._made: SourceFetcher | None = None
 
@@ -39,7 +45,9 @@ class LazyFetcher:
 
         with self._lock:
             if self._made is None:
-                settings = FetchSettings(environ=self._environ, secrets=self._secrets)
+                settings = FetchSettings(
+                    environ=self._environ, secrets=self._secrets, ssh_agent=self._ssh_agent
+                )
                 self._made = SourceFetcher(self._store, settings)
             return self._made
 
