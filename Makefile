@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 2
 FUZZ_SECONDS ?= 120
 DIFFERENTIAL_ARCHIVES ?= 50000
 
-.PHONY: help demo test conformance crash-nightly crash-release hostile fuzz differential lint format lock bench bench-views setup
+.PHONY: help demo test conformance crash-nightly crash-release hostile fuzz differential lint format lock bench bench-views bench-builds setup
 .PHONY: setup-system setup-test-system clean
 
 help: ## Show what can be made
@@ -62,6 +62,9 @@ bench: setup-system $(VENV)/.ready ## Ingest a Debian root file system here and 
 
 bench-views: setup-system $(VENV)/.ready ## Read one root file system through every kind of view, here and by the peers at hand
 	$(BIN)/python -m tests.bench.paths $(BENCH_ARGS)
+
+bench-builds: setup-system $(VENV)/.ready ## Build a project of thirty steps here, with docker and with buildah
+	$(BIN)/python -m tests.bench.builds $(BENCH_ARGS)
 
 setup: setup-system $(VENV)/.ready ## Install what layerstore needs to run
 

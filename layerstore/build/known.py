@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from layerstore.store.store import Store
 
 RECORD_MAX_BYTES = 64 << 20
+CONFIG_MAX_BYTES = 1 << 20
 LOOKED_MAX = 200_000
 """Files of a context; stat(2) of more takes longer than most other ways to be sure."""
 
@@ -63,13 +64,18 @@ _LOOKUP = 500
 _U64 = (1 << 64) - 1
 
 
-def request_key(words: Iterable[str]) -> str:
+def request_key(paths: StorePaths, words: Iterable[str]) -> str:
     """Return the name of the record of what was asked.
 
     Args:
+        paths: Of the store; one with another configuration is none that was built in.
         words: Everything that was asked, and of the environment what it names.
+
+    Raises:
+        OSError: The store has no configuration.
     """
-    text = b"\0".join(os.fsencode(word) for word in (*_program(), *words))
+    config = read_file(paths.config, max_bytes=CONFIG_MAX_BYTES)
+    text = b"\0".join([config, *(os.fsencode(word) for word in (*_program(), *words))])
     return blake3(text, derive_key_context=_KEY_CONTEXT).hexdigest(16)
 
 
@@ -263,7 +269,7 @@ def remember(
         tuple(KnownStep(each.key, each.diff_id or "", repr(each.created)) for each in inputs.steps),
         tuple(label for _, label in sorted(heard.labels.items())),
         tuple(heard.said), tuple(variables), tuple(inputs.absent),
-        (os.fsencode(store.paths.config), inputs.root, *inputs.given, *given),
+        (inputs.root, *inputs.given, *given),
         tuple(os.path.join(inputs.root, path) for path in inputs.looked), b"",
     )  # fmt: skip
     with contextlib.suppress(OSError):

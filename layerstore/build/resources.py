@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from layerstore.build.target import TargetTree
+from layerstore.linux.spreading import spread_children
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -74,9 +75,14 @@ class BuildResources:
         if self._scratch is None:
             path = Path(self.session.temporary("build"))
             path.mkdir(mode=0o700)
+            spread_children(str(path))
             self._scratch = path
             self.stack.callback(self.discard, path)
         return self._scratch
+
+    def step_name(self, number: int) -> str:
+        """Return a name for a step's directory and container that no other build has."""
+        return f"{number}-{self.session.lease_id[-8:]}"
 
     def discard(self, path: Path) -> None:
         """Remove a directory of the build's own, whatever containers left in it."""

@@ -73,7 +73,8 @@ class Running:
         if vertex.platform is not None:
             require_runnable(vertex.platform)
         step = self._prepare_running()
-        scratch = self._resources.scratch / f"step-{number}"
+        name = self._resources.step_name(number)
+        scratch = self._resources.scratch / f"step-{name}"
         sources = _Sources(self, vertex, inputs, scratch)
         sources.prepare(op)
         assert self._lowers is not None
@@ -85,7 +86,7 @@ class Running:
             del tail[:-_TAIL_BYTES]
             self._resources.ui.output(number, data)
 
-        outcome = step.run(op, str(number), inputs[0].layers, sources, on_output)
+        outcome = step.run(op, name, inputs[0].layers, sources, on_output)
         if outcome.status != 0:
             status = outcome.status if outcome.status > 0 else 128 - outcome.status
             text = tail.decode("utf-8", "replace")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from layerstore.build.api import BuildResult
     from layerstore.build.known import Overhearing
+    from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
 _MANY = {"--tag": "tags", "-t": "tags", "--build-arg": "build_args", "--label": "labels",
@@ -48,11 +49,15 @@ class Asked(NamedTuple):
     target: str = ""
     network: str = "default"
 
-    def key(self) -> str:
-        """Return the name of what is remembered of it."""
+    def key(self, paths: StorePaths) -> str:
+        """Return the name of what is remembered of it.
+
+        Raises:
+            OSError: There is no store.
+        """
         from layerstore.build.known import request_key
 
-        return request_key(self._words(os.environ))
+        return request_key(paths, self._words(os.environ))
 
     def _words(self, environ: Mapping[str, str]) -> Iterable[str]:
         yield os.getcwd()
@@ -82,16 +87,19 @@ def answer(arguments: Sequence[str], store: str | None) -> int | None:
     if parsed is None:
         return None
     asked, progress, quiet = parsed
-    root = current_root(store)
-    key = asked.key()
-    if not os.path.exists(f"{root}/scans/{key}"):
-        return None
     from layerstore.build.known import recall, tell_again
-    from layerstore.cli.build_ui import summary, watching
-    from layerstore.store.catalog import Catalog
     from layerstore.store.paths import StorePaths
 
-    paths = StorePaths(root)
+    paths = StorePaths(current_root(store))
+    try:
+        key = asked.key(paths)
+        if not os.path.exists(f"{paths.scans}/{key}"):
+            return None
+    except OSError:
+        return None
+    from layerstore.cli.build_ui import summary, watching
+    from layerstore.store.catalog import Catalog
+
     try:
         with contextlib.closing(Catalog(paths)) as catalog:
             known = recall(catalog, key)
@@ -125,7 +133,7 @@ def remember(
     began_ns, epoch = began
     files, variables = _sources(asked.secrets, os.environ)
     note(
-        store, asked.key(), result.inputs, result.image, result.names, heard,
+        store, asked.key(store.paths), result.inputs, result.image, result.names, heard,
         began_ns=began_ns, epoch=epoch, variables=variables, given=files,
     )  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Builds here and by docker and buildah: what they cost and what they store."""
