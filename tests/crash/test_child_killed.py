@@ -183,16 +183,21 @@ class Build:
 
     def clean(self) -> None:
         """Remove the control groups that a broken build left on this host."""
-        for lease in self._leases:
-            remove_cgroups(f"layerstore-{lease}")
+        for group in self._groups():
+            remove_cgroups(group.name)
 
     def remains(self) -> list[str]:
         """Return what still exists of the build."""
         found = remains(self.root)
-        for lease in self._leases:
-            groups = Path("/sys/fs/cgroup").glob(f"**/layerstore-{lease}")
-            found += [f"cgroup {group}" for group in groups]
-        return found
+        return found + [f"cgroup {group}" for group in self._groups()]
+
+    def _groups(self) -> list[Path]:
+        """Return the control groups of this build, in every hierarchy."""
+        return [
+            group
+            for lease in self._leases
+            for group in Path("/sys/fs/cgroup").glob(f"**/layerstore-*-{lease}")
+        ]
 
 
 def remains(root: Path) -> list[str]:
