@@ -20,6 +20,7 @@ import stat
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    import ctypes
     from collections.abc import Iterator
     from types import TracebackType
 
@@ -239,6 +240,10 @@ def publish_bytes(data: bytes, *, staging: str, target: str) -> None:
         staged.publish(target)
 
 
+_libc: list[ctypes.CDLL] = []
+"""The C library, once it was needed: loading it takes longer than a call."""
+
+
 def openat2(dir_fd: int, path: bytes, flags: int, *, resolve: int, mode: int = 0) -> int:
     """Open ``path`` below ``dir_fd`` under the kernel's resolution rules; return the descriptor.
 
@@ -253,7 +258,9 @@ def openat2(dir_fd: int, path: bytes, flags: int, *, resolve: int, mode: int = 0
     import ctypes  # lazily: mounts and reads of the store do not need it
     import struct
 
-    libc = ctypes.CDLL(None, use_errno=True)
+    if not _libc:
+        _libc.append(ctypes.CDLL(None, use_errno=True))
+    libc = _libc[0]
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
     while True:
         fd: int = libc.syscall(

@@ -70,6 +70,10 @@ class TestDockersDefaults:
         assert "[refused]" in said(box, "busybox unshare -U true || echo '[refused]'")
         assert "[refused]" in said(box, "busybox mount -t tmpfs x /tmp || echo '[refused]'")
 
+    def test_personalities(self, box: Builder) -> None:
+        """32-bit kernels are asked for by builds of 32-bit programs."""
+        assert said(box, "busybox linux32 busybox uname -m").strip() in {"i686", "armv8l", "armv7l"}
+
     def test_set_user_id_programs_work(self, box: Builder) -> None:
         """As sudo does."""
         box.build(GAINING)

@@ -7,7 +7,10 @@ are applied when the container has it.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _ALLOW = "SCMP_ACT_ALLOW"
 _EPERM = 1
@@ -15,14 +18,11 @@ _ENOSYS = 38
 _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEW* flags: refused to a clone(2) without CAP_SYS_ADMIN."""
 
-_FIRST_FAMILIES = 12
-"""Address families below this one are allowed: AF_UNIX, AF_INET, AF_INET6 and their neighbours."""
+_FAMILIES = (*range(12), *range(13, 19), 21, 22, 24, *range(26, 34), 35, 36, 39, *range(41, 46))
+"""Address families of sockets. AF_ALG (38) and AF_VSOCK (40) are among those that are not allowed:
+through the one a kernel's bugs were reached, through the other a virtual machine's host is."""
 
-_MORE_FAMILIES = (*range(13, 19), 21, 22, 24, *range(26, 34), 35, 36, 39, *range(41, 46))
-"""Allowed besides. AF_ALG (38) and AF_VSOCK (40) are among those that are not: through the one a
-kernel's bugs were reached, through the other a virtual machine's host is."""
-
-_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
+_EVERY_BIT = (1 << 64) - 1
 
 _ALLOWED = """
 accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown
@@ -129,6 +129,13 @@ class Rule(TypedDict, total=False):
     args: list[Condition]
 
 
+_PERSONALITIES: tuple[Condition, ...] = (
+    {"index": 0, "value": _EVERY_BIT - 0x20008, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"},
+    {"index": 0, "value": 0xFFFFFFFF, "op": "SCMP_CMP_EQ"},
+)
+"""PER_LINUX and PER_LINUX32, both with UNAME26 or without; and the question which one it is."""
+
+
 def profile(capabilities: frozenset[str], machine: str) -> dict[str, object]:
     """Return the ``linux.seccomp`` object of the OCI runtime spec.
 
@@ -139,19 +146,13 @@ def profile(capabilities: frozenset[str], machine: str) -> dict[str, object]:
     names = _ALLOWED.split() + _BY_MACHINE.get(machine, "").split()
     rules: list[Rule] = [
         {"names": names, "action": _ALLOW},
-        {
-            "names": ["socket"],
-            "action": _ALLOW,
-            "args": [_condition(_FIRST_FAMILIES, "SCMP_CMP_LT")],
-        },
     ]
     rules += [
-        {"names": ["socket"], "action": _ALLOW, "args": [_condition(family, "SCMP_CMP_EQ")]}
-        for family in _MORE_FAMILIES
+        {"names": ["socket"], "action": _ALLOW, "args": [_run(first, length)]}
+        for first, length in _aligned_runs(_FAMILIES)
     ]
     rules += [
-        {"names": ["personality"], "action": _ALLOW, "args": [_condition(value, "SCMP_CMP_EQ")]}
-        for value in _PERSONALITIES
+        {"names": ["personality"], "action": _ALLOW, "args": [test]} for test in _PERSONALITIES
     ]
     for capability, allowed in _BY_CAPABILITY.items():
         if capability in capabilities:
@@ -180,5 +181,18 @@ def _without_admin(machine: str) -> list[Rule]:
     ]
 
 
-def _condition(value: int, operator: str) -> Condition:
-    return {"index": 0, "value": value, "op": operator}
+def _run(first: int, length: int) -> Condition:
+    """Return the test for one of ``length`` numbers from ``first`` on, an aligned power of two."""
+    mask = _EVERY_BIT - (length - 1)
+    return {"index": 0, "value": mask, "valueTwo": first, "op": "SCMP_CMP_MASKED_EQ"}
+
+
+def _aligned_runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield runs that one mask tells: each rule costs every step 0.2 ms of libseccomp's time."""
+    left = set(numbers)
+    while left:
+        first, length = min(left), 1
+        while first % (2 * length) == 0 and left.issuperset(range(first, first + 2 * length)):
+            length *= 2
+        left.difference_update(range(first, first + length))
+        yield first, length

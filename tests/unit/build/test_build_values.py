@@ -142,3 +142,18 @@ def test_the_container_s_config() -> None:
     assert config["mounts"][-1]["destination"] == "/m"  # type: ignore[index]
     alone = container_config("/r", process, (), Isolation(False, "/cg", "x86_64"))
     assert {"type": "network"} in alone["linux"]["namespaces"]  # type: ignore[index]
+
+
+def test_sockets_of_moby_s_families_and_no_others() -> None:
+    """Runs of families are told by masks; expanded, they are the list."""
+    rules = profile(frozenset(), "x86_64")["syscalls"]
+    tests = [rule["args"][0] for rule in rules if rule["names"] == ["socket"]]  # type: ignore[attr-defined]
+    assert {test["op"] for test in tests} == {"SCMP_CMP_MASKED_EQ"}
+    allowed = {
+        family
+        for family in (*range(70), 1 << 32, (1 << 32) + 2, (1 << 64) - 1)
+        if any(family & test["value"] == test["valueTwo"] for test in tests)
+    }
+    refused = {12, 19, 20, 23, 25, 34, 37, 38, 40}
+    assert allowed == set(range(46)) - refused
+    assert len(tests) < 20
