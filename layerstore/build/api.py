@@ -582,10 +582,12 @@ def check(store: Store | None, request: BuildRequest) -> Checked:
         InputError: The request or the build context is wrong.
     """
     spec = read_spec(request, local_context(request.context))
+    if spec.filename.endswith(NATIVE_SUFFIX):
+        raise InputError(f"{spec.filename} is no Dockerfile, and only these have build checks")
     dockerfile = parse_dockerfile(spec.text, spec.filename)
     around = _surroundings(request, partial(known_config, store), spec.ignore)
     findings = findings_of(dockerfile, spec.text, around)
-    return Checked(spec.filename, physical_lines(spec.text), dockerfile, findings)
+    return Checked(spec.filename, physical_lines(spec.text), dockerfile, findings, around)
 
 
 def _surroundings(

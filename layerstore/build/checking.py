@@ -27,12 +27,14 @@ class Checked(NamedTuple):
 
     Attributes:
         lines: Its physical lines.
+        around: What it was checked against.
     """
 
     filename: str
     lines: list[str]
     dockerfile: Dockerfile
     findings: list[Finding]
+    around: Surroundings
 
 
 def findings_of(

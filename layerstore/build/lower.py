@@ -139,10 +139,28 @@ def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan
     if frontend is not None:
         check_frontend(frontend, SourceSpan(f"--build-arg {SYNTAX_ARG}", 1, 1, 1, frontend))
     lowering = Lowering(dockerfile, options, images)
-    state = lowering.stage_state(lowering.target())
+    state = lowering.stage_state(target_stage(dockerfile, options.target))
     if options.labels:
         state.config = _with_labels(state, options.labels)
     return Plan(state, lowering.unused_args(), lowering.stages_done())
+
+
+def target_stage(dockerfile: Dockerfile, name: str | None) -> Stage:
+    """Return the stage to build, the last one if none is named.
+
+    Raises:
+        SpecError: There is no such stage.
+    """
+    stages = dockerfile.stages
+    if not name:
+        return stages[-1]
+    stage = dockerfile.stage_named(name)
+    if stage is None:
+        names = [each.name for each in stages if each.name]
+        known = f"the Dockerfile has: {', '.join(names)}" if names else "no stage has a name"
+        hint = suggestion(name, names, known)
+        raise SpecError(f"there is no stage {name!r} to build", stages[0].span, hint=hint)
+    return stage
 
 
 class Lowering:
@@ -161,20 +179,6 @@ class Lowering:
         self._image_roots: dict[tuple[str, Platform | None], tuple[Vertex, ImageConfig]] = {}
         self._remotes: dict[RemoteOp, Vertex] = {}
         self._globals = self._global_args()
-
-    def target(self) -> Stage:
-        """Return the stage to build."""
-        stages = self.dockerfile.stages
-        name = self.options.target
-        if not name:
-            return stages[-1]
-        stage = self.dockerfile.stage_named(name)
-        if stage is None:
-            names = [each.name for each in stages if each.name]
-            known = f"the Dockerfile has: {', '.join(names)}" if names else "no stage has a name"
-            hint = suggestion(name, names, known)
-            raise SpecError(f"there is no stage {name!r} to build", stages[0].span, hint=hint)
-        return stage
 
     def unused_args(self) -> tuple[str, ...]:
         """Return build arguments that no ARG took and that mean nothing by themselves."""

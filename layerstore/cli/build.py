@@ -139,7 +139,11 @@ def build_image(
     ] = False,
     call: Annotated[
         str,
-        typer.Option(metavar="build|check[,format=json]", help="What to do with the Dockerfile."),
+        typer.Option(
+            metavar="build|check|outline|targets",
+            help="What to do with the Dockerfile: build it, check it, list what a target takes, or "
+            "its targets.",
+        ),
     ] = "build",
     progress: Annotated[str, typer.Option(metavar=PROGRESS, help="How steps are shown.")] = "auto",
     explain: Annotated[
@@ -252,9 +256,11 @@ def build_image(
         from layerstore.cli import build_check
 
         method, wants_json = build_check.parse_call(call, check=check)
-        if method == "check":
-            is_json = as_json or wants_json
-            raise typer.Exit(build_check.run_check(settings_of(context), request, as_json=is_json))
+        if method != "build":
+            code = build_check.run_call(
+                settings_of(context), request, method, as_json=as_json or wants_json
+            )
+            raise typer.Exit(code)
     is_stdout_taken = build_output.uses_stdout(outputs or ())
     if is_stdout_taken and as_json:
         raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")

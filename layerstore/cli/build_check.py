@@ -1,4 +1,4 @@
-"""``build --check``: findings as docker prints them, or as its JSON."""
+"""``build --check`` and ``--call``: findings, targets and outlines as docker prints them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from layerstore.errors import InputError, NotFoundError
 if TYPE_CHECKING:
     from layerstore.build.api import BuildRequest
     from layerstore.build.checking import Checked
+    from layerstore.build.dockerfile.syntax import SourceSpan
     from layerstore.build.lint.rules import Finding
     from layerstore.cli.common import Settings
     from layerstore.store.store import Store
 
-METHODS = ("build", "check")
+METHODS = ("build", "check", "outline", "targets")
 EXIT_FOUND = 1
 """As docker's: there are findings."""
 
@@ -41,8 +42,8 @@ def parse_call(text: str, *, check: bool) -> tuple[str, bool]:
     return method, "format=json" in options
 
 
-def run_check(settings: Settings, request: BuildRequest, *, as_json: bool) -> int:
-    """Print what the build checks say about a request; return the exit code."""
+def run_call(settings: Settings, request: BuildRequest, method: str, *, as_json: bool) -> int:
+    """Print what a method says about a request; return the exit code."""
     from layerstore.build.api import check
 
     store = _store(settings)
@@ -51,6 +52,14 @@ def run_check(settings: Settings, request: BuildRequest, *, as_json: bool) -> in
     finally:
         if store is not None:
             store.close()
+    if method != "check":
+        from layerstore.cli.build_outline import tell_outline, tell_targets
+
+        if method == "targets":
+            tell_targets(checked, as_json=as_json)
+        else:
+            tell_outline(checked, request.target, as_json=as_json)
+        return 0
     if as_json:
         write_json(_as_json(checked))
     else:
@@ -106,15 +115,7 @@ def _as_json(checked: Checked) -> dict[str, object]:
                 "description": finding.rule.description,
                 "url": finding.rule.url,
                 "detail": finding.detail,
-                "location": {
-                    "sourceIndex": 0,
-                    "ranges": [
-                        {
-                            "start": {"line": finding.span.line},
-                            "end": {"line": finding.span.end_line},
-                        }
-                    ],
-                },
+                "location": location(finding.span),
             }
             for finding in checked.findings
         ],
@@ -126,3 +127,9 @@ def _as_json(checked: Checked) -> dict[str, object]:
             }
         ],
     }
+
+
+def location(span: SourceSpan) -> dict[str, object]:
+    """Return a place as docker's JSON has it."""
+    lines = {"start": {"line": span.line}, "end": {"line": span.end_line}}
+    return {"sourceIndex": 0, "ranges": [lines]}

@@ -204,3 +204,29 @@ def test_findings_are_told_when_the_build_is_over(cli, context):
 def test_only_what_can_be_called_is(cli, context):
     assert "did" not in cli.fails(2, "build", "--call", "lint", context)
     assert "no option of --call" in cli.fails(2, "build", "--call", "check,format=xml", context)
+
+
+def test_targets_and_what_they_take_are_listed(cli, context):
+    (context / "Dockerfile").write_text(
+        "# V is the version\nARG V=1\nFROM scratch AS tools\n# app is what ships\n"
+        "FROM scratch AS app\nARG V\nRUN --mount=type=secret,id=key,required true\n"
+    )
+    assert cli.ok("build", "--call=targets", context).lines == [
+        "TARGET          DESCRIPTION",
+        "tools",
+        "app (default)   is what ships",
+    ]
+    assert cli.ok("build", "--call", "outline", "--build-arg", "V=2", context).lines == [
+        "TARGET:      app",
+        "DESCRIPTION: is what ships",
+        "",
+        "BUILD ARG   VALUE   DESCRIPTION",
+        "V           2       is the version",
+        "",
+        "SECRET   REQUIRED",
+        "key      true",
+    ]
+    told = cli.ok("build", "--call=outline", "--json", "--target", "tools", context).json()
+    assert (told["name"], told["args"], told["secrets"]) == ("tools", [], [])
+    assert "did you mean app?" in cli.fails(2, "build", "--call=outline", "--target=ap", context)
+    assert not cli.store.exists()

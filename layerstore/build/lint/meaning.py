@@ -64,7 +64,7 @@ class Surroundings(NamedTuple):
 
 
 @dataclass
-class _Scope:
+class Scope:
     """What a stage's words see so far.
 
     Attributes:
@@ -81,39 +81,59 @@ class _Scope:
     has_shell: bool = False
     has_workdir: bool = False
 
-    def child(self) -> _Scope:
+    def child(self) -> Scope:
+        """Return what a stage begins with that goes on from here."""
         return replace(self, env=dict(self.env), declared=set(self.declared))
 
 
 def meaning_findings(dockerfile: Dockerfile, around: Surroundings) -> Iterator[Finding]:
     """Yield what is wrong with the meaning of a file."""
-    return _Walk(dockerfile, around).run()
+    return StageWalk(dockerfile, around).run()
 
 
-class _Walk:
+class StageWalk:
+    """Walks the stages of a file, each with what its words see.
+
+    Attributes:
+        dockerfile: The file.
+        globals: Values that FROM lines see.
+        global_names: Names of the ARGs in front of the first FROM.
+    """
+
     def __init__(self, dockerfile: Dockerfile, around: Surroundings) -> None:
-        self._dockerfile = dockerfile
+        self.dockerfile = dockerfile
         self._around = around
         self._predefined = platform_args(around.native, around.platform) | {"TARGETSTAGE": ""}
-        self._global_names = [each.name for arg in dockerfile.global_args for each in arg.args]
-        self._globals = self._global_values(around.build_args)
-        self._scopes: list[_Scope] = []
+        self.global_names = [each.name for arg in dockerfile.global_args for each in arg.args]
+        self.globals = self._global_values(around.build_args)
+        self._scopes: list[Scope] = []
 
     def run(self) -> Iterator[Finding]:
+        """Yield the findings of every stage, in order."""
         defaults = self._global_values({})
-        for stage in self._dockerfile.stages:
+        for stage in self.dockerfile.stages:
             yield from self._from_arguments(stage, defaults)
             scope, findings = self._begin(stage)
             yield from findings
             for instruction in stage.instructions:
                 for rule, detail in self._instruction(instruction, scope):
                     yield Finding(rule, detail, instruction.span, stage.index)
+                self.visit(stage, instruction, scope)
             self._scopes.append(scope)
+
+    def visit(self, stage: Stage, instruction: Instruction, scope: Scope) -> None:
+        """Hear of an instruction after it took effect; here nobody does."""
+
+    def stage_before(self, stage: Stage) -> Stage | None:
+        """Return the stage that a stage begins on, None when that is an image."""
+        base = (self._expanded(stage.base, self.globals) or "").lower()
+        earlier = reversed(self.dockerfile.stages[: stage.index])
+        return next((each for each in earlier if each.name == base), None)
 
     def _global_values(self, build_args: Mapping[str, str]) -> dict[str, str]:
         values = dict(self._predefined)
         values.update((name, build_args[name]) for name in values if name in build_args)
-        for instruction in self._dockerfile.global_args:
+        for instruction in self.dockerfile.global_args:
             for each in instruction.args:
                 value = build_args.get(each.name)
                 if value is None and each.default is not None:
@@ -124,19 +144,19 @@ class _Walk:
 
     def _expanded(self, word: str, env: Mapping[str, str]) -> str | None:
         try:
-            return expand_word(word, env, self._dockerfile.escape)
+            return expand_word(word, env, self.dockerfile.escape)
         except (SpecError, LimitExceededError):
             return None
 
     def _unset(self, word: str, env: Mapping[str, str]) -> list[str]:
-        return unset_names(word, env, self._dockerfile.escape)
+        return unset_names(word, env, self.dockerfile.escape)
 
     # -- FROM
 
     def _from_arguments(self, stage: Stage, defaults: Mapping[str, str]) -> Iterator[Finding]:
-        known = [*self._global_names, *self._predefined]
+        known = [*self.global_names, *self._predefined]
         for word in (stage.base, stage.platform or ""):
-            for name in self._unset(word, self._globals):
+            for name in self._unset(word, self.globals):
                 if name in known:
                     continue
                 near = _nearest(name, known)
@@ -152,30 +172,30 @@ class _Walk:
             )
             yield Finding(rules.INVALID_DEFAULT_ARG_IN_FROM, detail, stage.span, stage.index)
 
-    def _begin(self, stage: Stage) -> tuple[_Scope, list[Finding]]:
+    def _begin(self, stage: Stage) -> tuple[Scope, list[Finding]]:
         """Return what a stage begins with, and what is wrong with its base."""
-        base = self._expanded(stage.base, self._globals)
+        base = self._expanded(stage.base, self.globals)
         if not base:
-            return _Scope(is_open=True), []
-        for earlier in reversed(self._dockerfile.stages[: stage.index]):
-            if earlier.name == base.lower():
-                return self._scopes[earlier.index].child(), []
+            return Scope(is_open=True), []
+        parent = self.stage_before(stage)
+        if parent is not None:
+            return self._scopes[parent.index].child(), []
         if base == "scratch":
-            return _Scope(env={"PATH": ""}), []
+            return Scope(env={"PATH": ""}), []
         config = self._around.find_image(base) if _is_reference(base) else None
         if config is None:
-            return _Scope(is_open=True), []
+            return Scope(is_open=True), []
         env = {"PATH": ""}
         env.update(
             (name, value) for name, _, value in (e.partition("=") for e in config.config.env)
         )
-        scope = _Scope(env=env, has_shell=bool(config.config.shell))
+        scope = Scope(env=env, has_shell=bool(config.config.shell))
         return scope, list(self._base_platform(stage, base, config))
 
     def _base_platform(self, stage: Stage, base: str, config: ImageConfig) -> Iterator[Finding]:
         wanted = self._around.platform
         if stage.platform is not None:
-            written = self._expanded(stage.platform, self._globals)
+            written = self._expanded(stage.platform, self.globals)
             try:
                 wanted = parse_platform(written or "", stage.span, self._around.native)
             except SpecError:
@@ -191,7 +211,7 @@ class _Walk:
     # -- instructions
 
     def _instruction(
-        self, instruction: Instruction, scope: _Scope
+        self, instruction: Instruction, scope: Scope
     ) -> Iterator[tuple[rules.Rule, str]]:
         if not isinstance(instruction, Arg):
             yield from self._undefined(_words(instruction), scope)
@@ -218,7 +238,7 @@ class _Walk:
             case _:
                 pass
 
-    def _undefined(self, words: Iterable[str], scope: _Scope) -> Iterator[tuple[rules.Rule, str]]:
+    def _undefined(self, words: Iterable[str], scope: Scope) -> Iterator[tuple[rules.Rule, str]]:
         if scope.is_open:
             return
         told: set[str] = set()
@@ -231,27 +251,27 @@ class _Walk:
                 detail = f"Usage of undefined variable '${name}'"
                 yield rules.UNDEFINED_VAR, detail + (f" (did you mean ${near}?)" if near else "")
 
-    def _arg(self, instruction: Arg, scope: _Scope) -> Iterator[tuple[rules.Rule, str]]:
+    def _arg(self, instruction: Arg, scope: Scope) -> Iterator[tuple[rules.Rule, str]]:
         for each in instruction.args:
             yield from self._undefined([each.name, each.default or ""], scope)
             value = self._around.build_args.get(each.name)
             if value is None and each.default is not None:
                 value = self._expanded(each.default, scope.env)
             if value is None:
-                value = self._globals.get(each.name)
+                value = self.globals.get(each.name)
             if value is None:
                 scope.declared.add(each.name)
             else:
                 scope.env[each.name] = value
 
-    def _env(self, instruction: Env, scope: _Scope) -> None:
+    def _env(self, instruction: Env, scope: Scope) -> None:
         values = [
             (self._expanded(pair.key, scope.env), self._expanded(pair.value, scope.env))
             for pair in instruction.pairs
         ]
         scope.env.update((key, value or "") for key, value in values if key)
 
-    def _workdir(self, instruction: Workdir, scope: _Scope) -> Iterator[tuple[rules.Rule, str]]:
+    def _workdir(self, instruction: Workdir, scope: Scope) -> Iterator[tuple[rules.Rule, str]]:
         path = self._expanded(instruction.path, scope.env)
         is_known = path is not None and not (scope.is_open and "$" in instruction.path)
         if is_known and not scope.has_workdir and not (path or "").startswith("/"):
@@ -261,7 +281,7 @@ class _Walk:
             yield rules.WORKDIR_RELATIVE_PATH, detail
         scope.has_workdir = True
 
-    def _expose(self, instruction: Expose, scope: _Scope) -> Iterator[tuple[rules.Rule, str]]:
+    def _expose(self, instruction: Expose, scope: Scope) -> Iterator[tuple[rules.Rule, str]]:
         for word in instruction.ports:
             for port in (self._expanded(word, scope.env) or "").split():
                 spec, _, protocol = port.partition("/")
@@ -275,7 +295,7 @@ class _Walk:
                     )
                     yield rules.EXPOSE_INVALID_FORMAT, detail
 
-    def _ignored(self, instruction: Copy | Add, scope: _Scope) -> Iterator[tuple[rules.Rule, str]]:
+    def _ignored(self, instruction: Copy | Add, scope: Scope) -> Iterator[tuple[rules.Rule, str]]:
         ignore = self._around.ignore
         if not ignore or (isinstance(instruction, Copy) and instruction.from_ is not None):
             return

@@ -172,8 +172,8 @@ def _descriptions(dockerfile: Dockerfile, lines: list[str]) -> Iterator[Finding]
         args = (each for each in stage.instructions if isinstance(each, Arg))
         named += [(each, tuple(arg.name for arg in each.args)) for each in args]
     for instruction, names in named:
-        comment = comment_above(dockerfile, lines, instruction.span.line)
-        if comment and comment.split(" ", 1)[0] not in names:
+        comments = comments_above(dockerfile, lines, instruction.span.line)
+        if comments and comments[0].split(" ", 1)[0] not in names:
             name = names[0] if len(names) == 1 else "<arg_key>"
             detail = (
                 f"Comment for {instruction.KEYWORD} should follow the format: "
@@ -182,9 +182,17 @@ def _descriptions(dockerfile: Dockerfile, lines: list[str]) -> Iterator[Finding]
             yield Finding(rules.INVALID_DEFINITION_DESCRIPTION, detail, instruction.span)
 
 
-def comment_above(dockerfile: Dockerfile, lines: list[str], line: int) -> str:
-    """Return the text of the comment right above a line (from 1), "" when there is none."""
-    if line < 2 or any(each.span.line == line - 1 for each in dockerfile.directives):
-        return ""
-    above = lines[line - 2].strip()
-    return above.lstrip("#").strip() if above.startswith("#") else ""
+def comments_above(dockerfile: Dockerfile, lines: list[str], line: int) -> list[str]:
+    """Return the texts of the comments right above a line (from 1), the nearest one first.
+
+    An empty one ends them, as do parser directives.
+    """
+    directives = {each.span.line for each in dockerfile.directives}
+    found: list[str] = []
+    for number in range(line - 1, 0, -1):
+        above = lines[number - 1].strip()
+        text = above.lstrip("#").strip()
+        if not above.startswith("#") or not text or number in directives:
+            break
+        found.append(text)
+    return found

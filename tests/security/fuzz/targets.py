@@ -244,6 +244,7 @@ def check_dockerfile(data: bytes) -> None:
     from layerstore.build.ignore import IgnoreRules
     from layerstore.build.lint.lint import lint
     from layerstore.build.lint.meaning import Surroundings
+    from layerstore.build.outline import outline
     from layerstore.build.platforms import Platform
     from layerstore.cli.build_check import report
 
@@ -256,7 +257,11 @@ def check_dockerfile(data: bytes) -> None:
     assert findings == lint(tree, lines, around)
     for finding in findings:
         assert 1 <= finding.span.line <= finding.span.end_line <= len(lines)
-    for line in report(Checked("Dockerfile", lines, tree, findings)):
+    stage = tree.stages[-1]
+    told = outline(tree, lines, around, stage)
+    assert told.target.is_default
+    assert {each.span.line for each in told.arguments} <= set(range(1, len(lines) + 1))
+    for line in report(Checked("Dockerfile", lines, tree, findings, around)):
         assert line.isprintable()
 
 
