@@ -5,7 +5,8 @@ binfmt_misc starts, or an architecture that this one contains (386 on amd64). Wh
 works is not asked of any table; a program of a few bytes that ends at once is started. It
 is our own: nothing of the image is run here.
 
-Source: ELF-64 and ELF-32 object file formats; Linux, Documentation/admin-guide/binfmt-misc.rst.
+Source: chroot(1), unshare(1); ELF-64 and ELF-32 object file formats; Linux,
+Documentation/admin-guide/binfmt-misc.rst.
 """
 
 from __future__ import annotations
@@ -79,10 +80,15 @@ def _runs(architecture: str) -> bool:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
         with os.fdopen(fd, "wb") as file:
             file.write(trial_program(architecture))
+        # With the directory as its root, as in a container: an emulator that the kernel opens
+        # only when a program starts (binfmt_misc without the flag F) is not found there.
+        as_root = ["chroot", directory]
+        as_user = ["unshare", "--map-root-user", f"--root={directory}"]
         try:
             done = subprocess.run(
-                [path], stdin=subprocess.DEVNULL, capture_output=True, check=False,
-                timeout=_TRIAL_TIMEOUT_S, env={},
+                [*(as_root if os.geteuid() == 0 else as_user), "/trial"],
+                stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                timeout=_TRIAL_TIMEOUT_S, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return False

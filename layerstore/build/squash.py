@@ -17,8 +17,6 @@ import msgspec
 
 from layerstore.digest import chain_id
 from layerstore.formats.oci_config import History
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.tree_changes import changes_between
 from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
@@ -49,6 +47,9 @@ def squashed_layers(
     key = _key(base, layers)
     record = resources.store.cache_get(key)
     if record is None:
+        from layerstore.image.layer_item import LayerItem
+        from layerstore.image.tree_changes import changes_between
+
         changes = changes_between(resources.load(base), resources.load(layers))
         items = [LayerItem(entry) for entry in changes.entries]
         diff_id = resources.publish(items, whiteouts=sorted(changes.whiteouts), near=layers)

@@ -266,6 +266,9 @@ def inspect(store: Store, image: ImageRecord) -> dict[str, object]:
     }
     if config.variant:
         plain["Variant"] = config.variant
+    attested = sorted(load_parts(store, image).predicates)
+    if attested:
+        plain["Attestations"] = attested
     return plain
 
 

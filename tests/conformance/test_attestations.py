@@ -56,6 +56,7 @@ def statements(layout):
 def test_skopeo_takes_the_image_out(built, tmp_path):
     cli, _, layout = built
     (told,) = cli.ok("inspect", "web:1").json()
+    assert told["Attestations"] == ["https://slsa.dev/provenance/v1", "https://spdx.dev/Document"]
     command = ["skopeo", "--insecure-policy", "copy", f"oci:{layout}:1", f"dir:{tmp_path}/copy"]
     subprocess.run(command, check=True, capture_output=True)
     manifest = json.loads((tmp_path / "copy" / "manifest.json").read_text())

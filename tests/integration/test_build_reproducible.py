@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import struct
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 pytestmark = needs_runc
 
 EPOCH = "1700000000"
-PYTHON = """\
+NET_BIND_SERVICE = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+"""The attribute of a file that gives the capability 10, as setcap(8) writes it."""
+DOCKERFILE = """\
 FROM debian:base AS tools
 WORKDIR /opt/app
 COPY . .
@@ -34,6 +37,7 @@ RUN date -u +%Y > /dev/null && useradd -m -u 1234 someone && passwd -d someone
 FROM debian:base
 COPY --from=tools --chown=daemon /opt/out /opt/out
 COPY --link z /z
+COPY --from=tools /opt/app/src/program /usr/local/bin/
 ADD a.tar /unpacked
 ARG SOURCE_DATE_EPOCH
 RUN perl -e 'open(F, ">", "/log.txt"); print F join(",", sort keys %ENV)' \\
@@ -70,7 +74,11 @@ def make_context(folder: Path, seed: int) -> None:
     )  # fmt: skip
     shutil.rmtree(made)
     (folder / "a.tar").chmod(0o644)
-    (folder / "Dockerfile").write_text(PYTHON)
+    program = folder / "src" / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    os.setxattr(program, "security.capability", NET_BIND_SERVICE)
+    (folder / "Dockerfile").write_text(DOCKERFILE)
     (folder / "Dockerfile").chmod(0o644)
 
 
