@@ -161,8 +161,10 @@ def _assembled(
 
 
 def rfc3339(seconds: float) -> str:
-    """Return a time in UTC, with microseconds where it has some."""
-    whole = int(seconds)
-    micro = round((seconds - whole) * 1_000_000) % 1_000_000
+    """Return a time in UTC, with microseconds where it has some.
+
+    Rounded once, as caches that travel round it: a step's time is the same text everywhere.
+    """
+    whole, micro = divmod(round(seconds * 1_000_000), 1_000_000)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
     return f"{text}.{micro:06d}Z" if micro else f"{text}Z"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from layerstore.build.modes import parse_mode
+from layerstore.build.result import rfc3339
 from layerstore.build.run.oci_spec import (
     DEFAULT_CAPABILITIES,
     ContainerProcess,
@@ -157,3 +160,14 @@ def test_sockets_of_moby_s_families_and_no_others() -> None:
     refused = {12, 19, 20, 23, 25, 34, 37, 38, 40}
     assert allowed == set(range(46)) - refused
     assert len(tests) < 20
+
+
+@given(seconds=st.floats(min_value=0, max_value=4e9))
+def test_times_survive_a_cache_that_travels(seconds):
+    travelled = round(seconds * 1_000_000) / 1_000_000
+    assert rfc3339(travelled) == rfc3339(seconds)
+
+
+def test_times_carry_into_the_next_second():
+    assert rfc3339(1_700_000_000.9999999) == "2023-11-14T22:13:21Z"
+    assert rfc3339(1_700_000_000.25) == "2023-11-14T22:13:20.250000Z"
