@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from layerstore.build.lint.meaning import Surroundings
     from layerstore.build.native.frontend import NativeFrontend
     from layerstore.build.outputs import Written
+    from layerstore.build.planning import PlannedVertex
     from layerstore.build.record import MadeStep
     from layerstore.build.spec_file import SpecFile
     from layerstore.build.ui import BuildUi, StepOutcome
@@ -588,6 +589,44 @@ def check(store: Store | None, request: BuildRequest) -> Checked:
     around = _surroundings(request, partial(known_config, store), spec.ignore)
     findings = findings_of(dockerfile, spec.text, around)
     return Checked(spec.filename, physical_lines(spec.text), dockerfile, findings, around)
+
+
+def plan_build(store: Store, request: BuildRequest) -> list[PlannedVertex]:
+    """Return the graph of a build and what is known of its steps; nothing runs, nothing is written.
+
+    Args:
+        store: Where base images and steps are looked up.
+        request: As for :func:`build`; what concerns the result does not matter.
+
+    Raises:
+        SpecError: The Dockerfile is wrong; has file, line and column.
+        BuildStepError: A file that a step takes is not there.
+        InputError: The request or the build context is wrong.
+    """
+    from layerstore.build.planning import planned
+    from layerstore.build.ui import SilentUi
+
+    epoch = source_date_epoch(request)
+    images = StoredImages(store)
+    with LazyFetcher(store, request.environ, request.secrets) as fetcher:
+        main = main_context(request.context, store, fetcher)
+        spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)
+        dockerfile = parse_dockerfile(spec.text, spec.filename)
+        vertex = lower(dockerfile, _lower_options(request), images).state.vertex
+        settings = _run_settings(store, request)
+        now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
+        with (
+            main.open(spec.ignore, now_ns=now_ns) as context,
+            BuildExecutor(
+                store, Contexts(context, {}), fetcher, settings, SilentUi(), epoch=epoch
+            ) as executor,
+        ):
+            lookup = store.cache_get if not request.no_cache else _nothing
+            return planned(vertex, executor, lookup, epoch)
+
+
+def _nothing(_key: str) -> None:
+    """Return what a build that uses no cache knows of a step."""
 
 
 def _surroundings(

@@ -8,6 +8,7 @@ knowing the others, so branches can run side by side once an executor allows it.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -16,14 +17,13 @@ from layerstore.build.cache_key import layers_input, step_key
 from layerstore.build.graph import (
     BaseOp,
     ContextOp,
-    CopyOp,
     MergeOp,
     RemoteOp,
-    RunOp,
     topological,
 )
 from layerstore.build.merging import own_layers
 from layerstore.build.ui import StepOutcome
+from layerstore.build.vertex_keys import vertex_keys
 from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
@@ -234,15 +234,10 @@ class Solver:
         return Result((source.diff_id,), source.diff_id, source.created)
 
     def _keys(self, vertex: Vertex, inputs: list[Result]) -> Iterator[str]:
-        """Yield the vertex's keys, the cheap one first; content is read only for the second."""
-        op = vertex.op
-        base = [] if isinstance(op, CopyOp) and op.link else [layers_input(inputs[0].layers)]
-        if len(inputs) > 1 and not any(isinstance(each.op, ContextOp) for each in vertex.inputs):
-            stages = [layers_input(each.layers) for each in inputs[1:]]
-            yield step_key(op, [*base, *stages], self._epoch)
-            if isinstance(op, RunOp):
-                return
-        yield step_key(op, [*base, *self._executor.content_key(vertex, inputs)], self._epoch)
+        """Return the vertex's keys, the cheap one first; content is read only for the second."""
+        stacks = [each.layers for each in inputs]
+        read = partial(self._executor.content_key, vertex, inputs)
+        return vertex_keys(vertex, stacks, read, self._epoch)
 
     def _execute(
         self, number: int, vertex: Vertex, inputs: list[Result], keys: list[str]

@@ -145,6 +145,13 @@ def build_image(
             "its targets.",
         ),
     ] = "build",
+    plan: Annotated[
+        str,
+        typer.Option(
+            metavar="text|dot|json",
+            help="Print the build's graph instead of building; without a value as text.",
+        ),
+    ] = "",
     progress: Annotated[str, typer.Option(metavar=PROGRESS, help="How steps are shown.")] = "auto",
     explain: Annotated[
         bool, typer.Option("--explain", help="Say why each step that runs is not cached.")
@@ -261,6 +268,11 @@ def build_image(
                 settings_of(context), request, method, as_json=as_json or wants_json
             )
             raise typer.Exit(code)
+    if plan:
+        from layerstore.cli import build_plan
+
+        build_plan.print_plan(settings, request, "json" if as_json else plan)
+        return
     is_stdout_taken = build_output.uses_stdout(outputs or ())
     if is_stdout_taken and as_json:
         raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")

@@ -29,6 +29,7 @@ _BARE = {
     "--pull": ("always", re.compile("always|true|newer|missing|false|never")),
     "--provenance": ("true", re.compile("true|false|mode=.*")),
     "--sbom": ("true", re.compile("true|false")),
+    "--plan": ("text", re.compile("text|dot|json")),
 }
 
 

@@ -230,3 +230,14 @@ def test_targets_and_what_they_take_are_listed(cli, context):
     assert (told["name"], told["args"], told["secrets"]) == ("tools", [], [])
     assert "did you mean app?" in cli.fails(2, "build", "--call=outline", "--target=ap", context)
     assert not cli.store.exists()
+def test_plans_run_nothing(cli, staged):
+    assert "no store at" in cli.fails(3, "build", "--plan", staged)
+    cli.ok("init")
+    assert "3 steps" in cli.ok("build", "--plan", staged).lines[-1]
+    assert cli.ok("images", "--json").json() == []
+    cli.ok("build", "-t", "x:1", staged)
+    assert cli.ok("build", "--plan", "text", staged).lines[-1] == "3 steps: 3 cached"
+    assert cli.ok("build", "--plan=dot", staged).lines[0] == "digraph build {"
+    kinds = [each["kind"] for each in cli.ok("build", "--plan=json", staged).json()["vertices"]]
+    assert sorted(kinds) == ["base", "context", "copy", "copy", "mkdir"]
+    assert "is no form of a plan" in cli.fails(2, "build", "--plan=xml", staged)
