@@ -353,12 +353,11 @@ def _build_once(
             solving.solver.solve(*(target.plan.state.vertex for target in targets))
             written = [_write(request, spec, target, images, solving) for target in targets]
         except BuildStepError:
-            solving.notes.finish("")
+            solving.notes.finish(())
             raise
-        solving.notes.finish(written[-1][0].image.image_id)
-        for target in targets:
-            vertex = target.plan.state.vertex
-            export_cache(store, solving.notes, vertex, request.cache_to, solving.counter)
+        solving.notes.finish([each.image.image_id for each, _ in written])
+        vertices = [target.plan.state.vertex for target in targets]
+        export_cache(store, solving.notes, vertices, request.cache_to, solving.counter)
     inputs = _inputs(request, sources, images, targets, solving)
     counter = solving.counter
     return [
@@ -606,23 +605,18 @@ def plan_build(store: Store, request: BuildRequest) -> list[PlannedVertex]:
     from layerstore.build.planning import planned
     from layerstore.build.ui import SilentUi
 
-    epoch = source_date_epoch(request)
-    images = StoredImages(store)
-    with LazyFetcher(store, request.environ, request.secrets) as fetcher:
-        main = main_context(request.context, store, fetcher)
-        spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)
-        dockerfile = parse_dockerfile(spec.text, spec.filename)
-        vertex = lower(dockerfile, _lower_options(request), images).state.vertex
-        settings = _run_settings(store, request)
-        now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
-        with (
-            main.open(spec.ignore, now_ns=now_ns) as context,
-            BuildExecutor(
-                store, Contexts(context, {}), fetcher, settings, SilentUi(), epoch=epoch
-            ) as executor,
-        ):
-            lookup = store.cache_get if not request.no_cache else _nothing
-            return planned(vertex, executor, lookup, epoch)
+    ui = SilentUi()
+    with _opened(store, request, ui) as sources:
+        images = _images(store, request, sources)
+        targets = sources.frontend.targets(_lower_options(request), images, ui)
+        about = _notes_settings(request, sources.spec, images, ())
+        with _solving(store, request, ui, sources, about) as solving:
+            return planned(
+                [target.plan.state.vertex for target in targets],
+                solving.executor,
+                _nothing if request.no_cache else store.cache_get,
+                source_date_epoch(request),
+            )
 
 
 def _nothing(_key: str) -> None:

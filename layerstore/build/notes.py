@@ -137,17 +137,17 @@ class Notes:
         )
         return [*(encode_alias(keys[-1]) for _ in keys[:-1]), encode_facts(facts)]
 
-    def finish(self, image: str) -> None:
+    def finish(self, images: Sequence[str]) -> None:
         """Remember the build.
 
         Args:
-            image: Id of what was built; empty when the build failed.
+            images: Ids of what was built; none when the build failed.
         """
         if not self._steps:
             return
         settings = self._settings
         build = BuildNote(
-            image=image,
+            images=tuple(images),
             names=settings.names,
             target=settings.target,
             context=settings.context,

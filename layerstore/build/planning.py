@@ -62,15 +62,15 @@ class Keys(Protocol):
 
 
 def planned(
-    target: Vertex,
+    targets: Sequence[Vertex],
     executor: Keys,
     lookup: Callable[[str], CacheRecord | None],
     epoch: int | None,
 ) -> list[PlannedVertex]:
-    """Return everything that a target needs, itself last, each after its inputs.
+    """Return everything that targets need, themselves included, each after its inputs.
 
     Args:
-        target: What is to be built.
+        targets: What is to be built.
         executor: Reads files for keys.
         lookup: Returns remembered steps.
         epoch: SOURCE_DATE_EPOCH.
@@ -82,7 +82,7 @@ def planned(
     found: list[PlannedVertex] = []
     indexes: dict[int, int] = {}
     number = 0
-    for index, vertex in enumerate(topological(target)):
+    for index, vertex in enumerate(topological(*targets)):
         state = planning.solve(vertex)
         is_step = state is not State.INPUT
         number += is_step

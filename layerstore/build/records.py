@@ -66,12 +66,12 @@ class BuildNote(msgspec.Struct, frozen=True, array_like=True):
     """One build.
 
     Attributes:
-        image: Id of what came out; empty when the build failed.
+        images: Ids of what came out; none when the build failed.
         finished: Seconds since the epoch.
         steps: In the order of their numbers.
     """
 
-    image: str
+    images: tuple[str, ...]
     names: tuple[str, ...]
     target: str
     context: str
@@ -122,7 +122,7 @@ class BuildRecords:
             with contextlib.suppress(OSError):
                 os.utime(path, follow_symlinks=False)
             return
-        if known and not known[0].image:
+        if known and not known[0].images:
             known = known[1:]  # of builds that failed one after the other the last is enough
         builds = (build, *known)[:BUILDS_MAX]
         encoded = _encode(builds)
@@ -152,7 +152,7 @@ class BuildRecords:
 def _essence(build: BuildNote) -> object:
     """Return what tells builds apart that are worth a record each."""
     steps = [(step.text, step.keys[-1:], step.layer) for step in build.steps]
-    return build.image, build.names, build.target, steps
+    return build.images, build.names, build.target, steps
 
 
 def _encode(builds: Sequence[BuildNote]) -> bytes:

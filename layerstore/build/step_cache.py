@@ -63,14 +63,18 @@ def importing(
 
 
 def export_cache(
-    store: Store, notes: Notes, target: Vertex, exports: Sequence[CacheExport], ui: BuildUi
+    store: Store,
+    notes: Notes,
+    targets: Sequence[Vertex],
+    exports: Sequence[CacheExport],
+    ui: BuildUi,
 ) -> None:
     """Give a build's steps to the caches it was told to export to.
 
     Args:
         store: Has the layers.
         notes: Know the steps.
-        target: What was built.
+        targets: What was built.
         exports: Where to.
         ui: Hears of each.
 
@@ -82,7 +86,7 @@ def export_cache(
     from layerstore.build.cache_exchange import export_steps
 
     for export in exports:
-        numbers = None if export.everything else notes.numbers_of(_of_the_image(target))
+        numbers = None if export.everything else notes.numbers_of(_of_the_images(targets))
         steps = list(notes.steps(numbers))
         try:
             export_steps(store, export, steps)
@@ -101,10 +105,10 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _of_the_image(target: Vertex) -> set[int]:
-    """Return the identities of the vertices whose layers lie in the image."""
+def _of_the_images(targets: Sequence[Vertex]) -> set[int]:
+    """Return the identities of the vertices whose layers lie in the images."""
     found: set[int] = set()
-    todo = [target]
+    todo = list(targets)
     while todo:
         vertex = todo.pop()
         if id(vertex) not in found:

@@ -60,7 +60,7 @@ def builds_of(store: Store, image_id: str) -> tuple[BuildNote, ...]:
     """
     for builds in BuildRecords(store.paths).all():
         for index, build in enumerate(builds):
-            if build.image == image_id:
+            if image_id in build.images:
                 return builds[index:]
     raise NotFoundError(
         f"no build of the image {image_id} is remembered",

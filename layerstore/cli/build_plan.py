@@ -44,7 +44,9 @@ def print_plan(settings: Settings, request: BuildRequest, how: str) -> None:
 
 def _to_text(plan: Sequence[PlannedVertex]) -> Iterator[str]:
     """Yield a tree: chains of steps from their base on, and below a step what it copies from."""
-    yield from _Tree(plan).chain(len(plan) - 1, "", 0)
+    tree = _Tree(plan)
+    for target in _targets(plan):
+        yield from tree.chain(target, "", 0)
     states = [each.state.value for each in plan if each.number]
     known = ("cached", "runs", "unknown", "fetches")
     counts = [f"{states.count(word)} {_MEANING[word]}" for word in known if word in states]
@@ -58,6 +60,12 @@ _MEANING = {
     "unknown": "unknown until those before them have run",
     "fetches": "to ask a server for",
 }
+
+
+def _targets(plan: Sequence[PlannedVertex]) -> list[int]:
+    """Return what nothing else needs: the target, or those of a matrix."""
+    needed = {source for each in plan for source in each.inputs}
+    return [each.position for each in plan if each.position not in needed]
 
 
 class _Tree:
@@ -132,7 +140,7 @@ def _escaped(text: str) -> str:
 
 def _to_json(plan: Sequence[PlannedVertex]) -> dict[str, object]:
     return {
-        "target": len(plan) - 1,
+        "targets": _targets(plan),
         "vertices": [
             {
                 "id": each.position,

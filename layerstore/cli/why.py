@@ -40,22 +40,23 @@ def why(
     from layerstore.build.why import builds_of, find_step, step_history
 
     with settings_of(context).open_store() as store:
-        builds = builds_of(store, store.resolve(image).image_id)
+        image_id = store.resolve(image).image_id
+        builds = builds_of(store, image_id)
         positions = range(len(builds[0].steps)) if step is None else [find_step(builds[0], step)]
         steps = [step_history(store, builds, position) for position in positions]
     if as_json:
-        write_json(_build_to_json(builds[0], steps))
+        write_json(_build_to_json(image_id, builds[0], steps))
     elif step is None:
-        _print_build(builds[0], steps)
+        _print_build(image_id, builds[0], steps)
     else:
         _print_step(steps[0])
 
 
-def _print_build(build: BuildNote, steps: Sequence[StepHistory]) -> None:
+def _print_build(image_id: str, build: BuildNote, steps: Sequence[StepHistory]) -> None:
     from layerstore.units import format_duration
 
     names = f" ({', '.join(build.names)})" if build.names else ""
-    write_line(f"{short_id(build.image)}{names}, built {_ago(build.finished)}")
+    write_line(f"{short_id(image_id)}{names}, built {_ago(build.finished)}")
     write_line(f"from {build.dockerfile} in {format_duration(build.seconds)}")
     write_line()
     write_table(
@@ -108,9 +109,11 @@ def _print_step(step: StepHistory) -> None:
         write_line(f"  {reason.text}")
 
 
-def _build_to_json(build: BuildNote, steps: Sequence[StepHistory]) -> dict[str, object]:
+def _build_to_json(
+    image_id: str, build: BuildNote, steps: Sequence[StepHistory]
+) -> dict[str, object]:
     return {
-        "image": build.image,
+        "image": image_id,
         "names": list(build.names),
         "context": build.context,
         "dockerfile": build.dockerfile,

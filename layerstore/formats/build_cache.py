@@ -27,7 +27,8 @@ RECORDS_MAX = 20_000
 """Steps in one cache: their config stays below the size that registries take."""
 
 _KEY = re.compile(r"step:[0-9a-f]{64}")
-_YEAR_3000_S = 32_503_680_000
+_TIME = re.compile(r"[0-9]{1,10}\.[0-9]{1,17}")
+"""As text: images must come out with the very time, and readers of JSON round numbers."""
 
 
 class CachedStep(NamedTuple):
@@ -62,7 +63,7 @@ def encode_config(steps: Sequence[CachedStep], layers: Sequence[CacheLayer]) -> 
             "version": VERSION,
             "diff_ids": [layer.diff_id for layer in layers],
             "steps": [
-                {"key": step.key, "layer": step.layer or "", "created_us": _micros(step.created)}
+                {"key": step.key, "layer": step.layer or "", "created": repr(float(step.created))}
                 for step in sorted(steps)
             ],
         }
@@ -130,9 +131,7 @@ def _step(value: object, where: str) -> CachedStep:
     if not _KEY.fullmatch(key):
         raise FormatError(f"{where}.key is {key[:100]!r}, expected step: and 64 digits")
     layer = fields.text("layer")
-    created = fields.integer("created_us", low=0, high=_YEAR_3000_S * 1_000_000)
-    return CachedStep(key, DiffId(parse_digest(layer)) if layer else None, created / 1_000_000)
-
-
-def _micros(seconds: float) -> int:
-    return max(0, min(round(seconds * 1_000_000), _YEAR_3000_S * 1_000_000))
+    created = fields.required_text("created")
+    if not _TIME.fullmatch(created):
+        raise FormatError(f"{where}.created is {created[:100]!r}, expected seconds since 1970")
+    return CachedStep(key, DiffId(parse_digest(layer)) if layer else None, float(created))

@@ -230,6 +230,8 @@ def test_targets_and_what_they_take_are_listed(cli, context):
     assert (told["name"], told["args"], told["secrets"]) == ("tools", [], [])
     assert "did you mean app?" in cli.fails(2, "build", "--call=outline", "--target=ap", context)
     assert not cli.store.exists()
+
+
 def test_plans_run_nothing(cli, staged):
     assert "no store at" in cli.fails(3, "build", "--plan", staged)
     cli.ok("init")

@@ -275,6 +275,9 @@ STEP = CachedStep("step:" + "a" * 64, None, 1.5)
 def test_documents() -> None:
     config = build_cache.encode_config([STEP], [])
     assert build_cache.decode_config(config, ()) == ({STEP.key: STEP}, {})
+    for created in (0.0, 1700000000.0, 1795708606.1234565):
+        config = build_cache.encode_config([STEP._replace(created=created)], [])
+        assert build_cache.decode_config(config, ())[0][STEP.key].created == created
     with pytest.raises(LimitExceededError):
         build_cache.encode_config([STEP] * (RECORDS_MAX + 1), [])
 
@@ -285,8 +288,10 @@ def test_documents() -> None:
         (b'"version":1', b'"version":2'),
         (b"step:a", b"stap:a"),
         (b'"layer":""', b'"layer":"sha256:' + b"0" * 64 + b'"'),
-        (b'"created_us":1500000', b'"created_us":-1'),
-        (b'"created_us":1500000', b'"created_us":1e9'),
+        (b'"created":"1.5"', b'"created":"-1.5"'),
+        (b'"created":"1.5"', b'"created":"1e9"'),
+        (b'"created":"1.5"', b'"created":"nan"'),
+        (b'"created":"1.5"', b'"created":1.5'),
         (b'"diff_ids":[]', b'"diff_ids":["../../x"]'),
         (b'"diff_ids":[]', b'"diff_ids":["sha256:' + b"0" * 64 + b'"]'),
         (b'"steps":[{', b'"steps":[{},{'),

@@ -195,13 +195,13 @@ def test_equal_builds_of_few_and_many_dockerfiles_stay_few(tmp_path: Path) -> No
 
         def add(dockerfile: str, number: int) -> None:
             step = StepNote("RUN x", "RUN x", (f"k{number}",), None, 1.0, cached=False)
-            note = BuildNote(f"i{number}", (), "", "/c", dockerfile, 1.0, 1.0, (step,))
+            note = BuildNote((f"i{number}",), (), "", "/c", dockerfile, 1.0, 1.0, (step,))
             known.add(note, lambda: f"{tmp_path}/store/tmp/{next(staging)}")
 
         for number in range(records.BUILDS_MAX + 3):
             add("one", number)
         builds = known.of_spec("/c", "one")
-        assert [each.image for each in builds] == [f"i{n}" for n in range(10, 2, -1)]
+        assert [each.images[0] for each in builds] == [f"i{n}" for n in range(10, 2, -1)]
         for number in range(records.SPECS_MAX + 2):
             add(f"file {number}", 0)
         assert len(os.listdir(store.paths.builds)) == records.SPECS_MAX

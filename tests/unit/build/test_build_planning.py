@@ -142,7 +142,7 @@ def test_json_names_inputs_by_their_ids(builder: Builder) -> None:  # noqa: F811
     told = _to_json(plan(builder, STAGES))
     vertices = told["vertices"]
     assert isinstance(vertices, list)
-    assert told["target"] == len(vertices) - 1
+    assert told["targets"] == [len(vertices) - 1]
     assert [each["id"] for each in vertices] == list(range(len(vertices)))
     assert all(source < each["id"] for each in vertices for source in each["inputs"])
     (first,) = [each for each in vertices if each["label"] == "[one 2/3] COPY a /a"]
