@@ -10,7 +10,7 @@ import typer
 from layerstore.cli.common import DryRun, Json, settings_of
 from layerstore.cli.output import short_id, write_json, write_line, write_note, write_table
 from layerstore.cli.progress import terminal_progress
-from layerstore.cli.rootless import become_root
+from layerstore.cli.rootless import remove_of_subordinates
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,9 +138,7 @@ def collect_garbage(
         None if drop_cache else parse_age(keep_unpacked_within),
         None if max_unpacked is None else parse_size(max_unpacked),
     )
-    settings = settings_of(context)
-    become_root(settings)  # what steps of a build left belongs to the user's subordinate ids
-    with settings.open_store() as store:
+    with settings_of(context).open_store() as store:
         with terminal_progress() as progress:
             plan = plan_gc(
                 store,
@@ -158,6 +156,7 @@ def collect_garbage(
         if not dry_run:
             caches = _remove_caches(store, caches)
             _remove_groups()
+            remove_of_subordinates([*plan.leavings.temporary, *_half_removed(store)])
         if drop_cache and not dry_run:
             _drop_cache(store)
     if as_json:
@@ -233,6 +232,13 @@ def _remove_caches(store: Store, caches: _Caches) -> _Caches:
     from layerstore.build.run.idle_caches import remove_idle_caches
 
     return caches._replace(going=remove_idle_caches(store.root / CACHE_MOUNTS, caches.going))
+
+
+def _half_removed(store: Store) -> list[str]:
+    from layerstore.build.api import CACHE_MOUNTS
+    from layerstore.build.run.idle_caches import half_removed_caches
+
+    return half_removed_caches(store.root / CACHE_MOUNTS)
 
 
 def _remove_groups() -> None:

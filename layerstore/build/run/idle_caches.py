@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_ASIDE = ".gone-"
+"""In the name of a cache that is being removed."""
+
+
 class IdleCache(NamedTuple):
     """A cache that no step uses now.
 
@@ -59,7 +63,7 @@ def remove_idle_caches(root: Path, caches: Iterable[IdleCache]) -> list[IdleCach
             with FileLock(lock_path, wait=False):
                 if os.stat(lock_path).st_mtime == cache.used:
                     # Aside first: a step may make a cache of this name at any moment.
-                    aside = f"{root}/{cache.name}.gone-{os.getpid()}"
+                    aside = f"{root}/{cache.name}{_ASIDE}{os.getpid()}"
                     os.rename(top, aside)
                     remove_leftover(aside)
                     if not os.path.lexists(aside):
@@ -67,3 +71,12 @@ def remove_idle_caches(root: Path, caches: Iterable[IdleCache]) -> list[IdleCach
         except (LockBusyError, FileNotFoundError):
             continue
     return gone
+
+
+def half_removed_caches(root: Path) -> list[str]:
+    """Return paths of caches whose removal was begun, and ended or stopped before all was gone."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    return [f"{root}/{name}" for name in names if _ASIDE in name]
