@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from blake3 import blake3
 
+from layerstore.build.cache_value import FACTS_HEAD
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, GitOp, HttpOp, RunOp
+from layerstore.build.labels import stage_of, text_of
 from layerstore.build.listing import DIGEST_BYTES, Listed, list_matches
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from layerstore.build.source import Match
     from layerstore.digest import DiffId
 
-FORMAT = 1
 FACTS_MAX_BYTES = 1 << 20
 """Plain bytes of listings; a longer text is damage or an attack."""
 
@@ -93,36 +94,11 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     reused_bytes: int = 0
 
 
-class _Alias(msgspec.Struct, frozen=True, array_like=True):
-    """Says that the facts are with another key of the same step."""
-
-    key: str
-
-
-_decoder = msgspec.msgpack.Decoder(Facts)
-_alias_decoder = msgspec.msgpack.Decoder(_Alias)
-
-
 def encode_facts(facts: Facts) -> bytes:
     """Return the bytes to remember."""
     import zstandard
 
-    return bytes((FORMAT, 0)) + zstandard.compress(_encoder.encode(facts), 3)
-
-
-def encode_alias(key: str) -> bytes:
-    """Return the bytes that refer to the facts of another key."""
-    return bytes((FORMAT, 1)) + _encoder.encode(_Alias(key))
-
-
-def alias_of(value: bytes) -> str | None:
-    """Return the key that bytes refer to, None when they are no reference."""
-    if value[:2] != bytes((FORMAT, 1)):
-        return None
-    try:
-        return _alias_decoder.decode(value[2:]).key
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+    return FACTS_HEAD + zstandard.compress(_encoder.encode(facts), 3)
 
 
 def decode_facts(value: bytes) -> Facts | None:
@@ -130,11 +106,11 @@ def decode_facts(value: bytes) -> Facts | None:
     import zstandard
 
     try:
-        if value[:2] != bytes((FORMAT, 0)):
+        if not value.startswith(FACTS_HEAD):
             return None
-        with zstandard.ZstdDecompressor().stream_reader(value[2:]) as reader:
+        with zstandard.ZstdDecompressor().stream_reader(value[len(FACTS_HEAD) :]) as reader:
             plain = reader.read(FACTS_MAX_BYTES + 1)
-        return _decoder.decode(plain) if len(plain) <= FACTS_MAX_BYTES else None
+        return msgspec.msgpack.decode(plain, type=Facts) if len(plain) <= FACTS_MAX_BYTES else None
     except (msgspec.MsgspecError, zstandard.ZstdError, RecursionError, UnicodeDecodeError):
         return None
 
@@ -192,25 +168,6 @@ def facts_of(
         listings=tuple((each.input, each.place, list_matches(each.matches)) for each in selections),
         epoch=epoch,
     )
-
-
-def stage_of(label: str) -> str:
-    """Return the stage that a label such as ``[builder 2/5] RUN make`` names; may be empty."""
-    if not label.startswith("["):
-        return ""
-    return label[1:].partition("]")[0].rpartition(" ")[0]
-
-
-def place_of(label: str) -> str:
-    """Return the ``2`` of ``[builder 2/5] RUN make``; empty when the label has none."""
-    if not label.startswith("["):
-        return ""
-    return label[1:].partition("]")[0].rpartition(" ")[2].partition("/")[0]
-
-
-def text_of(label: str) -> str:
-    """Return the instruction in a label, which has no passwords of URLs."""
-    return label.partition("] ")[2] if label.startswith("[") else label
 
 
 def _input(vertex: Vertex, layers: Sequence[DiffId], images: Mapping[str, str]) -> InputFacts:

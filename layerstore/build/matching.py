@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
-from layerstore.build.facts import stage_of
+from layerstore.build.labels import stage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,27 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from layerstore.build.cache_key import KEY_VERSION
-from layerstore.build.facts import (
-    Facts,
-    alias_of,
-    decode_facts,
-    encode_alias,
-    encode_facts,
-    facts_of,
-    text_of,
-)
+from layerstore.build.cache_value import alias_of, encode_alias
+from layerstore.build.labels import text_of
 from layerstore.build.records import TEXT_MAX, BuildNote, BuildRecords, StepNote
-from layerstore.build.ui import Reason
 from layerstore.digest import DiffId, Digest
-from layerstore.formats.build_cache import CachedStep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from layerstore.build.facts import Selection
+    from layerstore.build.earlier import Earlier
+    from layerstore.build.facts import Facts, Selection
     from layerstore.build.graph import Vertex
     from layerstore.build.solver import Made, Result
-    from layerstore.build.ui import BuildUi
+    from layerstore.build.ui import BuildUi, Reason
+    from layerstore.formats.build_cache import CachedStep
     from layerstore.store.records import CacheRecord
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
@@ -109,6 +102,8 @@ class Notes:
         self, number: int, vertex: Vertex, inputs: Sequence[Result], keys: Sequence[str]
     ) -> None:
         """Hear of a step that is to run; its files were read for its keys."""
+        from layerstore.build.facts import facts_of  # a cached build pays for none of it
+
         facts = facts_of(
             vertex,
             [each.layers for each in inputs],
@@ -128,6 +123,8 @@ class Notes:
         seconds: float, created: float,
     ) -> list[bytes]:  # fmt: skip
         """Hear of a step that was made; return what to remember with each of its keys."""
+        from layerstore.build.facts import encode_facts
+
         self._steps[number] = _note(vertex, tuple(keys), made.diff_id, created, cached=False)
         facts = msgspec.structs.replace(
             self._facts.pop(number),
@@ -168,6 +165,8 @@ class Notes:
         Args:
             numbers: Of which steps; None for all.
         """
+        from layerstore.formats.build_cache import CachedStep
+
         for number, step in sorted(self._steps.items()):
             if numbers is None or number in numbers:
                 layer = None if step.layer is None else DiffId(Digest(step.layer))
@@ -175,102 +174,17 @@ class Notes:
                     yield CachedStep(key, layer, step.created)
 
     def _why(self, number: int, facts: Facts, keys: Sequence[str]) -> list[Reason]:
-        from layerstore.build import explain
+        from layerstore.build.earlier import Earlier
+        from layerstore.build.explain import NO_CACHE
 
         if not self._settings.use_cache:
-            return [explain.NO_CACHE]
+            return [NO_CACHE]
         if self._earlier is None:
             steps = [(each.label, text_of(each.label)) for each in self._vertices.values()]
             builds = self._records.of_spec(self._settings.context, self._settings.dockerfile)
             self._earlier = Earlier(self._store, builds, steps)
         position = list(self._vertices).index(number)
         return self._earlier.why(position, facts, keys)
-
-
-class Earlier:
-    """The earlier builds of a spec, asked about the steps of a later one.
-
-    Args:
-        store: Of the builds.
-        builds: The last one first.
-        steps: Label and instruction of each step of the later build.
-    """
-
-    def __init__(
-        self, store: Store, builds: Sequence[BuildNote], steps: Sequence[tuple[str, str]]
-    ) -> None:
-        self._store = store
-        self._steps = steps
-        self._builds = builds
-        self._matched: dict[int, dict[int, int]] = {}
-
-    def unchanged(self, position: int, keys: Sequence[str]) -> tuple[int | None, int | None]:
-        """Return the oldest build that had the same step, and the one before that had another.
-
-        Args:
-            position: Of the step among the later build's, from 0.
-            keys: Its keys.
-
-        Returns:
-            Indexes among the earlier builds, None where there is none.
-        """
-        same: int | None = None
-        for index in range(len(self._builds)):
-            step = self._same_step(index, position)
-            if step is None or not step.keys:
-                continue
-            if not set(step.keys) & set(keys):
-                return same, index
-            same = index
-        return same, None
-
-    def why(
-        self, position: int, facts: Facts, keys: Sequence[str], *, start: int = 0
-    ) -> list[Reason]:
-        """Return why a step was not cached.
-
-        Args:
-            position: Of the step among the later build's, from 0.
-            facts: What goes into it.
-            keys: Its keys.
-            start: The first of the earlier builds to compare with.
-        """
-        from layerstore.build import explain
-
-        failed: list[Reason] = []
-        for index in range(start, len(self._builds)):
-            step = self._same_step(index, position)
-            if step is None:
-                continue
-            if not step.keys:
-                failed = [Reason("failed", "", "it failed the last time")]
-                continue
-            if set(step.keys) & set(keys):
-                return [explain.COLLECTED]
-            record = self._store.cache_get(step.keys[-1])
-            if record is None:
-                return [*failed, explain.COLLECTED]
-            before = facts_of_record(self._store, record)
-            return [*failed, *(explain.reasons(before, facts) if before else [explain.LOST])]
-        return failed or [explain.NEVER]
-
-    def _same_step(self, index: int, position: int) -> StepNote | None:
-        from layerstore.build.matching import match_steps
-
-        if index not in self._matched:
-            before = [(step.label, step.text) for step in self._builds[index].steps]
-            self._matched[index] = match_steps(
-                before, [(label, text[:TEXT_MAX]) for label, text in self._steps]
-            )
-        found = self._matched[index].get(position)
-        return None if found is None else self._builds[index].steps[found]
-
-
-def facts_of_record(store: Store, record: CacheRecord) -> Facts | None:
-    """Return the facts of a remembered step, None if none are known."""
-    alias = alias_of(record.value)
-    with_facts = record if alias is None else store.cache_get(alias)
-    return None if with_facts is None else decode_facts(with_facts.value)
 
 
 def _note(

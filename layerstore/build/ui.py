@@ -30,7 +30,7 @@ class Reason(NamedTuple):
 
     Attributes:
         kind: What kind of input it is about, a word that programs may rely on: ``file``,
-            ``variable``, ``base`` and so on (docs/reference/cli.md lists them).
+            ``variable``, ``base`` and so on (docs/reference/build-progress.md lists them).
         name: Which one: a path, a variable's name; empty where there is only one.
         text: The whole of it for people.
     """

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.build.earlier import Earlier, facts_of_record
 from layerstore.build.explain import COLLECTED, LOST, NEVER
-from layerstore.build.facts import place_of, stage_of, text_of
-from layerstore.build.notes import Earlier, facts_of_record
+from layerstore.build.labels import place_of, stage_of, text_of
 from layerstore.build.records import BuildRecords
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import InputError, NotFoundError

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.build.cache_exchange import CacheExport, CacheKind
 from layerstore.build.errors import BuildStepError, StepFailedError
 from layerstore.errors import BuildError
 from layerstore.formats.tree import Kind
@@ -151,12 +153,17 @@ def test_secrets_are_seen_and_nowhere_else(box: Builder) -> None:  # noqa: F811
         "RUN --mount=type=secret,id=key,env=KEY test -n \"$KEY\" && echo '[env]'\n"
         "RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent\n",
         secrets={"key": secret},
+        cache_to=[
+            CacheExport(CacheKind.DIRECTORY, str(box.directory / "cache"), compression="none")
+        ],
     )
     text = box.ui.text.decode()
     assert "[5:6 440]" in text
     assert "[env]" in text
     assert result.image.layers == box.store.resolve("box").layers
-    for folder, _, names in os.walk(box.store.root):
+    assert (box.directory / "cache/index.json").exists()
+    places = itertools.chain(os.walk(box.store.root), os.walk(box.directory / "cache"))
+    for folder, _, names in places:
         for name in names:
             with open(os.path.join(folder, name), "rb") as file:
                 assert secret not in file.read(), name

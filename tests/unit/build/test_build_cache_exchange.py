@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layerstore.build import cache_directory
 from layerstore.build.api import BuildRequest, build
 from layerstore.build.cache_directory import DirectorySource, write_directory
 from layerstore.build.cache_exchange import CacheExport, CacheImport, CacheKind
@@ -249,6 +250,28 @@ def test_planted_links_lead_nowhere(exchange: Exchange, planted: str, tmp_path: 
     with pytest.raises(UnsafeContentError, match="is not what a build cache has there"):
         exchange.exported()
     assert os.listdir(victim) == [name]
+
+
+def test_an_export_that_dies_leaves_the_cache_as_it_was(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange.exported(everything=True)
+    before = exchange.blobs()
+
+    def die(_root: str, _index: object) -> None:
+        raise KeyboardInterrupt
+
+    exchange.builder.write({"a": "AA"})
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_directory, "replace_index", die)
+        with pytest.raises(KeyboardInterrupt):
+            exchange.exported(everything=True)
+    assert exchange.blobs() > before
+    exchange.builder.write({"a": "A"})
+    _, ui = exchange.imported()
+    assert len(ui.cached) == 3
+    exchange.exported(everything=True)
+    assert len(exchange.blobs()) == len(before)
 
 
 def test_an_image_in_the_same_layout_stays(exchange: Exchange) -> None:

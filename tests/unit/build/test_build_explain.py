@@ -12,16 +12,14 @@ from hypothesis import strategies as st
 
 from layerstore.build import records
 from layerstore.build.cache_key import KEY_VERSION
+from layerstore.build.cache_value import alias_of, encode_alias
 from layerstore.build.explain import FILES_MAX, reasons
 from layerstore.build.facts import (
     Facts,
-    alias_of,
     decode_facts,
-    encode_alias,
     encode_facts,
-    place_of,
-    stage_of,
 )
+from layerstore.build.labels import place_of, stage_of
 from layerstore.build.listing import NAMES_MAX, Listed, changes
 from layerstore.build.matching import match_steps
 from layerstore.build.records import BuildNote, BuildRecords, StepNote
