@@ -10,6 +10,7 @@ Source: gitformat-pack(5) and git-cat-file(1) for what the bytes mean; git's ver
 from __future__ import annotations
 
 import io
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
@@ -28,6 +29,9 @@ _TYPE_MASK = 0o170000
 TREE, LINK, SUBMODULE, FILE = 0o040000, 0o120000, 0o160000, 0o100000
 _KNOWN = (TREE, LINK, SUBMODULE, FILE)
 _ID_BYTES = 20
+_ID = re.compile(rb"[0-9a-f]{40}")
+_MODE = re.compile(rb"[0-7]{5,7}")
+_COMMITTED = re.compile(rb"> (\d{1,18}) [+-]\d{4}\Z")
 _LATEST_S = 1 << 33
 
 
@@ -58,6 +62,47 @@ class Commit(NamedTuple):
     time_s: int
 
 
+def parse_commit(data: bytes) -> Commit:
+    """Return what a commit's bytes say.
+
+    Raises:
+        FormatError: They are none of a commit.
+    """
+    head, _, _ = data.partition(b"\n\n")
+    fields: dict[bytes, bytes] = {}
+    for line in head.split(b"\n"):
+        name, _, value = line.partition(b" ")
+        fields.setdefault(name, value)  # git goes by the first, too
+    tree = fields.get(b"tree", b"")
+    time = _COMMITTED.search(fields.get(b"committer", b""))
+    if not _ID.fullmatch(tree) or time is None:
+        raise FormatError("it is malformed")
+    return Commit(tree.decode("ascii"), min(int(time[1]), _LATEST_S))
+
+
+def parse_tree(data: bytes) -> list[TreeEntry]:
+    """Return the names in a tree's bytes, in byte order.
+
+    Raises:
+        FormatError: They are none of a tree.
+        UnsafeContentError: A name that git would not check out, or one that stands twice.
+    """
+    entries = []
+    at = 0
+    while at < len(data):
+        end = data.find(b"\0", at)
+        mode, _, name = data[at:end].partition(b" ")
+        at = end + 1 + _ID_BYTES
+        if end < 0 or at > len(data):
+            raise FormatError("it ends within an entry")
+        entries.append(_entry(mode, name, data[end + 1 : at].hex()))
+    entries.sort()
+    for before, after in pairwise(entries):
+        if before.name == after.name:
+            raise UnsafeContentError(f"the name {after.name!r} stands twice in a directory")
+    return entries
+
+
 class Objects:
     """A reader of one repository's objects; use it in a ``with`` block. One thread's."""
 
@@ -81,15 +126,10 @@ class Objects:
         Raises:
             FormatError: It is none.
         """
-        data = self._whole(object_id, "commit", MAX_COMMIT_BYTES)
-        head, _, _ = data.partition(b"\n\n")
-        fields = dict(line.partition(b" ")[::2] for line in head.split(b"\n"))
         try:
-            tree = fields[b"tree"].decode("ascii")
-            time_s = int(fields[b"committer"].rsplit(b" ", 2)[1])
-        except (KeyError, IndexError, ValueError) as err:
-            raise FormatError(f"the commit {object_id} is malformed") from err
-        return Commit(tree, min(max(0, time_s), _LATEST_S))
+            return parse_commit(self._whole(object_id, "commit", MAX_COMMIT_BYTES))
+        except FormatError as err:
+            raise FormatError(f"the commit {object_id}: {err.message}") from err
 
     def tree(self, object_id: str) -> list[TreeEntry]:
         """Return a directory's names in byte order.
@@ -98,21 +138,10 @@ class Objects:
             FormatError: It is none.
             UnsafeContentError: A name that git would not check out.
         """
-        data = self._whole(object_id, "tree", MAX_TREE_BYTES)
-        entries = []
-        at = 0
-        while at < len(data):
-            end = data.find(b"\0", at)
-            mode, _, name = data[at:end].partition(b" ")
-            at = end + 1 + _ID_BYTES
-            if end < 0 or at > len(data):
-                raise FormatError(f"the tree {object_id} is malformed")
-            entries.append(_entry(mode, name, data[end + 1 : at].hex()))
-        entries.sort()
-        for before, after in pairwise(entries):
-            if before.name == after.name:
-                raise UnsafeContentError(f"the name {after.name!r} stands twice in a directory")
-        return entries
+        try:
+            return parse_tree(self._whole(object_id, "tree", MAX_TREE_BYTES))
+        except FormatError as err:
+            raise FormatError(f"the tree {object_id}: {err.message}") from err
 
     def blob(self, object_id: str) -> Blob:
         """Return a file to be read before anything else is asked for."""
@@ -202,10 +231,9 @@ class Blob(io.RawIOBase):
 
 
 def _entry(mode: bytes, name: bytes, object_id: str) -> TreeEntry:
-    try:
-        bits = int(mode, 8)
-    except ValueError as err:
-        raise FormatError(f"{name[:100]!r} has the mode {mode[:20]!r}") from err
+    if not _MODE.fullmatch(mode):
+        raise FormatError(f"{name[:100]!r} has the mode {mode[:20]!r}")
+    bits = int(mode, 8)
     kind = bits & _TYPE_MASK
     if kind not in _KNOWN:
         raise FormatError(f"{name[:100]!r} is of no kind that git knows: {bits:o}")

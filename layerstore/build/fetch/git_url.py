@@ -173,7 +173,7 @@ def _from_url(text: str) -> GitSource:
         _checked_host(text, f"{user}@{host}" if at else host)
     else:
         _checked_host(text, host)
-    path = quote(parts.path, "%/:=&?~+!$,;'@()*[]")
+    path = quote(parts.path, "%/:=&?~+!$,;'@()*[]", errors="surrogateescape")
     if not path.strip("/"):
         raise _wrong(text, "it names no repository")
     remote = f"{scheme}://{parts.netloc}{path}"

@@ -83,13 +83,17 @@ def parse_http_url(text: str) -> HttpUrl:
     scheme = parts.scheme.lower()
     if scheme not in PORTS:
         raise _wrong(text, "only http and https can be fetched")
-    target = quote(parts.path or "/", _KEPT_IN_TARGETS)
+    target = _encoded(parts.path or "/")
     if parts.query:
-        target += "?" + quote(parts.query, _KEPT_IN_TARGETS)
+        target += "?" + _encoded(parts.query)
     return HttpUrl(
         scheme, _ascii_host(text, host), port or PORTS[scheme], target, user,
         redacted(text), parts.path,
     )  # fmt: skip
+
+
+def _encoded(part: str) -> str:
+    return quote(part, _KEPT_IN_TARGETS, errors="surrogateescape")
 
 
 def _ascii_host(text: str, host: str) -> str:
@@ -128,7 +132,7 @@ def file_name(url_path: str, disposition_name: str | None = None) -> bytes:
     Raises:
         InputError: The name is longer than a file's can be.
     """
-    name = _base(unquote_to_bytes(url_path))
+    name = _base(_decoded(url_path))
     if not name and disposition_name:
         name = _base(disposition_name.encode("utf-8", "surrogateescape"))
     name = name or UNNAMED
@@ -142,7 +146,11 @@ def file_name(url_path: str, disposition_name: str | None = None) -> bytes:
 
 def named_by_url(url_path: str) -> bool:
     """Return whether a URL's path says what its file is called."""
-    return bool(_base(unquote_to_bytes(url_path)))
+    return bool(_base(_decoded(url_path)))
+
+
+def _decoded(path: str) -> bytes:
+    return unquote_to_bytes(path.encode("utf-8", "surrogateescape"))
 
 
 def _base(path: bytes) -> bytes:

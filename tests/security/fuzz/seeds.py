@@ -63,6 +63,26 @@ TOML_TOKENS = (
     b"1e9",
     b"#",
 )
+URL_TOKENS = (
+    b"://",
+    b"@",
+    b":",
+    b"?",
+    b"#",
+    b"&",
+    b"=",
+    b"%2e%2e",
+    b"..",
+    b"-",
+    b"\\",
+    b"[::1]",
+    b".git",
+    b"ref=",
+    b"subdir=",
+    b"ext::",
+    b"file",
+)
+GIT_TOKENS = (b"40000 ", b"100644 ", b"120000 ", b"160000 ", b".git\0", b"..\0", b"tree ", b"> ")
 GLOB_TOKENS = (
     b"**",
     b"*",
@@ -305,6 +325,24 @@ def ignore_files() -> list[bytes]:
     return [
         b"*\n!keep\n", b"# c\n\n/a/b/\n**/*.o\n!**/x.o\n", b"a?c\n[a-z]*\n[^x]\n\\*\n",
         b"\xef\xbb\xbf.git\r\n*.pyc\r\n", b"**/a/**/b\n!a/**\n", b"a/../b\n./c\n",
+    ]  # fmt: skip
+
+
+def remote_sources() -> list[bytes]:
+    return [
+        b"https://example.com/a.git#main:dir\n../b.git", b"git@github.com:a/b.git?ref=v1\n./c",
+        b"ssh://git@h:22/~u/r?branch=b&subdir=/d&submodules=false\nhttps://e.com/x",
+        b"git://[::1]:9418/r#:sub\ngit@h:x", b"https://u:p@h/%41/b%20c?q=1#f\nname",
+        b"http://h/?tag=v1&checksum=0123456&keep-git-dir\n", b"http://[::1]:80/x.git\n/etc",
+    ]  # fmt: skip
+
+
+def git_trees() -> list[bytes]:
+    entry = b"100644 name\0" + bytes(20)
+    commit = b"tree %s\nauthor a <b> 1 +0000\ncommitter a <b> 1600000000 +0000\n\nm\n"
+    return [
+        entry, b"40000 dir\0" + bytes(range(20)) + entry, b"120000 l\0" + b"\xff" * 20,
+        b"160000 sub\0" + bytes(20) + b"100755 x\0" + bytes(20), commit % (b"0" * 40),
     ]  # fmt: skip
 
 

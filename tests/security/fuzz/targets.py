@@ -313,6 +313,56 @@ def read_source_pattern(data: bytes) -> None:
     match_source(pattern, path)
 
 
+def read_remote_source(data: bytes) -> None:
+    from layerstore.build.fetch.git_url import joined_remote, parse_git_source
+    from layerstore.build.fetch.urls import file_name, is_http, parse_http_url
+
+    text, _, other = data.decode("utf-8", "surrogateescape").partition("\n")
+    source = parse_git_source(text)
+    if source is not None:
+        _check_remote(source.remote)
+        assert not source.ref.startswith("-")
+        assert ".." not in source.subdir.split("/")
+        _check_remote(joined_remote(source.remote, other))
+    elif is_http(text):
+        url = parse_http_url(text)
+        assert url.target.isascii()
+        assert url.target.startswith("/")
+        assert not set(url.target + url.authority) & set("\r\n \0")
+        name = file_name(url.path, other)
+        assert name not in (b"", b".", b"..")
+        assert not set(name) & set(b"/\0")
+
+
+def _check_remote(remote: str) -> None:
+    """Nothing that git or ssh could take for an option or another protocol."""
+    scheme, separator, rest = remote.partition("://")
+    if separator and "@" not in scheme:
+        assert scheme in ("http", "https", "ssh", "git")
+        assert not rest.startswith("-")
+        assert not rest.rpartition("@")[2].startswith("-")
+    else:
+        user, _, host = remote.partition("@")
+        assert user
+        assert not user.startswith("-")
+        assert not host.startswith("-")
+    assert not any(ord(char) < 32 or ord(char) == 127 for char in remote)
+
+
+def read_git_tree(data: bytes) -> None:
+    from layerstore.build.fetch.git_objects import parse_commit, parse_tree
+
+    if data.startswith(b"tree "):
+        commit = parse_commit(data)
+        assert len(commit.tree) == 40
+        assert commit.time_s >= 0
+        return
+    names = [entry.name for entry in parse_tree(data)]
+    assert names == sorted(set(names))
+    assert not {b"", b".", b"..", b".git"} & set(names)
+    assert not any(b"/" in name for name in names)
+
+
 ALL = (
     Target("tar", read_tar, seeds.archives, seeds.repair_tar, seeds.TAR_TOKENS),
     Target("compression", decompress, seeds.compressed, tokens=seeds.COMPRESSION_TOKENS),
@@ -344,5 +394,8 @@ ALL = (
            refusals=(LayerstoreError,), max_bytes=2048),
     Target("source-pattern", read_source_pattern, seeds.patterns, tokens=seeds.GLOB_TOKENS,
            refusals=(LayerstoreError,), max_bytes=600),
+    Target("remote-source", read_remote_source, seeds.remote_sources, tokens=seeds.URL_TOKENS,
+           refusals=(LayerstoreError,), max_bytes=600),
+    Target("git-tree", read_git_tree, seeds.git_trees, tokens=seeds.GIT_TOKENS, max_bytes=2048),
 )  # fmt: skip
 BY_NAME = {target.name: target for target in ALL}
