@@ -143,6 +143,19 @@ class Build:
             delay /= 4  # it had ended: the next one gets less time
         return False
 
+    def kill_with_reaper(self, delay: float) -> None:
+        """Kill the builder and its reaper, neither of which sees the other die."""
+        while not (reapers := self._find(VICTIMS["reaper"])):
+            assert self.process.poll() is None
+            time.sleep(0.002)
+        time.sleep(delay)
+        self.process.send_signal(signal.SIGSTOP)
+        self._note_lease()
+        for pid in reapers:
+            os.kill(pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.communicate()
+
     def end(self) -> Done:
         """Wait for the build."""
         try:
@@ -183,15 +196,15 @@ class Build:
 
     def clean(self) -> None:
         """Remove the control groups that a broken build left on this host."""
-        for group in self._groups():
+        for group in self.groups():
             remove_cgroups(group.name)
 
     def remains(self) -> list[str]:
         """Return what still exists of the build."""
         found = remains(self.root)
-        return found + [f"cgroup {group}" for group in self._groups()]
+        return found + [f"cgroup {group}" for group in self.groups()]
 
-    def _groups(self) -> list[Path]:
+    def groups(self) -> list[Path]:
         """Return the control groups of this build, in every hierarchy."""
         return [
             group
@@ -277,6 +290,18 @@ class TestBuild:
                             for wait in (delay, 0)
                         )
 
+    def test_builder_and_reaper_killed_together_leave_what_the_next_command_removes(
+        self, workshop: Workshop, launcher: Launcher, trial_box: Path
+    ) -> None:
+        source = random.Random(f"{campaign.SEED} both")
+        with campaign.tally("F2", "build both") as tally:
+            for number in range(campaign.amount(1, 20, 200)):
+                delay = source.random() * LATEST_S
+                with tally.trial(f"{number}") as wanted:
+                    if wanted:
+                        kill_both(workshop, launcher, trial_box / f"{number}", delay)
+                        tally.fired += 1
+
     def test_a_builder_killed_at_any_call_of_a_run_step_leaves_nothing(
         self, workshop: Workshop, launcher: Launcher, trial_box: Path
     ) -> None:
@@ -295,6 +320,24 @@ def calls_of_build(workshop: Workshop, launcher: Launcher, root: Path) -> int:
     assert done.code == 0, done
     shutil.rmtree(root)
     return len(done.seen)
+
+
+def kill_both(workshop: Workshop, launcher: Launcher, root: Path, delay: float) -> None:
+    """Kill builder and reaper ``delay`` after the latter was seen; judge, and build again."""
+    shutil.copytree(workshop.template, root)
+    build = Build(root, workshop.context, ENDLESS, None)
+    build.kill_with_reaper(delay)
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := without_lease(remains(root))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        build.clean()
+        raise BrokenPromiseError(f"left behind: {left}")
+    judge(workshop, root, made=None)
+    build_again(workshop, launcher, root)
+    if left := build.groups():
+        build.clean()
+        raise BrokenPromiseError(f"the next commands left control groups: {left}")
 
 
 def kill_builder(workshop: Workshop, launcher: Launcher, root: Path, at: int) -> bool:
