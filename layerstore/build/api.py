@@ -287,8 +287,10 @@ class _Sources(NamedTuple):
 
 
 @contextlib.contextmanager
-def _opened(store: Store, request: BuildRequest, ui: BuildUi) -> Iterator[_Sources]:
-    """Read what a request is about."""
+def _opened(
+    store: Store, request: BuildRequest, ui: BuildUi, *, read_only: bool = False
+) -> Iterator[_Sources]:
+    """Read what a request is about; ``read_only`` makes nothing that it lacks."""
     for tag in request.tags:
         if "{{" not in tag:
             parse_tag_name(tag)
@@ -296,11 +298,18 @@ def _opened(store: Store, request: BuildRequest, ui: BuildUi) -> Iterator[_Sourc
         keeps_git_dir = is_true(request.build_args.get(KEEP_GIT_DIR_ARG, ""))
         main = main_context(request.context, store, fetcher, keeps_git_dir=keeps_git_dir)
         spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)
-        yield _Sources(main, spec, _frontend(store, request, spec, main, ui), fetcher)
+        frontend = _frontend(store, request, spec, main, ui, read_only=read_only)
+        yield _Sources(main, spec, frontend, fetcher)
 
 
 def _frontend(
-    store: Store, request: BuildRequest, spec: SpecFile, main: MainContext, ui: BuildUi
+    store: Store,
+    request: BuildRequest,
+    spec: SpecFile,
+    main: MainContext,
+    ui: BuildUi,
+    *,
+    read_only: bool,
 ) -> DockerfileFrontend | NativeFrontend:
     if not spec.filename.endswith(NATIVE_SUFFIX):
         if request.variants or request.locked:
@@ -308,6 +317,18 @@ def _frontend(
                 f"{spec.filename} is a Dockerfile: it has no variants and no lock file"
             )
         return DockerfileFrontend(spec.text, spec.filename, request.tags, ui)
+    return _native_frontend(store, request, spec, main, ui, read_only=read_only)
+
+
+def _native_frontend(
+    store: Store | None,
+    request: BuildRequest,
+    spec: SpecFile,
+    main: MainContext,
+    ui: BuildUi,
+    *,
+    read_only: bool,
+) -> NativeFrontend:
     if request.named_contexts:
         raise InputError(
             f"{spec.filename} is a native spec, which takes no --build-context",
@@ -318,7 +339,7 @@ def _frontend(
 
     epoch = source_date_epoch(request)
     now = rfc3339(time.time() if epoch is None else float(epoch))
-    sources = StoreSources(store, main, spec.ignore, now=now, tell=ui.message)
+    sources = StoreSources(store, main, spec.ignore, now=now, tell=ui.message, read_only=read_only)
     choice = Choice(tuple(request.tags), tuple(request.variants), request.locked)
     return open_spec(spec, _host_file(request, spec), main, sources, choice, epoch)
 
@@ -581,9 +602,10 @@ def check(store: Store | None, request: BuildRequest) -> Checked:
         SpecError: The Dockerfile is wrong; has file, line and column.
         InputError: The request or the build context is wrong.
     """
-    spec = read_spec(request, local_context(request.context))
+    main = local_context(request.context)
+    spec = read_spec(request, main)
     if spec.filename.endswith(NATIVE_SUFFIX):
-        raise InputError(f"{spec.filename} is no Dockerfile, and only these have build checks")
+        return _check_native(store, request, spec, main)
     dockerfile = parse_dockerfile(spec.text, spec.filename)
     around = _surroundings(request, partial(known_config, store), spec.ignore)
     findings = findings_of(dockerfile, spec.text, around)
@@ -606,7 +628,7 @@ def plan_build(store: Store, request: BuildRequest) -> list[PlannedVertex]:
     from layerstore.build.ui import SilentUi
 
     ui = SilentUi()
-    with _opened(store, request, ui) as sources:
+    with _opened(store, request, ui, read_only=True) as sources:
         images = _images(store, request, sources)
         targets = sources.frontend.targets(_lower_options(request), images, ui)
         about = _notes_settings(request, sources.spec, images, ())
@@ -621,6 +643,20 @@ def plan_build(store: Store, request: BuildRequest) -> list[PlannedVertex]:
 
 def _nothing(_key: str) -> None:
     """Return what a build that uses no cache knows of a step."""
+
+
+def _check_native(
+    store: Store | None, request: BuildRequest, spec: SpecFile, main: MainContext
+) -> Checked:
+    from layerstore.build.native.checks import AssumedImages
+    from layerstore.build.ui import SilentUi
+
+    frontend = _native_frontend(store, request, spec, main, SilentUi(), read_only=True)
+    options = _lower_options(request)
+    images = AssumedImages(partial(known_config, store), options.platform)
+    findings = frontend.check(options, images)
+    around = _surroundings(request, images.find, spec.ignore)
+    return Checked(spec.filename, physical_lines(spec.text), None, findings, around)
 
 
 def _surroundings(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.syntax import Notice
 from layerstore.build.errors import BuildStepError
+from layerstore.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -23,18 +24,32 @@ if TYPE_CHECKING:
 
 
 class Checked(NamedTuple):
-    """A Dockerfile and what the build checks say about it.
+    """A spec and what the build checks say about it.
 
     Attributes:
         lines: Its physical lines.
+        dockerfile: None for a native spec.
         around: What it was checked against.
     """
 
     filename: str
     lines: list[str]
-    dockerfile: Dockerfile
+    dockerfile: Dockerfile | None
     findings: list[Finding]
     around: Surroundings
+
+    def tree(self) -> Dockerfile:
+        """Return the Dockerfile.
+
+        Raises:
+            InputError: It is a native spec.
+        """
+        if self.dockerfile is None:
+            raise InputError(
+                f"{self.filename} is no Dockerfile, and only these have an outline",
+                hint="layerstore build --check, or --plan",
+            )
+        return self.dockerfile
 
 
 def findings_of(

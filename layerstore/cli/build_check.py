@@ -122,7 +122,7 @@ def _as_json(checked: Checked) -> dict[str, object]:
         "sources": [
             {
                 "fileName": checked.filename,
-                "language": "Dockerfile",
+                "language": "Dockerfile" if checked.dockerfile else "TOML",
                 "data": base64.b64encode(source).decode(),
             }
         ],

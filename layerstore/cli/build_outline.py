@@ -16,7 +16,7 @@ def tell_targets(checked: Checked, *, as_json: bool) -> None:
     """Print the stages of a Dockerfile."""
     from layerstore.build.outline import targets
 
-    found = targets(checked.dockerfile, checked.lines)
+    found = targets(checked.tree(), checked.lines)
     if as_json:
         write_json(
             {
@@ -50,8 +50,8 @@ def tell_outline(checked: Checked, target: str | None, *, as_json: bool) -> None
     from layerstore.build.lower import target_stage
     from layerstore.build.outline import outline
 
-    stage = target_stage(checked.dockerfile, target)
-    found = outline(checked.dockerfile, checked.lines, checked.around, stage)
+    stage = target_stage(checked.tree(), target)
+    found = outline(checked.tree(), checked.lines, checked.around, stage)
     if as_json:
         write_json(_outline_json(found))
         return

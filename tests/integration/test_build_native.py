@@ -261,6 +261,27 @@ def test_on_the_command_line(tmp_path):
     assert cli.ok("schema").json()["title"] == "layerstore.toml"
 
 
+def test_checking_needs_no_image(tmp_path):
+    cli = Cli(tmp_path / "store")
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "low.toml").write_text('[env]\nTOKEN = "x"\n')
+    spec = context / "layerstore.toml"
+    spec.write_text('base = ["a", "b"]\ninclude = "low.toml"\nargs = { a = "1" }\n')
+    checked = cli("build", "--check", context)
+    assert checked.code == 1
+    assert "Check complete, 2 warnings have been found!" in checked.out
+    assert "WARNING: UnusedArgument" in checked.out
+    assert f"{spec}:3" in checked.out
+    assert f"{context}/low.toml:2:1: the variable TOKEN sounds like a secret" in checked.out
+    assert not cli.store.exists()
+    (context / "low.toml").write_text("")
+    spec.write_text('base = { bootstrap = { suite = "bookworm" } }\nrun = "true"\n')
+    assert cli.ok("build", "--check", context).out == "Check complete, no warnings found.\n"
+    spec.write_text('base = "a"\nrunn = "true"\n')
+    assert "did you mean run?" in cli.fails(2, "build", "--check", context)
+
+
 # -- commands
 
 

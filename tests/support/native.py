@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import Notice
     from layerstore.build.frontends import Target
     from layerstore.build.graph import Op
+    from layerstore.build.lint.rules import Finding
     from layerstore.build.native.includes import Root
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -66,6 +67,7 @@ class Lowered(NamedTuple):
 
     targets: list[Target]
     notices: list[Notice]
+    findings: list[Finding]
 
     @property
     def state(self):
@@ -108,7 +110,7 @@ def lowered(
     """Lower a spec without a store."""
     sources = sources or FakeSources()
     document = Document(text.encode(), "layerstore.toml", root)
-    targets, notices = lower_targets(
+    made = lower_targets(
         document,
         options(build_args=build_args or {}, target=target),
         sources,
@@ -118,4 +120,4 @@ def lowered(
         tags=tags,
         wanted=wanted,
     )
-    return Lowered(targets, notices)
+    return Lowered(made.targets, made.notices, made.findings)

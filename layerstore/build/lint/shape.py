@@ -36,6 +36,11 @@ _SECRET = re.compile(
 _NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
 
 
+def looks_secret(name: str) -> bool:
+    """Whether a variable of that name may hold what nobody should read."""
+    return bool(_SECRET.search(name)) and not _NO_SECRET.search(name)
+
+
 def shape_findings(dockerfile: Dockerfile, lines: list[str], native: Platform) -> Iterator[Finding]:
     """Yield what is wrong with the way a file is written.
 
@@ -157,7 +162,7 @@ def _pairs(instruction: Instruction, stage: int) -> Iterator[Finding]:
     elif isinstance(instruction, Arg):
         names = tuple(each.name for each in instruction.args)
     for name in names:
-        if _SECRET.search(name) and not _NO_SECRET.search(name):
+        if looks_secret(name):
             detail = f'Do not use ARG or ENV instructions for sensitive data ({word} "{name}")'
             yield Finding(rules.SECRETS_USED_IN_ARG_OR_ENV, detail, instruction.span, stage)
 

@@ -2,8 +2,9 @@
 
 From the text down: :mod:`places` and :mod:`reader` (TOML with line and column), :mod:`includes`
 (one document of several files), :mod:`templates` and :mod:`matrix` (arguments and variants),
-:mod:`spec` and :mod:`decoding` (typed records), :mod:`lowering` (records to vertices),
-:mod:`packages` (what apt, pip and npm are asked to do), :mod:`lockfile` and :mod:`locking`.
+:mod:`spec` and :mod:`decoding` (typed records), :mod:`lowering` and :mod:`stages` (records to
+vertices), :mod:`bases`, :mod:`packages` and :mod:`installing` (what apt, pip and npm are asked to
+do), :mod:`container` (the config), :mod:`lockfile` and :mod:`locking`; :mod:`checks`.
 
 Reference: docs/reference/layerstore-toml.md.
 """

@@ -12,6 +12,7 @@ from layerstore.build.dockerfile.syntax import Notice
 from layerstore.build.frontends import Target, warn_of_unused
 from layerstore.build.graph import topological
 from layerstore.build.lower import PROXY_ARGS, Plan
+from layerstore.build.native.checks import AssumedSources, spec_findings
 from layerstore.build.native.decoding import decode
 from layerstore.build.native.includes import Root, merged_document
 from layerstore.build.native.limits import MAX_LOCK_BYTES
@@ -59,6 +60,19 @@ class Choice(NamedTuple):
     locked: bool = False
 
 
+class LoweredTargets(NamedTuple):
+    """What a spec came to.
+
+    Attributes:
+        notices: What was accepted with a remark.
+        findings: What the checks say.
+    """
+
+    targets: list[Target]
+    notices: list[Notice]
+    findings: list[Finding]
+
+
 class Document:
     """A spec and what it includes, read and checked as far as no variant matters.
 
@@ -67,6 +81,7 @@ class Document:
         node: Everything merged.
         args: Declared arguments with their defaults.
         variants: All of them.
+        include_span: Where it names other files.
 
     Args:
         data: The spec's bytes.
@@ -76,7 +91,9 @@ class Document:
 
     def __init__(self, data: bytes, file: str, root: Root | None) -> None:
         self.file = file
-        self.node = merged_document(read_toml(data, file), root)
+        own = read_toml(data, file)
+        self.include_span = own.span_of("include")
+        self.node = merged_document(own, root)
         self.args = argument_defaults(self.node.get("args"))
         self.variants = variants(self.node.get("matrix"), self.args)
         self.has_matrix = self.node.get("matrix") is not None
@@ -128,7 +145,7 @@ def lower_targets(
     epoch: int | None,
     tags: Sequence[str] = (),
     wanted: Sequence[str] = (),
-) -> tuple[list[Target], list[Notice]]:
+) -> LoweredTargets:
     """Return the images that a spec describes, and what is worth a word.
 
     Args:
@@ -148,10 +165,13 @@ def lower_targets(
     graph = Graph()
     targets: list[Target] = []
     notices: list[Notice] = []
+    used: set[str] = set()
+    stages: set[str] = set()
     for variant in chosen(document.variants, wanted):
         node, expander = document.expanded(variant, options)
         spec = decode(Spec, node, "the spec")
-        lowered = Lowering(spec, node, options, epoch, images, sources, locks, graph).run()
+        lowering = Lowering(spec, node, options, epoch, images, sources, locks, graph)
+        lowered = lowering.run()
         notices += [notice for notice in lowered.notices if notice not in notices]
         names = _names(spec, node, expander, tags)
         plan = Plan(
@@ -160,9 +180,13 @@ def lower_targets(
             history_comment=HISTORY_COMMENT,
         )
         targets.append(Target(variant.label, names, plan))
+        used |= expander.used
+        stages |= lowering.needed
     _label_variants(targets)
     _refuse_equal_names(targets)
-    return targets, notices
+    chose = bool(options.target or wanted)
+    findings = list(spec_findings(document.node, used, None if chose else stages))
+    return LoweredTargets(targets, notices, findings)
 
 
 class NativeFrontend:
@@ -189,6 +213,7 @@ class NativeFrontend:
         self._lock = lock
         self._choice = choice
         self._epoch = epoch
+        self._findings: list[Finding] = []
 
     def targets(self, options: LowerOptions, images: Images, ui: BuildUi) -> list[Target]:
         """Return the chosen variants.
@@ -197,29 +222,50 @@ class NativeFrontend:
             SpecError: The spec is wrong, or its lock file is out of date and must not be.
         """
         locks = self._locks()
-        targets, notices = self._lowered(options, images, locks)
-        for notice in notices:
+        lowered = self._lowered(options, images, locks)
+        for notice in lowered.notices:
             ui.warning(notice)
+        self._findings = lowered.findings
         if isinstance(locks, FileLocks):
             self._tell_missing(locks, ui)
         warn_of_unused(self._document.unused_args(options), self._document.file, "[args]", ui)
-        return targets
+        return lowered.targets
 
     def findings(
         self,
         around: Surroundings,  # noqa: ARG002 -- the protocol's
         targets: Sequence[Target],  # noqa: ARG002
     ) -> list[Finding]:
-        """Return nothing: what is doubtful was told while lowering."""
-        return []
+        """Return what was found while lowering."""
+        return self._findings
+
+    def check(self, options: LowerOptions, images: Images) -> list[Finding]:
+        """Return what is doubtful in the spec, whatever the store has.
+
+        A place in an included file is told in words, and the place is that of ``include``.
+
+        Raises:
+            SpecError: The spec is wrong.
+        """
+        document = self._document
+        lowered = lower_targets(
+            document, options, images, AssumedSources(self._sources), NoLocks(),
+            epoch=self._epoch, tags=self._choice.tags, wanted=self._choice.variants,
+        )  # fmt: skip
+        return [
+            finding
+            if finding.span.file == document.file
+            else finding._replace(
+                detail=f"{finding.span}: {finding.detail}", span=document.include_span
+            )
+            for finding in lowered.findings
+        ]
 
     def resolve(self, options: LowerOptions, images: Images, locks: Locks) -> None:
         """Lower everything with locks that find out what package sets are today."""
         self._lowered(options, images, locks)
 
-    def _lowered(
-        self, options: LowerOptions, images: Images, locks: Locks
-    ) -> tuple[list[Target], list[Notice]]:
+    def _lowered(self, options: LowerOptions, images: Images, locks: Locks) -> LoweredTargets:
         return lower_targets(
             self._document,
             options,

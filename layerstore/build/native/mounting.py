@@ -92,6 +92,7 @@ class Mounts:
             uid=uid,
             gid=gid,
             env=mount.env,
+            absent=not mount.required and identity not in self._lowering.options.secrets,
         )
 
     def _bind(self, mount: BindMount) -> MountSpec:

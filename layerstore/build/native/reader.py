@@ -42,23 +42,28 @@ class Node:
         """Return the value of a key, None if there is none or this is no table."""
         return self.value.get(key) if isinstance(self.value, dict) else None
 
+    def at(self, *path: str | int) -> Node | None:
+        """Return what lies at ``path`` below, None if nothing does."""
+        node: Node | None = self
+        for step in path:
+            if node is None:
+                return None
+            value = node.value
+            if isinstance(value, dict) and isinstance(step, str):
+                node = value.get(step)
+            elif isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value):
+                node = value[step]
+            else:
+                node = None
+        return node
+
     def span_of(self, *path: str | int) -> SourceSpan:
         """Return the place of what lies at ``path`` below, or of the last that is there."""
-        node = self
-        for step in path:
-            below: Node | None = None
-            if isinstance(node.value, dict) and isinstance(step, str):
-                below = node.value.get(step)
-            elif (
-                isinstance(node.value, list)
-                and isinstance(step, int)
-                and 0 <= step < len(node.value)
-            ):
-                below = node.value[step]
-            if below is None:
-                break
-            node = below
-        return node.key_span
+        for end in range(len(path), 0, -1):
+            node = self.at(*path[:end])
+            if node is not None:
+                return node.key_span
+        return self.key_span
 
 
 def read_toml(data: bytes, file: str) -> Node:

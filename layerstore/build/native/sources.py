@@ -37,27 +37,30 @@ class StoreSources:
     """A store, and the files of a directory.
 
     Args:
-        store: Where images are.
+        store: Where images are; None if only files are asked for.
         context: The build context.
         ignore: What the context leaves out.
         now: RFC 3339 time for images that are bootstrapped.
         tell: Hears of what takes long.
+        read_only: Nothing is made and nothing remembered.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: Store | None,
         context: MainContext,
         ignore: IgnoreRules,
         *,
         now: str,
         tell: Callable[[str], None],
+        read_only: bool = False,
     ) -> None:
         self._store = store
         self._context = context
         self._ignore = ignore
         self._now = now
         self._tell = tell
+        self._read_only = read_only
         self._texts: dict[str, str] = {}
 
     def bootstrap(self, wish: Bootstrap, span: SourceSpan) -> str:
@@ -79,9 +82,12 @@ class StoreSources:
         )
         digest = hashlib.sha256(msgspec.msgpack.encode(spec)).hexdigest()[:12]
         name = f"{BOOTSTRAP_REPOSITORY}/{wish.suite}:{digest}"
+        assert self._store is not None
         with contextlib.suppress(NotFoundError):
             self._store.resolve(name)
             return name
+        if self._read_only:
+            raise SpecError(f"the base {name} is not there yet: a build makes it", span)
         self._tell(f"making the base {name} with mmdebstrap")
         try:
             bootstrap(self._store, spec, created=self._now, names=(name,))
@@ -94,11 +100,12 @@ class StoreSources:
 
         Stacks without conflicts are remembered like a step of a build.
         """
+        assert self._store is not None
         key = step_key(MergeOp(), ["without conflicts", *map(layers_input, stacks)], None)
         if self._store.cache_get(key) is not None:
             return ()
         found = _Conflicts(self._store).between(stacks)
-        if not found:
+        if not found and not self._read_only:
             with self._store.begin("build: combined bases") as session:
                 session.cache_put(CacheRecord(key, None, b"", time.time()))
         return found

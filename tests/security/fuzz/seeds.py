@@ -125,6 +125,15 @@ class AnyImage:
         )
 
 
+class AnyNativeImage:
+    """Finds an image of any name but ``none``; its layers say its name."""
+
+    def find(self, reference: str) -> Config | None:
+        from tests.support.native import image
+
+        return None if reference == "none" else image(len(reference))
+
+
 def archives() -> list[bytes]:
     from tests.security.corpus.archives import ALL
 
@@ -348,3 +357,44 @@ def git_trees() -> list[bytes]:
 
 def patterns() -> list[bytes]:
     return [b"*.txt\na.txt", b"a/*/c\na/b/c", b"[a-c]?\\*\nbx*", b"[^a]\nb", b"**\na/b"]
+
+
+NATIVE_TOKENS = (
+    b"{{a}}", b"{{!a}}", b"{{env.PATH}}", b"[[run]]\n", b"[stages.a]\n", b"[matrix]\n",
+    b"[args]\n",
+    b"[packages]\n", b"[users]\n", b"[files]\n", b"[env]\n", b"base = ", b"include = ",
+    b"content = ",
+    b"stage = ", b"image = ",
+    b"from = ", b'["a", "b"]', b"{}", b"[]", b"{ ", b" }",
+    b"\n", b'"', b"'",
+)  # fmt: skip
+
+
+def native_specs() -> list[bytes]:
+    from pathlib import Path
+
+    top = Path(__file__).parents[3]
+    page = (top / "docs/reference/layerstore-toml.md").read_text()
+    blocks = [block.partition("```")[0] for block in page.split("```toml\n")[1:]]
+    example = (top / "Dockerfile-examples/native-spec/layerstore.toml").read_text()
+    return [text.encode() for text in (*blocks, example)]
+
+
+def lock_files() -> list[bytes]:
+    from layerstore.build.native import lockfile
+
+    package = lockfile.AptPackage(
+        name="a", version="1", file="a_1_all.deb", uri="http://a/a.deb", size=1, sha256="0" * 64
+    )
+    lock = lockfile.Lock(
+        bases=(lockfile.Base(name="a", layers="sha256:1"),),
+        apt=(lockfile.Apt(over="sha256:1", packages=("a",), install=(package,)),),
+        pip=(
+            lockfile.Pip(
+                over="sha256:1", requirements="a",
+                install=(lockfile.PipPackage(name="a", version="1", sha256="0" * 64),),
+            ),
+        ),
+        npm=(lockfile.Npm(over="sha256:1", packages=("a",), lock={"a": [1, None, {}]}),),
+    )  # fmt: skip
+    return [lockfile.encode(lock), lockfile.encode(lockfile.Lock())]

@@ -237,6 +237,34 @@ def read_dockerfile(data: bytes) -> None:
         raise
 
 
+def read_native_spec(data: bytes) -> None:
+    """From bytes to a graph, twice the same; errors stand at a place and can be printed."""
+    from layerstore.build.dockerfile.errors import SpecError
+    from layerstore.build.native.frontend import Document, lower_targets
+    from layerstore.build.native.lockfile import NoLocks
+    from tests.support.native import FakeSources, options
+
+    def lowered() -> list[object]:
+        document = Document(data, "Dockerfile", None)
+        sources = seeds.AnyNativeImage()
+        made = lower_targets(document, options(), sources, FakeSources(), NoLocks(), epoch=None)
+        return [target.plan.state.config for target in made.targets]
+
+    try:
+        assert lowered() == lowered()
+    except SpecError as err:
+        _check_place(err, data)
+        raise
+
+
+def read_lock_file(data: bytes) -> None:
+    """A lock file that is accepted is the same when it is written and read again."""
+    from layerstore.build.native.lockfile import decode, encode
+
+    lock = decode(data, "lock")
+    assert decode(encode(lock), "lock") == lock
+
+
 def check_dockerfile(data: bytes) -> None:
     """Findings stand at places of the file, are told the same way twice, and can be printed."""
     from layerstore.build.checking import Checked, physical_lines
@@ -386,6 +414,9 @@ ALL = (
            refusals=(LayerstoreError,), max_bytes=4096),
     Target("build-checks", check_dockerfile, seeds.dockerfiles, tokens=seeds.DOCKERFILE_TOKENS,
            refusals=(LayerstoreError,), max_bytes=4096),
+    Target("native-spec", read_native_spec, seeds.native_specs, tokens=seeds.NATIVE_TOKENS,
+           refusals=(LayerstoreError,), max_bytes=4096),
+    Target("lock-file", read_lock_file, seeds.lock_files, tokens=seeds.JSON_TOKENS),
     Target("trigger", read_trigger, seeds.triggers, tokens=seeds.DOCKERFILE_TOKENS,
            refusals=(LayerstoreError,), max_bytes=2048),
     Target("expansion", expand, seeds.words, tokens=seeds.DOCKERFILE_TOKENS,

@@ -514,3 +514,32 @@ def test_the_number_of_included_files_is_bounded(tree):
 
 def test_a_spec_on_stdin_includes_nothing():
     assert "only a spec in a file of this host can include" in fails('include = "a.toml"')
+
+
+# -- checks
+
+
+def found(text: str, **options: object) -> list[str]:
+    return [f"{each.span}: {each}" for each in lowered(text, **options).findings]
+
+
+SECRET = "sounds like a secret, and ends in the image: see secrets of a command"
+
+
+def test_what_is_doubtful_is_found():
+    text = (
+        'base = "debian"\nrun = "{{used}}"\n[args]\nused = "1"\nunused = "2"\n'
+        '[env]\nAPI_KEY = "x"\nKEY_FILE = "y"\n[stages.alone]\nenv = { TOKEN = "z" }\n'
+    )
+    assert found(text) == [
+        "layerstore.toml:5:1: UnusedArgument: the argument unused is used by nothing",
+        "layerstore.toml:9:1: UnusedStage: nothing needs the stage alone",
+        f"layerstore.toml:7:1: SecretsUsedInArgOrEnv: the variable API_KEY {SECRET}",
+        f"layerstore.toml:10:9: SecretsUsedInArgOrEnv: the variable TOKEN {SECRET}",
+    ]
+    assert not [each for each in found(text, target="alone") if "UnusedStage" in each]
+    assert found('[matrix]\nv = ["1"]\n[args]\npassword = ""\n[labels]\na = "{{password}}"') == [
+        f"layerstore.toml:4:1: SecretsUsedInArgOrEnv: the argument password {SECRET}",
+        "layerstore.toml:2:1: UnusedArgument: the axis v is used by nothing",
+    ]
+    assert found('base = "debian"\nrun = "x"') == []
