@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -46,6 +47,27 @@ class BriefEntry(msgspec.Struct, array_like=True, gc=False):
 _DECODER = msgspec.msgpack.Decoder(tuple[tuple[BriefEntry, ...], msgspec.Raw, msgspec.Raw])
 
 
+class _LayerFiles:
+    """The files of one layer that have content, which never change."""
+
+    def __init__(self, by_path: dict[bytes, tuple[Extent, ...]], entry_count: int) -> None:
+        self.by_path = by_path
+        self.entry_count = entry_count
+        self._by_pattern: dict[bytes, tuple[Extent, ...]] | None = None
+
+    def like(self, pattern: bytes) -> tuple[Extent, ...] | None:
+        """Return the content of a file whose path has a pattern."""
+        if self._by_pattern is None:
+            self._by_pattern = {
+                path_pattern(path): extents for path, extents in self.by_path.items()
+            }
+        return self._by_pattern.get(pattern)
+
+
+_known: WeakKeyDictionary[Store, dict[DiffId, _LayerFiles]] = WeakKeyDictionary()
+"""What was read of stores that are open: the steps of a build ask for the same layers."""
+
+
 class SimilarFiles:
     """Paths of the newest images' files, with their content. For one thread."""
 
@@ -58,46 +80,63 @@ class SimilarFiles:
         """
         self._store = store
         self._near = near
-        self._by_path: dict[bytes, tuple[Extent, ...]] | None = None
-        self._by_pattern: dict[bytes, tuple[Extent, ...]] | None = None
+        self._files: list[_LayerFiles] | None = None
 
     def find(self, path: bytes) -> Refs:
         """Return the content of a stored file at ``path`` or one like it; nothing if there is none.
 
         Holes are left out.
         """
-        if self._by_path is None:
-            self._by_path = self._load()
-        if not self._by_path:
-            return ()
-        extents = self._by_path.get(path)
-        if extents is None:
-            extents = self._patterns(self._by_path).get(path_pattern(path), ())
+        if self._files is None:
+            self._files = list(self._load())
+        extents = self._at(path) or self._like(path) or ()
         return tuple((length, chunk) for length, chunk in extents if chunk is not None)
 
-    def _patterns(
-        self, by_path: dict[bytes, tuple[Extent, ...]]
-    ) -> dict[bytes, tuple[Extent, ...]]:
-        if self._by_pattern is None:
-            self._by_pattern = {path_pattern(path): extents for path, extents in by_path.items()}
-        return self._by_pattern
+    def _at(self, path: bytes) -> tuple[Extent, ...] | None:
+        for files in self._files or ():
+            extents = files.by_path.get(path)
+            if extents is not None:
+                return extents
+        return None
 
-    def _load(self) -> dict[bytes, tuple[Extent, ...]]:
-        found: dict[bytes, tuple[Extent, ...]] = {}
+    def _like(self, path: bytes) -> tuple[Extent, ...] | None:
+        pattern = path_pattern(path)
+        for files in self._files or ():
+            extents = files.like(pattern)
+            if extents is not None:
+                return extents
+        return None
+
+    def _load(self) -> Iterator[_LayerFiles]:
         left = ENTRIES_MAX
+        known = _known.setdefault(self._store, {})
         for diff_id in self._layers():
-            try:
-                record = self._store.layer(diff_id)
-                if record.entry_count > left:
+            files = known.get(diff_id)
+            if files is None:
+                if sum(each.entry_count for each in known.values()) > ENTRIES_MAX:
+                    known.clear()
+                files = self._read(diff_id, left)
+                if files is None:
                     continue
-                entries = brief_entries(self._store.read_refs(record.tree))
-            except (IntegrityError, NotFoundError):
-                continue
-            left -= record.entry_count
-            for entry in entries:
-                if entry.extents and entry.kind == Kind.FILE:
-                    found.setdefault(entry.path, entry.extents)
-        return found
+                known[diff_id] = files
+            if files.entry_count <= left:
+                left -= files.entry_count
+                yield files
+
+    def _read(self, diff_id: DiffId, most: int) -> _LayerFiles | None:
+        try:
+            record = self._store.layer(diff_id)
+            if record.entry_count > most:
+                return None
+            entries = brief_entries(self._store.read_refs(record.tree))
+        except (IntegrityError, NotFoundError):
+            return None
+        by_path = {
+            entry.path: entry.extents
+            for entry in entries
+            if entry.extents and entry.kind == Kind.FILE
+        }
+        return _LayerFiles(by_path, record.entry_count)
 
     def _layers(self) -> Iterator[DiffId]:
         """Yield layers, each once: the preferred ones, then upper layers of new images first."""
