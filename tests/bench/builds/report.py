@@ -11,7 +11,7 @@ from tests.bench.builds.cases import CACHED
 from tests.bench.harness import environment, grid, megabytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from tests.bench.builds.cases import Measured
     from tests.bench.builds.rebuilds import Stored
@@ -101,10 +101,7 @@ def verdicts(measured: Sequence[Measured], stored: Sequence[Stored]) -> list[Bar
     ours_stored = [each for each in stored if each.builder == OURS]
     docker = [each for each in stored if each.builder.startswith("docker")]
     if ours_stored and docker:
-        bars += [
-            _smaller("after rebuilds", ours_stored[0], docker, lambda each: each.last),
-            _smaller("pruned", ours_stored[0], docker, lambda each: each.pruned),
-        ]
+        bars.append(_smaller(ours_stored[0], docker))
     return bars
 
 
@@ -115,14 +112,12 @@ def _faster(what: str, ours: Measured, peers: Sequence[Measured], factor: float)
     return Bar(what, wanted, f"{ratio:.2f} times as fast as {best.builder}", ratio > factor)
 
 
-def _smaller(
-    what: str, ours: Stored, docker: Sequence[Stored], size: Callable[[Stored], int]
-) -> Bar:
-    best = min(docker, key=size)
-    share = size(ours) / size(best)
+def _smaller(ours: Stored, docker: Sequence[Stored]) -> Bar:
+    best = min(docker, key=lambda each: each.last)
+    share = ours.last / best.last
     return Bar(
-        f"bytes stored, {what}",
+        f"bytes stored after {ours.rebuilds} rebuilds",
         f"at most {BYTES_SHARE:g} of docker's",
-        f"{megabytes(size(ours))} MB, {share:.3f} of {best.builder}'s {megabytes(size(best))}",
+        f"{megabytes(ours.last)} MB, {share:.3f} of {best.builder}'s {megabytes(best.last)}",
         share <= BYTES_SHARE,
     )
