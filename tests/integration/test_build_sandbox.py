@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,9 @@ from layerstore.build.run.settings import (
     Ulimit,
 )
 from layerstore.errors import UnsupportedError
+from layerstore.linux import mounts
 from tests.support.build import box, builder, needs_runc  # noqa: F401
+from tests.support.namespaces import private_mount_table
 
 if TYPE_CHECKING:
     from tests.support.build import Builder
@@ -287,12 +290,26 @@ def test_the_runtime_can_be_chosen(box: Builder) -> None:
         said(box, "true", run=RunOptions(runtime="no-such"))
 
 
+@pytest.mark.skipif(shutil.which("crun") is None, reason="crun is not installed")
+def test_crun_as_well(box: Builder) -> None:
+    with private_mount_table():
+        # crun refuses hosts with control groups of both versions.
+        if os.path.ismount("/sys/fs/cgroup/unified"):
+            mounts.unmount("/sys/fs/cgroup/unified", lazy=True)
+        limits = Limits(ulimits=(Ulimit("nofile", 99, 99),), shm_size=5 << 20)
+        box.build(
+            "FROM box\nRUN grep -E 'CapEff|Seccomp:' /proc/self/status; ulimit -n\n"
+            "USER daemon\nRUN --network=none id -u; ls /sys/class/net\n",
+            run=RunOptions(limits=limits, runtime="crun"),
+        )
+    text = box.ui.text.decode()
+    assert text == "CapEff:\t00000000a80425fb\nSeccomp:\t2\n99\n1\nlo\n"
+
+
 def test_a_runtime_that_does_not_work_is_passed_over(
     box: Builder, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     """Named like runc, in front of it on the path; the real one is called crun here."""
-    import shutil
-
     real = shutil.which("runc")
     if real is None:
         pytest.skip("runc is not installed")
