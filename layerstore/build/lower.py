@@ -57,7 +57,7 @@ from layerstore.build.stage import StageState
 from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from layerstore.build.contexts import LayoutContext, NamedSource
     from layerstore.build.dockerfile.syntax import CommandLine, Dockerfile, Stage
@@ -163,6 +163,21 @@ def target_stage(dockerfile: Dockerfile, name: str | None) -> Stage:
     return stage
 
 
+_NESTED_STAGES = 50
+"""Stages that may wait for each other."""
+
+
+def _asked_for(stage: Stage) -> Iterator[str]:
+    """Yield the names that a stage builds on and takes files from, as written."""
+    if not stage.from_.base.isdigit():  # which is an image
+        yield stage.from_.base
+    for instruction in stage.instructions:
+        if isinstance(instruction, Copy) and instruction.from_ is not None:
+            yield instruction.from_
+        elif isinstance(instruction, Run):
+            yield from (mount.from_ for mount in instruction.mounts if mount.from_ is not None)
+
+
 class Lowering:
     """The state of one :func:`lower`."""
 
@@ -195,6 +210,8 @@ class Lowering:
 
     def stage_state(self, stage: Stage) -> StageState:
         """Return a stage's end, lowering it first if nobody has asked before."""
+        if not self._begun:
+            self._begin_far_below(stage)
         known = self._done.get(stage.index)
         if known is None:
             self._refuse_circles(stage)
@@ -205,6 +222,26 @@ class Lowering:
                 known = _StageLowering(self, stage).run()
             self._done[stage.index] = known
         return known
+
+    def _begin_far_below(self, target: Stage) -> None:
+        """Lower what very many stages need from the first on, so that none waits for a long chain.
+
+        One stage asks for another while it is lowered; a thousand that do would be too many calls.
+        """
+        needed = {target.index}
+        todo = [target]
+        while todo:
+            stage = todo.pop()
+            for name in _asked_for(stage):
+                earlier = None if self.contexts.has(name) else self.dockerfile.stage_named(name)
+                if earlier is not None and earlier.index >= stage.index:
+                    earlier = self.stage_before(name, stage)
+                if earlier is not None and earlier.index not in needed:
+                    needed.add(earlier.index)
+                    todo.append(earlier)
+        if len(needed) > _NESTED_STAGES:
+            for index in sorted(needed):
+                self.stage_state(self.dockerfile.stages[index])
 
     def _refuse_circles(self, stage: Stage) -> None:
         """Refuse a stage that needs itself, which named contexts make possible."""

@@ -9,6 +9,7 @@ import pytest
 
 from layerstore.build.api import BuildRequest, plan_build
 from layerstore.build.context import Context
+from layerstore.build.dockerfile.limits import MAX_STAGES
 from layerstore.build.errors import BuildStepError
 from layerstore.cli.build_plan import DEPTH_MAX, _to_dot, _to_json, _to_text
 from tests.support.build import add_image, builder  # noqa: F401
@@ -125,6 +126,24 @@ def test_stages_nested_deeply_are_cut(builder: Builder) -> None:  # noqa: F811
     stages = [f"FROM scratch AS s{n}\nCOPY --from=s{n - 1} / /\n" for n in range(1, count)]
     found = plan(builder, "FROM scratch AS s0\nWORKDIR /w\n" + "".join(stages))
     assert max(line.count("│") for line in _to_text(found)) == DEPTH_MAX + 1
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "FROM s{before} AS s{number}\n",
+        "FROM scratch AS s{number}\nCOPY --from=s{before} / /\n",
+        "FROM scratch AS s{number}\nCOPY --from={before} / /\n",
+        "FROM scratch AS s{number}\nRUN --mount=from=s{before},target=/m x\n",
+    ],
+)
+def test_as_many_stages_as_a_file_may_have_can_build_on_each_other(
+    builder: Builder,  # noqa: F811
+    stage: str,
+) -> None:
+    stages = [stage.format(number=number, before=number - 1) for number in range(1, MAX_STAGES)]
+    found = plan(builder, "FROM scratch AS s0\nWORKDIR /w\n" + "".join(stages))
+    assert states(found)["WORKDIR /w"] == "runs"
 
 
 def test_dot_quotes_what_strangers_write(builder: Builder) -> None:  # noqa: F811
