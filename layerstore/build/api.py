@@ -416,6 +416,7 @@ def _write(
             steps=made_steps(vertex, solver),
             bases=images.used,
             context_keys=context_keys(vertex, solver, solving.executor),
+            commits=solving.executor.commits,
             builder_platform=str(native_platform()),
             epoch=epoch,
             started=solving.began_ns / 1e9,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.formats.oci_config import decode_config
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from layerstore.build.api import BuildRequest
+    from layerstore.build.graph import GitOp
     from layerstore.build.record import MadeStep
     from layerstore.build.resources import BuildResources
     from layerstore.build.result import BaseImage
@@ -40,6 +41,7 @@ class BuildFacts(NamedTuple):
         spec: The Dockerfile's bytes.
         spec_name: Its path as it is shown; only the last component is told.
         context_keys: How the steps' selections of the build context are named in keys.
+        commits: What the refs of git sources meant.
         builder_platform: What the build ran on.
         started: Seconds since the epoch.
     """
@@ -50,6 +52,7 @@ class BuildFacts(NamedTuple):
     steps: Sequence[MadeStep]
     bases: Sequence[BaseImage]
     context_keys: Sequence[str]
+    commits: Mapping[GitOp, str]
     builder_platform: str
     epoch: int | None
     started: float

@@ -19,7 +19,7 @@ from layerstore.build.solver import Made, Source
 from layerstore.errors import BuildError, InputError, LayerstoreError, MountError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from layerstore.build.contexts import Contexts
     from layerstore.build.facts import Selection
@@ -74,6 +74,11 @@ class BuildExecutor:
     def session(self) -> WriteSession:
         """The build's one write session, begun when first asked for."""
         return self.resources.session
+
+    @property
+    def commits(self) -> Mapping[GitOp, str]:
+        """What the refs of git sources meant that were asked for so far."""
+        return self._fetcher.commits
 
     def fetch(self, vertex: Vertex, *, fresh: bool) -> Source:
         """Return a remote source's layer, fetched if what is known of it is not current.

@@ -61,9 +61,21 @@ class NamedContexts:
             SpecError: There is no such image or stage.
         """
         key = context_key(name)
-        if isinstance(self._sources[key][1], Path):
-            return self._directory(key)
-        return self.state(name, span).vertex
+        if key not in self._vertices:
+            self._vertices[key] = self._vertex(key, span)
+        return self._vertices[key]
+
+    def _vertex(self, key: str, span: SourceSpan) -> Vertex:
+        given, source = self._sources[key]
+        match source:
+            case Path():
+                return Vertex(ContextOp(given), (), None)
+            case GitContext(source=git, text=text):
+                return self._lowering.remote(git_op(git), redacted(text), span)
+            case UrlContext(url=url):
+                return self._lowering.remote(HttpOp(url, URL_FILE, ""), redacted(url), span)
+            case _:
+                return self.state(key, span).vertex
 
     def state(self, name: str, span: SourceSpan) -> StageState:
         """Return what ``FROM name``, or a stage that is called so, means.
@@ -87,13 +99,8 @@ class NamedContexts:
                 return StageState(Vertex(BaseOp(config.diff_ids), (), span, label), config)
             case StageContext(stage=stage):
                 return self._stage(stage, span)
-            case Path():
-                return self._over_nothing(given, self._whole_directory(key, span))
-            case GitContext(source=git, text=text):
-                vertex = self._lowering.remote(git_op(git), redacted(text), span)
-            case UrlContext(url=url):
-                vertex = self._lowering.remote(HttpOp(url, URL_FILE, ""), redacted(url), span)
-        return self._over_nothing(given, vertex)
+            case _:
+                return self._begun_with(given, self.vertex(key, span), span)
 
     def _stage(self, name: str, span: SourceSpan) -> StageState:
         stage = self._lowering.dockerfile.stage_named(name)
@@ -101,20 +108,14 @@ class NamedContexts:
             raise SpecError(f"there is no stage {name!r} for a build context", span)
         return self._lowering.stage_state(stage)
 
-    def _directory(self, key: str) -> Vertex:
-        if key not in self._vertices:
-            given = self._sources[key][0]
-            self._vertices[key] = Vertex(ContextOp(given), (), None)
-        return self._vertices[key]
-
-    def _whole_directory(self, key: str, span: SourceSpan) -> Vertex:
-        """Return a root that holds what a directory does."""
+    def _begun_with(self, given: str, source: Vertex, span: SourceSpan) -> StageState:
+        """Return a stage that begins with files, and nothing else, as with ``scratch``."""
         empty = Vertex(BaseOp(()), (), span)
-        op = CopyOp(("/",), (), "/", "", "", False, False, False, ())
-        label = f"[context {self._sources[key][0]}] load"
-        return Vertex(op, (empty, self._directory(key)), span, label)
-
-    def _over_nothing(self, given: str, vertex: Vertex) -> StageState:
+        op = CopyOp(
+            sources=("/",), documents=(), dest="/", owner="", mode="",
+            unpack=False, parents=False, link=False, exclude=(),
+        )  # fmt: skip
+        vertex = Vertex(op, (empty, source), span, f"[context {given}] load")
         state = StageState(vertex, self._lowering.empty_config())
         state.add_layer(vertex, f"FROM {given} # build context")
         return state

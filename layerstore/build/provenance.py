@@ -108,7 +108,7 @@ def _dependencies(store: Store, facts: BuildFacts) -> list[dict[str, object]]:
         found["context"] = {"name": "context", "digest": {"sha256": digest.hexdigest()}}
     for step in facts.steps:
         if isinstance(step.op, HttpOp | GitOp) and step.diff_id is not None:
-            remote = _remote(store, step.op, step.diff_id)
+            remote = _remote(store, facts, step.op, step.diff_id)
             found[str(remote["uri"])] = remote
     return [found[key] for key in sorted(found)]
 
@@ -124,12 +124,13 @@ def _image_uri(reference: str, platform: str) -> str:
     )
 
 
-def _remote(store: Store, op: HttpOp | GitOp, diff_id: DiffId) -> dict[str, object]:
+def _remote(
+    store: Store, facts: BuildFacts, op: HttpOp | GitOp, diff_id: DiffId
+) -> dict[str, object]:
     plain: dict[str, object] = {"annotations": {"layer": diff_id}}
     if isinstance(op, GitOp):
         plain["uri"] = redacted(op.remote) + (f"#{op.ref}" if op.ref else "")
-        if op.commit:
-            plain["digest"] = {"sha1": op.commit}
+        plain["digest"] = {"sha1": facts.commits[op]}
     else:
         plain["uri"] = redacted(op.url)
         plain["digest"] = {"sha256": _file_digest(store, diff_id)}

@@ -98,7 +98,11 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class SourceFetcher:
-    """See the module; use it in a ``with`` block."""
+    """See the module; use it in a ``with`` block.
+
+    Attributes:
+        commits: What the refs of git sources meant that were asked for.
+    """
 
     def __init__(self, store: Store, settings: FetchSettings) -> None:
         self._store = store
@@ -107,6 +111,7 @@ class SourceFetcher:
         self._session: WriteSession | None = None
         self._lock = threading.Lock()
         self._spools = 0
+        self.commits: dict[GitOp, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -216,6 +221,7 @@ class SourceFetcher:
                     return _cached(record)
             commit = repository.fetch(resolved, op.ref)
             _check_commit(op, commit)
+            self.commits[op] = commit
             if op.keep_git_dir and not op.subdir:
                 repository.keep_as_git_dir(commit, resolved, scratch / "home")
             files = GitTree(op, repositories).items(repository, commit)
@@ -226,6 +232,7 @@ class SourceFetcher:
 
     def _known_commit(self, op: GitOp, commit: str) -> CacheRecord | None:
         _check_commit(op, commit)
+        self.commits[op] = commit
         return self._known(_git_key(op, commit))
 
     def _publish_tree(self, key: str, items: Iterator[LayerItem]) -> Fetched:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from layerstore.build.fetch.fetcher import SourceFetcher
+    from layerstore.build.graph import GitOp
     from layerstore.store.store import Store
 
 
@@ -50,6 +51,11 @@ class LazyFetcher:
                 )
                 self._made = SourceFetcher(self._store, settings)
             return self._made
+
+    @property
+    def commits(self) -> Mapping[GitOp, str]:
+        """What the refs of git sources meant that were asked for so far."""
+        return self._made.commits if self._made is not None else {}
 
     def __enter__(self) -> Self:
         return self

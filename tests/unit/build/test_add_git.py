@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.build.attest import Attestations
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError
 from layerstore.build.fetch import git as git_module
@@ -356,3 +358,17 @@ def test_what_is_refused(builder: Builder, line: str, message: str) -> None:  # 
     with pytest.raises(SpecError, match=r"Dockerfile:2:\d+") as caught:
         builder.build(f"FROM scratch\n{line}\n")
     assert message in caught.value.message
+
+
+def test_provenance_names_the_commit(builder: Builder, work: Work, daemon: GitDaemon) -> None:  # noqa: F811
+    url = daemon.url("project")
+    for _ in range(2):  # fetched, then known
+        result = builder.build(
+            f"FROM scratch\nADD {url}#main /d\n",
+            environ=dict(os.environ),
+            attestations=Attestations(provenance="min"),
+        )
+        (text,) = result.predicates.values()
+        (dependency,) = json.loads(text)["buildDefinition"]["resolvedDependencies"]
+        assert dependency["uri"] == f"{url}#main"
+        assert dependency["digest"] == {"sha1": work.git("rev-parse", "HEAD")}

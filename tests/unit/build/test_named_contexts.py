@@ -134,7 +134,7 @@ def test_git(builder: Builder, tmp_path: Path) -> None:  # noqa: F811
         assert source is not None
         files = made(builder, "FROM src\nCOPY --from=src f /g\n", src=GitContext(source, text))
     assert {files["f"].content, files["g"].content} == {b"F"}
-    assert len(builder.ui.ran) == 2  # fetched once, copied once
+    assert len(builder.ui.ran) == 3  # fetched once, copied twice
 
 
 @pytest.fixture
