@@ -70,6 +70,24 @@ def map_onto_subordinate_ids() -> IdMap:
     )
 
 
+def may_enter() -> bool:
+    """Whether a user namespace can be made here, and mounts in it: found out by a child that does.
+
+    Where a security module takes the rights inside away again, entering would succeed and
+    could not be undone.
+    """
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            unshare(CLONE_NEWUSER | CLONE_NEWNS)
+            mounts.set_propagation("/", mounts.MS_SLAVE)
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def enter() -> bool:
     """Move this process into the namespaces; call it before threads start.
 

@@ -21,25 +21,19 @@ def become_root(settings: Settings) -> None:
     """Move this process into a user namespace of its own, unless it is root; before threads start.
 
     Inside it is root, over its own files and those of its subordinate ids, and the store is
-    the same as before. Where namespaces are not permitted nothing happens: what needs one
-    will say so, and the rest works without.
+    the same as before. Where namespaces are not permitted, or worth nothing, nothing happens:
+    what needs one will say so, and the rest works without.
 
     Raises:
-        UnsupportedError: The namespace is there and its ids could not be mapped.
-        MountError: The same.
+        UnsupportedError: The user's subordinate ids could not be mapped.
     """
     if os.geteuid() == 0:
         return
     from fuse_mount import unshare
-    from layerstore.linux.namespaces import in_user_namespace
 
-    root = settings.root
-    try:
+    if unshare.may_enter():
+        root = settings.root
         unshare.enter()
-    except LayerstoreError:
-        if in_user_namespace():
-            raise
-    else:
         settings.store_option = root
 
 
