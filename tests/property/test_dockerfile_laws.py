@@ -220,6 +220,9 @@ def test_wildcards_agree_with_regular_expressions(pattern: str, value: str) -> N
 
 
 # Where BuildKit's language and bash agree: no ``[``, ``&``, ``#`` or ``%`` in patterns.
+# bash 5.2 finds no match of ``*\*`` in ``a*b`` when it replaces, though it does when it trims:
+# so no escapes there.
+_REPLACED_PATTERN = st.text(alphabet="ab*?", min_size=1, max_size=5)
 _SHARED_PATTERN = st.lists(
     st.sampled_from(["a", "b", "*", "?", "\\*", "\\?"]), min_size=1, max_size=5
 ).map("".join)
@@ -227,7 +230,7 @@ _SHARED_WORD = st.text(alphabet="xy z", max_size=4)
 _SHARED = st.one_of(
     st.tuples(st.sampled_from(["#", "##", "%", "%%"]), _SHARED_PATTERN).map("".join),
     st.tuples(st.sampled_from(["-", ":-", "+", ":+"]), _SHARED_WORD).map("".join),
-    st.tuples(st.sampled_from(["/", "//"]), _SHARED_PATTERN, _SHARED_WORD).map(
+    st.tuples(st.sampled_from(["/", "//"]), _REPLACED_PATTERN, _SHARED_WORD).map(
         lambda parts: f"{parts[0]}{parts[1]}/{parts[2]}"
     ),
 ).map(lambda form: f'"${{V{form}}}"')
