@@ -38,6 +38,9 @@ from layerstore.build.solver import Solver
 from layerstore.build.spec_file import NATIVE_SUFFIX, fetched_dockerfile, lock_path, read_spec
 from layerstore.build.squash import Squash
 from layerstore.build.step_cache import StoreCache, export_cache, importing
+from layerstore.build.step_locks import StepLocks
+from layerstore.build.ui import CountingUi
+from layerstore.build.waiting import Patience
 from layerstore.errors import InputError
 from layerstore.formats.reference import parse_tag_name
 from layerstore.image.images import host_platform
@@ -58,7 +61,7 @@ if TYPE_CHECKING:
     from layerstore.build.planning import PlannedVertex
     from layerstore.build.record import MadeStep
     from layerstore.build.spec_file import SpecFile
-    from layerstore.build.ui import BuildUi, StepOutcome
+    from layerstore.build.ui import BuildUi
     from layerstore.digest import DiffId, ImageId
     from layerstore.formats.oci import Descriptor
     from layerstore.formats.oci_config import ImageConfig
@@ -90,6 +93,8 @@ class BuildRequest:
         labels: Set on the image.
         secrets: Values by id, for ``RUN --mount=type=secret``.
         no_cache: Run every step; the results are remembered all the same.
+        no_cache_stages: Names of stages whose steps all run; numbers do as well.
+        jobs: How many steps run at the same time, at most; None for the number of CPUs.
         network: False gives no RUN a network.
         environ: The caller's variables; fetching heeds those of proxies.
         allow: Entitlements that the Dockerfile may use: ``security.insecure``, ``network.host``.
@@ -121,6 +126,8 @@ class BuildRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     no_cache: bool = False
+    no_cache_stages: Sequence[str] = ()
+    jobs: int | None = None
     network: bool = True
     environ: Mapping[str, str] = field(default_factory=dict)
     allow: frozenset[str] = frozenset()
@@ -473,7 +480,7 @@ class _Solving(NamedTuple):
     context: SourceTrees
     local: StoreCache
     notes: Notes
-    counter: _Counter
+    counter: CountingUi
     began_ns: int
 
 
@@ -483,7 +490,7 @@ def _solving(
 ) -> Iterator[_Solving]:
     """Yield what solves graphs for a request, until the block is left."""
     epoch = source_date_epoch(request)
-    counter = _Counter(ui)
+    counter = CountingUi(ui)
     settings = _run_settings(store, request)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
     with (
@@ -498,38 +505,14 @@ def _solving(
         solver = Solver(
             executor,
             cache=None if request.no_cache else cache,
-            remember=cache,
+            remember=local,
             notes=notes,
             ui=counter,
             epoch=epoch,
+            jobs=request.jobs or len(os.sched_getaffinity(0)),
+            locks=StepLocks(store.paths.steps_lock, Patience(executor.stopping, counter.waiting)),
         )
         yield _Solving(solver, executor, context, local, notes, counter, now_ns)
-
-
-class _Counter:
-    """Passes everything on and counts steps."""
-
-    def __init__(self, ui: BuildUi) -> None:
-        self._ui = ui
-        self.total = 0
-        self.cached = 0
-        self.new_bytes = 0
-        self.reused_bytes = 0
-        self.planned = ui.planned
-        self.started = ui.started
-        self.explained = ui.explained
-        self.failed = ui.failed
-        self.output = ui.output
-        self.warning = ui.warning
-        self.message = ui.message
-
-    def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
-        """Count a finished step and pass it on."""
-        self.total += 1
-        self.cached += outcome.cached
-        self.new_bytes += outcome.new_bytes
-        self.reused_bytes += outcome.reused_bytes
-        self._ui.finished(number, label, outcome)
 
 
 def source_date_epoch(request: BuildRequest) -> int | None:
@@ -690,6 +673,7 @@ def _lower_options(request: BuildRequest) -> LowerOptions:
         agents=request.ssh.keys(),
         contexts=request.named_contexts,
         one_id=mapped_ids() == 1,
+        no_cache_stages=request.no_cache_stages,
     )
 
 

@@ -7,7 +7,7 @@ are refused by name, sockets do not exist for a build, as for docker. Owners bec
 root and only file capabilities are kept of the extended attributes.
 
 What was hashed for the cache key is what a layer gets: content is hashed again while it
-is copied and a difference is an error. Single-threaded.
+is copied and a difference is an error. Steps of several threads may read from one context.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from blake3 import blake3
@@ -81,6 +82,7 @@ class Context:
         self._bytes = 0
         self._now_ns = now_ns
         self._directory: tuple[bytes, int] | None = None
+        self._lock = threading.Lock()
         self.digests: dict[bytes, bytes] = {}
         self.looked: list[bytes] = []
         real = os.path.realpath(root)
@@ -120,13 +122,13 @@ class Context:
         """
         head, _, name = path.rpartition(b"/")
         try:
-            directory = self._directory_fd(head)
-            return os.open(name, _FILE_FLAGS, dir_fd=directory)
+            with self._lock:
+                return os.open(name, _FILE_FLAGS, dir_fd=self._directory_fd(head))
         except OSError as err:
             raise _unreadable(path, err) from err
 
     def _directory_fd(self, path: bytes) -> int:
-        """Return a descriptor of a directory; valid until another one is asked for.
+        """Return a descriptor of a directory; valid as long as the lock is held.
 
         Files are read directory by directory, so remembering one saves nearly every
         resolution of a path.
@@ -148,7 +150,8 @@ class Context:
         children: dict[bytes, SourceNode] = {}
         prefix = path + b"/" if path else b""
         try:
-            fd = os.dup(self._directory_fd(path))  # reading subdirectories moves the memory on
+            with self._lock:  # reading subdirectories moves the memory on
+                fd = os.dup(self._directory_fd(path))
         except OSError as err:
             raise _unreadable(path, err) from err
         try:

@@ -76,3 +76,10 @@ def source_lines(text: str, span: SourceSpan) -> str:
     if end < span.end_line:
         shown.append(f"     | >>> ... to line {span.end_line}")
     return "\n".join([*shown, rule])
+
+
+class BuildCanceledError(BuildError):
+    """A step was given up because another one failed or the build was interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__("the step was given up because the build ended")

@@ -1,4 +1,4 @@
-"""Carries out one operation over the layers it was handed, whatever its kind.
+"""Carries out operations over the layers they were handed, whatever their kind, side by side.
 
 What steps share is in :mod:`layerstore.build.resources`; COPY, ADD and WORKDIR are
 :mod:`layerstore.build.copying`, RUN is :mod:`layerstore.build.running`.
@@ -10,7 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING, Self
 
 from layerstore.build.copying import Copying
-from layerstore.build.errors import BuildStepError
+from layerstore.build.errors import BuildCanceledError, BuildStepError
 from layerstore.build.graph import CopyOp, GitOp, HttpOp, MkdirOp, RunOp, UsersOp
 from layerstore.build.merging import stand_alone
 from layerstore.build.resources import BuildResources
@@ -19,6 +19,7 @@ from layerstore.build.solver import Made, Source
 from layerstore.errors import BuildError, InputError, LayerstoreError, MountError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator, Mapping, Sequence
 
     from layerstore.build.contexts import Contexts
@@ -69,6 +70,7 @@ class BuildExecutor:
 
     def __exit__(self, *exception: object) -> None:
         self.resources.__exit__(*exception)
+        self._fetcher.go_on()
 
     @property
     def session(self) -> WriteSession:
@@ -124,7 +126,6 @@ class BuildExecutor:
             BuildStepError: It failed; the message begins with the instruction's place.
         """
         with _blaming(vertex):
-            before = self.session.stats
             self._hold(inputs)
             match vertex.op:
                 case MkdirOp() as op:
@@ -139,12 +140,24 @@ class BuildExecutor:
                     diff_id = self._running.run(number, op, vertex, inputs)
                 case _:
                     raise AssertionError(f"{vertex.op} is not executed")
-            after = self.session.stats
-            return Made(
-                diff_id,
-                after.new_bytes - before.new_bytes,
-                after.reused_bytes - before.reused_bytes,
-            )
+            return Made(diff_id, *self.resources.take_written())
+
+    @property
+    def stopping(self) -> threading.Event:
+        """Set when the build ends early."""
+        return self.resources.stopping
+
+    def stop(self, *, abort: bool) -> None:
+        """End what runs: containers are killed, waits end, nothing new begins.
+
+        Args:
+            abort: Layers that are being written are given up, too.
+        """
+        self.resources.stopping.set()
+        if abort:
+            self.resources.abort()
+        self._fetcher.stop()
+        self._running.stop()
 
     def stand_alone(
         self, shared: Sequence[DiffId], below: Sequence[DiffId], layer: DiffId
@@ -164,7 +177,7 @@ def _blaming(vertex: Vertex) -> Iterator[None]:
     """Put the instruction's place in front of what went wrong while it was carried out."""
     try:
         yield
-    except BuildStepError:
+    except (BuildStepError, BuildCanceledError):
         raise
     except (BuildError, InputError) as err:
         raise BuildStepError(err.message, vertex.span, vertex.label, hint=err.hint) from err

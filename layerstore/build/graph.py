@@ -223,9 +223,10 @@ class Vertex:
         original: The instruction as written.
         platform: What programs a RUN runs, None for everything else. In no key: the
             layers below tell images apart.
+        no_cache: It runs even if it is known; its result is remembered all the same.
     """
 
-    __slots__ = ("inputs", "label", "op", "original", "platform", "span")
+    __slots__ = ("inputs", "label", "no_cache", "op", "original", "platform", "span")
 
     def __init__(
         self,
@@ -241,6 +242,7 @@ class Vertex:
         self.label = label
         self.original = original
         self.platform: Platform | None = None
+        self.no_cache = False
 
 
 def topological(*targets: Vertex) -> list[Vertex]:

@@ -186,6 +186,8 @@ class Overhearing:
         self.started = ui.started
         self.explained = ui.explained
         self.failed = ui.failed
+        self.canceled = ui.canceled
+        self.waiting = ui.waiting
         self.output = ui.output
 
     def finished(self, number: int, label: str, outcome: StepOutcome) -> None:

@@ -57,7 +57,7 @@ from layerstore.build.stage import StageState
 from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from layerstore.build.contexts import LayoutContext, NamedSource
     from layerstore.build.dockerfile.syntax import CommandLine, Dockerfile, Stage
@@ -89,6 +89,7 @@ class LowerOptions(NamedTuple):
         agents: Ids of the ssh agents that are given.
         contexts: What stands in the place of names (``--build-context``).
         one_id: There is no user but root where RUN runs.
+        no_cache_stages: Names or numbers of stages whose steps always run.
     """
 
     build_args: Mapping[str, str]
@@ -96,6 +97,7 @@ class LowerOptions(NamedTuple):
     target: str | None
     network: bool
     platform: Platform
+    no_cache_stages: Sequence[str] = ()
     allow: frozenset[str] = frozenset()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     build_platform: Platform | None = None
@@ -145,7 +147,7 @@ def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan
     return Plan(state, lowering.unused_args(), lowering.stages_done())
 
 
-def target_stage(dockerfile: Dockerfile, name: str | None) -> Stage:
+def target_stage(dockerfile: Dockerfile, name: str | None, *, without_cache: str = "") -> Stage:
     """Return the stage to build, the last one if none is named.
 
     Raises:
@@ -159,7 +161,8 @@ def target_stage(dockerfile: Dockerfile, name: str | None) -> Stage:
         names = [each.name for each in stages if each.name]
         known = f"the Dockerfile has: {', '.join(names)}" if names else "no stage has a name"
         hint = suggestion(name, names, known)
-        raise SpecError(f"there is no stage {name!r} to build", stages[0].span, hint=hint)
+        message = f"there is no stage {name!r} to build{without_cache}"
+        raise SpecError(message, stages[0].span, hint=hint)
     return stage
 
 
@@ -194,6 +197,12 @@ class Lowering:
         self._image_roots: dict[tuple[str, Platform | None], tuple[Vertex, ImageConfig]] = {}
         self._remotes: dict[RemoteOp, Vertex] = {}
         self._globals = self._global_args()
+        self.no_cache_stages = {self._no_cache_stage(name) for name in options.no_cache_stages}
+
+    def _no_cache_stage(self, name: str) -> int:
+        if self.dockerfile.stage_named(name) is None:
+            name = name.removeprefix("stage-")  # what progress calls one without a name
+        return target_stage(self.dockerfile, name, without_cache=" without the cache").index
 
     def unused_args(self) -> tuple[str, ...]:
         """Return build arguments that no ARG took and that mean nothing by themselves."""
@@ -459,7 +468,9 @@ class _StageLowering:
     def _vertex(self, op: Op, inputs: tuple[Vertex, ...], instruction: StageInstruction) -> Vertex:
         self._number += 1
         label = self._label(redacted(instruction.original))
-        return Vertex(op, inputs, instruction.span, label, instruction.original)
+        vertex = Vertex(op, inputs, instruction.span, label, instruction.original)
+        vertex.no_cache = self._stage.index in self._lowering.no_cache_stages
+        return vertex
 
     def _label(self, text: str) -> str:
         name = f"{self._stage.name} " if self._stage.name else ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from layerstore.build.cache_key import layers_input, step_key
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, GitOp, HttpOp, MergeOp, topological
 from layerstore.build.merging import own_layers
+from layerstore.build.schedule import step_numbers
 from layerstore.build.solver import Result
 from layerstore.build.vertex_keys import vertex_keys
 
@@ -81,16 +82,14 @@ def planned(
     planning = _Planning(executor, lookup, epoch)
     found: list[PlannedVertex] = []
     indexes: dict[int, int] = {}
-    number = 0
+    numbers = step_numbers(topological(*targets))
     for index, vertex in enumerate(topological(*targets)):
         state = planning.solve(vertex)
-        is_step = state is not State.INPUT
-        number += is_step
         indexes[id(vertex)] = index
         found.append(
             PlannedVertex(
                 index,
-                number if is_step else 0,
+                numbers.get(id(vertex), 0),
                 vertex,
                 str(type(vertex.op).__struct_config__.tag),
                 state,

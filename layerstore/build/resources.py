@@ -2,19 +2,25 @@
 
 All of it is made when the first step needs it, so a build that finds everything in the
 cache makes none of it. Leaving the context undoes everything but published layers.
+
+Steps run side by side in threads: everything here may be called from any of them. Layers
+are written one at a time, for a session is one thread's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from layerstore.build.errors import BuildCanceledError
 from layerstore.build.target import TargetTree
 from layerstore.linux.spreading import spread_children
+from layerstore.progress import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,6 +38,24 @@ if TYPE_CHECKING:
 _REMEMBERED_CHANGESETS = 64
 
 
+class _GivesUp(Silent):
+    """Ends the writing of a layer soon after the build was interrupted."""
+
+    def __init__(self, resources: BuildResources) -> None:
+        self._resources = resources
+
+    def advance(self, amount: int) -> None:  # noqa: ARG002 -- the protocol's
+        if self._resources.aborted:
+            raise BuildCanceledError
+
+
+class _Written(threading.local):
+    """What a thread has published."""
+
+    new_bytes = 0
+    reused_bytes = 0
+
+
 class BuildResources:
     """See the module; use it in a ``with`` block.
 
@@ -43,12 +67,20 @@ class BuildResources:
 
     Attributes:
         stack: Undone when the build ends, last entry first.
+        lock: Held while something that steps share is made.
+        stopping: Set when the build ends early: nothing new begins.
+        aborted: Set when not even what is being published is of use any more.
     """
 
     def __init__(self, store: Store, contexts: Contexts, ui: BuildUi, *, epoch: int | None) -> None:
         self.store = store
         self.ui = ui
         self.stack = contextlib.ExitStack()
+        self.lock = threading.RLock()
+        self.stopping = threading.Event()
+        self.aborted = False
+        self._writing = threading.Lock()
+        self._written = _Written()
         self._contexts = contexts
         self._epoch = epoch
         self._session: WriteSession | None = None
@@ -65,20 +97,22 @@ class BuildResources:
     @property
     def session(self) -> WriteSession:
         """The build's one write session, begun when first asked for."""
-        if self._session is None:
-            self._session = self.stack.enter_context(self.store.begin("build"))
-        return self._session
+        with self.lock:
+            if self._session is None:
+                self._session = self.stack.enter_context(self.store.begin("build"))
+            return self._session
 
     @property
     def scratch(self) -> Path:
         """The build's own directory below the store's ``tmp``, made when first asked for."""
-        if self._scratch is None:
-            path = Path(self.session.temporary("build"))
-            path.mkdir(mode=0o700)
-            spread_children(str(path))
-            self._scratch = path
-            self.stack.callback(self.discard, path)
-        return self._scratch
+        with self.lock:
+            if self._scratch is None:
+                path = Path(self.session.temporary("build"))
+                path.mkdir(mode=0o700)
+                spread_children(str(path))
+                self._scratch = path
+                self.stack.callback(self.discard, path)
+            return self._scratch
 
     def step_name(self, number: int) -> str:
         """Return a name for a step's directory and container that no other build has."""
@@ -93,18 +127,20 @@ class BuildResources:
 
     def context_tree(self, name: str) -> SourceNode:
         """Return a build context as a tree to copy from; the main one has no name."""
-        return self._contexts.tree(name)
+        with self.lock:
+            return self._contexts.tree(name)
 
     def changeset(self, diff_id: DiffId) -> Changeset:
         """Return the entries of a layer; the latest ones are remembered."""
         from layerstore.image.layers import load_changeset
 
-        known = self._changesets.get(diff_id)
-        if known is None:
-            if len(self._changesets) >= _REMEMBERED_CHANGESETS:
-                self._changesets.clear()
-            known = self._changesets[diff_id] = load_changeset(self.store, diff_id)
-        return known
+        with self.lock:
+            known = self._changesets.get(diff_id)
+            if known is None:
+                if len(self._changesets) >= _REMEMBERED_CHANGESETS:
+                    self._changesets.clear()
+                known = self._changesets[diff_id] = load_changeset(self.store, diff_id)
+            return known
 
     def load(self, layers: Sequence[DiffId]) -> Node:
         """Return a tree of its own over the layers."""
@@ -114,10 +150,11 @@ class BuildResources:
 
     def source_tree(self, layers: tuple[DiffId, ...]) -> Node:
         """Return a tree to copy from, which nobody changes; the last one is remembered."""
-        known = self._source
-        if known is None or known[0] != layers:
-            known = self._source = (layers, self.load(layers))
-        return known[1]
+        with self.lock:
+            known = self._source
+            if known is None or known[0] != layers:
+                known = self._source = (layers, self.load(layers))
+            return known[1]
 
     def target(self, layers: Sequence[DiffId]) -> TargetTree:
         """Return a tree over the layers that takes new files."""
@@ -136,11 +173,28 @@ class BuildResources:
         opaque_list = list(opaques)
         if not items and not opaque_list and not whiteouts:
             return None
-        record = write_layer(
-            self.session, self.store, self._clamped(items),
-            whiteouts=whiteouts, opaques=opaque_list, near=near,
-        )  # fmt: skip
+        session = self.session
+        with self._writing:
+            before = session.stats
+            record = write_layer(
+                session, self.store, self._clamped(items), whiteouts=whiteouts,
+                opaques=opaque_list, near=near, progress=_GivesUp(self),
+            )  # fmt: skip
+            after = session.stats
+        self._written.new_bytes += after.new_bytes - before.new_bytes
+        self._written.reused_bytes += after.reused_bytes - before.reused_bytes
         return record.diff_id
+
+    def take_written(self) -> tuple[int, int]:
+        """Return the new and the reused bytes that this thread published since the last call."""
+        new, reused = self._written.new_bytes, self._written.reused_bytes
+        self._written.new_bytes = self._written.reused_bytes = 0
+        return new, reused
+
+    def abort(self) -> None:
+        """Give up what is being published: the build was interrupted."""
+        self.aborted = True
+        self.stopping.set()
 
     def _clamped(self, items: Sequence[LayerItem]) -> Sequence[LayerItem]:
         if self._epoch is None:

@@ -1,22 +1,25 @@
 """RUN: the sandbox of a build, what its steps mount, and the layers that they leave.
 
-The sandbox and the server behind its mounts are made for the first step that runs.
+The sandbox and the server behind its mounts are made for the first step that runs. Steps
+run side by side: what they share is made under the lock of the build's resources.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from typing import TYPE_CHECKING
 
 from layerstore.build.cache_key import layers_input, selection_digest
 from layerstore.build.copy import CopyOptions, copy_match
 from layerstore.build.copying import input_root, nothing_found
-from layerstore.build.errors import StepFailedError
+from layerstore.build.errors import BuildCanceledError, StepFailedError
 from layerstore.build.foreign import require_runnable
 from layerstore.build.graph import ContextOp
 from layerstore.build.source import Match, find, select
 from layerstore.build.target import TargetTree
+from layerstore.build.waiting import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from layerstore.build.facts import Selection
     from layerstore.build.graph import MountSpec, RunOp, Vertex
     from layerstore.build.resources import BuildResources
+    from layerstore.build.run.sandbox import Sandbox
     from layerstore.build.run.settings import RunSettings
     from layerstore.build.run.step import RunStep
     from layerstore.build.solver import Result
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from layerstore.snapshot.base import Snapshotter
 
 _TAIL_BYTES = 8 << 10
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""Status of a runtime that was killed, and of one whose container was."""
 
 
 class Running:
@@ -48,6 +54,7 @@ class Running:
         self._resources = resources
         self._settings = settings
         self._run_step: RunStep | None = None
+        self._sandbox: Sandbox | None = None
         self._lowers: BuildLowers | None = None
         self._snapshotter: Snapshotter | None = None
         self._context_layers: dict[str, tuple[DiffId, ...]] = {}
@@ -73,11 +80,11 @@ class Running:
         if vertex.platform is not None:
             require_runnable(vertex.platform)
         step = self._prepare_running()
+        assert self._lowers is not None
         name = self._resources.step_name(number)
         scratch = self._resources.scratch / f"step-{name}"
         sources = _Sources(self, vertex, inputs, scratch)
         sources.prepare(op)
-        assert self._lowers is not None
         self._lowers.prepare(inputs[0].layers)
         tail = bytearray()
 
@@ -87,6 +94,8 @@ class Running:
             self._resources.ui.output(number, data)
 
         outcome = step.run(op, name, inputs[0].layers, sources, on_output)
+        if outcome.status in _KILLED and self._resources.stopping.is_set():
+            raise BuildCanceledError
         if outcome.status != 0:
             status = outcome.status if outcome.status > 0 else 128 - outcome.status
             text = tail.decode("utf-8", "replace")
@@ -132,15 +141,16 @@ class Running:
 
     def context_layers(self, name: str) -> tuple[DiffId, ...]:
         """Return a whole build context as a layer, for bind mounts of it."""
-        if name not in self._context_layers:
-            from layerstore.image.stack import empty_root
+        with self._resources.lock:
+            if name not in self._context_layers:
+                from layerstore.image.stack import empty_root
 
-            target = TargetTree(empty_root(), now_ns=self._resources.now_ns())
-            everything = Match(b"", b"", select(self._resources.context_tree(name)))
-            copy_match(target, everything, "/", CopyOptions())
-            diff_id = self._resources.publish(*target.items())
-            self._context_layers[name] = () if diff_id is None else (diff_id,)
-        return self._context_layers[name]
+                target = TargetTree(empty_root(), now_ns=self._resources.now_ns())
+                everything = Match(b"", b"", select(self._resources.context_tree(name)))
+                copy_match(target, everything, "/", CopyOptions())
+                diff_id = self._resources.publish(*target.items())
+                self._context_layers[name] = () if diff_id is None else (diff_id,)
+            return self._context_layers[name]
 
     def show(self, layers: Sequence[DiffId], scratch: Path | None) -> AbstractContextManager[Path]:
         """Show layers as a directory inside the sandbox; writable with a scratch directory."""
@@ -150,31 +160,43 @@ class Running:
             return self._lowers.lower(layers)
         return _root_of(self._snapshotter, layers, scratch)
 
-    def _prepare_running(self) -> RunStep:
-        if self._run_step is None:
-            from fuse_mount.build_lowers import BuildLowers
-            from layerstore.build.run.sandbox import Sandbox
-            from layerstore.build.run.step import RunStep
-            from layerstore.snapshot.overlay import OverlaySnapshotter
+    def stop(self) -> None:
+        """Kill all containers; none starts any more."""
+        with self._resources.lock:
+            if self._sandbox is not None:
+                self._sandbox.kill()
 
-            sandbox = Sandbox(
-                self._resources.scratch, self._resources.session.lease_id, self._settings.options
+    def _prepare_running(self) -> RunStep:
+        with self._resources.lock:
+            if self._resources.stopping.is_set():
+                raise BuildCanceledError
+            if self._run_step is None:
+                self._run_step = self._begin()
+            return self._run_step
+
+    def _begin(self) -> RunStep:
+        from fuse_mount.build_lowers import BuildLowers
+        from layerstore.build.run.sandbox import Sandbox
+        from layerstore.build.run.step import RunStep
+        from layerstore.snapshot.overlay import OverlaySnapshotter
+
+        resources = self._resources
+        sandbox = Sandbox(resources.scratch, resources.session.lease_id, self._settings.options)
+        resources.stack.enter_context(sandbox)
+        self._sandbox = sandbox
+        if sandbox.ids == 1:
+            resources.ui.message(
+                "RUN has no user but root here: without newuidmap and ranges in /etc/subuid "
+                "and /etc/subgid no other id can be mapped"
             )
-            self._resources.stack.enter_context(sandbox)
-            if sandbox.ids == 1:
-                self._resources.ui.message(
-                    "RUN has no user but root here: without newuidmap and ranges in /etc/subuid "
-                    "and /etc/subgid no other id can be mapped"
-                )
-            lowers = BuildLowers(
-                self._resources.store, self._resources.scratch, self._resources.load
-            )
-            self._resources.stack.callback(sandbox.call, lowers.close)
-            self._lowers = lowers
-            self._snapshotter = OverlaySnapshotter(lowers)
-            self._run_step = RunStep(sandbox, self._snapshotter, self._settings)
-            self._resources.stack.callback(self._run_step.close)
-        return self._run_step
+        lowers = BuildLowers(resources.store, resources.scratch, resources.load)
+        resources.stack.callback(sandbox.call, lowers.close)
+        self._lowers = lowers
+        self._snapshotter = OverlaySnapshotter(lowers)
+        patience = Patience(resources.stopping, resources.ui.waiting)
+        step = RunStep(sandbox, self._snapshotter, self._settings, patience)
+        resources.stack.callback(step.close)
+        return step
 
 
 class _Sources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class BuildUi(Protocol):
     def failed(self, number: int, label: str) -> None:
         """A started step failed; the exception says why."""
 
+    def canceled(self, number: int, label: str) -> None:
+        """A started step was given up, because another one failed or the user wants to go."""
+
     def output(self, number: int, data: bytes) -> None:
         """A command wrote something, in pieces that may end within a line or character."""
 
@@ -70,6 +74,9 @@ class BuildUi(Protocol):
 
     def message(self, text: str) -> None:
         """Something worth a line happened that belongs to no step."""
+
+    def waiting(self, what: str) -> None:
+        """A step waits for what another step or build has: ``the cache mount pip, ...``."""
 
 
 class SilentUi:
@@ -90,6 +97,9 @@ class SilentUi:
     def failed(self, number: int, label: str) -> None:
         """Ignore it."""
 
+    def canceled(self, number: int, label: str) -> None:
+        """Ignore it."""
+
     def output(self, number: int, data: bytes) -> None:
         """Ignore it."""
 
@@ -98,3 +108,78 @@ class SilentUi:
 
     def message(self, text: str) -> None:
         """Ignore it."""
+
+    def waiting(self, what: str) -> None:
+        """Ignore it."""
+
+
+class CountingUi:
+    """Passes everything on, one call at a time whatever thread it comes from, and counts steps.
+
+    Attributes:
+        total: Steps that ended well, ``cached`` of them from the cache.
+        new_bytes: Plain bytes that the others added to the store.
+        reused_bytes: Plain bytes that these share with what it had.
+    """
+
+    def __init__(self, ui: BuildUi) -> None:
+        self._ui = ui
+        self._lock = threading.Lock()
+        self.total = 0
+        self.cached = 0
+        self.new_bytes = 0
+        self.reused_bytes = 0
+
+    def planned(self, total: int) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.planned(total)
+
+    def started(self, number: int, label: str) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.started(number, label)
+
+    def explained(self, number: int, label: str, reasons: Sequence[Reason]) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.explained(number, label, reasons)
+
+    def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
+        """Count a finished step and pass it on."""
+        with self._lock:
+            self.total += 1
+            self.cached += outcome.cached
+            self.new_bytes += outcome.new_bytes
+            self.reused_bytes += outcome.reused_bytes
+            self._ui.finished(number, label, outcome)
+
+    def failed(self, number: int, label: str) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.failed(number, label)
+
+    def canceled(self, number: int, label: str) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.canceled(number, label)
+
+    def output(self, number: int, data: bytes) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.output(number, data)
+
+    def warning(self, notice: Notice) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.warning(notice)
+
+    def message(self, text: str) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.message(text)
+
+    def waiting(self, what: str) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.waiting(what)

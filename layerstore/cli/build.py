@@ -97,6 +97,18 @@ def build_image(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step.")] = False,
     cache_from: build_cache.From = None,
     cache_to: build_cache.To = None,
+    no_cache_filter: Annotated[
+        _Many,
+        typer.Option(
+            "--no-cache-filter",
+            metavar="STAGE[,STAGE]",
+            help="Run every step of these stages. Repeatable.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Steps to run at the same time; the number of CPUs."),
+    ] = None,
     secrets: Annotated[
         _Many,
         typer.Option(
@@ -222,6 +234,7 @@ def build_image(
     from layerstore.cli.build_attest import with_attestations
     from layerstore.cli.build_bases import with_bases
     from layerstore.cli.build_context import parse_named_contexts
+    from layerstore.cli.build_steps import with_steps
     from layerstore.cli.build_ui import check_progress, watching
     from layerstore.linux.namespaces import mapped_ids
 
@@ -257,6 +270,7 @@ def build_image(
     )
     request = with_bases(request, platform or (), pull)
     request = with_attestations(request, attest or (), provenance, sbom)
+    request = with_steps(request, no_cache_filter, jobs)
     request = _with_results(request, outputs, annotations, squash=squash, squash_all=squash_all)
     check_progress(progress)
     if check or call != "build":

@@ -73,6 +73,11 @@ class JsonUi:
         self._flush(number)
         self._write("failed", step=number, label=label)
 
+    def canceled(self, number: int, label: str) -> None:
+        """Write that a step was given up."""
+        self._flush(number)
+        self._write("canceled", step=number, label=label)
+
     def output(self, number: int, data: bytes) -> None:
         """Write the lines that are complete."""
         for line in self._logs.setdefault(number, StepLog()).feed(data):
@@ -85,6 +90,10 @@ class JsonUi:
     def message(self, text: str) -> None:
         """Write a message."""
         self._write("message", message=text)
+
+    def waiting(self, what: str) -> None:
+        """Write that a step waits."""
+        self._write("waiting", what=what)
 
     def done(self, **members: object) -> None:
         """Write what came of the build."""

@@ -108,6 +108,12 @@ class TerminalUi(SilentUi):
                 lines = [f"    {line}" for line in running.log.tail]
             self._draw([f"{self._styled('✘', _RED)} {one_line(label)}", *lines])
 
+    def canceled(self, number: int, label: str) -> None:
+        """Print that it was given up."""
+        with self._lock:
+            self._running.pop(number, None)
+            self._draw([self._styled(f"✘ {one_line(label)}  CANCELED", _DIM)])
+
     def output(self, number: int, data: bytes) -> None:
         """Remember the last lines for the next frame."""
         with self._lock:
@@ -121,6 +127,10 @@ class TerminalUi(SilentUi):
     def message(self, text: str) -> None:
         """Print a line."""
         self._say([f"  {printable(text)}"])
+
+    def waiting(self, what: str) -> None:
+        """Print what is waited for."""
+        self._say([f"  waiting for {printable(what)}"])
 
     def picture(self) -> list[str]:
         """Return the moving part as it is now, a line each."""

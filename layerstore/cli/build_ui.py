@@ -149,6 +149,11 @@ class PlainUi:
         self._print(number, f"ERROR {one_line(label)}")
         write_failure(self._stream, label, log)
 
+    def canceled(self, number: int, label: str) -> None:
+        """Print that it was given up."""
+        self._print_lines(number, _rest_of(self._logs.pop(number, None)))
+        self._print(number, f"CANCELED {one_line(label)}")
+
     def output(self, number: int, data: bytes) -> None:
         """Print the lines that are complete."""
         log = self._logs.setdefault(number, StepLog())
@@ -161,6 +166,11 @@ class PlainUi:
     def message(self, text: str) -> None:
         """Print a line."""
         self._stream.write(printable(text) + "\n")
+
+    def waiting(self, what: str) -> None:
+        """Print what is waited for."""
+        self._stream.write(f"waiting for {printable(what)}\n")
+        self._stream.flush()
 
     def _print_lines(self, number: int, lines: list[str]) -> None:
         elapsed = time.monotonic() - self._began.get(number, time.monotonic())

@@ -40,6 +40,8 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 _SYS_OPENAT2 = 437  # the same number on every architecture
 
 
@@ -276,6 +278,23 @@ def openat2(dir_fd: int, path: bytes, flags: int, *, resolve: int, mode: int = 0
         # EAGAIN: a rename elsewhere raced with the resolution of ".."; the manual says retry.
         if code not in {4, 11}:
             raise OSError(code, os.strerror(code), os.fsdecode(path))
+
+
+def rename_new(old: str, new: str) -> None:
+    """Rename a file or directory to a name that nothing has.
+
+    rename(2) would put it in the place of an empty directory, however used that is.
+
+    Raises:
+        FileExistsError: Something has the name.
+        OSError: As renameat2(2); EINVAL where the file system cannot.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), old, None, new)
 
 
 @contextlib.contextmanager

@@ -56,6 +56,7 @@ class StorePaths:
         "reserve",
         "root",
         "scans",
+        "steps_lock",
         "tmp",
         "unpack_lock",
         "uppers",
@@ -80,6 +81,7 @@ class StorePaths:
         self.catalog_lock = f"{root}/locks/catalog"
         self.next_lock = f"{root}/locks/next"
         self.gc_lock = f"{root}/locks/gc"
+        self.steps_lock = f"{root}/locks/steps"
         self.objects = f"{root}/objects"
         self.objects_lock = f"{root}/locks/objects"
         self.unpack_lock = f"{root}/locks/unpack"

@@ -44,7 +44,7 @@ def collect_once(builder: Builder, function: Callable[..., object]) -> Callable[
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(api, "_publish"), (BuildExecutor, "execute"), (BuildExecutor, "content_key")],
+    [(api, "finished_image"), (BuildExecutor, "execute"), (BuildExecutor, "content_key")],
 )
 @pytest.mark.parametrize("change", ["nothing", "c", "b"])
 def test_it_builds_again(
@@ -65,10 +65,10 @@ def test_what_stays_gone_is_told(builder: Builder, monkeypatch: pytest.MonkeyPat
     builder.write({"a": "A", "b": "B", "c": "C"})
     builder.build(DOCKERFILE)
 
-    def gone(*_: object) -> None:
+    def gone(*_: object, **__: object) -> None:
         raise LayerNotFoundError("the store holds no layer sha256:...")
 
-    monkeypatch.setattr(api, "_publish", gone)
+    monkeypatch.setattr(api, "finished_image", gone)
     with pytest.raises(LayerNotFoundError):
         builder.build(DOCKERFILE)
     assert len(builder.ui.messages) == 2

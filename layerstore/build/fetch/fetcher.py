@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, cast
 
 import msgspec
 
+from layerstore.build.fetch.lifelines import Lifelines
 from layerstore.build.fetch.redaction import redacted
 from layerstore.errors import InputError, IntegrityError
 from layerstore.store.failures import LayerNotFoundError, storage_errors
@@ -59,12 +60,14 @@ class FetchSettings:
             to that host.
         ssh_agent: Socket of an ssh agent that git sources may use; empty for none.
         http: Overrides how requests are made.
+        lifelines: Cut when the build ends early.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     ssh_agent: str = ""
     http: HttpSettings | None = None
+    lifelines: Lifelines = field(default_factory=Lifelines)
 
 
 class Readable(Protocol):
@@ -162,7 +165,9 @@ class SourceFetcher:
             authorization=_authorization(op.url, self._settings.secrets),
             pinned=bool(op.checksum),
         )
-        return HttpClient(settings).fetch(wanted, Body(download.begin, download.write))
+        return HttpClient(settings, self._settings.lifelines).fetch(
+            wanted, Body(download.begin, download.write)
+        )
 
     def _publish_file(
         self, op: HttpOp, response: Response, download: _Download, keys: list[str | None]
@@ -212,7 +217,9 @@ class SourceFetcher:
                 return _cached(record)
         scratch = self._scratch()
         try:
-            repositories = Repositories(scratch, _git_access(op, self._settings))
+            access = _git_access(op, self._settings)
+            access = access._replace(lifelines=self._settings.lifelines)
+            repositories = Repositories(scratch, access)
             repository = repositories.open(op.remote)
             resolved: Resolved = repository.resolve(op.ref)
             if resolved.commit and not fresh:

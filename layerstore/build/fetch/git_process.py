@@ -17,9 +17,11 @@ import shutil
 import subprocess
 import threading
 from collections import deque
+from functools import partial
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from layerstore.build.fetch.errors import FetchError
+from layerstore.build.fetch.lifelines import Lifelines
 from layerstore.build.fetch.proxies import PROXY_VARIABLES
 from layerstore.build.fetch.redaction import redacted
 
@@ -75,6 +77,7 @@ class GitAccess(NamedTuple):
         own_keys: Whether ssh may use the user's own key files.
         header: An ``Authorization`` header's value for ``origin``; empty for none.
         origin: ``https://host``, to which the header is sent.
+        lifelines: Cut when what is fetched is not wanted any more.
     """
 
     environ: Mapping[str, str]
@@ -82,6 +85,7 @@ class GitAccess(NamedTuple):
     own_keys: bool = False
     header: str = ""
     origin: str = ""
+    lifelines: Lifelines | None = None
 
 
 class Git:
@@ -102,6 +106,7 @@ class Git:
             raise FetchError("git is not installed", hint="install it: apt-get install git")
         self.directory = directory
         self._environment = _environment(home, access)
+        self._lifelines = access.lifelines or Lifelines()
         self._prefix = [*_guards(), program, "--git-dir", str(directory)]
 
     def run(self, *words: str, data: bytes | None = None) -> bytes:
@@ -116,8 +121,9 @@ class Git:
         watchdog.daemon = True
         watchdog.start()
         try:
-            output = _exchange(process, data)
-            status = process.wait()
+            with self._lifelines.held(partial(_kill, process)):
+                output = _exchange(process, data)
+                status = process.wait()
         except BaseException:
             stop(process)
             raise
@@ -162,14 +168,18 @@ class GitFailedError(FetchError):
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a command and whatever it started."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-        process.wait()
+    _kill(process)
+    process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
 
 
 def _exchange(process: subprocess.Popen[bytes], data: bytes | None) -> bytes:

@@ -20,10 +20,13 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.build.errors import BuildCanceledError
 from layerstore.build.fetch.errors import FetchError
 from layerstore.build.fetch.guarded import GuardedSocket
+from layerstore.build.fetch.lifelines import Lifelines
 from layerstore.build.fetch.proxies import proxy_for
 from layerstore.build.fetch.urls import parse_http_url, redirected
 from layerstore.errors import FormatError, InputError, LimitExceededError
@@ -116,10 +119,16 @@ class Response(NamedTuple):
 
 
 class HttpClient:
-    """Downloads files; keeps no connection and no state between them."""
+    """Downloads files; keeps no connection and no state between them.
 
-    def __init__(self, settings: HttpSettings) -> None:
+    Args:
+        settings: How requests are made.
+        lifelines: Cut when what is downloaded is not wanted any more.
+    """
+
+    def __init__(self, settings: HttpSettings, lifelines: Lifelines | None = None) -> None:
         self._settings = settings
+        self._lifelines = lifelines or Lifelines()
 
     def fetch(self, wanted: Wanted, body: Body) -> Response:
         """Download a file; when this returns, ``body`` got all of it, exactly once.
@@ -134,6 +143,8 @@ class HttpClient:
             try:
                 return self._follow(url, wanted, body)
             except FetchError as err:
+                if self._lifelines.is_cut:
+                    raise BuildCanceledError from err
                 message = f"cannot fetch {url.shown}: {err.message}"
                 if not err.transient or attempt == ATTEMPTS:
                     raise FetchError(message, hint=err.hint) from err
@@ -165,8 +176,11 @@ class HttpClient:
         """Send a request and hold its response; failures of the line become FetchError."""
         connection = _Connection(url, proxy_for(url, self._settings.proxies), self._settings)
         try:
-            connection.open()
-            with connection.ask(_headers(url, first, wanted)) as response:
+            sock = connection.open()
+            with (
+                self._lifelines.held(partial(_shut_down, sock)),
+                connection.ask(_headers(url, first, wanted)) as response,
+            ):
                 yield response, connection
         except ssl.SSLCertVerificationError as err:
             raise FetchError(
@@ -276,8 +290,8 @@ class _Connection:
         self._guarded: GuardedSocket | None = None
         self.peer: str | None = None
 
-    def open(self) -> None:
-        """Connect; from now on what comes in is guarded."""
+    def open(self) -> socket.socket:
+        """Connect, and return the socket; from now on what comes in is guarded."""
         self._http.connect()
         sock: socket.socket = self._http.sock
         sock.settimeout(self._silence_s)
@@ -285,6 +299,7 @@ class _Connection:
             self.peer = sock.getpeername()[0]
         self._guarded = GuardedSocket(sock)
         self._http.sock = self._guarded
+        return sock
 
     def ask(self, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         """Send the request and return its response's head, the body unread."""
@@ -305,6 +320,13 @@ class _Connection:
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
+
+
+def _shut_down(sock: socket.socket) -> None:
+    """End a connection under the thread that reads from it."""
+    with contextlib.suppress(OSError):  # it ended already
+        # Not TLS' own, which takes away what that thread uses.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _headers(url: HttpUrl, first: HttpUrl, wanted: Wanted) -> dict[str, str]:

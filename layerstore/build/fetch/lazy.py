@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Self
 
+from layerstore.build.fetch.lifelines import Lifelines
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -38,6 +40,7 @@ class LazyFetcher:
         self._secrets = secrets
         self._ssh_agent = ssh_agent
         self._lock = threading.Lock()
+        self._lifelines = Lifelines()
         self._made: SourceFetcher | None = None
 
     def get(self) -> SourceFetcher:
@@ -47,7 +50,10 @@ class LazyFetcher:
         with self._lock:
             if self._made is None:
                 settings = FetchSettings(
-                    environ=self._environ, secrets=self._secrets, ssh_agent=self._ssh_agent
+                    environ=self._environ,
+                    secrets=self._secrets,
+                    ssh_agent=self._ssh_agent,
+                    lifelines=self._lifelines,
                 )
                 self._made = SourceFetcher(self._store, settings)
             return self._made
@@ -56,6 +62,14 @@ class LazyFetcher:
     def commits(self) -> Mapping[GitOp, str]:
         """What the refs of git sources meant that were asked for so far."""
         return self._made.commits if self._made is not None else {}
+
+    def stop(self) -> None:
+        """End what is being fetched, for the build ends."""
+        self._lifelines.cut()
+
+    def go_on(self) -> None:
+        """Fetch again: everything that was to stop has stopped."""
+        self._lifelines.is_cut = False
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
 """The directories behind cache mounts, which outlive builds, and who may use them when.
 
-A step takes all its caches before anything is mounted, in the caller's thread, so that
-Ctrl-C ends the wait for another build, and in one order, so that no two steps wait for
-each other. A cache that a step mounts twice is taken once.
+A step takes all its caches before anything is mounted, in its own thread, so that other
+steps go on while it waits, and in one order, so that no two steps wait for each other. A
+cache that a step mounts twice is taken once.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from layerstore.errors import BuildError
-from layerstore.linux.files import make_private_dir
+from layerstore.linux.files import make_private_dir, rename_new
 from layerstore.linux.locks import FileLock, LockBusyError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.build.graph import MountSpec
+    from layerstore.build.waiting import Patience
 
 LOCK_NAME = "lock"
 """File in a cache's directory that its users lock; its time is the cache's last use."""
@@ -32,7 +34,7 @@ _STRICTER = ("shared", "private", "locked")
 
 
 def take_caches(
-    specs: Iterable[MountSpec], root: Path, stack: contextlib.ExitStack
+    specs: Iterable[MountSpec], root: Path, stack: contextlib.ExitStack, patience: Patience
 ) -> dict[str, Path]:
     """Wait for the caches that a step mounts and return their directories by name.
 
@@ -40,9 +42,11 @@ def take_caches(
         specs: The step's mounts; others than caches are passed over.
         root: Where caches live between builds.
         stack: Gives them back when it is closed.
+        patience: How to wait.
 
     Raises:
         BuildError: All copies of a private cache are in use.
+        BuildCanceledError: The build ended first.
     """
     wanted: dict[str, list[MountSpec]] = {}
     for spec in specs:
@@ -50,7 +54,7 @@ def take_caches(
             wanted.setdefault(cache_name(spec), []).append(spec)
     if wanted:
         make_private_dir(str(root), durable=False)
-    return {name: _take(root, name, wanted[name], stack) for name in sorted(wanted)}
+    return {name: _take(root, name, wanted[name], stack, patience) for name in sorted(wanted)}
 
 
 def cache_name(spec: MountSpec) -> str:
@@ -60,11 +64,21 @@ def cache_name(spec: MountSpec) -> str:
     return hashlib.sha256(text).hexdigest()[:32]
 
 
-def _take(root: Path, name: str, specs: list[MountSpec], stack: contextlib.ExitStack) -> Path:
+def _take(
+    root: Path,
+    name: str,
+    specs: list[MountSpec],
+    stack: contextlib.ExitStack,
+    patience: Patience,
+) -> Path:
     sharing = max((spec.sharing for spec in specs), key=_STRICTER.index)
     for number in range(_PRIVATE_CACHES_MAX):
         top = root / (f"{name}-{number}" if number else name)
-        lock = _lock_that_stays(top, sharing)
+        if sharing == "private":
+            lock = _try_lock(top, sharing)
+        else:
+            what = f"the cache mount {specs[0].id}, which another step has"
+            lock = patience.wait_for(partial(_try_lock, top, sharing), what)
         if lock is not None:
             stack.callback(lock.close)
             os.utime(lock.fileno())
@@ -72,16 +86,16 @@ def _take(root: Path, name: str, specs: list[MountSpec], stack: contextlib.ExitS
     raise BuildError(f"too many builds use the cache mount {specs[0].id!r} at once")
 
 
-def _lock_that_stays(top: Path, sharing: str) -> FileLock | None:
-    """Lock a cache, making it anew if it was removed while its lock was waited for."""
+def _try_lock(top: Path, sharing: str) -> FileLock | None:
+    """Lock a cache if nobody else has it, making it anew if it was removed meanwhile."""
     path = str(top / LOCK_NAME)
     while True:
         try:
             make_private_dir(str(top), durable=False)
-            lock = _lock(path, sharing)
+            lock = FileLock(path, shared=sharing == "shared", wait=False)
         except FileNotFoundError:
             continue  # removed since it was made
-        if lock is None:
+        except LockBusyError:
             return None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
@@ -89,26 +103,16 @@ def _lock_that_stays(top: Path, sharing: str) -> FileLock | None:
         lock.close()
 
 
-def _lock(path: str, sharing: str) -> FileLock | None:
-    """Lock a cache as its ``sharing`` asks; None when a private one is taken."""
-    if sharing == "shared":
-        return FileLock(path, shared=True)
-    if sharing == "locked":
-        return FileLock(path)
-    try:
-        return FileLock(path, wait=False)
-    except LockBusyError:
-        return None
-
-
 def _data_of(top: Path, spec: MountSpec) -> Path:
     """Return the cache's own directory, made with the owner and mode that it asks for."""
     data = top / "data"
     if not data.exists():
-        fresh = top / f"fresh-{os.getpid()}"
-        fresh.mkdir(mode=0o700, exist_ok=True)
+        fresh = top / f"fresh-{os.urandom(8).hex()}"
+        fresh.mkdir(mode=0o700)
         os.chown(fresh, spec.uid, spec.gid)
         fresh.chmod(spec.mode if spec.mode is not None else _MODE)
-        with contextlib.suppress(OSError):  # another build was first
-            fresh.rename(data)
+        try:
+            rename_new(str(fresh), str(data))
+        except FileExistsError:  # another step was first
+            fresh.rmdir()
     return data

@@ -9,7 +9,8 @@ removes the control groups ``CGROUP`` and, when the builder died, the directory 
 One request is one datagram: a JSON array of the runtime's arguments, with the
 descriptors for its output and for its exit status. The latter gets a decimal number, as
 os.waitstatus_to_exitcode gives it; its end without one says that this process is gone. A
-datagram ``quit`` announces an orderly end. So any number of threads of the builder may ask
+datagram ``quit`` announces an orderly end, ``kill`` kills all that was started, with what
+they started. So any number of threads of the builder may ask
 and wait side by side.
 
 The functions that remove directory trees serve the builder as well.
@@ -191,6 +192,9 @@ class _Reaper:
                 data, fds = self._receive()
                 if data in {b"", b"quit"}:
                     return data == b"quit"
+                if data == b"kill":
+                    self._end_orphans()
+                    continue
                 self._start(json.loads(data), fds)
 
     def _receive(self) -> tuple[bytes, list[int]]:

@@ -24,6 +24,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
+from layerstore.build.errors import BuildCanceledError
 from layerstore.build.run import reaper
 from layerstore.build.run.cgroups import (
     counts_swap,
@@ -111,6 +112,8 @@ class Sandbox:
         self._control, self._reaper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._reaper: subprocess.Popen[bytes] | None = None
         self.private_fd = -1
+        self._starting = threading.Lock()
+        self._killed = False
         self._thread = threading.Thread(target=self._work, name="build-sandbox", daemon=True)
         self._thread.start()
         try:
@@ -177,6 +180,7 @@ class Sandbox:
 
         Raises:
             BuildError: The runtime's supervisor is gone.
+            BuildCanceledError: :meth:`kill` came first.
             UnsupportedError: No runtime here works.
         """
         while True:
@@ -280,15 +284,27 @@ class Sandbox:
         status, status_end = os.pipe2(os.O_CLOEXEC)
         try:
             request = json.dumps(command).encode()
-            socket.send_fds(self._control, [request], [output_end, status_end])
-        except OSError as err:
+            with self._starting:
+                if self._killed:
+                    raise BuildCanceledError
+                socket.send_fds(self._control, [request], [output_end, status_end])
+        except (OSError, BuildCanceledError) as err:
             os.close(output)
             os.close(status)
+            if isinstance(err, BuildCanceledError):
+                raise
             raise BuildError(f"the supervisor of the build's containers is gone: {err}") from err
         finally:
             os.close(output_end)
             os.close(status_end)
         return output, status
+
+    def kill(self) -> None:
+        """Kill every container, and the servers behind the mounts; none starts any more."""
+        with self._starting:
+            self._killed = True
+            with contextlib.suppress(OSError):
+                self._control.send(b"kill")
 
     def close(self) -> None:
         """Kill every container and drop every mount; harmless when repeated."""

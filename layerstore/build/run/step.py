@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from layerstore.build.run.sandbox import Sandbox
     from layerstore.build.run.settings import RunSettings
     from layerstore.build.run.ssh import AgentSocket, Connect
+    from layerstore.build.waiting import Patience
     from layerstore.digest import DiffId
     from layerstore.image.layer_item import LayerItem
     from layerstore.snapshot.base import Snapshot, Snapshotter
@@ -91,13 +92,21 @@ class RunStep:
         sandbox: Where mounts and containers live.
         snapshotter: Prepares roots.
         settings: Shared by all steps.
+        patience: Waits for caches.
     """
 
-    def __init__(self, sandbox: Sandbox, snapshotter: Snapshotter, settings: RunSettings) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        snapshotter: Snapshotter,
+        settings: RunSettings,
+        patience: Patience,
+    ) -> None:
         self._sandbox = sandbox
         self._snapshotter = snapshotter
         self._settings = settings
         self._agents = Agents(sandbox, settings.ssh)
+        self._patience = patience
         self._network_files: dict[tuple[tuple[str, str], ...], tuple[ExtraMount, ...]] = {}
 
     def close(self) -> None:
@@ -128,11 +137,10 @@ class RunStep:
         for spec in op.mounts:
             self._require_mapped(spec.uid, spec.gid, f"the {spec.type} mount's owner")
         scratch = self._sandbox.scratch / f"step-{name}"
-        # Closed in the sandbox's thread after whatever is under way there: an interrupt
-        # may come while that thread still prepares.
+        # Closed in the sandbox's thread, where everything in it was mounted.
         stack = contextlib.ExitStack()
         with contextlib.ExitStack() as held:
-            caches = take_caches(op.mounts, self._settings.cache_root, held)
+            caches = take_caches(op.mounts, self._settings.cache_root, held, self._patience)
             try:
                 agents = self._agents_of(op)
                 prepared = self._sandbox.call(

@@ -14,6 +14,7 @@ import pytest
 from layerstore.build.graph import MountSpec
 from layerstore.build.run.caches import take_caches
 from layerstore.build.run.idle_caches import find_idle_caches, remove_idle_caches
+from layerstore.build.waiting import Patience
 from layerstore.linux import removal
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
@@ -31,7 +32,8 @@ def cache(name: str, sharing: str = "locked") -> MountSpec:
 @contextlib.contextmanager
 def taken(root: Path, spec: MountSpec):
     with contextlib.ExitStack() as stack:
-        (directory,) = take_caches([spec], root, stack).values()
+        patience = Patience(threading.Event(), lambda _: None)
+        (directory,) = take_caches([spec], root, stack, patience).values()
         yield directory
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,6 +40,10 @@ class FakeExecutor:
         self.content = "v1"
         self.executed: list[str] = []
         self.read = 0
+        self.stopping = threading.Event()
+
+    def stop(self, *, abort: bool) -> None:
+        self.stopping.set()
 
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         if len(vertex.inputs) < 2:
@@ -107,6 +112,7 @@ class Rig:
 
     def solve(self, target: Vertex, *, no_cache: bool = False, epoch: int | None = None) -> Result:
         self.executor.executed.clear()
+        self.executor.stopping.clear()
         self.ui.cached.clear()
         solver = Solver(
             self.executor,

@@ -1,0 +1,58 @@
+"""What a build cuts when it ends early, so that no thread goes on waiting for a server.
+
+A thread that reads from a socket or a pipe hears of nothing else. Whoever is about to wait
+leaves here how to end the wait. On the path of every build: imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+from layerstore.build.errors import BuildCanceledError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Lifelines:
+    """See the module. For several threads.
+
+    Attributes:
+        is_cut: The build has ended: nothing is worth trying again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: dict[object, Callable[[], None]] = {}
+        self.is_cut = False
+
+    @contextlib.contextmanager
+    def held(self, end: Callable[[], None]) -> Iterator[None]:
+        """Have ``end`` called if the build ends within the block.
+
+        Args:
+            end: Ends a wait, in whatever state it is; called from another thread.
+
+        Raises:
+            BuildCanceledError: The build has ended already.
+        """
+        token = object()
+        with self._lock:
+            if self.is_cut:
+                end()
+                raise BuildCanceledError
+            self._ends[token] = end
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._ends[token]
+
+    def cut(self) -> None:
+        """End every wait, and those that are about to begin."""
+        with self._lock:
+            self.is_cut = True
+            for end in self._ends.values():
+                end()
