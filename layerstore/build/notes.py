@@ -177,7 +177,7 @@ class Notes:
         from layerstore.build.earlier import Earlier
         from layerstore.build.explain import NO_CACHE
 
-        if not self._settings.use_cache:
+        if not self._settings.use_cache or self._vertices[number].no_cache:
             return [NO_CACHE]
         if self._earlier is None:
             steps = [(each.label, text_of(each.label)) for each in self._vertices.values()]

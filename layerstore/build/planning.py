@@ -137,6 +137,8 @@ class _Planning:
             return State.UNKNOWN, None
         stacks = [layers or () for layers in inputs]
         read = partial(self._executor.content_key, vertex, [Result(each) for each in stacks])
+        if vertex.no_cache:
+            return State.RUNS, None
         for key in vertex_keys(vertex, stacks, read, self._epoch):
             record = self._lookup(key)
             if record is not None:

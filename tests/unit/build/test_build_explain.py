@@ -137,7 +137,9 @@ def test_steps_are_found_again_in_an_edited_file(builder: Builder) -> None:  # n
 def test_what_was_collected_or_not_to_be_used(builder: Builder) -> None:  # noqa: F811
     builder.write({"a": "A"})
     builder.build(COPY)
-    assert why(builder, COPY, no_cache=True) == ["the build was asked not to use the cache"]
+    asked = ["the build was asked not to use the cache"]
+    assert why(builder, COPY, no_cache=True) == asked
+    assert why(builder, COPY, no_cache_stages=["0"]) == asked
     builder.store.cache_drop([record.key for record in builder.store.cache_records()])
     assert why(builder, COPY) == ["it was built before, but gc has taken its record or its layer"]
     builder.store.cache_drop([record.key for record in builder.store.cache_records()])

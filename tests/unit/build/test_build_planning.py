@@ -55,6 +55,8 @@ def test_what_is_cached_and_what_is_not(builder: Builder) -> None:  # noqa: F811
     builder.build(STAGES)
     assert set(states(plan(builder, STAGES)).values()) == {"cached"}
     assert set(states(plan(builder, STAGES, no_cache=True)).values()) == {"runs", "unknown"}
+    found = states(plan(builder, STAGES, no_cache_stages=["one"]))
+    assert [name for name, state in found.items() if state == "runs"] == ["COPY a /a"]
     edited = STAGES.replace("/x", "/y")
     assert [name for name, state in states(plan(builder, edited)).items() if state != "cached"] == [
         "WORKDIR /y"
