@@ -149,14 +149,18 @@ def _names(text: str, kind: str) -> tuple[str, ...]:
 
 
 def _compression(rest: dict[str, str], kind: str) -> Compression:
-    text = rest.pop("compression", "gzip")
+    given = rest.pop("compression", None)
     forced = rest.pop("force-compression", "true")
+    if given is not None and kind not in _LAYOUTS:
+        raise InputError(
+            f"type={kind} has no layers that could be compressed",
+            hint="the store compresses what it holds by itself",
+        )
+    text = given or "gzip"
     if text not in _COMPRESSIONS or forced not in (*_TRUE, *_FALSE):
         raise InputError(
             f"{text!r} is not a compression of layers", hint="one of gzip, zstd, uncompressed"
         )
-    if kind not in ("image", *_LAYOUTS) and text != "gzip":
-        raise InputError(f"type={kind} has no layers that could be compressed")
     return _COMPRESSIONS[text]
 
 
@@ -202,6 +206,8 @@ def _check_file(dest: str) -> None:
     parent = os.path.dirname(os.path.abspath(dest))
     if not os.path.isdir(parent):
         raise InputError(f"there is no directory {parent} to write {dest} to")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"{parent} cannot be written, where {dest} is to go")
 
 
 def parse_annotations(words: Sequence[str]) -> dict[str, str]:
@@ -210,6 +216,10 @@ def parse_annotations(words: Sequence[str]) -> dict[str, str]:
     Raises:
         InputError: Not one, or of something that a build for one platform has not.
     """
+    if not words:
+        return {}
+    from layerstore.image.images import ATTESTATION_KEY
+
     annotations: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -221,7 +231,7 @@ def parse_annotations(words: Sequence[str]) -> dict[str, str]:
             )
         if colon and level == "manifest":
             name = rest
-        if not name or not equals:
+        if not name or not equals or name.startswith(ATTESTATION_KEY):
             raise InputError(f"{word!r} is not an annotation", hint="--annotation NAME=VALUE")
         annotations[name] = value
     return annotations

@@ -168,9 +168,10 @@ class _Checkout:
             if first == path or not self._link(top, parent, first):
                 self._create(parent, entry)
             os.rename(self._staged, name, src_dir_fd=parent, dst_dir_fd=parent)
-            with contextlib.suppress(FileNotFoundError):
-                # Two names of one file: rename(2) does nothing then.
-                os.unlink(self._staged, dir_fd=parent)
+            if first != path:
+                with contextlib.suppress(FileNotFoundError):
+                    # Two names of one file: rename(2) does nothing then.
+                    os.unlink(self._staged, dir_fd=parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(self._staged, dir_fd=parent)
@@ -207,7 +208,8 @@ class _Checkout:
                     write_all(fd, self._store.read_refs(((length, chunk),)))
                 at += length
                 self._progress.advance(length)
-            os.ftruncate(fd, at)
+            if entry.extents and entry.extents[-1][1] is None:
+                os.ftruncate(fd, at)
             os.fchmod(fd, entry.mode & _MODE_BITS)
             os.utime(fd, ns=self._times(entry))
         finally:

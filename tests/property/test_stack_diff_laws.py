@@ -13,6 +13,7 @@ from layerstore.formats.tree import (
     path_key,
 )
 from layerstore.image.stack import Node, empty_root, implied_directory, stack, walk
+from layerstore.image.tree_changes import changes_between
 from tests.support.encoding import encode_changeset
 from tests.support.tree_diff import diff, flatten, same_tree
 
@@ -113,3 +114,13 @@ def test_walk_is_in_path_order(tree: Node) -> None:
 @given(trees())
 def test_everything_can_be_taken_away(tree: Node) -> None:
     assert same_tree(stack([flatten(tree), diff(tree, empty_root())]), empty_root())
+
+
+@given(trees(), trees())
+def test_changes_between_trees_make_the_second_of_the_first(lower: Node, upper: Node) -> None:
+    found = changes_between(lower, upper)
+    entries = sorted(found.entries, key=lambda entry: path_key(entry.path))
+    changeset = Changeset(entries=tuple(entries), whiteouts=tuple(sorted(found.whiteouts)))
+    assert decode_changeset(encode_changeset(changeset)) == changeset
+    assert same_tree(stack([flatten(lower), changeset]), upper)
+    assert changes_between(upper, upper) == ([], [])

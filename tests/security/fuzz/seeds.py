@@ -398,3 +398,21 @@ def lock_files() -> list[bytes]:
         npm=(lockfile.Npm(over="sha256:1", packages=("a",), lock={"a": [1, None, {}]}),),
     )  # fmt: skip
     return [lockfile.encode(lock), lockfile.encode(lockfile.Lock())]
+
+
+PACKAGE_DATABASES = (
+    b"etc/os-release", b"lib/apk/db/installed", b"var/lib/dpkg/status",
+    b"var/lib/dpkg/status.d/one", b"x/node_modules/a/package.json", b"y.dist-info/METADATA",
+    b"z.egg-info",
+)  # fmt: skip
+"""Where lists of an image's packages look."""
+
+
+def package_databases() -> list[bytes]:
+    return [
+        b"Package: a\nStatus: install ok installed\nVersion: 1:2\nSource: b (4)\n x\n\nPackage: c",
+        b"P:musl\nV:1.2-r0\nA:x86_64\nL:MIT\no:musl\nm:A <a@example.org>\n\n",
+        b"Metadata-Version: 2.1\nName: A_b.c\nVersion: 1\nHome-page: http://x/\n\ntext",
+        b'{"name":"@a/b","version":"1.0.0","license":{"type":"MIT"},"author":{"name":"A"}}',
+        b'ID=debian\nVERSION_ID="12"\n',
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -334,6 +335,37 @@ def read_ignore_rules(data: bytes) -> None:
         rules.may_contain_included(path)
 
 
+def list_packages(data: bytes) -> None:
+    """Whatever lies where databases of packages lie, the list of them is a JSON document."""
+    from layerstore.formats.tree import Changeset, Entry, Kind
+    from layerstore.image.sbom.scan import sbom_of
+    from layerstore.image.stack import stack
+
+    class OneContent:
+        def read_refs(self, _refs: object) -> bytes:
+            return data
+
+    extents = ((len(data), bytes(32)),) if data else ()
+    root = stack(
+        [
+            Changeset(
+                tuple(
+                    Entry(path=path, kind=Kind.FILE, size=len(data), extents=extents)
+                    for path in seeds.PACKAGE_DATABASES
+                )
+            )
+        ]
+    )
+    sbom = sbom_of(
+        OneContent(),
+        root,
+        name="x",
+        image_id="sha256:0",
+        created="1970-01-01T00:00:00Z",  # type: ignore[arg-type]
+    )
+    assert len(json.loads(sbom.text)["packages"]) <= sbom.packages + 1
+
+
 def read_source_pattern(data: bytes) -> None:
     from layerstore.build.ignore import match_source
 
@@ -423,6 +455,8 @@ ALL = (
            refusals=(LayerstoreError,), max_bytes=600),
     Target("dockerignore", read_ignore_rules, seeds.ignore_files, tokens=seeds.GLOB_TOKENS,
            refusals=(LayerstoreError,), max_bytes=2048),
+    Target("package-databases", list_packages, seeds.package_databases, tokens=seeds.JSON_TOKENS,
+           refusals=(), max_bytes=4096),
     Target("source-pattern", read_source_pattern, seeds.patterns, tokens=seeds.GLOB_TOKENS,
            refusals=(LayerstoreError,), max_bytes=600),
     Target("remote-source", read_remote_source, seeds.remote_sources, tokens=seeds.URL_TOKENS,

@@ -1,9 +1,12 @@
 """What --output, --annotation and the files for scripts mean."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from layerstore.build.outputs import OutputKind
 from layerstore.cli.build_output import (
@@ -58,6 +61,7 @@ def test_words_of_buildx(tmp_path, monkeypatch):
         (["type=image,name=Bad"], "is not an image name"),
         (["type=tar,name=a"], "has no names"),
         (["type=tar,dest=a,compression=zstd"], "no layers"),
+        (["type=image,compression=zstd"], "no layers"),
         (["type=oci,dest=a,compression=estargz"], "is not a compression"),
         (["type=local"], "does not say where to"),
         (["type=oci,tar=false"], "does not say where to"),
@@ -80,6 +84,14 @@ def test_outputs_refused_before_anything_is_built(words, message, tmp_path, monk
         parse_outputs(words, epoch=False)
 
 
+@given(st.text(alphabet="type=oci,dtarslmg-\"'/x", max_size=40))
+def test_any_text_is_an_output_or_refused(word):
+    with contextlib.suppress(InputError):
+        parse_outputs([word], epoch=False)
+    with contextlib.suppress(InputError):
+        parse_annotations([word])
+
+
 def test_times_of_layers_follow_the_epoch():
     with pytest.raises(InputError, match="always rewritten"):
         parse_outputs(["type=image,rewrite-timestamp=false"], epoch=True)
@@ -97,7 +109,14 @@ def test_annotations():
     assert parse_annotations(["a=b=c", "manifest:d=", "manifest[linux/amd64]:e=f", "x:y=z"]) == {
         "a": "b=c", "d": "", "e": "f", "x:y": "z",
     }  # fmt: skip
-    for word in ("a", "=b", "index:a=b", "manifest-descriptor:a=b", "index-descriptor[x]:a=b"):
+    for word in (
+        "a",
+        "=b",
+        "index:a=b",
+        "manifest-descriptor:a=b",
+        "index-descriptor[x]:a=b",
+        "layerstore.attestation/x=y",
+    ):
         with pytest.raises(InputError):
             parse_annotations([word])
 
