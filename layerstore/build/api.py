@@ -14,6 +14,8 @@ from layerstore.build.attest import NO_ATTESTATIONS, Attestations, BuildFacts, a
 from layerstore.build.checking import Checked, findings_of, physical_lines, told_at_the_end
 from layerstore.build.contexts import (
     Contexts,
+    GitContext,
+    UrlContext,
     context_name,
     local_context,
     main_context,
@@ -302,6 +304,8 @@ def _opened(
         if "{{" not in tag:
             parse_tag_name(tag)
     with LazyFetcher(store, request.environ, request.secrets, _ssh_agent(request)) as fetcher:
+        if isinstance(request.context, UrlContext | GitContext):  # may take a while
+            ui.message(f"loading the build context from {context_name(request.context)}")
         keeps_git_dir = is_true(request.build_args.get(KEEP_GIT_DIR_ARG, ""))
         main = main_context(request.context, store, fetcher, keeps_git_dir=keeps_git_dir)
         spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)

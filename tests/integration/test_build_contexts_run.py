@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from layerstore.build.api import BuildRequest, build
 from layerstore.build.contexts import GitContext, ImageContext, StreamContext, UrlContext
 from layerstore.build.fetch.git_url import parse_git_source
 from tests.support.build import RecordingUi, box, builder, needs_runc, tree_of  # noqa: F401
-from tests.support.git_server import GitDaemon, Work, needs_git
+from tests.support.git_server import DIRECT, GitDaemon, Work, needs_git
 from tests.support.http_server import serving
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def test_mounts_from_named_contexts(box: Builder, tmp_path: Path) -> None:  # no
         assert source is not None
         result = box.build(
             dockerfile,
-            environ=dict(os.environ),
+            environ=DIRECT,
             named_contexts={
                 "base": ImageContext("box"), "stage": ImageContext("box"), "dir": other,
                 "repo": GitContext(source, text), "url": UrlContext(server.file("/x", b"url")),
@@ -88,6 +87,6 @@ def test_files_from_elsewhere_can_be_used(box: Builder, tmp_path: Path) -> None:
         result = box.build(
             f"FROM box\nADD --chmod=755 {url} {daemon.url('p')} /t/\n"
             "RUN sh /t/tool.sh > /out && sh /t/run.sh >> /out\n",
-            environ=dict(os.environ),
+            environ=DIRECT,
         )
     assert box.files(result)["out"].content == b"from http\nfrom git\n"

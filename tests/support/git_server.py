@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
 COMMIT_S = 1_600_000_000
 
-needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
+def _has_git_daemon() -> bool:
+    if shutil.which("git") is None:
+        return False
+    tools = subprocess.run(["git", "--exec-path"], capture_output=True, check=True, text=True)
+    return shutil.which("git-daemon", path=tools.stdout.strip()) is not None
+
+
+needs_git = pytest.mark.skipif(not _has_git_daemon(), reason="git or git-daemon is not installed")
+
+DIRECT = {**os.environ, "no_proxy": "*"}
+"""This environment, in which servers of this host are asked without a proxy."""
 
 _ENVIRONMENT = {
     "PATH": os.environ.get("PATH", ""),

@@ -16,7 +16,7 @@ from layerstore.build.fetch import git as git_module
 from layerstore.errors import IntegrityError, LayerstoreError, UnsafeContentError
 from layerstore.formats.tree import Kind
 from tests.support.build import builder  # noqa: F401
-from tests.support.git_server import COMMIT_S, GitDaemon, Work, needs_git, serving_git
+from tests.support.git_server import COMMIT_S, DIRECT, GitDaemon, Work, needs_git, serving_git
 from tests.support.http_server import serving
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def daemon(tmp_path: Path, work: Work) -> Iterator[GitDaemon]:
 
 
 def add(builder: Builder, *words: str, **options: object):  # noqa: F811
-    options.setdefault("environ", os.environ)
+    options.setdefault("environ", DIRECT)
     return builder.files(builder.build(f"FROM scratch\nADD {' '.join(words)} /d\n", **options))
 
 
@@ -365,7 +365,7 @@ def test_provenance_names_the_commit(builder: Builder, work: Work, daemon: GitDa
     for _ in range(2):  # fetched, then known
         result = builder.build(
             f"FROM scratch\nADD {url}#main /d\n",
-            environ=dict(os.environ),
+            environ=DIRECT,
             attestations=Attestations(provenance="min"),
         )
         (text,) = result.predicates.values()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
-import os
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from layerstore.build.fetch.git_url import parse_git_source
 from layerstore.errors import FormatError, InputError, UnsafeContentError
 from layerstore.formats.tree import Kind
 from tests.support.build import RecordingUi, builder, tree_of  # noqa: F401
-from tests.support.git_server import GitDaemon, Work, needs_git
+from tests.support.git_server import DIRECT, GitDaemon, Work, needs_git
 from tests.support.http_server import serving
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 
 def made(builder: Builder, source: ContextSource, **options: object):  # noqa: F811
     builder.ui = RecordingUi()
-    request = BuildRequest(context=source, environ=dict(os.environ), **options)  # type: ignore[arg-type]
+    request = BuildRequest(context=source, environ=DIRECT, **options)  # type: ignore[arg-type]
     return tree_of(builder.store, build(builder.store, request, builder.ui).image)
 
 

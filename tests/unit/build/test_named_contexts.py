@@ -26,7 +26,7 @@ from layerstore.image.layout import NamedImage, save_oci_layout
 from layerstore.store.store import Store
 from tests.support.build import BASE_TIME_S, add_image, builder  # noqa: F401
 from tests.support.build import _file as base_file
-from tests.support.git_server import GitDaemon, Work, needs_git
+from tests.support.git_server import DIRECT, GitDaemon, Work, needs_git
 from tests.support.http_server import serving
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def other(tmp_path: Path) -> Path:
 
 
 def made(builder: Builder, dockerfile: str, **contexts):  # noqa: F811
-    result = builder.build(dockerfile, named_contexts=contexts, environ=dict(os.environ))
+    result = builder.build(dockerfile, named_contexts=contexts, environ=DIRECT)
     return builder.files(result)
 
 
