@@ -74,7 +74,7 @@ class Earlier:
             if step is None:
                 continue
             if not step.keys:
-                failed = [Reason("failed", "", "it failed the last time")]
+                failed = [Reason("failed", "", "the last build ended before it was done")]
                 continue
             if set(step.keys) & set(keys):
                 return [COLLECTED]

@@ -156,7 +156,7 @@ def test_a_step_that_failed(builder: Builder) -> None:  # noqa: F811
         builder.build(text)
     with pytest.raises(BuildError):
         builder.build(text, explain=True)
-    assert builder.ui.because == ["it failed the last time"]
+    assert builder.ui.because == ["the last build ended before it was done"]
 
 
 def test_what_no_version_wrote_or_lies_there_damaged_only_explains_less(
