@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from layerstore.build.graph import GitOp
     from layerstore.build.source import SourceNode
     from layerstore.digest import DiffId
+    from layerstore.image.stack import Node
     from layerstore.store.store import Store
 
 DOCKERIGNORE = ".dockerignore"
@@ -277,6 +278,7 @@ class StoredContext:
         self._store = store
         self._layers = layers
         self._shown = shown
+        self._root: Node | None = None
         self.dockerfile = dockerfile
         self.directory: Path | None = None
         self.read_paths: list[bytes] = []
@@ -308,7 +310,9 @@ class StoredContext:
         from layerstore.build.stored_context import StoredTrees
         from layerstore.image.stack import load_root
 
-        yield StoredTrees(load_root(self._store, self._layers), ignore)
+        if self._root is None:
+            self._root = load_root(self._store, self._layers)
+        yield StoredTrees(self._root, ignore)
 
 
 class Contexts:
