@@ -181,11 +181,13 @@ class _Mounts:
         )
 
     def _cache(self, mount: RunMount, target: str) -> MountSpec:
-        if mount.from_ is not None or mount.source not in {None, "/", "."}:
-            raise unsupported(mount.span, "RUN --mount=type=cache with from= or source=")
+        if mount.from_ is None and mount.source not in {None, "/", "."}:
+            raise unsupported(mount.span, "RUN --mount=type=cache with source= and no from=")
         return MountSpec(
             type="cache",
             target=target,
+            input=self._input(mount) if mount.from_ is not None else None,
+            source=mount.source or "/" if mount.from_ is not None else "",
             readonly=mount.readonly,
             id=mount.id or target,
             sharing=mount.sharing or "shared",

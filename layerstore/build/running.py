@@ -11,6 +11,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from layerstore.build.cache_key import layers_input, selection_digest
 from layerstore.build.copy import CopyOptions, copy_match
 from layerstore.build.copying import input_root, nothing_found
@@ -93,7 +95,8 @@ class Running:
             del tail[:-_TAIL_BYTES]
             self._resources.ui.output(number, data)
 
-        outcome = step.run(op, name, inputs[0].layers, sources, on_output)
+        caches = self._with_bases(op, vertex, inputs)
+        outcome = step.run(caches, name, inputs[0].layers, sources, on_output)
         if outcome.status in _KILLED and self._resources.stopping.is_set():
             raise BuildCanceledError
         if outcome.status != 0:
@@ -108,6 +111,18 @@ class Running:
         )
         self._resources.discard(scratch)
         return diff_id
+
+    def _with_bases(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> RunOp:
+        """Return the operation with caches told apart by what they begin with, as BuildKit does."""
+        mounts = [
+            msgspec.structs.replace(
+                spec, id=f"{spec.id}, from {self._mount_key(spec, vertex, inputs)} {spec.source}"
+            )
+            if spec.type == "cache" and spec.input is not None
+            else spec
+            for spec in op.mounts
+        ]
+        return msgspec.structs.replace(op, mounts=tuple(mounts))
 
     def selections(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> list[Selection]:
         """Return the files of the context that a RUN mounts, for people who ask what changed."""

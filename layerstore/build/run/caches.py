@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import subprocess
 from functools import partial
 from typing import TYPE_CHECKING
 
 from layerstore.errors import BuildError
 from layerstore.linux.files import make_private_dir, rename_new
 from layerstore.linux.locks import FileLock, LockBusyError
+from layerstore.linux.removal import remove_leftover
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 LOCK_NAME = "lock"
 """File in a cache's directory that its users lock; its time is the cache's last use."""
 
+DATA_NAME = "data"
 _MODE = 0o755
 _PRIVATE_CACHES_MAX = 64
 _STRICTER = ("shared", "private", "locked")
@@ -37,6 +40,8 @@ def take_caches(
     specs: Iterable[MountSpec], root: Path, stack: contextlib.ExitStack, patience: Patience
 ) -> dict[str, Path]:
     """Wait for the caches that a step mounts and return their directories by name.
+
+    One that begins with what an input holds need not be there yet: :func:`fill_cache` makes it.
 
     Args:
         specs: The step's mounts; others than caches are passed over.
@@ -82,7 +87,7 @@ def _take(
         if lock is not None:
             stack.callback(lock.close)
             os.utime(lock.fileno())
-            return _data_of(top, specs[0])
+            return top / DATA_NAME if specs[0].input is not None else _data_of(top, specs[0])
     raise BuildError(f"too many builds use the cache mount {specs[0].id!r} at once")
 
 
@@ -105,7 +110,7 @@ def _try_lock(top: Path, sharing: str) -> FileLock | None:
 
 def _data_of(top: Path, spec: MountSpec) -> Path:
     """Return the cache's own directory, made with the owner and mode that it asks for."""
-    data = top / "data"
+    data = top / DATA_NAME
     if not data.exists():
         fresh = top / f"fresh-{os.urandom(8).hex()}"
         fresh.mkdir(mode=0o700)
@@ -116,3 +121,40 @@ def _data_of(top: Path, spec: MountSpec) -> Path:
         except FileExistsError:  # another step was first
             fresh.rmdir()
     return data
+
+
+def fill_cache(data: Path, source_fd: int) -> None:
+    """Make a cache's directory with the content of another one, unless it is there.
+
+    Everything is copied as it is, links unfollowed. Of steps that do so at the same time the
+    first one's copy stays. A build that is killed leaves a part of a copy beside it, which
+    goes with the cache.
+
+    Args:
+        data: As :func:`take_caches` returned it.
+        source_fd: An open directory.
+
+    Raises:
+        BuildError: It could not be copied.
+    """
+    if data.exists():
+        return
+    fresh = data.with_name(f"fresh-{os.urandom(8).hex()}")
+    command = [
+        "cp",
+        "--archive",
+        "--no-target-directory",
+        f"/proc/self/fd/{source_fd}/.",
+        str(fresh),
+    ]
+    copied = subprocess.run(
+        command, pass_fds=[source_fd], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if copied.returncode:
+        remove_leftover(str(fresh))
+        said = copied.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise BuildError(f"cannot fill a cache mount: {said[-1] if said else 'cp failed'}")
+    try:
+        rename_new(str(fresh), str(data))
+    except FileExistsError:  # another step was first
+        remove_leftover(str(fresh))

@@ -13,15 +13,15 @@ import os
 import stat
 from typing import TYPE_CHECKING, Protocol
 
-from layerstore.build.run.caches import cache_name
+from layerstore.build.run.caches import cache_name, fill_cache
 from layerstore.build.run.oci_spec import ExtraMount
 from layerstore.build.run.ssh import AgentSocket
 from layerstore.errors import BuildError
 from layerstore.linux import mounts
-from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, directory, openat2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -93,7 +93,7 @@ class MountSet:
             case "document":
                 self._document(spec)
             case "cache":
-                self._cache(spec)
+                self._cache(spec, sources)
             case "bind":
                 self._bind(spec, sources)
             case _:
@@ -193,14 +193,30 @@ class MountSet:
         path.chmod(0o755)
         self._take(spec, place, is_directory=True, flags=_SAFE)
 
-    def _cache(self, spec: MountSpec) -> None:
-        directory = self._caches[cache_name(spec)]
-        self._take(spec, directory, is_directory=True, flags=())
+    def _cache(self, spec: MountSpec, sources: MountSources) -> None:
+        data = self._caches[cache_name(spec)]
+        if spec.input is not None:
+            with sources.show(spec.input, writable=False) as shown, _opened(shown, spec) as fd:
+                if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                    raise BuildError(f"a cache mount cannot begin with {spec.source}: it is a file")
+                fill_cache(data, fd)
+        self._take(spec, data, is_directory=True, flags=())
 
     def _bind(self, spec: MountSpec, sources: MountSources) -> None:
         assert spec.input is not None
         shown = self._stack.enter_context(sources.show(spec.input, writable=not spec.readonly))
-        root_fd = os.open(shown, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with _opened(shown, spec) as fd:
+            is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+            place = self._place(is_directory=is_directory)
+            mounts.bind(f"/proc/self/fd/{fd}", str(place))
+        self._stack.callback(_unmount, place)
+        self._take(spec, place, is_directory=is_directory, flags=_SAFE)
+
+
+@contextlib.contextmanager
+def _opened(shown: Path, spec: MountSpec) -> Iterator[int]:
+    """Hold a descriptor of what a mount takes from its input, found without leaving that."""
+    with directory(str(shown)) as root_fd:
         try:
             fd = openat2(
                 root_fd, os.fsencode(spec.source.lstrip("/")) or b".", os.O_PATH,
@@ -208,16 +224,10 @@ class MountSet:
             )  # fmt: skip
         except OSError as err:
             raise BuildError(f"cannot mount {spec.source}: {err.strerror} in its source") from err
-        finally:
-            os.close(root_fd)
-        try:
-            is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
-            place = self._place(is_directory=is_directory)
-            mounts.bind(f"/proc/self/fd/{fd}", str(place))
-        finally:
-            os.close(fd)
-        self._stack.callback(_unmount, place)
-        self._take(spec, place, is_directory=is_directory, flags=_SAFE)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _unmount(place: Path) -> None:
