@@ -178,6 +178,9 @@ class Docker:
     def stop(self) -> None:
         self._daemon.terminate()
         self._daemon.wait()
+        # The daemon leaves these to its next start.
+        for left in (self._state / "exec" / "netns" / "default", self._place / "data"):
+            _run(["umount", "--quiet", str(left)], check=False)
         self._group.remove()
         shutil.rmtree(self._state, ignore_errors=True)
         shutil.rmtree(self._place, ignore_errors=True)
