@@ -19,6 +19,7 @@ from layerstore.build.fetch.redaction import redacted
 from layerstore.build.graph import ContextOp, CopyOp, GitOp, HttpOp, RunOp
 from layerstore.build.lower import PROXY_ARGS
 from layerstore.build.result import rfc3339
+from layerstore.build.spec_file import NATIVE_SUFFIX
 from layerstore.digest import hex_of
 from layerstore.formats import strict_json
 from layerstore.formats.tree import Kind
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.store.store import Store
 
-BUILD_TYPE = "urn:layerstore:build:dockerfile:1"
+BUILD_TYPE = "urn:layerstore:build:1"
 """Says what the fields of ``buildDefinition`` mean; a change of them is a new number."""
 
 BUILDER_ID = "urn:layerstore:builder"
@@ -71,6 +72,7 @@ def provenance(store: Store, facts: BuildFacts, *, mode: str, builder_id: str) -
 
 def _request(facts: BuildFacts, *, is_max: bool) -> dict[str, object]:
     request = facts.request
+    is_native = facts.spec_name.endswith(NATIVE_SUFFIX)
     args: dict[str, str] = {}
     if request.target:
         args["target"] = request.target
@@ -79,7 +81,7 @@ def _request(facts: BuildFacts, *, is_max: bool) -> dict[str, object]:
     if not request.network:
         args["force-network-mode"] = "none"
     plain: dict[str, object] = {
-        "frontend": "dockerfile.v0",
+        "frontend": "layerstore.v1" if is_native else "dockerfile.v0",
         "args": args,
         "locals": [{"name": "context"}, {"name": "dockerfile"}],
     }

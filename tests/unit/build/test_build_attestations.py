@@ -73,6 +73,21 @@ def test_provenance_names_everything_that_went_in(made: Builder) -> None:
     assert plain["runDetails"]["metadata"]["startedOn"].endswith("Z")
 
 
+def test_native_specs_are_told_as_such(made: Builder) -> None:
+    from layerstore.build.api import BuildRequest, build
+    from tests.support.build import RecordingUi
+
+    spec = made.context / "layerstore.toml"
+    spec.write_text('base = "base:1"\n[env]\nA = "b"\n')
+    request = BuildRequest(
+        context=made.context, dockerfile=spec, attestations=Attestations(provenance="min")
+    )
+    result = build(made.store, request, RecordingUi())
+    definition = json.loads(result.predicates[PROVENANCE_TYPE])["buildDefinition"]
+    assert definition["externalParameters"]["request"]["frontend"] == "layerstore.v1"
+    assert definition["externalParameters"]["configSource"]["path"] == "layerstore.toml"
+
+
 def test_the_smaller_provenance_has_no_arguments(made: Builder) -> None:
     plain = predicates(
         made, attestations=Attestations(provenance="min", builder_id="https://ci.example/7"),
