@@ -10,9 +10,12 @@ from layerstore.build.dockerfile.ports import expand_ports
 from layerstore.build.dockerfile.signals import is_signal
 from layerstore.build.dockerfile.syntax import CommandLine, Healthcheck
 from layerstore.build.modes import parse_mode
+from layerstore.build.native.limits import MAX_VARIABLES, limit_exceeded
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from layerstore.build.dockerfile.syntax import SourceSpan
     from layerstore.build.native.reader import Node
     from layerstore.build.native.spec import Health, Spec
@@ -93,6 +96,16 @@ def arguments(
             raise SpecError("a command is empty", span)
         return state.with_shell(command)
     return command
+
+
+def check_count(variables: Mapping[str, str], span: SourceSpan) -> None:
+    """Refuse more variables than anybody has.
+
+    Raises:
+        LimitExceededError: More than ``MAX_VARIABLES``.
+    """
+    if len(variables) > MAX_VARIABLES:
+        raise limit_exceeded(span, "too many variables", MAX_VARIABLES)
 
 
 def check_variable(name: str, span: SourceSpan) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.graph import MountSpec
+from layerstore.build.native.limits import MAX_MOUNTS, limit_exceeded
 from layerstore.build.native.spec import CacheMount, SecretMount
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ class Mounts:
 
         Raises:
             SpecError: One asks for something impossible.
+            LimitExceededError: There are more than ``MAX_MOUNTS``.
         """
+        wanted = (command.cache, command.secrets, command.bind, command.tmpfs)
+        if sum(map(len, wanted)) > MAX_MOUNTS:
+            raise limit_exceeded(self._span, "a command has too many mounts", MAX_MOUNTS)
         specs = [self._cache(each) for each in command.cache]
         specs += [self._secret(each) for each in command.secrets]
         specs += [self._bind(each) for each in command.bind]

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from layerstore.build.dockerfile.errors import SpecError
-from layerstore.build.native.limits import MAX_PACKAGES, limit_exceeded
+from layerstore.build.native.limits import MAX_PACKAGE_SETS, MAX_PACKAGES, limit_exceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,6 +89,8 @@ def _sets(
             [(name, node.span_of(index, inner)) for inner, name in enumerate(item)]
             for index, item in enumerate(items)
         ]
+    if len(wanted) > MAX_PACKAGE_SETS:
+        raise limit_exceeded(node.key_span, "too many sets of packages", MAX_PACKAGE_SETS)
     count = sum(map(len, wanted))
     if count > MAX_PACKAGES:
         raise limit_exceeded(node.key_span, "too many packages", MAX_PACKAGES)

@@ -16,10 +16,13 @@ import contextlib
 import re
 import tomllib
 from bisect import bisect_right
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.dockerfile.syntax import SourceSpan
 from layerstore.build.native.limits import MAX_DEPTH, limit_exceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Path = tuple[str | int, ...]
 
@@ -180,10 +183,12 @@ class _Walk:
             return
 
     def _keys(self) -> list[str]:
-        keys = []
+        start = self._at
+        keys: list[str] = []
         while True:
             self._skip(_BLANK)
             keys.append(self._key())
+            self._limit_depth(keys, start)  # at once: what is done with them is quadratic
             self._skip(_BLANK)
             if not self._next("."):
                 return keys
@@ -199,7 +204,7 @@ class _Walk:
         except ValueError as err:
             raise _StrangeTextError from err
 
-    def _limit_depth(self, path: Path, offset: int) -> None:
+    def _limit_depth(self, path: Sequence[str | int], offset: int) -> None:
         if len(path) > MAX_DEPTH:
             span = self._lines.span(offset)
             raise limit_exceeded(span, "tables and lists are nested too deep", MAX_DEPTH)

@@ -26,10 +26,11 @@ from layerstore.build.native.bases import combined
 from layerstore.build.native.container import (
     arguments,
     check_absolute,
+    check_count,
     check_mode,
     check_variable,
 )
-from layerstore.build.native.limits import MAX_BASES, MAX_STEPS, limit_exceeded
+from layerstore.build.native.limits import MAX_BASES, MAX_STEPS, MAX_USERS, limit_exceeded
 from layerstore.build.native.lockfile import Wish, chain_text, lineage
 from layerstore.build.native.mounting import Mounts
 from layerstore.build.native.packages import apt_sets, npm_sets, pip_sets
@@ -252,6 +253,8 @@ class StageLowering:
     def _users(self, state: StageState) -> None:
         if not self._spec.users:
             return
+        if len(self._spec.users) > MAX_USERS:
+            raise limit_exceeded(self._node.span_of("users"), "too many users", MAX_USERS)
         users = []
         for name, user in sorted(self._spec.users.items()):
             span = self._node.span_of("users", name)
@@ -292,6 +295,7 @@ class StageLowering:
     def _env(self, state: StageState) -> None:
         if not self._spec.env:
             return
+        check_count(self._spec.env, self._node.span_of("env"))
         before = dict(state.env)
         node = _there(self._node.at("env"))
         pairs = []
@@ -363,6 +367,7 @@ class StageLowering:
 
     def _command(self, state: StageState, command: Command, span: SourceSpan) -> None:
         args = arguments(state, command.command, span)
+        check_count(command.env, span)
         for name in command.env:
             check_variable(name, span)
         env = {**state.env, **command.env}

@@ -383,7 +383,6 @@ ABSENT = {
     "F10": "nothing reads layers by media type: they are told apart by their first bytes",
     "G10": "nothing pulls or loads layers, whose diff ids would have to be compared",
     "G28": "nothing follows an index into another",
-    "I14": "there is no native spec, and no YAML",
     "K23": "RUN has no limit of processes: hostile commands belong into a virtual machine",
     "M12": "no view is an EROFS image",
 }

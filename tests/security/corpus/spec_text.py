@@ -10,11 +10,13 @@ from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.expand import expand_instruction, expand_word
 from layerstore.build.dockerfile.parser import parse_dockerfile
 from layerstore.build.lower import LowerOptions, lower
+from layerstore.build.native.includes import Root
 from layerstore.build.platforms import Platform
 from layerstore.errors import LimitExceededError
 from tests.security.corpus.building import spec
 from tests.security.corpus.model import Case, case
 from tests.security.fuzz.seeds import AnyImage
+from tests.support.native import lowered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -219,6 +221,35 @@ def _patterns() -> list[Case]:
     ]  # fmt: skip
 
 
+_NATIVE = [
+    ("R", "alias bomb", b"a: &a [x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n"),
+    ("R", "object", b"run = !!python/object/apply:os.system ['id']\n"),
+    ("R", "circle", b"base.stage = 'a'\nstages.a.base.stage = 'b'\nstages.b.base.stage = 'a'\n"),
+    ("R", "itself", b"include = 'layerstore.toml'\n"),
+    ("R", "duplicate key", b"user = 'a'\nuser = 'b'\n"),
+    ("R", "duplicate table", b"[env]\nA = '1'\n[env]\nA = '2'\n"),
+    ("L", "lists", b"run = " + b"[" * 100_000 + b"]" * 100_000),
+    ("L", "tables", b"a = " + b"{a = " * 100_000 + b"1" + b"}" * 100_000),
+    ("L", "dots", b"a" + b".a" * 100_000 + b" = 1\n"),
+    ("L", "variants", b"[matrix]\n" + b"".join(b"a%d = ['1', '2']\n" % n for n in range(64))),
+    ("L", "expansion", b"args.a = '" + b"x" * 2**19 + b"'\nenv.A = '" + b"{{a}}" * 9 + b"'\n"),
+]  # fmt: skip
+
+
+def _native() -> list[Case]:
+    """What YAML readers fell for, told to a spec in TOML."""
+
+    def case_of(verdict: str, name: str, data: bytes) -> Case:
+        def act(place: Place) -> None:
+            lowered(data.decode(), root=Root(place.scratch, "layerstore.toml", ""))
+
+        return case(
+            "I14", name, verdict, act, entrance="parser", says=r"layerstore\.toml:\d+:\d+: "
+        )
+
+    return [case_of(*each) for each in _NATIVE]
+
+
 def _escaped() -> list[Case]:
     """What an error quotes is shown with every character that acts written as an escape."""
     return [
@@ -239,6 +270,7 @@ CASES = [
     *(quick("I18", name, data) for name, data in _OTHER.items()),
     *_patterns(),
     *_escaped(),
+    *_native(),
     text("I17", "homoglyph", "R", "FROM scratch\nR\u0423N x\n".encode()),
     spec("I01", "build", "R", b""),
 ]  # fmt: skip

@@ -543,3 +543,33 @@ def test_what_is_doubtful_is_found():
         "layerstore.toml:2:1: UnusedArgument: the axis v is used by nothing",
     ]
     assert found('base = "debian"\nrun = "x"') == []
+
+
+def listed(count: int, item: str) -> str:
+    return ", ".join(item.format(number) for number in range(count))
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "reason"),
+    [
+        ("env = {{ {} }}", 2000, "too many variables"),
+        ("users = {{ {} }}", 1000, "too many users"),
+        ("packages.apt = [{}]", 100, "too many sets of packages"),
+        ("packages.apt = [[{}]]", 5000, "too many packages"),
+        ("run = [{{ command = 'x', tmpfs = [{}] }}]", 200, "too many mounts"),
+        ("run = [{}]", 2000, "too many files or commands"),
+        ("steps = [{}]", 2000, "too many steps"),
+        ("stages = {{ {} }}", 200, "too many stages"),
+        ("base = [{}]", 16, "too many bases"),
+    ],
+)
+def test_numbers_are_bounded(text, limit, reason):
+    items = {
+        "env": "a{} = '1'", "users": "a{} = {{}}", "packages.apt = [{": "['p{}']",
+        "packages.apt = [[": "'p{}'", "tmpfs": "'/m{}'", "run = [{}": "'c{}'",
+        "steps": "{{ run = 'x{}' }}", "stages": "a{} = {{}}", "base": "'debian'",
+    }  # fmt: skip
+    item = next(item for start, item in items.items() if start in text)
+    base = "" if text.startswith("base") else "base = 'debian'\n"
+    lowered(base + text.format(listed(limit, item)))
+    assert reason in fails(base + text.format(listed(limit + 1, item)))

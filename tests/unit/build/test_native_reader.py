@@ -82,7 +82,7 @@ def test_what_is_no_toml_is_told_with_its_place(data, place, reason):
     [
         "a = " + "[" * 100_000,
         "a = " + "{b = " * 100_000,
-        ".".join("a" * 5000) + " = 1",
+        ".".join("a" * 200_000) + " = 1",
         "[" + ".".join("a" * 5000) + "]",
         "[[" + ".".join("a" * 5000) + "]]",
     ],
