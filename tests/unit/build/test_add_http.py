@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.build.api import BuildRequest, build
+from layerstore.build.contexts import UrlContext
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError
 from layerstore.errors import IntegrityError, UnsafeContentError
 from layerstore.formats.tree import Kind
-from tests.support.build import builder  # noqa: F401
+from tests.support.build import RecordingUi, builder  # noqa: F401
 from tests.support.http_server import serving
 
 if TYPE_CHECKING:
@@ -194,3 +196,19 @@ def test_what_is_refused(builder: Builder, line: str, message: str) -> None:  # 
     with pytest.raises(SpecError, match=r"Dockerfile:2:\d+") as caught:
         builder.build(f"FROM scratch\n{line}\n")
     assert message in caught.value.message
+
+
+def test_several_are_fetched_at_once(builder: Builder, server: LocalServer) -> None:  # noqa: F811
+    """Stages do not wait for each other, and the fetcher is asked by several threads."""
+    urls = [server.file(f"/{name}", name.encode() * 1000, ETag=f'"{name}"') for name in "abcdef"]
+    stages = [f"FROM scratch AS s{n}\nADD {url} /f\n" for n, url in enumerate(urls)]
+    copies = [f"COPY --from=s{n} /f /{n}\n" for n in range(len(urls))]
+    context = UrlContext(
+        server.file("/spec", "".join([*stages, "FROM scratch\n", *copies]).encode())
+    )
+    for ran in (18, 0):
+        ui = RecordingUi()
+        result = build(builder.store, BuildRequest(context=context), ui)
+        assert len(ui.ran) == ran
+        files = builder.files(result)
+        assert [files[str(n)].content[:1] for n in range(6)] == [b"a", b"b", b"c", b"d", b"e", b"f"]
