@@ -94,8 +94,17 @@ def step_numbers(order: Sequence[Vertex]) -> dict[int, int]:
 
 
 def _in_file_order(steps: Sequence[Vertex]) -> list[Vertex]:
-    """Return steps by their lines when one file has them all, else as they are."""
+    """Return steps by their lines, when one file has them all and in that order, else as they are.
+
+    A Dockerfile has what a step needs above it; in a native spec keys stand as one likes.
+    """
     if len({vertex.span.file if vertex.span else None for vertex in steps}) != 1:
         return list(steps)
+    if any(_line(needed) > _line(vertex) for vertex in steps for needed in vertex.inputs):
+        return list(steps)
     # Stable: what ONBUILD brings has the place of its FROM and stays in order.
-    return sorted(steps, key=lambda vertex: vertex.span.line if vertex.span else 0)
+    return sorted(steps, key=_line)
+
+
+def _line(vertex: Vertex) -> int:
+    return vertex.span.line if vertex.span else 0

@@ -347,3 +347,10 @@ def test_a_schedule_gives_out_what_is_ready_in_file_order() -> None:
     ready = [schedule.next_ready() for _ in range(4)]
     assert [each.label if each else None for each in ready] == ["1", "2", "3", None]
     assert not schedule.is_done
+
+
+def test_steps_of_a_file_in_no_order_are_numbered_as_they_need_each_other() -> None:
+    first = step("first", line=3)
+    second = step("second", first, line=1)
+    third = step("third", second, line=2)
+    assert [each.label for each in Schedule(third).steps.values()] == ["first", "second", "third"]
