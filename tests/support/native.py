@@ -106,13 +106,14 @@ def lowered(
     locks: object | None = None,
     build_args: Mapping[str, str] | None = None,
     target: str | None = None,
+    no_cache_stages: Sequence[str] = (),
 ) -> Lowered:
     """Lower a spec without a store."""
     sources = sources or FakeSources()
     document = Document(text.encode(), "layerstore.toml", root)
     made = lower_targets(
         document,
-        options(build_args=build_args or {}, target=target),
+        options(build_args=build_args or {}, target=target, no_cache_stages=no_cache_stages),
         sources,
         sources,
         locks or NoLocks(),  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from layerstore.build.graph import (
 from layerstore.build.lower import SCRATCH, scratch_config, stored_config
 from layerstore.build.native.container import apply_config
 from layerstore.build.native.limits import MAX_STAGES, limit_exceeded
-from layerstore.build.native.stages import FINAL, Made, StageLowering
+from layerstore.build.native.stages import FINAL, SHOWN_FINAL, Made, StageLowering
 from layerstore.build.platforms import normalized
 
 if TYPE_CHECKING:
@@ -118,6 +118,9 @@ class Lowering:
         Raises:
             SpecError: The spec asks for something impossible; has the place.
         """
+        for name in self.options.no_cache_stages:
+            if name != SHOWN_FINAL:
+                self._require_stage(name, self.node.span_of("stages"))
         target = self.options.target or FINAL
         made = self.stage(target, self.node.span_of("stages"))
         state = made.state
@@ -136,12 +139,7 @@ class Lowering:
         known = self._made.get(name)
         if known is not None:
             return known
-        if name != FINAL and name not in self.spec.stages:
-            near = nearest(name, list(self.spec.stages))
-            hint = f"did you mean {near}?" if near else None
-            if hint is None and self.spec.stages:
-                hint = "the stages are " + ", ".join(self.spec.stages)
-            raise SpecError(f"there is no stage {name!r}", span, hint=hint)
+        self._require_stage(name, span)
         if name in self._open:
             cycle = " needs ".join([*self._open[self._open.index(name) :], name])
             raise SpecError(f"stages need each other: {cycle}", span)
@@ -155,6 +153,15 @@ class Lowering:
         self._open.pop()
         self._made[name] = made
         return made
+
+    def _require_stage(self, name: str, span: SourceSpan) -> None:
+        if name == FINAL or name in self.spec.stages:
+            return
+        near = nearest(name, list(self.spec.stages))
+        hint = f"did you mean {near}?" if near else None
+        if hint is None and self.spec.stages:
+            hint = "the stages are " + ", ".join(self.spec.stages)
+        raise SpecError(f"there is no stage {name!r}", span, hint=hint)
 
     def image(self, name: str, span: SourceSpan) -> tuple[Vertex, ImageConfig]:
         """Return an image of the store, or the empty root for ``scratch``."""

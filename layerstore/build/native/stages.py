@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 FINAL = ""
 """Name of the stage that is the image."""
 
+SHOWN_FINAL = "image"
+"""What progress calls it."""
+
 
 class Made(NamedTuple):
     """A stage's end.
@@ -393,8 +396,11 @@ class StageLowering:
         span: SourceSpan,
         told: str,
     ) -> None:
-        label = f"[{self._name or 'image'}] {' '.join(told.split())}"
-        state.add_layer(self._lowering.graph.vertex(op, inputs, span, label, told), told)
+        shown = self._name or SHOWN_FINAL
+        label = f"[{shown}] {' '.join(told.split())}"
+        vertex = self._lowering.graph.vertex(op, inputs, span, label, told)
+        vertex.no_cache |= shown in self._lowering.options.no_cache_stages
+        state.add_layer(vertex, told)
 
 
 def _digest(text: str) -> str:

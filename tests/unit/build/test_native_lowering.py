@@ -573,3 +573,14 @@ def test_numbers_are_bounded(text, limit, reason):
     base = "" if text.startswith("base") else "base = 'debian'\n"
     lowered(base + text.format(listed(limit, item)))
     assert reason in fails(base + text.format(listed(limit + 1, item)))
+
+
+@pytest.mark.parametrize(("stage", "runs"), [("one", ["first"]), ("image", ["second"])])
+def test_stages_without_the_cache(stage: str, runs: list[str]) -> None:
+    text = (
+        'base = { stage = "one" }\nrun = "second"\n[stages.one]\nbase = "debian"\nrun = "first"\n'
+    )
+    made = lowered(text, no_cache_stages=[stage])
+    vertices = topological(made.targets[-1].plan.state.vertex)
+    assert commands(each.op for each in vertices if each.no_cache) == runs
+    assert "there is no stage 'on' (did you mean one?)" in fails(text, no_cache_stages=["on"])
