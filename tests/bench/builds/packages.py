@@ -71,6 +71,7 @@ class PackageCache:
 
     def answer(self, path: str) -> tuple[int, bytes]:
         """Return status and body of what a client asked for."""
+        path = path.removeprefix(self.url)  # asked as the proxy of itself
         if path.startswith("http://"):
             return self._get(path)
         kind, _, rest = path.lstrip("/").partition("/")
@@ -127,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, body = 502, str(err).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
-        if self.path.startswith("/pip/"):
+        if self.path.removeprefix(self.packages.url).startswith("/pip/"):
             self.send_header("Content-Type", "text/html")
         self.end_headers()
         self.wfile.write(body)
