@@ -70,7 +70,6 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
-CACHE_MOUNTS = "cache-mounts"
 _STAYING = (BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp)
 """Operations whose results only depend on what a build looks at here."""
 
@@ -694,7 +693,7 @@ def _run_settings(store: Store, request: BuildRequest) -> RunSettings:
     return RunSettings(
         proxies=proxies,
         secrets=request.secrets,
-        cache_root=store.root / CACHE_MOUNTS,
+        cache_root=Path(store.paths.cache_mounts),
         options=request.run,
         ssh=request.ssh,
     )

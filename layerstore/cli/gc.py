@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -211,7 +212,6 @@ def _find_caches(store: Store, rules: GcRules) -> _Caches:
 
     Asked before anything is removed: ages are measured from uses of what goes, too.
     """
-    from layerstore.build.api import CACHE_MOUNTS
     from layerstore.build.run.idle_caches import find_idle_caches
     from layerstore.store.selection import recorded_uses
     from layerstore.store.usage import age_reference
@@ -219,7 +219,7 @@ def _find_caches(store: Store, rules: GcRules) -> _Caches:
     limit = rules.keep.keep_cache_within_s
     if rules.keep_cache and limit is None and rules.keep.max_size is None:
         return _Caches([], 0)
-    idle = going = find_idle_caches(store.root / CACHE_MOUNTS)
+    idle = going = find_idle_caches(Path(store.paths.cache_mounts))
     if rules.keep_cache:
         uses = [cache.used for cache in idle] + recorded_uses(store)
         reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
@@ -228,17 +228,15 @@ def _find_caches(store: Store, rules: GcRules) -> _Caches:
 
 
 def _remove_caches(store: Store, caches: _Caches) -> _Caches:
-    from layerstore.build.api import CACHE_MOUNTS
     from layerstore.build.run.idle_caches import remove_idle_caches
 
-    return caches._replace(going=remove_idle_caches(store.root / CACHE_MOUNTS, caches.going))
+    return caches._replace(going=remove_idle_caches(Path(store.paths.cache_mounts), caches.going))
 
 
 def _half_removed(store: Store) -> list[str]:
-    from layerstore.build.api import CACHE_MOUNTS
     from layerstore.build.run.idle_caches import half_removed_caches
 
-    return half_removed_caches(store.root / CACHE_MOUNTS)
+    return half_removed_caches(Path(store.paths.cache_mounts))
 
 
 def _remove_groups() -> None:

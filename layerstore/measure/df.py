@@ -20,6 +20,7 @@ from layerstore.store.usage import image_uses
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
+    from layerstore.measure.disk import FileSize
     from layerstore.measure.inventory import Inventory
     from layerstore.store.eviction import Evictable
     from layerstore.store.store import Store
@@ -28,6 +29,7 @@ UNPACKED = "Unpacked for views"
 _ROWS = (
     ("Images", (Owner.EXCLUSIVE, Owner.SHARED, Owner.METADATA, Owner.BLOBS)),
     ("Build cache", (Owner.CACHE,)),
+    ("Cache mounts", (Owner.MOUNTS,)),
     ("In use, no name", (Owner.HELD,)),
     ("Writable layers", (Owner.WRITABLE,)),
     (UNPACKED, (Owner.OBJECTS,)),
@@ -54,11 +56,12 @@ class Usage(msgspec.Struct, frozen=True):
     """One row.
 
     Attributes:
-        count: Images, cached steps, writable layers or unpacked files; None where there is
-            nothing to count.
+        count: Images, cached steps, cache mounts, writable layers or unpacked files; None
+            where there is nothing to count.
         active: Those of them that mounted views use.
-        size: Bytes; those of writable layers and unpacked files are of the files.
-        reclaimable: Bytes that ``gc`` would make free: for the build cache when told to drop it.
+        size: Bytes; those of cache mounts, writable layers and unpacked files are of the files.
+        reclaimable: Bytes that ``gc`` would make free: for the build cache and cache mounts
+            when told to drop them and no step uses them.
     """
 
     kind: str
@@ -132,7 +135,7 @@ def _unpacked(row: Usage, evictable: Evictable) -> Usage:
 
 def _row(inventory: Inventory, ledger: Ledger, kind: str, owners: tuple[Owner, ...]) -> Usage:
     size = sum(ledger.size_of(owner) for owner in owners)
-    free = Owner.UNREFERENCED in owners or Owner.CACHE in owners
+    free = not {Owner.UNREFERENCED, Owner.CACHE, Owner.MOUNTS}.isdisjoint(owners)
     count: int | None = None
     active: int | None = None
     if Owner.EXCLUSIVE in owners:
@@ -142,11 +145,18 @@ def _row(inventory: Inventory, ledger: Ledger, kind: str, owners: tuple[Owner, .
         active = sum(image.image_id in viewed for image in tagged)
     elif Owner.CACHE in owners:
         count = inventory.cache_count
+    elif Owner.MOUNTS in owners:
+        count = sum(_is_cache_mount(file) for file in inventory.files)
     elif Owner.WRITABLE in owners:
         count = len(ledger.writable)
         used = {os.path.basename(view.upper) for view in inventory.views if view.upper}
         active = sum(layer.name in used for layer in ledger.writable)
     return Usage(kind, count, active, size, size if free else 0)
+
+
+def _is_cache_mount(file: FileSize) -> bool:
+    area, _, name = file.path.partition("/")
+    return area == "cache-mounts" and bool(name) and "/" not in name and file.is_directory
 
 
 def df_table(usage: DiskUsage) -> Table:

@@ -42,6 +42,7 @@ class Owner(enum.StrEnum):
     CACHE = "build_cache"
     HELD = "held"
     WRITABLE = "writable_layers"
+    MOUNTS = "cache_mounts"
     OBJECTS = "unpacked_files"
     UNREFERENCED = "unreferenced"
     FRAMING = "pack_framing"
@@ -66,6 +67,7 @@ LABELS = {
     Owner.CACHE: "build cache only",
     Owner.HELD: "in use by views or commands only",
     Owner.WRITABLE: "writable layers",
+    Owner.MOUNTS: "cache mounts of builds",
     Owner.OBJECTS: "unpacked files for kernel views, a cache",
     Owner.UNREFERENCED: "unreferenced, for gc to free",
     Owner.FRAMING: "pack headers, padding and footers",
@@ -84,6 +86,7 @@ LABELS = {
 
 _AREAS = {
     "uppers": Owner.WRITABLE,
+    "cache-mounts": Owner.MOUNTS,
     "objects": Owner.OBJECTS,
     "views": Owner.VIEWS,
     "locks": Owner.LOCKS,
@@ -151,6 +154,7 @@ class Ledger(msgspec.Struct, frozen=True):
             unreferenced, although gc will refuse to free it.
         unpacked_disk_size: What is allocated of ``disk_size`` for unpacked files and what is
             made with them.
+        cache_mounts_disk_size: What is allocated of ``disk_size`` for cache mounts of builds.
     """
 
     parts: tuple[Part, ...]
@@ -161,6 +165,7 @@ class Ledger(msgspec.Struct, frozen=True):
     writable: tuple[WritableLayer, ...]
     unreadable_layers: tuple[str, ...] = ()
     unpacked_disk_size: int = 0
+    cache_mounts_disk_size: int = 0
 
     def size_of(self, owner: Owner) -> int:
         """Return the bytes of one owner, 0 when it has none."""
@@ -213,11 +218,8 @@ def ledger_of(
         disk_size=disk_size,
         images=_image_shares(inventory, attribution, census),
         writable=_writable(inventory),
-        unpacked_disk_size=sum(
-            file.allocated_size
-            for file in inventory.files
-            if _area_of(file.path, blobs) is Owner.OBJECTS
-        ),
+        unpacked_disk_size=_allocated(inventory, blobs, Owner.OBJECTS),
+        cache_mounts_disk_size=_allocated(inventory, blobs, Owner.MOUNTS),
     )
 
 
@@ -340,6 +342,11 @@ def _area_of(path: str, blobs: dict[str, Owner]) -> Owner:
     if path.startswith(("views/meta/", "views/packs/")):
         return Owner.OBJECTS  # made for them, and evicted with them
     return _AREAS.get(area, Owner.OTHER)
+
+
+def _allocated(inventory: Inventory, blobs: dict[str, Owner], owner: Owner) -> int:
+    """Return the bytes allocated for files of an area."""
+    return sum(f.allocated_size for f in inventory.files if _area_of(f.path, blobs) is owner)
 
 
 def _image_shares(

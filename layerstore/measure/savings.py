@@ -123,7 +123,7 @@ class Savings(msgspec.Struct, frozen=True):
             locks, allocation slack; in proportion to ``stored_content_size``.
         writable_size: Bytes on disk of all writable layers of the store, in no scheme.
         not_counted_size: Bytes on disk that these images do not need: other images,
-            build cache, unreferenced bytes, files unpacked for kernel views.
+            build cache, cache mounts, unreferenced bytes, files unpacked for kernel views.
     """
 
     schemes: tuple[SchemeSize, ...]
@@ -326,7 +326,8 @@ def _overhead(ledger: Ledger, content: int) -> tuple[int, int]:
         Owner.UNREFERENCED,
     )
     all_content = sum(ledger.size_of(owner) for owner in charged)
-    overhead = ledger.disk_size - writable - ledger.unpacked_disk_size - all_content
+    apart = writable + ledger.unpacked_disk_size + ledger.cache_mounts_disk_size
+    overhead = ledger.disk_size - apart - all_content
     if not content:
         return 0, writable
     return share(0, content, all_content, overhead), writable

@@ -38,6 +38,7 @@ class StorePaths:
     __slots__ = (
         "blobs",
         "builds",
+        "cache_mounts",
         "catalog",
         "catalog_lock",
         "config",
@@ -75,6 +76,7 @@ class StorePaths:
         self.quarantine = f"{root}/quarantine"
         self.reserve = f"{root}/reserve"
         self.builds = f"{root}/builds"
+        self.cache_mounts = f"{root}/cache-mounts"
         self.scans = f"{root}/scans"
         self.tmp = f"{root}/tmp"  # noqa: S108 -- inside the store, mode 0700
         self.locks = f"{root}/locks"

@@ -146,3 +146,21 @@ def test_df_rows_and_slack_add_up(store):
     assert head.split() == ["TYPE", "COUNT", "ACTIVE", "SIZE", "RECLAIMABLE"]
     assert "two:latest" in "\n".join(table_lines(df_images_table(usage)))
     assert f"{usage.disk_size:,}" in table_lines(ledger_table(usage.ledger))[-1]
+
+
+def test_cache_mounts_are_a_row_of_their_own_and_no_overhead_of_images(store):
+    build(store, "one", BASE, APP, created=1)
+    before = take_savings(store)
+    assert take_df(store).ledger.size_of(Owner.MOUNTS) == 0
+    for name, size in (("a", 3_000_000), ("b", 5000)):
+        data = store.root / "cache-mounts" / name / "data"
+        data.mkdir(parents=True)
+        (data / "f").write_bytes(b"x" * size)
+    savings, usage = take_savings(store), take_df(store)
+    for scheme in Scheme:
+        assert savings.size_of(scheme) == before.size_of(scheme)
+    assert savings.not_counted_size == usage.disk_size - savings.size_of(Scheme.STORED) > 3_005_000
+    (row,) = (row for row in usage.rows if row.kind == "Cache mounts")
+    assert (row.count, row.active, row.size, row.reclaimable) == (2, None, 3_005_000, 3_005_000)
+    assert usage.ledger.size_of(Owner.MOUNTS) == row.size
+    assert sum(row.size for row in usage.rows) + usage.slack == usage.disk_size
