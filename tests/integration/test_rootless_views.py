@@ -79,6 +79,60 @@ def refused(*, rw):
     raise AssertionError("nothing was refused")
 """
 
+COLLECT_FROM_OUTSIDE = """
+import contextlib, io
+from layerstore.cli.main import dispatch
+
+def inside(act):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            unshare.enter()
+            act()
+            status = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+def ended(pid):
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+def collect():
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert dispatch(["gc", "--all", "--compact", "--store", store]) == 0
+    (item,) = mounts.mounts(store)
+    assert item.state == mounts.ELSEWHERE, item
+    assert mounts.clean_stale(store) == []
+
+made, tell_made = os.pipe()
+done, tell_done = os.pipe()
+
+def live():
+    os.close(tell_done)
+    show(rw=True)
+    (target / "new").write_text("written inside")
+    os.write(tell_made, b"x")
+    os.close(tell_made)
+    os.read(done, 1)
+    assert (target / "new").read_text() == "written inside"
+    (target / "later").write_text("x")
+    assert (target / "d/file").read_text() == "content"
+    take_away()
+
+view = inside(live)
+os.close(tell_made)
+os.close(done)
+assert os.read(made, 1) == b"x"
+collect()
+ended(inside(collect))
+os.close(tell_done)
+ended(view)
+"""
+
 
 @pytest.fixture
 def place() -> Iterator[Path]:
@@ -167,6 +221,12 @@ class TestUnprivileged:
                 "assert os.listdir(target / 'd') == ['link']\n"
             )
         assert run_as_nobody(place, script + "take_away()") == (0, "")
+
+    def test_gc_from_other_namespaces_leaves_a_writable_view_alone(self, place: Path) -> None:
+        """Of mount namespaces elsewhere /proc tells little: that is no reason to call them dead."""
+        if not probe.user_namespaces().works:
+            pytest.skip("user namespaces are not permitted")
+        assert run_as_nobody(place, COLLECT_FROM_OUTSIDE) == (0, "")
 
     def test_a_closed_device_is_told(self, place: Path) -> None:
         status, told = run_as_nobody(place, "sys.exit(refused(rw=False))", device_mode=0o600)
