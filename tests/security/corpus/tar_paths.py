@@ -57,7 +57,6 @@ _REFUSED = [
     ("A05", "dot", symlink(b".", b"/")),
     ("A05", "dot in a pax path", pax((b"path", b"./")) + symlink(b"x", b"/")),
     ("A06", "dot and slash", member(b"a") + hardlink(b"./", b"a")),
-    ("A07", "no name", member(b"")),
     ("A07", "empty pax path", named(b"")),
     ("A08", "pax path", named(b"a\0b")),
     ("A08", "long name", gnu_long(b"a\0b") + member(b"x", magic=GNU)),
@@ -71,6 +70,7 @@ _REFUSED = [
 
 CASES = [
     *(tar(entry, name, "R", archive) for entry, name, archive in _REFUSED),
+    tar("A07", "no name", "R", member(b"x", b"1") + member(b"", b"2"), add="S"),
     safe("A11", "absolute", member(b"/etc/x"), b"etc/x"),
     safe("A11", "two slashes", member(b"//etc/x"), b"etc/x"),
     safe("A12", "double slash", member(b"a//b"), b"a/b"),
