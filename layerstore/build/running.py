@@ -60,6 +60,7 @@ class Running:
         self._lowers: BuildLowers | None = None
         self._snapshotter: Snapshotter | None = None
         self._context_layers: dict[str, tuple[DiffId, ...]] = {}
+        self._examined: set[str] = set()
 
     def run_key(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how what a RUN mounts of its inputs is named in its key.
@@ -96,7 +97,9 @@ class Running:
             self._resources.ui.output(number, data)
 
         caches = self._with_bases(op, vertex, inputs)
+        self._warn_of_holes()
         outcome = step.run(caches, name, inputs[0].layers, sources, on_output)
+        self._warn_of_holes()  # another runtime may have taken over
         if outcome.status in _KILLED and self._resources.stopping.is_set():
             raise BuildCanceledError
         if outcome.status != 0:
@@ -188,6 +191,24 @@ class Running:
             if self._run_step is None:
                 self._run_step = self._begin()
             return self._run_step
+
+    def _warn_of_holes(self) -> None:
+        """Say once of each runtime if an image alone gets out of its containers."""
+        from layerstore.build.run.holes import described, fixes_of, mended_by
+
+        assert self._sandbox is not None
+        runtime = self._sandbox.runtime
+        with self._resources.lock:
+            if runtime.path in self._examined:
+                return
+            self._examined.add(runtime.path)
+        fixes = fixes_of(runtime.path, runtime.name)
+        if fixes.severe:
+            self._resources.ui.message(
+                f"{runtime.path} {fixes.version} has holes by which images get out: "
+                f"{described(fixes.severe)}; build only what you trust, or install "
+                f"{runtime.name} {mended_by(runtime.name)}"
+            )
 
     def _begin(self) -> RunStep:
         from fuse_mount.build_lowers import BuildLowers

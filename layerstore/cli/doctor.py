@@ -47,6 +47,7 @@ def examine(
         _packs(root),
         _lazy(),
         *_runtimes(),
+        *_fixes(),
         _bootstrapper(),
         _sqlite(),
         _store(root),
@@ -145,6 +146,35 @@ def _runtimes() -> list[Finding]:
         ]
     others = "".join(f"; {verdict.problem}" for verdict in fails)
     return [Finding(name, True, f"builds use {works[0].path}, a trial worked{others}")]
+
+
+def _fixes() -> list[Finding]:
+    """Say which known holes of the runtimes are mended; builds use the first that works."""
+    from layerstore.build.run.holes import described, fixes_of, mended_by
+    from layerstore.build.run.runtime import installed_runtimes
+    from layerstore.linux.probe import Finding
+
+    try:
+        runtimes = installed_runtimes(chosen_runtime(os.environ), rootless=os.geteuid() != 0)
+    except LayerstoreError:
+        return []  # told by the trial
+    findings = []
+    for runtime in runtimes:
+        fixes = fixes_of(runtime.path, runtime.name)
+        said = f"{runtime.path} {fixes.version or 'of an unknown version'}"
+        newer = f"{runtime.name} {mended_by(runtime.name)}"
+        lacking = described(fixes.holes)
+        if not fixes.version:
+            reason = f"{said}: what holes it has is not known"
+        elif not fixes.holes:
+            reason = f"{said}: no holes are known"
+        elif not fixes.is_certain:
+            reason = f"{said}: unless its package mended them, which it does not tell: {lacking}"
+        else:
+            reason = f"{said}: lacks what {newer} mended: {lacking}"
+        remedy = f"install {newer}; until then build only what you trust" if fixes.severe else ""
+        findings.append(Finding(f"fixes of {runtime.name}", not remedy, reason, remedy))
+    return findings
 
 
 def _bootstrapper() -> Finding:

@@ -10,6 +10,7 @@ import pytest
 
 from layerstore.build.cache_exchange import CacheExport, CacheKind
 from layerstore.build.errors import BuildStepError, StepFailedError
+from layerstore.build.run import holes
 from layerstore.errors import BuildError
 from layerstore.formats.tree import Kind
 from tests.support.build import BASE_TIME_S, box, builder, needs_runc  # noqa: F401
@@ -287,3 +288,19 @@ def test_copy_replaces_what_a_step_made_and_the_other_way_round(box: Builder) ->
     files = box.files(result)
     assert files["d"].kind is Kind.FILE
     assert "d/b" not in files
+
+
+def test_a_runtime_with_a_hole_is_told_once_and_only_when_it_runs(
+    box: Builder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hole = holes.Hole("CVE-1", "everything", ("9",), by_image_alone=True)
+    minor = hole._replace(name="CVE-2", by_image_alone=False)
+    fixes = holes.RuntimeFixes("1.0", (hole, minor), is_certain=True)
+    monkeypatch.setattr(holes, "fixes_of", lambda _path, _name: fixes)
+    text = "FROM box AS a\nRUN echo a > /a\nFROM box\nRUN echo b > /b\nCOPY --from=a /a /\n"
+    box.build(text)
+    (message,) = box.ui.messages
+    assert "1.0 has holes by which images get out: CVE-1 (everything); build only" in message
+    box.build(text)
+    assert box.ui.messages == []

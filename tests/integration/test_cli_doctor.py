@@ -51,3 +51,18 @@ def test_a_store_that_is_not_there_yet_is_no_trouble(cli, tmp_path):
     found = {item["name"]: item for item in cli.ok("doctor", "--json").json()}
     assert found["store"]["works"]
     assert not (tmp_path / "store").exists()
+
+
+def test_known_holes_of_a_runtime_are_named(cli, tmp_path):
+    runtime = tmp_path / "runc"
+    runtime.write_text("#!/bin/sh\necho runc version 1.1.11\n")
+    runtime.chmod(0o755)
+    found = {
+        item["name"]: item
+        for item in cli.ok("doctor", "--json", LAYERSTORE_RUNTIME=str(runtime)).json()
+    }
+    fixes = found["fixes of runc"]
+    assert not fixes["works"]
+    assert f"{runtime} 1.1.11: lacks" in fixes["reason"]
+    assert "CVE-2024-21626 (WORKDIR leads to the host)" in fixes["reason"]
+    assert "runc 1.3.6 or 1.4.3" in fixes["remedy"]

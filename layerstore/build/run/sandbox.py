@@ -213,6 +213,11 @@ class Sandbox:
         return f"{runtime.path} exits {status}" + (f" ({words[-1].strip()})" if words else "")
 
     @property
+    def runtime(self) -> Runtime:
+        """What runs the containers, as far as was found out by now."""
+        return self._runtime
+
+    @property
     def private(self) -> Path:
         """A directory in memory that only the sandbox sees."""
         return self._private
