@@ -126,7 +126,13 @@ def _is_there(catalog: Catalog, known: KnownBuild) -> bool:
         marks = ",".join("?" * len(some))
         rows = catalog.query(f"{_STEPS} WHERE key IN ({marks})", some)
         found.update((name, diff_id, repr(created)) for name, diff_id, created in rows)
-    if not found.issuperset(known.steps) or catalog.image(known.image_id) is None:
+    if not found.issuperset(known.steps):
+        return False
+    image = catalog.image(known.image_id)
+    # Builds that differ in annotations or attestations alone make one image; the last counts.
+    if image is None or image.manifest_digest != known.manifest:
+        return False
+    if not os.path.exists(catalog.paths.blob(known.manifest)):
         return False
     for image_id in (known.image_id, *(image_id for _, image_id in known.bases)):
         if not os.path.exists(catalog.paths.blob(image_id)):
@@ -267,7 +273,7 @@ def remember(
     if any(store.catalog.tag(name) != image_id for name, image_id in bases):
         return  # an id was given, or the name moves right now
     known = KnownBuild(
-        epoch, image.image_id, image.size, tuple(names), tuple(bases),
+        epoch, image.image_id, image.manifest_digest, image.size, tuple(names), tuple(bases),
         tuple(KnownStep(each.key, each.diff_id or "", repr(each.created)) for each in inputs.steps),
         tuple(label for _, label in sorted(heard.labels.items())),
         tuple(heard.said), tuple(variables), tuple(inputs.absent),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAGIC = b"LSBUILD"
-VERSION = 1
+VERSION = 2
 _HEAD = MAGIC + bytes((VERSION,))
 _SUM_BYTES = 32
 _SUM_CONTEXT = "layerstore 2026-11-26 build record v1"
@@ -49,6 +49,7 @@ class KnownBuild(NamedTuple):
     Attributes:
         epoch: The catalog's, when all of it was there.
         image_id: Of the image, ``size`` bytes of files.
+        manifest: Digest of the image's manifest, which has its annotations and attestations.
         names: That the image got.
         bases: Names of images in the Dockerfile, each with the image it meant.
         steps: Looked up or put, in the build cache.
@@ -63,6 +64,7 @@ class KnownBuild(NamedTuple):
 
     epoch: int
     image_id: str
+    manifest: str
     size: int
     names: tuple[str, ...]
     bases: tuple[tuple[str, str], ...]
@@ -79,7 +81,7 @@ class KnownBuild(NamedTuple):
 def encode_known_build(known: KnownBuild) -> bytes | None:
     """Return the record's bytes; None if a text in it has a zero byte."""
     texts = [
-        str(known.epoch), known.image_id, str(known.size),
+        str(known.epoch), known.image_id, known.manifest, str(known.size),
         *_counted(known.names),
         *_counted([text for base in known.bases for text in base]),
         *_counted([text for step in known.steps for text in step]),
@@ -111,7 +113,8 @@ def decode_known_build(encoded: bytes) -> KnownBuild | None:
 
 
 def _decoded(fields: Iterator[bytes], fingerprint: bytes) -> KnownBuild:
-    epoch, image_id, size = int(next(fields)), next(fields).decode(), int(next(fields))
+    epoch, image_id, manifest = int(next(fields)), next(fields).decode(), next(fields).decode()
+    size = int(next(fields))
     names = _texts(fields)
     bases = _grouped(_texts(fields), 2)
     steps = _grouped(_texts(fields), 3)
@@ -119,7 +122,7 @@ def _decoded(fields: Iterator[bytes], fingerprint: bytes) -> KnownBuild:
     said = _grouped(_texts(fields), 6)
     variables = _texts(fields)
     return KnownBuild(
-        epoch, image_id, size, names,
+        epoch, image_id, manifest, size, names,
         tuple((reference, found) for reference, found in bases),
         tuple(KnownStep(*step) for step in steps),
         labels,

@@ -60,6 +60,11 @@ class Project:
         """Build, and remember."""
         assert dispatch(["build", "--store", str(self.store), *more, *self.words]) == 0
 
+    def manifest(self) -> bytes:
+        """Return the manifest of the image that its name means."""
+        with Store.open(self.store) as store:
+            return store.get_blob(store.resolve("app:1").manifest_digest)
+
     def is_known(self, *more: str) -> bool:
         """Whether the build is answered without building."""
         return answer([*more, *self.words], str(self.store)) == 0
@@ -161,6 +166,30 @@ def test_options_that_change_the_image_do_not_answer_for_those_without(project: 
     assert not project.is_known()
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--annotation", "org.example.mark=1"),
+        ("--provenance=true",),
+        ("--sbom=true",),
+        ("--tag", "other:1", "--annotation", "org.example.mark=1"),
+    ],
+)
+def test_nothing_of_a_build_with_annotations_or_attestations_stays(
+    project: Project, more: tuple[str, ...]
+) -> None:
+    """Its image is the same, and has one manifest whoever built it last."""
+    project.build()
+    plain = project.manifest()
+    assert project.is_known()
+    project.build(*more)
+    assert project.manifest() != plain
+    assert not project.is_known()
+    project.build()
+    assert project.manifest() == plain
+    assert project.is_known()
+
+
 def test_the_environment_counts_where_it_is_asked(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +281,7 @@ KNOWN = KnownBuild(
     epoch=3,
     image_id="sha256:" + "0" * 64,
     size=7,
+    manifest="sha256:" + "2" * 64,
     names=("a:1", "b:2"),
     bases=(("c:1", "sha256:" + "1" * 64),),
     steps=(KnownStep("step:1", "", "1.5"), KnownStep("step:2", "sha256:x", "2.0")),
