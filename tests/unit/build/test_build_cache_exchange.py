@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore.build import cache_directory
+from layerstore.build import cache_directory, solver
 from layerstore.build.api import BuildRequest, build
 from layerstore.build.cache_directory import DirectorySource, write_directory
 from layerstore.build.cache_exchange import CacheExport, CacheImport, CacheKind
@@ -98,6 +100,21 @@ def test_a_cache_of_everything_makes_the_same_image_elsewhere(
     assert again.image_id == result.image_id
     assert ui.ran == ui.messages == []
     assert len(ui.cached) == 3
+
+
+@pytest.mark.parametrize("kind", CacheKind)
+@pytest.mark.parametrize(
+    "fraction", [0.0, 0.0000002, 0.0000005, 0.0625005, 0.1234565, 0.9999995, 0.9999998]
+)
+def test_times_between_microseconds_make_the_same_image_elsewhere(
+    exchange: Exchange, kind: CacheKind, fraction: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time that is rounded on its way, or twice, is another image's."""
+    clock = SimpleNamespace(time=lambda: 1_795_708_606 + fraction, monotonic=time.monotonic)
+    monkeypatch.setattr(solver, "time", clock)
+    result = exchange.exported(kind, everything=True)
+    again, _ = exchange.imported(kind)
+    assert again.image_id == result.image_id
 
 
 @pytest.mark.parametrize("kind", CacheKind)
