@@ -2,72 +2,59 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from layerstore.build.attest import NO_ATTESTATIONS, Attestations, BuildFacts, attested
+from layerstore.build.attest import NO_ATTESTATIONS, BuildFacts, attested
 from layerstore.build.checking import Checked, findings_of, physical_lines, told_at_the_end
 from layerstore.build.contexts import (
-    Contexts,
-    GitContext,
-    UrlContext,
-    context_name,
     local_context,
-    main_context,
 )
 from layerstore.build.dockerfile.parser import parse_dockerfile
 from layerstore.build.errors import BuildStepError
-from layerstore.build.executor import BuildExecutor
-from layerstore.build.fetch.lazy import LazyFetcher
-from layerstore.build.fetch.redaction import redacted
 from layerstore.build.frontends import DockerfileFrontend
-from layerstore.build.go_text import is_true
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp, topological
 from layerstore.build.known import BuildInputs
-from layerstore.build.lower import KEEP_GIT_DIR_ARG, PROXY_ARGS, LowerOptions
-from layerstore.build.notes import Notes, NotesSettings
-from layerstore.build.outputs import Output, OutputKind, write_outputs
-from layerstore.build.platforms import Platform, normalized
+from layerstore.build.opening import Sources, host_file, native_frontend, opened
+from layerstore.build.outputs import OutputKind, write_outputs
+from layerstore.build.platforms import native_platform
 from layerstore.build.record import context_keys, made_steps
-from layerstore.build.result import StoredImages, finished_image, known_config, rfc3339
-from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, RunSettings, SshSource
-from layerstore.build.solver import Solver
-from layerstore.build.spec_file import NATIVE_SUFFIX, fetched_dockerfile, lock_path, read_spec
-from layerstore.build.squash import Squash
-from layerstore.build.step_cache import StoreCache, export_cache, importing
-from layerstore.build.step_locks import StepLocks
-from layerstore.build.ui import CountingUi
-from layerstore.build.waiting import Patience
+from layerstore.build.request import (
+    BuildRequest,
+    BuildResult,
+    BuiltVariant,
+    ResolvedLock,
+    source_date_epoch,
+)
+from layerstore.build.result import StoredImages, finished_image, known_config
+from layerstore.build.solving import (
+    Solving,
+    images_of,
+    lower_options,
+    notes_settings,
+    open_solver,
+)
+from layerstore.build.spec_file import NATIVE_SUFFIX, lock_path, read_spec
+from layerstore.build.step_cache import export_cache
 from layerstore.errors import InputError
-from layerstore.formats.reference import parse_tag_name
-from layerstore.image.images import host_platform
-from layerstore.linux.namespaces import mapped_ids
 from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from layerstore.build.cache_exchange import CacheExport, CacheImport
-    from layerstore.build.contexts import ContextSource, MainContext, NamedSource, SourceTrees
+    from layerstore.build.contexts import MainContext
     from layerstore.build.frontends import Target
     from layerstore.build.graph import Vertex
     from layerstore.build.ignore import IgnoreRules
     from layerstore.build.lint.meaning import Surroundings
-    from layerstore.build.native.frontend import NativeFrontend
     from layerstore.build.outputs import Written
     from layerstore.build.planning import PlannedVertex
-    from layerstore.build.record import MadeStep
     from layerstore.build.spec_file import SpecFile
     from layerstore.build.ui import BuildUi
-    from layerstore.digest import DiffId, ImageId
-    from layerstore.formats.oci import Descriptor
+    from layerstore.digest import DiffId
     from layerstore.formats.oci_config import ImageConfig
-    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 _STAYING = (BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp)
@@ -75,135 +62,6 @@ _STAYING = (BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp)
 
 _ATTEMPTS = 3
 """How often a build begins anew because cached layers were collected under it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildRequest:
-    """What to build.
-
-    Attributes:
-        context: What COPY and ADD take files from: a directory, or a
-            :class:`~layerstore.build.contexts.StreamContext`, ``UrlContext`` or ``GitContext``.
-        named_contexts: What stands in the place of names of stages and images.
-        dockerfile: The Dockerfile; ``Dockerfile`` in the context when None. May lie outside.
-        dockerfile_text: Its content, when it is not in a file (then ``dockerfile`` names it).
-        dockerfile_url: Where it is fetched from, instead of both.
-        tags: Names of the image.
-        target: Stage to build; the last one when None.
-        build_args: Values of ARG.
-        labels: Set on the image.
-        secrets: Values by id, for ``RUN --mount=type=secret``.
-        no_cache: Run every step; the results are remembered all the same.
-        no_cache_stages: Names of stages whose steps all run; numbers do as well.
-        jobs: How many steps run at the same time, at most; None for the number of CPUs.
-        network: False gives no RUN a network.
-        environ: The caller's variables; fetching heeds those of proxies.
-        allow: Entitlements that the Dockerfile may use: ``security.insecure``, ``network.host``.
-        extra_hosts: Names and addresses that every RUN finds in its ``/etc/hosts``.
-        run: How commands run: limits, the runtime.
-        ssh: Agents or keys by id, for ``RUN --mount=type=ssh``.
-        source_date_epoch: Seconds: no time in the image is later. A build argument
-            SOURCE_DATE_EPOCH means the same and goes first.
-        outputs: Where the result goes.
-        squash: Which layers become one.
-        annotations: Of the image's manifest.
-        platform: What the image is for, and base images must be; None takes them as they are.
-        pulls: Base images must come from a registry, whatever the store has.
-        explain: Tell the watcher why steps run.
-        cache_from: Where steps are looked up that the store does not know.
-        cache_to: What gets the build's steps when it is done.
-        variants: Of a native spec: which to build, all by default.
-        locked: Of a native spec: its lock file must be there and up to date.
-    """
-
-    context: ContextSource
-    named_contexts: Mapping[str, NamedSource] = field(default_factory=dict)
-    dockerfile: Path | None = None
-    dockerfile_text: bytes | None = None
-    dockerfile_url: str = ""
-    tags: Sequence[str] = ()
-    target: str | None = None
-    build_args: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, bytes] = field(default_factory=dict)
-    no_cache: bool = False
-    no_cache_stages: Sequence[str] = ()
-    jobs: int | None = None
-    network: bool = True
-    environ: Mapping[str, str] = field(default_factory=dict)
-    allow: frozenset[str] = frozenset()
-    extra_hosts: tuple[tuple[str, str], ...] = ()
-    run: RunOptions = DEFAULT_OPTIONS
-    ssh: Mapping[str, SshSource] = field(default_factory=dict)
-    source_date_epoch: int | None = None
-    outputs: Sequence[Output] = (Output(kind=OutputKind.IMAGE),)
-    squash: Squash = Squash.NOTHING
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    platform: Platform | None = None
-    pulls: bool = False
-    attestations: Attestations = NO_ATTESTATIONS
-    explain: bool = False
-    cache_from: Sequence[CacheImport] = ()
-    cache_to: Sequence[CacheExport] = ()
-    variants: Sequence[str] = ()
-    locked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """A built image.
-
-    Attributes:
-        image: As the store lists it, or would if an output were for the store.
-        names: Full names that it got.
-        steps: Steps the target needed, ``cached`` of them from the cache.
-        new_bytes: Plain bytes that the others added to the store.
-        reused_bytes: Plain bytes that these share with what it had.
-        descriptor: Of its manifest, or of its index, in the last output that has one.
-        is_stored: Whether the store lists it.
-        inputs: What decided it.
-        made: Every step with its layer, each after those it needed.
-        predicates: What is attested of it: JSON texts by predicate type.
-    """
-
-    image: ImageRecord
-    names: tuple[str, ...]
-    steps: int
-    cached: int
-    descriptor: Descriptor
-    inputs: BuildInputs
-    new_bytes: int = 0
-    reused_bytes: int = 0
-    is_stored: bool = True
-    made: tuple[MadeStep, ...] = ()
-    predicates: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def image_id(self) -> ImageId:
-        """The image's id."""
-        return self.image.image_id
-
-
-class BuiltVariant(NamedTuple):
-    """One of the images that a spec describes.
-
-    Attributes:
-        label: Which variant; empty if the spec has no matrix.
-    """
-
-    label: str
-    result: BuildResult
-
-
-class ResolvedLock(NamedTuple):
-    """The content of a lock file.
-
-    Attributes:
-        path: Where it belongs.
-    """
-
-    path: Path
-    data: bytes
 
 
 def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
@@ -238,7 +96,7 @@ def build_all(
     Raises:
         As :func:`build`.
     """
-    with _opened(store, request, ui) as sources:
+    with opened(store, request, ui) as sources:
         attempts_left = _ATTEMPTS
         while True:
             attempts_left -= 1
@@ -265,120 +123,43 @@ def resolve_lock(store: Store, request: BuildRequest, ui: BuildUi) -> ResolvedLo
     from layerstore.build.native.lockfile import encode
     from layerstore.build.native.locking import ResolvingLocks, file_reader
 
-    with _opened(store, request, ui) as sources:
-        path = _host_file(request, sources.spec)
+    with opened(store, request, ui) as sources:
+        path = host_file(request, sources.spec)
         if isinstance(sources.frontend, DockerfileFrontend) or path is None:
             raise InputError(
                 f"{sources.spec.filename} cannot be locked",
                 hint="only native specs in files of this host can: layerstore.toml",
             )
-        images = _images(store, request, sources)
+        images = images_of(store, request, sources)
 
         def solve(vertex: Vertex) -> tuple[DiffId, ...]:
             # A session each: steps are numbered from one, and have directories by number.
-            about = _notes_settings(request, sources.spec, images, ())
-            with _solving(store, request, ui, sources, about) as solving:
+            about = notes_settings(request, sources.spec, images, ())
+            with open_solver(store, request, ui, sources, about) as solving:
                 return solving.solver.solve(vertex).layers
 
         locks = ResolvingLocks(solve, file_reader(store), str(time.time_ns()))
-        sources.frontend.resolve(_lower_options(request), images, locks)
+        sources.frontend.resolve(lower_options(request), images, locks)
     return ResolvedLock(lock_path(path), encode(locks.lock()))
-
-
-class _Sources(NamedTuple):
-    """What a build reads: its spec, its context, and where it fetches from."""
-
-    main: MainContext
-    spec: SpecFile
-    frontend: DockerfileFrontend | NativeFrontend
-    fetcher: LazyFetcher
-
-
-@contextlib.contextmanager
-def _opened(
-    store: Store, request: BuildRequest, ui: BuildUi, *, read_only: bool = False
-) -> Iterator[_Sources]:
-    """Read what a request is about; ``read_only`` makes nothing that it lacks."""
-    for tag in request.tags:
-        if "{{" not in tag:
-            parse_tag_name(tag)
-    with LazyFetcher(store, request.environ, request.secrets, _ssh_agent(request)) as fetcher:
-        if isinstance(request.context, UrlContext | GitContext):  # may take a while
-            ui.message(f"loading the build context from {context_name(request.context)}")
-        keeps_git_dir = is_true(request.build_args.get(KEEP_GIT_DIR_ARG, ""))
-        main = main_context(request.context, store, fetcher, keeps_git_dir=keeps_git_dir)
-        spec = read_spec(_with_fetched_dockerfile(request, store, fetcher), main)
-        frontend = _frontend(store, request, spec, main, ui, read_only=read_only)
-        yield _Sources(main, spec, frontend, fetcher)
-
-
-def _frontend(
-    store: Store,
-    request: BuildRequest,
-    spec: SpecFile,
-    main: MainContext,
-    ui: BuildUi,
-    *,
-    read_only: bool,
-) -> DockerfileFrontend | NativeFrontend:
-    if not spec.filename.endswith(NATIVE_SUFFIX):
-        if request.variants or request.locked:
-            raise InputError(
-                f"{spec.filename} is a Dockerfile: it has no variants and no lock file"
-            )
-        return DockerfileFrontend(spec.text, spec.filename, request.tags, ui)
-    return _native_frontend(store, request, spec, main, ui, read_only=read_only)
-
-
-def _native_frontend(
-    store: Store | None,
-    request: BuildRequest,
-    spec: SpecFile,
-    main: MainContext,
-    ui: BuildUi,
-    *,
-    read_only: bool,
-) -> NativeFrontend:
-    if request.named_contexts:
-        raise InputError(
-            f"{spec.filename} is a native spec, which takes no --build-context",
-            hint="name its bases in the spec",
-        )
-    from layerstore.build.native.frontend import Choice, open_spec
-    from layerstore.build.native.sources import StoreSources
-
-    epoch = source_date_epoch(request)
-    now = rfc3339(time.time() if epoch is None else float(epoch))
-    sources = StoreSources(store, main, spec.ignore, now=now, tell=ui.message, read_only=read_only)
-    choice = Choice(tuple(request.tags), tuple(request.variants), request.locked)
-    return open_spec(spec, _host_file(request, spec), main, sources, choice, epoch)
-
-
-def _host_file(request: BuildRequest, spec: SpecFile) -> Path | None:
-    """Return the spec's file, None when it is none of this host."""
-    is_given = request.dockerfile_text is not None or bool(request.dockerfile_url)
-    if is_given or not isinstance(request.context, Path):
-        return None
-    return Path(spec.filename)
 
 
 def _build_once(
     store: Store,
     request: BuildRequest,
     ui: BuildUi,
-    sources: _Sources,
+    sources: Sources,
     at_most: int | None,
 ) -> list[BuiltVariant]:
     spec, frontend = sources.spec, sources.frontend
-    images = _images(store, request, sources)
-    targets = frontend.targets(_lower_options(request), images, ui)
+    images = images_of(store, request, sources)
+    targets = frontend.targets(lower_options(request), images, ui)
     _check_count(targets, request, at_most)
     findings = frontend.findings(_surroundings(request, images.config_of, spec.ignore), targets)
     names = [name for target in targets for name in target.names]
-    about = _notes_settings(request, spec, images, names)
+    about = notes_settings(request, spec, images, names)
     with (
         told_at_the_end(findings, ui),
-        _solving(store, request, ui, sources, about) as solving,
+        open_solver(store, request, ui, sources, about) as solving,
     ):
         try:
             solving.solver.solve(*(target.plan.state.vertex for target in targets))
@@ -409,7 +190,7 @@ def _write(
     spec: SpecFile,
     target: Target,
     images: StoredImages,
-    solving: _Solving,
+    solving: Solving,
 ) -> tuple[Written, Mapping[str, str]]:
     """Write a solved target where it is wanted; return what is attested of it, too."""
     plan, resources, epoch = target.plan, solving.executor.resources, source_date_epoch(request)
@@ -439,10 +220,10 @@ def _write(
 
 def _inputs(
     request: BuildRequest,
-    sources: _Sources,
+    sources: Sources,
     images: StoredImages,
     targets: Sequence[Target],
-    solving: _Solving,
+    solving: Solving,
 ) -> BuildInputs:
     vertices = topological(*(target.plan.state.vertex for target in targets))
     directory = sources.main.directory
@@ -469,113 +250,6 @@ def _check_count(targets: Sequence[Target], request: BuildRequest, at_most: int 
             f"the spec describes {len(targets)} images, {reason}",
             hint=f"choose a variant: --variant {targets[0].label}",
         )
-
-
-class _Solving(NamedTuple):
-    """What a build works with while it runs.
-
-    Attributes:
-        began_ns: The build's time: SOURCE_DATE_EPOCH if there is one.
-    """
-
-    solver: Solver
-    executor: BuildExecutor
-    context: SourceTrees
-    local: StoreCache
-    notes: Notes
-    counter: CountingUi
-    began_ns: int
-
-
-@contextlib.contextmanager
-def _solving(
-    store: Store, request: BuildRequest, ui: BuildUi, sources: _Sources, about: NotesSettings
-) -> Iterator[_Solving]:
-    """Yield what solves graphs for a request, until the block is left."""
-    epoch = source_date_epoch(request)
-    counter = CountingUi(ui)
-    settings = _run_settings(store, request)
-    now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
-    with (
-        sources.main.open(sources.spec.ignore, now_ns=now_ns) as context,
-        Contexts(context, _directories(request), now_ns=now_ns) as contexts,
-        BuildExecutor(store, contexts, sources.fetcher, settings, counter, epoch=epoch) as executor,
-        contextlib.ExitStack() as stack,
-    ):
-        local = StoreCache(store, executor)
-        cache = stack.enter_context(importing(store, local, request.cache_from, counter))
-        notes = Notes(store, executor, about, counter)
-        solver = Solver(
-            executor,
-            cache=None if request.no_cache else cache,
-            remember=local,
-            notes=notes,
-            ui=counter,
-            epoch=epoch,
-            jobs=request.jobs or len(os.sched_getaffinity(0)),
-            locks=StepLocks(store.paths.steps_lock, Patience(executor.stopping, counter.waiting)),
-        )
-        yield _Solving(solver, executor, context, local, notes, counter, now_ns)
-
-
-def source_date_epoch(request: BuildRequest) -> int | None:
-    """Return SOURCE_DATE_EPOCH; the build argument goes first, and an empty one means none."""
-    text = request.build_args.get("SOURCE_DATE_EPOCH")
-    if text is None:
-        return request.source_date_epoch
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 12):
-        raise InputError(f"SOURCE_DATE_EPOCH is {text!r}, expected seconds since 1970")
-    return int(text)
-
-
-def _notes_settings(
-    request: BuildRequest, spec: SpecFile, images: StoredImages, names: Sequence[str]
-) -> NotesSettings:
-    return NotesSettings(
-        context=context_name(request.context),
-        dockerfile=_spec_name(request, spec),
-        target=request.target or "",
-        names=tuple(names),
-        images={each.reference: each.record.image_id for each in images.used},
-        epoch=source_date_epoch(request),
-        explain=request.explain,
-        use_cache=not request.no_cache,
-    )
-
-
-def _images(store: Store, request: BuildRequest, sources: _Sources) -> StoredImages:
-    return StoredImages(store, sources.fetcher, request.platform or native_platform())
-
-
-def _directories(request: BuildRequest) -> dict[str, Path]:
-    """Return the named contexts that are directories."""
-    named = request.named_contexts.items()
-    return {name: source for name, source in named if isinstance(source, Path)}
-
-
-def _spec_name(request: BuildRequest, spec: SpecFile) -> str:
-    """Return what the Dockerfile is called, so that its builds can be found again."""
-    path = _host_file(request, spec)
-    return spec.filename if path is None else str(path.absolute())
-
-
-def _ssh_agent(request: BuildRequest) -> str:
-    """Return the socket of the agent that git sources of a Dockerfile may use."""
-    given = request.ssh.get("default")
-    return given.socket if given is not None else ""
-
-
-def _with_fetched_dockerfile(
-    request: BuildRequest, store: Store, fetcher: LazyFetcher
-) -> BuildRequest:
-    """Return the request with the Dockerfile's text, if it names a URL for it."""
-    if not request.dockerfile_url:
-        return request
-    text = fetched_dockerfile(request.dockerfile_url, store, fetcher)
-    name = Path(redacted(request.dockerfile_url))
-    return replace(request, dockerfile=name, dockerfile_text=text)
 
 
 def check(store: Store | None, request: BuildRequest) -> Checked:
@@ -615,11 +289,11 @@ def plan_build(store: Store, request: BuildRequest) -> list[PlannedVertex]:
     from layerstore.build.ui import SilentUi
 
     ui = SilentUi()
-    with _opened(store, request, ui, read_only=True) as sources:
-        images = _images(store, request, sources)
-        targets = sources.frontend.targets(_lower_options(request), images, ui)
-        about = _notes_settings(request, sources.spec, images, ())
-        with _solving(store, request, ui, sources, about) as solving:
+    with opened(store, request, ui, read_only=True) as sources:
+        images = images_of(store, request, sources)
+        targets = sources.frontend.targets(lower_options(request), images, ui)
+        about = notes_settings(request, sources.spec, images, ())
+        with open_solver(store, request, ui, sources, about) as solving:
             return planned(
                 [target.plan.state.vertex for target in targets],
                 solving.executor,
@@ -638,8 +312,8 @@ def _check_native(
     from layerstore.build.native.checks import AssumedImages
     from layerstore.build.ui import SilentUi
 
-    frontend = _native_frontend(store, request, spec, main, SilentUi(), read_only=True)
-    options = _lower_options(request)
+    frontend = native_frontend(store, request, spec, main, SilentUi(), read_only=True)
+    options = lower_options(request)
     images = AssumedImages(partial(known_config, store), options.platform)
     findings = frontend.check(options, images)
     around = _surroundings(request, images.find, spec.ignore)
@@ -655,45 +329,3 @@ def _surroundings(
 
     native = native_platform()
     return Surroundings(request.build_args, native, request.platform or native, find_image, ignore)
-
-
-def _lower_options(request: BuildRequest) -> LowerOptions:
-    build_args = dict(request.build_args)
-    if request.source_date_epoch is not None:
-        build_args.setdefault("SOURCE_DATE_EPOCH", str(request.source_date_epoch))
-    return LowerOptions(
-        build_args=build_args,
-        labels=request.labels,
-        target=request.target,
-        network=request.network,
-        allow=request.allow,
-        extra_hosts=request.extra_hosts,
-        platform=request.platform or native_platform(),
-        build_platform=native_platform(),
-        is_platform_given=request.platform is not None,
-        pulls=request.pulls,
-        secrets=request.secrets.keys(),
-        agents=request.ssh.keys(),
-        contexts=request.named_contexts,
-        one_id=mapped_ids() == 1,
-        no_cache_stages=request.no_cache_stages,
-    )
-
-
-def native_platform() -> Platform:
-    """Return what runs on this host without help."""
-    return normalized("linux", *host_platform())
-
-
-def _run_settings(store: Store, request: BuildRequest) -> RunSettings:
-    proxies: dict[str, str] = {}
-    for name, value in request.build_args.items():
-        if name.lower() in PROXY_ARGS:
-            proxies[name.upper()] = proxies[name.lower()] = value
-    return RunSettings(
-        proxies=proxies,
-        secrets=request.secrets,
-        cache_root=Path(store.paths.cache_mounts),
-        options=request.run,
-        ssh=request.ssh,
-    )

@@ -9,9 +9,9 @@ from layerstore.formats.oci_config import decode_config
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from layerstore.build.api import BuildRequest
     from layerstore.build.graph import GitOp
     from layerstore.build.record import MadeStep
+    from layerstore.build.request import BuildRequest
     from layerstore.build.resources import BuildResources
     from layerstore.build.result import BaseImage
     from layerstore.image.images import ImageParts

@@ -1,4 +1,4 @@
-"""Platforms as ``os/architecture[/variant]``. Pure.
+"""Platforms as ``os/architecture[/variant]``. Pure, but for the question what this host is.
 
 Source: OCI image spec, image-index.md; containerd's platforms package for aliases, for words
 that leave something out, and for which variants serve each other.
@@ -111,3 +111,10 @@ def platform_args(build: Platform, target: Platform) -> dict[str, str]:
             f"{prefix}VARIANT": platform.variant,
         }
     return values
+
+
+def native_platform() -> Platform:
+    """Return what runs on this host without help."""
+    from layerstore.image.images import host_platform
+
+    return normalized("linux", *host_platform())

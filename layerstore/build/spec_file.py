@@ -25,9 +25,9 @@ from layerstore.build.ignore import IgnoreRules
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
-    from layerstore.build.api import BuildRequest
     from layerstore.build.contexts import MainContext
     from layerstore.build.fetch.lazy import LazyFetcher
+    from layerstore.build.request import BuildRequest
     from layerstore.store.store import Store
 
 DOCKERFILE = "Dockerfile"

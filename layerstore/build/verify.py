@@ -16,10 +16,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.build.api import build, source_date_epoch
+from layerstore.build.api import build
 from layerstore.build.contexts import StreamContext
 from layerstore.build.outputs import Output, OutputKind
 from layerstore.build.reproducing_hints import hint_for
+from layerstore.build.request import source_date_epoch
 from layerstore.errors import BuildError, InputError
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.layers import load_changeset
@@ -27,8 +28,8 @@ from layerstore.image.layers import load_changeset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from layerstore.build.api import BuildRequest, BuildResult
     from layerstore.build.record import MadeStep
+    from layerstore.build.request import BuildRequest, BuildResult
     from layerstore.build.ui import BuildUi
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset, Extent

@@ -18,8 +18,8 @@ from layerstore.errors import LayerstoreError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from layerstore.build.api import BuildResult
     from layerstore.build.known import Overhearing
+    from layerstore.build.request import BuildResult
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
@@ -140,7 +140,7 @@ def remember(
 
 def _sources(secrets: Sequence[str], environ: Mapping[str, str]) -> tuple[list[bytes], list[str]]:
     """Return the files and the variables that secrets come from: that these are there matters."""
-    from layerstore.cli.build import secret_source
+    from layerstore.cli.build_values import secret_source
 
     files, variables = [], []
     for secret in secrets:

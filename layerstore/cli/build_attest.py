@@ -13,7 +13,7 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.build.api import BuildRequest
+    from layerstore.build.request import BuildRequest
 
 _TRUE = ("true", "1")
 _FALSE = ("false", "0")

@@ -14,7 +14,7 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.build.api import BuildRequest
+    from layerstore.build.request import BuildRequest
 
 _PULLS = {
     "always": True,
@@ -45,8 +45,7 @@ def with_bases(request: BuildRequest, platforms: Sequence[str], pull: str) -> Bu
         )
     chosen = None
     if platforms:
-        from layerstore.build.api import native_platform
-        from layerstore.build.platforms import platform_of
+        from layerstore.build.platforms import native_platform, platform_of
 
         words = [word for text in platforms for word in text.split(",")]
         found = {platform_of(word, native_platform()) for word in words}

@@ -10,10 +10,10 @@ from layerstore.cli.output import printable, write_json, write_line
 from layerstore.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
-    from layerstore.build.api import BuildRequest
     from layerstore.build.checking import Checked
     from layerstore.build.dockerfile.syntax import SourceSpan
     from layerstore.build.lint.rules import Finding
+    from layerstore.build.request import BuildRequest
     from layerstore.cli.common import Settings
     from layerstore.store.store import Store
 

@@ -13,7 +13,7 @@ from layerstore.cli.output import write_json, write_note
 from layerstore.cli.rootless import become_root
 
 if TYPE_CHECKING:
-    from layerstore.build.api import BuildRequest
+    from layerstore.build.request import BuildRequest
     from layerstore.build.ui import BuildUi
     from layerstore.store.store import Store
 
@@ -56,8 +56,9 @@ def lock(
     quiet: Quiet = False,
 ) -> None:
     """Resolve the packages of a native spec and write its lock file."""
-    from layerstore.cli.build import new_request, with_values
+    from layerstore.cli.build import new_request
     from layerstore.cli.build_ui import check_progress, watching
+    from layerstore.cli.build_values import with_values
     from layerstore.errors import ConflictError
 
     settings = settings_of(context)

@@ -19,8 +19,8 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.build.api import BuildResult, BuiltVariant
     from layerstore.build.outputs import Output
+    from layerstore.build.request import BuildResult, BuiltVariant
     from layerstore.image.blob_files import Compression
 
 _COMPRESSIONS: dict[str, Compression] = {

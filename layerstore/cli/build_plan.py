@@ -10,8 +10,8 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from layerstore.build.api import BuildRequest
     from layerstore.build.planning import PlannedVertex
+    from layerstore.build.request import BuildRequest
     from layerstore.cli.common import Settings
 
 FORMATS = ("text", "dot", "json")

@@ -9,7 +9,7 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.build.api import BuildRequest
+    from layerstore.build.request import BuildRequest
 
 
 def with_steps(

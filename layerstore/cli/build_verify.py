@@ -9,7 +9,7 @@ from layerstore.build.verify import NotReproducibleError, verify
 from layerstore.cli.output import write_json, write_line
 
 if TYPE_CHECKING:
-    from layerstore.build.api import BuildRequest
+    from layerstore.build.request import BuildRequest
     from layerstore.build.ui import BuildUi
     from layerstore.build.verify import Difference
     from layerstore.store.store import Store

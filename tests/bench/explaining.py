@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerstore.build import notes
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
+from layerstore.build.request import BuildRequest
 from layerstore.build.ui import SilentUi
 from layerstore.store.store import Store
 from tests.bench.harness import say

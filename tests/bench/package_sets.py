@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
+from layerstore.build.request import BuildRequest
 from layerstore.build.ui import SilentUi
 from layerstore.store.store import Store
 from layerstore.units import format_size

@@ -33,7 +33,8 @@ pytestmark = needs_runc
 _PROGRAM = """
 import signal, sys
 from pathlib import Path
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
+from layerstore.build.request import BuildRequest
 from layerstore.build.ui import SilentUi
 from layerstore.store.store import Store
 

@@ -6,9 +6,10 @@ import io
 import subprocess
 from typing import TYPE_CHECKING
 
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
 from layerstore.build.contexts import GitContext, ImageContext, StreamContext, UrlContext
 from layerstore.build.fetch.git_url import parse_git_source
+from layerstore.build.request import BuildRequest
 from tests.support.build import RecordingUi, box, builder, needs_runc, tree_of  # noqa: F401
 from tests.support.git_server import DIRECT, GitDaemon, Work, needs_git
 from tests.support.http_server import serving

@@ -9,9 +9,10 @@ import subprocess
 
 import pytest
 
-from layerstore.build.api import BuildRequest, build, build_all, resolve_lock
+from layerstore.build.api import build, build_all, resolve_lock
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError
+from layerstore.build.request import BuildRequest
 from layerstore.errors import InputError, LimitExceededError
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.layer_item import LayerItem

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
+from layerstore.build.request import BuildRequest
 from layerstore.build.ui import SilentUi
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.formats.tree import Entry, Kind
@@ -26,9 +27,9 @@ from tests.support.cache import made_by_one
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from layerstore.build.api import BuildResult
     from layerstore.build.dockerfile.syntax import Notice
     from layerstore.build.graph import Vertex
+    from layerstore.build.request import BuildResult
     from layerstore.build.solver import Made, Result
     from layerstore.build.ui import Reason, StepOutcome
     from layerstore.store.catalog_rows import ImageRecord

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
+from layerstore.build.request import BuildRequest
 from layerstore.errors import NotFoundError
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.layer_writer import LayerItem

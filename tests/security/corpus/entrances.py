@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import zstandard
 from isal import igzip
 
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
+from layerstore.build.request import BuildRequest
 from layerstore.build.ui import SilentUi
 from layerstore.formats.oci_config import ContainerConfig
 from layerstore.formats.tar_limits import Limits

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
 from layerstore.build.contexts import UrlContext
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError
+from layerstore.build.request import BuildRequest
 from layerstore.errors import IntegrityError, UnsafeContentError
 from layerstore.formats.tree import Kind
 from tests.support.build import RecordingUi, builder  # noqa: F401

@@ -74,7 +74,8 @@ def test_provenance_names_everything_that_went_in(made: Builder) -> None:
 
 
 def test_native_specs_are_told_as_such(made: Builder) -> None:
-    from layerstore.build.api import BuildRequest, build
+    from layerstore.build.api import build
+    from layerstore.build.request import BuildRequest
     from tests.support.build import RecordingUi
 
     spec = made.context / "layerstore.toml"
@@ -175,7 +176,7 @@ def test_the_layout_is_as_buildkit_writes_it(made: Builder, tmp_path: Path) -> N
 
 
 def test_words_for_attestations(made: Builder) -> None:
-    from layerstore.build.api import BuildRequest
+    from layerstore.build.request import BuildRequest
 
     request = BuildRequest(context=made.context)
 

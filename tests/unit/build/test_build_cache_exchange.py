@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore.build import cache_directory, solver
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
 from layerstore.build.cache_directory import DirectorySource, write_directory
 from layerstore.build.cache_exchange import CacheExport, CacheImport, CacheKind
+from layerstore.build.request import BuildRequest
 from layerstore.cli.build_cache import parse_from, parse_to
 from layerstore.digest import sha256_digest
 from layerstore.errors import (
@@ -36,7 +37,7 @@ from tests.support.build import RecordingUi, builder, tree_of  # noqa: F401
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from layerstore.build.api import BuildResult
+    from layerstore.build.request import BuildResult
     from tests.support.build import Builder
 
 STAGES = """\

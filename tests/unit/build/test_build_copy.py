@@ -285,7 +285,8 @@ def test_a_stage_nobody_needs_is_not_built(project: Builder) -> None:
 
 
 def test_a_dockerfile_may_lie_anywhere(project: Builder, tmp_path: Path) -> None:
-    from layerstore.build.api import BuildRequest, build
+    from layerstore.build.api import build
+    from layerstore.build.request import BuildRequest
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

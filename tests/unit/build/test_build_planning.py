@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.build.api import BuildRequest, plan_build
+from layerstore.build.api import plan_build
 from layerstore.build.context import Context
 from layerstore.build.dockerfile.limits import MAX_STAGES
 from layerstore.build.errors import BuildStepError
+from layerstore.build.request import BuildRequest
 from layerstore.cli.build_plan import DEPTH_MAX, _to_dot, _to_json, _to_text
 from tests.support.build import add_image, builder  # noqa: F401
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.build import foreign
-from layerstore.build.api import native_platform
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError
 from layerstore.build.foreign import require_runnable, trial_program
-from layerstore.build.platforms import Platform, normalized, platform_of
+from layerstore.build.platforms import Platform, native_platform, normalized, platform_of
 from layerstore.cli.build_bases import spelled_out, with_bases
 from layerstore.errors import BuildError, InputError
 from layerstore.formats.oci_config import History, ImageConfig
@@ -151,7 +150,7 @@ def test_a_command_that_cannot_run_here(builder: Builder) -> None:  # noqa: F811
 
 
 def test_words_of_the_command_line(builder: Builder) -> None:  # noqa: F811
-    from layerstore.build.api import BuildRequest
+    from layerstore.build.request import BuildRequest
 
     request = BuildRequest(context=builder.context)
     assert with_bases(request, [], "missing") == request

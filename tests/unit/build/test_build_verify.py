@@ -143,7 +143,7 @@ def test_no_hint_where_nothing_is_known():
 def test_a_build_that_is_the_same_twice(builder):  # noqa: F811
     """No real time is waited for: the clock and the wait are handed in."""
     builder.write({"f": "x"})
-    from layerstore.build.api import BuildRequest
+    from layerstore.build.request import BuildRequest
 
     waited = []
     request = BuildRequest(

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 
-from layerstore.build.api import BuildRequest, build
+from layerstore.build.api import build
 from layerstore.build.contexts import GitContext, StreamContext, UrlContext
 from layerstore.build.errors import BuildStepError
 from layerstore.build.fetch.git_url import parse_git_source
+from layerstore.build.request import BuildRequest
 from layerstore.errors import FormatError, InputError, UnsafeContentError
 from layerstore.formats.tree import Kind
 from tests.support.build import RecordingUi, builder, tree_of  # noqa: F401

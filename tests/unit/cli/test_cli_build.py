@@ -11,10 +11,10 @@ from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.syntax import Notice, SourceSpan
 from layerstore.build.errors import StepFailedError, source_lines
 from layerstore.build.ui import Reason, StepOutcome
-from layerstore.cli.build import parse_secret
 from layerstore.cli.build_json import JsonUi
 from layerstore.cli.build_terminal import TerminalUi
 from layerstore.cli.build_ui import PlainUi, QuietUi, StepLog, clean_line
+from layerstore.cli.build_values import parse_secret
 from layerstore.cli.changes import apply_changes
 from layerstore.errors import InputError
 
