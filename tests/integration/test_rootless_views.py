@@ -7,6 +7,7 @@ table that init systems and container engines put there.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import stat
@@ -21,12 +22,18 @@ import layerstore
 from fuse_mount import unshare
 from layerstore.linux import mounts as syscalls
 from layerstore.linux import probe
+from layerstore.linux.namespaces import (
+    current_mount_namespace,
+    mount_namespace_id,
+    mount_namespace_lives,
+)
 from tests.support.namespaces import enter_private_mount_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NOBODY = 65534
+_PR_SET_DUMPABLE = 4
 
 as_root = [
     pytest.mark.fuse,
@@ -239,6 +246,69 @@ class TestUnprivileged:
         assert status == 1
         assert "there is no /etc/mtab" in told
         assert "ln -s /proc/self/mounts /etc/mtab" in told
+
+
+def _as_nobody() -> None:
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _in_user_namespace() -> None:
+    _as_nobody()
+    # Whoever changed its ids does not own its own /proc, where the maps are written.
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    unshare.enter()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+@pytest.mark.parametrize("become", [_as_nobody, _in_user_namespace])
+def test_who_may_not_ask_all_processes_takes_no_namespace_for_dead(
+    become: Callable[[], None],
+) -> None:
+    """In a store that is shared with a group, kernel views of root are such."""
+    if become is _in_user_namespace and not probe.user_namespaces().works:
+        pytest.skip("user namespaces are not permitted")
+    said, say = os.pipe()
+    stay, leave = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        try:
+            os.close(leave)
+            enter_private_mount_namespace()
+            numbers = current_mount_namespace(), mount_namespace_id()
+            os.write(say, "{} {}".format(*numbers).encode())
+            os.read(stay, 1)
+        finally:
+            os._exit(0)
+    os.close(stay)
+    os.close(say)
+    try:
+        inode, number = map(int, os.read(said, 100).split())
+        assert mount_namespace_lives(inode, number)
+        assert _asked_as(become, inode, number)
+    finally:
+        for descriptor in (said, leave):
+            os.close(descriptor)
+        os.waitpid(holder, 0)
+    if number:  # before Linux 6.11 another namespace may have the inode by now
+        assert not mount_namespace_lives(inode, number)
+    assert _asked_as(become, inode, number)
+
+
+def _asked_as(become: Callable[[], None], inode: int, number: int) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        status = 2
+        try:
+            become()
+            status = int(not mount_namespace_lives(inode, number))
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, 1)
+    return status == 0
 
 
 def test_ranges_of_subordinate_ids(tmp_path: Path) -> None:
