@@ -58,6 +58,9 @@ KERNELS = (KERNEL, KERNEL_PACKS)
 
 LAZY_SERVER = "fuse_mount.lazy_server"
 
+_MAKE_ATTEMPTS = 100
+"""For each that fails another server of the chain has to end at that very moment."""
+
 _RECORD = "lower-"
 """What records of instances are named by, in ``views/``."""
 
@@ -404,14 +407,10 @@ def _make_instance(
     instance = os.urandom(6).hex()
     base = f"{lowers_directory(store_root)}/{chain}"
     lower = Lower(f"{base}/{instance}", f"{base}/{instance}/root")
-    for path in (
-        f"{store_root}/views",
-        lowers_directory(store_root),
-        base,
-        lower.directory,
-        lower.root,
-        f"{lower.directory}/users",
-    ):
+    for path in (f"{store_root}/views", lowers_directory(store_root)):
+        make_private_dir(path, durable=False)
+    _make_instance_directory(base, lower.directory)
+    for path in (lower.root, f"{lower.directory}/users"):
         make_private_dir(path, durable=False)
     # Before anything is mounted: should we be killed, whoever cleans up finds whom it was for.
     _add_user(lower.directory, user)
@@ -420,6 +419,19 @@ def _make_instance(
         value["lazy"] = chain
     write_private_json(f"{store_root}/views/{_RECORD}{instance}.json", value)
     return lower
+
+
+def _make_instance_directory(base: str, directory: str) -> None:
+    """Make a directory in a chain's, which a server that ends right now removes if it is empty."""
+    for attempts_left in reversed(range(_MAKE_ATTEMPTS)):
+        try:
+            make_private_dir(base, durable=False)
+            make_private_dir(directory, durable=False)
+        except FileNotFoundError:
+            if not attempts_left:
+                raise
+        else:
+            return
 
 
 def _make_current(directory: str, name: str) -> None:
