@@ -212,6 +212,7 @@ class Running:
 
     def _begin(self) -> RunStep:
         from fuse_mount.build_lowers import BuildLowers
+        from layerstore.build.run.resting_caches import Waking
         from layerstore.build.run.sandbox import Sandbox
         from layerstore.build.run.step import RunStep
         from layerstore.snapshot.overlay import OverlaySnapshotter
@@ -230,7 +231,8 @@ class Running:
         self._lowers = lowers
         self._snapshotter = OverlaySnapshotter(lowers)
         patience = Patience(resources.stopping, resources.ui.waiting)
-        step = RunStep(sandbox, self._snapshotter, self._settings, patience)
+        wake = Waking(resources.store, resources.session, resources.ui.message)
+        step = RunStep(sandbox, self._snapshotter, self._settings, patience, wake)
         resources.stack.callback(step.close)
         return step
 

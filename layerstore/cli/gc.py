@@ -13,19 +13,25 @@ from layerstore.cli.output import short_id, write_json, write_line, write_note, 
 from layerstore.cli.progress import terminal_progress
 from layerstore.cli.rootless import remove_of_subordinates
 from layerstore.errors import InputError
+from layerstore.store.resting import PREFIX as RESTING
 
 if TYPE_CHECKING:
     from layerstore.build.run.idle_caches import IdleCache
+    from layerstore.build.run.resting_caches import Rested
     from layerstore.store.collection import GcReport
     from layerstore.store.eviction import Evictable, KeepUnpacked
     from layerstore.store.explain import Explanation, LayerKept, Reason
-    from layerstore.store.gc import GcPlan, GcRules
+    from layerstore.store.gc import GcPlan
     from layerstore.store.retention import KeepRules
     from layerstore.store.store import Store
 
 
 KEEP_UNPACKED_WITHIN = "7d"
 """A week of images that come and go; what was not shown in one is unpacked again when it is."""
+
+
+REST_CACHES_AFTER = "1d"
+"""Who builds every day has the caches at hand; what is older costs its room once, and a copy."""
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +59,7 @@ def collect_garbage(
             "--keep-storage",
             metavar="SIZE",
             help="Bring images and remembered steps down to SIZE: forget steps, the longest unused "
-            "first, then names that no keep rule keeps. Cache mounts do not count.",
+            "first, then names that no keep rule keeps. Cache mounts do not count until they rest.",
         ),
     ] = None,
     keep_last: Annotated[
@@ -78,6 +84,14 @@ def collect_garbage(
             metavar="AGE", help="Forget build steps and cache mounts not used within AGE."
         ),
     ] = None,
+    rest_caches_after: Annotated[
+        str,
+        typer.Option(
+            metavar="AGE",
+            help="Turn cache mounts not used for AGE into deduplicated layers; the next step that "
+            "wants one gets it back.",
+        ),
+    ] = REST_CACHES_AFTER,
     keep_unpacked_within: Annotated[
         str,
         typer.Option(
@@ -139,7 +153,11 @@ def collect_garbage(
         None if drop_cache else parse_age(keep_unpacked_within),
         None if max_unpacked is None else parse_size(max_unpacked),
     )
+    rest_after_s = parse_age(rest_caches_after)
     with settings_of(context).open_store() as store:
+        caches = _find_caches(store, rules, keep_cache=not drop_cache, rest_after_s=rest_after_s)
+        # First of all, so that the plan, and a cap, count what is new.
+        rested = None if dry_run else _rest_caches(store, caches.resting)
         with terminal_progress() as progress:
             plan = plan_gc(
                 store,
@@ -150,20 +168,20 @@ def collect_garbage(
                 measure=dry_run,
                 progress=progress,
             )
-            caches = _find_caches(store, plan.rules)
             keep = _keep_unpacked(store, unpacked_rules, plan)
             report = None if dry_run else execute(plan)
         unpacked = _evict(store, keep, dry_run=dry_run)
-        if not dry_run:
-            caches = _remove_caches(store, caches)
+        if rested is not None:
+            caches = _remove_caches(store, caches)._replace(resting=rested.caches)
             _remove_groups()
             remove_of_subordinates([*plan.leavings.temporary, *_half_removed(store)])
         if drop_cache and not dry_run:
             _drop_cache(store)
     if as_json:
-        write_json(_to_json(plan, report, caches.going, unpacked))
+        write_json(_to_json(plan, report, caches, unpacked))
     else:
         _print(plan, report, caches.going, unpacked)
+        _tell_rest(caches.resting, rested)
         _tell_limits(plan, caches.staying_bytes)
 
 
@@ -201,30 +219,55 @@ def _drop_cache(store: Store) -> None:
 
 
 class _Caches(NamedTuple):
-    """Cache mounts that go, and the bytes of idle ones that stay if a rule made us look."""
+    """Cache mounts that nothing uses.
+
+    Attributes:
+        going: Those that the rules do not keep.
+        resting: Of the others those that are put to rest.
+        staying_bytes: Of the rest.
+    """
 
     going: list[IdleCache]
+    resting: list[IdleCache]
     staying_bytes: int
 
 
-def _find_caches(store: Store, rules: GcRules) -> _Caches:
-    """Return the cache mounts that nothing uses and the rules do not keep.
+def _find_caches(
+    store: Store, rules: KeepRules, *, keep_cache: bool, rest_after_s: float
+) -> _Caches:
+    """Return what is to become of cache mounts that nothing uses.
 
-    Asked before anything is removed: ages are measured from uses of what goes, too.
+    Asked before anything is removed: ages are measured from uses of what goes, too. How long
+    one has to be idle before it rests is what the clock says, since nothing is lost by it.
     """
     from layerstore.build.run.idle_caches import find_idle_caches
     from layerstore.store.selection import recorded_uses
     from layerstore.store.usage import age_reference
 
-    limit = rules.keep.keep_cache_within_s
-    if rules.keep_cache and limit is None and rules.keep.max_size is None:
-        return _Caches([], 0)
-    idle = going = find_idle_caches(Path(store.paths.cache_mounts))
-    if rules.keep_cache:
+    limit = rules.keep_cache_within_s
+    idle = find_idle_caches(Path(store.paths.cache_mounts))
+    if not keep_cache:
+        return _Caches(idle, [], 0)
+    going: list[IdleCache] = []
+    if limit is not None:
         uses = [cache.used for cache in idle] + recorded_uses(store)
-        reference = age_reference(time.time(), uses, trust=rules.keep.trust_clock)
-        going = [c for c in idle if limit is not None and reference.age_of(c.used) > limit]
-    return _Caches(going, sum(cache.size for cache in idle if cache not in going))
+        reference = age_reference(time.time(), uses, trust=rules.trust_clock)
+        going = [cache for cache in idle if reference.age_of(cache.used) > limit]
+    staying = [cache for cache in idle if cache not in going]
+    now = time.time()
+    resting = [c for c in staying if c.size and now - c.used >= rest_after_s]
+    return _Caches(going, resting, sum(c.size for c in staying if c not in resting))
+
+
+def _rest_caches(store: Store, caches: list[IdleCache]) -> Rested:
+    """Put caches to rest, having forgotten what rests of those that are awake."""
+    from layerstore.build.run.resting_caches import forget_awake, put_to_rest
+    from layerstore.linux.removal import remove_leftover
+
+    forget_awake(store)
+    for path in _half_removed(store):
+        remove_leftover(path)  # of one that was killed after its cache was at rest
+    return put_to_rest(store, caches)
 
 
 def _remove_caches(store: Store, caches: _Caches) -> _Caches:
@@ -286,8 +329,9 @@ def _evict(store: Store, keep: KeepUnpacked | None, *, dry_run: bool) -> Evictab
 
 
 def _to_json(
-    plan: GcPlan, report: GcReport | None, caches: list[IdleCache], unpacked: Evictable
+    plan: GcPlan, report: GcReport | None, caches: _Caches, unpacked: Evictable
 ) -> dict[str, object]:
+    steps = _steps(plan)
     return {
         "dry_run": report is None,
         "freed_bytes": report.freed_bytes if report else plan.freed_bytes,
@@ -297,13 +341,16 @@ def _to_json(
         "names": [named.name for named in plan.dropped.names],
         "images": list(plan.images),
         "layers": list(plan.layers),
-        "cache_keys": _steps(plan),
+        "cache_keys": [key for key in steps if not key.startswith(RESTING)],
         "packs_removed": [pack.pack_id.hex() for pack in plan.dead_packs],
         "packs_rewritten": [pack_id.hex() for pack_id in plan.sparse_packs],
         "dangling": list(plan.dangling),
         "clock_doubt": plan.doubt,
-        "cache_mounts": len(caches),
-        "cache_mount_bytes": sum(cache.size for cache in caches),
+        "cache_mounts": len(caches.going),
+        "cache_mount_bytes": sum(cache.size for cache in caches.going),
+        "cache_mounts_rested": len(caches.resting),
+        "cache_mount_rested_bytes": sum(cache.size for cache in caches.resting),
+        "resting_cache_mounts": sum(key.startswith(RESTING) for key in steps),
         "unpacked_files": len(unpacked.objects),
         "unpacked_bytes": unpacked.disk_size,
         "unpacked_kept": unpacked.kept,
@@ -314,7 +361,7 @@ def _to_json(
 
 
 def _steps(plan: GcPlan) -> list[str]:
-    """Return the build steps that go: because of rules, because of their layers, or both."""
+    """Return the keys that go: because of rules, because of their layers, or both."""
     return sorted({*plan.cache_keys, *(key for key, _ in plan.dropped.steps)})
 
 
@@ -335,9 +382,12 @@ def _print(
         write_line(f"image {short_id(image_id)}")
     for diff_id in plan.layers:
         write_line(f"layer {short_id(diff_id)}")
-    steps = _steps(plan)
-    if steps:
-        write_line(f"{len(steps)} cached build steps")
+    keys = _steps(plan)
+    at_rest = sum(key.startswith(RESTING) for key in keys)
+    if len(keys) > at_rest:
+        write_line(f"{len(keys) - at_rest} cached build steps")
+    if at_rest:
+        write_line(f"{at_rest} cache mounts at rest")
     write_line(f"{verb} {format_size(freed)} ({freed} bytes)")
     if caches:
         size = sum(cache.size for cache in caches)
@@ -360,6 +410,19 @@ def _print(
         write_line(f"nothing is deleted: {reason}")
 
 
+def _tell_rest(planned: list[IdleCache], rested: Rested | None) -> None:
+    """Say what was, or would be, put to rest, and what cannot be."""
+    from layerstore.units import format_size
+
+    caches = planned if rested is None else rested.caches
+    if caches:
+        size = sum(cache.size for cache in caches)
+        new = "" if rested is None else f", {format_size(rested.new_bytes)} of it new to the store"
+        write_line(f"{len(caches)} cache mounts with {format_size(size)} put to rest{new}")
+    for cache, why in () if rested is None else rested.kept:
+        write_note(f"note: cache mount {cache.name} stays a directory: {why}")
+
+
 def _tell_limits(plan: GcPlan, uncounted: int) -> None:
     """Say what the rules could not do; ``uncounted`` are bytes that no cap counts."""
     from layerstore.units import format_size
@@ -376,7 +439,7 @@ def _tell_limits(plan: GcPlan, uncounted: int) -> None:
     if keep.max_size is not None and uncounted:
         write_note(
             f"note: --max-size does not count cache mounts, which hold {format_size(uncounted)}; "
-            "--keep-cache-within lets them go"
+            "--keep-cache-within lets them go, --rest-caches-after makes them count"
         )
 
 

@@ -1,10 +1,13 @@
-"""A tree as files of the host, for whoever runs the command: ``--output type=local``.
+"""A tree as files of the host: for whoever runs the command, or again what it was.
 
 Every directory is opened by one name below its parent's descriptor and never through a
 link, so whatever links the tree or the destination holds, nothing is written outside. Each
-file gets its name by a rename when it is whole. Owners are not kept, nor set-user-ID and
+file gets its name by a rename when it is whole.
+
+:func:`checkout` is ``--output type=local``. Owners are not kept, nor set-user-ID and
 set-group-ID bits, extended attributes and devices: the tree of a stranger gets no rights on
 this host. A destination that does not exist appears whole; one that exists is added to.
+:func:`restore` keeps all of these, for a directory of the store that nobody else may enter.
 
 Source: openat(2), rename(2); buildx, ``--output type=local``.
 """
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
     from layerstore.store.store import Store
 
 _MODE_BITS: Final = 0o1777
+_SPECIAL: Final = {
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.CHAR: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+}
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -84,6 +92,28 @@ def checkout(
         ) from err
 
 
+def restore(store: Store, root: Node, directory: str) -> None:
+    """Fill an empty directory with a tree, and give it what the tree's root has.
+
+    Owners, all mode bits, extended attributes, times, hard links, holes and devices are as
+    they were. Nothing is forced to disk.
+
+    Args:
+        store: Where contents are read.
+        root: The tree.
+        directory: Below one that only this user may enter.
+
+    Raises:
+        OSError: It cannot be written.
+        IntegrityError: Stored bytes are damaged.
+    """
+    fd = os.open(directory, _DIRECTORY_FLAGS)
+    try:
+        _Checkout(store, None, lambda _path, _why: None, Silent(), exact=True).fill(fd, root)
+    finally:
+        os.close(fd)
+
+
 def _write_below(
     store: Store,
     root: Node,
@@ -113,8 +143,11 @@ class _Checkout:
         latest_ns: int | None,
         on_skip: Callable[[bytes, str], None],
         progress: Progress,
+        *,
+        exact: bool = False,
     ) -> None:
         self._store = store
+        self._exact = exact
         self._latest_ns = latest_ns
         self._on_skip = on_skip
         self._progress = progress
@@ -138,9 +171,8 @@ class _Checkout:
                     pending.append((inner, iter(child.children.items()), below, child))
                     break
                 else:
-                    if path:
-                        os.fchmod(fd, node.entry.mode & _MODE_BITS)
-                        os.utime(fd, ns=self._times(node.entry))
+                    if path or self._exact:
+                        self._dress(fd, node.entry)
                     pending.pop()
                     os.close(fd)
         finally:
@@ -159,7 +191,7 @@ class _Checkout:
 
     def _write(self, top: int, parent: int, name: bytes, path: bytes, node: Node) -> None:
         entry = node.entry
-        if entry.kind not in (Kind.FILE, Kind.SYMLINK):
+        if entry.kind not in (Kind.FILE, Kind.SYMLINK) and not self._exact:
             self._on_skip(path, "devices and fifos are not made outside of containers")
             return
         self._make_way(parent, name, path, directory=False)
@@ -194,10 +226,17 @@ class _Checkout:
         return True
 
     def _create(self, parent: int, entry: Entry) -> None:
+        if entry.kind is Kind.FILE:
+            self._create_file(parent, entry)
+            return
         if entry.kind is Kind.SYMLINK:
             os.symlink(entry.target, self._staged, dir_fd=parent)
-            os.utime(self._staged, ns=self._times(entry), dir_fd=parent, follow_symlinks=False)
-            return
+        else:
+            device = os.makedev(entry.dev_major, entry.dev_minor)
+            os.mknod(self._staged, _SPECIAL[entry.kind] | 0o600, device, dir_fd=parent)
+        self._dress_staged(parent, entry)
+
+    def _create_file(self, parent: int, entry: Entry) -> None:
         fd = os.open(self._staged, _FILE_FLAGS, 0o600, dir_fd=parent)
         try:
             at = 0
@@ -210,10 +249,35 @@ class _Checkout:
                 self._progress.advance(length)
             if entry.extents and entry.extents[-1][1] is None:
                 os.ftruncate(fd, at)
-            os.fchmod(fd, entry.mode & _MODE_BITS)
-            os.utime(fd, ns=self._times(entry))
+            self._dress(fd, entry)
         finally:
             os.close(fd)
+
+    def _dress(self, fd: int, entry: Entry) -> None:
+        """Give an open file or directory what it is to have; its mode last, which may shut us out.
+
+        chown(2) takes set-ID bits and capabilities away, so owners come first.
+        """
+        if self._exact:
+            os.fchown(fd, entry.uid, entry.gid)
+            for attribute, value in entry.xattrs:
+                os.setxattr(fd, attribute, value)
+        os.utime(fd, ns=self._times(entry))
+        os.fchmod(fd, entry.mode & (0o7777 if self._exact else _MODE_BITS))
+
+    def _dress_staged(self, parent: int, entry: Entry) -> None:
+        """Give what cannot be opened what it is to have: a symlink, or what :meth:`_create` made.
+
+        No other process may enter where anything but symlinks is made.
+        """
+        if self._exact:
+            os.chown(self._staged, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            if entry.kind is not Kind.SYMLINK:
+                os.chmod(self._staged, entry.mode, dir_fd=parent)
+            where = b"/proc/self/fd/%d/%b" % (parent, self._staged)
+            for attribute, value in entry.xattrs:
+                os.setxattr(where, attribute, value, follow_symlinks=False)
+        os.utime(self._staged, ns=self._times(entry), dir_fd=parent, follow_symlinks=False)
 
     def _make_way(self, parent: int, name: bytes, path: bytes, *, directory: bool) -> None:
         """Remove a file where a directory goes; refuse to remove a directory.

@@ -16,11 +16,11 @@ from layerstore.measure.inventory import take_inventory
 from layerstore.measure.ledger import Ledger, Owner, take_ledger
 from layerstore.measure.table import Table, columns
 from layerstore.store.eviction import find_evictable
+from layerstore.store.resting import resting_key
 from layerstore.store.usage import image_uses
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
-    from layerstore.measure.disk import FileSize
     from layerstore.measure.inventory import Inventory
     from layerstore.store.eviction import Evictable
     from layerstore.store.store import Store
@@ -29,7 +29,7 @@ UNPACKED = "Unpacked for views"
 _ROWS = (
     ("Images", (Owner.EXCLUSIVE, Owner.SHARED, Owner.METADATA, Owner.BLOBS)),
     ("Build cache", (Owner.CACHE,)),
-    ("Cache mounts", (Owner.MOUNTS,)),
+    ("Cache mounts", (Owner.MOUNTS, Owner.RESTING)),
     ("In use, no name", (Owner.HELD,)),
     ("Writable layers", (Owner.WRITABLE,)),
     (UNPACKED, (Owner.OBJECTS,)),
@@ -146,7 +146,7 @@ def _row(inventory: Inventory, ledger: Ledger, kind: str, owners: tuple[Owner, .
     elif Owner.CACHE in owners:
         count = inventory.cache_count
     elif Owner.MOUNTS in owners:
-        count = sum(_is_cache_mount(file) for file in inventory.files)
+        count = len(_cache_mounts(inventory) | inventory.resting.keys())
     elif Owner.WRITABLE in owners:
         count = len(ledger.writable)
         used = {os.path.basename(view.upper) for view in inventory.views if view.upper}
@@ -154,9 +154,10 @@ def _row(inventory: Inventory, ledger: Ledger, kind: str, owners: tuple[Owner, .
     return Usage(kind, count, active, size, size if free else 0)
 
 
-def _is_cache_mount(file: FileSize) -> bool:
-    area, _, name = file.path.partition("/")
-    return area == "cache-mounts" and bool(name) and "/" not in name and file.is_directory
+def _cache_mounts(inventory: Inventory) -> set[str]:
+    """Return the directories of cache mounts, by the keys that they would rest under."""
+    places = (file.path.split("/") for file in inventory.files if file.is_directory)
+    return {resting_key(p[1]) for p in places if len(p) == 2 and p[0] == "cache-mounts"}
 
 
 def df_table(usage: DiskUsage) -> Table:

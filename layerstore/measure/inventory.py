@@ -18,6 +18,7 @@ from layerstore.formats.tree import decode_changeset
 from layerstore.measure.disk import FileSize, walk_sizes
 from layerstore.store.leases import live_leases
 from layerstore.store.records import LayerRecord, decode_layer
+from layerstore.store.resting import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,6 +51,7 @@ class Inventory(NamedTuple):
         layers: Every published layer with its record, in order of diff id.
         cache_layers: Layers that the build cache remembers.
         cache_count: Remembered build steps, those without a layer too.
+        resting: Key and layer of each cache mount at rest.
         held_layers: Layers of mounted views and of running commands.
         held_images: Images that views show or running commands hold, whatever their names.
         views: Mounted views, read-only and writable ones.
@@ -64,6 +66,7 @@ class Inventory(NamedTuple):
     layer_bytes: dict[DiffId, bytes]
     cache_layers: frozenset[DiffId]
     cache_count: int
+    resting: dict[str, DiffId]
     held_layers: frozenset[DiffId]
     held_images: frozenset[str]
     views: tuple[View, ...]
@@ -91,7 +94,8 @@ def take_inventory(store: Store) -> Inventory:
         images = sorted(catalog.images(), key=lambda image: (image.created, image.image_id))
         tags = catalog.tags()
         layer_bytes = dict(catalog.layers())
-        cache = [record.diff_id for record in store.cache_records()]
+        records = {record.key: record.diff_id for record in store.cache_records()}
+        cache = [diff_id for key, diff_id in records.items() if not key.startswith(PREFIX)]
         packs = {row.pack_id.hex(): row for row in catalog.pack_rows()}
         blocks = catalog.block_rows()
         chunks = catalog.chunk_rows()
@@ -111,6 +115,7 @@ def take_inventory(store: Store) -> Inventory:
         layer_bytes=layer_bytes,
         cache_layers=frozenset(diff_id for diff_id in cache if diff_id is not None),
         cache_count=len(cache),
+        resting={key: made for key, made in records.items() if made and key.startswith(PREFIX)},
         held_layers=held_layers,
         held_images=held_images,
         views=views,

@@ -43,6 +43,7 @@ class Owner(enum.StrEnum):
     HELD = "held"
     WRITABLE = "writable_layers"
     MOUNTS = "cache_mounts"
+    RESTING = "cache_mounts_at_rest"
     OBJECTS = "unpacked_files"
     UNREFERENCED = "unreferenced"
     FRAMING = "pack_framing"
@@ -68,6 +69,7 @@ LABELS = {
     Owner.HELD: "in use by views or commands only",
     Owner.WRITABLE: "writable layers",
     Owner.MOUNTS: "cache mounts of builds",
+    Owner.RESTING: "cache mounts at rest only",
     Owner.OBJECTS: "unpacked files for kernel views, a cache",
     Owner.UNREFERENCED: "unreferenced, for gc to free",
     Owner.FRAMING: "pack headers, padding and footers",
@@ -154,7 +156,7 @@ class Ledger(msgspec.Struct, frozen=True):
             unreferenced, although gc will refuse to free it.
         unpacked_disk_size: What is allocated of ``disk_size`` for unpacked files and what is
             made with them.
-        cache_mounts_disk_size: What is allocated of ``disk_size`` for cache mounts of builds.
+        cache_mounts_disk_size: What is allocated of ``disk_size`` for directories of cache mounts.
     """
 
     parts: tuple[Part, ...]
@@ -178,6 +180,7 @@ class Census:
     def __init__(self, inventory: Inventory) -> None:
         self._cache = inventory.cache_layers
         self._held = inventory.held_layers
+        self._resting = frozenset(inventory.resting.values())
         self._images: dict[DiffId, set[ImageId]] = {}
         for image in inventory.tagged():
             for diff_id in image.layers:
@@ -188,10 +191,12 @@ class Census:
         return frozenset().union(*(self._images.get(diff_id, ()) for diff_id in group.layers))
 
     def others(self, group: Group) -> Owner | None:
-        """Return what beside images keeps a group alive: the cache, a holder, or nothing."""
+        """Return what beside images keeps a group alive: a holder, the cache, a cache mount."""
         if not self._held.isdisjoint(group.layers):
             return Owner.HELD
-        return Owner.CACHE if not self._cache.isdisjoint(group.layers) else None
+        if not self._cache.isdisjoint(group.layers):
+            return Owner.CACHE
+        return Owner.RESTING if not self._resting.isdisjoint(group.layers) else None
 
 
 def ledger_of(

@@ -322,6 +322,7 @@ def _overhead(ledger: Ledger, content: int) -> tuple[int, int]:
         Owner.METADATA,
         Owner.BLOBS,
         Owner.CACHE,
+        Owner.RESTING,
         Owner.HELD,
         Owner.UNREFERENCED,
     )

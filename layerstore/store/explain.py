@@ -19,6 +19,7 @@ from layerstore.store.marks import Marks, Roots, find_roots, view_roots
 from layerstore.store.names import AmbiguousIdError
 from layerstore.store.records import decode_layer
 from layerstore.store.references import layer_chunks
+from layerstore.store.resting import PREFIX
 from layerstore.store.usage import step_uses
 
 if TYPE_CHECKING:
@@ -237,8 +238,10 @@ def _all_reasons(
         "SELECT key, diff_id FROM build_cache WHERE diff_id IS NOT NULL ORDER BY key"
     ):
         if str(key) in uses:
+            at_rest = str(key).startswith(PREFIX)
+            what = "a cache mount at rest" if at_rest else f"build step {str(key)[:12]}"
             layers.setdefault(DiffId(Digest(str(made))), []).append(
-                Reason(f"build step {str(key)[:12]}", "layerstore gc --all")
+                Reason(what, "layerstore gc --all")
             )
     return images, layers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +12,11 @@ import pytest
 from layerstore.build.cache_exchange import CacheExport, CacheKind
 from layerstore.build.errors import BuildStepError, StepFailedError
 from layerstore.build.run import holes
+from layerstore.build.run.idle_caches import find_idle_caches
+from layerstore.build.run.resting_caches import put_to_rest
 from layerstore.errors import BuildError
 from layerstore.formats.tree import Kind
+from layerstore.measure.df import take_df
 from tests.support.build import BASE_TIME_S, box, builder, needs_runc  # noqa: F401
 
 if TYPE_CHECKING:
@@ -224,6 +228,24 @@ def test_cache_mounts_last_and_are_kept_apart(box: Builder) -> None:  # noqa: F8
     for sharing in ("locked", "private"):
         box.build("FROM box\n" + line.format(id="x", more=f",sharing={sharing}", n=sharing))
     assert box.ui.text == b"locked\nprivate\n"
+
+
+def test_a_step_gets_a_cache_back_that_was_put_to_rest(box: Builder) -> None:  # noqa: F811
+    line = "FROM box\nRUN --mount=type=cache,target=/c,uid=5,mode=0750 "
+    fill = "id >/c/log && cp /bin/busybox /c && ln /c/log /c/again && chmod 4711 /c/log && "
+    look = "cd /c && ls -ldn --full-time . && ls -lAn --full-time && cat log && sha256sum busybox"
+    box.build(line + fill + look + "\n")
+    before, box.ui.text = box.ui.text, b""
+    root = Path(box.store.paths.cache_mounts)
+    disk = take_df(box.store).disk_size
+    rested = put_to_rest(box.store, find_idle_caches(root))
+    assert (len(rested.caches), rested.kept, os.listdir(root)) == (1, [], [])
+    usage = take_df(box.store)
+    assert disk - usage.disk_size > 500_000, "the base has its largest file"
+    assert sum(row.size for row in usage.rows) + usage.slack == usage.disk_size
+    box.build(line + look + "\n")
+    assert box.ui.text == before
+    assert box.ui.messages == []
 
 
 def test_tmpfs_and_no_network(box: Builder) -> None:  # noqa: F811

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import subprocess
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,16 @@ _STRICTER = ("shared", "private", "locked")
 """Ways to share a cache: where a step asks for two, it gets the later one."""
 
 
+Wake = Callable[[str, str], bool]
+"""Fills a new directory with the cache of a name that was put to rest; False if there is none."""
+
+
 def take_caches(
-    specs: Iterable[MountSpec], root: Path, stack: contextlib.ExitStack, patience: Patience
+    specs: Iterable[MountSpec],
+    root: Path,
+    stack: contextlib.ExitStack,
+    patience: Patience,
+    wake: Wake,
 ) -> dict[str, Path]:
     """Wait for the caches that a step mounts and return their directories by name.
 
@@ -48,6 +57,7 @@ def take_caches(
         root: Where caches live between builds.
         stack: Gives them back when it is closed.
         patience: How to wait.
+        wake: Brings back what the store keeps of a cache that has no directory.
 
     Raises:
         BuildError: All copies of a private cache are in use.
@@ -59,7 +69,7 @@ def take_caches(
             wanted.setdefault(cache_name(spec), []).append(spec)
     if wanted:
         make_private_dir(str(root), durable=False)
-    return {name: _take(root, name, wanted[name], stack, patience) for name in sorted(wanted)}
+    return {n: _take(root, n, wanted[n], stack, patience, wake) for n in sorted(wanted)}
 
 
 def cache_name(spec: MountSpec) -> str:
@@ -75,6 +85,7 @@ def _take(
     specs: list[MountSpec],
     stack: contextlib.ExitStack,
     patience: Patience,
+    wake: Wake,
 ) -> Path:
     sharing = max((spec.sharing for spec in specs), key=_STRICTER.index)
     for number in range(_PRIVATE_CACHES_MAX):
@@ -87,6 +98,7 @@ def _take(
         if lock is not None:
             stack.callback(lock.close)
             os.utime(lock.fileno())
+            _wake(top, wake)
             return top / DATA_NAME if specs[0].input is not None else _data_of(top, specs[0])
     raise BuildError(f"too many builds use the cache mount {specs[0].id!r} at once")
 
@@ -106,6 +118,22 @@ def _try_lock(top: Path, sharing: str) -> FileLock | None:
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
                 return lock
         lock.close()
+
+
+def _wake(top: Path, wake: Wake) -> None:
+    """Bring back a cache's directory from the store, unless it is there."""
+    data = top / DATA_NAME
+    if data.exists():
+        return
+    fresh = f"{top}/fresh-{os.urandom(8).hex()}"
+    os.mkdir(fresh, mode=0o700)
+    try:
+        if wake(top.name, fresh):
+            rename_new(fresh, str(data))
+    except FileExistsError:  # another step was first
+        pass
+    finally:
+        remove_leftover(fresh)
 
 
 def _data_of(top: Path, spec: MountSpec) -> Path:

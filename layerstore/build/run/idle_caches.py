@@ -17,7 +17,7 @@ from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.linux.removal import remove_leftover, tree_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -57,20 +57,45 @@ def remove_idle_caches(root: Path, caches: Iterable[IdleCache]) -> list[IdleCach
     """Remove caches unless a step took one meanwhile; return those that are gone."""
     gone: list[IdleCache] = []
     for cache in caches:
-        top = f"{root}/{cache.name}"
-        lock_path = f"{top}/{LOCK_NAME}"
         try:
-            with FileLock(lock_path, wait=False):
-                if os.stat(lock_path).st_mtime == cache.used:
-                    # Aside first: a step may make a cache of this name at any moment.
-                    aside = f"{root}/{cache.name}{_ASIDE}{os.getpid()}"
-                    os.rename(top, aside)
-                    remove_leftover(aside)
+            with held_alone(f"{root}/{cache.name}") as used:
+                if used == cache.used:
+                    aside = remove_held(str(root), cache.name)
                     if not os.path.lexists(aside):
                         gone.append(cache)
         except (LockBusyError, FileNotFoundError):
             continue
     return gone
+
+
+@contextlib.contextmanager
+def held_alone(top: str) -> Iterator[float]:
+    """Keep steps from a cache; yield when one used it last, in seconds since the epoch.
+
+    Raises:
+        LockBusyError: A step has it, or it was removed and made again meanwhile.
+        FileNotFoundError: It is gone.
+    """
+    path = f"{top}/{LOCK_NAME}"
+    with FileLock(path, wait=False) as lock:
+        status = os.stat(path)
+        if not os.path.samestat(os.fstat(lock.fileno()), status):
+            raise LockBusyError
+        yield status.st_mtime
+
+
+def remove_held(root: str, name: str) -> str:
+    """Remove a cache whose lock the caller holds; return the path where a rest of it would be."""
+    # Aside first: a step may make a cache of this name at any moment.
+    aside = f"{root}/{name}{_ASIDE}{os.getpid()}"
+    os.rename(f"{root}/{name}", aside)
+    remove_leftover(aside)
+    return aside
+
+
+def is_half_removed(name: str) -> bool:
+    """Return whether the directory of a cache is one whose removal was begun."""
+    return _ASIDE in name
 
 
 def half_removed_caches(root: Path) -> list[str]:
@@ -79,4 +104,4 @@ def half_removed_caches(root: Path) -> list[str]:
         names = sorted(os.listdir(root))
     except FileNotFoundError:
         return []
-    return [f"{root}/{name}" for name in names if _ASIDE in name]
+    return [f"{root}/{name}" for name in names if is_half_removed(name)]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.build.graph import RunOp
+    from layerstore.build.run.caches import Wake
     from layerstore.build.run.sandbox import Sandbox
     from layerstore.build.run.settings import RunSettings
     from layerstore.build.run.ssh import AgentSocket, Connect
@@ -93,6 +94,7 @@ class RunStep:
         snapshotter: Prepares roots.
         settings: Shared by all steps.
         patience: Waits for caches.
+        wake: Brings back caches that were put to rest.
     """
 
     def __init__(
@@ -101,12 +103,14 @@ class RunStep:
         snapshotter: Snapshotter,
         settings: RunSettings,
         patience: Patience,
+        wake: Wake,
     ) -> None:
         self._sandbox = sandbox
         self._snapshotter = snapshotter
         self._settings = settings
         self._agents = Agents(sandbox, settings.ssh)
         self._patience = patience
+        self._wake = wake
         self._network_files: dict[tuple[tuple[str, str], ...], tuple[ExtraMount, ...]] = {}
 
     def close(self) -> None:
@@ -140,7 +144,8 @@ class RunStep:
         # Closed in the sandbox's thread, where everything in it was mounted.
         stack = contextlib.ExitStack()
         with contextlib.ExitStack() as held:
-            caches = take_caches(op.mounts, self._settings.cache_root, held, self._patience)
+            root = self._settings.cache_root
+            caches = take_caches(op.mounts, root, held, self._patience, self._wake)
             try:
                 agents = self._agents_of(op)
                 prepared = self._sandbox.call(
