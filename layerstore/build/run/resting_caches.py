@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.run.caches import DATA_NAME
 from layerstore.build.run.idle_caches import IdleCache, held_alone, is_half_removed, remove_held
-from layerstore.errors import BuildError, IntegrityError, LayerstoreError, NotFoundError
+from layerstore.errors import (
+    BuildError,
+    IntegrityError,
+    LayerstoreError,
+    NotFoundError,
+    StorageError,
+)
 from layerstore.image.scan import Scanner, scan_directory
 from layerstore.linux.locks import LockBusyError
 from layerstore.store.records import CacheRecord
@@ -112,7 +118,8 @@ def _refuse_what_no_layer_holds(data: Path) -> None:
 def forget_awake(store: Store) -> None:
     """Forget what the store keeps of caches that have their directories again.
 
-    One that a step uses is left to a later gc.
+    One that a step uses is left to a later gc, and all are when the disk is full: then gc
+    frees what needs no room first.
     """
     from layerstore.store.objects import sync_file_system
 
@@ -127,7 +134,7 @@ def forget_awake(store: Store) -> None:
                 if os.path.isdir(f"{root}/{name}/{DATA_NAME}"):
                     sync_file_system(root)
                     store.cache_drop([resting_key(name)])
-        except (LockBusyError, FileNotFoundError):
+        except (StorageError, OSError):  # LockBusyError is one
             continue
 
 

@@ -28,6 +28,7 @@ from layerstore.image import checkout
 from layerstore.measure.df import take_df
 from layerstore.measure.ledger import Owner
 from layerstore.measure.savings import Scheme, take_savings
+from layerstore.store.failures import StoreFullError
 from layerstore.store.resting import PREFIX, resting_key
 from layerstore.store.store import Store
 from tests.support.cli import Cli
@@ -330,6 +331,21 @@ def test_a_full_disk_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     with taken(store) as directory:
         assert (directory / "f").read_bytes() == b"one"
+
+
+def test_a_full_disk_does_not_keep_gc_from_freeing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store)
+    rest(store)
+    fill(store, b"two")
+
+    def full(*_: object) -> None:
+        raise StoreFullError("the disk is full")
+
+    monkeypatch.setattr(store, "cache_drop", full)
+    forget_awake(store)
+    assert rows(store) == [resting_key(NAME)]
 
 
 def test_without_room_for_both_it_stays_a_directory(
