@@ -18,6 +18,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from layerstore.linux.files import open_private
+from layerstore.store.failures import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +52,10 @@ class StepLocks:
 
         Raises:
             BuildCanceledError: This build ended while it waited.
+            StorageError: The store cannot be written.
         """
-        fd = open_private(self._path, os.O_RDWR | os.O_CREAT)
+        with storage_errors("lock a step"):
+            fd = open_private(self._path, os.O_RDWR | os.O_CREAT)
         try:
             place = int(key[-_PLACE_DIGITS:], 16)
             self._patience.wait_for(

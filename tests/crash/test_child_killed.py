@@ -248,8 +248,8 @@ def kill_in_build(
     done = build.end()
     if not done.typed:
         raise BrokenPromiseError(f"ended with {done.code}: {done.err[-1200:]}")
-    # A mutant is hunted: what it leaves it leaves.
-    deadline = time.monotonic() + (PATIENCE_S if mutant is None else 1)
+    # A mutant is hunted: what it leaves it leaves, until builds of other tests find its groups.
+    deadline = time.monotonic() + (PATIENCE_S if mutant is None else 0.2)
     while (left := build.remains()) and time.monotonic() < deadline:
         time.sleep(0.05)
     if left:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _WRITES = frozenset({"write", "pwrite64", "writev", "ftruncate", "fallocate"})
 _FLUSHES = frozenset({"fsync", "fdatasync"})
 _REMOVALS = frozenset({"unlink", "unlinkat", "rmdir"})
-_VOLATILE = ("/tmp", "/locks", "/reserve")
+_VOLATILE = ("/tmp", "/locks", "/reserve", "/builds")
 """What a crash may take of a store: nobody was promised it, and it is made anew."""
 
 

@@ -62,7 +62,7 @@ EXPORTED = ["etc/motd", "bin/program"]
         ("FROM scratch AS a\nCOPY --from=b x /\nFROM scratch AS b\nFROM a\n", "2:", "'b'", ""),
         ("FROM scratch\nRUN <<EOF\ntrue\n", "2:1", "the heredoc 'EOF' does not end", "end it"),
         ("FROM scratch\nCOPY ${X file /\n", "2:6", "missing '}'", ""),
-        ("FROM scratch\nADD https://example.test/x /\n", "2:1", "remote source", "fetch it"),
+        ("FROM scratch\nADD ftp://example.test/x /\n", "2:1", "cannot fetch ftp:", "http, https"),
         ("FROM scratch\nRUN --security=insecure id\n", "2:5", "is not allowed", "--allow security"),
         ("", "1:1", "the file has no instructions", "begin with FROM"),
     ],

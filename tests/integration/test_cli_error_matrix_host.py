@@ -185,7 +185,7 @@ def test_without_a_runtime(cli: Cli, context: Path, tmp_path: Path) -> None:
     text = "FROM box\nCOPY file /\nRUN true\n"
     result = build(cli, context, text, PATH=str(tmp_path))
     assert result.code == 15
-    assert_told(result.err, "neither runc nor crun works here", "apt-get install runc")
+    assert_told(result.err, "neither runc nor crun is installed", "apt-get install runc")
     assert_sound(cli, "box:latest")
 
 
