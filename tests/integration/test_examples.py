@@ -147,7 +147,7 @@ def test_c_static(cli: Cli, build: Callable[..., Result], tmp_path: Path) -> Non
     build("c-static", "--target", "test", tag="c-static-test")
     build("c-static")
     with container(cli, "c-static", tmp_path) as hello:
-        assert hello.log.read_text() == "hello from example\n"
+        assert hello.output() == "hello from example\n"
         assert sorted(path.name for path in hello.root.iterdir() if path.is_file()) == ["hello"]
 
 
@@ -192,7 +192,7 @@ def test_monorepo(cli: Cli, build: Callable[..., Result], tmp_path: Path) -> Non
         assert run("/greet", "Ada Lovelace") == "hello Ada Lovelace, a name of 2 words\n"
     build("monorepo")
     with container(cli, "count", tmp_path, "one two", "three") as count:
-        assert count.log.read_text() == "3\n"
+        assert count.output() == "3\n"
 
 
 def test_rootless(cli: Cli, build: Callable[..., Result], tmp_path: Path) -> None:
@@ -208,5 +208,5 @@ def test_onbuild(cli: Cli, build: Callable[..., Result], tmp_path: Path) -> None
     build("onbuild", tag="tool-base")
     build("onbuild/tool", tag="tool")
     with container(cli, "tool", tmp_path, "a", "ccc", "bb") as tool:
-        assert tool.log.read_text() == "ccc\nbb\na\n"
+        assert tool.output() == "ccc\nbb\na\n"
         assert any((tool.root / "opt/tool/__pycache__").iterdir())

@@ -62,13 +62,21 @@ class Container:
             assert time.monotonic() < until, f"{done}\n{self.log.read_text()}"
             time.sleep(0.05)
 
+    def output(self) -> str:
+        """Wait until the image's command has ended; return what it printed."""
+        self._wait_ended("it goes on")
+        return self.log.read_text()
+
     def stop(self) -> None:
         """Send the image's stop signal and wait until the container has ended."""
         signal = self.config.get("StopSignal", "SIGTERM")
         subprocess.run(["runc", "kill", self.name, signal], check=True, timeout=START_SECONDS)
+        self._wait_ended(f"{signal} did not end it")
+
+    def _wait_ended(self, otherwise: str) -> None:
         until = time.monotonic() + START_SECONDS
         while self._status() == "running":
-            assert time.monotonic() < until, f"{signal} did not end it: {self.log.read_text()}"
+            assert time.monotonic() < until, f"{otherwise}: {self.log.read_text()}"
             time.sleep(0.02)
 
     def _status(self) -> str:
