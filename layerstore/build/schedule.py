@@ -1,7 +1,8 @@
 """Which vertices of a graph can be solved next, and the numbers that people see.
 
 Numbers go by the steps' places in the file, not by when they run, so two builds of one
-file call a step the same. What is ready is given out in that order as well.
+file call a step the same. Of what is ready, that is given out first which the most work
+waits for: the longest way to a target decides how long a build takes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
-from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, topological
+from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, RunOp, topological
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.build.graph import Vertex
+
+_COMMAND = 10
+"""What a command is guessed to take where copying takes 1."""
 
 
 def is_step(vertex: Vertex) -> bool:
@@ -49,7 +53,8 @@ class Schedule:
         self._dependents: dict[int, list[Vertex]] = {}
         self._missing: dict[int, int] = {}
         self._unsolved = len(order)
-        self._ready: list[tuple[int, int]] = []
+        self._ready: list[tuple[int, int, int]] = []
+        self._work = _work_behind(order)
         for vertex in order:
             needed = {id(each) for each in needed_inputs(vertex)}
             self._missing[id(vertex)] = len(needed)
@@ -69,7 +74,7 @@ class Schedule:
 
     def next_ready(self) -> Vertex | None:
         """Take the first vertex whose inputs are solved; None when there is none now."""
-        return self._order[heapq.heappop(self._ready)[1]] if self._ready else None
+        return self._order[heapq.heappop(self._ready)[2]] if self._ready else None
 
     def solved(self, vertex: Vertex) -> None:
         """Learn that a vertex has a result."""
@@ -80,7 +85,19 @@ class Schedule:
                 self._add_ready(dependent)
 
     def _add_ready(self, vertex: Vertex) -> None:
-        heapq.heappush(self._ready, (self.number(vertex), self._places[id(vertex)]))
+        urgency = self._work[id(vertex)]
+        heapq.heappush(self._ready, (-urgency, self.number(vertex), self._places[id(vertex)]))
+
+
+def _work_behind(order: Sequence[Vertex]) -> dict[int, int]:
+    """Return by identity how much work is on the longest way from a vertex to a target."""
+    work: dict[int, int] = {}
+    for vertex in reversed(order):
+        behind = work.get(id(vertex), 0) + (_COMMAND if isinstance(vertex.op, RunOp) else 1)
+        work[id(vertex)] = behind
+        for each in needed_inputs(vertex):
+            work[id(each)] = max(work.get(id(each), 0), behind)
+    return work
 
 
 def step_numbers(order: Sequence[Vertex]) -> dict[int, int]:

@@ -349,6 +349,16 @@ def test_a_schedule_gives_out_what_is_ready_in_file_order() -> None:
     assert not schedule.is_done
 
 
+def test_what_most_waits_for_begins_first() -> None:
+    short = step("short", line=1)
+    long = step("long 2", step("long 1", line=2), line=3)
+    schedule = Schedule(Vertex(MergeOp(), (short, long), None))
+    assert schedule.next_ready() is BASE
+    schedule.solved(BASE)
+    ready = [schedule.next_ready() for _ in range(2)]
+    assert [each.label if each else None for each in ready] == ["long 1", "short"]
+
+
 def test_steps_of_a_file_in_no_order_are_numbered_as_they_need_each_other() -> None:
     first = step("first", line=3)
     second = step("second", first, line=1)
