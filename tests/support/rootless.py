@@ -62,7 +62,7 @@ def interpreter() -> str | None:
     """Return a Python that the user may run: that of the tests may lie in somebody's home."""
     own = Path(sys.executable).resolve()
     if all(parent.stat().st_mode & 0o001 for parent in own.parents):
-        return sys.executable
+        return str(own)  # not the link in a checkout that the user may not enter
     other = f"/usr/bin/python3.{sys.version_info[1]}"
     return other if os.access(other, os.X_OK) else None
 
