@@ -6,7 +6,7 @@ imported when a spec asks for it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.checking import findings_of
 from layerstore.build.dockerfile.parser import parse_dockerfile
@@ -35,20 +35,6 @@ class Target(NamedTuple):
     label: str
     names: tuple[str, ...]
     plan: Plan
-
-
-class Frontend(Protocol):
-    """A spec that was read."""
-
-    def targets(self, options: LowerOptions, images: Images, ui: BuildUi) -> list[Target]:
-        """Return what to build, at least one image.
-
-        Raises:
-            SpecError: The spec asks for something impossible; has file, line and column.
-        """
-
-    def findings(self, around: Surroundings, targets: Sequence[Target]) -> list[Finding]:
-        """Return what the build checks say of what the targets need."""
 
 
 class DockerfileFrontend:
