@@ -358,14 +358,12 @@ def _with_results(
     squash: bool,
     squash_all: bool,
 ) -> BuildRequest:
-    from dataclasses import replace
-
     from layerstore.build.squash import Squash
     from layerstore.cli.build_output import parse_annotations, parse_outputs
 
     chosen = Squash.ALL_LAYERS if squash_all else Squash.NEW_LAYERS if squash else Squash.NOTHING
     has_epoch = bool(request.build_args.get("SOURCE_DATE_EPOCH", request.source_date_epoch))
-    return replace(
+    return dataclasses.replace(
         request,
         outputs=tuple(parse_outputs(outputs or (), epoch=has_epoch)),
         annotations=parse_annotations(annotations or ()),
