@@ -14,9 +14,9 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.build.users import MAX_FILE_BYTES
 from layerstore.errors import BuildError, LimitExceededError
 from layerstore.formats.tree import Entry, Kind
+from layerstore.runtime.users import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,9 +18,9 @@ from layerstore.build.ignore import IgnoreRules, has_wildcards
 from layerstore.build.modes import parse_mode
 from layerstore.build.source import Match, SourceNode, TreeNode, find, inline_file, select
 from layerstore.build.stored_file import open_stored
-from layerstore.build.users import MAX_FILE_BYTES, UserDatabase, resolve_owner
 from layerstore.errors import BuildError, InputError
 from layerstore.formats.tree import Kind
+from layerstore.runtime.users import MAX_FILE_BYTES, UserDatabase, resolve_owner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

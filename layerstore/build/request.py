@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.attest import NO_ATTESTATIONS, Attestations
 from layerstore.build.outputs import Output, OutputKind
-from layerstore.build.run.settings import DEFAULT_OPTIONS, RunOptions, SshSource
 from layerstore.build.squash import Squash
 from layerstore.errors import InputError
+from layerstore.runtime.settings import DEFAULT_OPTIONS, RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from layerstore.build.known import BuildInputs
     from layerstore.build.platforms import Platform
     from layerstore.build.record import MadeStep
+    from layerstore.build.run.settings import SshSource
     from layerstore.digest import ImageId
     from layerstore.formats.oci import Descriptor
     from layerstore.store.catalog_rows import ImageRecord

@@ -194,7 +194,7 @@ class Running:
 
     def _warn_of_holes(self) -> None:
         """Say once of each runtime if an image alone gets out of its containers."""
-        from layerstore.build.run.holes import described, fixes_of, mended_by
+        from layerstore.runtime.holes import described, fixes_of, mended_by
 
         assert self._sandbox is not None
         runtime = self._sandbox.runtime

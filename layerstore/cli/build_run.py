@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerstore.build.run.settings import (
-    ENTITLEMENTS,
-    ULIMITS,
-    Limits,
-    RunOptions,
-    Ulimit,
-)
+from layerstore.build.run.settings import ENTITLEMENTS
 from layerstore.cli.settings import RUNTIME_VARIABLE, chosen_runtime
 from layerstore.errors import InputError
+from layerstore.runtime.settings import ULIMITS, Limits, RunOptions, Ulimit
 from layerstore.units import parse_size
 
 if TYPE_CHECKING:

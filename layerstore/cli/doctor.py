@@ -150,9 +150,9 @@ def _runtimes() -> list[Finding]:
 
 def _fixes() -> list[Finding]:
     """Say which known holes of the runtimes are mended; builds use the first that works."""
-    from layerstore.build.run.holes import described, fixes_of, mended_by
-    from layerstore.build.run.runtime import installed_runtimes
     from layerstore.linux.probe import Finding
+    from layerstore.runtime.holes import described, fixes_of, mended_by
+    from layerstore.runtime.runtimes import installed_runtimes
 
     try:
         runtimes = installed_runtimes(chosen_runtime(os.environ), rootless=os.geteuid() != 0)

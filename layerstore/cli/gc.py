@@ -284,7 +284,7 @@ def _half_removed(store: Store) -> list[str]:
 
 def _remove_groups() -> None:
     """Remove control groups of builds that were killed together with what cleans up after them."""
-    from layerstore.build.run.cgroups import remove_abandoned
+    from layerstore.runtime.cgroups import remove_abandoned
 
     remove_abandoned(everywhere=True)
 

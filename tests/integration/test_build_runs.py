@@ -11,12 +11,12 @@ import pytest
 
 from layerstore.build.cache_exchange import CacheExport, CacheKind
 from layerstore.build.errors import BuildStepError, StepFailedError
-from layerstore.build.run import holes
 from layerstore.build.run.idle_caches import find_idle_caches
 from layerstore.build.run.resting_caches import put_to_rest
 from layerstore.errors import BuildError
 from layerstore.formats.tree import Kind
 from layerstore.measure.df import take_df
+from layerstore.runtime import holes
 from tests.support.build import BASE_TIME_S, box, builder, needs_runc  # noqa: F401
 
 if TYPE_CHECKING:

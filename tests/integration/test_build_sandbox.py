@@ -11,16 +11,11 @@ import pytest
 
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError, StepFailedError
-from layerstore.build.run.cgroups import controllers, counts_swap
-from layerstore.build.run.settings import (
-    HOST_NETWORK,
-    INSECURE,
-    Limits,
-    RunOptions,
-    Ulimit,
-)
+from layerstore.build.run.settings import HOST_NETWORK, INSECURE
 from layerstore.errors import UnsupportedError
 from layerstore.linux import mounts
+from layerstore.runtime.cgroups import controllers, counts_swap
+from layerstore.runtime.settings import Limits, RunOptions, Ulimit
 from tests.support.build import box, builder, needs_runc  # noqa: F401
 from tests.support.namespaces import private_mount_table
 
@@ -280,7 +275,7 @@ def test_groups_are_made_below_the_parent(box: Builder) -> None:
 
 
 def test_what_cannot_be_enforced_is_refused(box: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layerstore.build.run.limits.controllers", frozenset)
+    monkeypatch.setattr("layerstore.runtime.limits.controllers", frozenset)
     with pytest.raises(UnsupportedError, match="--memory cannot be enforced here"):
         said(box, "true", run=limited(memory=64 << 20))
 

@@ -14,11 +14,11 @@ import stat
 from typing import TYPE_CHECKING, Protocol
 
 from layerstore.build.run.caches import cache_name, fill_cache
-from layerstore.build.run.oci_spec import ExtraMount
 from layerstore.build.run.ssh import AgentSocket
 from layerstore.errors import BuildError
 from layerstore.linux import mounts
 from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, directory, openat2
+from layerstore.runtime.oci_spec import ExtraMount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

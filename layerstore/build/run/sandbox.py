@@ -26,29 +26,29 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from layerstore.build.errors import BuildCanceledError
 from layerstore.build.run import reaper
-from layerstore.build.run.cgroups import (
+from layerstore.errors import BuildError, UnsupportedError
+from layerstore.linux import mounts
+from layerstore.linux.namespaces import CLONE_NEWNS, held_capabilities, mapped_ids, unshare
+from layerstore.runtime.cgroups import (
     counts_swap,
     group_name,
     remove_abandoned,
 )
-from layerstore.build.run.limits import require_enforceable
-from layerstore.build.run.oci_spec import STANDARD_DIRECTORIES, Isolation
-from layerstore.build.run.runtime import (
+from layerstore.runtime.limits import require_enforceable
+from layerstore.runtime.oci_spec import STANDARD_DIRECTORIES, Isolation
+from layerstore.runtime.runtimes import (
     Runtime,
     installed_runtimes,
     no_runtime_works,
     trial_config,
 )
-from layerstore.build.run.settings import DEFAULT_OPTIONS
-from layerstore.errors import BuildError, UnsupportedError
-from layerstore.linux import mounts
-from layerstore.linux.namespaces import CLONE_NEWNS, held_capabilities, mapped_ids, unshare
+from layerstore.runtime.settings import DEFAULT_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from layerstore.build.run.settings import RunOptions
+    from layerstore.runtime.settings import RunOptions
 
 CLONE_NEWPID = 0x20000000
 OUTPUT_READ_BYTES = 64 << 10

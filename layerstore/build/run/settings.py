@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.runtime.settings import DEFAULT_OPTIONS, RunOptions
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -13,70 +15,6 @@ INSECURE = "security.insecure"
 HOST_NETWORK = "network.host"
 ENTITLEMENTS = (HOST_NETWORK, INSECURE)
 """What a Dockerfile may ask for only if whoever builds it allows it, as BuildKit names it."""
-
-ULIMITS = (
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
-    "rss", "rtprio", "rttime", "sigpending", "stack",
-)  # fmt: skip
-"""What docker's ``--ulimit`` knows."""
-
-
-class Ulimit(NamedTuple):
-    """A limit of setrlimit(2); -1 is none.
-
-    Attributes:
-        name: As docker writes it: ``nofile``.
-    """
-
-    name: str
-    soft: int
-    hard: int
-
-
-class Limits(NamedTuple):
-    """What a step may use at most; 0 or empty leaves it to the host. In no key.
-
-    Attributes:
-        memory: Bytes.
-        memory_swap: Bytes of memory and swap together, -1 for as much swap as there is.
-        cpu_period: Microseconds.
-        cpu_quota: Microseconds of processor time in each period, over all processors.
-        cpu_shares: Weight beside other groups; 1024 is usual.
-        cpuset_cpus: Processors it may run on, as cpuset(7) lists them.
-        cpuset_mems: Memory nodes it may use.
-        shm_size: Bytes of /dev/shm.
-        cgroup_parent: Path below the root of each hierarchy under which the groups are made.
-        ulimits: For every process of the step.
-    """
-
-    memory: int = 0
-    memory_swap: int = 0
-    cpu_period: int = 0
-    cpu_quota: int = 0
-    cpu_shares: int = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
-    shm_size: int = 0
-    cgroup_parent: str = ""
-    ulimits: tuple[Ulimit, ...] = ()
-
-
-class RunOptions(NamedTuple):
-    """How commands run, whatever the Dockerfile says. In no key.
-
-    Attributes:
-        no_new_privileges: Set-user-id programs gain nothing; sudo stops working.
-        confined: System calls are filtered by docker's default profile.
-        runtime: Name or path of the OCI runtime; empty to choose one by trial.
-    """
-
-    limits: Limits = Limits()
-    no_new_privileges: bool = False
-    confined: bool = True
-    runtime: str = ""
-
-
-DEFAULT_OPTIONS = RunOptions()
 
 
 class SshSource(NamedTuple):
@@ -98,7 +36,7 @@ class RunSettings(NamedTuple):
         proxies: Variables such as HTTP_PROXY that steps see but no key or history holds.
         secrets: Values by id.
         cache_root: Directory of the cache mounts.
-        options: How commands run.
+        options: How commands run. In no key.
         ssh: Agents by id.
     """
 

@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.build.run.caches import take_caches
 from layerstore.build.run.key_agents import Agents
 from layerstore.build.run.mounts import MountSet, MountSources
-from layerstore.build.run.oci_spec import (
+from layerstore.errors import BuildError
+from layerstore.formats.tree import Kind
+from layerstore.image.scan import UpperScan, scan_upper
+from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_at
+from layerstore.runtime.oci_spec import (
     HOSTNAME,
     STANDARD_DIRECTORIES,
     ContainerProcess,
     ExtraMount,
     container_config,
 )
-from layerstore.build.run.stubs import (
+from layerstore.runtime.stubs import (
     make_stubs,
     real_targets,
     remove_stubs,
     require_directories,
 )
-from layerstore.build.users import MAX_FILE_BYTES, RunUser, UserDatabase, resolve_run_user
-from layerstore.errors import BuildError
-from layerstore.formats.tree import Kind
-from layerstore.image.scan import UpperScan, scan_upper
-from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_at
+from layerstore.runtime.users import MAX_FILE_BYTES, RunUser, UserDatabase, resolve_run_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from layerstore.build.run.runtime import installed_runtimes
 from layerstore.build.run.sandbox import Sandbox
 from layerstore.errors import LayerstoreError
+from layerstore.runtime.runtimes import installed_runtimes
 
 
 class Verdict(NamedTuple):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.build.run import cgroups
-from layerstore.build.run.limits import require_enforceable
 from layerstore.build.run.reaper import remove_cgroups
-from layerstore.build.run.settings import Limits, Ulimit
 from layerstore.errors import InputError, UnsupportedError
+from layerstore.runtime import cgroups
+from layerstore.runtime.limits import require_enforceable
+from layerstore.runtime.settings import Limits, Ulimit
 
 if TYPE_CHECKING:
     from pathlib import Path

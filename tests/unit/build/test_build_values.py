@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from layerstore.build.modes import parse_mode
 from layerstore.build.result import rfc3339
-from layerstore.build.run.oci_spec import (
+from layerstore.errors import BuildError, InputError, LimitExceededError
+from layerstore.runtime.oci_spec import (
     DEFAULT_CAPABILITIES,
     ContainerProcess,
     ExtraMount,
     Isolation,
     container_config,
 )
-from layerstore.build.run.seccomp import profile
-from layerstore.build.users import RunUser, UserDatabase, resolve_owner, resolve_run_user
-from layerstore.errors import BuildError, InputError, LimitExceededError
+from layerstore.runtime.seccomp import profile
+from layerstore.runtime.users import RunUser, UserDatabase, resolve_owner, resolve_run_user
 
 PASSWD = b"""\
 root:x:0:0:root:/root:/bin/sh

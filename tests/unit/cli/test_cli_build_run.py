@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from layerstore.build.run.settings import Limits, RunOptions, Ulimit
 from layerstore.cli.build_run import (
     parse_allow,
     parse_extra_hosts,
@@ -13,6 +12,7 @@ from layerstore.cli.build_run import (
     parse_ulimit,
 )
 from layerstore.errors import InputError
+from layerstore.runtime.settings import Limits, RunOptions, Ulimit
 
 NOTHING: dict[str, object] = dict.fromkeys(
     (

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.build.run import holes
-from layerstore.build.run.holes import described, fixes_of, mended_by
+from layerstore.runtime import holes
+from layerstore.runtime.holes import described, fixes_of, mended_by
 
 if TYPE_CHECKING:
     from pathlib import Path

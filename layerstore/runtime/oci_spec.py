@@ -1,8 +1,8 @@
-"""The config.json of a RUN step's container. Pure: values in, a JSON object out.
+"""The config.json of a container. Pure: values in, a JSON object out.
 
-What docker gives a build step by default: its capabilities, masked and read-only
+What docker gives a container by default: its capabilities, masked and read-only
 paths, devices and seccomp profile; private mount, pid, ipc and uts namespaces, the
-host's network unless told otherwise; no_new_privs off, or sudo in a RUN would break.
+host's network unless told otherwise; no_new_privs off, or sudo would break.
 
 Source: OCI runtime spec 1.0; docker's defaults (moby, oci/defaults.go, oci/caps).
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.build.run.seccomp import profile
-from layerstore.build.run.settings import RunOptions
+from layerstore.runtime.seccomp import profile
+from layerstore.runtime.settings import RunOptions
 
 if TYPE_CHECKING:
-    from layerstore.build.run.settings import Ulimit
+    from layerstore.runtime.settings import Ulimit
 
 HOSTNAME = "layerstore"
 """The same everywhere, so that no host's name ends in a result."""
@@ -134,7 +134,7 @@ class Isolation(NamedTuple):
 def container_config(
     rootfs: str, process: ContainerProcess, mounts: tuple[ExtraMount, ...], isolation: Isolation
 ) -> dict[str, object]:
-    """Return the config.json object of one step."""
+    """Return the config.json object of one container."""
     namespaces = ["pid", "ipc", "uts", "mount"]
     if not isolation.host_network:
         namespaces.append("network")

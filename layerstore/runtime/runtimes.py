@@ -1,8 +1,8 @@
 """The OCI runtimes of this machine, and the container that shows whether one works.
 
 Versions tell little: distributions backport, and whether a runtime can work depends on the
-kernel, its control groups and the namespaces around. So the first one found runs the steps,
-and only when its first step fails is it tried with a command that cannot fail.
+kernel, its control groups and the namespaces around. So the first one found is used, and only
+when the first command under it fails is it tried with one that cannot fail.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import os
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.build.run.oci_spec import ContainerProcess, container_config
 from layerstore.errors import InputError, UnsupportedError
+from layerstore.runtime.oci_spec import ContainerProcess, container_config
 
 if TYPE_CHECKING:
-    from layerstore.build.run.oci_spec import Isolation
+    from layerstore.runtime.oci_spec import Isolation
 
 _RUNTIMES = ("runc", "crun")
 _ROOTS_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -70,7 +70,7 @@ def installed_runtimes(chosen: str, *, rootless: bool) -> list[Runtime]:
     runtimes = [Runtime(path, name) for path, name in found if path is not None]
     if not runtimes:
         raise UnsupportedError(
-            "RUN needs an OCI runtime, and neither runc nor crun is installed",
+            "commands need an OCI runtime, and neither runc nor crun is installed",
             hint="apt-get install runc",
         )
     return runtimes
@@ -81,7 +81,7 @@ def trial_config(root: str, isolation: Isolation) -> dict[str, object]:
 
     Args:
         root: Where the host's root is bound; nothing is written there.
-        isolation: As steps have it.
+        isolation: As the others have it.
     """
     program = shutil.which("true") or "/bin/true"
     process = ContainerProcess((program,), _TRIAL_PATH, "/", 0, 0, ())
@@ -97,6 +97,6 @@ def no_runtime_works(failures: list[str]) -> UnsupportedError:
         failures: What each said.
     """
     return UnsupportedError(
-        f"RUN needs an OCI runtime, and none here works: {'; '.join(failures)}",
+        f"commands need an OCI runtime, and none here works: {'; '.join(failures)}",
         hint="see layerstore doctor; install another one (runc, crun)",
     )

@@ -1,4 +1,4 @@
-"""Whether the limits that a build asks for can be enforced here: those that cannot are refused.
+"""Whether the limits that are asked for can be enforced here: those that cannot are refused.
 
 A limit that is passed over in silence is worse than none: whoever asked for it relies on it.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import resource
 from typing import TYPE_CHECKING
 
-from layerstore.build.run.cgroups import ROOT, controllers, counts_swap
 from layerstore.errors import InputError, UnsupportedError
+from layerstore.runtime.cgroups import ROOT, controllers, counts_swap
 
 if TYPE_CHECKING:
-    from layerstore.build.run.settings import Limits, Ulimit
+    from layerstore.runtime.settings import Limits, Ulimit
 
 _NUMBERS = {"locks": 10, "nice": 13, "rtprio": 14, "rttime": 15, "sigpending": 11, "msgqueue": 12}
 """Of getrlimit(2), for those that some Pythons have no name for (asm-generic/resource.h)."""
@@ -33,9 +33,9 @@ def require_enforceable(limits: Limits, *, rootless: bool) -> None:
         return
     if rootless:
         raise UnsupportedError(
-            f"{needed[0][0]} needs control groups, which a build without root cannot make",
-            hint="limit the whole build: systemd-run --user --scope -p MemoryMax=1G "
-            "layerstore build ...; or build as root",
+            f"{needed[0][0]} needs control groups, which nobody but root can make here",
+            hint="limit the whole command: systemd-run --user --scope -p MemoryMax=1G "
+            "layerstore ...; or run it as root",
         )
     there = controllers()
     for option, controller in needed:
@@ -76,6 +76,6 @@ def _require_below_own(ulimit: Ulimit) -> None:
     _, hard = resource.getrlimit(number)
     if hard != resource.RLIM_INFINITY and not 0 <= ulimit.hard <= hard:
         raise InputError(
-            f"--ulimit {ulimit.name}: a build without root cannot go above {hard}",
+            f"--ulimit {ulimit.name}: without root it cannot go above {hard}",
             hint=f"--ulimit {ulimit.name}={hard}",
         )

@@ -1,4 +1,4 @@
-"""Which system calls a RUN step may make: docker's default profile as data. Pure.
+"""Which system calls a container may make: docker's default profile as data. Pure.
 
 The lists are those of docker's default profile (moby/profiles, seccomp/default.json,
 2026), reduced to the architectures layerstore runs on. Rules that need a capability
@@ -188,7 +188,7 @@ def _run(first: int, length: int) -> Condition:
 
 
 def _aligned_runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield runs that one mask tells: each rule costs every step 0.2 ms of libseccomp's time."""
+    """Yield runs that one mask tells: each rule costs every start 0.2 ms of libseccomp's time."""
     left = set(numbers)
     while left:
         first, length = min(left), 1

@@ -1,4 +1,4 @@
-"""Mount points that a step's mounts need and its image does not have.
+"""Mount points that a container's mounts need and its image does not have.
 
 They are made before the container starts and taken away after it, with the times of
 the directories around them put back, so that no layer shows that they were there. What

@@ -1,0 +1,1 @@
+"""What every container of ours has in common, whoever starts it: config.json, limits, runtimes."""
