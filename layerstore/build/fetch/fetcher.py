@@ -289,11 +289,12 @@ class SourceFetcher:
             NotFoundError: No such layout or image.
             IntegrityError: Something in it is not what its digest says.
         """
-        from layerstore.image.layout_reader import LayoutReader, adopt_layers
+        from layerstore.image.adopting import adopt_layers, find_image
+        from layerstore.image.layout_reader import LayoutReader
 
         with LayoutReader(path) as reader, self._lock:
-            image = reader.image(tag, digest, serves)
-            adopt_layers(self.session, self._store, reader, image)
+            image = find_image(reader, digest or tag, serves)
+            adopt_layers(self.session, reader, image)
             return image.config
 
     # -- shared
