@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
-from layerstore.build.fetch.redaction import redacted
 from layerstore.build.ignore import IgnoreRules
 from layerstore.errors import InputError
+from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -46,7 +46,6 @@ from layerstore.build.dockerfile.syntax import (
     Volume,
     Workdir,
 )
-from layerstore.build.fetch.redaction import redacted
 from layerstore.build.go_text import is_true
 from layerstore.build.graph import BaseOp, ContextOp, MkdirOp, Op, RemoteOp, Vertex
 from layerstore.build.lower_contexts import NamedContexts
@@ -55,6 +54,7 @@ from layerstore.build.lower_run import lower_run
 from layerstore.build.platforms import Platform, normalized, parse_platform, platform_args
 from layerstore.build.stage import StageState
 from layerstore.formats.oci_config import ContainerConfig, ImageConfig
+from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

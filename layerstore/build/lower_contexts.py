@@ -21,9 +21,9 @@ from layerstore.build.contexts import (
     git_op,
 )
 from layerstore.build.dockerfile.errors import SpecError
-from layerstore.build.fetch.redaction import redacted
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, HttpOp, Vertex
 from layerstore.build.stage import StageState
+from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.syntax import Add
-from layerstore.build.fetch.redaction import redacted
 from layerstore.build.graph import CopyOp, Document, GitOp, HttpOp
 from layerstore.errors import InputError
+from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import Copy, Stage
@@ -101,7 +101,7 @@ class _Sources:
     def _remote(self, source: str) -> str | None:
         """Take a source if it is a remote one."""
         from layerstore.build.fetch.git_url import parse_git_source
-        from layerstore.build.fetch.urls import is_http
+        from layerstore.net.urls import is_http
 
         try:
             git = parse_git_source(source)
@@ -155,7 +155,7 @@ class _Sources:
             )
 
     def _http(self, source: str) -> HttpOp:
-        from layerstore.build.fetch.urls import file_name, named_by_url, parse_http_url
+        from layerstore.net.urls import file_name, named_by_url, parse_http_url
 
         assert isinstance(self._instruction, Add)
         url = parse_http_url(source)

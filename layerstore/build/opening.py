@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.contexts import GitContext, UrlContext, context_name, main_context
 from layerstore.build.fetch.lazy import LazyFetcher
-from layerstore.build.fetch.redaction import redacted
 from layerstore.build.frontends import DockerfileFrontend
 from layerstore.build.go_text import is_true
 from layerstore.build.lower import KEEP_GIT_DIR_ARG
@@ -19,6 +18,7 @@ from layerstore.build.result import rfc3339
 from layerstore.build.spec_file import NATIVE_SUFFIX, fetched_dockerfile, read_spec
 from layerstore.errors import InputError
 from layerstore.formats.reference import parse_tag_name
+from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,6 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from layerstore.build.fetch.redaction import redacted
 from layerstore.build.graph import ContextOp, CopyOp, GitOp, HttpOp, RunOp
 from layerstore.build.lower import PROXY_ARGS
 from layerstore.build.result import rfc3339
@@ -24,6 +23,7 @@ from layerstore.digest import hex_of
 from layerstore.formats import strict_json
 from layerstore.formats.tree import Kind
 from layerstore.image.layers import load_changeset
+from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
     from layerstore.build.attest import BuildFacts

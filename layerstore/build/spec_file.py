@@ -20,9 +20,9 @@ from layerstore.build.contexts import (
     checked_size,
     fetched_file,
 )
-from layerstore.build.fetch.redaction import redacted
 from layerstore.build.ignore import IgnoreRules
 from layerstore.errors import InputError
+from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
     from layerstore.build.contexts import MainContext

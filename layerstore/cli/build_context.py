@@ -78,7 +78,7 @@ def remote_context(word: str) -> GitContext | UrlContext | None:
         return None
     from layerstore.build.contexts import GitContext, UrlContext
     from layerstore.build.fetch.git_url import parse_git_source
-    from layerstore.build.fetch.urls import is_http, parse_http_url
+    from layerstore.net.urls import is_http, parse_http_url
 
     source = parse_git_source(word, is_context=True)
     if source is not None:
@@ -162,7 +162,7 @@ def parse_spec(file: str | None) -> SpecWords:
         text = _stdin("a Dockerfile").read(MAX_SPEC_BYTES + 1)
         return SpecWords(Path("stdin"), text)
     if "://" in file:
-        from layerstore.build.fetch.urls import is_http
+        from layerstore.net.urls import is_http
 
         if is_http(file):
             return SpecWords(url=file)

@@ -18,14 +18,16 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, cast
 
 import msgspec
 
-from layerstore.build.fetch.lifelines import Lifelines
-from layerstore.build.fetch.redaction import redacted
+from layerstore.build.errors import BuildCanceledError
 from layerstore.errors import InputError, IntegrityError
+from layerstore.net.lifelines import Lifelines
+from layerstore.net.redaction import redacted
 from layerstore.store.failures import LayerNotFoundError, storage_errors
 from layerstore.store.records import CacheRecord
 
@@ -33,13 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from layerstore.build.fetch.git_process import GitAccess
-    from layerstore.build.fetch.http import HttpSettings, Response
     from layerstore.build.graph import GitOp, HttpOp
     from layerstore.digest import DiffId
     from layerstore.formats.oci import Platform as OciPlatform
     from layerstore.formats.oci_config import ImageConfig
     from layerstore.image.layer_item import LayerItem
     from layerstore.linux.spool import Spool
+    from layerstore.net.http import HttpSettings, Response
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
@@ -67,7 +69,7 @@ class FetchSettings:
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     ssh_agent: str = ""
     http: HttpSettings | None = None
-    lifelines: Lifelines = field(default_factory=Lifelines)
+    lifelines: Lifelines = field(default_factory=partial(Lifelines, BuildCanceledError))
 
 
 class Readable(Protocol):
@@ -153,8 +155,10 @@ class SourceFetcher:
     # -- HTTP
 
     def _download(self, op: HttpOp, etag: str, download: _Download) -> Response:
-        from layerstore.build.fetch.http import Body, HttpClient, HttpSettings, Wanted
-        from layerstore.build.fetch.proxies import proxy_environment
+        from layerstore.build.fetch.errors import FetchError
+        from layerstore.net.errors import NetworkError
+        from layerstore.net.http import Body, HttpClient, HttpSettings, Wanted
+        from layerstore.net.proxies import proxy_environment
 
         settings = self._settings.http or HttpSettings(
             proxies=proxy_environment(self._settings.environ)
@@ -165,17 +169,19 @@ class SourceFetcher:
             authorization=_authorization(op.url, self._settings.secrets),
             pinned=bool(op.checksum),
         )
-        return HttpClient(settings, self._settings.lifelines).fetch(
-            wanted, Body(download.begin, download.write)
-        )
+        client = HttpClient(settings, self._settings.lifelines)
+        try:
+            return client.fetch(wanted, Body(download.begin, download.write))
+        except NetworkError as err:
+            raise FetchError(err.message, hint=err.hint) from err
 
     def _publish_file(
         self, op: HttpOp, response: Response, download: _Download, keys: list[str | None]
     ) -> Fetched:
-        from layerstore.build.fetch.urls import file_name
         from layerstore.formats.tree import Entry, Kind
         from layerstore.image.layer_item import LayerItem
         from layerstore.image.layer_writer import write_layer
+        from layerstore.net.urls import file_name
 
         name = os.fsencode(op.name) or file_name(response.url.path, response.disposition_name)
         entry = Entry(
@@ -419,7 +425,7 @@ def _check(op: HttpOp, response: Response) -> None:
 
 def _authorization(url: str, secrets: Mapping[str, bytes]) -> str:
     """Return the header that a build's secrets have for a URL's host, as BuildKit names them."""
-    from layerstore.build.fetch.urls import parse_http_url
+    from layerstore.net.urls import parse_http_url
 
     host = parse_http_url(url).host
     header = secrets.get(f"HTTP_AUTH_HEADER_{host}")

@@ -17,10 +17,10 @@ from layerstore.build.fetch.errors import FetchError
 from layerstore.build.fetch.git_objects import LINK, SUBMODULE, TREE, Objects
 from layerstore.build.fetch.git_process import Git, GitFailedError
 from layerstore.build.fetch.git_url import is_commit, is_short_commit, joined_remote
-from layerstore.build.fetch.redaction import redacted
 from layerstore.errors import InputError, LimitExceededError, UnsafeContentError
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.layer_item import LayerItem
+from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -20,10 +20,11 @@ from collections import deque
 from functools import partial
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from layerstore.build.errors import BuildCanceledError
 from layerstore.build.fetch.errors import FetchError
-from layerstore.build.fetch.lifelines import Lifelines
-from layerstore.build.fetch.proxies import PROXY_VARIABLES
-from layerstore.build.fetch.redaction import redacted
+from layerstore.net.lifelines import Lifelines
+from layerstore.net.proxies import PROXY_VARIABLES
+from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,7 +107,7 @@ class Git:
             raise FetchError("git is not installed", hint="install it: apt-get install git")
         self.directory = directory
         self._environment = _environment(home, access)
-        self._lifelines = access.lifelines or Lifelines()
+        self._lifelines = access.lifelines or Lifelines(BuildCanceledError)
         self._prefix = [*_guards(), program, "--git-dir", str(directory)]
 
     def run(self, *words: str, data: bytes | None = None) -> bytes:

@@ -16,8 +16,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from layerstore.build.fetch.redaction import redacted
 from layerstore.errors import InputError
+from layerstore.net.redaction import redacted
 
 _SCHEMES = ("http", "https", "ssh", "git")
 _URL = re.compile(r"([a-zA-Z0-9]+)://", re.ASCII)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Self
 
-from layerstore.build.fetch.lifelines import Lifelines
+from layerstore.build.errors import BuildCanceledError
+from layerstore.net.lifelines import Lifelines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +41,7 @@ class LazyFetcher:
         self._secrets = secrets
         self._ssh_agent = ssh_agent
         self._lock = threading.Lock()
-        self._lifelines = Lifelines()
+        self._lifelines = Lifelines(BuildCanceledError)
         self._made: SourceFetcher | None = None
 
     def get(self) -> SourceFetcher:

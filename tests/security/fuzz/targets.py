@@ -375,7 +375,7 @@ def read_source_pattern(data: bytes) -> None:
 
 def read_remote_source(data: bytes) -> None:
     from layerstore.build.fetch.git_url import joined_remote, parse_git_source
-    from layerstore.build.fetch.urls import file_name, is_http, parse_http_url
+    from layerstore.net.urls import file_name, is_http, parse_http_url
 
     text, _, other = data.decode("utf-8", "surrogateescape").partition("\n")
     source = parse_git_source(text)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from layerstore.build.fetch.git_url import GitSource, joined_remote, parse_git_source
-from layerstore.build.fetch.proxies import Proxy, proxy_environment, proxy_for
-from layerstore.build.fetch.redaction import redacted
-from layerstore.build.fetch.urls import file_name, parse_http_url
 from layerstore.errors import InputError
+from layerstore.net.proxies import Proxy, proxy_environment, proxy_for
+from layerstore.net.redaction import redacted
+from layerstore.net.urls import file_name, parse_http_url
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from layerstore.build.fetch.urls import HttpUrl
+    from layerstore.net.urls import HttpUrl
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _DEFAULT_PORT = 80

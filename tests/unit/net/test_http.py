@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.build.fetch import guarded
-from layerstore.build.fetch.errors import FetchError
-from layerstore.build.fetch.guarded import GuardedStream
-from layerstore.build.fetch.http import Body, HttpClient, HttpSettings, Wanted, is_inward
 from layerstore.errors import InputError, LimitExceededError
+from layerstore.net import guarded
+from layerstore.net.errors import NetworkError
+from layerstore.net.guarded import GuardedStream
+from layerstore.net.http import Body, HttpClient, HttpSettings, Wanted, is_inward
 from tests.support.http_server import certificate, serving
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def test_chunks_and_gzip_are_understood(server: LocalServer) -> None:
     assert fetch(server.url("/chunks"))[1].data == b"abc"
     url = server.file("/gzip", gzip.compress(b"plain" * 100), Content_Encoding="gzip")
     assert fetch(url)[1].data == b"plain" * 100
-    with pytest.raises(FetchError, match="encodes the file as 'br'"):
+    with pytest.raises(NetworkError, match="encodes the file as 'br'"):
         fetch(server.file("/br", b"x", Content_Encoding="br"))
-    with pytest.raises(FetchError, match="gzip encoding is damaged"):
+    with pytest.raises(NetworkError, match="gzip encoding is damaged"):
         fetch(server.file("/bad", gzip.compress(b"x")[:-3], Content_Encoding="gzip"))
 
 
@@ -113,7 +113,7 @@ def test_redirects_are_followed(server: LocalServer, status: int) -> None:
 
 
 def test_redirects_have_an_end(server: LocalServer) -> None:
-    with pytest.raises(FetchError, match="redirects more than 10 times"):
+    with pytest.raises(NetworkError, match="redirects more than 10 times"):
         fetch(server.redirect("/loop", "/loop"))
     assert len(server.requests) == 11
 
@@ -123,7 +123,7 @@ def test_redirects_have_an_end(server: LocalServer) -> None:
     ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x/", "http://[::1", ""],
 )
 def test_redirects_to_what_nobody_fetches(server: LocalServer, location: str) -> None:
-    with pytest.raises(FetchError, match="redirects"):
+    with pytest.raises(NetworkError, match="redirects"):
         fetch(server.redirect("/from", location))
 
 
@@ -142,7 +142,7 @@ def test_credentials_stay_with_their_origin(server: LocalServer) -> None:
 
 def test_messages_show_no_password(server: LocalServer) -> None:
     url = server.url("/absent").replace("://", "://me:secret@")
-    with pytest.raises(FetchError, match="404 Not Found") as caught:
+    with pytest.raises(NetworkError, match="404 Not Found") as caught:
         fetch(url)
     assert "secret" not in caught.value.message
     assert len(server.requests) == 1
@@ -168,14 +168,14 @@ def test_where_a_stranger_may_not_send_us(peer: str, first: str, inward: bool) -
 
 def test_lengths_that_are_lies(server: LocalServer) -> None:
     url = server.file("/short", b"abc", Content_Length="10")
-    with pytest.raises(FetchError, match="ended 7 bytes before the end"):
+    with pytest.raises(NetworkError, match="ended 7 bytes before the end"):
         fetch(url)
     assert len(server.requests) == 3
     assert fetch(server.file("/long", b"abcdef", Content_Length="3"))[1].data == b"abc"
     server.routes["/chunk"] = lambda handler: handler.raw(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10\r\nabc"
     )
-    with pytest.raises(FetchError, match="ended within the file"):
+    with pytest.raises(NetworkError, match="ended within the file"):
         fetch(server.url("/chunk"))
 
 
@@ -192,7 +192,7 @@ def test_errors_of_servers(server: LocalServer) -> None:
     for status, requests in ((500, 1), (404, 1), (403, 1), (503, 3), (429, 3), (204, 1), (206, 1)):
         server.requests.clear()
         server.routes["/x"] = lambda handler, status=status: handler.answer(b"", status=status)
-        with pytest.raises(FetchError, match=f"says {status}"):
+        with pytest.raises(NetworkError, match=f"says {status}"):
             fetch(server.url("/x"))
         assert len(server.requests) == requests
 
@@ -228,7 +228,7 @@ def test_bodies_without_an_end(server: LocalServer) -> None:
 )
 def test_servers_that_do_not_speak_http(server: LocalServer, pieces: list[bytes]) -> None:
     server.routes["/x"] = lambda handler: handler.raw(*pieces)
-    with pytest.raises(FetchError, match="cannot fetch http"):
+    with pytest.raises(NetworkError, match="cannot fetch http"):
         fetch(server.url("/x"))
 
 
@@ -238,7 +238,7 @@ def test_a_silent_server_is_given_up(server: LocalServer) -> None:
         handler.rfile.read(1)  # until the client has gone
 
     server.routes["/x"] = route
-    with pytest.raises(FetchError, match="sends nothing any more"):
+    with pytest.raises(NetworkError, match="sends nothing any more"):
         fetch(server.url("/x"), silence_s=0.01)
 
 
@@ -247,7 +247,7 @@ def test_a_trickle_is_given_up() -> None:
     with GuardedStream(io.BytesIO(b"x" * 100), lambda: float(next(seconds))) as stream:
         buffer = memoryview(bytearray(1))
         assert stream.readinto(buffer) == stream.readinto(buffer) == 1
-        with pytest.raises(FetchError, match="too slow: 3 bytes in 75 seconds"):
+        with pytest.raises(NetworkError, match="too slow: 3 bytes in 75 seconds"):
             stream.readinto(buffer)
 
 
@@ -266,7 +266,9 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
     context.load_cert_chain(cert, key)
     with serving(context) as server:
         url = server.file("/x", b"content")
-        with pytest.raises(FetchError, match=r"certificate of 127.0.0.1 is not trusted") as caught:
+        with pytest.raises(
+            NetworkError, match=r"certificate of 127.0.0.1 is not trusted"
+        ) as caught:
             fetch(url)
         assert "SSL_CERT_FILE" in (caught.value.hint or "")
         trusting = lambda: ssl.create_default_context(cafile=cert)  # noqa: E731
@@ -274,7 +276,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
         with serving() as plain:
             plain.file("/x", b"other")
             down = server.redirect("/down", plain.url("/x"))
-            with pytest.raises(FetchError, match="redirects from HTTPS to http:"):
+            with pytest.raises(NetworkError, match="redirects from HTTPS to http:"):
                 fetch(down, tls=trusting)
             assert plain.requests == []
             assert fetch(down, tls=trusting, pinned=True)[1].data == b"other"
@@ -293,5 +295,5 @@ def test_a_proxy_is_asked(server: LocalServer) -> None:
 def test_nobody_listens(server: LocalServer) -> None:
     url = server.url("/x")
     server.server_close()
-    with pytest.raises(FetchError, match=r"no connection with 127.0.0.1: Connection refused"):
+    with pytest.raises(NetworkError, match=r"no connection with 127.0.0.1: Connection refused"):
         fetch(url)

@@ -11,7 +11,7 @@ import io
 import time
 from typing import TYPE_CHECKING
 
-from layerstore.build.fetch.errors import FetchError
+from layerstore.net.errors import NetworkError
 
 if TYPE_CHECKING:
     import socket
@@ -83,12 +83,12 @@ class GuardedStream(io.RawIOBase):
         try:
             count = self._raw.readinto(buffer) or 0
         except TimeoutError as err:
-            raise FetchError("the server sends nothing any more", transient=True) from err
+            raise NetworkError("the server sends nothing any more", transient=True) from err
         self._check_pace(count)
         if self.in_head:
             self._head_left -= count
             if self._head_left < 0:
-                raise FetchError(f"the response begins with more than {HEAD_MAX_BYTES} bytes")
+                raise NetworkError(f"the response begins with more than {HEAD_MAX_BYTES} bytes")
         return count
 
     def _check_pace(self, count: int) -> None:
@@ -97,7 +97,7 @@ class GuardedStream(io.RawIOBase):
         if took < WINDOW_S:
             return
         if self._in_window < took * MIN_BYTES_PER_S:
-            raise FetchError(
+            raise NetworkError(
                 f"the server is too slow: {self._in_window} bytes in {took:.0f} seconds, "
                 f"at least {MIN_BYTES_PER_S} a second are expected",
                 transient=True,

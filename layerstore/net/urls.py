@@ -11,8 +11,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
-from layerstore.build.fetch.redaction import redacted
 from layerstore.errors import InputError
+from layerstore.net.redaction import redacted
 
 UNNAMED = b"__unnamed__"
 """What a file is called that neither its URL nor its server names, as under BuildKit."""

@@ -23,19 +23,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.build.errors import BuildCanceledError
-from layerstore.build.fetch.errors import FetchError
-from layerstore.build.fetch.guarded import GuardedSocket
-from layerstore.build.fetch.lifelines import Lifelines
-from layerstore.build.fetch.proxies import proxy_for
-from layerstore.build.fetch.urls import parse_http_url, redirected
 from layerstore.errors import FormatError, InputError, LimitExceededError
+from layerstore.net.errors import NetworkError
+from layerstore.net.guarded import GuardedSocket
+from layerstore.net.lifelines import Lifelines
+from layerstore.net.proxies import proxy_for
+from layerstore.net.urls import parse_http_url, redirected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from layerstore.build.fetch.proxies import Proxy
-    from layerstore.build.fetch.urls import HttpUrl
+    from layerstore.net.proxies import Proxy
+    from layerstore.net.urls import HttpUrl
 
 MAX_DOWNLOAD_BYTES = 100 << 30
 """Of one file: what a layer may hold."""
@@ -55,7 +54,7 @@ class HttpSettings:
     """How requests are made.
 
     Attributes:
-        proxies: As :func:`~layerstore.build.fetch.proxies.proxy_environment` returns them.
+        proxies: As :func:`~layerstore.net.proxies.proxy_environment` returns them.
         max_bytes: Largest body.
         silence_s: How long a server may send nothing.
         tls: Makes the context of TLS connections; the system's authorities by default.
@@ -135,19 +134,19 @@ class HttpClient:
 
         Raises:
             InputError: The URL, or a proxy's, is wrong.
-            FetchError: It cannot be had, or not whole.
+            NetworkError: It cannot be had, or not whole.
             LimitExceededError: It is larger than ``max_bytes``.
         """
         url = parse_http_url(wanted.url)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._follow(url, wanted, body)
-            except FetchError as err:
+            except NetworkError as err:
                 if self._lifelines.is_cut:
-                    raise BuildCanceledError from err
+                    raise self._lifelines.canceled() from err
                 message = f"cannot fetch {url.shown}: {err.message}"
                 if not err.transient or attempt == ATTEMPTS:
-                    raise FetchError(message, hint=err.hint) from err
+                    raise NetworkError(message, hint=err.hint) from err
             except LimitExceededError as err:
                 raise LimitExceededError(f"{url.shown}: {err.message}", hint=err.hint) from err
             self._settings.pause(0.5 * 4 ** (attempt - 1))
@@ -160,20 +159,20 @@ class HttpClient:
             with self._exchange(url, first, wanted) as (response, connection):
                 address = connection.peer
                 if peer is not None and address is not None and is_inward(address, peer):
-                    raise FetchError(
+                    raise NetworkError(
                         f"it redirects to {url.shown}, a service of this host or network segment"
                     )
                 peer = peer or address
                 if response.status not in _REDIRECTS:
                     return self._take(response, connection, url, wanted, body)
                 url = self._next(url, response, wanted)
-        raise FetchError(f"it redirects more than {MAX_REDIRECTS} times")
+        raise NetworkError(f"it redirects more than {MAX_REDIRECTS} times")
 
     @contextlib.contextmanager
     def _exchange(
         self, url: HttpUrl, first: HttpUrl, wanted: Wanted
     ) -> Iterator[tuple[http.client.HTTPResponse, _Connection]]:
-        """Send a request and hold its response; failures of the line become FetchError."""
+        """Send a request and hold its response; failures of the line become NetworkError."""
         connection = _Connection(url, proxy_for(url, self._settings.proxies), self._settings)
         try:
             sock = connection.open()
@@ -183,41 +182,41 @@ class HttpClient:
             ):
                 yield response, connection
         except ssl.SSLCertVerificationError as err:
-            raise FetchError(
+            raise NetworkError(
                 f"the certificate of {url.host} is not trusted: {err.verify_message}",
                 hint="a private authority belongs into the system's: update-ca-certificates; "
                 "or name it in the variable SSL_CERT_FILE",
             ) from err
         except http.client.IncompleteRead as err:
-            raise FetchError("the connection ended within the file", transient=True) from err
+            raise NetworkError("the connection ended within the file", transient=True) from err
         except http.client.HTTPException as err:
             kind = type(err).__name__
-            raise FetchError(f"the server of {url.shown} does not speak HTTP ({kind})") from err
+            raise NetworkError(f"the server of {url.shown} does not speak HTTP ({kind})") from err
         except socket.gaierror as err:
             again = err.errno == socket.EAI_AGAIN
-            raise FetchError(
+            raise NetworkError(
                 f"there is no host {url.host}: {err.strerror}", transient=again
             ) from err
         except TimeoutError as err:
-            raise FetchError(f"{url.host} does not answer", transient=True) from err
+            raise NetworkError(f"{url.host} does not answer", transient=True) from err
         except ValueError as err:  # http.client, of lengths of chunks that are none
-            raise FetchError(f"the server of {url.shown} does not speak HTTP") from err
+            raise NetworkError(f"the server of {url.shown} does not speak HTTP") from err
         except OSError as err:
             why = err.strerror or str(err)
-            raise FetchError(f"no connection with {url.host}: {why}", transient=True) from err
+            raise NetworkError(f"no connection with {url.host}: {why}", transient=True) from err
         finally:
             connection.close()
 
     def _next(self, url: HttpUrl, response: http.client.HTTPResponse, wanted: Wanted) -> HttpUrl:
         location = response.getheader("Location")
         if not location:
-            raise FetchError(f"it redirects (status {response.status}) to nowhere")
+            raise NetworkError(f"it redirects (status {response.status}) to nowhere")
         try:
             target = redirected(url, location)
         except InputError as err:
-            raise FetchError(f"it redirects to where nothing is fetched: {err.message}") from err
+            raise NetworkError(f"it redirects to where nothing is fetched: {err.message}") from err
         if url.scheme == "https" and target.scheme == "http" and not wanted.pinned:
-            raise FetchError(
+            raise NetworkError(
                 f"it redirects from HTTPS to {target.shown}, which anybody could change",
                 hint="with --checksum=sha256:... that does no harm",
             )
@@ -233,7 +232,7 @@ class HttpClient:
     ) -> Response:
         unchanged = response.status == _NOT_MODIFIED and bool(wanted.etag)
         if not unchanged and response.status != _OK:
-            raise FetchError(
+            raise NetworkError(
                 f"{url.shown} says {response.status} {_printable(response.reason)}".rstrip(),
                 transient=response.status in _TRANSIENT,
             )
@@ -368,7 +367,7 @@ def _decoded(response: http.client.HTTPResponse) -> Iterator[bytes]:
         yield from _pieces(response)
         return
     if encoding not in ("gzip", "x-gzip"):
-        raise FetchError(
+        raise NetworkError(
             f"the server encodes the file as {_printable(encoding)!r}, which nobody asked for"
         )
     from layerstore.formats.decompress import decompressed
@@ -378,14 +377,14 @@ def _decoded(response: http.client.HTTPResponse) -> Iterator[bytes]:
     try:
         yield from decompressed(lambda _: next(pieces, b""), Limits())
     except FormatError as err:
-        raise FetchError(f"the gzip encoding is damaged: {err.message}") from err
+        raise NetworkError(f"the gzip encoding is damaged: {err.message}") from err
 
 
 def _pieces(response: http.client.HTTPResponse) -> Iterator[bytes]:
     while piece := response.read1(READ_BYTES):
         yield piece
     if response.length:  # http.client passes over a body that is too short
-        raise FetchError(
+        raise NetworkError(
             f"the connection ended {response.length} bytes before the end of the file",
             transient=True,
         )

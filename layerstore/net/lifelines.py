@@ -1,4 +1,4 @@
-"""What a build cuts when it ends early, so that no thread goes on waiting for a server.
+"""What is cut when work ends early, so that no thread goes on waiting for a server.
 
 A thread that reads from a socket or a pipe hears of nothing else. Whoever is about to wait
 leaves here how to end the wait. On the path of every build: imports next to nothing.
@@ -10,39 +10,45 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING
 
-from layerstore.build.errors import BuildCanceledError
+from layerstore.net.errors import CanceledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from layerstore.errors import LayerstoreError
 
 
 class Lifelines:
     """See the module. For several threads.
 
+    Args:
+        canceled: Makes the error of waits that were cut.
+
     Attributes:
-        is_cut: The build has ended: nothing is worth trying again.
+        is_cut: The work has ended: nothing is worth trying again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, canceled: Callable[[], LayerstoreError] = CanceledError) -> None:
+        self.canceled = canceled
         self._lock = threading.Lock()
         self._ends: dict[object, Callable[[], None]] = {}
         self.is_cut = False
 
     @contextlib.contextmanager
     def held(self, end: Callable[[], None]) -> Iterator[None]:
-        """Have ``end`` called if the build ends within the block.
+        """Have ``end`` called if the work ends within the block.
 
         Args:
             end: Ends a wait, in whatever state it is; called from another thread.
 
         Raises:
-            BuildCanceledError: The build has ended already.
+            LayerstoreError: The work has ended already: ``canceled``'s.
         """
         token = object()
         with self._lock:
             if self.is_cut:
                 end()
-                raise BuildCanceledError
+                raise self.canceled()
             self._ends[token] = end
         try:
             yield

@@ -1,0 +1,1 @@
+"""HTTP for the whole project: one client, whose servers are not trusted."""

@@ -1,0 +1,27 @@
+"""Errors of what lies between this host and a server."""
+
+from __future__ import annotations
+
+from layerstore.errors import LayerstoreError
+
+
+class NetworkError(LayerstoreError):
+    """A server could not be reached, or what it said cannot be used.
+
+    Who asks for something turns it into an error of its own family: a build's, a registry's.
+    Messages name URLs without what stands before their ``@``.
+
+    Attributes:
+        transient: Another try may succeed.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, transient: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.transient = transient
+
+
+class CanceledError(LayerstoreError):
+    """A transfer was given up because what wanted it has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("the transfer was given up because another one failed")
