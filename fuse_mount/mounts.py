@@ -363,6 +363,23 @@ def unmount(
         return record
 
 
+def find_view(store_root: str, target_or_id: str) -> MountRecord:
+    """Return the record of a view.
+
+    Args:
+        store_root: The store that the view belongs to.
+        target_or_id: Its directory or its id.
+
+    Raises:
+        NotFoundError: No view of this store is there.
+        UnreadableRecordError: Its record is damaged.
+    """
+    record = read_record(store_root, _find_id(store_root, target_or_id))
+    if record is None:
+        raise _no_view(target_or_id)
+    return record
+
+
 def mounts(
     store_root: str, unreadable: list[UnreadableRecordError] | None = None
 ) -> list[ListedMount]:

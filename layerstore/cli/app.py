@@ -39,6 +39,7 @@ def build_app() -> typer.Typer:
         store,
         transfer,
         unshare,
+        views,
         why,
     )
     from layerstore.cli import gc as gc_command
@@ -64,6 +65,7 @@ def build_app() -> typer.Typer:
     fast_command(app, "images")
     for name in ("mount", "mounts", "umount"):
         fast_command(app, name)
+    views.register(app)
     unshare.register(app)
     measure.register(app)
     gc_command.register(app)

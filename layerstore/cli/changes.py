@@ -1,4 +1,4 @@
-"""``--change`` of import: single Dockerfile instructions applied to a config.
+"""``--change`` of import and commit: single Dockerfile instructions applied to a config.
 
 The instructions go through the builder's parser, expansion and stage state, so they
 mean here what they mean in a Dockerfile. Those that need a build are refused.
@@ -17,24 +17,26 @@ from layerstore.build.dockerfile.instructions import parse_line
 from layerstore.build.dockerfile.lexer import Lexer, decode
 from layerstore.build.graph import BaseOp, Vertex
 from layerstore.build.stage import StageState
-from layerstore.formats.oci_config import ImageConfig
+from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.build.dockerfile.syntax import CommandLine, Instruction
-    from layerstore.formats.oci_config import ContainerConfig
 
 FILE_NAME = "--change"
 
 
-def apply_changes(changes: Sequence[str]) -> ContainerConfig:
-    """Return what instructions make of an empty config.
+def apply_changes(changes: Sequence[str], config: ContainerConfig | None = None) -> ContainerConfig:
+    """Return what instructions make of a config, by default of an empty one.
 
     Raises:
         SpecError: One is not an instruction, or one that needs a build.
     """
-    state = StageState(Vertex(BaseOp(()), (), None), ImageConfig(architecture=""))
+    if config is None:
+        config = ContainerConfig()
+    image = ImageConfig(architecture="", config=config)
+    state = StageState(Vertex(BaseOp(()), (), None), image)
     for change in changes:
         instruction = _parse(change)
         _apply(state, expand_instruction(instruction, state.env))
@@ -84,9 +86,9 @@ def _apply_rarer(state: StageState, item: Instruction) -> None:
             state.add_trigger(item.trigger)
         case _:
             raise SpecError(
-                f"{item.KEYWORD} needs a build and cannot be applied to an import",
+                f"{item.KEYWORD} needs a build and cannot be applied to a config alone",
                 item.span,
-                hint="import without it, then build FROM the image",
+                hint="make the image without it, then build FROM that",
             )
 
 

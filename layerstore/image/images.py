@@ -230,7 +230,7 @@ def history(store: Store, image: ImageRecord) -> list[HistoryRow]:
     config = load_config(store, image.image_id)
     remaining = list(reversed(image.layers))
     rows: list[HistoryRow] = []
-    for step in reversed(_steps_for(config)):
+    for step in reversed(steps_of(config)):
         diff_id = None if step.empty_layer or not remaining else remaining.pop(0)
         rows.append(
             HistoryRow(
@@ -272,8 +272,8 @@ def inspect(store: Store, image: ImageRecord) -> dict[str, object]:
     return plain
 
 
-def _steps_for(config: ImageConfig) -> list[History]:
-    """Return the history, or steps without words where it does not fit the layers.
+def steps_of(config: ImageConfig) -> list[History]:
+    """Return the history, with steps without words where it does not fit the layers.
 
     The spec makes history optional and nothing enforces its count, so a wrong one
     must not hide a layer.
