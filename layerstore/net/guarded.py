@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 HEAD_MAX_BYTES = 1 << 20
 """Of status lines and headers until the body begins, interim responses included."""
 
-WINDOW_S = 60.0
 MIN_BYTES_PER_S = 1000
 """Slower than this for a whole window is an attack or a dead line; git says the same."""
+
+WINDOW_S = 60.0
 
 _BUFFER_BYTES = 1 << 17
 
@@ -30,21 +31,23 @@ _BUFFER_BYTES = 1 << 17
 class GuardedSocket:
     """What :mod:`http.client` needs of a socket, with a guard on what comes in.
 
+    Every response is read through a stream of its own, so that bounds begin anew.
+
     Args:
         sock: Connected; belongs to this object now.
-        clock: Seconds that only grow.
+        window_s: How long it may be slow, in seconds.
     """
 
-    def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sock: socket.socket, window_s: float = WINDOW_S) -> None:
         self._sock = sock
-        self._clock = clock
+        self._window_s = window_s
         self._stream: GuardedStream | None = None
         self.sendall = sock.sendall
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """Return the guarded reading end, which keeps the connection open until it is closed."""
         assert mode == "rb"
-        self._stream = GuardedStream(self._sock.makefile("rb", buffering=0), self._clock)
+        self._stream = GuardedStream(self._sock.makefile("rb", buffering=0), self._window_s)
         return io.BufferedReader(self._stream, _BUFFER_BYTES)
 
     def body_begins(self) -> None:
@@ -60,11 +63,14 @@ class GuardedSocket:
 class GuardedStream(io.RawIOBase):
     """The reading end of a :class:`GuardedSocket`; ``in_head`` says what is being read."""
 
-    def __init__(self, raw: socket.SocketIO, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, raw: socket.SocketIO, window_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__()
         self._raw = raw
+        self._window_s = window_s
         self._clock = clock
-        self._window_began = clock()
+        self._window_began: float | None = None
         self._in_window = 0
         self._head_left = HEAD_MAX_BYTES
         self.in_head = True
@@ -92,9 +98,12 @@ class GuardedStream(io.RawIOBase):
         return count
 
     def _check_pace(self, count: int) -> None:
+        if self._window_began is None:  # a server may think before it begins, not while it speaks
+            self._window_began = self._clock()
+            return
         self._in_window += count
         took = self._clock() - self._window_began
-        if took < WINDOW_S:
+        if took < self._window_s:
             return
         if self._in_window < took * MIN_BYTES_PER_S:
             raise NetworkError(

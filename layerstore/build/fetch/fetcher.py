@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from layerstore.formats.oci_config import ImageConfig
     from layerstore.image.layer_item import LayerItem
     from layerstore.linux.spool import Spool
-    from layerstore.net.http import HttpSettings, Response
+    from layerstore.net.download import Response
+    from layerstore.net.transport import HttpSettings
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
@@ -156,9 +157,10 @@ class SourceFetcher:
 
     def _download(self, op: HttpOp, etag: str, download: _Download) -> Response:
         from layerstore.build.fetch.errors import FetchError
+        from layerstore.net.download import Body, Downloader, Wanted
         from layerstore.net.errors import NetworkError
-        from layerstore.net.http import Body, HttpClient, HttpSettings, Wanted
         from layerstore.net.proxies import proxy_environment
+        from layerstore.net.transport import HttpSettings
 
         settings = self._settings.http or HttpSettings(
             proxies=proxy_environment(self._settings.environ)
@@ -169,7 +171,7 @@ class SourceFetcher:
             authorization=_authorization(op.url, self._settings.secrets),
             pinned=bool(op.checksum),
         )
-        client = HttpClient(settings, self._settings.lifelines)
+        client = Downloader(settings, self._settings.lifelines)
         try:
             return client.fetch(wanted, Body(download.begin, download.write))
         except NetworkError as err:

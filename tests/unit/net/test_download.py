@@ -12,9 +12,10 @@ import pytest
 
 from layerstore.errors import InputError, LimitExceededError
 from layerstore.net import guarded
+from layerstore.net.download import Body, Downloader, Wanted
 from layerstore.net.errors import NetworkError
 from layerstore.net.guarded import GuardedStream
-from layerstore.net.http import Body, HttpClient, HttpSettings, Wanted, is_inward
+from layerstore.net.transport import HttpSettings, is_inward, system_authorities
 from tests.support.http_server import certificate, serving
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ def fetch(url: str, taken: Taken | None = None, **wanted):
         max_bytes=1 << 20,
         pause=pauses.append,
         proxies=wanted.pop("proxies", {}),
-        tls=wanted.pop("tls", ssl.create_default_context),
+        tls=wanted.pop("tls", system_authorities),
         silence_s=wanted.pop("silence_s", 60.0),
     )
     taken = taken or Taken()
     body = Body(taken.begin, taken.write)
-    return HttpClient(settings).fetch(Wanted(url, **wanted), body), taken
+    return Downloader(settings).fetch(Wanted(url, **wanted), body), taken
 
 
 def test_a_file_and_what_the_server_says_of_it(server: LocalServer) -> None:
@@ -244,9 +245,9 @@ def test_a_silent_server_is_given_up(server: LocalServer) -> None:
 
 def test_a_trickle_is_given_up() -> None:
     seconds = iter(range(0, 10_000, 25))
-    with GuardedStream(io.BytesIO(b"x" * 100), lambda: float(next(seconds))) as stream:
+    with GuardedStream(io.BytesIO(b"x" * 100), 60.0, lambda: float(next(seconds))) as stream:
         buffer = memoryview(bytearray(1))
-        assert stream.readinto(buffer) == stream.readinto(buffer) == 1
+        assert stream.readinto(buffer) == stream.readinto(buffer) == stream.readinto(buffer) == 1
         with pytest.raises(NetworkError, match="too slow: 3 bytes in 75 seconds"):
             stream.readinto(buffer)
 
@@ -254,7 +255,7 @@ def test_a_trickle_is_given_up() -> None:
 def test_a_steady_stream_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded, "HEAD_MAX_BYTES", 1 << 30)
     seconds = iter(range(0, 10_000, 25))
-    with GuardedStream(io.BytesIO(bytes(10 << 20)), lambda: float(next(seconds))) as stream:
+    with GuardedStream(io.BytesIO(bytes(10 << 20)), 60.0, lambda: float(next(seconds))) as stream:
         buffer = memoryview(bytearray(1 << 16))
         while stream.readinto(buffer):
             pass
@@ -271,7 +272,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
         ) as caught:
             fetch(url)
         assert "SSL_CERT_FILE" in (caught.value.hint or "")
-        trusting = lambda: ssl.create_default_context(cafile=cert)  # noqa: E731
+        trusting = lambda _: ssl.create_default_context(cafile=cert)  # noqa: E731
         assert fetch(url, tls=trusting)[1].data == b"content"
         with serving() as plain:
             plain.file("/x", b"other")
