@@ -102,10 +102,10 @@ def _images(options: argparse.Namespace, root: str) -> int:
         uses = image_uses(catalog.paths, [image.image_id for image in shown])
     names: dict[str, list[str]] = {}
     for name, image_id in tags.items():
-        if _matches(name, options.name):
-            names.setdefault(image_id, []).append(name)
+        names.setdefault(image_id, []).append(name)
     if options.name is not None:
-        images = [image for image in images if image.image_id in names]
+        names = {image_id: _matching(some, options.name) for image_id, some in names.items()}
+        images = [image for image in images if names.get(image.image_id)]
     if options.format == "json":
         write_json(
             [_image_to_json(image, names.get(image.image_id, []), uses, pinned) for image in images]
@@ -118,14 +118,17 @@ def _images(options: argparse.Namespace, root: str) -> int:
     return 0
 
 
-def _matches(name: str, wanted: str | None) -> bool:
-    if wanted is None:
-        return True
+def _matching(names: Sequence[str], wanted: str) -> list[str]:
+    """Return those of an image's names that are of a repository, and have its tag if it has one."""
     from layerstore.formats.reference import parse_reference, split_name
 
     reference = parse_reference(wanted)
-    repository, tag = split_name(name)
-    return repository == reference.repository and reference.tag in (None, tag)
+    found = [(split_name(name)[1], name) for name in names]
+    found = [each for each in found if split_name(each[1])[0] == reference.repository]
+    if reference.tag is not None and all(tag != reference.tag for tag, _ in found):
+        return []
+    # A digest is not looked for, but shown beside the tag.
+    return [name for tag, name in found if reference.tag in (None, tag) or not tag]
 
 
 class _Shown(NamedTuple):
@@ -147,15 +150,15 @@ def _print_images(
     rows = []
     for image in images:
         used = shown.uses.get(image.image_id)
-        for name in shown.names.get(image.image_id, [f"{NAMELESS}:{NAMELESS}"]):
-            repository, _, tag = name.rpartition(":")
+        for repository, tag, digest in _named_rows(shown.names.get(image.image_id, [])):
             row = [repository, tag]
             if options.digests:
-                row.append(image.manifest_digest)
+                row.append(digest or image.manifest_digest)
             row.append(image.image_id if options.no_trunc else short_id(image.image_id))
             row += [age(image.created, now_s), format_size(image.size)]
             if options.verbose:
                 row.append(age(_rfc3339(used), now_s) if used is not None else "N/A")
+                name = f"{repository}:{tag}"
                 row.append("yes" if shown.pinned & {name, image.image_id} else "")
             rows.append(row)
     headers = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]
@@ -166,13 +169,28 @@ def _print_images(
     write_table(headers, rows)
 
 
+def _named_rows(names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return repository, tag and digest of an image's names, as docker lists them.
+
+    A digest is that of the repository the image came from, and has a row of its own where no
+    tag of that repository is the image's.
+    """
+    digests = dict(name.split("@", 1) for name in names if "@" in name)
+    tagged = [name.rpartition(":")[::2] for name in names if "@" not in name]
+    rows = [(repository, tag, digests.get(repository, "")) for repository, tag in tagged]
+    known = {repository for repository, _ in tagged}
+    rows += [(each, NAMELESS, digest) for each, digest in digests.items() if each not in known]
+    return rows or [(NAMELESS, NAMELESS, "")]
+
+
 def _image_to_json(
     image: ImageRecord, names: list[str], uses: dict[str, float], pinned: frozenset[str]
 ) -> dict[str, object]:
     used = uses.get(image.image_id)
     return {
         "id": image.image_id,
-        "names": names,
+        "names": [name for name in names if "@" not in name],
+        "repo_digests": [name for name in names if "@" in name],
         "created": image.created,
         "size": image.size,
         "layers": list(image.layers),

@@ -87,6 +87,7 @@ class _Removal(NamedTuple):
 
 def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) -> _Removal:
     """Return what removing ``reference`` means once the names in ``gone`` are gone."""
+    from layerstore.formats.reference import names_that_go
     from layerstore.store.pins import refuse_pinned
 
     image = store.resolve(reference)
@@ -95,7 +96,7 @@ def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) 
         for name, image_id in store.tags().items()
         if image_id == image.image_id and name not in gone
     ]
-    doomed = _doomed_names(reference, image, names, force=force)
+    doomed = names_that_go(_doomed_names(reference, image, names, force=force), names)
     is_last = len(doomed) == len(names)
     if not force:
         refuse_pinned(store.catalog, [*doomed, image.image_id] if is_last else doomed)
@@ -108,8 +109,7 @@ def _execute_removal(store: Store, removal: _Removal, *, force: bool) -> None:
     if removal.is_last:
         store.remove_image(removal.image.image_id, force=force, names=removal.names)
         return
-    for name in removal.names:
-        store.untag(name, force=force)
+    store.untag(removal.names[0], force=force)  # the others are digests that go with it
 
 
 class _Freed(NamedTuple):
@@ -168,12 +168,13 @@ def _doomed_names(
 ) -> list[str]:
     """Return the names that removing ``reference`` takes away."""
     from layerstore.errors import ConflictError
-    from layerstore.formats.reference import lookup_form
+    from layerstore.formats.reference import is_digest_name, lookup_form
 
     form = lookup_form(reference)
     if form in names or f"{form}:latest" in names:
         return [form if form in names else f"{form}:latest"]
-    if len(names) > 1 and not force:
+    tags = [name for name in names if not is_digest_name(name)]
+    if len(tags or names) > 1 and not force:
         raise ConflictError(
             f"image {short_id(image.image_id)} has {len(names)} names: {', '.join(names)}",
             hint="remove them by name, or pass --force to remove all of them",

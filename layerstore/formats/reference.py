@@ -11,10 +11,13 @@ distribution spec, "Pulling manifests".
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import Digest, parse_digest
 from layerstore.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 DEFAULT_HOST = "docker.io"
 DEFAULT_TAG = "latest"
@@ -62,6 +65,11 @@ class Reference(NamedTuple):
         return self.path if "/" in short or _HEX_ID.fullmatch(short) else short
 
     @property
+    def digest_name(self) -> str:
+        """Repository and digest, whatever tag was written; a digest must have been."""
+        return f"{self.repository}@{self.digest}"
+
+    @property
     def name(self) -> str:
         """Repository and tag as people write them, with ``latest`` when no tag was given."""
         return f"{self.repository}:{self.tag or DEFAULT_TAG}"
@@ -107,6 +115,39 @@ def parse_tag_name(text: str) -> str:
     return reference.name
 
 
+def parse_stored_name(text: str) -> str:
+    """Return the familiar name under which a store lists an image: with a tag, or a digest.
+
+    Raises:
+        ReferenceSyntaxError: Not a name.
+    """
+    reference = parse_reference(text)
+    return reference.name if reference.digest is None else reference.digest_name
+
+
+def is_digest_name(name: str) -> bool:
+    """Tell whether a stored name is that of a repository and a digest."""
+    return "@" in name
+
+
+def names_that_go(names: Iterable[str], of_image: Collection[str]) -> list[str]:
+    """Return names of an image that go when some do: with a repository's last tag its digests.
+
+    Args:
+        names: That are to go.
+        of_image: All stored names of the image.
+    """
+    going = list(dict.fromkeys(names))
+    staying = {split_name(n)[0] for n in of_image if n not in going and not is_digest_name(n)}
+    gone = {split_name(n)[0] for n in going if not is_digest_name(n)} - staying
+    going += [
+        name
+        for name in of_image
+        if is_digest_name(name) and split_name(name)[0] in gone and name not in going
+    ]
+    return going
+
+
 def full_name(text: str) -> str:
     """Return a name with everything that a familiar one leaves out: ``docker.io/library/a:1``.
 
@@ -118,15 +159,14 @@ def full_name(text: str) -> str:
 
 
 def lookup_form(text: str) -> str:
-    """Return what to ask a store for: an id or its beginning as it is, a name in familiar form.
+    """Return what to ask a store for: an id or its beginning as it is, a name as it is stored.
 
     Raises:
         ReferenceSyntaxError: Neither an id nor a name.
     """
     if _MAYBE_ID.fullmatch(text):
         return text
-    reference = parse_reference(text)
-    return reference.digest or reference.name
+    return parse_stored_name(text)
 
 
 def is_id(form: str) -> bool:
@@ -140,7 +180,10 @@ def may_be_id(form: str) -> bool:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return repository and tag of a stored familiar name."""
+    """Return repository and tag of a stored familiar name; the tag is "" where it has a digest."""
+    repository, at, _ = name.partition("@")
+    if at:
+        return repository, ""
     repository, _, tag = name.rpartition(":")
     return repository, tag
 

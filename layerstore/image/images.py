@@ -23,7 +23,10 @@ from layerstore.formats.oci_config import (
     decode_config,
     encode_config,
 )
+from layerstore.formats.origins import NO_ORIGINS, Origins, encode_origins, is_of_origins
+from layerstore.formats.reference import is_digest_name
 from layerstore.store.catalog_rows import ImageRecord
+from layerstore.store.origins import with_known_origins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,12 +58,14 @@ class ImageParts(NamedTuple):
         layers: Lowest first, each published.
         annotations: Of the manifest.
         predicates: What is attested of it: JSON texts by predicate type.
+        origins: What is remembered of how it came.
     """
 
     config: bytes
     layers: tuple[DiffId, ...]
     annotations: Mapping[str, str] = {}
     predicates: Mapping[str, str] = {}
+    origins: Origins = NO_ORIGINS
 
     @property
     def image_id(self) -> ImageId:
@@ -134,11 +139,24 @@ def image_parts(
 
 
 def publish_parts(
-    session: WriteSession, parts: ImageParts, *, names: Sequence[str] = ()
+    session: WriteSession,
+    parts: ImageParts,
+    *,
+    names: Sequence[str] = (),
+    documents: Sequence[bytes] = (),
 ) -> ImageRecord:
-    """Store an image; see :func:`create_image`. Of one image the manifest stored last counts."""
+    """Store an image; see :func:`create_image`. Of one image the manifest stored last counts.
+
+    Args:
+        session: Holds the layers, and what ``parts`` remembers of originals.
+        parts: The image.
+        names: Familiar names, with a tag or the digest of a document.
+        documents: What ``parts.origins`` names and the store may not have yet.
+    """
     manifest = stored_manifest(session.store, parts)
-    return session.publish_image(parts.config, manifest, parts.layers, names=names)
+    return session.publish_image(
+        parts.config, manifest, parts.layers, names=names, documents=documents
+    )
 
 
 def stored_manifest(store: Store, parts: ImageParts) -> bytes:
@@ -148,7 +166,10 @@ def stored_manifest(store: Store, parts: ImageParts) -> bytes:
         NotFoundError: A layer is not in the store.
     """
     kept = {ATTESTATION_KEY + kind: text for kind, text in parts.predicates.items()}
-    return own_manifest(store, parts.config, parts.layers, {**parts.annotations, **kept})
+    known = encode_origins(parts.origins)
+    annotations = {**parts.annotations, **kept, **known}
+    manifest = own_manifest(store, parts.config, parts.layers, annotations)
+    return with_known_origins(store.catalog, parts.image_id, manifest)
 
 
 def image_record(store: Store, parts: ImageParts) -> ImageRecord:
@@ -179,9 +200,10 @@ def load_parts(store: Store, image: ImageRecord) -> ImageParts:
     for key, value in manifest.annotations.items():
         if key.startswith(ATTESTATION_KEY):
             predicates[key.removeprefix(ATTESTATION_KEY)] = value
-        else:
+        elif not is_of_origins(key):
             annotations[key] = value
-    return ImageParts(store.get_blob(image.image_id), image.layers, annotations, predicates)
+    config = store.get_blob(image.image_id)
+    return ImageParts(config, image.layers, annotations, predicates, store.origins(image))
 
 
 def own_manifest(
@@ -251,8 +273,8 @@ def inspect(store: Store, image: ImageRecord) -> dict[str, object]:
     names = sorted(name for name, image_id in store.tags().items() if image_id == image.image_id)
     plain: dict[str, object] = {
         "Id": image.image_id,
-        "RepoTags": names,
-        "RepoDigests": [],
+        "RepoTags": [name for name in names if not is_digest_name(name)],
+        "RepoDigests": [name for name in names if is_digest_name(name)],
         "Parent": "",
         "Comment": config.history[-1].comment if config.history else "",
         "Created": config.created,
@@ -266,9 +288,11 @@ def inspect(store: Store, image: ImageRecord) -> dict[str, object]:
     }
     if config.variant:
         plain["Variant"] = config.variant
-    attested = sorted(load_parts(store, image).predicates)
-    if attested:
-        plain["Attestations"] = attested
+    parts = load_parts(store, image)
+    if parts.predicates:
+        plain["Attestations"] = sorted(parts.predicates)
+    if parts.origins.documents:
+        plain["Origins"] = sorted(parts.origins.documents)
     return plain
 
 

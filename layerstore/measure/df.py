@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNPACKED = "Unpacked for views"
 _ROWS = (
     ("Images", (Owner.EXCLUSIVE, Owner.SHARED, Owner.METADATA, Owner.BLOBS)),
+    ("Originals", (Owner.ORIGINALS,)),
     ("Build cache", (Owner.CACHE,)),
     ("Cache mounts", (Owner.MOUNTS, Owner.RESTING)),
     ("In use, no name", (Owner.HELD,)),
@@ -56,8 +57,8 @@ class Usage(msgspec.Struct, frozen=True):
     """One row.
 
     Attributes:
-        count: Images, cached steps, cache mounts, writable layers or unpacked files; None
-            where there is nothing to count.
+        count: Images, compressed originals, cached steps, cache mounts, writable layers or
+            unpacked files; None where there is nothing to count.
         active: Those of them that mounted views use.
         size: Bytes; those of cache mounts, writable layers and unpacked files are of the files.
         reclaimable: Bytes that ``gc`` would make free: for the build cache and cache mounts
@@ -143,6 +144,8 @@ def _row(inventory: Inventory, ledger: Ledger, kind: str, owners: tuple[Owner, .
         count = len(tagged)
         viewed = {view.image_id for view in inventory.views}
         active = sum(image.image_id in viewed for image in tagged)
+    elif Owner.ORIGINALS in owners:
+        count = len({kept for found in inventory.origins.values() for kept in found.kept})
     elif Owner.CACHE in owners:
         count = inventory.cache_count
     elif Owner.MOUNTS in owners:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from layerstore.digest import DiffId, Digest
+from layerstore.errors import IntegrityError, NotFoundError
+from layerstore.formats.origins import NO_ORIGINS, Origins
 from layerstore.formats.tree import decode_changeset
 from layerstore.measure.disk import FileSize, walk_sizes
 from layerstore.store.leases import live_leases
@@ -47,6 +49,7 @@ class Inventory(NamedTuple):
 
     Attributes:
         images: Every image, tagged or not, oldest first.
+        origins: What is remembered of how images came, where anything is.
         names: Names of each tagged image, sorted.
         layers: Every published layer with its record, in order of diff id.
         cache_layers: Layers that the build cache remembers.
@@ -61,6 +64,7 @@ class Inventory(NamedTuple):
 
     root: Path
     images: tuple[ImageRecord, ...]
+    origins: dict[ImageId, Origins]
     names: dict[ImageId, tuple[str, ...]]
     layers: dict[DiffId, LayerRecord]
     layer_bytes: dict[DiffId, bytes]
@@ -110,6 +114,7 @@ def take_inventory(store: Store) -> Inventory:
     return Inventory(
         root=Path(store.root),
         images=tuple(images),
+        origins={image.image_id: found for image in images if (found := _origins(store, image))},
         names=names,
         layers={diff_id: decode_layer(data) for diff_id, data in layer_bytes.items()},
         layer_bytes=layer_bytes,
@@ -125,6 +130,13 @@ def take_inventory(store: Store) -> Inventory:
         bases=bases,
         files=list(walk_sizes(Path(store.root))),
     )
+
+
+def _origins(store: Store, image: ImageRecord) -> Origins:
+    try:
+        return store.origins(image)
+    except (IntegrityError, NotFoundError):
+        return NO_ORIGINS  # check says what is wrong
 
 
 def read_changeset(store: Store, record: LayerRecord) -> Changeset:
@@ -157,7 +169,7 @@ def _held(store: Store, views: Iterable[View]) -> tuple[frozenset[DiffId], froze
     layers = {DiffId(Digest(what)) for kind, what in holds if kind == "layer"}
     for image in catalog.images():
         if image.image_id in images:
-            layers.update(image.layers)
+            layers.update((*image.layers, *_origins(store, image).kept))
     for view in views:
         layers.update(DiffId(Digest(name)) for name in view.layers)
     return frozenset(layers), frozenset(images)

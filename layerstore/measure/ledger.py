@@ -20,6 +20,7 @@ import msgspec
 
 from layerstore.digest import hex_of
 from layerstore.errors import IntegrityError, NotFoundError
+from layerstore.formats.origins import NO_ORIGINS
 from layerstore.measure.attribution import Attribution, Group, attribute
 from layerstore.measure.inventory import Inventory, read_changeset, take_inventory
 from layerstore.store.references import tree_chunks
@@ -37,6 +38,7 @@ class Owner(enum.StrEnum):
 
     EXCLUSIVE = "exclusive"
     SHARED = "shared"
+    ORIGINALS = "originals"
     METADATA = "image_metadata"
     BLOBS = "blobs"
     CACHE = "build_cache"
@@ -63,6 +65,7 @@ class Owner(enum.StrEnum):
 LABELS = {
     Owner.EXCLUSIVE: "file contents of one image",
     Owner.SHARED: "file contents shared by images",
+    Owner.ORIGINALS: "compressed originals of layers",
     Owner.METADATA: "trees, recipes and layer records",
     Owner.BLOBS: "image configs and manifests",
     Owner.CACHE: "build cache only",
@@ -182,13 +185,22 @@ class Census:
         self._held = inventory.held_layers
         self._resting = frozenset(inventory.resting.values())
         self._images: dict[DiffId, set[ImageId]] = {}
+        self._originals: set[DiffId] = set()
         for image in inventory.tagged():
             for diff_id in image.layers:
                 self._images.setdefault(diff_id, set()).add(image.image_id)
+            origins = inventory.origins.get(image.image_id, NO_ORIGINS)
+            for diff_id in origins.kept:
+                self._images.setdefault(diff_id, set()).add(image.image_id)
+                self._originals.add(diff_id)
 
     def images(self, group: Group) -> frozenset[ImageId]:
         """Return the named images that need a group."""
         return frozenset().union(*(self._images.get(diff_id, ()) for diff_id in group.layers))
+
+    def is_original(self, group: Group) -> bool:
+        """Return whether a group lies in compressed originals that are kept, and nowhere else."""
+        return self._originals.issuperset(group.layers)
 
     def others(self, group: Group) -> Owner | None:
         """Return what beside images keeps a group alive: a holder, the cache, a cache mount."""
@@ -280,8 +292,8 @@ def _add_group(sizes: dict[Owner, int], group: Group, census: Census) -> None:
     if not images:
         sizes[census.others(group) or Owner.UNREFERENCED] += group.stored
         return
-    alone = len(images) == 1
-    sizes[Owner.EXCLUSIVE if alone else Owner.SHARED] += group.data_stored
+    owner = Owner.EXCLUSIVE if len(images) == 1 else Owner.SHARED
+    sizes[Owner.ORIGINALS if census.is_original(group) else owner] += group.data_stored
     sizes[Owner.METADATA] += group.meta_stored
 
 
@@ -291,7 +303,7 @@ def blob_sizes(inventory: Inventory) -> dict[str, int]:
     return {
         digest: files.get(_blob_path(digest), 0)
         for image in inventory.images
-        for digest in _blobs(image)
+        for digest in blobs_of(inventory, image)
     }
 
 
@@ -311,12 +323,13 @@ def freed_by_removing(
         if owners and owners <= gone and census.others(group) is None:
             freed += group.stored
     blobs = blob_sizes(inventory)
-    staying = {d for i in inventory.tagged() if i.image_id not in gone for d in _blobs(i)}
+    tagged = inventory.tagged()
+    staying = {d for i in tagged if i.image_id not in gone for d in blobs_of(inventory, i)}
     losing = {
         d
-        for i in inventory.tagged()
+        for i in tagged
         if i.image_id in gone and i.image_id not in inventory.held_images
-        for d in _blobs(i)
+        for d in blobs_of(inventory, i)
     }
     return freed + sum(blobs[digest] for digest in losing - staying)
 
@@ -328,12 +341,14 @@ def _blob_owners(inventory: Inventory) -> dict[str, Owner]:
         named = image.image_id in inventory.names
         held = image.image_id in inventory.held_images
         owner = Owner.BLOBS if named else Owner.HELD if held else Owner.UNREFERENCED
-        owners.update((_blob_path(digest), owner) for digest in _blobs(image))
+        owners.update((_blob_path(digest), owner) for digest in blobs_of(inventory, image))
     return owners
 
 
-def _blobs(image: ImageRecord) -> tuple[str, str]:
-    return image.image_id, image.manifest_digest
+def blobs_of(inventory: Inventory, image: ImageRecord) -> tuple[str, ...]:
+    """Return the digests of an image's config and manifest, and of what it came under."""
+    origins = inventory.origins.get(image.image_id, NO_ORIGINS)
+    return image.image_id, image.manifest_digest, *origins.documents
 
 
 def _blob_path(digest: str) -> str:
@@ -359,7 +374,9 @@ def _image_shares(
 ) -> tuple[ImageShare, ...]:
     images = inventory.tagged()
     blobs = blob_sizes(inventory)
-    exclusive = {image.image_id: sum(blobs[digest] for digest in _blobs(image)) for image in images}
+    exclusive = {
+        i.image_id: sum(blobs[digest] for digest in blobs_of(inventory, i)) for i in images
+    }
     shared = dict.fromkeys(exclusive, 0)
     freed = {
         i.image_id: 0 if i.image_id in inventory.held_images else exclusive[i.image_id]

@@ -36,7 +36,14 @@ from layerstore.measure.apportion import share
 from layerstore.measure.attribution import attribute
 from layerstore.measure.contents import LayerContent, image_sizes, layer_content
 from layerstore.measure.inventory import read_changeset, take_inventory
-from layerstore.measure.ledger import Ledger, Owner, assert_exact, blob_sizes, ledger_of
+from layerstore.measure.ledger import (
+    Ledger,
+    Owner,
+    assert_exact,
+    blob_sizes,
+    blobs_of,
+    ledger_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -259,7 +266,7 @@ class _Tally:
 
 def _tally(inventory: Inventory, attribution: Attribution, chosen: list[ImageRecord]) -> _Tally:
     blobs = blob_sizes(inventory)
-    tally = _Tally({i.image_id: blobs[i.image_id] + blobs[i.manifest_digest] for i in chosen})
+    tally = _Tally({i.image_id: sum(blobs[d] for d in blobs_of(inventory, i)) for i in chosen})
     ranks: dict[DiffId, set[int]] = {}
     for rank, image in enumerate(chosen):
         for diff_id in image.layers:
@@ -328,6 +335,7 @@ def _overhead(ledger: Ledger, content: int) -> tuple[int, int]:
     )
     all_content = sum(ledger.size_of(owner) for owner in charged)
     apart = writable + ledger.unpacked_disk_size + ledger.cache_mounts_disk_size
+    apart += ledger.size_of(Owner.ORIGINALS)  # no other scheme of the table keeps them
     overhead = ledger.disk_size - apart - all_content
     if not content:
         return 0, writable

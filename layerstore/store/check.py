@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from layerstore.digest import DiffId, Digest, PackId
 from layerstore.errors import FormatError, IntegrityError, LayerstoreError, NotFoundError
+from layerstore.formats.origins import NO_ORIGINS, Origins
 from layerstore.formats.tree import decode_changeset
 from layerstore.progress import Silent
 from layerstore.store import names_log
@@ -250,8 +251,15 @@ class _Check:
         return [DiffId(Digest(str(name))) for (name,) in rows]
 
     def _layers_of(self, images: list[ImageRecord]) -> list[DiffId]:
-        named = {diff_id for image in images for diff_id in image.layers}
+        named = {d for image in images for d in (*image.layers, *self._origins_of(image).kept)}
         return [diff_id for diff_id in self._all_layers() if diff_id in named]
+
+    def _origins_of(self, image: ImageRecord) -> Origins:
+        """Return what is remembered of an image; nothing if its manifest is damaged."""
+        try:
+            return self._store.origins(image)
+        except (IntegrityError, NotFoundError):
+            return NO_ORIGINS
 
     def _needed_by(self, diff_ids: Iterable[DiffId]) -> set[bytes]:
         """Return the items that layers need, as far as their trees can be read."""
@@ -509,14 +517,15 @@ class _Check:
 
     def _check_images(self, images: list[ImageRecord], layers: set[DiffId]) -> int:
         for image in images:
-            for digest in (Digest(image.image_id), image.manifest_digest):
+            origins = self._origins_of(image)
+            for digest in (Digest(image.image_id), image.manifest_digest, *origins.documents):
                 try:
                     self._store.get_blob(digest)
                 except BlobNotFoundError as err:
                     self._add_image(Problem.BLOB_MISSING, image, digest, err.message)
                 except LayerstoreError as err:
                     self._add_image(Problem.BLOB_DAMAGED, image, digest, err.message)
-            for diff_id in image.layers:
+            for diff_id in (*image.layers, *origins.kept):
                 if diff_id not in layers:
                     self._add_image(
                         Problem.LAYER_MISSING, image, diff_id, f"layer {diff_id} is missing"
@@ -569,5 +578,9 @@ class _Check:
         layers = self._bad_layers.get(index)
         if layers is None:
             return finding
-        harmed = tuple(image.image_id for image in images if not layers.isdisjoint(image.layers))
+        harmed = tuple(
+            image.image_id
+            for image in images
+            if not layers.isdisjoint((*image.layers, *self._origins_of(image).kept))
+        )
         return finding._replace(images=harmed, files=tuple(self._bad_files.get(index, ())))

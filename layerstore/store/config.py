@@ -56,7 +56,10 @@ KNOWN_INCOMPATIBLE: frozenset[str] = frozenset()
 SHARED_GROUP = "shared-group"
 """The store is open to a group: who does not know that would make files only they can read."""
 
-KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset({SHARED_GROUP})
+ORIGINS = "origins"
+"""Manifests remember how images came: who does not know that would collect what only they name."""
+
+KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset({SHARED_GROUP, ORIGINS})
 
 ALGORITHM = "fastcdc-2020"
 
@@ -97,12 +100,14 @@ class StoreConfig(NamedTuple):
         writable: False when a read-only-compatible feature is unknown to us.
         cutting: Where content is cut; the same for the store's whole life.
         shared: Whether the store is open to the group that owns its directories.
+        origins: Whether manifests may remember how images came.
     """
 
     format: int
     writable: bool
     cutting: CutParameters
     shared: bool = False
+    origins: bool = False
 
 
 def parse_config(data: bytes) -> StoreConfig:
@@ -137,6 +142,7 @@ def parse_config(data: bytes) -> StoreConfig:
         not read_only - KNOWN_READ_ONLY_COMPATIBLE,
         _cutting(_table(document, "chunking")),
         SHARED_GROUP in read_only,
+        ORIGINS in read_only,
     )
 
 
@@ -147,17 +153,17 @@ def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
     return table
 
 
-def with_shared_group(data: bytes) -> bytes:
-    """Return a config.toml that says the store is open to its group; comments and order stay.
+def with_feature(data: bytes, feature: str) -> bytes:
+    """Return a config.toml that has a read-only-compatible feature more; all else stays.
 
     Raises:
         FormatError: It has no list of features as this version writes it.
     """
     key = "read_only_compatible"
-    flags = sorted(_flags(_table(tomllib.loads(data.decode()), "features"), key) | {SHARED_GROUP})
+    flags = sorted(_flags(_table(tomllib.loads(data.decode()), "features"), key) | {feature})
     listed = ", ".join(f'"{flag}"' for flag in flags)
     text = re.sub(rf"(?m)^{key} *= *\[[^]]*\]", f"{key} = [{listed}]", data.decode(), count=1)
-    if not parse_config(text.encode()).shared:
+    if feature not in _flags(_table(tomllib.loads(text), "features"), key):
         raise FormatError("config.toml was edited: its features cannot be changed safely")
     return text.encode()
 

@@ -141,7 +141,11 @@ class _Explainer:
     def _layer(self, diff_id: DiffId) -> Explanation:
         without = Marks(self._table.clone())
         roots = find_roots(self._store, self._views, keep_cache=True)
-        others = {image.image_id for image in self._images if diff_id not in image.layers}
+        others = {
+            image.image_id
+            for image in self._images
+            if diff_id not in (*image.layers, *self._store.origins(image).kept)
+        }
         roots.layers.pop(diff_id, None)
         kept = {i: why for i, why in roots.images.items() if i in others}
         without.add(self._store, Roots(kept, roots.layers, []))
@@ -200,6 +204,9 @@ class _Explainer:
         for image in self._images:
             if diff_id in image.layers:
                 found += self._of_image.get(image.image_id, [])
+            if diff_id in self._store.origins(image).kept:
+                remedy = f"layerstore originals drop {image.image_id}"
+                found.append(Reason(f"a compressed original of image {image.image_id}", remedy))
         return found
 
 

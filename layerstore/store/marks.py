@@ -63,6 +63,7 @@ class Marks:
         self.table = table
         self.dangling: list[str] = []
         self._records: dict[DiffId, bytes] = {}
+        self._manifests: dict[ImageId, Digest] = {}
         self._based: set[PackId] = set()
 
     def clone(self) -> Marks:
@@ -72,6 +73,7 @@ class Marks:
         other.blobs, other.blob_bytes = set(self.blobs), self.blob_bytes
         other.dangling = list(self.dangling)
         other._records = dict(self._records)
+        other._manifests = dict(self._manifests)
         other._based = set(self._based)
         return other
 
@@ -158,10 +160,16 @@ class Marks:
             )
 
     def _mark_replaced(self, store: Store) -> None:
-        """Mark anew the layers whose record was replaced by another since they were marked.
+        """Mark anew what was described anew since it was marked, and so needs other things.
 
-        The same tar may be cut or described in another way: then it needs other chunks.
+        The same tar may be cut or described in another way, and an image may have come under
+        one more manifest.
         """
+        for image_id, digest in store.catalog.query("SELECT image_id, manifest_digest FROM images"):
+            image = ImageId(Digest(str(image_id)))
+            if self._manifests.get(image, digest) != digest:
+                self.images.discard(image)
+                self._image(store, image, "its name")
         for diff_id, item_id in store.catalog.query("SELECT diff_id, item FROM layers"):
             layer = DiffId(Digest(str(diff_id)))
             if self._records.get(layer, item_id) != item_id:
@@ -176,14 +184,30 @@ class Marks:
         if image is None:
             self.dangling.append(f"{why} needs image {image_id}, which is missing")
             return
-        for digest in {Digest(image_id), image.manifest_digest} - self.blobs:
-            self.blobs.add(digest)
-            size = blob_size(store.paths, digest)
-            if size is None:
-                self.dangling.append(f"image {image_id} needs blob {digest}, which is missing")
-            self.blob_bytes += size or 0
+        self._manifests[image_id] = image.manifest_digest
+        for digest in (Digest(image_id), image.manifest_digest):
+            self._blob(store, digest, image_id)
         for diff_id in image.layers:
             self._layer(store, diff_id, f"image {image_id}")
+        try:
+            origins = store.origins(image)
+        except (IntegrityError, NotFoundError) as err:
+            # What it remembers is unknown, so nobody may say what can go.
+            self.dangling.append(f"image {image_id} has an unreadable manifest: {err.message}")
+            return
+        for digest in origins.documents:
+            self._blob(store, digest, image_id)
+        for diff_id in origins.kept:
+            self._layer(store, diff_id, f"an original of image {image_id}")
+
+    def _blob(self, store: Store, digest: Digest, image_id: ImageId) -> None:
+        if digest in self.blobs:
+            return
+        self.blobs.add(digest)
+        size = blob_size(store.paths, digest)
+        if size is None:
+            self.dangling.append(f"image {image_id} needs blob {digest}, which is missing")
+        self.blob_bytes += size or 0
 
     def _layer(self, store: Store, diff_id: DiffId, why: str) -> None:
         if diff_id in self.layers:

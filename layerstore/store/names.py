@@ -8,12 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError
-from layerstore.formats.reference import is_id, lookup_form, may_be_id, parse_tag_name
+from layerstore.formats.reference import (
+    is_digest_name,
+    is_id,
+    lookup_form,
+    may_be_id,
+    parse_stored_name,
+)
 from layerstore.store.failures import DanglingReferenceError, ImageNotFoundError
 
 if TYPE_CHECKING:
     from layerstore.store.catalog import Catalog
     from layerstore.store.catalog_rows import ImageRecord
+
+
+_DIGEST_CHARACTERS = len("sha256:") + 64
 
 
 class AmbiguousIdError(InputError):
@@ -33,7 +42,7 @@ def resolve(catalog: Catalog, reference: str) -> ImageRecord:
     form = lookup_form(reference)
     if is_id(form):
         return _by_prefix(catalog, form)
-    image_id = catalog.tag(parse_tag_name(form))
+    image_id = catalog.tag(parse_stored_name(form))
     if image_id is not None:
         image = catalog.image(image_id)
         if image is None:
@@ -44,6 +53,8 @@ def resolve(catalog: Catalog, reference: str) -> ImageRecord:
         return image
     if may_be_id(form):
         return _by_prefix(catalog, form)
+    if is_digest_name(form):
+        return _by_prefix(catalog, form.partition("@")[2])
     raise _unknown(form)
 
 
@@ -55,10 +66,19 @@ def _by_prefix(catalog: Catalog, reference: str) -> ImageRecord:
             f"several images have an id that begins with {reference!r}",
             hint="give more digits of the id; 'layerstore images' lists them",
         )
-    image = catalog.image(found[0]) if found else None
+    image = catalog.image(found[0]) if found else _by_document(catalog, prefix)
     if image is None:
         raise _unknown(reference)
     return image
+
+
+def _by_document(catalog: Catalog, digest: str) -> ImageRecord | None:
+    """Return the image that came under a manifest or index of this digest."""
+    if len(digest) != _DIGEST_CHARACTERS:
+        return None
+    from layerstore.store.origins import image_of_document  # nothing that runtimes do in loops
+
+    return image_of_document(catalog, digest)
 
 
 def _unknown(reference: str) -> ImageNotFoundError:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from layerstore.digest import DiffId, Digest, ImageId
 from layerstore.errors import FormatError, IntegrityError, NotFoundError, StorageError
+from layerstore.formats.origins import decode_origins
 from layerstore.formats.pack import ItemKind
 from layerstore.linux.files import (
     fsync_directory,
@@ -26,7 +27,7 @@ from layerstore.linux.files import (
 from layerstore.linux.locks import exclusive
 from layerstore.progress import Silent
 from layerstore.store import names_log
-from layerstore.store.blobs import blob_digests, get_blob
+from layerstore.store.blobs import blob_digests, get_blob, has_blob
 from layerstore.store.catalog import Catalog
 from layerstore.store.catalog_file import create_tables
 from layerstore.store.catalog_rows import ImageRecord
@@ -286,26 +287,40 @@ class _Rebuild:
 
     def _add_images(self, connection: sqlite3.Connection) -> set[str]:
         """Insert every image whose manifest, config and layers are there; return their ids."""
-        found: set[str] = set()
+        best: dict[ImageId, tuple[tuple[bool, int], ImageRecord]] = {}
         for digest in blob_digests(self._paths):
-            record = self._image(digest)
-            if record is not None and record.image_id not in found:
-                insert_image(connection, record)
-                found.add(record.image_id)
-        return found
+            found = self._image(digest)
+            if found is not None:
+                known = best.get(found[1].image_id)
+                if known is None or known[0] < found[0]:
+                    best[found[1].image_id] = found
+        for _, record in best.values():
+            insert_image(connection, record)
+        return set(best)
 
-    def _image(self, digest: Digest) -> ImageRecord | None:
-        """Return the image of a blob that is a manifest, or None."""
+    def _image(self, digest: Digest) -> tuple[tuple[bool, int], ImageRecord] | None:
+        """Return the image of a blob that is a manifest, and how good that is; or None.
+
+        An image that came from elsewhere has several: one of ours, which remembers the others.
+        Of ours there may be earlier ones, until the next gc. The best names nothing that is
+        not there, and remembers most.
+        """
         try:
-            image_id = manifest_config(get_blob(self._paths, digest))
+            manifest = get_blob(self._paths, digest)
+            image_id = manifest_config(manifest)
             facts = image_facts(get_blob(self._paths, image_id))
+            origins = decode_origins(manifest)
         except (IntegrityError, NotFoundError):
             return None  # and a disk that failed is told: leaving an image out would lose it
         if not self._layers.keys() >= set(facts.diff_ids):
             self._torn_images.add(ImageId(Digest(image_id)))
             return None
         size = sum(self._layers[diff_id][0].content_size for diff_id in facts.diff_ids)
-        return ImageRecord(ImageId(Digest(image_id)), digest, facts.created, facts.diff_ids, size)
+        record = ImageRecord(ImageId(Digest(image_id)), digest, facts.created, facts.diff_ids, size)
+        whole = self._layers.keys() >= set(origins.kept) and all(
+            has_blob(self._paths, document) for document in origins.documents
+        )
+        return (whole, len(origins.documents) + len(origins.encodings)), record
 
     def _add_tags(
         self, connection: sqlite3.Connection, images: set[str]

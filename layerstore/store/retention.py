@@ -16,6 +16,8 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.formats.reference import is_digest_name, split_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -64,16 +66,30 @@ class NamedUse(NamedTuple):
 def unkept_names(
     rules: KeepRules, names: Sequence[NamedUse], reference: Reference
 ) -> list[NamedUse]:
-    """Return the names that no rule keeps, the one used last first."""
+    """Return the names that no rule keeps, the one used last first.
+
+    A name with a digest beside a tag of its repository and image stays and goes with that.
+    """
     if not rules.removes_names:
         return []
     kept = {named.name for named in names if named.held or _matches(named.name, rules.keep_tags)}
     if rules.keep_within_s is not None:
         kept |= {n.name for n in names if reference.age_of(n.used) <= rules.keep_within_s}
     if rules.keep_last is not None:
-        for members in _by_repository(names, reference).values():
+        for members in _by_repository(_of_their_own(names), reference).values():
             kept |= {named.name for named in members[: rules.keep_last]}
+    kept |= _names_that_follow(names, kept)
     return [named for named in _latest_first(names, reference) if named.name not in kept]
+
+
+def _names_that_follow(names: Sequence[NamedUse], kept: set[str]) -> set[str]:
+    """Return names with digests that stay because a tag of their repository and image does."""
+    staying = {(split_name(n.name)[0], n.image_id) for n in names if n.name in kept}
+    return {
+        named.name
+        for named in names
+        if is_digest_name(named.name) and (split_name(named.name)[0], named.image_id) in staying
+    }
 
 
 def unkept_steps(rules: KeepRules, uses: Mapping[str, float], reference: Reference) -> list[str]:
@@ -90,15 +106,26 @@ def steps_latest_first(uses: Mapping[str, float], reference: Reference) -> list[
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    tag = name.rpartition(":")[2]
+    tag = split_name(name)[1]
     return any(fnmatchcase(name if ":" in p else tag, p) for p in patterns)
 
 
 def _by_repository(names: Sequence[NamedUse], reference: Reference) -> dict[str, list[NamedUse]]:
     found: dict[str, list[NamedUse]] = {}
     for named in _latest_first(names, reference):
-        found.setdefault(named.name.rpartition(":")[0], []).append(named)
+        found.setdefault(split_name(named.name)[0], []).append(named)
     return found
+
+
+def _of_their_own(names: Sequence[NamedUse]) -> list[NamedUse]:
+    """Return names without those with digests beside a tag of their repository and image."""
+    tagged = {(split_name(n.name)[0], n.image_id) for n in names if not is_digest_name(n.name)}
+    return [
+        named
+        for named in names
+        if not is_digest_name(named.name)
+        or (split_name(named.name)[0], named.image_id) not in tagged
+    ]
 
 
 def _latest_first(names: Sequence[NamedUse], reference: Reference) -> list[NamedUse]:

@@ -28,8 +28,9 @@ from blake3 import blake3
 from layerstore.chunking.cutter import CUT_MAX_BYTES
 from layerstore.digest import ChunkId, ImageId, sha256_digest
 from layerstore.errors import FormatError, IntegrityError, LimitExceededError
+from layerstore.formats.origins import decode_origins
 from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
-from layerstore.formats.reference import parse_tag_name
+from layerstore.formats.reference import parse_stored_name
 from layerstore.store.adopt import adopt_missing
 from layerstore.store.blobs import put_blob
 from layerstore.store.catalog_rows import ImageRecord
@@ -44,6 +45,7 @@ from layerstore.store.differences import (
 from layerstore.store.failures import LayerNotFoundError
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.leases import Lease, hold
+from layerstore.store.origins import allow_origins, with_known_origins
 from layerstore.store.pipeline import BlockJob, Pipeline
 from layerstore.store.records import LayerRecord, cache_seal, encode_layer, layer_item_id
 from layerstore.store.references import layer_chunks, published_chunks
@@ -528,11 +530,21 @@ class WriteSession:
         layers: Sequence[DiffId],
         *,
         names: Sequence[str] = (),
+        documents: Sequence[bytes] = (),
     ) -> ImageRecord:
         """Make an image durable and visible under ``names``, in one commit.
 
         The SHA-256 of ``config`` is the image's id; its ``rootfs.diff_ids`` must
-        equal ``layers``, lowest first. A name moves here from the image that had it.
+        equal ``layers``, lowest first. A name moves here from the image that had it. What
+        the store remembers of how the image came already is remembered further.
+
+        Args:
+            config: As it came.
+            manifest: Our own of the image; what it remembers (:mod:`layerstore.formats.origins`)
+                is in ``documents``, in the store, and in layers that this session holds.
+            layers: Of the image.
+            names: With a tag, or ``repository@digest`` of a document it came under.
+            documents: Manifests and indexes that ``manifest`` remembers.
 
         Raises:
             LayerNotFoundError: A layer was not published.
@@ -544,10 +556,15 @@ class WriteSession:
             raise FormatError("the image config lists other layers than the image has")
         if manifest_config(manifest) != sha256_digest(config):
             raise FormatError("the image manifest belongs to another config")
-        full_names = [parse_tag_name(name) for name in names]
+        full_names = [parse_stored_name(name) for name in names]
+        if decode_origins(manifest):
+            allow_origins(self._paths)
         with self._catalog.write() as connection:
             # Blobs are written under the lock: gc removes unused ones under it.
             image_id = put_blob(self._paths, config, self.temporary("config"))
+            for document in documents:
+                put_blob(self._paths, document, self.temporary("document"))
+            manifest = with_known_origins(self._catalog, image_id, manifest)
             manifest_digest = put_blob(self._paths, manifest, self.temporary("manifest"))
             record = ImageRecord(
                 ImageId(image_id),

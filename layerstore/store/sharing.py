@@ -31,9 +31,10 @@ from layerstore.linux.files import (
 from layerstore.linux.locks import exclusive, is_held
 from layerstore.store.config import (
     CONFIG_MAX_BYTES,
+    SHARED_GROUP,
     load_config,
     require_writable,
-    with_shared_group,
+    with_feature,
 )
 from layerstore.store.exclusion import alone
 from layerstore.store.failures import storage_errors
@@ -80,7 +81,8 @@ def share_store(paths: StorePaths, group: int) -> None:
                     _open_to(group, path, SHARED_DIR if is_directory else SHARED_FILE)
             staging = paths.temporary("share", str(os.getpid()))
             remove_if_present(staging)
-            data = with_shared_group(read_file(paths.config, max_bytes=CONFIG_MAX_BYTES))
+            config = read_file(paths.config, max_bytes=CONFIG_MAX_BYTES)
+            data = with_feature(config, SHARED_GROUP)
             publish_bytes(data, staging=staging, target=paths.config)
             # Published in a directory that is not open yet: it got a private file's mode.
             _open_to(group, paths.config, SHARED_FILE)

@@ -17,8 +17,13 @@ import msgspec
 
 from layerstore.errors import FormatError, NotFoundError
 from layerstore.formats.pack import DEPTH_MAX, PREFIX_MAX_BYTES
-from layerstore.formats.reference import ReferenceSyntaxError, parse_tag_name
-from layerstore.store import blobs, names
+from layerstore.formats.reference import (
+    ReferenceSyntaxError,
+    names_that_go,
+    parse_stored_name,
+    parse_tag_name,
+)
+from layerstore.store import blobs, names, origins
 from layerstore.store.catalog import Catalog
 from layerstore.store.config import StoreConfig, create_store, load_config, require_writable
 from layerstore.store.failures import (
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from layerstore.digest import ChunkId, DiffId, ImageId, PackId
+    from layerstore.formats.origins import Origins
     from layerstore.formats.pack import Block
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ChunkPlace, ImageRecord
@@ -293,6 +299,15 @@ class Store:
         """Return every image, newest first."""
         return self.catalog.images()
 
+    def origins(self, image: ImageRecord) -> Origins:
+        """Return what is remembered of how an image came.
+
+        Raises:
+            BlobNotFoundError: Its manifest is missing.
+            IntegrityError: Its manifest is damaged.
+        """
+        return origins.origins_of(self.paths, image.manifest_digest)
+
     def resolve(self, reference: str) -> ImageRecord:
         """Return the image that a name, an id or the beginning of an id means.
 
@@ -326,6 +341,8 @@ class Store:
     def untag(self, name: str, *, force: bool = False) -> ImageId:
         """Forget a name, durably; the image stays until gc if nothing else needs it.
 
+        With the last tag of a repository its names with digests go.
+
         Args:
             name: The name.
             force: Forget it, and its pin, although it is pinned.
@@ -337,7 +354,7 @@ class Store:
             ImageNotFoundError: No such name.
             PinnedError: It is pinned.
         """
-        full = parse_tag_name(name)
+        full = parse_stored_name(name)
         require_writable(self.config)
         give_up(self.paths)
         with self.catalog.write() as connection:
@@ -348,9 +365,13 @@ class Store:
                 )
             if not force:
                 refuse_pinned(self.catalog, [full])
-            unpin_all(connection, self.paths.names_log, [full])
-            untag_all(connection, self.paths.names_log, [full])
+            going = names_that_go([full], self._names_of(image_id))
+            unpin_all(connection, self.paths.names_log, going)
+            untag_all(connection, self.paths.names_log, going)
         return image_id
+
+    def _names_of(self, image_id: ImageId) -> list[str]:
+        return [name for name, image in self.catalog.tags().items() if image == image_id]
 
     def remove_image(
         self, image_id: ImageId, *, force: bool = False, names: Collection[str] | None = None
@@ -374,8 +395,9 @@ class Store:
         give_up(self.paths)
         with self.catalog.write() as connection:
             self.image(image_id)
-            named = [name for name, image in self.catalog.tags().items() if image == image_id]
+            named = self._names_of(image_id)
             going = [name for name in named if names is None or name in names]
+            going = names_that_go(going, named)
             is_last = len(going) == len(named)
             targets = [*going, image_id] if is_last else going
             if not force:
@@ -427,7 +449,7 @@ class Store:
         """Return the name that ``reference`` is, or else the id of the image it means."""
         image = self.resolve(reference)
         with contextlib.suppress(ReferenceSyntaxError):
-            full = parse_tag_name(reference)
+            full = parse_stored_name(reference)
             if self.catalog.tag(full) is not None:
                 return full
         return image.image_id

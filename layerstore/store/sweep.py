@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import ID_BYTES, PackId
+from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.linux.files import fsync_directory, remove_if_present
 from layerstore.linux.locks import is_held
 from layerstore.linux.removal import remove_leftover, tree_size
@@ -179,7 +180,7 @@ def remove_leavings(store: Store, *, own_lease: str | None) -> int:
         orphans = [pack for pack in pack_files(store.paths) if pack[0] not in known]
         for some in turns(orphans, Pace(_FILES_A_TURN)):
             removed += _remove_packs(store, some)
-        named = _named_blobs(store.catalog)
+        named = _named_blobs(store)
         nameless = [digest for digest in blob_digests(store.paths) if digest not in named]
         for digests in turns(nameless, Pace(_FILES_A_TURN)):
             removed += _remove_blobs(store, digests)
@@ -216,7 +217,7 @@ def _remove_packs(store: Store, orphans: Iterable[tuple[PackId, int]]) -> int:
 def _remove_blobs(store: Store, digests: Iterable[Digest]) -> int:
     removed = 0
     with store.catalog.locked():
-        named = _named_blobs(store.catalog)
+        named = _named_blobs(store)
         for digest in digests:
             path = store.paths.blob(digest)
             size = _size(path)
@@ -225,10 +226,18 @@ def _remove_blobs(store: Store, digests: Iterable[Digest]) -> int:
     return removed
 
 
-def _named_blobs(catalog: Catalog) -> set[object]:
-    """Return the configs and manifests of all images."""
-    rows = catalog.query("SELECT image_id, manifest_digest FROM images")
-    return {digest for row in rows for digest in row}
+def _named_blobs(store: Store) -> set[str]:
+    """Return the configs and manifests of all images, and the documents they came under.
+
+    All blobs, where a manifest cannot be read: it may name any.
+    """
+    named: set[str] = set()
+    try:
+        for image in store.images():
+            named |= {image.image_id, image.manifest_digest, *store.origins(image).documents}
+    except (IntegrityError, NotFoundError):
+        return set(blob_digests(store.paths))
+    return named
 
 
 def retired_size(catalog: Catalog) -> int:

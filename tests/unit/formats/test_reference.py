@@ -108,7 +108,7 @@ def test_split_name():
         ("deadbeef", "deadbeef"),
         ("sha256:dead", "sha256:dead"),
         ("f" * 64, "f" * 64),
-        (f"web:1@{DIGEST}", DIGEST),
+        (f"web:1@{DIGEST}", f"web@{DIGEST}"),
         ("abc", "abc:latest"),
     ],
 )

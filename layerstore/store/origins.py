@@ -1,0 +1,114 @@
+"""What the store keeps of how its images came: documents and compressed originals.
+
+An image's stored manifest names them (:mod:`layerstore.formats.origins`), so they live exactly
+as long as it does, and a catalog that is made again knows them. A store that keeps any has
+the feature ``origins``, so that no older layerstore collects them. Normative:
+docs/format/origins.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING
+
+from layerstore.errors import IntegrityError, NotFoundError
+from layerstore.formats.origins import NO_ORIGINS, Origins, decode_origins, with_origins_of
+from layerstore.linux.files import publish_bytes, read_file, remove_if_present
+from layerstore.linux.locks import exclusive
+from layerstore.store.blobs import get_blob
+from layerstore.store.config import (
+    CONFIG_MAX_BYTES,
+    ORIGINS,
+    load_config,
+    parse_config,
+    with_feature,
+)
+from layerstore.store.failures import storage_errors
+from layerstore.store.paths import StorePaths
+
+if TYPE_CHECKING:
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog_rows import ImageRecord
+
+_REMEMBERED = 4096
+"""Manifests whose origins a process remembers: a digest never means another one."""
+
+
+def origins_of(paths: StorePaths, manifest_digest: str) -> Origins:
+    """Return what a stored manifest remembers; nothing, unread, where no manifest does.
+
+    Raises:
+        BlobNotFoundError: The manifest is missing.
+        IntegrityError: It is damaged.
+    """
+    if not keeps_origins(paths):
+        return NO_ORIGINS
+    return _origins(paths.root, manifest_digest)
+
+
+@functools.lru_cache(_REMEMBERED)
+def _origins(root: str, manifest_digest: str) -> Origins:
+    return decode_origins(get_blob(StorePaths(root), manifest_digest))
+
+
+def keeps_origins(paths: StorePaths) -> bool:
+    """Return whether the store's manifests may remember anything, as its config says now."""
+    status = os.stat(paths.config)
+    return _config_says(paths.config, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache(16)
+def _config_says(path: str, _mtime_ns: int, _inode: int) -> bool:
+    return parse_config(read_file(path, max_bytes=CONFIG_MAX_BYTES)).origins
+
+
+def allow_origins(paths: StorePaths) -> None:
+    """Let manifests remember origins from now on, durably; harmless when they may already.
+
+    Waits for a running gc: one of an older layerstore, which knows nothing of them, may not
+    begin after this.
+
+    Raises:
+        StorageError: The store cannot be written.
+    """
+    if load_config(paths).origins:
+        return
+    with (
+        storage_errors("write the store's config"),
+        exclusive(paths.gc_lock),
+        exclusive(paths.catalog_lock),
+    ):
+        data = with_feature(read_file(paths.config, max_bytes=CONFIG_MAX_BYTES), ORIGINS)
+        staging = paths.temporary("origins", str(os.getpid()))
+        remove_if_present(staging)
+        publish_bytes(data, staging=staging, target=paths.config)
+
+
+def with_known_origins(catalog: Catalog, image_id: str, manifest: bytes) -> bytes:
+    """Return an image's new manifest that also remembers what its present one does.
+
+    The caller is in a write transaction, or nothing may rely on the answer.
+    """
+    present = catalog.image(image_id)
+    if present is None or not keeps_origins(catalog.paths):
+        return manifest
+    try:
+        other = get_blob(catalog.paths, present.manifest_digest)
+    except (IntegrityError, NotFoundError):
+        return manifest  # what it remembered is lost: this one heals the image
+    return with_origins_of(manifest, other)
+
+
+def image_of_document(catalog: Catalog, digest: str) -> ImageRecord | None:
+    """Return the image that came under a manifest or index, the newest if there are several."""
+    paths = catalog.paths
+    if not os.path.exists(paths.blob(digest)):
+        return None  # most digests that are asked for: nothing was read
+    for image in catalog.images():
+        try:
+            if digest in origins_of(paths, image.manifest_digest).documents:
+                return image
+        except (IntegrityError, NotFoundError):
+            continue  # an image whose manifest is lost is no reason not to find another
+    return None
