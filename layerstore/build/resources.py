@@ -70,6 +70,7 @@ class BuildResources:
         lock: Held while something that steps share is made.
         stopping: Set when the build ends early: nothing new begins.
         aborted: Set when not even what is being published is of use any more.
+        epoch: SOURCE_DATE_EPOCH, None for the real time.
     """
 
     def __init__(self, store: Store, contexts: Contexts, ui: BuildUi, *, epoch: int | None) -> None:
@@ -82,7 +83,7 @@ class BuildResources:
         self._writing = threading.Lock()
         self._written = _Written()
         self._contexts = contexts
-        self._epoch = epoch
+        self.epoch = epoch
         self._session: WriteSession | None = None
         self._scratch: Path | None = None
         self._changesets: dict[DiffId, Changeset] = {}
@@ -197,9 +198,9 @@ class BuildResources:
         self.stopping.set()
 
     def _clamped(self, items: Sequence[LayerItem]) -> Sequence[LayerItem]:
-        if self._epoch is None:
+        if self.epoch is None:
             return items
-        limit = self._epoch * 1_000_000_000
+        limit = self.epoch * 1_000_000_000
         return [
             item
             if item.entry.mtime_ns <= limit
@@ -209,4 +210,4 @@ class BuildResources:
 
     def now_ns(self) -> int:
         """Return the time of what the build makes."""
-        return time.time_ns() if self._epoch is None else self._epoch * 1_000_000_000
+        return time.time_ns() if self.epoch is None else self.epoch * 1_000_000_000

@@ -44,7 +44,7 @@ def squashed_layers(
     base = tuple(layers[:kept])
     if len(layers) == kept:
         return base
-    key = _key(base, layers)
+    key = _key(base, layers, resources.epoch)
     record = resources.store.cache_get(key)
     if record is None:
         from layerstore.image.layer_item import LayerItem
@@ -84,6 +84,7 @@ def squashed_history(
     return [*base, *new, merged]
 
 
-def _key(base: Sequence[DiffId], layers: Sequence[DiffId]) -> str:
-    parts = ["layerstore squash 1", chain_id(base), chain_id(layers)]
-    return "step:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def _key(base: Sequence[DiffId], layers: Sequence[DiffId], epoch: int | None) -> str:
+    # With the epoch, to which the one layer's times are held: those of the base may be later.
+    parts = ["layerstore squash 2", chain_id(base), chain_id(layers), epoch]
+    return "step:" + hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
