@@ -24,7 +24,7 @@ def verified(store: Store, request: BuildRequest, ui: BuildUi, *, as_json: bool)
     found = verify(store, request, ui)
     if found.difference is None:
         ui.message(f"verified: two builds without the cache made {found.result.image_id}")
-        return replace(found.request, no_cache=False)
+        return replace(found.request, no_cache=False, no_cache_stages=())
     if as_json:
         write_json({"reproducible": False, **_as_json(found.difference)})
     else:

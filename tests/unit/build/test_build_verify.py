@@ -7,11 +7,15 @@ import os
 
 import pytest
 
+from layerstore.build.api import build
+from layerstore.build.cache_exchange import CacheExport, CacheKind
 from layerstore.build.dockerfile.syntax import SourceSpan
 from layerstore.build.graph import MkdirOp
 from layerstore.build.record import MadeStep
 from layerstore.build.reproducing_hints import hint_for
+from layerstore.build.request import BuildRequest
 from layerstore.build.verify import FieldDifference, first_difference, verify
+from layerstore.cli.build_verify import verified
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.layer_item import LayerItem
 from layerstore.image.layer_writer import write_layer
@@ -143,8 +147,6 @@ def test_no_hint_where_nothing_is_known():
 def test_a_build_that_is_the_same_twice(builder):  # noqa: F811
     """No real time is waited for: the clock and the wait are handed in."""
     builder.write({"f": "x"})
-    from layerstore.build.request import BuildRequest
-
     waited = []
     request = BuildRequest(
         context=builder.context, dockerfile_text=b"FROM scratch\nCOPY f /\nWORKDIR /d\n",
@@ -157,3 +159,19 @@ def test_a_build_that_is_the_same_twice(builder):  # noqa: F811
     assert found.request.source_date_epoch == 1_700_000_000
     assert len(ui.ran) == 4
     assert builder.store.images() == []
+
+
+def test_nothing_leaves_the_store_while_it_is_verified(builder, tmp_path):  # noqa: F811
+    builder.write({"f": "x"})
+    target = tmp_path / "cache"
+    request = BuildRequest(
+        context=builder.context, dockerfile_text=b"FROM scratch AS only\nCOPY f /\n",
+        dockerfile=builder.directory / "Dockerfile", no_cache_stages=("only",),
+        cache_to=(CacheExport(CacheKind.DIRECTORY, str(target)),),
+    )  # fmt: skip
+    request = verified(builder.store, request, RecordingUi(), as_json=False)
+    assert not target.exists()
+    ui = RecordingUi()
+    build(builder.store, request, ui)
+    assert ui.ran == []  # what was verified is what is given out
+    assert target.exists()
