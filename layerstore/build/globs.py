@@ -140,7 +140,7 @@ def _class_char(pattern: str, position: int) -> tuple[str, int]:
 class Automaton:
     """Matches paths against many patterns at once.
 
-    Not safe for concurrent use: masks of characters are made when first seen.
+    Masks of characters are made when first seen. Several threads may ask one: each makes the same.
     """
 
     __slots__ = (

@@ -8,7 +8,7 @@ directory decides for what lies below, until a later rule says otherwise. As in
 BuildKit, a rule is only asked where it could change the verdict so far, so
 ``!x`` behind ``x/y`` does not bring ``x/y`` back.
 
-An `IgnoreRules` keeps verdicts of directories it has seen: use one per thread.
+An `IgnoreRules` keeps verdicts of directories it has seen. Several threads may ask one.
 
 Source: docker's ".dockerignore file"; github.com/moby/patternmatcher,
 ``MatchesUsingParentResults``.
@@ -149,10 +149,12 @@ class IgnoreRules:
         depth costs no recursion.
         """
         waiting: list[str] = []
-        while path and path not in self._remembered:
+        # Asked once: another thread may make room at any moment.
+        known = None
+        while path and (known := self._remembered.get(path)) is None:
             waiting.append(path)
             path = path.rpartition("/")[0]
-        result = self._remembered[path] if path else (frozenset(), False)
+        result = known or (frozenset(), False)
         if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.clear()
         for each in reversed(waiting):

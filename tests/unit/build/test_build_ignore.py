@@ -229,3 +229,29 @@ def test_sources_without_wildcards() -> None:
         True,
     ]
     assert unescape_source("a\\[b\\\\c\\") == "a[b\\c\\"
+
+
+class _Emptied(dict):
+    """A memory in which another thread makes room right after each question."""
+
+    def __contains__(self, key: object) -> bool:
+        found = super().__contains__(key)
+        if found:
+            self.clear()
+        return found
+
+    def get(self, key: object, default: object = None) -> object:
+        found = super().get(key, default)
+        if found is not None:
+            self.clear()
+        return found
+
+
+def test_threads_may_ask_the_same_rules() -> None:
+    """A step that takes a whole context asks beside the thread that makes keys."""
+    asked = rules("out", "**/*.tmp", "!a/keep.tmp")
+    asked._remembered = _Emptied()
+    for _ in range(3):
+        assert asked.excluded("a/b/x.tmp")
+        assert not asked.excluded("a/keep.tmp")
+        assert asked.excluded("out/keep")
