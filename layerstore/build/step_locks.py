@@ -61,8 +61,10 @@ class StepLocks:
             self._patience.wait_for(
                 lambda: _try_lock(fd, place), f"another build that runs the same step: {label}"
             )
-            yield
-            _set_lock(fd, fcntl.F_UNLCK, place)  # a child that was forked meanwhile has it, too
+            try:
+                yield
+            finally:  # by hand: a child that was forked meanwhile has the file open, too
+                _set_lock(fd, fcntl.F_UNLCK, place)
         finally:
             os.close(fd)
 
