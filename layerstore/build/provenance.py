@@ -194,7 +194,7 @@ def _metadata(facts: BuildFacts, *, is_max: bool) -> dict[str, object]:
         plain["startedOn"] = rfc3339(float(int(facts.started)))
         plain["finishedOn"] = rfc3339(float(int(facts.finished)))
     if is_max:
-        text = facts.spec.decode("utf-8", "replace")
+        text = redacted(facts.spec.decode("utf-8", "replace"))
         plain["buildkit_metadata"] = {
             "source": {"infos": [{"filename": os.path.basename(facts.spec_name), "data": text}]}
         }

@@ -73,6 +73,13 @@ def test_provenance_names_everything_that_went_in(made: Builder) -> None:
     assert plain["runDetails"]["metadata"]["startedOn"].endswith("Z")
 
 
+def test_passwords_of_urls_are_not_in_the_text_either(made: Builder) -> None:
+    dockerfile = f"# from https://me:hidden-value@example.org/x\n{DOCKERFILE}"
+    text = json.dumps(predicates(made, dockerfile=dockerfile)[PROVENANCE_TYPE])
+    assert "https://example.org/x" in text
+    assert "hidden-value" not in text
+
+
 def test_native_specs_are_told_as_such(made: Builder) -> None:
     from layerstore.build.api import build
     from layerstore.build.request import BuildRequest
