@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,10 @@ class Copying:
         """Return the files that a COPY takes, for people who ask what changed."""
         from layerstore.build.facts import Selection
 
-        return [Selection(1, "", self._matches(op, vertex, inputs))] if op.sources else []
+        by_input: dict[int, list[tuple[str, list[Match]]]] = {}
+        for number, match in enumerate(self._matches(op, vertex, inputs)):
+            by_input.setdefault(op.origin(number), []).append(match)
+        return [Selection(number, "", by_input[number]) for number in sorted(by_input)]
 
     def mkdir(self, op: MkdirOp, base: Result) -> DiffId | None:
         """Carry out a WORKDIR; None when the directory is there."""
@@ -140,9 +144,9 @@ class Copying:
             return False
         place = prepare_destination(target, op.dest, owner)
         target.make_directories(place, owner or (0, 0))
-        path = self._resources.scratch / "spool"
-        spool = stack.enter_context(path.open("w+b"))
-        path.unlink()
+        # Without a name: other steps unpack theirs at the same time.
+        spool = tempfile.TemporaryFile(dir=self._resources.scratch)  # noqa: SIM115 -- read later
+        stack.enter_context(spool)
         unpack(target, place, open_content, spool, owner)
         return True
 
@@ -174,7 +178,8 @@ class Copying:
                 Match(path.rpartition(b"/")[2], path, select(node, includes, excludes))
                 for path, node in find(roots[origin], pattern)
             ]
-            _check_found(source, found, vertex, parents=op.parents)
+            if not has_wildcards(source) and not (found and _holds_any(found[0], op)):
+                raise nothing_found(source, vertex, origin)
             matches.append((source, found))
         return matches
 
@@ -225,16 +230,14 @@ def _place_of(op: CopyOp) -> str:
     return op.dest
 
 
-def _check_found(source: str, found: list[Match], vertex: Vertex, *, parents: bool) -> None:
-    if has_wildcards(source):
-        return
-    if not found or (parents and not found[0].selected.children):
-        raise nothing_found(source, vertex)
+def _holds_any(found: Match, op: CopyOp) -> bool:
+    """Whether something of a match is taken: with ``--parents`` its pattern goes on below it."""
+    return not op.parents or bool(found.selected.children)
 
 
-def nothing_found(source: str, vertex: Vertex) -> InputError:
-    """Return the error of a source that is not there."""
-    op = vertex.inputs[1].op if len(vertex.inputs) > 1 else ContextOp()
+def nothing_found(source: str, vertex: Vertex, number: int) -> InputError:
+    """Return the error of a source that is not in input ``number``."""
+    op = vertex.inputs[number].op
     if isinstance(op, ContextOp):
         where = f"the build context {op.name}".rstrip()
         hint = "see whether .dockerignore leaves it out"

@@ -176,12 +176,13 @@ class TargetTree:
         self._written.pop(path, None)
         if node.children is None:
             return
-        prefix = path + b"/"
-        for below in [name for name in self._written if name.startswith(prefix)]:
-            del self._written[below]
-        self._touched = {
-            name for name in self._touched if name != path and not name.startswith(prefix)
-        }
+        # By what lies below, not by all that was written: an archive may replace any number.
+        gone = [(path, node)]
+        while gone:
+            name, each = gone.pop()
+            self._written.pop(name, None)
+            self._touched.discard(name)
+            gone += [(name + b"/" + below, child) for below, child in (each.children or {}).items()]
         # Should a directory take this name again in this step, lower children must stay hidden.
         self._emptied.add(path)
 

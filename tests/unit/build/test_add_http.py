@@ -213,3 +213,21 @@ def test_several_are_fetched_at_once(builder: Builder, server: LocalServer) -> N
         assert len(ui.ran) == ran
         files = builder.files(result)
         assert [files[str(n)].content[:1] for n in range(6)] == [b"a", b"b", b"c", b"d", b"e", b"f"]
+
+
+def test_what_is_missing_and_what_changed_is_told_of_its_own_source(
+    builder: Builder,  # noqa: F811
+    server: LocalServer,
+) -> None:
+    url = server.file("/f", b"one")
+    with pytest.raises(BuildStepError, match="missing does not exist in the build context"):
+        builder.build(f"FROM scratch\nADD {url} missing /d/\n")
+    builder.write({"local": "1"})
+    dockerfile = f"FROM scratch\nADD {url} local /d/\n"
+    builder.build(dockerfile)
+    server.file("/f", b"two")
+    builder.build(dockerfile, explain=True)
+    assert f"{url}: /f changed: its content" in builder.ui.because
+    builder.write({"local": "2"})
+    builder.build(dockerfile, explain=True)
+    assert "local changed: its content" in builder.ui.because

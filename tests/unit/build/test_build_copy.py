@@ -298,3 +298,39 @@ def test_a_dockerfile_may_lie_anywhere(project: Builder, tmp_path: Path) -> None
     assert {path for path, file in files.items() if file.kind is Kind.FILE} == {
         "x/a", "x/.dockerignore",
     }  # fmt: skip
+
+
+def test_steps_unpack_side_by_side(project: Builder) -> None:
+    """Each waits in a file of its own until its layer is written."""
+    count = 12
+    for number in range(count):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            member = tarfile.TarInfo("f")
+            content = str(number).encode() * 200_000
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        project.write({f"{number}.tar": packed.getvalue()})
+    stages = "".join(f"FROM scratch AS s{n}\nADD {n}.tar /{n}/\n" for n in range(count))
+    copies = "".join(f"COPY --link --from=s{n} / /\n" for n in range(count))
+    result = project.build(f"{stages}FROM scratch\n{copies}", jobs=count)
+    files = project.files(result)
+    for number in range(count):
+        assert files[f"{number}/f"].content == str(number).encode() * 200_000
+
+
+def test_an_archive_may_replace_directories_again_and_again(project: Builder) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for number in range(3):
+            for name, kind in (("d", tarfile.DIRTYPE), ("d/f", tarfile.REGTYPE)):
+                member = tarfile.TarInfo(name)
+                member.type, member.mode = kind, 0o700 + number
+                archive.addfile(member)
+            archive.addfile(tarfile.TarInfo("d"))
+        archive.addfile(tarfile.TarInfo("e"))
+    project.write({"x.tar": packed.getvalue()})
+    files = project.files(project.build("FROM scratch\nADD x.tar /\n"))
+    assert {path: file.kind for path, file in files.items() if path} == {
+        "d": Kind.FILE, "e": Kind.FILE,
+    }  # fmt: skip
