@@ -108,6 +108,28 @@ def decode_manifest(raw: bytes, *, media_type: str | None = None) -> Manifest:
         LimitExceededError: More layers or bytes than an image may have.
         UnsafeContentError: A descriptor tells where to fetch it from.
     """
+    manifest = decode_artifact(raw, media_type=media_type)
+    _require_type(manifest.config, "manifest.config", _CONFIG_TYPES)
+    for n, descriptor in enumerate(manifest.layers):
+        _require_type(descriptor, f"manifest.layers[{n}]", _LAYER_TYPES)
+    return manifest
+
+
+def decode_artifact(raw: bytes, *, media_type: str | None = None) -> Manifest:
+    """Return a manifest whose config and layers may be of any type, of an image or not.
+
+    Signatures, attestations and other artefacts are kept in such manifests. ``subject`` and
+    ``artifactType`` are among the extra fields.
+
+    Args:
+        raw: The document as it came.
+        media_type: What the descriptor or the server called it; the text must not disagree.
+
+    Raises:
+        FormatError: Not a manifest, or one that two readers would read differently.
+        LimitExceededError: More layers or bytes than an image may have.
+        UnsafeContentError: A descriptor tells where to fetch it from.
+    """
     fields = _document(raw, "manifest", media_type, MANIFEST_TYPES, rival="manifests")
     layers = fields.items("layers")
     if layers is None:
@@ -117,13 +139,9 @@ def decode_manifest(raw: bytes, *, media_type: str | None = None) -> Manifest:
     config = fields.part("config", descriptor_of)
     if config is None:
         raise FormatError("manifest.config is missing")
-    _require_type(config, "manifest.config", _CONFIG_TYPES)
-    descriptors = tuple(descriptor_of(v, f"manifest.layers[{n}]") for n, v in enumerate(layers))
-    for n, descriptor in enumerate(descriptors):
-        _require_type(descriptor, f"manifest.layers[{n}]", _LAYER_TYPES)
     return Manifest(
         config=config,
-        layers=descriptors,
+        layers=tuple(descriptor_of(v, f"manifest.layers[{n}]") for n, v in enumerate(layers)),
         media_type=fields.text("mediaType", media_type or ""),
         annotations=fields.mapping("annotations"),
         extra=fields.rest(),
