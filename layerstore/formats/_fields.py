@@ -82,6 +82,10 @@ class Fields:
         """Return an integer field, None when absent."""
         return self.integer(key) if self._take(key) is not None else None
 
+    def present(self, key: str) -> bool:
+        """Return whether a field is there and not null; it still has to be read."""
+        return self._values.get(key) is not None
+
     def boolean(self, key: str) -> bool:
         """Return a boolean field, False when absent."""
         value = self._take(key)
