@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 120
 DIFFERENTIAL_ARCHIVES ?= 50000
 
 .PHONY: help demo test conformance crash-nightly crash-release hostile fuzz differential lint format lock bench bench-views bench-builds setup
-.PHONY: setup-system setup-test-system clean
+.PHONY: setup-system setup-test-system protos clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,11 @@ lock: ## Pin the newest versions that pyproject.toml allows
 	.cache/lock-venv/bin/pip-compile --quiet --upgrade --generate-hashes --extra dev --extra containerd --strip-extras \
 	  --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --output-file requirements.lock pyproject.toml
+
+protos: ## Generate the modules of containerd's API from layerstore/snapshotter/api/*.proto
+	$(PYTHON) -m venv .cache/protos-venv
+	.cache/protos-venv/bin/pip install --quiet 'grpcio-tools<1.86'
+	.cache/protos-venv/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. layerstore/snapshotter/api/*.proto
 
 clean: ## Remove the virtual environment, caches and the demo's store
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -36,6 +36,7 @@ def build_app() -> typer.Typer:
         optimize,
         pin,
         remove,
+        snapshotter,
         store,
         transfer,
         unshare,
@@ -67,6 +68,7 @@ def build_app() -> typer.Typer:
         fast_command(app, name)
     views.register(app)
     unshare.register(app)
+    snapshotter.register(app)
     measure.register(app)
     gc_command.register(app)
     check.register(app)

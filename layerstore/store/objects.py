@@ -456,16 +456,25 @@ def is_sound(path: str, name: ObjectId, extents: Extents | None) -> bool:
     with os.fdopen(fd, "rb", buffering=0) as file:
         if extents is None:
             return _hash_of(file.fileno(), os.fstat(fd).st_size) == name
-        offset = 0
-        for length, chunk_id in extents:
-            if chunk_id is None:
-                right = _is_hole(fd, offset, length)
-            else:
-                right = blake3(os.pread(fd, length, offset)).digest() == chunk_id
-            if not right:
-                return False
-            offset += length
-        return os.fstat(fd).st_size == offset
+        return holds(fd, extents)
+
+
+def holds(fd: int, extents: Extents) -> bool:
+    """Return whether an open file's content is what a list of extents says.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    offset = 0
+    for length, chunk_id in extents:
+        if chunk_id is None:
+            right = _is_hole(fd, offset, length)
+        else:
+            right = blake3(os.pread(fd, length, offset)).digest() == chunk_id
+        if not right:
+            return False
+        offset += length
+    return os.fstat(fd).st_size == offset
 
 
 _READ_BYTES: Final = 1024 * 1024

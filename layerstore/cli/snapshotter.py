@@ -1,0 +1,64 @@
+"""The command that serves containerd's snapshots."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from layerstore.cli.common import Settings, settings_of
+from layerstore.cli.output import write_note
+from layerstore.errors import UnsupportedError
+
+ADDRESS = "/run/layerstore/snapshotter.sock"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands."""
+    app.command("snapshotter")(serve_snapshots)
+
+
+def serve_snapshots(
+    context: typer.Context,
+    *,
+    address: Annotated[
+        str, typer.Option(metavar="SOCKET", help="The unix socket on which containerd finds it.")
+    ] = ADDRESS,
+    root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The same as --store: the store to serve.")
+    ] = None,
+) -> None:
+    """Serve containerd's snapshots out of the store, until SIGTERM.
+
+    A proxy plugin: containerd's config.toml names the socket, and images and containers use it
+    as the snapshotter of that name. Needs root. Lines of its log go to standard error.
+    """
+    settings = settings_of(context)
+    if root is not None:
+        settings = Settings(root)
+    # Before any thread is there; and a fork of ours, of a FUSE server say, execs at once.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    try:
+        from layerstore.snapshotter.server import Server, notify
+    except ImportError as err:
+        raise UnsupportedError(
+            f"the snapshotter needs {err.name}, which is not installed",
+            hint="install layerstore[containerd]: pip install grpcio protobuf",
+        ) from err
+    channel = os.environ.pop("NOTIFY_SOCKET", "")
+    ending = threading.Event()
+    with settings.open_store(create=True) as store:
+        server = Server(store, address, _tell)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _signal, _frame: ending.set())
+        server.start()
+        notify(channel, "READY=1")
+        server.serve(ending)
+        notify(channel, "STOPPING=1")
+
+
+def _tell(line: str) -> None:
+    write_note(line)

@@ -1,0 +1,156 @@
+"""The plugin's process: one server on one unix socket, until somebody ends it.
+
+Source: containerd, docs/PLUGINS.md, "Proxy Plugins"; sd_notify(3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from layerstore.errors import InputError, StorageError, UnsupportedError
+from layerstore.linux.files import make_private_dir
+from layerstore.linux.locks import FileLock, LockBusyError
+from layerstore.snapshotter.failures import SnapshotBusyError
+from layerstore.snapshotter.service import SnapshotsService
+from layerstore.snapshotter.snapshots import Snapshots
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from layerstore.store.store import Store
+
+_CALLS_AT_ONCE: Final = 16
+"""Threads: some wait for an image to be packed while others answer."""
+
+_DRAIN_S: Final = 20.0
+"""What runs may take so long to end; systemd kills after ninety seconds."""
+
+_ADDRESS_MAX_BYTES: Final = 107
+"""Of a unix socket. Source: unix(7)."""
+
+_MEANS_SOMETHING: Final = "\\,:"
+"""In options of overlays: containerd passes them on as words."""
+
+
+class Server:
+    """Serves a store's snapshots.
+
+    Args:
+        store: Open for as long as this is.
+        address: Path of the socket; one that is there is replaced, for whoever made it is gone.
+        tell: Gets lines for people.
+
+    Raises:
+        InputError: The address cannot be one, or the store's path cannot be mounted.
+        UnsupportedError: Not root.
+        SnapshotBusyError: Another process serves this store's snapshots.
+    """
+
+    def __init__(self, store: Store, address: str, tell: Callable[[str], None]) -> None:
+        _require_root()
+        self._address = os.path.abspath(address)
+        self._tell = tell
+        if len(os.fsencode(self._address)) > _ADDRESS_MAX_BYTES:
+            raise InputError(
+                f"the address {self._address} is longer than the {_ADDRESS_MAX_BYTES} bytes that a "
+                "unix socket may have"
+            )
+        if any(character in store.paths.root for character in _MEANS_SOMETHING):
+            raise InputError(
+                f"the store's path {store.paths.root!r} has a character that options of overlays "
+                "give a meaning",
+                hint="keep the store in a directory without backslash, comma and colon",
+            )
+        try:
+            self._lock = FileLock(f"{store.paths.locks}/snapshotter", wait=False)
+        except LockBusyError as err:
+            raise SnapshotBusyError(
+                f"another process serves the snapshots of {store.paths.root}",
+                hint="end it first: systemctl stop layerstore-snapshotter",
+            ) from err
+        self.snapshots = Snapshots(store, tell)
+        self._grpc = grpc.server(
+            ThreadPoolExecutor(_CALLS_AT_ONCE, "layerstore-call"),
+            options=[("grpc.so_reuseport", 0)],
+        )
+        service = SnapshotsService(self.snapshots, tell)
+        self._grpc.add_generic_rpc_handlers((service.handlers(),))
+
+    def start(self) -> None:
+        """Listen: containerd finds the socket when this returns.
+
+        Raises:
+            StorageError: The socket could not be made.
+        """
+        before = os.umask(0o177)
+        try:
+            make_private_dir(os.path.dirname(self._address), durable=False)
+            _remove_stale(self._address)
+            self._grpc.add_insecure_port(f"unix:{self._address}")
+        except (OSError, RuntimeError) as err:
+            raise StorageError(f"could not listen on {self._address}: {err}") from err
+        finally:
+            os.umask(before)
+        self.snapshots.start()
+        self._grpc.start()
+        self._tell(f"serving snapshots on {self._address}")
+
+    def serve(self, ending: threading.Event) -> None:
+        """Answer until ``ending`` is set; then end what runs, and begin nothing new.
+
+        Mounts and snapshots stay: containers run on, and another process may go on here.
+        """
+        ending.wait()
+        self._tell("ending")
+        self._grpc.stop(_DRAIN_S).wait()
+        self.snapshots.stop(_DRAIN_S)
+        with contextlib.suppress(OSError):
+            os.unlink(self._address)
+        self._lock.close()
+
+
+def notify(address: str, state: str) -> None:
+    """Tell systemd how this process is doing; nothing if there is nobody to be told.
+
+    Args:
+        address: ``$NOTIFY_SOCKET``, "" if there is none; ``@`` begins an abstract one.
+        state: ``READY=1`` or ``STOPPING=1``.
+
+    Source: sd_notify(3).
+    """
+    if not address:
+        return
+    where = "\0" + address[1:] if address.startswith("@") else address
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
+    ):
+        channel.connect(where)
+        channel.sendall(state.encode())
+
+
+def _remove_stale(address: str) -> None:
+    """Remove the socket of a process that is gone.
+
+    Raises:
+        InputError: Something else is there.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(address).st_mode):
+            raise InputError(f"{address} is there and is no socket", hint="name another address")
+        os.unlink(address)
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise UnsupportedError(
+            "containerd's snapshots are mounted by root", hint="run it as root, as containerd runs"
+        )

@@ -1,0 +1,223 @@
+"""What is done with snapshots after containerd was answered: they are packed, and settle.
+
+A committed snapshot's files lie in its upper. *Packing* stores them as a layer. A packed
+snapshot *settles* when all below it have settled and nothing lies over its upper: from then
+on its layer stands for it, its files become objects of the kernel's views where these lack
+them, and the upper goes. Last, what a container will want to mount is made ready.
+
+One thread does all of this, so nothing is packed while it is removed. Each step is recorded before
+what it makes needless goes; a kill at any moment leaves files, or a layer, or both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fuse_mount.uppers import is_written_to
+from layerstore.errors import LayerstoreError, UnsupportedError
+from layerstore.formats.tree import Kind
+from layerstore.image.layer_writer import write_layer
+from layerstore.image.layers import load_changeset
+from layerstore.image.scan import scan_upper
+from layerstore.linux.removal import remove_tree
+from layerstore.snapshotter.records import upper_path
+from layerstore.store.adopted_objects import adopt_files
+from layerstore.store.objects import kept_objects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from layerstore.digest import DiffId
+    from layerstore.snapshotter.records import Snapshot
+    from layerstore.snapshotter.showing import Shower
+    from layerstore.snapshotter.table import Table
+    from layerstore.store.store import Store
+
+_LOOK_AGAIN_S: Final = 30.0
+"""A snapshot that was committed while it was mounted settles when somebody unmounts it, of
+which nobody tells."""
+
+
+class Settler:
+    """The thread; see the module.
+
+    Args:
+        store: Where layers go.
+        table: The snapshots; its lock is not held while something takes long.
+        shower: Keeps ready what containers will need.
+        tell: Gets a line about what did not work.
+    """
+
+    def __init__(
+        self, store: Store, table: Table, shower: Shower, tell: Callable[[str], None]
+    ) -> None:
+        self._store = store
+        self._table = table
+        self._shower = shower
+        self._tell = tell
+        self._doomed: list[int] = []
+        self._unready: list[int] = []
+        self._failed: set[int] = set()
+        self._busy = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="layerstore-settle", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with what an earlier process left to do."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End after the step at hand; one that takes longer is cut off, which harms nothing."""
+        with self._table.changed:
+            self._stopping = True
+            self._table.changed.notify_all()
+        self._thread.join(timeout_s)
+
+    def remove_upper(self, number: int) -> None:
+        """Have the upper of a snapshot removed whose record is gone."""
+        with self._table.changed:
+            self._doomed.append(number)
+            self._table.changed.notify_all()
+
+    def make_ready(self, number: int) -> None:
+        """Have what containers over a settled snapshot need made."""
+        with self._table.changed:
+            self._unready.append(number)
+            self._table.changed.notify_all()
+
+    def try_again(self, timeout_s: float) -> None:
+        """Try what failed before, and wait until nothing is left to remove.
+
+        Source: containerd calls Cleanup after each garbage collection.
+        """
+        with self._table.changed:
+            self._failed.clear()
+            self._table.changed.notify_all()
+            self._table.changed.wait_for(lambda: not self._doomed and not self._busy, timeout_s)
+
+    def wait_until_settled(self, number: int, timeout_s: float) -> None:
+        """Wait until a snapshot and all below it have settled, or cannot for now."""
+
+        def is_done() -> bool:
+            below = self._table.lineage(number)
+            return self._stopping or not any(
+                each.has_upper and self._may_settle(each) for each in below
+            )
+
+        with self._table.changed:
+            self._table.changed.wait_for(is_done, timeout_s)
+
+    def _may_settle(self, snapshot: Snapshot) -> bool:
+        """Whether it is a matter of time alone."""
+        return snapshot.number not in self._failed and not self._table.lies_over(snapshot.number)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while True:
+            with self._table.changed:
+                step = None if self._stopping else self._next()
+                self._busy = step is not None
+                self._table.changed.notify_all()
+                if self._stopping:
+                    return
+                if step is None:
+                    if not self._table.changed.wait(_LOOK_AGAIN_S):
+                        self._failed.clear()
+                    continue
+            self._do(*step)
+
+    def _next(self) -> tuple[Callable[[int], None], int] | None:
+        if self._doomed:
+            return self._remove, self._doomed.pop(0)
+        waiting = [each for each in self._table.committed() if each.number not in self._failed]
+        for snapshot in waiting:
+            if snapshot.layer is None:
+                return self._pack, snapshot.number
+            if self._is_free(snapshot):
+                return self._settle, snapshot.number
+        if self._unready:
+            return self._ready, self._unready.pop(0)
+        return None
+
+    def _is_free(self, snapshot: Snapshot) -> bool:
+        if not snapshot.has_upper or self._table.lies_over(snapshot.number):
+            return False
+        parent = self._table.parent(snapshot)
+        return parent is None or not parent.has_upper
+
+    def _do(self, step: Callable[[int], None], number: int) -> None:
+        try:
+            step(number)
+        except (LayerstoreError, OSError) as err:
+            with self._table.changed:
+                if self._table.get(number) is None:
+                    return  # removed meanwhile, and its files are vanishing
+                self._failed.add(number)
+                self._table.changed.notify_all()
+            why = err.message if isinstance(err, LayerstoreError) else str(err)
+            self._tell(f"snapshot {number} keeps its files unpacked for now: {why}")
+
+    def _remove(self, number: int) -> None:
+        try:
+            remove_tree(upper_path(self._store.paths, number))
+        except OSError as err:
+            self._tell(f"the files of snapshot {number} could not be removed: {err}")
+
+    def _pack(self, number: int) -> None:
+        with self._table.changed:
+            snapshot = self._table.get(number)
+            if snapshot is None:
+                return
+            below = [each.layer for each in self._table.lineage(snapshot.parent)]
+        near = [layer for layer in reversed(below) if layer is not None]
+        with self._store.begin(f"pack snapshot {number}") as session:
+            scan = scan_upper(Path(upper_path(self._store.paths, number), "upper"))
+            layer = write_layer(
+                session, self._store, scan.items,
+                whiteouts=scan.whiteouts, opaques=scan.opaques, near=near,
+            )  # fmt: skip
+            # While the session keeps the layer, the record takes over.
+            self._table.change(number, layer=layer.diff_id)
+        for path, why in scan.skipped:
+            self._tell(f"snapshot {number}: not in its layer: {path!r} ({why})")
+
+    def _settle(self, number: int) -> None:
+        base = upper_path(self._store.paths, number)
+        if is_written_to(base):
+            with self._table.changed:
+                self._failed.add(number)  # until it is looked at again
+                self._table.changed.notify_all()
+            return
+        with self._table.changed:
+            snapshot = self._table.get(number)
+            if snapshot is None or not self._is_free(snapshot):
+                return
+            self._table.change(number, has_upper=False)
+            if not self._table.has_children(number):
+                self._unready.append(number)
+        assert snapshot.layer is not None
+        try:
+            self._give_files(f"{base}/upper", snapshot.layer)
+        finally:
+            remove_tree(base)
+
+    def _give_files(self, upper: str, layer: DiffId) -> None:
+        entries = load_changeset(self._store, layer).entries
+        files = ((e.path, e.extents) for e in entries if e.kind is Kind.FILE and e.extents)
+        with kept_objects(self._store.paths):
+            adopt_files(self._store.paths, upper, files)
+
+    def _ready(self, number: int) -> None:
+        with self._table.changed:
+            snapshot = self._table.get(number)
+            layers = self._table.layers(number)
+        if snapshot is None or not layers:
+            return
+        with contextlib.suppress(UnsupportedError):
+            self._shower.keep_ready(snapshot, layers)
+        if self._table.get(number) is None:  # removed meanwhile
+            self._shower.release(snapshot, layers)
