@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from fuse_mount.lazy_lowers import data_layers
 from layerstore.errors import MountError, UnsupportedError
 from layerstore.linux import mounts
-from layerstore.linux.files import make_private_dir, read_file
+from layerstore.linux.files import make_private_dir, read_file, replace_private
 from layerstore.linux.locks import is_held
 from layerstore.linux.namespaces import (
     current_mount_namespace,
@@ -91,7 +91,6 @@ def start_in_place(
     from fuse_mount import pack_mounts
     from layerstore.image.metadata_image import prepare_view_in_place
     from layerstore.progress import Silent
-    from layerstore.store.mountable import replace_private
     from layerstore.store.objects import kept_objects
     from layerstore.store.pack_trial import pack_problem
     from layerstore.store.store import Store
@@ -111,7 +110,7 @@ def start_in_place(
         view = prepare_view_in_place(store, layers, progress or Silent())
         try:
             _write_state(directory, {**_new_state(complete=False), "packs": []})
-            replace_private(f"{directory}/objects", view.unpacked)
+            replace_private(f"{directory}/objects", view.unpacked, owner_alone=True)
             user = f"lower-{os.path.basename(directory)}"
             roots = [pack_mounts.acquire(store_root, pack, user) for pack in view.packs]
             base = f"{pack_mounts.packs_directory(store_root)}/"

@@ -39,7 +39,7 @@ from fuse_mount import kernel_lowers
 from fuse_mount.starting import FUSE, FUSEPY, SERVED, start_other_server, start_server
 from layerstore.digest import chain_id, hex_of
 from layerstore.linux import mounts
-from layerstore.linux.files import make_private_dir, open_private, write_all
+from layerstore.linux.files import make_private_dir, open_private, replace_private
 from layerstore.linux.locks import FileLock, is_held
 from layerstore.linux.namespaces import in_user_namespace
 from layerstore.linux.removal import remove_tree
@@ -489,14 +489,5 @@ def remove_instance(directory: str) -> None:
 
 
 def write_private_json(path: str, value: object) -> None:
-    """Write a small record whole or not at all.
-
-    Not forced to disk: records of mounts say nothing true after a power cut.
-    """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        write_all(fd, json.dumps(value, sort_keys=True).encode())
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+    """Write a small record of a mount whole or not at all; after a power cut none is true."""
+    replace_private(path, json.dumps(value, sort_keys=True).encode())

@@ -28,6 +28,7 @@ from blake3 import blake3
 from layerstore.build.ui import StepOutcome
 from layerstore.errors import LayerstoreError
 from layerstore.formats.known_build import (
+    SEAL,
     KnownBuild,
     KnownStep,
     Said,
@@ -35,6 +36,7 @@ from layerstore.formats.known_build import (
     encode_known_build,
 )
 from layerstore.linux.files import is_shared, read_file
+from layerstore.store.remembering import read_record, write_record
 from layerstore.store.usage import note_image_use
 
 if TYPE_CHECKING:
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from layerstore.store.records import CacheRecord
     from layerstore.store.store import Store
 
-RECORD_MAX_BYTES = 64 << 20
 CONFIG_MAX_BYTES = 1 << 20
 LOOKED_MAX = 200_000
 """Files of a context; stat(2) of more takes longer than most other ways to be sure."""
@@ -147,9 +148,10 @@ def _read(paths: StorePaths, key: str) -> KnownBuild | None:
         # Others who may write there could say that a build is any image they like.
         if is_shared(paths.root) or not 0 <= time.time() - os.lstat(path).st_mtime < FRESH_S:
             return None
-        return decode_known_build(read_file(path, max_bytes=RECORD_MAX_BYTES))
+        body = read_record(path, SEAL)
     except OSError:
         return None
+    return None if body is None else decode_known_build(body)
 
 
 def _fingerprint(statuses: Iterable[os.stat_result]) -> bytes:
@@ -285,22 +287,8 @@ def remember(
         if max(status.st_ctime_ns for status in statuses) >= began_ns - SETTLED_NS:
             return
         if all(map(stamps_changes, {status.st_dev for status in statuses})):
-            _write(store.paths, key, known._replace(fingerprint=_fingerprint(statuses)))
-
-
-def _write(paths: StorePaths, key: str, known: KnownBuild) -> None:
-    from layerstore.image.remembered import make_room
-    from layerstore.linux.files import make_private_dir, open_private, write_all
-
-    encoded = encode_known_build(known)
-    if encoded is None or len(encoded) > RECORD_MAX_BYTES or is_shared(paths.root):
-        return
-    make_private_dir(paths.scans, durable=False)
-    make_room(paths.scans)
-    staging = f"{paths.scans}/{key}.{os.getpid()}"
-    descriptor = open_private(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    try:
-        write_all(descriptor, encoded)
-    finally:
-        os.close(descriptor)
-    os.rename(staging, f"{paths.scans}/{key}")
+            body = encode_known_build(known._replace(fingerprint=_fingerprint(statuses)))
+            record = None if body is None else SEAL.closed(body)
+            if record is not None and not is_shared(store.paths.root):
+                path = f"{store.paths.scans}/{key}"
+                write_record(path, record, staging=f"{path}.{os.getpid()}")

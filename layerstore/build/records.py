@@ -2,7 +2,8 @@
 
 By these records a step is found again that became another one, and the steps of an image
 that was built earlier. They explain; nothing depends on them. They may be lost or damaged
-at any time, which only makes explanations shorter, so they are never forced to disk.
+at any time, which only makes explanations shorter. Of Dockerfiles the one built longest ago is
+forgotten first.
 
 Format: docs/format/build-cache.md, "Records of builds".
 """
@@ -16,29 +17,26 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from blake3 import blake3
 
-from layerstore.linux.files import make_private_dir, open_private, read_file, write_all
+from layerstore.formats.sealed import Seal
+from layerstore.store.remembering import read_record, write_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from layerstore.store.paths import StorePaths
 
-MAGIC: Final = b"LSBUILD"
 VERSION: Final = 1
-SPECS_MAX: Final = 256
-"""Dockerfiles whose builds are remembered; the one built longest ago goes first."""
-
 BUILDS_MAX: Final = 8
 """Builds that are remembered of one Dockerfile."""
 
-RECORD_MAX_BYTES: Final = 1 << 20
 TEXT_MAX: Final = 200
 """Characters of an instruction that are kept, to recognise it."""
 
 _YEAR_3000_S: Final = 32_503_680_000
-_SUM_BYTES: Final = 32
 _KEY_CONTEXT: Final = "layerstore 2026-11-26 build spec v1"
-_SUM_CONTEXT: Final = "layerstore 2026-11-26 build record v1"
+SEAL: Final = Seal(
+    b"LSBUILD" + bytes((VERSION,)), "layerstore 2026-11-26 build record v1", max_bytes=1 << 20
+)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -125,28 +123,14 @@ class BuildRecords:
         if known and not known[0].images:
             known = known[1:]  # of builds that failed one after the other the last is enough
         builds = (build, *known)[:BUILDS_MAX]
-        encoded = _encode(builds)
-        while len(encoded) > RECORD_MAX_BYTES and len(builds) > 1:
+        while builds and (record := SEAL.closed(_encoder.encode(builds))) is None:
             builds = builds[:-1]
-            encoded = _encode(builds)
-        if len(encoded) <= RECORD_MAX_BYTES:
-            with contextlib.suppress(OSError):
-                self._write(path, encoded, staging())
+        if builds and record is not None:
+            write_record(path, record, staging=staging())
 
     def _path(self, context: str, dockerfile: str) -> str:
         key = _encoder.encode((VERSION, context, dockerfile))
         return f"{self._folder}/{blake3(key, derive_key_context=_KEY_CONTEXT).hexdigest(16)}"
-
-    def _write(self, path: str, encoded: bytes, staging: str) -> None:
-        make_private_dir(self._folder, durable=False)
-        if not os.path.lexists(path):
-            _evict(self._folder)
-        descriptor = open_private(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            write_all(descriptor, encoded)
-        finally:
-            os.close(descriptor)
-        os.rename(staging, path)
 
 
 def _essence(build: BuildNote) -> object:
@@ -155,24 +139,10 @@ def _essence(build: BuildNote) -> object:
     return build.images, build.names, build.target, steps
 
 
-def _encode(builds: Sequence[BuildNote]) -> bytes:
-    body = MAGIC + bytes((VERSION,)) + _encoder.encode(builds)
-    return body + blake3(body, derive_key_context=_SUM_CONTEXT).digest()
-
-
 def _read(path: str) -> tuple[BuildNote, ...]:
+    body = read_record(path, SEAL)
     try:
-        encoded = read_file(path, max_bytes=RECORD_MAX_BYTES)
-    except OSError:
-        return ()
-    head = MAGIC + bytes((VERSION,))
-    body, stated = encoded[:-_SUM_BYTES], encoded[-_SUM_BYTES:]
-    if not body.startswith(head):
-        return ()
-    if blake3(body, derive_key_context=_SUM_CONTEXT).digest() != stated:
-        return ()
-    try:
-        builds = _decoder.decode(memoryview(body)[len(head) :])
+        builds = _decoder.decode(body) if body is not None else ()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ()
     return builds if all(_has_times(build) for build in builds) else ()
@@ -182,14 +152,3 @@ def _has_times(build: BuildNote) -> bool:
     """Return whether all times are such that calendars have them; NaN is none."""
     times = (build.finished, build.seconds, *(step.created for step in build.steps))
     return all(0 <= each < _YEAR_3000_S for each in times)
-
-
-def _evict(folder: str) -> None:
-    """Make room for one more Dockerfile."""
-    names = os.listdir(folder)
-    if len(names) < SPECS_MAX:
-        return
-    ages = sorted((os.lstat(f"{folder}/{name}").st_mtime_ns, name) for name in names)
-    for _, name in ages[: len(names) - SPECS_MAX + 1]:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{folder}/{name}")

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from blake3 import blake3
+from layerstore.formats.sealed import Seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MAGIC = b"LSBUILD"
-VERSION = 2
-_HEAD = MAGIC + bytes((VERSION,))
-_SUM_BYTES = 32
-_SUM_CONTEXT = "layerstore 2026-11-26 build record v1"
+SEAL = Seal(b"LSKNOWN" + bytes((1,)), "layerstore 2026-11-26 known build v1", max_bytes=64 << 20)
+_FINGERPRINT_BYTES = 32
 
 
 class KnownStep(NamedTuple):
@@ -79,7 +76,7 @@ class KnownBuild(NamedTuple):
 
 
 def encode_known_build(known: KnownBuild) -> bytes | None:
-    """Return the record's bytes; None if a text in it has a zero byte."""
+    """Return the body of a record; None if a text in it has a zero byte."""
     texts = [
         str(known.epoch), known.image_id, known.manifest, str(known.size),
         *_counted(known.names),
@@ -94,19 +91,14 @@ def encode_known_build(known: KnownBuild) -> bytes | None:
         fields += [str(len(paths)).encode(), *paths]
     if any(b"\0" in field for field in fields):
         return None
-    body = _HEAD + known.fingerprint + b"\0".join(fields)
-    return body + _sum(body)
+    return known.fingerprint + b"\0".join(fields)
 
 
-def decode_known_build(encoded: bytes) -> KnownBuild | None:
+def decode_known_build(body: bytes | memoryview) -> KnownBuild | None:
     """Return what :func:`encode_known_build` took; None for anything else."""
-    body = encoded[:-_SUM_BYTES]
-    if not body.startswith(_HEAD) or _sum(body) != encoded[-_SUM_BYTES:]:
-        return None
-    begin = len(_HEAD) + _SUM_BYTES
-    fields = iter(body[begin:].split(b"\0"))
+    fields = iter(bytes(body[_FINGERPRINT_BYTES:]).split(b"\0"))
     try:
-        known = _decoded(fields, body[len(_HEAD) : begin])
+        known = _decoded(fields, bytes(body[:_FINGERPRINT_BYTES]))
     except (ValueError, StopIteration):
         return None
     return known if next(fields, None) is None else None
@@ -148,7 +140,3 @@ def _grouped(texts: Sequence[str], width: int) -> list[tuple[str, ...]]:
     if len(texts) % width:
         raise ValueError("a group is cut short")
     return [tuple(texts[at : at + width]) for at in range(0, len(texts), width)]
-
-
-def _sum(body: bytes) -> bytes:
-    return blake3(body, derive_key_context=_SUM_CONTEXT).digest()

@@ -21,9 +21,8 @@ from layerstore.errors import IntegrityError, StorageError, UnsupportedError
 from layerstore.image.kernel_delta import delta_tree, write_delta
 from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.metadata_image import open_metadata_image
-from layerstore.linux.files import make_private_dir, open_private
+from layerstore.linux.files import make_private_dir, open_private, replace_private
 from layerstore.store.failures import storage_errors
-from layerstore.store.mountable import replace_private
 from layerstore.store.objects import kept_objects, present_objects, unpack_privately
 from layerstore.store.usage import note_chain_use
 
@@ -115,7 +114,8 @@ class ChainImages:
             return None
         path = f"{self._directory}/{chain}.erofs"
         with storage_errors("write a metadata image"):
-            replace_private(path, write_delta(tree, bytes.fromhex(chain[:32])))
+            image_bytes = write_delta(tree, bytes.fromhex(chain[:32]))
+            replace_private(path, image_bytes, owner_alone=True)
             image = open_private(path, os.O_RDONLY)
         self._stack.callback(os.close, image)
         return image, base.image

@@ -22,9 +22,9 @@ from layerstore.formats.erofs import write_image
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
 from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.stack import load_root
-from layerstore.linux.files import make_private_dir, open_private, read_file
+from layerstore.linux.files import make_private_dir, open_private, read_file, replace_private
 from layerstore.store.failures import storage_errors
-from layerstore.store.mountable import is_image_of, replace_private
+from layerstore.store.mountable import is_image_of
 from layerstore.store.objects import SIDECAR_MAX_BYTES, present_objects, unpack
 from layerstore.store.pack_images import prepare_packs
 
@@ -167,10 +167,11 @@ def _make(paths: StorePaths, chain: str, tree: KernelTree) -> tuple[int, Sidecar
     sidecar = Sidecar(len(image), blake3(image).digest(), frozenset(tree.objects))
     with storage_errors("write a metadata image"):
         make_private_dir(paths.metadata, durable=False)
-        replace_private(paths.metadata_image(chain), image)
+        replace_private(paths.metadata_image(chain), image, owner_alone=True)
         fd = open_private(paths.metadata_image(chain), os.O_RDONLY | os.O_NONBLOCK)
         try:
-            replace_private(paths.metadata_sidecar(chain), encode_sidecar(*sidecar))
+            encoded = encode_sidecar(*sidecar)
+            replace_private(paths.metadata_sidecar(chain), encoded, owner_alone=True)
         except BaseException:
             os.close(fd)
             raise

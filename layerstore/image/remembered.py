@@ -27,9 +27,11 @@ from blake3 import blake3
 from layerstore.digest import DiffId, Digest, PackId
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.recipe import CANONICAL
-from layerstore.linux.files import is_shared, make_private_dir, open_private, read_file, write_all
+from layerstore.formats.sealed import Seal
+from layerstore.linux.files import is_shared
 from layerstore.store.pack_writer import PACK_TARGET_BYTES
 from layerstore.store.references import layer_chunks
+from layerstore.store.remembering import read_record, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,22 +40,19 @@ if TYPE_CHECKING:
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
-MAGIC: Final = b"LSSCAN\0"
 VERSION: Final = 1
 SETTLED_NS: Final = 2_000_000_000
 """Age of the youngest change: more than any tick of a clock that file systems stamp with."""
 
-SCANS_MAX: Final = 256
-"""Remembered scans in a store; the oldest go first."""
-
-RECORD_MAX_BYTES: Final = 1 << 16
 _DECODED_ENTRIES_MAX: Final = 200_000
 """Entries of a layer whose tree is decoded to see whether gc left it whole: 250 MB at worst."""
 
-_SUM_BYTES: Final = 32
+_KEY_BYTES: Final = 16
 _FINGERPRINT_CONTEXT: Final = "layerstore 2026-11-26 scan fingerprint v1"
 _KEY_CONTEXT: Final = "layerstore 2026-11-26 scan key v1"
-_SUM_CONTEXT: Final = "layerstore 2026-11-26 scan record v1"
+SEAL: Final = Seal(
+    b"LSSCAN\0" + bytes((VERSION,)), "layerstore 2026-11-26 scan record v1", max_bytes=1 << 16
+)
 _STAMPING: Final = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "overlay")
 )
@@ -134,7 +133,7 @@ class RememberedScans:
         self._began_ns = now_ns()
         # Who reads matters, too: xattrs in trusted.* are seen by root alone.
         key = _ENCODER.encode((VERSION, CANONICAL, root.st_dev, root.st_ino, os.geteuid()))
-        name = blake3(key, derive_key_context=_KEY_CONTEXT).hexdigest(_SUM_BYTES // 2)
+        name = blake3(key, derive_key_context=_KEY_CONTEXT).hexdigest(_KEY_BYTES)
         self._path = f"{self._store.paths.scans}/{name}"
         # Others who may write there could say that a directory is any layer they like.
         self._is_shared = is_shared(self._store.paths.root)
@@ -188,36 +187,16 @@ class RememberedScans:
         record = ScanRecord(
             fingerprint, layer.diff_id, epoch, last_pack, tuple(skipped), tuple(sorted(packs))
         )
-        body = MAGIC + bytes((VERSION,)) + _ENCODER.encode(record)
-        encoded = body + blake3(body, derive_key_context=_SUM_CONTEXT).digest()
-        if len(encoded) > RECORD_MAX_BYTES:
-            return
-        staging = self._session.temporary("scan")
-        with contextlib.suppress(OSError):
-            make_private_dir(self._store.paths.scans, durable=False)
-            make_room(self._store.paths.scans)
-            descriptor = open_private(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            try:
-                write_all(descriptor, encoded)
-            finally:
-                os.close(descriptor)
-            os.rename(staging, self._path)
+        sealed = SEAL.closed(_ENCODER.encode(record))
+        if sealed is not None:
+            write_record(self._path, sealed, staging=self._session.temporary("scan"))
 
     def _read(self) -> _Found | None:
         try:
             written_ns = os.lstat(self._path).st_mtime_ns
-            encoded = read_file(self._path, max_bytes=RECORD_MAX_BYTES)
-        except OSError:
-            return None
-        head = MAGIC + bytes((VERSION,))
-        body, stated = encoded[:-_SUM_BYTES], encoded[-_SUM_BYTES:]
-        if not body.startswith(head):
-            return None
-        if blake3(body, derive_key_context=_SUM_CONTEXT).digest() != stated:
-            return None
-        try:
-            return _Found(_DECODER.decode(memoryview(body)[len(head) :]), written_ns)
-        except msgspec.MsgspecError:
+            body = read_record(self._path, SEAL)
+            return None if body is None else _Found(_DECODER.decode(body), written_ns)
+        except (OSError, msgspec.MsgspecError):
             return None
 
     def _is_whole(self, layer: LayerRecord, found: _Found) -> bool:
@@ -273,17 +252,6 @@ def _state(store: Store) -> tuple[int, int]:
     epoch, last_pack = row
     assert isinstance(epoch, int)
     return epoch, last_pack if isinstance(last_pack, int) else 0
-
-
-def make_room(directory: str) -> None:
-    """Make room for one more record."""
-    names = os.listdir(directory)
-    if len(names) < SCANS_MAX:
-        return
-    ages = sorted((os.lstat(f"{directory}/{name}").st_mtime_ns, name) for name in names)
-    for _, name in ages[: len(names) - SCANS_MAX + 1]:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{directory}/{name}")
 
 
 def stamps_changes(device: int) -> bool:

@@ -242,6 +242,37 @@ def publish_bytes(data: bytes, *, staging: str, target: str) -> None:
         staged.publish(target)
 
 
+def replace_private(
+    path: str, data: bytes | memoryview, *, staging: str = "", owner_alone: bool = False
+) -> None:
+    """Write a private file whole or not at all; what had the name is gone.
+
+    Not forced to disk: for caches, and for what says nothing true after a power cut.
+
+    Args:
+        path: The file.
+        data: Its content.
+        staging: Where it is written first, on the same file system; beside it by default.
+        owner_alone: Not open to the group in a directory that is, because others are trusted
+            with less than what reads it.
+    """
+    staging = staging or f"{path}.{os.getpid()}.tmp"
+    remove_if_present(staging)  # of a process that had our number, and died
+    fd = open_private(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        try:
+            if owner_alone:
+                os.fchmod(fd, PRIVATE_FILE)
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+        os.rename(staging, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(staging)
+        raise
+
+
 _libc: list[ctypes.CDLL] = []
 """The C library, once it was needed: loading it takes longer than a call."""
 

@@ -2,7 +2,8 @@
 
 The kernel parses such a file while it is mounted, so nobody else may be able to change it, and
 what was verified must be what is mounted. Crash behaviour: a file appears whole or not at all,
-but is not forced to disk: these are caches, and their sidecars say whether they are whole.
+but is not forced to disk (:func:`layerstore.linux.files.replace_private`): these are caches, and
+their sidecars say whether they are whole.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
-from layerstore.linux.files import open_private, read_at, write_all
+from layerstore.linux.files import read_at
 
 if TYPE_CHECKING:
     from layerstore.formats.sidecar import Sidecar
@@ -52,18 +53,3 @@ def hash_of(fd: int, size: int) -> bytes:
     for offset in range(0, size, _READ_BYTES):
         digest.update(read_at(fd, min(_READ_BYTES, size - offset), offset))
     return digest.digest()
-
-
-def replace_private(path: str, data: bytes | memoryview) -> None:
-    """Write a private file whole or not at all; not forced to disk, for it is a cache."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    try:
-        # Of the owner alone even in a store that a group shares: the kernel parses it.
-        os.fchmod(fd, 0o600)
-        write_all(fd, data)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)

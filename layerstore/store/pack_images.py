@@ -37,10 +37,16 @@ from layerstore.formats.sidecar import (
     decode_pack_sidecar,
     encode_pack_sidecar,
 )
-from layerstore.linux.files import make_private_dir, open_private, read_at, read_file
+from layerstore.linux.files import (
+    make_private_dir,
+    open_private,
+    read_at,
+    read_file,
+    replace_private,
+)
 from layerstore.store.codec import decompress_block
 from layerstore.store.failures import storage_errors
-from layerstore.store.mountable import hash_of, is_image_of, is_ours_alone, replace_private
+from layerstore.store.mountable import hash_of, is_image_of, is_ours_alone
 from layerstore.store.objects import SIDECAR_MAX_BYTES
 from layerstore.store.pack_reader import open_pack, read_footer
 from layerstore.store.paths import SIDECAR_SUFFIX
@@ -276,9 +282,8 @@ def _known_images(paths: StorePaths, pack: _Pack) -> Iterable[PackImage]:
             if not pack.is_sound():
                 return
             with storage_errors("write the sidecar of a pack image"):
-                replace_private(
-                    paths.pack_sidecar(name), encode_pack_sidecar(sidecar._replace(seen=pack.seen))
-                )
+                encoded = encode_pack_sidecar(sidecar._replace(seen=pack.seen))
+                replace_private(paths.pack_sidecar(name), encoded, owner_alone=True)
         fd = _open_verified(paths, name, sidecar.image)
         if fd is not None:
             yield PackImage(name, fd, os.dup(pack.fd), sidecar.image.objects)
@@ -394,12 +399,13 @@ def _write(
     sidecar = PackSidecar(Sidecar(len(image), digest, frozenset(files)), pack.seen)
     with storage_errors("write the image of a pack"):
         make_private_dir(paths.pack_images, durable=False)
-        replace_private(paths.pack_image(name), image)
+        replace_private(paths.pack_image(name), image, owner_alone=True)
         fd = _open_verified(paths, name, sidecar.image)
         if fd is None:
             raise OSError(f"somebody else replaced {paths.pack_image(name)}")
         try:
-            replace_private(paths.pack_sidecar(name), encode_pack_sidecar(sidecar))
+            encoded = encode_pack_sidecar(sidecar)
+            replace_private(paths.pack_sidecar(name), encoded, owner_alone=True)
             return PackImage(name, fd, os.dup(pack.fd), sidecar.image.objects)
         except BaseException:
             os.close(fd)

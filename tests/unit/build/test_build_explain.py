@@ -24,6 +24,7 @@ from layerstore.build.listing import NAMES_MAX, Listed, changes
 from layerstore.build.matching import match_steps
 from layerstore.build.records import BuildNote, BuildRecords, StepNote
 from layerstore.formats.tree import Kind
+from layerstore.store.remembering import RECORDS_MAX
 from layerstore.store.store import Store
 from tests.support.build import add_image, builder  # noqa: F401
 
@@ -202,10 +203,10 @@ def test_equal_builds_of_few_and_many_dockerfiles_stay_few(tmp_path: Path) -> No
             add("one", number)
         builds = known.of_spec("/c", "one")
         assert [each.images[0] for each in builds] == [f"i{n}" for n in range(10, 2, -1)]
-        for number in range(records.SPECS_MAX + 2):
+        for number in range(RECORDS_MAX + 2):
             add(f"file {number}", 0)
-        assert len(os.listdir(store.paths.builds)) == records.SPECS_MAX
-        assert len(list(known.all())) == records.SPECS_MAX
+        assert len(os.listdir(store.paths.builds)) == RECORDS_MAX
+        assert len(list(known.all())) == RECORDS_MAX
 
 
 FACTS = Facts(KEY_VERSION, "run", b"t", {}, {"A": b"1"}, {}, {}, (), (), None)

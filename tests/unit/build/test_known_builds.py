@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.build import records
 from layerstore.cli.build_again import answer
 from layerstore.cli.main import dispatch
 from layerstore.formats.known_build import (
+    SEAL,
     KnownBuild,
     KnownStep,
     Said,
     decode_known_build,
     encode_known_build,
 )
+from layerstore.formats.sealed import SUM_BYTES
 from layerstore.image import remembered
 from layerstore.store.store import Store
 
@@ -302,13 +305,39 @@ def test_a_record_is_read_as_it_was_written() -> None:
 
 
 def test_no_other_bytes_are_a_record() -> None:
-    encoded = encode_known_build(KNOWN)
-    assert encoded is not None
-    for place in range(len(encoded)):
-        changed = bytearray(encoded)
+    body = encode_known_build(KNOWN)
+    assert body is not None
+    record = SEAL.closed(body)
+    assert record is not None
+    assert SEAL.opened(record) == body
+    for place in range(len(record)):
+        changed = bytearray(record)
         changed[place] ^= 0x20
-        assert decode_known_build(bytes(changed)) is None
-        assert decode_known_build(encoded[:place]) is None
+        assert SEAL.opened(bytes(changed)) is None
+        assert SEAL.opened(record[:place]) is None
+
+
+def test_a_body_that_is_none_is_refused() -> None:
+    body = encode_known_build(KNOWN)
+    assert body is not None
+    for cut in range(32, len(body) - len(KNOWN.looked[-1]), 7):
+        assert decode_known_build(body[:cut]) is None
+    assert decode_known_build(body + b"\0more") is None
+
+
+def test_kinds_of_records_are_told_apart_and_bounded() -> None:
+    body = encode_known_build(KNOWN)
+    assert body is not None
+    kinds = [SEAL, records.SEAL, remembered.SEAL]
+    for kind in kinds:
+        record = kind.closed(body)
+        assert record is not None
+        assert [other.opened(record) == body for other in kinds] == [
+            other is kind for other in kinds
+        ]
+    room = remembered.SEAL.max_bytes - len(remembered.SEAL.head) - SUM_BYTES
+    assert remembered.SEAL.closed(bytes(room)) is not None
+    assert remembered.SEAL.closed(bytes(room + 1)) is None
 
 
 def test_a_text_with_a_zero_byte_has_no_record() -> None:

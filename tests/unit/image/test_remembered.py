@@ -14,13 +14,14 @@ from layerstore.formats.oci_config import ContainerConfig
 from layerstore.image import remembered
 from layerstore.image.importing import ImportSpec, import_directory
 from layerstore.image.layers import load_changeset
-from layerstore.image.remembered import SCANS_MAX, Fingerprint
+from layerstore.image.remembered import Fingerprint
 from layerstore.image.scan import Scanner
 from layerstore.linux.files import read_file
 from layerstore.measure.ledger import Owner, take_ledger
 from layerstore.progress import Silent
 from layerstore.store.check import check
 from layerstore.store.gc import execute, plan_gc
+from layerstore.store.remembering import RECORDS_MAX
 from layerstore.store.repair import execute_repair, plan_repair
 from layerstore.store.store import Store
 
@@ -425,10 +426,10 @@ def test_what_was_skipped_is_told_again(
 def test_records_are_bounded(store: Store, tree: Path) -> None:
     scans = store.root / "scans"
     scans.mkdir(mode=0o700)
-    for number in range(SCANS_MAX + 5):
+    for number in range(RECORDS_MAX + 5):
         (scans / f"{number:032}").touch()
     put(store, tree)
-    assert len(list(scans.iterdir())) == SCANS_MAX
+    assert len(list(scans.iterdir())) == RECORDS_MAX
 
 
 def test_records_are_private_and_forgotten_with_the_store(store: Store, tree: Path) -> None:

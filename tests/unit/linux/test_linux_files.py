@@ -158,3 +158,29 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     assert not is_held(path)
     os.close(ready)
     os.close(told)
+
+
+def test_a_private_file_is_replaced_whole_or_stays(tmp_path, monkeypatch):
+    target = tmp_path / "record"
+    files.replace_private(str(target), b"one")
+    (tmp_path / f"record.{os.getpid()}.tmp").write_bytes(b"of one that died with our number")
+    files.replace_private(str(target), memoryview(b"two"))
+    assert target.read_bytes() == b"two"
+    assert target.stat().st_mode & 0o777 == 0o600
+
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(files, "write_all", full)
+    with pytest.raises(OSError, match="full"):
+        files.replace_private(str(target), b"three")
+    assert [path.name for path in tmp_path.iterdir()] == ["record"]
+    assert target.read_bytes() == b"two"
+
+
+def test_what_the_kernel_reads_is_the_owners_alone_even_among_a_group(tmp_path):
+    tmp_path.chmod(0o2770)
+    files.replace_private(str(tmp_path / "shared"), b"")
+    files.replace_private(str(tmp_path / "own"), b"", owner_alone=True)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"shared": 0o660, "own": 0o600}
