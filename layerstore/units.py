@@ -1,4 +1,4 @@
-"""Sizes and durations, from and to the words people use.
+"""Sizes, durations and times, from and to the words people use.
 
 Sizes print in powers of 1000 (kB, MB, GB), as docker and podman print them.
 """
@@ -6,6 +6,7 @@ Sizes print in powers of 1000 (kB, MB, GB), as docker and podman print them.
 from __future__ import annotations
 
 import re
+import time
 
 from layerstore.errors import InputError
 
@@ -57,6 +58,16 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s"
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a time in UTC, with microseconds where it has some.
+
+    Rounded once, as caches that travel round it: a step's time is the same text everywhere.
+    """
+    whole, micro = divmod(round(seconds * 1_000_000), 1_000_000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{text}.{micro:06d}Z" if micro else f"{text}Z"
 
 
 def parse_age(text: str) -> float:

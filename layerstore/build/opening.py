@@ -14,11 +14,11 @@ from layerstore.build.frontends import DockerfileFrontend
 from layerstore.build.go_text import is_true
 from layerstore.build.lower import KEEP_GIT_DIR_ARG
 from layerstore.build.request import source_date_epoch
-from layerstore.build.result import rfc3339
 from layerstore.build.spec_file import NATIVE_SUFFIX, fetched_dockerfile, read_spec
 from layerstore.errors import InputError
 from layerstore.formats.reference import parse_tag_name
 from layerstore.net.redaction import redacted
+from layerstore.units import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 from layerstore.build.graph import ContextOp, CopyOp, GitOp, HttpOp, RunOp
 from layerstore.build.lower import PROXY_ARGS
-from layerstore.build.result import rfc3339
 from layerstore.build.spec_file import NATIVE_SUFFIX
 from layerstore.digest import hex_of
 from layerstore.formats import strict_json
 from layerstore.formats.tree import Kind
 from layerstore.image.layers import load_changeset
 from layerstore.net.redaction import redacted
+from layerstore.units import rfc3339
 
 if TYPE_CHECKING:
     from layerstore.build.attest import BuildFacts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.platforms import normalized
@@ -11,6 +10,7 @@ from layerstore.build.stage import finished_history
 from layerstore.errors import NotFoundError
 from layerstore.image.images import image_parts, load_config
 from layerstore.store.usage import note_image_use
+from layerstore.units import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,13 +158,3 @@ def _assembled(
         created = rfc3339(float(epoch) if epoch is not None else 0.0)
     config = plan.state.final_config()
     return image_parts(config, layers, history, created=created)
-
-
-def rfc3339(seconds: float) -> str:
-    """Return a time in UTC, with microseconds where it has some.
-
-    Rounded once, as caches that travel round it: a step's time is the same text everywhere.
-    """
-    whole, micro = divmod(round(seconds * 1_000_000), 1_000_000)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-    return f"{text}.{micro:06d}Z" if micro else f"{text}Z"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from layerstore.cli.fields import parse_fields
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,13 +57,7 @@ def with_attestations(
 
 
 def _fields(word: str) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for part in word.split(","):
-        name, equals, value = part.partition("=")
-        if not name or not equals or name in fields:
-            raise InputError(f"{part!r} is not a part of an attestation", hint=_HINT)
-        fields[name] = value
-    return fields
+    return parse_fields(word, "an attestation", _HINT)
 
 
 def _shorthand(kind: str, text: str) -> dict[str, str]:

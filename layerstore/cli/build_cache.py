@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layerstore.cli.fields import parse_fields
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,17 +106,7 @@ _BOOLEANS = ("true", "false")
 def _fields(word: str, place: str) -> dict[str, str]:
     if "=" not in word:
         return {place: word}
-    import csv
-
-    (row,) = csv.reader([word])
-    fields: dict[str, str] = {}
-    for part in row:
-        name, equals, value = part.partition("=")
-        name = name.strip().lower()
-        if not equals or not name or name in fields:
-            raise InputError(f"{word!r} is not a build cache", hint=f"type=local,{place}=DIR")
-        fields[name] = value
-    return fields
+    return parse_fields(word, "a build cache", f"type=local,{place}=DIR")
 
 
 def _place(word: str, fields: dict[str, str], name: str, root: str) -> tuple[CacheKind, str]:

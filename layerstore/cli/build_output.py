@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerstore.cli.fields import parse_fields
 from layerstore.cli.outfile import STDIO, output_stream
 from layerstore.errors import InputError
 
@@ -79,24 +80,10 @@ def uses_stdout(words: Sequence[str]) -> bool:
 
 def _fields(word: str) -> dict[str, str]:
     """Return an output's attributes: comma-separated, with quotes as in CSV."""
-    import csv
-
     if "=" not in word:
         kind = "tar" if word == STDIO else "local"
         return {"type": kind, "dest": word}
-    fields: dict[str, str] = {}
-    try:
-        (parts,) = csv.reader([word], strict=True)
-    except (csv.Error, ValueError) as err:
-        raise InputError(f"{word!r} is not an output: {err}") from err
-    for part in parts:
-        name, equals, value = part.partition("=")
-        name = name.strip().lower()
-        if not name or not equals or name in fields:
-            raise InputError(
-                f"{part!r} is not a part of an output", hint="--output type=oci,dest=FILE"
-            )
-        fields[name] = value
+    fields = parse_fields(word, "an output", "--output type=oci,dest=FILE")
     if fields.get("type") in _ARCHIVES and "tar" not in fields:
         fields.setdefault("dest", STDIO)
     return fields

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING, Final
 
+from layerstore.cli.fields import parse_fields
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 SECRET_MAX_BYTES: Final = 500 * 1024
 """What BuildKit takes at most for one secret."""
+
+_HOW: Final = "--secret id=ID,src=FILE or --secret id=ID,env=NAME"
 
 
 def with_values(
@@ -58,13 +61,6 @@ def _label(word: str) -> tuple[str, str]:
     return name, value
 
 
-def _pair(word: str, what: str) -> tuple[str, str]:
-    name, equals, value = word.partition("=")
-    if not name or not equals:
-        raise InputError(f"{word!r} is not {what}", hint="NAME=VALUE")
-    return name, value
-
-
 def parse_secret(text: str, environ: Mapping[str, str]) -> tuple[str, bytes]:
     """Return id and value of a ``--secret``. Messages never hold the value.
 
@@ -88,7 +84,7 @@ def secret_source(text: str, environ: Mapping[str, str]) -> tuple[str, str, str]
     Raises:
         InputError: Not a secret.
     """
-    fields = dict(_pair(part, "a part of a secret") for part in text.split(","))
+    fields = parse_fields(text, "a secret", _HOW)
     name = fields.pop("id", "")
     kind = fields.pop("type", "")
     path = fields.pop("src", fields.pop("source", ""))
@@ -99,9 +95,7 @@ def secret_source(text: str, environ: Mapping[str, str]) -> tuple[str, str, str]
         or kind not in ("", "file", "env")
         or (path and variable and path != variable)
     ):
-        raise InputError(
-            f"{text!r} is not a secret", hint="--secret id=ID,src=FILE or --secret id=ID,env=NAME"
-        )
+        raise InputError(f"{text!r} is not a secret", hint=_HOW)
     if variable:
         return name, variable, ""
     if not path and kind != "file" and name in environ:

@@ -32,8 +32,9 @@ def now_rfc3339() -> str:
     Raises:
         InputError: The variable is not a number of seconds.
     """
-    from datetime import UTC, datetime
+    import time
+
+    from layerstore.units import rfc3339
 
     epoch = source_date_epoch()
-    moment = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(epoch, UTC)
-    return moment.isoformat().replace("+00:00", "Z")
+    return rfc3339(time.time() if epoch is None else float(epoch))

@@ -144,7 +144,7 @@ def _print_images(
 ) -> None:
     import time
 
-    from layerstore.units import format_size
+    from layerstore.units import format_size, rfc3339
 
     now_s = time.time()
     rows = []
@@ -157,7 +157,7 @@ def _print_images(
             row.append(image.image_id if options.no_trunc else short_id(image.image_id))
             row += [age(image.created, now_s), format_size(image.size)]
             if options.verbose:
-                row.append(age(_rfc3339(used), now_s) if used is not None else "N/A")
+                row.append(age(rfc3339(used), now_s) if used is not None else "N/A")
                 name = f"{repository}:{tag}"
                 row.append("yes" if shown.pinned & {name, image.image_id} else "")
             rows.append(row)
@@ -186,6 +186,8 @@ def _named_rows(names: Sequence[str]) -> list[tuple[str, str, str]]:
 def _image_to_json(
     image: ImageRecord, names: list[str], uses: dict[str, float], pinned: frozenset[str]
 ) -> dict[str, object]:
+    from layerstore.units import rfc3339
+
     used = uses.get(image.image_id)
     return {
         "id": image.image_id,
@@ -195,7 +197,7 @@ def _image_to_json(
         "size": image.size,
         "layers": list(image.layers),
         "manifest_digest": image.manifest_digest,
-        "last_used": _rfc3339(used) if used is not None else None,
+        "last_used": rfc3339(used) if used is not None else None,
         "pinned": sorted(pinned & {*names, image.image_id}),
     }
 
@@ -449,22 +451,18 @@ def _mounts(options: argparse.Namespace, root: str) -> int:
 def _print_mounts(listed: Sequence[ListedMount]) -> None:
     import time
 
+    from layerstore.units import rfc3339
+
     now_s = time.time()
     rows = []
     for view in listed:
         record = view.record
         state = f"{view.state}: {view.reason}" if view.reason else view.state
-        created = age(_rfc3339(record.created), now_s)
+        created = age(rfc3339(record.created), now_s)
         image = record.image or short_id(record.image_id)
         backend = f"{record.backend}, lazy" if record.remote else record.backend
         rows.append([record.view_id, image, record.mode, backend, record.target, created, state])
     write_table(["VIEW", "IMAGE", "MODE", "BACKEND", "DIRECTORY", "MOUNTED", "STATE"], rows)
-
-
-def _rfc3339(seconds: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _view_to_json(view: ListedMount) -> dict[str, object]:

@@ -152,7 +152,7 @@ def _size(size: int | None) -> str:
 
 
 def _rfc3339(seconds: float | None) -> str | None:
-    from layerstore.build.result import rfc3339
+    from layerstore.units import rfc3339
 
     return None if seconds is None else rfc3339(seconds)
 

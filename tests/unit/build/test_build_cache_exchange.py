@@ -392,8 +392,8 @@ def test_words(tmp_path: Path) -> None:
         ("type=local", "names no directory"),
         ("dest=x,mode=some", "not a value of mode"),
         ("dest=x,frob=1", "has no 'frob'"),
-        ("dest=x,dest=y", "is not a build cache"),
-        ("=", "is not a build cache"),
+        ("dest=x,dest=y", "is not a part of a build cache"),
+        ("=", "is not a part of a build cache"),
         ("dest=/s", "the store of the build itself"),
     ],
 )

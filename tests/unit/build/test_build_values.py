@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore.build.modes import parse_mode
-from layerstore.build.result import rfc3339
 from layerstore.errors import BuildError, InputError, LimitExceededError
 from layerstore.runtime.oci_spec import (
     DEFAULT_CAPABILITIES,
@@ -18,6 +17,7 @@ from layerstore.runtime.oci_spec import (
 )
 from layerstore.runtime.seccomp import profile
 from layerstore.runtime.users import RunUser, UserDatabase, resolve_owner, resolve_run_user
+from layerstore.units import rfc3339
 
 PASSWD = b"""\
 root:x:0:0:root:/root:/bin/sh
