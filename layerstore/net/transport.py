@@ -97,6 +97,8 @@ class Request(NamedTuple):
         length: Of pieces, in bytes; None to send them in chunks.
         pinned: The content's digest is known, so that a redirect to HTTP can do no harm.
         patience_s: How long the server may think; None for as long as it may be silent.
+        sent_by: Address of the server that named this URL; None for the user.
+        inward_private: Addresses of private networks are not told to us by strangers either.
     """
 
     url: HttpUrl
@@ -107,6 +109,8 @@ class Request(NamedTuple):
     length: int | None = None
     pinned: bool = False
     patience_s: float | None = None
+    sent_by: str | None = None
+    inward_private: bool = False
 
 
 class Answer:
@@ -116,6 +120,7 @@ class Answer:
         url: Where the last redirect led.
         peer: The server's address; None behind a proxy.
         length: Of the body as it was announced; None if it was not.
+        tells_its_end: A body that was cut off can be told from a whole one.
     """
 
     def __init__(
@@ -129,6 +134,7 @@ class Answer:
         self.reason = printable(response.reason)
         self.headers = response.headers
         self.length: int | None = response.length
+        self.tells_its_end = response.length is not None or bool(response.chunked)
         self._in_body = False
 
     def header(self, name: str) -> str:
@@ -223,15 +229,9 @@ class Transport:
             InputError: A proxy's URL is wrong.
         """
         first = request.url
-        peer: str | None = None
         for _ in range(MAX_REDIRECTS + 1):
             with self.exchange(request) as answer:
                 url = request.url
-                if peer is not None and answer.peer is not None and is_inward(answer.peer, peer):
-                    raise NetworkError(
-                        f"it redirects to {url.shown}, a service of this host or network segment"
-                    )
-                peer = peer or answer.peer
                 if answer.status not in _REDIRECTS or request.method not in ("GET", "HEAD"):
                     yield answer
                     return
@@ -239,7 +239,9 @@ class Transport:
             authorization = ""
             if target.origin == first.origin:
                 authorization = request.authorization or basic(first.user)
-            request = request._replace(url=target, authorization=authorization)
+            request = request._replace(
+                url=target, authorization=authorization, sent_by=request.sent_by or answer.peer
+            )
         raise NetworkError(f"it redirects more than {MAX_REDIRECTS} times")
 
     @contextlib.contextmanager
@@ -302,6 +304,7 @@ class Transport:
         """Send a request and read the answer's head; close the connection if that fails."""
         url = request.url
         try:
+            _check_peer(connection, request)
             with self.lifelines.held(partial(_shut_down, connection.sock)):
                 with translated(url):
                     connection.sock.settimeout(self.settings.silence_s)
@@ -353,7 +356,10 @@ def translated(url: HttpUrl) -> Iterator[None]:
         raise NetworkError(f"{url.host} ended the connection", transient=True) from err
     except http.client.HTTPException as err:
         kind = type(err).__name__
-        raise NetworkError(f"the server of {url.shown} does not speak HTTP ({kind})") from err
+        raise NetworkError(
+            f"the server of {url.shown} does not speak HTTP ({kind})",
+            transient=isinstance(err, http.client.BadStatusLine),  # or it was cut off
+        ) from err
     except socket.gaierror as err:
         again = err.errno == socket.EAI_AGAIN
         raise NetworkError(f"there is no host {url.host}: {err.strerror}", transient=again) from err
@@ -364,6 +370,15 @@ def translated(url: HttpUrl) -> Iterator[None]:
     except OSError as err:
         why = err.strerror or str(err)
         raise NetworkError(f"no connection with {url.host}: {why}", transient=True) from err
+
+
+def _check_peer(connection: Connection, request: Request) -> None:
+    """Return if a server may send us there; nothing was said to it yet."""
+    peer, sender = connection.peer, request.sent_by
+    if peer and sender and is_inward(peer, sender, private=request.inward_private):
+        raise NetworkError(
+            f"it leads to {request.url.shown}, a service of this host or network segment"
+        )
 
 
 def _send_body(connection: Connection, request: Request) -> None:

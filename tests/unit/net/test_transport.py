@@ -163,3 +163,21 @@ def test_headers_cannot_be_smuggled(server: Server, transport: Transport) -> Non
         transport.exchange(request(server, headers={"X": "a\r\nY: b"})),
     ):
         pass
+
+
+def test_a_stranger_cannot_send_us_to_ourselves(server: Server) -> None:
+    """What counts is the address that was reached; nothing is said to it."""
+    from layerstore.net.connection import dial
+
+    addresses = {"stranger.example": "192.0.2.1", "rebound.example": "127.0.0.1"}
+
+    def dialed(host: str, _port: int, timeout_s: float):
+        return dial("127.0.0.1", server.server_port, timeout_s)[0], addresses[host]
+
+    with contextlib.closing(Transport(HttpSettings(dial=dialed))) as transport:
+        with transport.exchange(Request(parse_http_url("http://stranger.example/x"))) as answer:
+            sender = answer.peer
+        inward = Request(parse_http_url("http://rebound.example/x"), sent_by=sender)
+        with pytest.raises(NetworkError, match="a service of this host"):
+            transport.exchange(inward).__enter__()
+    assert len(server.peers) == 1

@@ -1,0 +1,1 @@
+"""Registries as the OCI distribution spec has them: a client that knows no store."""
