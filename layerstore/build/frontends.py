@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from layerstore.build.lint.meaning import Surroundings
     from layerstore.build.lint.rules import Finding
-    from layerstore.build.lower import Images, LowerOptions, Plan
+    from layerstore.build.lower_options import Images, LowerOptions, Plan
     from layerstore.build.ui import BuildUi
 
 

@@ -11,8 +11,7 @@ Source: Dockerfile reference; BuildKit, frontend/dockerfile/dockerfile2llb (beha
 from __future__ import annotations
 
 from dataclasses import replace
-from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,107 +27,39 @@ from layerstore.build.dockerfile.parser import parse_instruction
 from layerstore.build.dockerfile.syntax import (
     Add,
     Arg,
-    Cmd,
     Copy,
-    Entrypoint,
     Env,
-    Expose,
-    Healthcheck,
     Label,
-    Maintainer,
-    Onbuild,
     Run,
-    Shell,
     SourceSpan,
     StageInstruction,
-    StopSignal,
-    User,
-    Volume,
     Workdir,
 )
 from layerstore.build.go_text import is_true
 from layerstore.build.graph import BaseOp, ContextOp, MkdirOp, Op, RemoteOp, Vertex
+from layerstore.build.lower_config import apply_config, with_labels, with_triggers
 from layerstore.build.lower_contexts import NamedContexts
 from layerstore.build.lower_copy import copy_history, lower_copy
+from layerstore.build.lower_options import (
+    DISABLE_ONBUILD_ARG,
+    MEANINGFUL_ARGS,
+    PROXY_ARGS,
+    SYNTAX_ARG,
+    Plan,
+)
 from layerstore.build.lower_run import lower_run
 from layerstore.build.platforms import Platform, normalized, parse_platform, platform_args
 from layerstore.build.stage import StageState
-from layerstore.formats.oci_config import ContainerConfig, ImageConfig
+from layerstore.formats.oci_config import ImageConfig
 from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from layerstore.build.contexts import LayoutContext, NamedSource
-    from layerstore.build.dockerfile.syntax import CommandLine, Dockerfile, Stage
+    from layerstore.build.dockerfile.syntax import Dockerfile, Stage
+    from layerstore.build.lower_options import Images, LowerOptions
 
 SCRATCH = "scratch"
-
-
-class Images(Protocol):
-    """Finds base images."""
-
-    def find(self, reference: str) -> ImageConfig | None:
-        """Return the config of a stored image, None when there is none of that name."""
-
-    def layout(self, source: LayoutContext) -> ImageConfig:
-        """Return the config of an image of an OCI layout, whose layers the store has then."""
-
-
-class LowerOptions(NamedTuple):
-    """What the command line adds to the Dockerfile.
-
-    Attributes:
-        allow: Entitlements that steps may use.
-        extra_hosts: Names and addresses for every RUN's ``/etc/hosts``.
-        platform: What the result is for.
-        build_platform: What runs here; None when that is the same.
-        is_platform_given: ``--platform`` asked for it: base images must be for it.
-        pulls: ``--pull``: base images must come from a registry, whatever the store has.
-        secrets: Ids of those that are given; their values are nobody's business here.
-        agents: Ids of the ssh agents that are given.
-        contexts: What stands in the place of names (``--build-context``).
-        one_id: There is no user but root where RUN runs.
-        no_cache_stages: Names or numbers of stages whose steps always run.
-    """
-
-    build_args: Mapping[str, str]
-    labels: Mapping[str, str]
-    target: str | None
-    network: bool
-    platform: Platform
-    no_cache_stages: Sequence[str] = ()
-    allow: frozenset[str] = frozenset()
-    extra_hosts: tuple[tuple[str, str], ...] = ()
-    build_platform: Platform | None = None
-    is_platform_given: bool = False
-    pulls: bool = False
-    secrets: Collection[str] = ()
-    agents: Collection[str] = ()
-    contexts: Mapping[str, NamedSource] = MappingProxyType({})
-    one_id: bool = False
-
-    @property
-    def native(self) -> Platform:
-        """What runs on this host without help."""
-        return self.build_platform or self.platform
-
-
-class Plan(NamedTuple):
-    """A lowered spec.
-
-    Attributes:
-        state: The target stage at its end.
-        unused_args: Build arguments that nothing declared.
-        stages: Numbers of the stages it needs.
-        history_comment: Says by which rules the history is written, as other builders of
-            Dockerfiles do.
-    """
-
-    state: StageState
-    unused_args: tuple[str, ...]
-    stages: frozenset[int] = frozenset()
-    history_comment: str = "buildkit.dockerfile.v0"
 
 
 def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan:
@@ -143,7 +74,7 @@ def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan
     lowering = Lowering(dockerfile, options, images)
     state = lowering.stage_state(target_stage(dockerfile, options.target))
     if options.labels:
-        state.config = _with_labels(state, options.labels)
+        state.config = with_labels(state, options.labels)
     return Plan(state, lowering.unused_args(), lowering.stages_done())
 
 
@@ -389,7 +320,7 @@ class _StageLowering:
         parent = self._parent(from_.base)
         if parent is not None:
             state = parent.child()
-            state.config = _with_triggers(state, parent.config.on_build)
+            state.config = with_triggers(state, parent.config.on_build)
             return state
         platform = _wanted_platform(from_.platform, stage, lowering.options)
         vertex, config = lowering.image_root(from_.base, stage.span, platform)
@@ -428,7 +359,7 @@ class _StageLowering:
             case Workdir():
                 self._workdir(state, instruction)
             case _:
-                _apply_config(state, instruction)
+                apply_config(state, instruction)
 
     def _declare(self, state: StageState, instruction: Arg) -> None:
         declared: list[tuple[str, str | None]] = []
@@ -476,27 +407,12 @@ class _StageLowering:
         name = f"{self._stage.name} " if self._stage.name else ""
         if not name and len(self._lowering.dockerfile.stages) > 1:
             name = f"stage-{self._stage.index} "
+        if self._lowering.options.shown:
+            name = f"{self._lowering.options.shown} {name}"
         return f"[{name}{self._number}/{max(self._total, self._number)}] {text}"
 
 
 _WITH_LAYER = (Run, Copy, Add, Workdir)
-
-SYNTAX_ARG = "BUILDKIT_SYNTAX"
-DISABLE_ONBUILD_ARG = "BUILDKIT_DISABLE_ONBUILD"
-KEEP_GIT_DIR_ARG = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
-MEANINGFUL_ARGS = frozenset(
-    (
-        "SOURCE_DATE_EPOCH",
-        SYNTAX_ARG,
-        DISABLE_ONBUILD_ARG,
-        KEEP_GIT_DIR_ARG,
-        "BUILDKIT_DOCKERFILE_CHECK",
-    )
-)
-"""Build arguments that mean something without an ARG."""
-
-PROXY_ARGS = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-"""Build arguments that RUN gets without an ARG, in any case."""
 
 
 def stored_config(
@@ -536,39 +452,6 @@ def scratch_config(platform: Platform) -> ImageConfig:
     return _config_with(empty, working_dir="/")
 
 
-def _apply_config(state: StageState, instruction: StageInstruction) -> None:
-    """Apply an instruction that only changes the config."""
-    match instruction:
-        case User(user=user):
-            state.set_user(user)
-        case Cmd(command=command):
-            state.set_cmd(_command(state, command))
-        case Entrypoint(command=command):
-            state.set_entrypoint(_command(state, command))
-        case Shell(argv=argv):
-            state.set_shell(argv)
-        case StopSignal(signal=signal):
-            state.set_stop_signal(signal)
-        case Expose(ports=ports):
-            state.expose(ports)
-        case Volume(paths=paths):
-            state.add_volumes(paths)
-        case Healthcheck():
-            state.set_healthcheck(instruction)
-        case Onbuild(trigger=trigger):
-            state.add_trigger(trigger)
-        case Maintainer(name=name):
-            state.set_maintainer(name)
-        case _:
-            raise AssertionError(f"{instruction.KEYWORD} is not lowered")
-
-
-def _command(state: StageState, command: CommandLine) -> tuple[str, ...]:
-    if command.argv is not None:
-        return command.argv
-    return state.with_shell(command.shell or "")
-
-
 def _wanted_platform(text: str | None, stage: Stage, options: LowerOptions) -> Platform | None:
     """Return the platform that a FROM asks for; None for that of the image, whatever it is."""
     if text is not None:
@@ -588,11 +471,3 @@ def _check_platform(base: str, wanted: Platform, config: ImageConfig, stage: Sta
 
 def _config_with(image: ImageConfig, **changes: object) -> ImageConfig:
     return msgspec.structs.replace(image, config=msgspec.structs.replace(image.config, **changes))
-
-
-def _with_labels(state: StageState, labels: Mapping[str, str]) -> ContainerConfig:
-    return msgspec.structs.replace(state.config, labels={**state.config.labels, **labels})
-
-
-def _with_triggers(state: StageState, triggers: tuple[str, ...]) -> ContainerConfig:
-    return msgspec.structs.replace(state.config, on_build=triggers)

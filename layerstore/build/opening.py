@@ -12,7 +12,7 @@ from layerstore.build.contexts import GitContext, UrlContext, context_name, main
 from layerstore.build.fetch.lazy import LazyFetcher
 from layerstore.build.frontends import DockerfileFrontend
 from layerstore.build.go_text import is_true
-from layerstore.build.lower import KEEP_GIT_DIR_ARG
+from layerstore.build.lower_options import KEEP_GIT_DIR_ARG
 from layerstore.build.request import source_date_epoch
 from layerstore.build.spec_file import NATIVE_SUFFIX, fetched_dockerfile, read_spec
 from layerstore.errors import InputError

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from layerstore.build.graph import ContextOp, CopyOp, GitOp, HttpOp, RunOp
-from layerstore.build.lower import PROXY_ARGS
+from layerstore.build.lower_options import PROXY_ARGS
 from layerstore.build.spec_file import NATIVE_SUFFIX
 from layerstore.digest import hex_of
 from layerstore.formats import strict_json

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from layerstore.build.contexts import LayoutContext
     from layerstore.build.fetch.lazy import LazyFetcher
-    from layerstore.build.lower import Plan
+    from layerstore.build.lower_options import Plan
     from layerstore.build.platforms import Platform
     from layerstore.build.resources import BuildResources
     from layerstore.build.solver import Result, Solver

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerstore.build.contexts import Contexts, context_name
 from layerstore.build.executor import BuildExecutor
-from layerstore.build.lower import PROXY_ARGS, LowerOptions
+from layerstore.build.lower_options import PROXY_ARGS, LowerOptions
 from layerstore.build.notes import Notes, NotesSettings
 from layerstore.build.opening import host_file
 from layerstore.build.platforms import native_platform

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.graph import topological
-from layerstore.build.lower import LowerOptions
+from layerstore.build.lower_options import LowerOptions
 from layerstore.build.native.frontend import Document, lower_targets
 from layerstore.build.native.lockfile import NoLocks
 from layerstore.build.platforms import Platform

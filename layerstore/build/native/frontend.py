@@ -11,7 +11,7 @@ from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.syntax import Notice
 from layerstore.build.frontends import Target, warn_of_unused
 from layerstore.build.graph import topological
-from layerstore.build.lower import PROXY_ARGS, Plan
+from layerstore.build.lower_options import PROXY_ARGS, Plan
 from layerstore.build.native.checks import AssumedSources, spec_findings
 from layerstore.build.native.decoding import decode
 from layerstore.build.native.includes import Root, merged_document
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import SourceSpan
     from layerstore.build.lint.meaning import Surroundings
     from layerstore.build.lint.rules import Finding
-    from layerstore.build.lower import Images, LowerOptions
+    from layerstore.build.lower_options import Images, LowerOptions
     from layerstore.build.native.bases import Sources
     from layerstore.build.native.lockfile import Locks
     from layerstore.build.native.matrix import Variant

@@ -29,7 +29,7 @@ from layerstore.build.platforms import normalized
 
 if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import Notice, SourceSpan
-    from layerstore.build.lower import Images, LowerOptions
+    from layerstore.build.lower_options import Images, LowerOptions
     from layerstore.build.native.bases import Sources
     from layerstore.build.native.lockfile import Locks
     from layerstore.build.native.reader import Node

@@ -9,7 +9,8 @@ from layerstore.build.dockerfile import limits
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.expand import expand_instruction, expand_word
 from layerstore.build.dockerfile.parser import parse_dockerfile
-from layerstore.build.lower import LowerOptions, lower
+from layerstore.build.lower import lower
+from layerstore.build.lower_options import LowerOptions
 from layerstore.build.native.includes import Root
 from layerstore.build.platforms import Platform
 from layerstore.errors import LimitExceededError
@@ -21,7 +22,7 @@ from tests.support.native import lowered
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from layerstore.build.lower import Plan
+    from layerstore.build.lower_options import Plan
     from tests.security.corpus.model import Place
 
 START = b"FROM scratch\n"

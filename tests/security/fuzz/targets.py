@@ -226,7 +226,8 @@ def read_dockerfile(data: bytes) -> None:
     """From bytes to a graph; errors stand at a place of the file and can be printed."""
     from layerstore.build.dockerfile.errors import SpecError
     from layerstore.build.dockerfile.parser import parse_dockerfile
-    from layerstore.build.lower import LowerOptions, lower
+    from layerstore.build.lower import lower
+    from layerstore.build.lower_options import LowerOptions
     from layerstore.build.platforms import Platform
 
     try:
