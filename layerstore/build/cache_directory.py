@@ -18,7 +18,7 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from msgspec import structs
 
@@ -32,11 +32,11 @@ from layerstore.errors import (
 )
 from layerstore.formats import build_cache, oci
 from layerstore.formats.build_cache import CachedStep, CacheLayer
-from layerstore.image.blob_files import BlobFile, Compression, LayerSink, compressor_of
-from layerstore.image.export_layer import export_layer
-from layerstore.image.layout import INDEX_FILE, LAYOUT_FILE, MEDIA_TYPES, open_layout, replace_index
+from layerstore.image.blob_files import BlobFile, Compression, compressed
+from layerstore.image.export_layer import verified_tar
+from layerstore.image.layout import INDEX_FILE, LAYOUT_FILE, open_layout, replace_index
+from layerstore.image.sending import MEDIA_TYPES
 from layerstore.linux.files import fsync_directory, read_file
-from layerstore.progress import Silent
 from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
@@ -255,9 +255,8 @@ def _put_layer(
     if known is not None and _is_whole(location, known):
         return CacheLayer(diff_id, known)
     with BlobFile(f"{location}/blobs/sha256") as blob:
-        sink = LayerSink(blob, compressor_of(compression), Silent())
-        export_layer(store, diff_id, cast("BinaryIO", sink))
-        sink.finish()
+        for piece in compressed(verified_tar(store, diff_id), compression):
+            blob.write(piece)
         digest = blob.publish()
     descriptor = oci.Descriptor(media_type=MEDIA_TYPES[compression], digest=digest, size=blob.size)
     return CacheLayer(diff_id, descriptor)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from layerstore.errors import FormatError, LimitExceededError
 from layerstore.formats.decompress_zstd import SKIPPABLE_MAGICS, ZSTD_MAGIC, zstd_spans
+from layerstore.formats.gzip_header import FIXED_BYTES, TRAILER_BYTES, header_end
 from layerstore.formats.tar_limits import Limits, exceeded
 
 if TYPE_CHECKING:
@@ -204,16 +205,11 @@ def _one_stream(decoder: _Decoder, data: bytes, source: Input, what: str) -> Ite
 
 # -- gzip --------------------------------------------------------------------------
 
-_FTEXT, _FHCRC, _FEXTRA, _FNAME, _FCOMMENT = 1, 2, 4, 8, 16
-_GZIP_FIXED_BYTES = 10
-_GZIP_TRAILER_BYTES = 8
-_DEFLATE = 8
-
 
 def _gzip(source: Input, limits: Limits) -> Iterator[bytes]:
     """Yield the spans of gzip members; zeros may follow the last one."""
     while True:
-        start = source.at_least(_GZIP_FIXED_BYTES)
+        start = source.at_least(FIXED_BYTES)
         if not start or _only_zeros(start, source, "gzip", _GZIP_MAGIC):
             return
         source.put_back(start)
@@ -224,9 +220,9 @@ def _gzip(source: Input, limits: Limits) -> Iterator[bytes]:
 def _gzip_header(source: Input, limits: Limits) -> None:
     """Skip one member's header."""
     limit = limits.gzip_header_bytes
-    data = source.at_least(_GZIP_FIXED_BYTES)
+    data = source.at_least(FIXED_BYTES)
     while True:
-        end = _gzip_header_end(data)
+        end = header_end(data)
         if end is not None and end <= len(data):
             break
         if len(data) > limit:
@@ -238,25 +234,6 @@ def _gzip_header(source: Input, limits: Limits) -> None:
     if end > limit:
         raise exceeded("gzip_header_bytes", end, limit, "bytes of gzip header")
     source.put_back(data[end:])
-
-
-def _gzip_header_end(data: bytes) -> int | None:
-    """Return where a member's header ends, or None when more bytes are needed to tell."""
-    if len(data) < _GZIP_FIXED_BYTES:
-        return None
-    if data[2] != _DEFLATE or data[3] & 0xE0:
-        raise FormatError("gzip member of unknown method or flags")
-    flags, at = data[3], _GZIP_FIXED_BYTES
-    if flags & _FEXTRA:
-        if len(data) < at + 2:
-            return None
-        at += 2 + int.from_bytes(data[at : at + 2], "little")
-    for flag in (_FNAME, _FCOMMENT):
-        if flags & flag:
-            at = data.find(b"\0", at) + 1
-            if not at:
-                return None
-    return at + (2 if flags & _FHCRC else 0)
 
 
 def _isal_error() -> type[Exception]:
@@ -290,11 +267,11 @@ def _gzip_member(source: Input) -> Iterator[bytes]:
             if not data:
                 raise FormatError("the gzip stream is truncated")
     source.put_back(decoder.unused_data)
-    trailer = source.at_least(_GZIP_TRAILER_BYTES)
-    if len(trailer) < _GZIP_TRAILER_BYTES:
+    trailer = source.at_least(TRAILER_BYTES)
+    if len(trailer) < TRAILER_BYTES:
         raise FormatError("the gzip stream is truncated")
     if int.from_bytes(trailer[:4], "little") != checksum:
         raise FormatError("the gzip stream's checksum is wrong")
     if int.from_bytes(trailer[4:8], "little") != size & 0xFFFF_FFFF:
         raise FormatError("the gzip stream's size is wrong")
-    source.put_back(trailer[_GZIP_TRAILER_BYTES:])
+    source.put_back(trailer[TRAILER_BYTES:])

@@ -34,6 +34,7 @@ DOCKER_MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX_TYPE = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+DOCKER_LAYER_ZSTD_TYPE = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 DOCKER_LAYER_TAR_TYPE = "application/vnd.docker.image.rootfs.diff.tar"
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -43,7 +44,7 @@ MAX_INDEX_ENTRIES = 10_000
 """Manifests one index may list; real ones list a dozen platforms."""
 
 MANIFEST_TYPES = (MANIFEST_TYPE, DOCKER_MANIFEST_TYPE)
-_INDEX_TYPES = (INDEX_TYPE, DOCKER_INDEX_TYPE)
+INDEX_TYPES = (INDEX_TYPE, DOCKER_INDEX_TYPE)
 _CONFIG_TYPES = (CONFIG_TYPE, DOCKER_CONFIG_TYPE)
 _LAYER_TYPES = (
     LAYER_TAR_TYPE,
@@ -51,7 +52,7 @@ _LAYER_TYPES = (
     LAYER_ZSTD_TYPE,
     DOCKER_LAYER_TYPE,
     DOCKER_LAYER_TAR_TYPE,
-    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    DOCKER_LAYER_ZSTD_TYPE,
 )
 
 
@@ -156,7 +157,7 @@ def decode_index(raw: bytes, *, media_type: str | None = None) -> Index:
         LimitExceededError: More than ``MAX_INDEX_ENTRIES`` manifests, or a JSON limit.
         UnsafeContentError: A descriptor tells where to fetch it from.
     """
-    fields = _document(raw, "index", media_type, _INDEX_TYPES, rival="layers")
+    fields = _document(raw, "index", media_type, INDEX_TYPES, rival="layers")
     manifests = fields.items("manifests")
     if manifests is None:
         raise FormatError("index.manifests is missing")

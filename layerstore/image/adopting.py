@@ -1,29 +1,48 @@
 """Images out of a source: which one is meant, and its layers into the store.
 
 Everything is verified while it streams: size and digest against the descriptor, the diff ID
-against the config. Layers that the store has are not read.
+against the config. Layers that the store has are not read, unless their compressed form is
+wanted and nobody knows it yet. An image becomes visible in one commit, with its names and what
+is remembered of how it came; an adoption that dies before leaves garbage for gc.
+
+From a source that is far away three blobs come at a time, into scratch files, while the first
+of them is taken in. How layers were compressed is found out beside that.
 """
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, cast
 
-from layerstore.errors import FormatError, IntegrityError, NotFoundError
+from layerstore.errors import FormatError, IntegrityError, LimitExceededError, NotFoundError
 from layerstore.formats import oci
 from layerstore.formats.oci_config import decode_config
-from layerstore.image.exchange import VerifiedBlob, read_blob, read_document
+from layerstore.formats.origins import Encoding, Origins, is_of_origins
+from layerstore.image.exchange import Document, VerifiedBlob, read_blob, read_document
+from layerstore.image.images import ATTESTATION_KEY, ImageParts, publish_parts
+from layerstore.image.originals import Originals, keep_original, known_encodings
+from layerstore.image.reencoding import find_recipe
+from layerstore.image.spooled_blob import SpooledBlob
+from layerstore.progress import Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
 
+    from layerstore.digest import DiffId, Digest
     from layerstore.formats.oci_config import ImageConfig
-    from layerstore.image.exchange import Document, ImageSource
+    from layerstore.image.exchange import BlobReader, ImageSource
     from layerstore.progress import Progress
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import WriteSession
 
 INDEX_DEPTH = 3
 """Indexes that may lie above a manifest."""
+
+_DOCUMENTS_MAX_BYTES = 64 << 20
+"""Of an index and all that it lists: they are in memory together."""
+_REFERENCE_TYPE = "vnd.docker.reference.type"
 
 
 class FoundImage(NamedTuple):
@@ -65,7 +84,85 @@ def find_image(
         index = oci.decode_index(document.raw, media_type=document.media_type)
         above = (document, *above)
         document = read_document(source, _for_platform(source, index, serves))
-    raise FormatError(f"{source.name}: indexes are nested more than {INDEX_DEPTH} deep")
+    raise _too_deep(source)
+
+
+class FoundIndex(NamedTuple):
+    """All images that a reference means, and what lies beside them.
+
+    Attributes:
+        images: In the order of the index.
+        beside: Attestation manifests of the index, their configs and their layers.
+    """
+
+    images: tuple[FoundImage, ...]
+    beside: tuple[Document, ...]
+
+
+def find_all(source: ImageSource, reference: str) -> FoundIndex:
+    """Return the images of all platforms that a reference means.
+
+    Raises:
+        NotFoundError: There is none, or one that the index lists is not there.
+        FormatError: A document is malformed, or indexes are nested deeper than three.
+        LimitExceededError: The documents together are larger than 64 MiB.
+        IntegrityError: Something is not what its descriptor says.
+    """
+    finder = _Finder(source)
+    finder.visit(source.document(reference), ())
+    return FoundIndex(tuple(finder.images), tuple(finder.beside))
+
+
+class _Finder:
+    """Follows an index down to everything that it lists."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+        self._bytes = 0
+        self.images: list[FoundImage] = []
+        self.beside: list[Document] = []
+
+    def visit(self, document: Document, above: tuple[Document, ...]) -> None:
+        self._charge(document)
+        if document.media_type in oci.MANIFEST_TYPES:
+            self.images.append(_found(self._source, (document, *above)))
+            return
+        if len(above) == INDEX_DEPTH:
+            raise _too_deep(self._source)
+        index = oci.decode_index(document.raw, media_type=document.media_type)
+        for descriptor in index.manifests:
+            if _is_attestation(descriptor):
+                self._take_attestation(read_document(self._source, descriptor))
+            elif descriptor.media_type in (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES):
+                self.visit(read_document(self._source, descriptor), (document, *above))
+
+    def _take_attestation(self, document: Document) -> None:
+        """Keep a manifest that says something of another one, and what it says."""
+        self._keep(document)
+        plain = oci.decode_artifact(document.raw, media_type=document.media_type)
+        for descriptor in (plain.config, *plain.layers):
+            self._keep(Document(read_blob(self._source, descriptor), descriptor.media_type))
+
+    def _keep(self, document: Document) -> None:
+        self._charge(document)
+        self.beside.append(document)
+
+    def _charge(self, document: Document) -> None:
+        self._bytes += len(document.raw)
+        if self._bytes > _DOCUMENTS_MAX_BYTES:
+            raise LimitExceededError(
+                f"{self._source.name}: the index and what it lists has more than "
+                f"{_DOCUMENTS_MAX_BYTES} bytes of documents"
+            )
+
+
+def _is_attestation(descriptor: oci.Descriptor) -> bool:
+    """Return whether a manifest is about another one (BuildKit, attestation-storage.md)."""
+    return descriptor.annotations.get(_REFERENCE_TYPE) == "attestation-manifest"
+
+
+def _too_deep(source: ImageSource) -> FormatError:
+    return FormatError(f"{source.name}: indexes are nested more than {INDEX_DEPTH} deep")
 
 
 def _for_platform(
@@ -85,31 +182,244 @@ def _found(source: ImageSource, documents: tuple[Document, ...]) -> FoundImage:
     return FoundImage(documents, manifest, config, raw)
 
 
+class Adopted(NamedTuple):
+    """An image that was brought into the store.
+
+    Attributes:
+        documents: What it came under: digests of its manifest and of the indexes above it.
+        kept_bytes: Of compressed originals that nothing makes again, and were not there.
+    """
+
+    image: ImageRecord
+    documents: tuple[Digest, ...]
+    kept_bytes: int
+
+
+def adopt_image(
+    session: WriteSession,
+    source: ImageSource,
+    image: FoundImage,
+    *,
+    names: Sequence[str] = (),
+    originals: Originals = Originals.AUTO,
+    beside: Sequence[Document] = (),
+    progress: Progress | None = None,
+) -> Adopted:
+    """Bring an image into the store; durable and visible under ``names`` when this returns.
+
+    Args:
+        session: Of the store.
+        source: Where the image was found.
+        image: What :func:`find_image` returned.
+        names: Familiar ones, with a tag or the digest of one of the documents.
+        originals: What is remembered of how it came, if the source's manifests are somebody's.
+        beside: Documents of its index that are no images, to be kept with it.
+        progress: Hears the uncompressed bytes of each layer.
+
+    Raises:
+        IntegrityError: Something is not what its descriptor or the config says.
+        FormatError: A layer is no tar, or one that means several things.
+        UnsafeContentError: A layer would harm a host.
+        StorageError: The store could not be written.
+    """
+    remembers = source.has_originals and originals is not Originals.DROP
+    layers = adopt_layers(
+        session, source, image, originals=originals if remembers else Originals.DROP,
+        progress=progress,
+    )  # fmt: skip
+    documents = (*image.documents, *beside) if remembers else ()
+    parts = ImageParts(
+        image.raw_config,
+        image.config.diff_ids,
+        _strangers_annotations(image.manifest),
+        origins=Origins({each.digest: each.media_type for each in documents}, layers.encodings),
+    )
+    raw = [each.raw for each in documents]
+    record = publish_parts(session, parts, names=names, documents=raw)
+    return Adopted(record, tuple(each.digest for each in image.documents), layers.kept_bytes)
+
+
+def _strangers_annotations(manifest: oci.Manifest) -> dict[str, str]:
+    """Return a manifest's annotations without those by which a store remembers things."""
+    return {
+        key: value
+        for key, value in manifest.annotations.items()
+        if not key.startswith(ATTESTATION_KEY) and not is_of_origins(key)
+    }
+
+
+class AdoptedLayers(NamedTuple):
+    """What is known of an image's compressed layers once its layers are in the store."""
+
+    encodings: Mapping[Digest, Encoding]
+    kept_bytes: int
+
+
 def adopt_layers(
     session: WriteSession,
     source: ImageSource,
     image: FoundImage,
     *,
+    originals: Originals = Originals.DROP,
     progress: Progress | None = None,
-) -> None:
+) -> AdoptedLayers:
     """Bring an image's layers into the store, and hold them until the session ends.
 
     Raises:
         IntegrityError: A layer is not the one that the config names.
         FormatError: A layer is no tar, or one that means several things.
     """
-    from layerstore.image.ingest_tar import ingest_tar
+    with _Adoption(session, source, originals, progress or Silent()) as adoption:
+        pairs = zip(image.config.diff_ids, image.manifest.layers, strict=True)
+        return adoption.run([_Layer(*pair) for pair in pairs])
 
-    for diff_id, descriptor in zip(image.config.diff_ids, image.manifest.layers, strict=True):
-        if session.store.has_layer(diff_id):
-            with contextlib.suppress(NotFoundError):  # gc was faster
-                session.hold_layers([diff_id])
+
+class _Layer(NamedTuple):
+    """A layer of an image, and where the source has it."""
+
+    diff_id: DiffId
+    descriptor: oci.Descriptor
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is not compressed, so that its bytes are the layer's."""
+        return self.descriptor.digest == self.diff_id
+
+
+class _Adoption:
+    """The layers of one image on their way into a store."""
+
+    def __init__(
+        self,
+        session: WriteSession,
+        source: ImageSource,
+        originals: Originals,
+        progress: Progress,
+    ) -> None:
+        self._session = session
+        self._store = session.store
+        self._source = source
+        self._originals = originals
+        self._progress = progress
+        self._fetching = ThreadPoolExecutor(_FETCHES, "layerstore-fetch")
+        self._trying = ThreadPoolExecutor(1, "layerstore-recipe")
+        self._spools: dict[Digest, SpooledBlob] = {}
+        self._encodings: dict[Digest, Encoding] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for spool in self._spools.values():
+            spool.stop()
+        self._fetching.shutdown(wait=True, cancel_futures=True)
+        self._trying.shutdown(wait=True, cancel_futures=True)
+        for spool in self._spools.values():
+            spool.close()
+
+    def run(self, layers: Sequence[_Layer]) -> AdoptedLayers:
+        """Take the layers in, lowest first."""
+        self._recall(layers)
+        needed = [each for each in layers if not self._have(each) or self._wants(each)]
+        self._fetch(needed)
+        pending: dict[Digest, Future[Mapping[str, object] | None]] = {}
+        for layer in layers:
+            if not self._have(layer):
+                self._ingest(layer)
+            digest = layer.descriptor.digest
+            if self._wants(layer) and digest not in pending:
+                pending[digest] = self._trying.submit(self._recipe, layer)
+        kept_bytes = 0
+        for layer in layers:
+            found = pending.pop(layer.descriptor.digest, None)
+            if found is not None:
+                kept_bytes += self._settle(layer, found.result())
+        return AdoptedLayers(self._encodings, kept_bytes)
+
+    # -- what is known and there
+
+    def _recall(self, layers: Iterable[_Layer]) -> None:
+        """Take over how the store's images say that these compressed layers are made."""
+        if self._originals is Originals.DROP:
+            return
+        known = known_encodings(self._store)
+        for layer in layers:
+            encoding = known.get(layer.descriptor.digest)
+            if encoding is None or encoding.diff_id != layer.diff_id:
                 continue
-        with VerifiedBlob(source.open_blob(descriptor), descriptor) as stream:
-            record = ingest_tar(session, cast("BinaryIO", stream), progress=progress)
+            if self._hold(encoding.kept):
+                self._encodings[layer.descriptor.digest] = encoding
+
+    def _hold(self, diff_id: DiffId | None) -> bool:
+        """Hold a layer if there is one to hold; return False when gc was faster."""
+        if diff_id is None:
+            return True
+        try:
+            self._session.hold_layers([diff_id])
+        except NotFoundError:
+            return False
+        return True
+
+    def _have(self, layer: _Layer) -> bool:
+        return self._store.has_layer(layer.diff_id) and self._hold(layer.diff_id)
+
+    def _wants(self, layer: _Layer) -> bool:
+        """Return whether the layer's compressed form is to be remembered and nobody knows it."""
+        return (
+            self._originals is not Originals.DROP
+            and not layer.is_plain
+            and layer.descriptor.digest not in self._encodings
+        )
+
+    # -- bytes
+
+    def _fetch(self, layers: Iterable[_Layer]) -> None:
+        """Let blobs come, a few at a time, from a source that is far away."""
+        if not self._source.is_remote:
+            return
+        for number, layer in enumerate(layers):
+            descriptor = layer.descriptor
+            if descriptor.digest not in self._spools:
+                spool = SpooledBlob(self._session.temporary(f"{number}.blob"))
+                self._spools[descriptor.digest] = spool
+                opening = partial(self._source.open_blob, descriptor)
+                self._fetching.submit(spool.fill, opening, descriptor)
+
+    def _open(self, layer: _Layer) -> BlobReader:
+        spool = self._spools.get(layer.descriptor.digest)
+        return spool.open() if spool else self._source.open_blob(layer.descriptor)
+
+    def _ingest(self, layer: _Layer) -> None:
+        from layerstore.image.ingest_tar import ingest_tar
+
+        with VerifiedBlob(self._open(layer), layer.descriptor) as stream:
+            record = ingest_tar(self._session, cast("BinaryIO", stream), progress=self._progress)
             stream.finish()
-        if record.diff_id != diff_id:
+        if record.diff_id != layer.diff_id:
             raise IntegrityError(
-                f"the layer {descriptor.digest} has the diff ID {record.diff_id}, its config "
-                f"says {diff_id}"
+                f"the layer {layer.descriptor.digest} has the diff ID {record.diff_id}, its "
+                f"config says {layer.diff_id}"
             )
+
+    def _recipe(self, layer: _Layer) -> Mapping[str, object] | None:
+        """Return how a compressed layer is made; runs beside the taking in of others."""
+        with VerifiedBlob(self._open(layer), layer.descriptor) as blob:
+            blob.finish()  # one that was there already was not read before
+        if self._originals is Originals.KEEP:
+            return None
+        return find_recipe(partial(self._open, layer))
+
+    def _settle(self, layer: _Layer, recipe: Mapping[str, object] | None) -> int:
+        """Remember how a layer is made; return the bytes that are kept for it."""
+        diff_id, descriptor = layer
+        if recipe is not None:
+            self._encodings[descriptor.digest] = Encoding(diff_id, descriptor.size, None, recipe)
+            return 0
+        self._encodings[descriptor.digest] = keep_original(
+            self._session, descriptor, diff_id, partial(self._open, layer)
+        )
+        return descriptor.size
+
+
+_FETCHES = 3
+"""Blobs that come at once, as docker and podman do it."""

@@ -15,15 +15,16 @@ from layerstore.digest import Digest
 from layerstore.linux.files import write_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Self
-
-    from layerstore.progress import Progress
 
 Compression = Literal["gzip", "zstd", "none"]
 
 # isal's levels end at 3: 291 MB/s a core where zlib's 6 makes 23 and saves a tenth more.
 _GZIP_LEVEL = 3
 _ZSTD_LEVEL = 3
+ISAL_BLOCK_BYTES = 1 << 20
+"""isal's output depends on how its input is cut: it is given pieces of this size, always."""
 
 
 class BlobFile:
@@ -44,6 +45,11 @@ class BlobFile:
         self.size += len(part)
         write_all(self._fd, part)
 
+    @property
+    def digest(self) -> Digest:
+        """Of what was written so far."""
+        return Digest(f"sha256:{self._hash.hexdigest()}")
+
     def publish(self) -> Digest:
         """Force the blob to disk, name it by its digest, and return that."""
         assert self._temporary is not None
@@ -52,7 +58,7 @@ class BlobFile:
         os.close(fd)
         os.rename(self._temporary, f"{self._directory}/{self._hash.hexdigest()}")
         self._temporary = None
-        return Digest(f"sha256:{self._hash.hexdigest()}")
+        return self.digest
 
     def __enter__(self) -> Self:
         return self
@@ -85,25 +91,41 @@ class _Plain:
         return b""
 
 
-class LayerSink:
-    """What a layer's tar is written to: compresses into a blob."""
+class _InBlocks:
+    """Gives a compressor pieces of one size, so that equal content has equal output."""
 
-    def __init__(self, blob: BlobFile, compressor: Compressor, progress: Progress) -> None:
-        self._blob = blob
+    def __init__(self, compressor: Compressor) -> None:
         self._compressor = compressor
-        self._progress = progress
+        self._waiting = bytearray()
 
-    def write(self, part: bytes) -> int:
-        """Compress ``part`` into the blob."""
-        compressed = self._compressor.compress(part)
-        if compressed:
-            self._blob.write(compressed)
-        self._progress.advance(len(part))
-        return len(part)
+    def compress(self, data: bytes, /) -> bytes:
+        self._waiting += data
+        made = []
+        while len(self._waiting) >= ISAL_BLOCK_BYTES:
+            made.append(self._compressor.compress(bytes(self._waiting[:ISAL_BLOCK_BYTES])))
+            del self._waiting[:ISAL_BLOCK_BYTES]
+        return b"".join(made)
 
-    def finish(self) -> None:
-        """End the compressed stream."""
-        self._blob.write(self._compressor.flush())
+    def flush(self) -> bytes:
+        last = self._compressor.compress(bytes(self._waiting)) if self._waiting else b""
+        return last + self._compressor.flush()
+
+
+def isal_compressor(level: int, window_bits: int) -> Compressor:
+    """Return a deflate stream of isal: raw for a window of -15, a gzip member for 31."""
+    from isal import isal_zlib
+
+    return _InBlocks(isal_zlib.compressobj(level, isal_zlib.DEFLATED, window_bits))
+
+
+def compressed(pieces: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
+    """Yield a stream compressed; equal streams give equal bytes, however they are cut."""
+    compressor = compressor_of(compression)
+    for piece in pieces:
+        if made := compressor.compress(piece):
+            yield made
+    if rest := compressor.flush():
+        yield rest
 
 
 def compressor_of(compression: Compression) -> Compressor:
@@ -117,8 +139,5 @@ def compressor_of(compression: Compression) -> Compressor:
             # Its default writes no checksum, without which most bit flips pass unseen.
             return zstandard.ZstdCompressor(_ZSTD_LEVEL, write_checksum=True).compressobj()
         case "gzip":
-            from isal import isal_zlib
-
-            # 31: a gzip member; isal writes no time and no name, so equal layers stay equal.
-            compressor: Compressor = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, 31)
-            return compressor
+            # isal writes no time and no name, so equal layers stay equal.
+            return isal_compressor(_GZIP_LEVEL, 31)

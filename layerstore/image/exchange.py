@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+from msgspec import structs
+
 from layerstore.digest import sha256_digest
 from layerstore.errors import IntegrityError, LimitExceededError
 from layerstore.formats import oci
@@ -33,10 +35,12 @@ class Document(NamedTuple):
     Attributes:
         raw: At most 4 MiB.
         media_type: What the descriptor or the server calls it.
+        platform: What a layout's index says of it; only of images on their way out.
     """
 
     raw: bytes
     media_type: str
+    platform: oci.Platform | None = None
 
     @property
     def digest(self) -> Digest:
@@ -46,7 +50,7 @@ class Document(NamedTuple):
     @property
     def descriptor(self) -> oci.Descriptor:
         """What points to the document."""
-        return oci.describe(self.raw, self.media_type)
+        return structs.replace(oci.describe(self.raw, self.media_type), platform=self.platform)
 
 
 class BlobReader(Protocol):
@@ -124,8 +128,8 @@ class ImageDestination(Protocol):
 
         Args:
             document: Its bytes go as they are.
-            reference: The tag or familiar name that means it from now on; None for its
-                digest alone.
+            reference: The tag or familiar name that means it from now on; "" for an image
+                without a name; None for what only another document names.
         """
 
 

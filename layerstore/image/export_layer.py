@@ -46,21 +46,33 @@ def export_layer(
         IntegrityError: The store is damaged, or the tar has another digest.
     """
     report = progress or Silent()
+    report.start("writing layer", store.layer(diff_id).tar_size)
+    for piece in verified_tar(store, diff_id):
+        out.write(piece)
+        report.advance(len(piece))
+    report.finish()
+
+
+def verified_tar(store: Store, diff_id: DiffId) -> Iterator[bytes]:
+    """Yield a layer's uncompressed tar, and raise at its end if it was another one.
+
+    Raises:
+        NotFoundError: No such layer.
+        IntegrityError: The store is damaged, or the tar has another digest: what was yielded
+            must not be used.
+    """
     record = store.layer(diff_id)
-    report.start("writing layer", record.tar_size)
     digest = hashlib.sha256()
     size = 0
     for piece in layer_tar(store, record):
         digest.update(piece)
         size += len(piece)
-        out.write(piece)
-        report.advance(len(piece))
+        yield piece
     if f"sha256:{digest.hexdigest()}" != diff_id or size != record.tar_size:
         raise LayerMismatchError(
             f"layer {diff_id} came out as sha256:{digest.hexdigest()} with {size} bytes",
             hint="run 'layerstore check --read-data'",
         )
-    report.finish()
 
 
 def layer_tar(store: Store, record: LayerRecord) -> Iterator[bytes]:

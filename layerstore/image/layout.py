@@ -3,37 +3,37 @@
 Any OCI tool reads the result; layers come out with the diff IDs they have here.
 Blobs are hashed while they are written, forced to disk and renamed to their
 digest; ``index.json`` is replaced last, so a save that dies leaves the layout as it
-was, plus blobs nobody names. Saving into a layout that exists adds to it. An image with
-attestations becomes an index of two manifests, its own and theirs, as BuildKit writes it.
+was, plus blobs nobody names. Saving into a layout that exists adds to it. What of an image is
+sent, and in which form: :mod:`layerstore.image.sending`.
 
-Source: OCI image spec, image-layout.md; BuildKit, docs/attestations/attestation-storage.md.
+Source: OCI image spec, image-layout.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
-from layerstore.digest import hex_of, sha256_digest
-from layerstore.errors import ConflictError, FormatError, StorageError
+from layerstore.digest import sha256_digest
+from layerstore.errors import ConflictError, FormatError, IntegrityError, StorageError
 from layerstore.formats import oci, strict_json
-from layerstore.formats.oci_config import decode_config
 from layerstore.formats.reference import full_name
-from layerstore.image.blob_files import BlobFile, Compression, LayerSink, compressor_of
-from layerstore.image.export_layer import export_layer
+from layerstore.image.blob_files import BlobFile
 from layerstore.image.images import ImageParts, load_parts
+from layerstore.image.sending import Policy, Sender
 from layerstore.linux.files import fsync_directory, write_all
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from layerstore.digest import DiffId, Digest
-    from layerstore.formats.oci_config import ImageConfig
+    from layerstore.digest import Digest
+    from layerstore.image.exchange import Document
+    from layerstore.image.sending import Form, Sent
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
@@ -44,11 +44,6 @@ CONTAINERD_NAME = "io.containerd.image.name"
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX_MAX_BYTES = strict_json.MAX_DOCUMENT_BYTES
-MEDIA_TYPES: dict[str, str] = {
-    "gzip": oci.LAYER_GZIP_TYPE,
-    "zstd": oci.LAYER_ZSTD_TYPE,
-    "none": oci.LAYER_TAR_TYPE,
-}
 
 
 class NamedImage(NamedTuple):
@@ -83,7 +78,7 @@ def save_oci_layout(
     images: Sequence[NamedImage],
     out: Path,
     *,
-    compression: Compression = "gzip",
+    compression: Form = "gzip",
     progress: Progress | None = None,
 ) -> SaveReport:
     """Write images into the OCI layout directory ``out``, durably; it is made when absent.
@@ -93,24 +88,33 @@ def save_oci_layout(
         IntegrityError: Stored bytes are damaged; the layout is as it was before.
         StorageError: ``out`` cannot be written.
     """
-    progress = progress or Silent()
-    root = os.fspath(out)
     with writing(out):
-        index = open_layout(root)
-        writer = _LayoutWriter(store, root, compression, progress)
-        references: list[str | None] = []
-        descriptors: list[oci.Descriptor] = []
-        manifests: list[oci.Manifest] = []
-        for name, image in images:
-            parts = image if isinstance(image, ImageParts) else load_parts(store, image)
-            manifest, descriptor = writer.put_image(parts)
-            index, reference = _with_entry(index, descriptor, name)
-            references.append(reference)
-            descriptors.append(descriptor)
-            manifests.append(manifest)
-        fsync_directory(f"{root}/blobs/sha256")
-        raw = replace_index(root, index)
-    return SaveReport(sha256_digest(raw), tuple(references), tuple(descriptors), tuple(manifests))
+        layout = LayoutDestination(os.fspath(out))
+        policy = Policy() if compression == "original" else Policy(compression, compression)
+        return send_images(store, images, layout, policy, progress)
+
+
+def send_images(
+    store: Store,
+    images: Sequence[NamedImage],
+    layout: LayoutDestination,
+    policy: Policy,
+    progress: Progress | None = None,
+) -> SaveReport:
+    """Send images to a layout and finish it; see :func:`save_oci_layout`."""
+    sender = Sender(store, layout, policy, progress or Silent())
+    references: list[str | None] = []
+    sent: list[Sent] = []
+    for name, image in images:
+        parts = image if isinstance(image, ImageParts) else load_parts(store, image)
+        sent.append(sender.send(parts, name or ""))
+        references.append(layout.reference)
+    return SaveReport(
+        layout.finish(),
+        tuple(references),
+        tuple(each.descriptor for each in sent),
+        tuple(each.manifest for each in sent),
+    )
 
 
 @contextlib.contextmanager
@@ -126,62 +130,58 @@ def writing(out: Path) -> Iterator[None]:
         ) from err
 
 
-class _LayoutWriter:
-    """Puts blobs into one layout, each layer once."""
+class LayoutDestination:
+    """An OCI layout that is added to, a destination of :mod:`~layerstore.image.exchange`.
 
-    def __init__(
-        self, store: Store, root: str, compression: Compression, progress: Progress
-    ) -> None:
-        self._store = store
+    Nothing of it counts before :meth:`finish`. What was there already is not relied on.
+
+    Attributes:
+        reference: What the latest image is called in the layout.
+
+    Raises:
+        OutputTakenError: Something else is there.
+        FormatError: A layout that is damaged, or of another version.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
         self._blobs = f"{root}/blobs/sha256"
-        self._compression = compression
-        self._progress = progress
-        self._layers: dict[DiffId, oci.Descriptor] = {}
+        self._index = open_layout(root)
+        self._written: set[str] = set()
+        self.reference: str | None = None
 
-    def put_image(self, image: ImageParts) -> tuple[oci.Manifest, oci.Descriptor]:
-        """Write an image's blobs; return its manifest, and the descriptor of what names it all."""
-        manifest = oci.Manifest(
-            config=self._put(image.config, oci.CONFIG_TYPE),
-            layers=tuple(self._put_layer(diff_id) for diff_id in image.layers),
-            annotations=dict(image.annotations),
-        )
-        described = structs.replace(
-            self._put(oci.encode_manifest(manifest), oci.MANIFEST_TYPE),
-            platform=_platform_of(decode_config(image.config)),
-        )
-        if not image.predicates:
-            return manifest, described
-        from layerstore.image.attestations import attestation_blobs
+    def has_blob(self, descriptor: oci.Descriptor) -> bool:
+        """Return whether the blob was written by this very save."""
+        return descriptor.digest in self._written
 
-        attested = attestation_blobs(described, image.predicates)
-        for blob in attested.blobs:
-            self._put(blob, "")
-        index = oci.Index(manifests=(described, attested.descriptor))
-        return manifest, self._put(oci.encode_index(index), oci.INDEX_TYPE)
+    def put_blob(
+        self, pieces: Iterable[bytes], media_type: str, expected: oci.Descriptor | None = None
+    ) -> oci.Descriptor:
+        """Write a blob, durable with :meth:`finish`.
 
-    def _put(self, raw: bytes, media_type: str) -> oci.Descriptor:
+        Raises:
+            IntegrityError: It is not ``expected``.
+        """
         with BlobFile(self._blobs) as blob:
-            blob.write(raw)
-            blob.publish()
-        return oci.describe(raw, media_type)
-
-    def _put_layer(self, diff_id: DiffId) -> oci.Descriptor:
-        known = self._layers.get(diff_id)
-        if known is not None:
-            return known
-        size = self._store.layer(diff_id).tar_size
-        self._progress.start(f"layer {hex_of(diff_id)[:12]}", size)
-        with BlobFile(self._blobs) as blob:
-            sink = LayerSink(blob, compressor_of(self._compression), self._progress)
-            export_layer(self._store, diff_id, cast("BinaryIO", sink))
-            sink.finish()
+            for piece in pieces:
+                blob.write(piece)
+            if expected is not None and blob.digest != expected.digest:
+                raise IntegrityError(f"blob {expected.digest} came out as {blob.digest}")
             digest = blob.publish()
-        self._progress.finish()
-        descriptor = oci.Descriptor(
-            media_type=MEDIA_TYPES[self._compression], digest=digest, size=blob.size
-        )
-        self._layers[diff_id] = descriptor
-        return descriptor
+        self._written.add(digest)
+        return oci.Descriptor(media_type=media_type, digest=digest, size=blob.size)
+
+    def put_document(self, document: Document, reference: str | None) -> None:
+        """Write a manifest or an index, and list it unless another document does."""
+        descriptor = document.descriptor
+        self.put_blob([document.raw], document.media_type, descriptor)
+        if reference is not None:
+            self._index, self.reference = _with_entry(self._index, descriptor, reference or None)
+
+    def finish(self) -> Digest:
+        """Make everything durable and listed; return the digest of index.json."""
+        fsync_directory(self._blobs)
+        return sha256_digest(replace_index(self._root, self._index))
 
 
 def replace_index(root: str, index: oci.Index) -> bytes:
@@ -256,16 +256,6 @@ def _with_entry(
         descriptor, annotations={oci.REF_NAME: reference, CONTAINERD_NAME: whole}
     )
     return structs.replace(index, manifests=(*kept, named)), reference
-
-
-def _platform_of(config: ImageConfig) -> oci.Platform:
-    return oci.Platform(
-        architecture=config.architecture,
-        os=config.os,
-        variant=config.variant,
-        os_version=config.os_version,
-        os_features=config.os_features,
-    )
 
 
 def _replace(path: str, raw: bytes) -> None:

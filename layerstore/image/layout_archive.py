@@ -32,7 +32,7 @@ from layerstore.linux.files import fsync_directory, read_at
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.image.blob_files import Compression
+    from layerstore.image.sending import Form
     from layerstore.progress import Progress
     from layerstore.store.store import Store
 
@@ -47,7 +47,7 @@ def save_oci_archive(
     images: Sequence[NamedImage],
     out: Path,
     *,
-    compression: Compression = "gzip",
+    compression: Form = "gzip",
     progress: Progress | None = None,
 ) -> SaveReport:
     """Write images as one tar of an OCI layout, replacing ``out`` when it is whole and durable.

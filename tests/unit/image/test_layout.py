@@ -191,11 +191,11 @@ def test_damage_leaves_the_layout_as_it_was(store, tmp_path, monkeypatch):
     save_oci_layout(store, [NamedImage("web:1", image)], root)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
-    def broken(_store, _diff_id, out):
-        out.write(b"some of it")
+    def broken(_store, _diff_id):
+        yield b"some of it"
         raise IntegrityError("damaged")
 
-    monkeypatch.setattr("layerstore.image.layout.export_layer", broken)
+    monkeypatch.setattr("layerstore.image.sending.verified_tar", broken)
     other = make(store, "app:2", cmd="other")
     with pytest.raises(IntegrityError):
         save_oci_layout(store, [NamedImage("app:2", other)], root)

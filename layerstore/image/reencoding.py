@@ -1,0 +1,221 @@
+"""The exact bytes of a compressed layer from its tar, where a library makes them again.
+
+How a layer was compressed is written nowhere; it is found by trial. Each recipe compresses the
+layer's tar and is dropped at the first byte that differs, which most are within the first
+100 KiB; one that reaches the end is proven. What zlib, isal and zstd make can be made again;
+what Go's compressors make (docker, BuildKit, podman, skopeo) cannot: that is kept
+(docs/decisions/0176). Implements docs/format/origins.md, "Recipes".
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, Final
+
+from layerstore.errors import FormatError
+from layerstore.formats.decompress import compression_of, decompressed
+from layerstore.formats.gzip_header import header_end
+from layerstore.formats.tar_limits import Limits
+from layerstore.image.blob_files import isal_compressor
+from layerstore.image.exchange import READ_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from layerstore.image.blob_files import Compressor
+    from layerstore.image.exchange import BlobReader
+
+_HEAD_BYTES: Final = 64 << 10
+_REMEMBERED_BYTES: Final = 4 << 20
+"""Plain bytes that are not decompressed anew for each recipe: most fail long before."""
+_BUDGET_BYTES: Final = 64 << 20
+"""Plain bytes that failing recipes may compress, beside as many as the layer has: a hostile layer
+may be built so that every recipe fails at its end."""
+_ZSTD_LEVELS: Final = (3, 1, 2, 4, 5, 6, 7, 8, 9)
+"""Higher ones cost half a second each to rule out, and few people compress layers so."""
+_ZLIB_LEVELS: Final = (6, 9, 1, 5, 4, 3, 2, 7, 8)
+
+
+def find_recipe(open_blob: Callable[[], BlobReader]) -> Mapping[str, object] | None:
+    """Return a recipe that makes exactly the blob's bytes from its content; None for none.
+
+    Args:
+        open_blob: Opens the compressed layer from its beginning, as often as it is called;
+            it was verified before.
+    """
+    blob = open_blob()
+    try:
+        head = _read_exactly(blob, _HEAD_BYTES)
+    finally:
+        blob.close()
+    plain = _Plain(open_blob)
+    for parameters in _candidates(head):
+        if plain.spent > max(_BUDGET_BYTES, plain.size):
+            return None
+        if _makes(encode(parameters, plain.pieces()), open_blob()):
+            return parameters
+    return None
+
+
+def encode(parameters: Mapping[str, Any], pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a compressed layer, made of its tar as a recipe says.
+
+    Raises:
+        FormatError: The recipe is of a kind that this version does not know.
+    """
+    match parameters.get("codec"):
+        case "zlib":
+            level, memory = parameters["level"], parameters["memory"]
+            coder: Compressor = zlib.compressobj(level, zlib.DEFLATED, -15, memory)
+        case "isal":
+            coder = isal_compressor(parameters["level"], -15)
+        case "zstd":
+            return _zstd(parameters, pieces)
+        case other:
+            raise FormatError(
+                f"a layer is to be compressed by {str(other)[:40]!r}, which is unknown here",
+                hint="use the newer layerstore that stored it",
+            )
+    return _gzip_member(coder, bytes.fromhex(parameters["header"]), pieces)
+
+
+def _gzip_member(coder: Compressor, header: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    from isal import isal_zlib  # its checksum is five times as fast
+
+    yield header
+    checksum = size = 0
+    for piece in pieces:
+        checksum = isal_zlib.crc32(piece, checksum)
+        size += len(piece)
+        if made := coder.compress(piece):
+            yield made
+    yield coder.flush()
+    yield checksum.to_bytes(4, "little") + (size & 0xFFFF_FFFF).to_bytes(4, "little")
+
+
+def _zstd(parameters: Mapping[str, Any], pieces: Iterable[bytes]) -> Iterator[bytes]:
+    import zstandard
+
+    size = parameters.get("size", -1)
+    coder = zstandard.ZstdCompressor(
+        parameters["level"],
+        write_checksum=parameters["checksum"],
+        write_content_size=size >= 0,
+        threads=parameters["threads"],
+    ).compressobj(size=size)
+    for piece in pieces:
+        if made := coder.compress(piece):
+            yield made
+    yield coder.flush()
+
+
+# -- trial
+
+
+def _candidates(head: bytes) -> Iterator[Mapping[str, object]]:
+    """Yield recipes that could have made a blob that begins like this, the likeliest first."""
+    match compression_of(head):
+        case "gzip":
+            end = header_end(head)
+            if end is not None and end <= len(head):
+                yield from _gzip_candidates(head[:end].hex())
+        case "zstd":
+            yield from _zstd_candidates(head)
+
+
+def _gzip_candidates(header: str) -> Iterator[Mapping[str, object]]:
+    for level in (3, 0, 1, 2):
+        yield {"codec": "isal", "level": level, "header": header}
+    for memory in (8, 9):
+        for level in _ZLIB_LEVELS:
+            yield {"codec": "zlib", "level": level, "memory": memory, "header": header}
+
+
+def _zstd_candidates(head: bytes) -> Iterator[Mapping[str, object]]:
+    import zstandard
+
+    try:
+        frame = zstandard.get_frame_parameters(head)
+    except zstandard.ZstdError:
+        return
+    known = frame.content_size not in (
+        zstandard.CONTENTSIZE_UNKNOWN,
+        zstandard.CONTENTSIZE_ERROR,
+    )
+    size = {"size": frame.content_size} if known else {}
+    for level in _ZSTD_LEVELS:
+        made = zstandard.ZstdCompressionParameters.from_level(
+            level, source_size=frame.content_size if known else 0
+        )
+        # A frame of one segment has no window of its own: every level could have made it.
+        if not known and 1 << made.window_log != frame.window_size:
+            continue
+        # A worker of its own cuts the content in another way: zstd(1) has one, libraries do not.
+        for threads in (0, 1):
+            checksum = frame.has_checksum
+            yield {
+                "codec": "zstd", "level": level, "checksum": checksum, "threads": threads, **size
+            }  # fmt: skip
+
+
+class _Plain:
+    """A compressed layer's content, over and over again; counts what recipes were given of it."""
+
+    def __init__(self, open_blob: Callable[[], BlobReader]) -> None:
+        self._open = open_blob
+        self._first: list[bytes] = []
+        self._first_bytes = 0
+        self._is_short = False
+        self.size = 0
+        self.spent = 0
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the content from its beginning."""
+        at = 0
+        for piece in self._first:
+            at += len(piece)
+            self.spent += len(piece)
+            yield piece
+        if not self._is_short:
+            yield from self._rest(at)
+
+    def _rest(self, known: int) -> Iterator[bytes]:
+        blob = self._open()
+        try:
+            at = 0
+            for piece in decompressed(blob.read, Limits()):
+                at += len(piece)
+                if at <= known:
+                    continue
+                if self._first_bytes < _REMEMBERED_BYTES:
+                    self._first.append(piece)
+                    self._first_bytes += len(piece)
+                self.spent += len(piece)
+                self.size = max(self.size, at)
+                yield piece
+            self._is_short = at <= self._first_bytes
+        finally:
+            blob.close()
+
+
+def _makes(pieces: Iterator[bytes], blob: BlobReader) -> bool:
+    """Return whether pieces together are exactly a blob; stops at the first that is not."""
+    try:
+        for piece in pieces:
+            if _read_exactly(blob, len(piece)) != piece:
+                return False
+        return not blob.read(1)
+    finally:
+        blob.close()
+
+
+def _read_exactly(blob: BlobReader, count: int) -> bytes:
+    """Return ``count`` bytes, fewer only at the end."""
+    pieces = []
+    while count:
+        piece = blob.read(min(count, READ_BYTES))
+        if not piece:
+            break
+        pieces.append(piece)
+        count -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

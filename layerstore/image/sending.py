@@ -1,0 +1,315 @@
+"""Images out of a store to a destination: as they came, or made anew.
+
+An image leaves under the manifest that it came under if that is remembered and every layer's
+exact bytes are to be had, and under the whole index if that is true of all that it lists.
+Otherwise its manifest is made anew: the image's id and its diff IDs are the same, the
+manifest's digest is another.
+
+Source: OCI image spec, manifest.md; BuildKit, docs/attestations/attestation-storage.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from layerstore.digest import hex_of
+from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
+from layerstore.formats import oci
+from layerstore.formats.oci_config import decode_config
+from layerstore.image.blob_files import compressed
+from layerstore.image.exchange import Document
+from layerstore.image.export_layer import verified_tar
+from layerstore.image.images import ImageParts, load_parts
+from layerstore.image.originals import original_pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from layerstore.digest import DiffId, Digest
+    from layerstore.formats.oci_config import ImageConfig
+    from layerstore.image.blob_files import Compression
+    from layerstore.image.exchange import ImageDestination
+    from layerstore.progress import Progress
+    from layerstore.store.store import Store
+
+Form = Literal["original", "gzip", "zstd", "none"]
+"""How layers leave: as they came where that is to be had, or compressed anew."""
+
+MEDIA_TYPES: dict[Compression, str] = {
+    "gzip": oci.LAYER_GZIP_TYPE,
+    "zstd": oci.LAYER_ZSTD_TYPE,
+    "none": oci.LAYER_TAR_TYPE,
+}
+_ZSTD_TYPES = (oci.LAYER_ZSTD_TYPE, oci.DOCKER_LAYER_ZSTD_TYPE)
+
+
+class Sent(NamedTuple):
+    """What an image left under.
+
+    Attributes:
+        manifest: Its own.
+        descriptor: Of that manifest, or of the index above it.
+        is_original: Whether that is what the image came under.
+    """
+
+    manifest: oci.Manifest
+    descriptor: oci.Descriptor
+    is_original: bool
+
+
+class Policy(NamedTuple):
+    """How images leave.
+
+    Attributes:
+        form: Of layers.
+        anew: Compression of layers that do not leave in their original form.
+        takes_zstd: Whether who reads it knows zstd; originals that are so are made anew if not.
+        takes_indexes: Whether it knows indexes.
+    """
+
+    form: Form = "original"
+    anew: Compression = "gzip"
+    takes_zstd: bool = True
+    takes_indexes: bool = True
+
+
+class Sender:
+    """Sends images to one destination, each layer once."""
+
+    def __init__(
+        self, store: Store, destination: ImageDestination, policy: Policy, progress: Progress
+    ) -> None:
+        self._store = store
+        self._destination = destination
+        self._policy = policy
+        self._progress = progress
+        self._made: dict[DiffId, oci.Descriptor] = {}
+
+    def send(self, parts: ImageParts, reference: str | None) -> Sent:
+        """Send an image; its blobs before the manifest, that before the index.
+
+        Args:
+            parts: The image.
+            reference: As :meth:`ImageDestination.put_document` takes it.
+
+        Raises:
+            IntegrityError: Stored bytes are damaged, or are not what they were.
+        """
+        if self._policy.form == "original":
+            original = find_original(self._store, parts, self._policy)
+            if original is not None:
+                return self._send_original(original, reference)
+        return self._send_anew(parts, reference)
+
+    # -- as it came
+
+    def _send_original(self, original: Original, reference: str | None) -> Sent:
+        for parts, _, manifest in original.images:
+            self._put(parts.config, manifest.config.media_type, manifest.config)
+            for descriptor, diff_id in zip(manifest.layers, parts.layers, strict=True):
+                self._put_original_layer(parts, descriptor, diff_id)
+        for blob in original.beside:
+            self._put(blob.raw, blob.media_type, blob.descriptor)
+        *below, top = original.documents
+        for document in below:
+            self._destination.put_document(document, None)
+        self._destination.put_document(top, reference)
+        return Sent(original.manifest, top.descriptor, is_original=True)
+
+    def _put_original_layer(
+        self, parts: ImageParts, descriptor: oci.Descriptor, diff_id: DiffId
+    ) -> None:
+        if self._destination.has_blob(descriptor):
+            return
+        encoding = parts.origins.encodings.get(descriptor.digest)
+        if encoding is None:
+            pieces = verified_tar(self._store, diff_id)
+        else:
+            pieces = original_pieces(self._store, descriptor.digest, encoding)
+        self._progress.start(f"layer {hex_of(diff_id)[:12]}", descriptor.size)
+        self._destination.put_blob(self._told(pieces), descriptor.media_type, descriptor)
+        self._progress.finish()
+
+    # -- made anew
+
+    def _send_anew(self, parts: ImageParts, reference: str | None) -> Sent:
+        config = oci.describe(parts.config, oci.CONFIG_TYPE)
+        self._put(parts.config, oci.CONFIG_TYPE, config)
+        manifest = oci.Manifest(
+            config=config,
+            layers=tuple(self._put_layer(diff_id) for diff_id in parts.layers),
+            annotations=dict(parts.annotations),
+        )
+        platform = platform_of(decode_config(parts.config))
+        document = Document(oci.encode_manifest(manifest), oci.MANIFEST_TYPE, platform)
+        if not parts.predicates or not self._policy.takes_indexes:
+            self._destination.put_document(document, reference)
+            return Sent(manifest, document.descriptor, is_original=False)
+        self._destination.put_document(document, None)
+        index = self._put_attestations(parts, document)
+        self._destination.put_document(index, reference)
+        return Sent(manifest, index.descriptor, is_original=False)
+
+    def _put_attestations(self, parts: ImageParts, manifest: Document) -> Document:
+        """Send what is attested of an image; return the index above both."""
+        from layerstore.image.attestations import attestation_blobs
+
+        attested = attestation_blobs(manifest.descriptor, parts.predicates)
+        *blobs, document = attested.blobs
+        for blob in blobs:
+            self._put(blob, "", oci.describe(blob, ""))
+        self._destination.put_document(Document(document, oci.MANIFEST_TYPE), None)
+        index = oci.Index(manifests=(manifest.descriptor, attested.descriptor))
+        return Document(oci.encode_index(index), oci.INDEX_TYPE)
+
+    def _put_layer(self, diff_id: DiffId) -> oci.Descriptor:
+        known = self._made.get(diff_id)
+        if known is None:
+            self._progress.start(
+                f"layer {hex_of(diff_id)[:12]}", self._store.layer(diff_id).tar_size
+            )
+            pieces = self._told(verified_tar(self._store, diff_id))
+            media_type = MEDIA_TYPES[self._policy.anew]
+            known = self._destination.put_blob(compressed(pieces, self._policy.anew), media_type)
+            self._progress.finish()
+            self._made[diff_id] = known
+        return known
+
+    # -- both
+
+    def _put(self, raw: bytes, media_type: str, descriptor: oci.Descriptor) -> None:
+        if not self._destination.has_blob(descriptor):
+            self._destination.put_blob([raw], media_type, descriptor)
+
+    def _told(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            yield piece
+            self._progress.advance(len(piece))
+
+
+def platform_of(config: ImageConfig) -> oci.Platform:
+    """Return the platform that a config is for, as an index says it."""
+    return oci.Platform(
+        architecture=config.architecture,
+        os=config.os,
+        variant=config.variant,
+        os_version=config.os_version,
+        os_features=config.os_features,
+    )
+
+
+# -- what an image came under
+
+
+class Original(NamedTuple):
+    """What an image came under, all of it to be had.
+
+    Attributes:
+        manifest: The image's own.
+        images: It, and the others of the index: parts, manifest's document, manifest.
+        beside: Blobs of what else the index lists.
+        documents: Manifests, then what is above them; the last one is the top.
+    """
+
+    manifest: oci.Manifest
+    images: tuple[tuple[ImageParts, Document, oci.Manifest], ...]
+    beside: tuple[Document, ...]
+    documents: tuple[Document, ...]
+
+
+def find_original(store: Store, parts: ImageParts, policy: Policy) -> Original | None:
+    """Return what an image came under, the most complete of it; None if nothing is to be had."""
+    found = _Origins(store, policy)
+    own = [each for each in found.manifests_of(parts) if each[2].config.digest == parts.image_id]
+    if not own:
+        return None
+    if policy.takes_indexes:
+        for digest, media_type in parts.origins.documents.items():
+            if media_type in oci.INDEX_TYPES:
+                index = found.index(digest, media_type, own[0][2])
+                if index is not None:
+                    return index
+    return Original(own[0][2], (own[0],), (), (own[0][1],))
+
+
+class _Origins:
+    """Looks documents up that a store has, and whether all that they name is to be had."""
+
+    def __init__(self, store: Store, policy: Policy) -> None:
+        self._store = store
+        self._policy = policy
+
+    def manifests_of(self, parts: ImageParts) -> list[tuple[ImageParts, Document, oci.Manifest]]:
+        """Return the manifests that an image came under, with every layer to be had."""
+        found = []
+        platform = platform_of(decode_config(parts.config))
+        for digest, media_type in parts.origins.documents.items():
+            if media_type not in oci.MANIFEST_TYPES:
+                continue
+            try:
+                raw = self._store.get_blob(digest)
+                manifest = oci.decode_manifest(raw, media_type=media_type)
+            except LayerstoreError:
+                continue  # lost, which check tells, or of an attestation
+            if manifest.config.digest == parts.image_id and self._has_layers(manifest, parts):
+                found.append((parts, Document(raw, media_type, platform), manifest))
+        return found
+
+    def _has_layers(self, manifest: oci.Manifest, parts: ImageParts) -> bool:
+        for descriptor, diff_id in zip(manifest.layers, parts.layers, strict=True):
+            if descriptor.media_type in _ZSTD_TYPES and not self._policy.takes_zstd:
+                return False
+            encoding = parts.origins.encodings.get(descriptor.digest)
+            if descriptor.digest == diff_id:
+                continue
+            if encoding is None or encoding.diff_id != diff_id:
+                return False
+            if encoding.kept is not None and not self._store.has_layer(encoding.kept):
+                return False
+        return True
+
+    def index(self, digest: Digest, media_type: str, manifest: oci.Manifest) -> Original | None:
+        """Return an index with everything that it lists, or None if some of that is not here."""
+        images: list[tuple[ImageParts, Document, oci.Manifest]] = []
+        beside: list[Document] = []
+        documents: list[Document] = []
+        try:
+            self._follow(digest, media_type, images, beside, documents)
+        except (NotFoundError, IntegrityError):
+            return None
+        return Original(manifest, tuple(images), tuple(beside), tuple(documents))
+
+    def _follow(
+        self,
+        digest: Digest,
+        media_type: str,
+        images: list[tuple[ImageParts, Document, oci.Manifest]],
+        beside: list[Document],
+        documents: list[Document],
+    ) -> None:
+        raw = self._store.get_blob(digest)
+        for child in oci.decode_index(raw, media_type=media_type).manifests:
+            if child.media_type in oci.INDEX_TYPES:
+                self._follow(child.digest, child.media_type, images, beside, documents)
+                continue
+            below = Document(self._store.get_blob(child.digest), child.media_type)
+            plain = oci.decode_artifact(below.raw, media_type=child.media_type)
+            if all(self._store.has_blob(each.digest) for each in plain.layers):
+                beside += (
+                    Document(self._store.get_blob(each.digest), each.media_type)
+                    for each in (plain.config, *plain.layers)
+                )
+            else:
+                images.append(self._image(child.digest, plain))
+            documents.append(below)
+        documents.append(Document(raw, media_type))
+
+    def _image(
+        self, digest: Digest, manifest: oci.Manifest
+    ) -> tuple[ImageParts, Document, oci.Manifest]:
+        record = self._store.catalog.image(manifest.config.digest)
+        if record is not None:
+            for found in self.manifests_of(load_parts(self._store, record)):
+                if found[1].digest == digest:
+                    return found
+        raise NotFoundError(f"the image of manifest {digest} is not here whole")
