@@ -29,9 +29,11 @@ def build_app() -> typer.Typer:
         build,
         build_native,
         check,
+        copy,
         doctor,
         image,
         init,
+        login,
         measure,
         optimize,
         pin,
@@ -60,6 +62,8 @@ def build_app() -> typer.Typer:
     build_native.register(app)
     fast_command(app, "import")
     transfer.register(app)
+    login.register(app)
+    copy.register(app)
     image.register(app)
     pin.register(app)
     remove.register(app)
@@ -157,6 +161,9 @@ def _format_as_flag(arguments: Sequence[str]) -> list[str]:
         if word == "--":
             return [*line, word, *rest]
         option, equals, value = word.partition("=")
+        if option == "--tls-verify" and equals:
+            line.append(_tls_flag(value))
+            continue
         if option != "--format":
             line.append(word)
             continue
@@ -165,3 +172,10 @@ def _format_as_flag(arguments: Sequence[str]) -> list[str]:
             raise InputError(f"{value!r} is not a format", hint="--format table or --format json")
         line += _FORMATS[value]
     return line
+
+
+def _tls_flag(value: str) -> str:
+    """Return podman's and skopeo's ``--tls-verify=false`` as the flag that it is here."""
+    if value.lower() not in ("true", "false"):
+        raise InputError(f"--tls-verify is true or false, not {value!r}")
+    return "--tls-verify" if value.lower() == "true" else "--no-tls-verify"

@@ -48,6 +48,7 @@ MAX_DOWNLOAD_BYTES = 100 << 30
 
 MAX_REDIRECTS = 10
 READ_BYTES = 1 << 20
+_AGENT = "layerstore"
 _SILENCE_S = 60.0
 _DRAIN_BYTES = 1 << 16
 """Read to keep a connection; a new one is cheaper than more."""
@@ -72,7 +73,6 @@ class HttpSettings:
         tls: Makes the context of TLS connections to ``host[:port]``.
         dial: Connects; returns the socket and the address that it reached.
         pause: Waits so many seconds between attempts.
-        agent: What the client calls itself.
     """
 
     proxies: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +82,6 @@ class HttpSettings:
     tls: Callable[[str], ssl.SSLContext] = system_authorities
     dial: Callable[[str, int, float], tuple[socket.socket, str]] = dial
     pause: Callable[[float], None] = time.sleep
-    agent: str = "layerstore"
 
 
 class Request(NamedTuple):
@@ -322,7 +321,7 @@ class Transport:
     def _headers(self, request: Request) -> dict[str, str]:
         headers = {
             "Host": request.url.authority,
-            "User-Agent": self.settings.agent,
+            "User-Agent": _AGENT,
             "Accept": "*/*",
             "Accept-Encoding": "identity",
             **request.headers,

@@ -275,10 +275,9 @@ def refused(answer: Answer, what: str) -> RegistryAnswerError:
     if said:
         message += f" ({said})"
     if answer.status in (_UNAUTHORIZED, _FORBIDDEN):
-        host = answer.url.host
-        return UnauthorizedError(
-            message, hint=f"layerstore login {'docker.io' if 'docker.io' in host else host}"
-        )
+        api = answer.url.authority
+        names = [name for name, host in API_HOSTS.items() if host == api]
+        return UnauthorizedError(message, hint=f"layerstore login {(names or [api])[0]}")
     if answer.status == _NOT_FOUND:
         return UnknownToRegistryError(message)
     transient = answer.status in _TRANSIENT

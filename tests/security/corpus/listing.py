@@ -379,7 +379,6 @@ BY_ID = {entry.id: entry for entry in ENTRIES}
 
 # What has no way in yet: why. A way that is added brings its cases with it.
 ABSENT = {
-    **{entry.id: "there is no registry client" for entry in ENTRIES if entry.id[0] == "H"},
     "F10": "nothing reads layers by media type: they are told apart by their first bytes",
     "G10": "nothing pulls or loads layers, whose diff ids would have to be compared",
     "G28": "nothing follows an index into another",
@@ -390,7 +389,35 @@ ABSENT = {
 # What other suites try, in ways of their own: the tests that do.
 _FULL_DISK = "tests/crash/test_store_full_disk.py::"
 _ERRORS = "tests/crash/test_error_injection.py::"
+_REGISTRY = "tests/unit/registry/test_hostile.py::"
+_OF_REGISTRIES = (
+    "test_realms_where_nothing_of_ours_may_go",
+    "test_realms_where_nothing_of_ours_may_go",
+    "test_realms_where_nothing_of_ours_may_go",
+    "test_a_name_that_leads_inward",
+    "test_a_name_that_leads_inward",
+    "test_token_servers_do_not_redirect",
+    "test_from_https_to_http",
+    "test_realms_without_end",
+    "test_answers_that_hold_no_token",
+    "test_lengths_that_are_lies",
+    "test_encodings_that_nobody_asked_for",
+    "test_ranges_that_are_others",
+    "test_digests_in_headers",
+    "test_certificates",
+    "test_pages_elsewhere",
+    "test_blobs_elsewhere",
+    "test_a_host_elsewhere_that_asks_for_a_password",
+    "test_uploads_elsewhere",
+    "test_a_mount_that_the_registry_does_not_know",
+    "test_ranges_that_are_ignored",
+    "test_redirects_in_a_circle",
+    "test_pages_without_end",
+    "test_a_byte_now_and_then",
+    "test_retry_after_a_lifetime",
+)
 ELSEWHERE = {
+    **{f"H{number:02}": _REGISTRY + test for number, test in enumerate(_OF_REGISTRIES, start=1)},
     "K24": _ERRORS + "test_a_failing_call_is_an_error_in_words_and_harmless",
     "M10": "tests/crash/test_kill_sweep.py::test_a_kill_at_any_call_leaves_a_sound_store",
     "M13": _FULL_DISK + "test_a_read_only_store_reads_and_says_why_it_does_not_write",

@@ -26,6 +26,7 @@ from tests.support.registry_stub import (
     StubRegistry,
     World,
     altered,
+    cut_at,
     says,
     slow,
     stub_registry,
@@ -367,6 +368,14 @@ def test_a_mount_that_the_registry_does_not_know(pulled, world: World, safe: Stu
     repository = pulled(world)
     assert not repository.mount_blob(sha256_digest(b"new"), "other")
     assert repository.put_blob([b"new"]).size == 3
+
+
+def test_ranges_that_are_ignored(pulled, world: World, safe: StubRegistry) -> None:
+    safe.auth = ""
+    safe.break_("blobs", cut_at(50_000))
+    safe.break_("blobs", lambda stub: stub.answer(200, BLOB))
+    assert whole(pulled(world)) == BLOB
+    assert [seen.headers.get("Range") for seen in safe.requests][-1] is not None
 
 
 def test_blobs_from_this_host(pulled, world: World, safe: StubRegistry, bait: StubRegistry) -> None:

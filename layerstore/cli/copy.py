@@ -1,0 +1,111 @@
+"""The command ``copy``: from registry to registry, past the store."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerstore.cli.common import Json, Quiet  # noqa: TC001 - typer reads them
+from layerstore.cli.output import write_json, write_line
+from layerstore.cli.progress import terminal_progress
+from layerstore.cli.registries import TlsVerify  # noqa: TC001 - typer reads it
+from layerstore.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from layerstore.formats.oci import Platform as OciPlatform
+
+Platform = Annotated[
+    str,
+    typer.Option(
+        "--platform", metavar="OS/ARCH[/VARIANT]", help="Of several images; this host's by default."
+    ),
+]
+DigestFile = Annotated[
+    Path | None,
+    typer.Option("--digestfile", metavar="FILE", help="Write the manifest's digest to a file."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands."""
+    app.command("copy")(copy)
+
+
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="docker://NAME or oci:DIR[:NAME].")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="docker://NAME.")],
+    *,
+    platform: Platform = "",
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all", "-a", "--all-platforms", help="All platforms of an index, and the index."
+        ),
+    ] = False,
+    digestfile: DigestFile = None,
+    tls_verify: TlsVerify = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Copy an image from one registry to another, byte for byte, without storing it."""
+    from layerstore.cli.registries import registry_client
+    from layerstore.cli.transports import open_destination, open_source, parse_place
+    from layerstore.image.copying import Copier
+
+    if every and platform:
+        raise InputError("--all and --platform exclude each other")
+    here, there = parse_place(source), parse_place(target)
+    with (
+        contextlib.ExitStack() as stack,
+        registry_client(tls_verify) as client,
+        terminal_progress(quiet=quiet) as progress,
+    ):
+        from_ = open_source(here, client, stack)
+        to = open_destination(there, client, here)
+        copier = Copier(from_, to, progress)
+        copied = copier.copy(here.reference, there.reference, None if every else serving(platform))
+    write_digest(digestfile, copied.digest)
+    if as_json:
+        write_json({
+            "source": here.text, "target": there.text, "digest": copied.digest,
+            "blobs_sent": copied.blobs, "bytes_sent": copied.sent_bytes,
+        })  # fmt: skip
+    elif not quiet:
+        write_line(copied.digest)
+
+
+def serving(platform: str) -> Callable[[OciPlatform], bool]:
+    """Return what tells whether an image is for a platform; for this host's if none is named.
+
+    Raises:
+        InputError: Not a platform.
+    """
+    from layerstore.build.platforms import native_platform, normalized, platform_of
+
+    native = native_platform()
+    wanted = platform_of(platform, native) if platform else native
+
+    def serves(offered: OciPlatform) -> bool:
+        found = normalized(offered.os, offered.architecture, offered.variant)
+        return found.serves(wanted)
+
+    return serves
+
+
+def write_digest(path: Path | None, digest: str) -> None:
+    """Write a manifest's digest where somebody wants it.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.write_text(digest)
+    except OSError as err:
+        raise StorageError(f"{path} cannot be written: {err.strerror}") from err
