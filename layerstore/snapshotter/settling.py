@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,7 @@ from layerstore.image.layer_writer import write_layer
 from layerstore.image.layers import load_changeset
 from layerstore.image.scan import scan_upper
 from layerstore.linux.removal import remove_tree
-from layerstore.snapshotter.records import upper_path
+from layerstore.snapshotter.records import COMMITTED, upper_path
 from layerstore.store.adopted_objects import adopt_files
 from layerstore.store.objects import kept_objects
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from layerstore.snapshotter.showing import Shower
     from layerstore.snapshotter.table import Table
     from layerstore.store.store import Store
+
+_READY_AFTER_S: Final = 1.0
+"""When nothing was built on a snapshot for so long, it may be the last of an image's."""
 
 _LOOK_AGAIN_S: Final = 30.0
 """A snapshot that was committed while it was mounted settles when somebody unmounts it, of
@@ -59,7 +63,8 @@ class Settler:
         self._shower = shower
         self._tell = tell
         self._doomed: list[int] = []
-        self._unready: list[int] = []
+        self._unready: dict[int, float] = {}
+        self._readied: set[int] = set()
         self._failed: set[int] = set()
         self._busy = False
         self._stopping = False
@@ -83,10 +88,11 @@ class Settler:
             self._table.changed.notify_all()
 
     def make_ready(self, number: int) -> None:
-        """Have what containers over a settled snapshot need made."""
+        """Have what containers over a settled snapshot need made, if it was not made before."""
         with self._table.changed:
-            self._unready.append(number)
-            self._table.changed.notify_all()
+            if number not in self._readied:
+                self._unready[number] = time.monotonic() + _READY_AFTER_S
+                self._table.changed.notify_all()
 
     def try_again(self, timeout_s: float) -> None:
         """Try what failed before, and wait until nothing is left to remove.
@@ -100,19 +106,19 @@ class Settler:
 
     def wait_until_settled(self, number: int, timeout_s: float) -> None:
         """Wait until a snapshot and all below it have settled, or cannot for now."""
-
-        def is_done() -> bool:
-            below = self._table.lineage(number)
-            return self._stopping or not any(
-                each.has_upper and self._may_settle(each) for each in below
-            )
-
         with self._table.changed:
-            self._table.changed.wait_for(is_done, timeout_s)
+            self._table.changed.wait_for(lambda: not self._is_pending(number), timeout_s)
 
-    def _may_settle(self, snapshot: Snapshot) -> bool:
-        """Whether it is a matter of time alone."""
-        return snapshot.number not in self._failed and not self._table.lies_over(snapshot.number)
+    def _is_pending(self, number: int) -> bool:
+        """Whether it is a matter of time alone until a snapshot has settled."""
+        unpacked = False
+        for each in reversed(self._table.lineage(number)):
+            if each.number in self._failed:
+                return False
+            unpacked = unpacked or each.layer is None
+            if each.has_upper and self._table.lies_over(each.number):
+                return unpacked  # nothing above settles either, but it is packed
+        return not self._stopping and any(each.has_upper for each in self._table.lineage(number))
 
     # -- the thread
 
@@ -125,10 +131,17 @@ class Settler:
                 if self._stopping:
                     return
                 if step is None:
-                    if not self._table.changed.wait(_LOOK_AGAIN_S):
-                        self._failed.clear()
+                    self._rest()
                     continue
             self._do(*step)
+
+    def _rest(self) -> None:
+        """Wait for something to do, and now and then try again what failed."""
+        pause = _LOOK_AGAIN_S
+        if self._unready:
+            pause = max(0.0, min(self._unready.values()) - time.monotonic())
+        if not self._table.changed.wait(pause) and pause == _LOOK_AGAIN_S:
+            self._failed.clear()
 
     def _next(self) -> tuple[Callable[[int], None], int] | None:
         if self._doomed:
@@ -139,8 +152,11 @@ class Settler:
                 return self._pack, snapshot.number
             if self._is_free(snapshot):
                 return self._settle, snapshot.number
-        if self._unready:
-            return self._ready, self._unready.pop(0)
+        now = time.monotonic()
+        for number, due in self._unready.items():
+            if due <= now:
+                del self._unready[number]
+                return self._ready, number
         return None
 
     def _is_free(self, snapshot: Snapshot) -> bool:
@@ -197,8 +213,7 @@ class Settler:
             if snapshot is None or not self._is_free(snapshot):
                 return
             self._table.change(number, has_upper=False)
-            if not self._table.has_children(number):
-                self._unready.append(number)
+            self.make_ready(number)
         assert snapshot.layer is not None
         try:
             self._give_files(f"{base}/upper", snapshot.layer)
@@ -215,8 +230,12 @@ class Settler:
         with self._table.changed:
             snapshot = self._table.get(number)
             layers = self._table.layers(number)
-        if snapshot is None or not layers:
-            return
+            above = self._table.children(number)
+            if snapshot is None or not layers or number in self._readied:
+                return
+            if above and all(each.kind == COMMITTED for each in above):
+                return  # a part of an image
+            self._readied.add(number)
         with contextlib.suppress(UnsupportedError):
             self._shower.keep_ready(snapshot, layers)
         if self._table.get(number) is None:  # removed meanwhile

@@ -257,6 +257,8 @@ class Snapshots:
             self._settler.remove_upper(draft.number)
             raise
         self._table.settle_in(draft)
+        if draft.parent is not None and draft.over_layers and not draft.over_uppers:
+            self._settler.make_ready(draft.parent)  # for the next one
         return mounts
 
     def _announce(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> Snapshot:
@@ -268,12 +270,7 @@ class Snapshots:
         now = time.time_ns()
         with self._table.changed:
             below = self._committed(parent) if parent else None
-            lineage = self._table.lineage(below.number if below is not None else None)
-            layers = [each.layer for each in reversed(lineage)]
-            count = 0  # of snapshots whose uppers must be lower directories
-            while count < len(lineage) and lineage[count].has_upper:
-                count += 1
-            over_layers = tuple(layer for layer in layers[: len(layers) - count] if layer)
+            over_uppers, over_layers = self._over(below, for_layers=takes_layers(key))
             draft = Snapshot(
                 number=self._table.new_number(),
                 key=key,
@@ -283,11 +280,32 @@ class Snapshots:
                 created_ns=now,
                 updated_ns=now,
                 has_upper=kind == ACTIVE or below is None,
-                over_uppers=tuple(each.number for each in lineage[:count]),
+                over_uppers=over_uppers,
                 over_layers=over_layers,
             )
             self._table.announce(draft)
             return draft
+
+    def _over(
+        self, below: Snapshot | None, *, for_layers: bool
+    ) -> tuple[tuple[int, ...], tuple[DiffId, ...]]:
+        """Return the uppers that a new snapshot lies over, and the layers below those."""
+        if below is None:
+            return (), ()
+        lineage = self._table.lineage(below.number)
+        layers = self._table.layers(below.number)
+        if layers and not for_layers:
+            return (), layers
+        # While layers are unpacked one after the other, a view of each beginning would cost
+        # more than it saves.
+        count = 0
+        while count < len(lineage) and lineage[count].has_upper:
+            count += 1
+        settled = lineage[count:]
+        return (
+            tuple(each.number for each in lineage[:count]),
+            self._table.layers(settled[0].number) if settled else (),
+        )
 
     def _bring_about(self, draft: Snapshot) -> list[Mount]:
         if draft.has_upper:

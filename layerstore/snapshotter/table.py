@@ -124,10 +124,10 @@ class Table:
         layers = tuple(layer for layer in found if layer is not None)
         return layers if len(layers) == len(found) else ()
 
-    def has_children(self, number: int) -> bool:
-        """Whether anything is built on a snapshot."""
+    def children(self, number: int) -> list[Snapshot]:
+        """Return what is built on a snapshot."""
         with self.changed:
-            return any(each.parent == number for each in self._by_number.values())
+            return [each for each in self._by_number.values() if each.parent == number]
 
     def lies_over(self, number: int) -> bool:
         """Whether mounts lead into the upper of a snapshot, as a lower directory."""
@@ -214,7 +214,7 @@ class Table:
         """
         with self.changed:
             snapshot = self.find(key)
-            if self.has_children(snapshot.number):
+            if self.children(snapshot.number):
                 raise SnapshotBusyError(f"cannot remove snapshot {key!r}: others are built on it")
             remove_record(self._paths, snapshot.number)
             self._drop(snapshot)

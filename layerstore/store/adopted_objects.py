@@ -11,6 +11,7 @@ there. A kill leaves objects that are whole, and a directory that lacks them.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -106,7 +107,7 @@ class _Taking:
     def _take(self, base: bytes, name: ObjectId, extents: Extents) -> None:
         fd = os.open(base, _READ, dir_fd=self._parent_fd)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode) or not holds(fd, extents):
+            if not stat.S_ISREG(os.fstat(fd).st_mode) or _is_written(fd) or not holds(fd, extents):
                 return
             for attribute, _ in read_xattrs(fd):
                 os.removexattr(fd, attribute)
@@ -120,3 +121,21 @@ class _Taking:
         os.rename(base, f"{prefix}/{target}", src_dir_fd=self._parent_fd)
         self._present.add(name)
         self.taken += 1
+
+
+def _is_written(fd: int) -> bool:
+    """Whether anybody has a file open for writing, in whatever way.
+
+    Only then a read lease is refused. It is not kept: nobody can open the file any more who
+    has not opened it before.
+
+    Source: fcntl(2), "Leases".
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as err:
+        if err.errno == errno.EAGAIN:
+            return True
+        return err.errno != errno.EINVAL  # a file system without leases
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False

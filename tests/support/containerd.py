@@ -1,0 +1,193 @@
+"""A containerd of a test's own, with the plugin as one of its snapshotters, and ctr."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from tests.support.snapshotter import Client, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.snapshotter import Plugin
+
+_CONFIG = """\
+version = 2
+root = "{base}/root"
+state = "{base}/state"
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+[grpc]
+  address = "{address}"
+[proxy_plugins]
+  [proxy_plugins.layerstore]
+    type = "snapshot"
+    address = "{plugin}"
+[plugins."io.containerd.grpc.v1.cri"]
+  disable_tcp_service = true
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "layerstore"
+    disable_snapshot_annotations = false
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    conf_dir = "{base}/cni"
+    bin_dir = "{base}/cni"
+"""
+
+
+def need(*tools: str) -> None:
+    """Skip a test where a tool is not installed."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+class Containerd:
+    """One daemon, with everything it has below a directory of the test's."""
+
+    def __init__(self, base: Path, plugin: Plugin) -> None:
+        need("containerd", "ctr", "runc")
+        self.base = base
+        self.address = base / "c.sock"
+        self.log = base / "containerd.log"
+        (base / "config.toml").write_text(
+            _CONFIG.format(base=base, address=self.address, plugin=plugin.address)
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["containerd", "--config", str(self.base / "config.toml")],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_for("containerd", lambda: self("version", check=False).returncode == 0)
+
+    def kill(self) -> None:
+        """End it as a crash does: containers go on."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            process.wait(60)
+
+    def __call__(
+        self, *words: str | Path, check: bool = True, namespace: str = "test"
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ctr."""
+        done = subprocess.run(
+            ["ctr", "--address", str(self.address), "--namespace", namespace, *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, f"ctr {words}: {done.stdout}{done.stderr}"
+        return done
+
+    def run(self, image: str, *words: str, namespace: str = "test") -> str:
+        """Run a command in a container of its own; return what it prints."""
+        name = f"c{os.urandom(4).hex()}"
+        options = ("--rm", "--snapshotter", "layerstore")
+        return self("run", *options, image, name, *words, namespace=namespace).stdout
+
+    def start_container(self, image: str, name: str, *words: str) -> None:
+        """Run a command in a container that goes on."""
+        self("run", "--detach", "--snapshotter", "layerstore", image, name, *words)
+
+    def end_container(self, name: str) -> None:
+        """End a container and remove it."""
+        self("tasks", "kill", "--signal", "SIGKILL", name, check=False)
+        wait_for(
+            "a container to end",
+            lambda: (
+                self("containers", "rm", name, check=False).returncode == 0
+                or name not in self("containers", "ls", "-q", check=False).stdout
+            ),
+        )
+
+    def client(self, namespace: str = "test") -> Client:
+        """Return a client of its own snapshots service: what it tells is for that namespace."""
+        return Client(f"unix:{self.address}", namespace=namespace)
+
+    def pull_as_kubelet(self, reference: str) -> None:
+        """Have the CRI plugin pull an image, as a kubelet does.
+
+        Source: cri-api, runtime/v1: ImageService.PullImage, PullImageRequest.image.image.
+        """
+        name = reference.encode()
+        request = b"\x0a" + bytes([len(name) + 2]) + b"\x0a" + bytes([len(name)]) + name
+        with grpc.insecure_channel(f"unix:{self.address}") as channel:
+            channel.unary_unary("/runtime.v1.ImageService/PullImage")(request, timeout=120)
+
+    def blobs(self) -> int:
+        """Bytes of what it fetched or imported, compressed."""
+        content = self.base / "root/io.containerd.content.v1.content/blobs/sha256"
+        return sum(path.stat().st_size for path in content.iterdir())
+
+    def end_all(self) -> None:
+        """End all containers, then the daemon, then shims that are left."""
+        with contextlib.suppress(Exception):
+            for name in self("tasks", "ls", "-q", check=False).stdout.split():
+                self("tasks", "rm", "--force", name, check=False)
+        self.kill()
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as words:
+                line = words.read()
+                if b"containerd-shim" in line and os.fsencode(self.address) in line:
+                    os.kill(int(pid), signal.SIGKILL)
+
+
+class Registry:
+    """A docker-registry of a test's own, on a free port, without TLS."""
+
+    def __init__(self, base: Path) -> None:
+        need("docker-registry", "skopeo")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.host = f"127.0.0.1:{probe.getsockname()[1]}"
+        config = base / "registry.yml"
+        config.write_text(
+            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {base}/registry}}}}\n"
+            f'http: {{addr: "{self.host}"}}\n'
+        )
+        self.log = base / "registry.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["docker-registry", "serve", str(config)], stdout=log, stderr=log
+            )
+        host, _, port = self.host.partition(":")
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+                return True
+            return False
+
+        wait_for("the registry", answers)
+
+    def put(self, archive: Path, name: str) -> str:
+        """Push an image from an OCI archive; return its reference."""
+        reference = f"{self.host}/{name}"
+        subprocess.run(
+            ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci-archive:{archive}",
+             f"docker://{reference}"],
+            check=True, timeout=120,
+        )  # fmt: skip
+        return reference
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait(60)
