@@ -16,9 +16,6 @@ Docs: docs/decisions/0112.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import IntegrityError, NotFoundError
@@ -26,7 +23,6 @@ from layerstore.formats.pack import PREFIX_MAX_BYTES, Item, ItemKind
 from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.progress import Silent
 from layerstore.store.catalog_rows import ChunkPlace
-from layerstore.store.codec import compress_block, compress_difference
 from layerstore.store.commit import publish_pack
 from layerstore.store.config import require_writable
 from layerstore.store.depths import refresh_depths_beside_writers
@@ -44,28 +40,21 @@ from layerstore.store.failures import GcRunningError, storage_errors
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.leases import Lease
 from layerstore.store.pack_writer import ALONE, Against, PackWriter
-from layerstore.store.pipeline import SURELY_SMALL
+from layerstore.store.press import Press
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator, Sequence
-    from concurrent.futures import Future
 
     from layerstore.digest import ChunkId, PackId
     from layerstore.progress import Progress
     from layerstore.store.pack_writer import SealedPack
+    from layerstore.store.press import PressedBlock
     from layerstore.store.records import Refs
     from layerstore.store.store import Store
 
 OPTIMIZE_LEVEL = 19
 """zstd's highest level without windows larger than a block."""
-
-TRIAL_LEVEL = 5
-"""At which it is found out whether a difference pays: a hundredth of the price."""
-
-BASE_COST_BYTES = 100
-"""What naming a base costs: its id in the footer and its row in the catalog. A difference
-must be smaller than the block alone by that: this pass is for size."""
 
 RUN_BLOCKS = 5
 """Blocks of one kind of file that lie together: the middle one stands alone, its neighbours
@@ -73,12 +62,6 @@ are differences against it, the outer ones against both; docs/decisions/0112."""
 
 HUB_ITEMS_MAX = 48
 """Items of a block that its neighbours name as bases: in the largest most of its bytes are."""
-
-WORKERS_MAX = 8
-"""Threads that compress unless told otherwise: a difference at level 19 takes 150 MB of memory."""
-
-WAITING_BLOCKS_PER_WORKER = 3
-"""Blocks that wait for a worker, so that memory stays bounded."""
 
 
 class FileContent(NamedTuple):
@@ -167,7 +150,7 @@ def optimize(
         lease = Lease(store.catalog, "optimize")
         try:
             work = _Optimization(
-                store, lease, level, workers or _default_workers(), progress or Silent()
+                store, lease, level, Press(store.read_chunk, level, workers), progress or Silent()
             )
             return work.run(contents)
         finally:
@@ -185,32 +168,17 @@ def _only_one(store: Store) -> Iterator[None]:
         yield
 
 
-def _default_workers() -> int:
-    return min(len(os.sched_getaffinity(0)), WORKERS_MAX)
-
-
-class _Waiting(NamedTuple):
-    """A block on its way through a worker."""
-
-    kind: ItemKind
-    items: Sequence[Item]
-    raw_length: int
-    frame: Future[tuple[bytes, Against]]
-
-
 class _Optimization:
     """One run, under its locks."""
 
     def __init__(
-        self, store: Store, lease: Lease, level: int, workers: int, progress: Progress
+        self, store: Store, lease: Lease, level: int, press: Press, progress: Progress
     ) -> None:
         self._store = store
         self._lease = lease
         self._level = level
         self._progress = progress
-        self._pool = ThreadPoolExecutor(workers, "layerstore-optimize")
-        self._waiting: deque[_Waiting] = deque()
-        self._waiting_max = workers * WAITING_BLOCKS_PER_WORKER
+        self._press = press
         self._known_packs = {row.pack for row in store.catalog.pack_rows() if row.retired is None}
         self._cold = find_cold(store, level)
         self._fixed = _bases_of_others(store, self._cold)
@@ -237,11 +205,11 @@ class _Optimization:
                 self._place(content)
             self._place_layer_records()
             self._close_groups()
-            self._drain(0)
+            self._write(self._press.finish())
             self._commit()
             refresh_depths_beside_writers(self._store.catalog)
         finally:
-            self._pool.shutdown(cancel_futures=True)
+            self._press.close()
             if self._writer is not None:
                 self._writer.discard()
         self._progress.finish()
@@ -386,9 +354,7 @@ class _Optimization:
     ) -> None:
         raw = b"".join(parts)
         self._remember(items, len(raw), against)
-        frame = self._pool.submit(self._compressed, raw, against)
-        self._waiting.append(_Waiting(kind, items, len(raw), frame))
-        self._drain(self._waiting_max)
+        self._write(self._press.submit(kind, items, raw, against))
 
     def _remember(self, items: Sequence[Item], raw_length: int, against: Against) -> None:
         """Note where items will lie; numbers below 0 are blocks no catalog knows yet."""
@@ -400,35 +366,15 @@ class _Optimization:
                 against.depth, cost, ItemKind.DATA,
             )  # fmt: skip
 
-    def _compressed(self, raw: bytes, against: Against) -> tuple[bytes, Against]:
-        """Return the frame that pays, and what it is a difference against (in a worker)."""
-        prefix = self._prefix(against)
-        if prefix:
-            trial = len(compress_difference(raw, prefix, level=TRIAL_LEVEL))
-            small = trial < len(raw) * SURELY_SMALL
-            alone = 0 if small else len(compress_block(raw, verify=False, level=TRIAL_LEVEL))
-            if small or trial + BASE_COST_BYTES * len(against.bases) < alone:
-                return compress_difference(raw, prefix, level=self._level), against
-        return compress_block(raw, level=self._level), ALONE
-
-    def _prefix(self, against: Against) -> bytes:
-        """Return what to try a difference against; nothing if it cannot be read."""
-        try:
-            return b"".join([self._store.read_chunk(base) for base in against.bases])
-        except (IntegrityError, NotFoundError):
-            return b""
-
-    def _drain(self, leave: int) -> None:
-        """Write finished blocks, in order, until at most ``leave`` wait."""
-        while len(self._waiting) > leave:
-            block = self._waiting.popleft()
-            frame, against = block.frame.result()
+    def _write(self, blocks: Iterable[PressedBlock]) -> None:
+        """Write finished blocks, in order."""
+        for block in blocks:
             if self._writer is None:
                 staging = self._store.paths.temporary(
                     self._lease.lease_id, f"{self._packs + 1}.pack"
                 )
                 self._writer = PackWriter(staging, self._level)
-            self._writer.add_frame(block.kind, block.items, frame, block.raw_length, against)
+            self._writer.add_frame(*block)
             self._items += len(block.items)
             self._read_bytes += block.raw_length
             self._progress.advance(block.raw_length)
