@@ -112,10 +112,10 @@ class StoreSource:
     @contextlib.contextmanager
     def open_layer(self, diff_id: DiffId) -> Iterator[BinaryIO]:
         """Give the layer's tar."""
-        from layerstore.image.export_layer import layer_tar
+        from layerstore.image.export_layer import LayerStream
 
         store = self._opened()
-        yield cast("BinaryIO", _Pieces(layer_tar(store, store.layer(diff_id))))
+        yield cast("BinaryIO", LayerStream(store, store.layer(diff_id)))
 
     def close(self) -> None:
         """Close the store."""
@@ -281,18 +281,3 @@ class _OwnLayers(StoreSource):
     def __init__(self, store: Store) -> None:
         super().__init__(os.fspath(store.root))
         self._store = store
-
-
-class _Pieces:
-    """What an iterator of bytes yields, as a stream to read from."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        """Return 1 to ``size`` bytes, none at the end."""
-        if not self._rest:
-            self._rest = next((piece for piece in self._pieces if piece), b"")
-        part, self._rest = self._rest[:size], self._rest[size:]
-        return part

@@ -28,6 +28,7 @@ def build_app() -> typer.Typer:
     from layerstore.cli import (
         build,
         build_native,
+        bundles,
         check,
         copy,
         doctor,
@@ -64,6 +65,7 @@ def build_app() -> typer.Typer:
     transfer.register(app)
     login.register(app)
     copy.register(app)
+    bundles.register(app)
     image.register(app)
     pin.register(app)
     remove.register(app)

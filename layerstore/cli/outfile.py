@@ -18,12 +18,12 @@ STDIO = "-"
 
 
 @contextlib.contextmanager
-def output_stream(path: str) -> Iterator[BinaryIO]:
+def output_stream(path: str, *, what: str = "a tar") -> Iterator[BinaryIO]:
     """Give a stream to write a file's bytes to.
 
     A regular file appears whole and durable under its name when the block is left,
     and stays as it was when the block raises. ``-`` is stdout; devices and pipes are
-    written directly.
+    written directly. ``what`` is it, for who forgot to say where to.
 
     Raises:
         InputError: Stdout is a terminal, or the path is a directory.
@@ -31,7 +31,7 @@ def output_stream(path: str) -> Iterator[BinaryIO]:
     if path == STDIO:
         if sys.stdout.isatty():
             raise InputError(
-                "refusing to write a tar to a terminal", hint="name a file with --output"
+                f"refusing to write {what} to a terminal", hint="name a file with --output"
             )
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

@@ -116,17 +116,48 @@ def save(
             "--output",
             "-o",
             metavar="DIR|FILE.tar",
-            help="OCI layout to write or add to, or an archive of one.",
+            help="OCI layout to write or add to, or an archive of one; with --since or --have "
+            "a bundle, - for stdout.",
         ),
     ],
     *,
+    since: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Write a bundle of only what somebody lacks who has this image; repeatable.",
+        ),
+    ] = None,
+    have: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="The same for what 'layerstore have' wrote there."),
+    ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option("--compression-level", metavar="N", help="Of a bundle, 1 to 22; else 19."),
+    ] = None,
     compression: Annotated[
         str, typer.Option(metavar="|".join(COMPRESSIONS), help="Of the layers.")
     ] = "gzip",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write images as an OCI image layout."""
+    """Write images as an OCI image layout, or as a bundle of what somebody lacks."""
+    if since or have is not None:
+        from layerstore.cli.bundles import save_as_bundle
+
+        with settings_of(context).open_store() as store:
+            save_as_bundle(
+                store,
+                [_named(store, image) for image in images],
+                output,
+                since=since or (),
+                have_list=have,
+                level=level,
+                quiet=quiet,
+                as_json=as_json,
+            )
+        return
     from layerstore.image.layout import save_oci_layout
     from layerstore.image.layout_archive import save_oci_archive
 

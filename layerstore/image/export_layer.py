@@ -13,9 +13,8 @@ import msgspec
 
 from layerstore.errors import FormatError, IntegrityError
 from layerstore.formats import recipe, tar_writer
-from layerstore.formats.tree import Changeset, Entry
+from layerstore.formats.tree import Changeset, Entry, decode_changeset
 from layerstore.image.changeset_builder import hard_link
-from layerstore.image.layers import load_changeset
 from layerstore.image.stack import load_root, walk
 from layerstore.progress import Progress, Silent
 from layerstore.store.records import refs_length
@@ -78,18 +77,47 @@ def verified_tar(store: Store, diff_id: DiffId) -> Iterator[bytes]:
 def layer_tar(store: Store, record: LayerRecord) -> Iterator[bytes]:
     """Yield a layer's tar in pieces; the caller compares the digest.
 
+    The layer need not be published; its chunks must be readable.
+
     Raises:
         IntegrityError: A chunk is damaged or missing, or the recipe is malformed.
     """
     match record.recipe_format:
         case recipe.CANONICAL:
-            yield from _canonical(store, load_changeset(store, record.diff_id))
+            yield from _canonical(store, _changeset(store, record))
         case recipe.SEGMENTS:
             yield from _segments(store, record)
         case recipe.WHOLE:
             yield from _bytes_of(store, record.recipe)
         case other:
             raise FormatError(f"recipe format {other!r} is unknown")
+
+
+class LayerStream:
+    """The tar of :func:`layer_tar` as a stream to read."""
+
+    def __init__(self, store: Store, record: LayerRecord) -> None:
+        self._pieces = layer_tar(store, record)
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """Return 1 to ``size`` bytes, none at the end.
+
+        Raises:
+            IntegrityError: As :func:`layer_tar`.
+        """
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = piece
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+
+def _changeset(store: Store, record: LayerRecord) -> Changeset:
+    # Not by its diff ID: a layer that came from elsewhere is not published yet.
+    return decode_changeset(store.read_refs(record.tree))
 
 
 def export_rootfs(
@@ -195,7 +223,7 @@ def _segments(store: Store, record: LayerRecord) -> Iterator[bytes]:
     head = b"".join(reader.take(min(recipe.HEAD.size, refs_length(record.recipe))))
     head += b"".join(reader.take(recipe.plan_bytes(head) - len(head)))
     plan = recipe.decode_plan(head)
-    entries = recipe.content_entries(load_changeset(store, record.diff_id))
+    entries = recipe.content_entries(_changeset(store, record))
     own = _Reader(_bytes_from(store, record.recipe, len(head) + plan.literal_bytes))
     for literal, source in recipe.segments(plan, len(entries) + len(plan.own)):
         yield from reader.take(literal)

@@ -23,7 +23,13 @@ from layerstore.formats.oci_config import (
     decode_config,
     encode_config,
 )
-from layerstore.formats.origins import NO_ORIGINS, Origins, encode_origins, is_of_origins
+from layerstore.formats.origins import (
+    NO_ORIGINS,
+    Origins,
+    decode_origins,
+    encode_origins,
+    is_of_origins,
+)
 from layerstore.formats.reference import is_digest_name
 from layerstore.store.catalog_rows import ImageRecord
 from layerstore.store.origins import with_known_origins
@@ -194,16 +200,24 @@ def load_parts(store: Store, image: ImageRecord) -> ImageParts:
         IntegrityError: Its config or manifest is damaged.
     """
     load_config(store, image.image_id)  # for what it verifies
-    manifest = oci.decode_manifest(store.get_blob(image.manifest_digest))
+    manifest = store.get_blob(image.manifest_digest)
+    return parts_of(store.get_blob(image.image_id), image.layers, manifest)
+
+
+def parts_of(config: bytes, layers: Sequence[DiffId], manifest: bytes) -> ImageParts:
+    """Return what an image is made of whose stored manifest is given.
+
+    Raises:
+        FormatError: The manifest is damaged.
+    """
     annotations = {}
     predicates = {}
-    for key, value in manifest.annotations.items():
+    for key, value in oci.decode_manifest(manifest).annotations.items():
         if key.startswith(ATTESTATION_KEY):
             predicates[key.removeprefix(ATTESTATION_KEY)] = value
         elif not is_of_origins(key):
             annotations[key] = value
-    config = store.get_blob(image.image_id)
-    return ImageParts(config, image.layers, annotations, predicates, store.origins(image))
+    return ImageParts(config, tuple(layers), annotations, predicates, decode_origins(manifest))
 
 
 def own_manifest(

@@ -71,15 +71,19 @@ _known: WeakKeyDictionary[Store, dict[DiffId, _LayerFiles]] = WeakKeyDictionary(
 class SimilarFiles:
     """Paths of the newest images' files, with their content. For one thread."""
 
-    def __init__(self, store: Store, near: Sequence[DiffId] = ()) -> None:
+    def __init__(
+        self, store: Store, near: Sequence[DiffId] = (), *, only_near: bool = False
+    ) -> None:
         """Prepare; nothing is read yet.
 
         Args:
             store: Where layers are looked for.
             near: Layers to prefer, best first, such as those a new one lies on.
+            only_near: Whether no others are looked at.
         """
         self._store = store
         self._near = near
+        self._only_near = only_near
         self._files: list[_LayerFiles] | None = None
 
     def find(self, path: bytes) -> Refs:
@@ -141,7 +145,7 @@ class SimilarFiles:
     def _layers(self) -> Iterator[DiffId]:
         """Yield layers, each once: the preferred ones, then upper layers of new images first."""
         seen: set[DiffId] = set()
-        images = self._store.images()
+        images = [] if self._only_near else self._store.images()
         for layers in (self._near, *(image.layers[::-1] for image in images)):
             for diff_id in layers:
                 if diff_id not in seen:

@@ -58,6 +58,12 @@ VERBS = (
     Verb("rebuild", ("check", "--rebuild-index")),
     Verb("repair", ("check", "--repair"), damages=True),
     Verb("export", ("export", "base:1", "-o", "{out}/export.tar"), output="export.tar"),
+    Verb("load-bundle", ("load", "-i", "{box}/new.bundle")),
+    Verb(
+        "save-bundle",
+        ("save", "built:1", "--since", "base:1", "-o", "{out}/saved.bundle", "-q"),
+        output="saved.bundle",
+    ),
     Verb("save", ("save", "base:1", "-o", "{out}/saved.tar", "-q"), output="saved.tar"),
 )
 BY_NAME = {verb.name: verb for verb in VERBS}
@@ -149,7 +155,23 @@ def make_scene(box: Path, launcher: Launcher) -> Scene:
     ):
         done = launcher.run(template, *words)
         assert done.code == 0, (words, done)
+    _make_bundle(box, template, launcher)
     return Scene(box, template)
+
+
+def _make_bundle(box: Path, template: Path, launcher: Launcher) -> None:
+    """Write ``new.bundle``: an image for who has the template's ``base:1``."""
+    sender = box / "sender"
+    shutil.copytree(template, sender, symlinks=True)
+    (box / "extending").mkdir()
+    (box / "extending/Dockerfile").write_text("FROM base:1\nCOPY etc /etc\nCOPY srv /srv\n")
+    for words in (
+        ("build", f"{box}/new", "-f", f"{box}/extending/Dockerfile", "-t", "new:1"),
+        ("save", "new:1", "--since", "base:1", "-o", f"{box}/new.bundle"),
+    ):
+        done = launcher.run(sender, *words)
+        assert done.code == 0, (words, done)
+    shutil.rmtree(sender)
 
 
 class Course(NamedTuple):

@@ -13,8 +13,9 @@ import zstandard
 from blake3 import blake3
 
 from layerstore.digest import ChunkId, blake3_id
-from layerstore.formats import oci, pack, strict_json
+from layerstore.formats import bundle, oci, pack, strict_json
 from layerstore.formats.decompress_zstd import SKIPPABLE_MAGICS, ZSTD_MAGIC
+from layerstore.formats.have_list import encode_have_list
 from layerstore.formats.oci_config import ImageConfig, encode_config
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.store import names_log
@@ -223,6 +224,44 @@ def _pack(contents: list[bytes], *, split: bool = False) -> bytes:
         body += frame
     body += bytes(pack.padding(len(body)))
     return bytes(body) + pack.encode_footer(blocks, len(body))
+
+
+def bundles() -> list[bytes]:
+    image = bundle.BundledImage(("a:1",), b"{}", b"{}", (b"{}",))
+    base = bundle.BaseImage(DIGEST, (DIGEST,), ("b:1",))
+    described = [
+        bundle.Description((), (), (), 0),
+        bundle.Description((image,), (b"record",), (base,), 77),
+    ]
+    return [_bundle(each, data) for each in described for data in (b"", packs()[1])]
+
+
+def _bundle(description: bundle.Description, data: bytes) -> bytes:
+    heads = bundle.HeadSum()
+    out = [heads.add(bundle.encode_header())]
+    payload = bundle.encode_description(description)
+    for kind, part in ((bundle.DESCRIPTION_KIND, payload), (bundle.PACK_KIND, data)):
+        out += [heads.add(bundle.encode_record(kind, len(part), blake3_id(part))), part]
+    total = heads.digest()
+    return b"".join([*out, bundle.encode_record(bundle.END_KIND, 32, blake3_id(total)), total])
+
+
+def repair_bundle(data: bytes) -> bytes:
+    """Compress a description anew that is not even a frame, so that what lies behind is reached."""
+    start = bundle.HEADER.size + bundle.RECORD.size
+    plain = data[start:200]
+    frame = zstandard.ZstdCompressor().compress(plain)
+    head = bundle.encode_record(bundle.DESCRIPTION_KIND, len(frame), blake3_id(frame))
+    return bundle.encode_header() + head + frame + data[200:]
+
+
+def have_lists() -> list[bytes]:
+    return [encode_have_list([]), encode_have_list(bytes((n,)) * 32 for n in range(9))]
+
+
+def repair_have_list(data: bytes) -> bytes:
+    """Make the checksum right."""
+    return data[:-32] + blake3_id(data[:-32])
 
 
 def repair_pack(data: bytes) -> bytes:

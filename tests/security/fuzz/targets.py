@@ -144,6 +144,30 @@ def _file_of(data: bytes) -> int:
     return fd
 
 
+def read_bundle(data: bytes) -> None:
+    """Whatever a bundle's records say, no more is read than they may have."""
+    from layerstore.formats import bundle
+
+    stream = io.BytesIO(data)
+    bundle.check_header(stream.read(bundle.HEADER.size))
+    while True:
+        head = bundle.decode_record(stream.read(bundle.RECORD.size))
+        payload = bundle.read_exactly(stream.read, head.length)
+        if head.kind == bundle.DESCRIPTION_KIND:
+            description = bundle.decode_description(payload)
+            again = bundle.encode_description(description)
+            assert bundle.decode_description(again) == description
+        elif head.kind == bundle.END_KIND:
+            return
+
+
+def read_have_list(data: bytes) -> None:
+    """What is accepted is the one encoding of its ids."""
+    from layerstore.formats.have_list import decode_have_list, encode_have_list
+
+    assert encode_have_list(decode_have_list(data)) == data
+
+
 def read_layer_record(data: bytes) -> None:
     from layerstore.store.records import decode_layer, encode_layer
 
@@ -430,6 +454,8 @@ ALL = (
     Target("tree", read_tree, seeds.trees, tokens=seeds.TREE_TOKENS),
     Target("recipe", read_recipe, seeds.recipes),
     Target("pack", read_pack, seeds.packs, seeds.repair_pack),
+    Target("bundle", read_bundle, seeds.bundles, seeds.repair_bundle),
+    Target("have-list", read_have_list, seeds.have_lists, seeds.repair_have_list),
     Target("layer-record", read_layer_record, seeds.layer_records),
     Target("names-log", read_names_log, seeds.names_logs, seeds.repair_names_log,
            seeds.JSON_TOKENS),

@@ -1,0 +1,250 @@
+"""Bundles: what images need and a receiver lacks, as one stream. Bytes to values and back.
+
+A bundle is a header and records; each record says its length and the BLAKE3 of its payload
+before that, and the last one vouches for all the heads before it. So a reader knows at
+every byte how much may follow, and a bundle that was cut or put together from two is
+refused at its end. Pure: what reads and writes streams is :mod:`layerstore.image.transfer`.
+Normative: docs/format/bundle.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+import zstandard
+from blake3 import blake3
+
+from layerstore.digest import ID_BYTES, parse_digest
+from layerstore.errors import FormatError, LimitExceededError, UnsupportedVersionError
+from layerstore.formats.decompress_zstd import refuse_lack_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAGIC: Final = b"\x89LSBNDL\n"
+VERSION: Final = 1
+
+HEADER: Final = struct.Struct("<8sIIQ")
+"""Magic, version, flags, reserved."""
+
+RECORD: Final = struct.Struct("<4sIQ32s")
+"""Kind, reserved, bytes of the payload, BLAKE3 of the payload."""
+
+DESCRIPTION_KIND: Final = b"DESC"
+PACK_KIND: Final = b"PACK"
+END_KIND: Final = b"END\0"
+
+DESCRIPTION_MAX_BYTES: Final = 64 * 1024 * 1024
+"""Of a description, plain: some images with 512 layers each, whose records have up to 1 MiB."""
+
+PACK_MAX_BYTES: Final = 256 * 1024 * 1024
+"""Of one pack: writers close theirs at 96 MiB, plus a footer."""
+
+IMAGES_MAX: Final = 10_000
+"""Images of one bundle, and those that it builds on."""
+
+_LEVEL: Final = 19
+
+
+class BundledImage(msgspec.Struct, frozen=True):
+    """An image of a bundle.
+
+    Attributes:
+        names: Familiar names that the receiver gives it.
+        config: Its bytes; their SHA-256 is the image's id.
+        manifest: What the sender's store keeps for it (docs/format/store.md).
+        documents: Manifests and indexes that it came under, byte for byte.
+    """
+
+    names: tuple[str, ...]
+    config: bytes
+    manifest: bytes
+    documents: tuple[bytes, ...] = ()
+
+
+class BaseImage(msgspec.Struct, frozen=True):
+    """An image whose layers the receiver must have.
+
+    Attributes:
+        image_id: Only for messages, as the names are.
+        layers: Diff IDs.
+    """
+
+    image_id: str
+    layers: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+
+class Description(msgspec.Struct, frozen=True):
+    """The first record: everything but content.
+
+    Attributes:
+        images: In the order in which they are to be added.
+        layers: Encoded layer records, of those layers that the receiver is not known to have.
+        bases: Images whose content the receiver must have.
+        plain_bytes: Of all content in the bundle; a reader need not take more.
+    """
+
+    images: tuple[BundledImage, ...]
+    layers: tuple[bytes, ...]
+    bases: tuple[BaseImage, ...]
+    plain_bytes: int
+
+
+class RecordHead(NamedTuple):
+    """What precedes a payload."""
+
+    kind: bytes
+    length: int
+    checksum: bytes
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Description)
+
+
+def encode_header() -> bytes:
+    """Return the first bytes of a bundle."""
+    return HEADER.pack(MAGIC, VERSION, 0, 0)
+
+
+def check_header(data: bytes) -> None:
+    """Refuse what does not begin like a bundle of this version.
+
+    Raises:
+        FormatError: It is none.
+        UnsupportedVersionError: It is newer.
+    """
+    if len(data) != HEADER.size or not data.startswith(MAGIC):
+        raise FormatError("this is not a layerstore bundle")
+    _, version, flags, reserved = HEADER.unpack(data)
+    if version != VERSION or flags:
+        raise UnsupportedVersionError(
+            f"the bundle has version {version} and flags {flags:#x}, this layerstore reads "
+            f"version {VERSION}",
+            hint="load it with a newer layerstore, or let this version write it",
+        )
+    if reserved:
+        raise FormatError("the bundle's header has reserved bytes that are not 0")
+
+
+def encode_record(kind: bytes, length: int, checksum: bytes) -> bytes:
+    """Return the head of a record."""
+    return RECORD.pack(kind, 0, length, checksum)
+
+
+def decode_record(data: bytes) -> RecordHead:
+    """Return what a record's head says; its length is within the limit of its kind.
+
+    Raises:
+        FormatError: It is cut short, or of an unknown kind.
+        LimitExceededError: Its payload is larger than its kind may be.
+    """
+    if len(data) != RECORD.size:
+        raise FormatError("the bundle ends within the head of a record: it was cut short")
+    kind, reserved, length, checksum = RECORD.unpack(data)
+    most = _LIMITS.get(kind)
+    if most is None or reserved:
+        raise FormatError(f"the bundle has a record of an unknown kind, {kind!r}")
+    if length > most:
+        raise LimitExceededError(
+            f"the bundle has a record of {length} bytes, more than the limit of {most}"
+        )
+    return RecordHead(kind, length, checksum)
+
+
+_LIMITS: Final = {
+    DESCRIPTION_KIND: DESCRIPTION_MAX_BYTES,
+    PACK_KIND: PACK_MAX_BYTES,
+    END_KIND: ID_BYTES,
+}
+
+
+def encode_description(description: Description) -> bytes:
+    """Return the payload of a description.
+
+    Raises:
+        LimitExceededError: It is larger than a reader takes.
+    """
+    plain = _ENCODER.encode(description)
+    if len(plain) > DESCRIPTION_MAX_BYTES:
+        raise LimitExceededError(
+            f"the bundle's description has {len(plain)} bytes, over the limit of "
+            f"{DESCRIPTION_MAX_BYTES}",
+            hint="save fewer images at once",
+        )
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        _LEVEL, write_content_size=True, write_checksum=True, write_dict_id=False
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(plain)
+
+
+def decode_description(payload: bytes) -> Description:
+    """Return what a description says, its digests well-formed and its numbers possible.
+
+    Raises:
+        FormatError: It is damaged.
+        LimitExceededError: It is larger than the limit, or lists too much.
+    """
+    try:
+        return _checked(_DECODER.decode(_plain(payload)))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
+        raise FormatError(f"the bundle's description is damaged: {err}") from err
+
+
+def _plain(payload: bytes) -> bytes:
+    """Return the content of a frame whose claimed size is checked before it is allocated."""
+    try:
+        header = zstandard.get_frame_parameters(payload)
+        if not 0 < header.content_size <= DESCRIPTION_MAX_BYTES or header.dict_id:
+            raise LimitExceededError(
+                f"the bundle's description claims {header.content_size} bytes, the limit is "
+                f"{DESCRIPTION_MAX_BYTES}"
+            )
+        decompressor = zstandard.ZstdDecompressor(max_window_size=DESCRIPTION_MAX_BYTES)
+        plain = decompressor.decompress(payload, allow_extra_data=False)
+    except zstandard.ZstdError as err:
+        refuse_lack_of_memory(err)
+        raise FormatError(f"the bundle's description is damaged: {err}") from err
+    if len(plain) != header.content_size:
+        raise FormatError("the bundle's description has another size than it claims")
+    return plain
+
+
+def _checked(description: Description) -> Description:
+    count = len(description.images) + len(description.bases)
+    if count > IMAGES_MAX:
+        raise LimitExceededError(f"the bundle names {count} images, the limit is {IMAGES_MAX}")
+    if description.plain_bytes < 0:
+        raise FormatError("the bundle's description has a negative size")
+    for base in description.bases:
+        for digest in (base.image_id, *base.layers):
+            parse_digest(digest)
+    return description
+
+
+class HeadSum:
+    """The checksum of a header and of all record heads, which the last record holds."""
+
+    def __init__(self) -> None:
+        self._hash = blake3()
+
+    def add(self, head: bytes) -> bytes:
+        """Take the next head and return it."""
+        self._hash.update(head)
+        return head
+
+    def digest(self) -> bytes:
+        """Return the sum of what was added so far."""
+        return self._hash.digest()
+
+
+def read_exactly(read: Callable[[int], bytes], size: int) -> bytes:
+    """Return up to ``size`` bytes of a stream, fewer only at its end."""
+    parts = []
+    while size and (part := read(min(size, 1 << 20))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
