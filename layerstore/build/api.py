@@ -18,7 +18,7 @@ from layerstore.build.frontends import DockerfileFrontend
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp, topological
 from layerstore.build.known import BuildInputs
 from layerstore.build.opening import Sources, host_file, native_frontend, opened
-from layerstore.build.outputs import OutputKind, write_outputs
+from layerstore.build.outputs import BuiltImage, write_outputs
 from layerstore.build.platforms import native_platform
 from layerstore.build.record import context_keys, made_steps
 from layerstore.build.request import (
@@ -28,7 +28,7 @@ from layerstore.build.request import (
     ResolvedLock,
     source_date_epoch,
 )
-from layerstore.build.result import StoredImages, finished_image, known_config
+from layerstore.build.result import finished_image, known_config
 from layerstore.build.solving import (
     Solving,
     images_of,
@@ -38,20 +38,21 @@ from layerstore.build.solving import (
 )
 from layerstore.build.spec_file import NATIVE_SUFFIX, lock_path, read_spec
 from layerstore.build.step_cache import export_cache
+from layerstore.build.targets import check_outputs, wanted_images
 from layerstore.errors import InputError
 from layerstore.store.failures import ChunkNotFoundError, LayerNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from layerstore.build.contexts import MainContext
-    from layerstore.build.frontends import Target
     from layerstore.build.graph import Vertex
     from layerstore.build.ignore import IgnoreRules
     from layerstore.build.lint.meaning import Surroundings
-    from layerstore.build.outputs import Written
     from layerstore.build.planning import PlannedVertex
+    from layerstore.build.result import BaseImage
     from layerstore.build.spec_file import SpecFile
+    from layerstore.build.targets import Wanted
     from layerstore.build.ui import BuildUi
     from layerstore.digest import DiffId
     from layerstore.formats.oci_config import ImageConfig
@@ -82,7 +83,7 @@ def build(store: Store, request: BuildRequest, ui: BuildUi) -> BuildResult:
 def build_all(
     store: Store, request: BuildRequest, ui: BuildUi, *, at_most: int | None = None
 ) -> list[BuiltVariant]:
-    """Build every image that a spec describes: one, or the variants of a native spec's matrix.
+    """Build every image that a request is for: one, the variants of a matrix, several platforms.
 
     They are solved as one graph, so what they have in common runs once. All are durable and
     named when this returns.
@@ -134,7 +135,7 @@ def resolve_lock(store: Store, request: BuildRequest, ui: BuildUi) -> ResolvedLo
 
         def solve(vertex: Vertex) -> tuple[DiffId, ...]:
             # A session each: steps are numbered from one, and have directories by number.
-            about = notes_settings(request, sources.spec, images, ())
+            about = notes_settings(request, sources.spec, images.used, ())
             with open_solver(store, request, ui, sources, about) as solving:
                 return solving.solver.solve(vertex).layers
 
@@ -150,51 +151,56 @@ def _build_once(
     sources: Sources,
     at_most: int | None,
 ) -> list[BuiltVariant]:
-    spec, frontend = sources.spec, sources.frontend
-    images = images_of(store, request, sources)
-    targets = frontend.targets(lower_options(request), images, ui)
-    _check_count(targets, request, at_most)
-    findings = frontend.findings(_surroundings(request, images.config_of, spec.ignore), targets)
-    names = [name for target in targets for name in target.names]
-    about = notes_settings(request, spec, images, names)
+    spec = sources.spec
+    wanted = wanted_images(store, request, sources, ui)
+    check_outputs(wanted, request, at_most)
+    around = _surroundings(request, wanted[0].images.config_of, spec.ignore)
+    findings = sources.frontend.findings(around, [each.target for each in wanted])
+    names = [name for each in wanted for name in each.target.names]
+    about = notes_settings(request, spec, _bases(wanted), names)
     with (
         told_at_the_end(findings, ui),
         open_solver(store, request, ui, sources, about) as solving,
     ):
         try:
-            solving.solver.solve(*(target.plan.state.vertex for target in targets))
-            written = [_write(request, spec, target, images, solving) for target in targets]
+            solving.solver.solve(*(each.vertex for each in wanted))
+            built = [_built(spec, each, solving) for each in wanted]
+            resources, epoch = solving.executor.resources, source_date_epoch(request)
+            written = write_outputs(request.outputs, resources, built, epoch=epoch)
         except BuildStepError:
             solving.notes.finish(())
             raise
-        solving.notes.finish([each.image.image_id for each, _ in written])
-        vertices = [target.plan.state.vertex for target in targets]
+        solving.notes.finish([each.image.image_id for each in written])
+        vertices = [each.vertex for each in wanted]
         export_cache(store, solving.notes, vertices, request.cache_to, solving.counter)
-    inputs = _inputs(request, sources, images, targets, solving)
+    inputs = _inputs(request, sources, wanted, solving)
     counter = solving.counter
     return [
         BuiltVariant(
-            target.label,
+            each.label,
             BuildResult(
-                each.image, each.names, counter.total, counter.cached, each.descriptor, inputs,
-                counter.new_bytes, counter.reused_bytes, each.is_stored,
-                made_steps(target.plan.state.vertex, solving.solver), predicates,
+                done.image, done.names, counter.total, counter.cached, done.descriptor, inputs,
+                counter.new_bytes, counter.reused_bytes, done.is_stored,
+                made_steps(each.vertex, solving.solver), made.parts.predicates,
             ),
         )
-        for target, (each, predicates) in zip(targets, written, strict=True)
+        for each, made, done in zip(wanted, built, written, strict=True)
     ]  # fmt: skip
 
 
-def _write(
-    request: BuildRequest,
-    spec: SpecFile,
-    target: Target,
-    images: StoredImages,
-    solving: Solving,
-) -> tuple[Written, Mapping[str, str]]:
-    """Write a solved target where it is wanted; return what is attested of it, too."""
-    plan, resources, epoch = target.plan, solving.executor.resources, source_date_epoch(request)
-    vertex, solver = plan.state.vertex, solving.solver
+def _bases(wanted: Sequence[Wanted]) -> list[BaseImage]:
+    return [base for each in wanted for base in each.images.used]
+
+
+def _built(spec: SpecFile, wanted: Wanted, solving: Solving) -> BuiltImage:
+    """Return a solved image with what is attested of it, which is nowhere yet."""
+    request, images = wanted.request, wanted.images
+    plan, resources, epoch = (
+        wanted.target.plan,
+        solving.executor.resources,
+        source_date_epoch(request),
+    )
+    vertex, solver = wanted.vertex, solving.solver
     parts = finished_image(
         resources, plan, solver, solver.result(vertex), images.base_of(plan.state.image),
         epoch=epoch, squash=request.squash, annotations=request.annotations,
@@ -213,26 +219,21 @@ def _write(
             started=solving.began_ns / 1e9,
             finished=time.time(),
         )
-        parts = attested(resources, parts, facts, target.names)
-    written = write_outputs(request.outputs, resources, parts, target.names, epoch=epoch)
-    return written, parts.predicates
+        parts = attested(resources, parts, facts, wanted.target.names)
+    return BuiltImage(parts, wanted.target.names, wanted.platform.replace("/", "_"))
 
 
 def _inputs(
-    request: BuildRequest,
-    sources: Sources,
-    images: StoredImages,
-    targets: Sequence[Target],
-    solving: Solving,
+    request: BuildRequest, sources: Sources, wanted: Sequence[Wanted], solving: Solving
 ) -> BuildInputs:
-    vertices = topological(*(target.plan.state.vertex for target in targets))
+    vertices = topological(*(each.vertex for each in wanted))
     directory = sources.main.directory
     return BuildInputs(
         root=os.fsencode(directory or ""),
         looked=solving.context.looked,
         given=sources.spec.read,
         absent=sources.spec.absent,
-        bases=[(base.reference, base.record.image_id) for base in images.used],
+        bases=[(base.reference, base.record.image_id) for base in _bases(wanted)],
         steps=solving.local.records,
         # Native specs read files that are not told of here.
         is_whole=directory is not None
@@ -240,16 +241,6 @@ def _inputs(
         and isinstance(sources.frontend, DockerfileFrontend)
         and all(isinstance(each.op, _STAYING) for each in vertices),
     )
-
-
-def _check_count(targets: Sequence[Target], request: BuildRequest, at_most: int | None) -> None:
-    elsewhere = any(output.kind is not OutputKind.IMAGE for output in request.outputs)
-    if len(targets) > (1 if elsewhere else at_most or len(targets)):
-        reason = "an output holds one" if elsewhere else "one was asked for"
-        raise InputError(
-            f"the spec describes {len(targets)} images, {reason}",
-            hint=f"choose a variant: --variant {targets[0].label}",
-        )
 
 
 def check(store: Store | None, request: BuildRequest) -> Checked:
@@ -290,12 +281,11 @@ def plan_build(store: Store, request: BuildRequest) -> list[PlannedVertex]:
 
     ui = SilentUi()
     with opened(store, request, ui, read_only=True) as sources:
-        images = images_of(store, request, sources)
-        targets = sources.frontend.targets(lower_options(request), images, ui)
-        about = notes_settings(request, sources.spec, images, ())
+        wanted = wanted_images(store, request, sources, ui)
+        about = notes_settings(request, sources.spec, _bases(wanted), ())
         with open_solver(store, request, ui, sources, about) as solving:
             return planned(
-                [target.plan.state.vertex for target in targets],
+                [each.vertex for each in wanted],
                 solving.executor,
                 _nothing if request.no_cache else store.cache_get,
                 source_date_epoch(request),
@@ -328,4 +318,5 @@ def _surroundings(
     from layerstore.build.lint.meaning import Surroundings
 
     native = native_platform()
-    return Surroundings(request.build_args, native, request.platform or native, find_image, ignore)
+    platform = request.platforms[0] if request.platforms else request.platform or native
+    return Surroundings(request.build_args, native, platform, find_image, ignore)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.checking import findings_of
+from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.parser import parse_dockerfile
 from layerstore.build.dockerfile.syntax import Notice, SourceSpan
 from layerstore.build.lower import lower
+from layerstore.build.platforms import platform_args
+from layerstore.errors import InputError
 from layerstore.formats.reference import parse_tag_name
 
 if TYPE_CHECKING:
@@ -43,12 +46,13 @@ class DockerfileFrontend:
     Args:
         text: Its bytes.
         filename: What messages call it.
-        tags: Names of the image, as a user writes them.
+        tags: Names of the image, as a user writes them; ``{{TARGETARCH}}`` and the like in
+            them is what the image is for.
         ui: Hears of what is worth a word.
     """
 
     def __init__(self, text: bytes, filename: str, tags: Sequence[str], ui: BuildUi) -> None:
-        self._names = tuple(parse_tag_name(tag) for tag in tags)
+        self._tags = tags
         self._text = text
         self._dockerfile = parse_dockerfile(text, filename)
         for notice in self._dockerfile.notices:
@@ -59,11 +63,30 @@ class DockerfileFrontend:
         """Return the one image."""
         plan = lower(self._dockerfile, options, images)
         warn_of_unused(plan.unused_args, self._dockerfile.stages[0].span.file, "ARG", ui)
-        return [Target("", self._names, plan)]
+        names = tuple(parse_tag_name(_for_platform(tag, options)) for tag in self._tags)
+        return [Target("", names, plan)]
 
     def findings(self, around: Surroundings, targets: Sequence[Target]) -> list[Finding]:
         """Return what the rules of Dockerfiles find."""
-        return findings_of(self._dockerfile, self._text, around, targets[0].plan.stages)
+        stages = frozenset[int]().union(*(target.plan.stages for target in targets))
+        return findings_of(self._dockerfile, self._text, around, stages)
+
+
+def _for_platform(tag: str, options: LowerOptions) -> str:
+    """Return a name for the image of one platform.
+
+    Raises:
+        InputError: It asks for what no platform has.
+    """
+    if "{{" not in tag:
+        return tag
+    from layerstore.build.native.templates import Expander
+
+    try:
+        expander = Expander(platform_args(options.native, options.platform))
+        return expander.text(tag, SourceSpan(tag, 1, 1, 1))
+    except SpecError as err:
+        raise InputError(f"the name {tag}: {err.reason}", hint=err.hint) from err
 
 
 def warn_of_unused(names: Sequence[str], file: str, where: str, ui: BuildUi) -> None:

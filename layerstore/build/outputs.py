@@ -50,6 +50,8 @@ class Output:
         directory: Of ``local``, and of layouts that are not archived; None for streams.
         names: Names besides those of the build, for this output alone.
         compression: Of layers in layouts.
+        splits: Files for several platforms lie in a folder for each.
+        prefix: What the names of files with attestations begin with.
     """
 
     kind: OutputKind
@@ -57,6 +59,21 @@ class Output:
     directory: Path | None = None
     names: tuple[str, ...] = ()
     compression: Compression = "gzip"
+    splits: bool = True
+    prefix: str = ""
+
+
+class BuiltImage(NamedTuple):
+    """An image on its way to the outputs.
+
+    Attributes:
+        names: Familiar names.
+        folder: Where its files lie beside those for other platforms; empty if there are none.
+    """
+
+    parts: ImageParts
+    names: tuple[str, ...]
+    folder: str = ""
 
 
 class Written(NamedTuple):
@@ -78,57 +95,79 @@ class Written(NamedTuple):
 def write_outputs(
     outputs: Sequence[Output],
     resources: BuildResources,
-    parts: ImageParts,
-    names: Sequence[str],
+    built: Sequence[BuiltImage],
     *,
     epoch: int | None,
-) -> Written:
-    """Write the built image to every output, those of the store last.
+) -> list[Written]:
+    """Write built images to every output, those of the store last.
 
     So a failure elsewhere leaves no new image under old names.
 
     Args:
         outputs: In the order they are written.
         resources: Of the build: its session holds the layers.
-        parts: The image.
-        names: Familiar names.
+        built: The images. Where they are several, outputs are such that they have room.
         epoch: SOURCE_DATE_EPOCH: no file of a tar or directory has a later time.
+
+    Returns:
+        For each image what it came to.
     """
-    image = image_record(resources.store, parts)
-    manifest = stored_manifest(resources.store, parts)
-    descriptor = oci.describe(manifest, oci.MANIFEST_TYPE)
+    store = resources.store
+    stored = [oci.describe(stored_manifest(store, m.parts), oci.MANIFEST_TYPE) for m in built]
+    descriptors = stored
     latest_ns = None if epoch is None else epoch * 1_000_000_000
-    resources.session.hold_layers(parts.layers)
+    resources.session.hold_layers(sorted({layer for each in built for layer in each.parts.layers}))
     ordered = sorted(outputs, key=lambda each: each.kind is OutputKind.IMAGE)
     for output in ordered:
-        own_names = list(dict.fromkeys([*names, *output.names]))
         match output.kind:
             case OutputKind.IMAGE:
-                publish_parts(resources.session, parts, names=own_names)
-                descriptor = oci.describe(manifest, oci.MANIFEST_TYPE)
+                for each in built:
+                    publish_parts(resources.session, each.parts, names=_names_in(output, each))
+                descriptors = stored
             case OutputKind.OCI | OutputKind.DOCKER:
-                descriptor = _write_layout(output, resources, parts, own_names)
+                descriptors = _write_layout(output, resources, built)
             case OutputKind.TAR:
-                _write_tar(output, resources, parts, latest_ns)
+                _write_tar(output, resources, built, latest_ns)
             case OutputKind.LOCAL:
-                _write_directory(output, resources, parts, latest_ns)
+                _write_directory(output, resources, built, latest_ns)
             case OutputKind.CACHE_ONLY:
                 pass
-    all_names = dict.fromkeys([*names, *(name for output in ordered for name in output.names)])
-    return Written(
-        image, tuple(all_names), descriptor, any(o.kind is OutputKind.IMAGE for o in outputs)
-    )
+    further = [name for output in ordered for name in output.names]
+    is_stored = any(output.kind is OutputKind.IMAGE for output in outputs)
+    return [
+        Written(
+            image_record(store, each.parts),
+            tuple(dict.fromkeys([*each.names, *further])),
+            descriptor,
+            is_stored,
+        )
+        for each, descriptor in zip(built, descriptors, strict=True)
+    ]
+
+
+def _names_in(output: Output, image: BuiltImage) -> list[str]:
+    return list(dict.fromkeys([*image.names, *output.names]))
 
 
 def _write_layout(
-    output: Output, resources: BuildResources, parts: ImageParts, names: Sequence[str]
-) -> Descriptor:
+    output: Output, resources: BuildResources, built: Sequence[BuiltImage]
+) -> list[Descriptor]:
+    """Write images into a layout, those of one name as one index; return what names each."""
     from layerstore.image.layout import NamedImage, save_oci_layout
     from layerstore.image.layout_archive import write_archive, write_docker_file
 
-    if output.kind is OutputKind.DOCKER:
-        parts = parts._replace(predicates={})  # as BuildKit: docker load knows no indexes
-    images = [NamedImage(name, parts) for name in names] or [NamedImage(None, parts)]
+    named: dict[str | None, list[int]] = {}
+    for number, each in enumerate(built):
+        names: Sequence[str | None] = _names_in(output, each) or (None,)
+        for name in names:
+            named.setdefault(name, []).append(number)
+    every = [each.parts for each in built]
+    if output.kind is OutputKind.DOCKER:  # as BuildKit: docker load knows no indexes
+        every = [parts._replace(predicates={}) for parts in every]
+    images = [
+        NamedImage(name, every[numbers[0]], tuple(every[number] for number in numbers[1:]))
+        for name, numbers in named.items()
+    ]
     if output.directory is not None:
         layout = output.directory
     else:
@@ -136,34 +175,41 @@ def _write_layout(
         resources.discard(layout)
     report = save_oci_layout(resources.store, images, layout, compression=output.compression)
     if output.kind is OutputKind.DOCKER:
-        write_docker_file(layout, report, names)
+        write_docker_file(layout, report, [name for name in named if name is not None])
     if output.stream is not None:
         with output.stream() as stream:
             write_archive(str(layout), stream)
         resources.discard(layout)
-    return report.descriptors[0]
+    groups = list(named.values())
+    return [
+        next(d for d, numbers in zip(report.descriptors, groups, strict=True) if number in numbers)
+        for number in range(len(built))
+    ]
 
 
 def _write_tar(
-    output: Output, resources: BuildResources, parts: ImageParts, latest_ns: int | None
+    output: Output, resources: BuildResources, built: Sequence[BuiltImage], latest_ns: int | None
 ) -> None:
+    from layerstore.build.plain_files import files_of
     from layerstore.image.export_layer import export_rootfs
 
     assert output.stream is not None
+    layers = files_of(resources, built, prefix=output.prefix)
     with output.stream() as stream:
-        export_rootfs(resources.store, parts.layers, stream, latest_ns=latest_ns)
+        export_rootfs(resources.store, layers, stream, latest_ns=latest_ns)
 
 
 def _write_directory(
-    output: Output, resources: BuildResources, parts: ImageParts, latest_ns: int | None
+    output: Output, resources: BuildResources, built: Sequence[BuiltImage], latest_ns: int | None
 ) -> None:
+    from layerstore.build.plain_files import files_of
     from layerstore.image.checkout import checkout
 
     assert output.directory is not None
     skipped: list[bytes] = []
     checkout(
         resources.store,
-        resources.load(parts.layers),
+        resources.load(files_of(resources, built, prefix=output.prefix)),
         output.directory,
         latest_ns=latest_ns,
         on_skip=lambda path, _why: skipped.append(path),

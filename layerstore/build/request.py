@@ -57,6 +57,7 @@ class BuildRequest:
         squash: Which layers become one.
         annotations: Of the image's manifest.
         platform: What the image is for, and base images must be; None takes them as they are.
+        platforms: Several that an image is made for, each; empty for one.
         pulls: Base images must come from a registry, whatever the store has.
         attestations: What is said of how the image came to be, and of what is in it.
         explain: Tell the watcher why steps run.
@@ -90,6 +91,7 @@ class BuildRequest:
     squash: Squash = Squash.NOTHING
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: Platform | None = None
+    platforms: Sequence[Platform] = ()
     pulls: bool = False
     attestations: Attestations = NO_ATTESTATIONS
     explain: bool = False

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from layerstore.build.contexts import SourceTrees
     from layerstore.build.opening import Sources
     from layerstore.build.request import BuildRequest
+    from layerstore.build.result import BaseImage
     from layerstore.build.spec_file import SpecFile
     from layerstore.build.ui import BuildUi
     from layerstore.store.store import Store
@@ -86,14 +87,14 @@ def open_solver(
 
 
 def notes_settings(
-    request: BuildRequest, spec: SpecFile, images: StoredImages, names: Sequence[str]
+    request: BuildRequest, spec: SpecFile, used: Sequence[BaseImage], names: Sequence[str]
 ) -> NotesSettings:
     """Return what is noted of a build whatever its steps come to.
 
     Args:
         request: What was asked.
         spec: What is built.
-        images: Those that it has asked for so far.
+        used: The bases that it has asked for so far.
         names: Of what it makes.
     """
     return NotesSettings(
@@ -101,7 +102,7 @@ def notes_settings(
         dockerfile=_spec_name(request, spec),
         target=request.target or "",
         names=tuple(names),
-        images={each.reference: each.record.image_id for each in images.used},
+        images={each.reference: each.record.image_id for each in used},
         epoch=source_date_epoch(request),
         explain=request.explain,
         use_cache=not request.no_cache,

@@ -83,7 +83,8 @@ def build_image(
     platform: Annotated[
         _Many,
         typer.Option(
-            metavar="OS/ARCH[/VARIANT]", help="What the image is for; this host by default."
+            metavar="OS/ARCH[/VARIANT],...",
+            help="What the image is for, this host by default; an image for each of several.",
         ),
     ] = None,
     pull: Annotated[

@@ -14,6 +14,7 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from layerstore.build.platforms import Platform
     from layerstore.build.request import BuildRequest
 
 _PULLS = {
@@ -37,25 +38,22 @@ def with_bases(request: BuildRequest, platforms: Sequence[str], pull: str) -> Bu
     """Return the request with what its base images must be.
 
     Raises:
-        InputError: No platform, several, or not a policy of pulling.
+        InputError: No platform, or not a policy of pulling.
     """
     if pull not in _PULLS:
         raise InputError(
             f"{pull!r} does not say when to pull", hint="one of always, missing, never"
         )
-    chosen = None
+    found: list[Platform] = []
     if platforms:
         from layerstore.build.platforms import native_platform, platform_of
 
         words = [word for text in platforms for word in text.split(",")]
-        found = {platform_of(word, native_platform()) for word in words}
-        if len(found) > 1:
-            raise InputError(
-                f"a build makes an image for one platform, not for {len(found)}",
-                hint="build once for each, with names of their own",
-            )
-        (chosen,) = found
-    return replace(request, platform=chosen, pulls=_PULLS[pull])
+        found = list(dict.fromkeys(platform_of(word, native_platform()) for word in words))
+    pulls = _PULLS[pull]
+    if len(found) > 1:
+        return replace(request, platforms=tuple(found), pulls=pulls)
+    return replace(request, platform=found[0] if found else None, pulls=pulls)
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:

@@ -32,13 +32,13 @@ _COMPRESSIONS: dict[str, Compression] = {
 }
 _ARCHIVES = ("oci", "docker", "tar")
 _LAYOUTS = ("oci", "docker")
+_FILES = ("tar", "local")
 # Attributes that say what is always so here, by the kind of output that knows them.
 _ALWAYS = {
     "oci-mediatypes": "true",
     "unpack": "false",
     "store": "true",
     "push": "false",
-    "platform-split": "false",
 }
 _TRUE = ("true", "1", "")
 _FALSE = ("false", "0")
@@ -109,6 +109,10 @@ def _output(word: str, fields: dict[str, str], *, epoch: bool) -> Output:
     compression = _compression(rest, kind.value)
     is_archive = text in _ARCHIVES and not _is_directory(rest, text)
     dest = rest.pop("dest", "")
+    splits = _switch(rest, "platform-split", text in _FILES)
+    prefix = rest.pop("attestation-prefix", "") if text in _FILES else ""
+    if "/" in prefix:
+        raise InputError(f"attestation-prefix={prefix} is the beginning of a file's name")
     _check_timestamps(rest, epoch=epoch)
     _refuse_unknown(rest, word)
     if text in ("image", "cacheonly"):
@@ -120,11 +124,15 @@ def _output(word: str, fields: dict[str, str], *, epoch: bool) -> Output:
     if is_archive:
         _check_file(dest)
         return Output(
-            kind=kind, stream=partial(output_stream, dest), names=names, compression=compression
-        )
+            kind=kind, stream=partial(output_stream, dest), names=names, compression=compression,
+            splits=splits, prefix=prefix,
+        )  # fmt: skip
     if dest == STDIO:
         raise InputError(f"type={text} writes a directory, not stdout", hint="dest=DIR")
-    return Output(kind=kind, directory=Path(dest), names=names, compression=compression)
+    return Output(
+        kind=kind, directory=Path(dest), names=names, compression=compression,
+        splits=splits, prefix=prefix,
+    )  # fmt: skip
 
 
 def _names(text: str, kind: str) -> tuple[str, ...]:
@@ -156,6 +164,14 @@ def _is_directory(rest: dict[str, str], kind: str) -> bool:
     if value not in (*_TRUE, *_FALSE) or (value in _FALSE and kind not in _LAYOUTS):
         raise InputError(f"tar={value} means nothing to type={kind}", hint="tar=false,dest=DIR")
     return value in _FALSE
+
+
+def _switch(rest: dict[str, str], name: str, known: bool) -> bool:
+    """Return an attribute that is true or false, true by default."""
+    value = rest.pop(name, "true") if known else "true"
+    if value not in (*_TRUE, *_FALSE):
+        raise InputError(f"{name}={value} is neither true nor false")
+    return value in _TRUE
 
 
 def _check_timestamps(rest: dict[str, str], *, epoch: bool) -> None:

@@ -2,7 +2,8 @@
 
 Each predicate becomes an in-toto statement about the image's manifest; the statements are
 the layers of a manifest of their own, which stands beside the image's in an index and names
-it. Pure; equal predicates give equal bytes.
+it. Where an image is written as plain files the statements are files, about each of the others.
+Pure; equal predicates give equal bytes.
 
 Source: BuildKit, docs/attestations/attestation-storage.md; in-toto attestation framework,
 Statement v1.
@@ -10,6 +11,7 @@ Statement v1.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import DiffId, hex_of
@@ -17,7 +19,7 @@ from layerstore.formats import oci, strict_json
 from layerstore.formats.oci_config import ImageConfig, encode_config
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
 SBOM_TYPE = "https://spdx.dev/Document"
@@ -26,6 +28,7 @@ IN_TOTO_TYPE = "application/vnd.in-toto+json"
 REFERENCE_TYPE = "vnd.docker.reference.type"
 REFERENCE_DIGEST = "vnd.docker.reference.digest"
 PREDICATE_TYPE = "in-toto.io/predicate-type"
+_FILE_NAMES = {PROVENANCE_TYPE: "provenance.json", SBOM_TYPE: "sbom.spdx.json"}
 
 _NOWHERE = oci.Platform(architecture="unknown", os="unknown")
 """No runtime takes the manifest for an image that it could run."""
@@ -85,12 +88,29 @@ def attestation_blobs(image: oci.Descriptor, predicates: Mapping[str, str]) -> A
     return Attested(descriptor, (*statements, config, manifest))
 
 
+def file_statements(files: Mapping[str, str], predicates: Mapping[str, str]) -> dict[str, bytes]:
+    """Return what is attested of plain files, as BuildKit lays it beside them: texts by file name.
+
+    Args:
+        files: SHA-256 in hexadecimal by path.
+        predicates: JSON texts by predicate type.
+    """
+    subjects = [{"name": path, "digest": {"sha256": files[path]}} for path in sorted(files)]
+    return {
+        _FILE_NAMES[kind]: json.dumps(_statement_of(subjects, kind, text), indent=2).encode()
+        for kind, text in sorted(predicates.items())
+    }
+
+
 def _statement(image: oci.Descriptor, kind: str, predicate: str) -> bytes:
-    return strict_json.encode(
-        {
-            "_type": STATEMENT_TYPE,
-            "subject": [{"name": "_", "digest": {"sha256": hex_of(image.digest)}}],
-            "predicateType": kind,
-            "predicate": strict_json.decode(predicate.encode(), "predicate"),
-        }
-    )
+    subject = {"name": "_", "digest": {"sha256": hex_of(image.digest)}}
+    return strict_json.encode(_statement_of([subject], kind, predicate))
+
+
+def _statement_of(subjects: Sequence[object], kind: str, predicate: str) -> dict[str, object]:
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": list(subjects),
+        "predicateType": kind,
+        "predicate": strict_json.decode(predicate.encode(), "predicate"),
+    }

@@ -47,10 +47,15 @@ _INDEX_MAX_BYTES = strict_json.MAX_DOCUMENT_BYTES
 
 
 class NamedImage(NamedTuple):
-    """An image and the familiar name it is saved under; None for no name."""
+    """An image and the familiar name it is saved under; None for no name.
+
+    Attributes:
+        others: The same for other platforms: then the name is that of an index of all.
+    """
 
     name: str | None
     image: ImageRecord | ImageParts
+    others: tuple[ImageParts, ...] = ()
 
 
 class SaveReport(NamedTuple):
@@ -59,7 +64,7 @@ class SaveReport(NamedTuple):
     Attributes:
         index_digest: Of the layout's index.json.
         references: What each image is called in the layout, None for nameless ones.
-        descriptors: Of each image's manifest, or of its index when it has attestations.
+        descriptors: Of each image's manifest, or of its index when it has one.
         manifests: Each image's own manifest.
     """
 
@@ -105,9 +110,9 @@ def send_images(
     sender = Sender(store, layout, policy, progress or Silent())
     references: list[str | None] = []
     sent: list[Sent] = []
-    for name, image in images:
+    for name, image, others in images:
         parts = image if isinstance(image, ImageParts) else load_parts(store, image)
-        sent.append(sender.send(parts, name or ""))
+        sent.append(sender.send(parts, name or "", others))
         references.append(layout.reference)
     return SaveReport(
         layout.finish(),

@@ -23,7 +23,7 @@ from layerstore.image.images import ImageParts, load_parts
 from layerstore.image.originals import original_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.digest import DiffId, Digest
     from layerstore.formats.oci_config import ImageConfig
@@ -85,21 +85,24 @@ class Sender:
         self._progress = progress
         self._made: dict[DiffId, oci.Descriptor] = {}
 
-    def send(self, parts: ImageParts, reference: str | None) -> Sent:
+    def send(
+        self, parts: ImageParts, reference: str | None, others: Sequence[ImageParts] = ()
+    ) -> Sent:
         """Send an image; its blobs before the manifest, that before the index.
 
         Args:
             parts: The image.
             reference: As :meth:`ImageDestination.put_document` takes it.
+            others: The same for other platforms, with which it makes an index anew.
 
         Raises:
             IntegrityError: Stored bytes are damaged, or are not what they were.
         """
-        if self._policy.form == "original":
+        if self._policy.form == "original" and not others:
             original = find_original(self._store, parts, self._policy)
             if original is not None:
                 return self._send_original(original, reference)
-        return self._send_anew(parts, reference)
+        return self._send_anew((parts, *others), reference)
 
     # -- as it came
 
@@ -132,7 +135,28 @@ class Sender:
 
     # -- made anew
 
-    def _send_anew(self, parts: ImageParts, reference: str | None) -> Sent:
+    def _send_anew(self, images: Sequence[ImageParts], reference: str | None) -> Sent:
+        made = [self._put_image(parts) for parts in images]
+        manifest, document = made[0]
+        is_attested = self._policy.takes_indexes and any(parts.predicates for parts in images)
+        if len(images) == 1 and not is_attested:
+            self._destination.put_document(document, reference)
+            return Sent(manifest, document.descriptor, is_original=False)
+        documents = [each for _, each in made]
+        for each in documents:
+            self._destination.put_document(each, None)
+        below = [each.descriptor for each in documents]
+        below += [
+            self._put_attestations(parts, each)
+            for parts, each in zip(images, documents, strict=True)
+            if parts.predicates
+        ]
+        index = Document(oci.encode_index(oci.Index(manifests=tuple(below))), oci.INDEX_TYPE)
+        self._destination.put_document(index, reference)
+        return Sent(manifest, index.descriptor, is_original=False)
+
+    def _put_image(self, parts: ImageParts) -> tuple[oci.Manifest, Document]:
+        """Send an image's blobs; return its manifest, which is nowhere yet."""
         config = oci.describe(parts.config, oci.CONFIG_TYPE)
         self._put(parts.config, oci.CONFIG_TYPE, config)
         manifest = oci.Manifest(
@@ -141,17 +165,10 @@ class Sender:
             annotations=dict(parts.annotations),
         )
         platform = platform_of(decode_config(parts.config))
-        document = Document(oci.encode_manifest(manifest), oci.MANIFEST_TYPE, platform)
-        if not parts.predicates or not self._policy.takes_indexes:
-            self._destination.put_document(document, reference)
-            return Sent(manifest, document.descriptor, is_original=False)
-        self._destination.put_document(document, None)
-        index = self._put_attestations(parts, document)
-        self._destination.put_document(index, reference)
-        return Sent(manifest, index.descriptor, is_original=False)
+        return manifest, Document(oci.encode_manifest(manifest), oci.MANIFEST_TYPE, platform)
 
-    def _put_attestations(self, parts: ImageParts, manifest: Document) -> Document:
-        """Send what is attested of an image; return the index above both."""
+    def _put_attestations(self, parts: ImageParts, manifest: Document) -> oci.Descriptor:
+        """Send what is attested of an image; return what names it in the index above both."""
         from layerstore.image.attestations import attestation_blobs
 
         attested = attestation_blobs(manifest.descriptor, parts.predicates)
@@ -159,8 +176,7 @@ class Sender:
         for blob in blobs:
             self._put(blob, "", oci.describe(blob, ""))
         self._destination.put_document(Document(document, oci.MANIFEST_TYPE), None)
-        index = oci.Index(manifests=(manifest.descriptor, attested.descriptor))
-        return Document(oci.encode_index(index), oci.INDEX_TYPE)
+        return attested.descriptor
 
     def _put_layer(self, diff_id: DiffId) -> oci.Descriptor:
         known = self._made.get(diff_id)

@@ -3,6 +3,7 @@
 Capabilities: peers (skopeo; pyspdxtools of the Python package spdx-tools, where it is installed).
 """
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -85,3 +86,30 @@ def test_the_store_stays_sound(built, tmp_path):
     cli.ok("check", "--rebuild-index")
     cli.ok("save", "web:1", "-o", tmp_path / "rebuilt")
     assert statements(tmp_path / "rebuilt") == statements(tmp_path / "again")
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+def test_skopeo_takes_the_image_for_each_platform_out(tmp_path):
+    cli = Cli(tmp_path / "store")
+    context = tmp_path / "context"
+    context.mkdir()
+    for name in ("amd64", "arm64"):
+        (context / name).write_text(name)
+    (context / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /program\n")
+    archive = tmp_path / "web.tar"
+    cli.ok(
+        "build", "-t", "web:1", "--platform", "linux/amd64,linux/arm64", "--provenance=true",
+        "-o", f"type=oci,dest={archive}", "-o", tmp_path / "files", context,
+    )  # fmt: skip
+    for name in ("amd64", "arm64"):
+        command = ["skopeo", "--override-arch", name, "inspect", "--config"]
+        done = subprocess.run(
+            [*command, f"oci-archive:{archive}"], capture_output=True, text=True, check=True
+        )
+        assert json.loads(done.stdout)["architecture"] == name
+        folder = tmp_path / "files" / f"linux_{name}"
+        statement = json.loads((folder / "provenance.json").read_text())
+        (subject,) = statement["subject"]
+        assert subject["name"] == "program"
+        digest = hashlib.sha256((folder / "program").read_bytes()).hexdigest()
+        assert subject["digest"] == {"sha256": digest}
