@@ -1,10 +1,11 @@
-"""Layers made visible for a build: by the kernel where it costs little, by a FUSE server else.
+"""Layers made visible for a build: by the kernel where it can, by a FUSE server else.
 
-What :class:`layerstore.image.chain_images.ChainImages` could prepare is mounted in the
-build's mount namespace, without a process; every other chain is shown by
-:class:`fuse_mount.private_lowers.PrivateLowers`. Both end with the build, however it ends:
-mounts with its namespace, the server with its pipe. A kernel that refuses to mount is not
-asked again.
+A chain is an overlay of parts: upper directories that earlier steps have left, images of small
+layers, and one metadata image below them (:mod:`layerstore.image.chain_images`). They are
+mounted in the build's mount namespace. Where the kernel cannot,
+:class:`fuse_mount.private_lowers.PrivateLowers` shows the layers, with the upper directories over
+them. All of it ends with the build, however it ends: mounts with its namespace, the server with
+its pipe. A kernel that refuses to mount is not asked again.
 """
 
 from __future__ import annotations
@@ -17,66 +18,91 @@ from typing import TYPE_CHECKING, Self
 
 from fuse_mount.kernel_lowers import WRITABLE_OPTIONS
 from fuse_mount.lowers import chain_name
+from fuse_mount.object_maker import ObjectMaker
 from fuse_mount.private_lowers import PrivateLowers
-from layerstore.errors import MountError, UnsupportedError
-from layerstore.image.chain_images import ChainImages
+from layerstore.errors import LayerstoreError, MountError, UnsupportedError
+from layerstore.image.chain_images import NO_IMAGES, ChainImages
 from layerstore.linux import mounts
 from layerstore.linux.data_layers import FOLLOWING, follows_without_metacopy
+from layerstore.linux.namespaces import in_user_namespace
+from layerstore.snapshot.base import Below
 from layerstore.snapshot.overlay import PLAIN_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import DiffId
-    from layerstore.image.stack import Node
+    from layerstore.formats.tree import Changeset
+    from layerstore.image.chain_images import Part
     from layerstore.store.store import Store
-
-
-_NESTED_OPTIONS = (*PLAIN_OPTIONS, "xino=off")
-"""Over a chain of several images: without metacopy an overlay follows redirects out of its last
-lower layer alone, so it lies over the overlay that shows the chain. Inode numbers of that are
-as wide as they can be, and xino would have to say so in the kernel's log for each."""
 
 
 class BuildLowers:
     """A lower provider (see :mod:`layerstore.snapshot.base`) for one build.
 
-    :meth:`prepare` is called where threads may be started, :meth:`lower` and :meth:`close`
-    inside the build's mount namespace, where they may not.
+    :meth:`prepare` and :meth:`settle` are called where threads may be started, :meth:`lower`,
+    :meth:`below` and :meth:`close` inside the build's mount namespace, where they may not.
 
     Args:
         store: Holds the layers; the caller keeps them from the collector.
         scratch: A directory of the build's own.
-        load: Returns a tree of its own over layers.
+        changeset: Returns the entries of a layer; called from several threads.
+        failed: Told why a file of an image could not be made.
     """
 
     def __init__(
-        self, store: Store, scratch: Path, load: Callable[[Sequence[DiffId]], Node]
+        self,
+        store: Store,
+        scratch: Path,
+        changeset: Callable[[DiffId], Changeset],
+        failed: Callable[[LayerstoreError], object] = lambda _: None,
     ) -> None:
-        self._tier = store.paths.objects
+        self._store = store
         self._directory = Path(scratch) / "kernel"
-        self._images = ChainImages(store, str(self._directory), load)
+        self._images = ChainImages(store, str(self._directory), changeset)
         self._fuse = PrivateLowers(store.root, scratch)
+        self._failed = failed
         self._lock = threading.Lock()
         self._able: bool | None = None
+        self._maker: ObjectMaker | None = None
+        self._parts: dict[str, list[Part]] = {}
         self._mounts: list[str] = []
-        self._roots: dict[str, mounts.Overlay] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.settle()
         self.close()
 
-    def prepare(self, layers: Sequence[DiffId]) -> bool:
-        """Make what the kernel needs to show a chain; return whether it will be asked to."""
+    def prepare(self, layers: Sequence[DiffId], *, lasting: bool = True) -> bool:
+        """Make what the kernel needs to show a chain; return whether it will be asked to.
+
+        Args:
+            layers: Lowest first.
+            lasting: As for :meth:`layerstore.image.chain_images.ChainImages.parts`.
+        """
         with self._lock:
             if self._able is None:
-                self._able = follows_without_metacopy(PLAIN_OPTIONS)
+                self._able = not in_user_namespace() and follows_without_metacopy(PLAIN_OPTIONS)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
             if not self._able:
                 return False
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            return self._images.prepare(layers)
+            name = chain_name(layers)
+            if name not in self._parts:
+                with contextlib.suppress(*NO_IMAGES):
+                    parts = self._images.parts(layers, lasting=lasting)
+                    self._prepare_maker()
+                    self._parts[name] = parts
+            return name in self._parts
+
+    def add_upper(self, layers: Sequence[DiffId], directory: Path) -> None:
+        """Learn of a directory that shows the uppermost of these layers over the others.
+
+        Nobody changes it any more, and it stays until :meth:`close`.
+        """
+        with self._lock:
+            self._images.add_upper(layers, str(directory))
 
     @contextlib.contextmanager
     def lower(self, layers: Sequence[DiffId]) -> Iterator[Path]:
@@ -86,16 +112,43 @@ class BuildLowers:
             UnsupportedError: Neither the kernel nor FUSE can.
             MountError: The server could not start or load the layers.
         """
-        if self._show(layers):
-            yield self._place(layers) / "root"
+        overlay, escaped = self.below(layers)
+        if not escaped and len(overlay.lowers) == 1:
+            yield Path(overlay.lowers[0])
             return
-        with self._fuse.lower(layers) as path:
-            yield path
+        root = str(self._directory / f"root-{chain_name(layers)}")
+        with self._lock:
+            if root not in self._mounts:
+                os.mkdir(root, 0o700)
+                mounts.mount_overlay(self._readonly(overlay), root, mounts.MS_RDONLY)
+                self._mounts.append(root)
+        yield Path(root)
 
-    def below(self, layers: Sequence[DiffId]) -> mounts.Overlay:
-        """Return what an overlay of one's own over a shown chain has below."""
-        shown = self._roots.get(chain_name(layers))
-        return shown if shown is not None else self._fuse.below(layers)
+    def below(self, layers: Sequence[DiffId]) -> Below:
+        """Return what an overlay of one's own over a chain has below.
+
+        Raises:
+            UnsupportedError: Neither the kernel nor FUSE can show the chain.
+            MountError: The server could not start or load the layers.
+        """
+        with self._lock:
+            parts = self._parts.get(chain_name(layers)) if self._able else None
+            if parts is not None:
+                try:
+                    return Below(self._mounted(parts), escaped=True)
+                except (MountError, UnsupportedError):
+                    self._able = False
+            uppers, rest = self._images.uppers(layers)
+        shown = self._fuse.below(rest)
+        directories = tuple(part.directory for part in uppers)
+        overlay = shown.overlay._replace(lowers=(*directories, *shown.overlay.lowers))
+        return Below(overlay, escaped=bool(uppers))
+
+    def settle(self) -> None:
+        """Keep for later builds what was unpacked; harmless when it fails, for it is a cache."""
+        if self._maker is not None:
+            with contextlib.suppress(LayerstoreError):
+                self._maker.keep()
 
     def close(self) -> None:
         """Take all mounts away; harmless when done before."""
@@ -104,48 +157,50 @@ class BuildLowers:
                 with contextlib.suppress(MountError):
                     mounts.unmount(place, lazy=True)
             self._mounts.clear()
-            self._roots.clear()
+            self._parts.clear()
+            if self._maker is not None:
+                self._maker.close()
+                self._maker = None
             self._images.close()
         self._fuse.close()
 
-    def _place(self, layers: Sequence[DiffId]) -> Path:
-        return self._directory / chain_name(layers)
+    def _prepare_maker(self) -> None:
+        """Have what makes objects ready if one may lack.
 
-    def _show(self, layers: Sequence[DiffId]) -> bool:
-        """Mount a prepared chain if it is not; return whether the kernel shows it."""
-        with self._lock:
-            if chain_name(layers) in self._roots:
-                return True
-            images = self._images.images(layers) if self._able else ()
-            if not images:
-                return False
-            try:
-                self._mount(layers, images)
-            except (MountError, UnsupportedError):
-                self._able = False
-                return False
-            return True
+        Raises:
+            UnsupportedError: This host has no /dev/fuse for us.
+        """
+        if self._maker is None and self._images.missing():
+            maker = ObjectMaker(
+                self._store, str(self._directory), self._images.objects, self._failed
+            )
+            maker.start()
+            self._maker = maker
 
-    def _mount(self, layers: Sequence[DiffId], images: tuple[int, ...]) -> None:
-        place = self._place(layers)
-        lowers = []
-        for number, image in enumerate(images):
-            target = place / f"image-{number}"
-            target.mkdir(mode=0o700, parents=True)
-            mounts.mount_erofs(image, str(target), mounts.MS_RDONLY)
-            self._mounts.append(str(target))
-            lowers.append(str(target))
-        root = place / "root"
-        root.mkdir(mode=0o700)
-        data = (self._tier, self._images.objects)
-        shown = mounts.Overlay(tuple(lowers), options=(*FOLLOWING, "xino=on"), data=data)
-        mounts.mount_overlay(shown, str(root), mounts.MS_RDONLY)
-        self._mounts.append(str(root))
-        if len(images) == 1:
-            below = shown._replace(options=WRITABLE_OPTIONS)
-        else:
-            below = mounts.Overlay((str(root),), options=_NESTED_OPTIONS)
-            # Whether this kernel nests so deep must be known before a step depends on it.
-            trial = below._replace(lowers=(str(root), lowers[0]))
-            os.close(mounts.create_overlay(trial))
-        self._roots[chain_name(layers)] = below
+    def _readonly(self, overlay: mounts.Overlay) -> mounts.Overlay:
+        """Return an overlay that nobody writes to, and so has at least two directories."""
+        if overlay.data:
+            return overlay._replace(options=(*FOLLOWING, "xino=on"))
+        empty = str(self._directory / "empty")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(empty, 0o700)
+        return overlay._replace(lowers=(*overlay.lowers, empty))
+
+    def _mounted(self, parts: Sequence[Part]) -> mounts.Overlay:
+        """Mount those parts that are not, and return an overlay of all."""
+        lowers = tuple(part.directory or self._mounted_image(part) for part in parts)
+        if not parts[-1].is_base:
+            return mounts.Overlay(lowers, options=WRITABLE_OPTIONS)
+        data = [self._store.paths.objects]
+        if self._maker is not None:
+            self._maker.mount()
+            data += self._maker.layers
+        return mounts.Overlay(lowers, options=WRITABLE_OPTIONS, data=tuple(data))
+
+    def _mounted_image(self, part: Part) -> str:
+        place = str(self._directory / f"image-{part.name}")
+        if place not in self._mounts:
+            os.mkdir(place, 0o700)
+            mounts.mount_erofs(part.image, place, mounts.MS_RDONLY)
+            self._mounts.append(place)
+        return place

@@ -19,6 +19,7 @@ from fuse_mount.lowers import chain_name
 from fuse_mount.starting import start_server
 from layerstore.errors import MountError
 from layerstore.linux import mounts
+from layerstore.snapshot.base import Below
 from layerstore.snapshot.overlay import overlay_options
 
 if TYPE_CHECKING:
@@ -69,16 +70,22 @@ class PrivateLowers:
             UnsupportedError: FUSE is missing here.
             MountError: The server could not start or load the layers.
         """
+        yield self._shown(layers)
+
+    def below(self, layers: Sequence[DiffId]) -> Below:
+        """Return what an overlay of one's own over the layers has below.
+
+        Raises:
+            As :meth:`lower`.
+        """
+        path = self._shown(layers)
+        return Below(mounts.Overlay((str(path),), options=overlay_options()), escaped=False)
+
+    def _shown(self, layers: Sequence[DiffId]) -> Path:
         with self._lock:
             if self._life < 0:
                 self._start()
-            path = self._show(layers)
-        yield path
-
-    def below(self, layers: Sequence[DiffId]) -> mounts.Overlay:
-        """Return what an overlay of one's own over a shown chain has below."""
-        path = self._mountpoint / chain_name(layers)
-        return mounts.Overlay((str(path),), options=overlay_options())
+            return self._show(layers)
 
     def close(self) -> None:
         """Take the mount away and let the server end; harmless when done before."""

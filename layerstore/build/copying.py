@@ -17,7 +17,7 @@ from layerstore.build.copy import CopyOptions, copy_match, prepare_destination
 from layerstore.build.graph import ContextOp, HttpOp
 from layerstore.build.ignore import IgnoreRules, has_wildcards
 from layerstore.build.modes import parse_mode
-from layerstore.build.source import Match, SourceNode, TreeNode, find, inline_file, select
+from layerstore.build.source import Match, SourceNode, find, inline_file, select, tree_node
 from layerstore.build.stored_file import open_stored
 from layerstore.errors import BuildError, InputError
 from layerstore.formats.tree import Kind
@@ -209,7 +209,7 @@ def input_root(
     op = vertex.inputs[index].op
     if isinstance(op, ContextOp):
         return resources.context_tree(op.name)
-    return TreeNode(resources.source_tree(inputs[index].layers))
+    return tree_node(resources.tree(inputs[index].layers))
 
 
 def _is_unpacked(op: CopyOp, vertex: Vertex, source: int) -> bool:

@@ -19,6 +19,7 @@ import msgspec
 
 from layerstore.build.errors import BuildCanceledError
 from layerstore.build.target import TargetTree
+from layerstore.digest import chain_id
 from layerstore.linux.spreading import spread_children
 from layerstore.progress import Silent
 
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
     from layerstore.build.contexts import Contexts
     from layerstore.build.source import SourceNode
     from layerstore.build.ui import BuildUi
-    from layerstore.digest import DiffId
+    from layerstore.digest import ChainId, DiffId
     from layerstore.formats.tree import Changeset
+    from layerstore.image.chain_trees import ChainTree
     from layerstore.image.layer_item import LayerItem
     from layerstore.image.stack import Node
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
 _REMEMBERED_CHANGESETS = 64
+_REMEMBERED_TREES = 64
 
 
 class _GivesUp(Silent):
@@ -87,7 +90,7 @@ class BuildResources:
         self._session: WriteSession | None = None
         self._scratch: Path | None = None
         self._changesets: dict[DiffId, Changeset] = {}
-        self._source: tuple[tuple[DiffId, ...], Node] | None = None
+        self._trees: dict[ChainId, ChainTree] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -149,17 +152,27 @@ class BuildResources:
 
         return stack([self.changeset(diff_id) for diff_id in layers])
 
-    def source_tree(self, layers: tuple[DiffId, ...]) -> Node:
-        """Return a tree to copy from, which nobody changes; the last one is remembered."""
+    def tree(self, layers: Sequence[DiffId]) -> ChainTree:
+        """Return a tree over the layers, which nobody changes; the latest ones are remembered."""
+        from layerstore.image.chain_trees import empty_tree
+
         with self.lock:
-            known = self._source
-            if known is None or known[0] != layers:
-                known = self._source = (layers, self.load(layers))
-            return known[1]
+            tree, count = empty_tree(), 0
+            for known in range(len(layers), 0, -1):
+                found = self._trees.get(chain_id(layers[:known]))
+                if found is not None:
+                    tree, count = found, known
+                    break
+            for number in range(count, len(layers)):
+                if len(self._trees) >= _REMEMBERED_TREES:
+                    self._trees.clear()
+                tree = tree.over(self.changeset(layers[number]))
+                self._trees[chain_id(layers[: number + 1])] = tree
+            return tree
 
     def target(self, layers: Sequence[DiffId]) -> TargetTree:
         """Return a tree over the layers that takes new files."""
-        return TargetTree(self.load(layers), now_ns=self.now_ns())
+        return TargetTree(self.tree(layers).root, now_ns=self.now_ns())
 
     def publish(
         self,
@@ -197,10 +210,16 @@ class BuildResources:
         self.aborted = True
         self.stopping.set()
 
+    def changes(self, items: Sequence[LayerItem]) -> bool:
+        """Whether a layer of these items has other times than they have."""
+        return self._clamped(items) is not items
+
     def _clamped(self, items: Sequence[LayerItem]) -> Sequence[LayerItem]:
         if self.epoch is None:
             return items
         limit = self.epoch * 1_000_000_000
+        if all(item.entry.mtime_ns <= limit for item in items):
+            return items
         return [
             item
             if item.entry.mtime_ns <= limit

@@ -34,10 +34,14 @@ if TYPE_CHECKING:
     from layerstore.build.resources import BuildResources
     from layerstore.build.run.sandbox import Sandbox
     from layerstore.build.run.settings import RunSettings
-    from layerstore.build.run.step import RunStep
+    from layerstore.build.run.step import RunOutcome, RunStep
     from layerstore.build.solver import Result
     from layerstore.digest import DiffId
+    from layerstore.errors import LayerstoreError
     from layerstore.snapshot.base import Snapshotter
+
+KEPT_MAX_BYTES = 1 << 30
+"""Of what steps have written so much stays on the disk twice until the build ends."""
 
 _TAIL_BYTES = 8 << 10
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -61,6 +65,7 @@ class Running:
         self._snapshotter: Snapshotter | None = None
         self._context_layers: dict[str, tuple[DiffId, ...]] = {}
         self._examined: set[str] = set()
+        self._kept_bytes = 0
 
     def run_key(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how what a RUN mounts of its inputs is named in its key.
@@ -87,7 +92,7 @@ class Running:
         name = self._resources.step_name(number)
         scratch = self._resources.scratch / f"step-{name}"
         sources = _Sources(self, vertex, inputs, scratch)
-        sources.prepare(op)
+        sources.prepare(op, self._lowers)
         self._lowers.prepare(inputs[0].layers)
         tail = bytearray()
 
@@ -109,11 +114,48 @@ class Running:
             raise StepFailedError(_first_line(command), status, text, vertex.span, vertex.label)
         for path, why in outcome.skipped:
             self._resources.ui.message(f"not in the layer: /{os.fsdecode(path)} ({why})")
+        opaques = self._opaques(outcome, inputs[0].layers)
         diff_id = self._resources.publish(
-            outcome.items, outcome.opaques, outcome.whiteouts, near=inputs[0].layers
+            outcome.items, opaques, outcome.whiteouts, near=inputs[0].layers
         )
-        self._resources.discard(scratch)
+        self._keep_upper(outcome, inputs[0].layers, diff_id, scratch)
         return diff_id
+
+    def _opaques(self, outcome: RunOutcome, below: Sequence[DiffId]) -> list[bytes]:
+        """Return the directories that hide something.
+
+        With inode numbers of its own (xino) an overlay marks every new directory, to look no
+        further; without it does not. A layer must not depend on who showed the layers below.
+        """
+        from layerstore.image.layer_image import exists_below
+
+        if not outcome.opaques:
+            return []
+        layers = [self._resources.changeset(diff_id) for diff_id in below]
+        return [path for path in outcome.opaques if exists_below(layers, path)]
+
+    def _keep_upper(
+        self, outcome: RunOutcome, below: Sequence[DiffId], diff_id: DiffId | None, scratch: Path
+    ) -> None:
+        """Keep what a step has written for those that follow; remove the rest of its scratch."""
+        upper = outcome.upper
+        size = sum(item.entry.size for item in outcome.items)
+        if upper is None or diff_id is None or self._resources.changes(outcome.items):
+            self._resources.discard(scratch)
+            return
+        with self._resources.lock:
+            self._kept_bytes += size
+            if self._kept_bytes > KEPT_MAX_BYTES:
+                self._kept_bytes -= size
+                upper = None
+        if upper is None:
+            self._resources.discard(scratch)
+            return
+        for path in scratch.iterdir():
+            if path != upper:
+                self._resources.discard(path)
+        assert self._lowers is not None
+        self._lowers.add_upper((*below, diff_id), upper)
 
     def _with_bases(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> RunOp:
         """Return the operation with caches told apart by what they begin with, as BuildKit does."""
@@ -226,8 +268,11 @@ class Running:
                 "RUN has no user but root here: without newuidmap and ranges in /etc/subuid "
                 "and /etc/subgid no other id can be mapped"
             )
-        lowers = BuildLowers(resources.store, resources.scratch, resources.load)
+        lowers = BuildLowers(
+            resources.store, resources.scratch, resources.changeset, self._say_failed
+        )
         resources.stack.callback(sandbox.call, lowers.close)
+        resources.stack.callback(lowers.settle)
         self._lowers = lowers
         self._snapshotter = OverlaySnapshotter(lowers)
         patience = Patience(resources.stopping, resources.ui.waiting)
@@ -235,6 +280,9 @@ class Running:
         step = RunStep(sandbox, self._snapshotter, self._settings, patience, wake)
         resources.stack.callback(step.close)
         return step
+
+    def _say_failed(self, error: LayerstoreError) -> None:
+        self._resources.ui.message(f"a file of the image cannot be read: {error.message}")
 
 
 class _Sources:
@@ -249,11 +297,11 @@ class _Sources:
         self._scratch = scratch
         self._shown = 0
 
-    def prepare(self, op: RunOp) -> None:
-        """Make what needs a write session, before the sandbox's thread asks."""
+    def prepare(self, op: RunOp, lowers: BuildLowers) -> None:
+        """Make what needs a write session or threads, before the sandbox's thread asks."""
         for spec in op.mounts:
             if spec.input is not None:
-                self._layers(spec.input)
+                lowers.prepare(self._layers(spec.input), lasting=False)
 
     def show(self, number: int, *, writable: bool) -> AbstractContextManager[Path]:
         """Return input ``number`` as a directory; writes to it vanish."""

@@ -22,7 +22,9 @@ from layerstore.formats.tree import Entry, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from collections.abc import Set as AbstractSet
 
+    from layerstore.image.chain_trees import ChainTree
     from layerstore.image.stack import Node
 
 MAX_SYMLINKS = 40
@@ -67,18 +69,25 @@ class SourceNode(ABC):
 
 
 class TreeNode(SourceNode):
-    """A file of a stage or an image, read from the store without unpacking anything."""
+    """A file of a stage or an image, read from the store without unpacking anything.
 
-    __slots__ = ("_node",)
+    Args:
+        node: Of a stacked tree, or of a chain's.
+        shared: The id() of the nodes that have several names, in a chain's tree.
+    """
 
-    def __init__(self, node: Node) -> None:
+    __slots__ = ("_node", "_shared")
+
+    def __init__(self, node: Node, shared: AbstractSet[int] | None = None) -> None:
         super().__init__(node.entry)
         self._node = node
+        self._shared = shared
 
     def children(self) -> Mapping[bytes, SourceNode]:
         """Return the names of the directory."""
         below = self._node.children or {}
-        return {name: TreeNode(node) for name, node in below.items()}
+        shared = self._shared
+        return {name: TreeNode(node, shared) for name, node in below.items()}
 
     def opener(self) -> Callable[[], BinaryIO] | None:
         """Return None: the chunks are shared, not copied."""
@@ -91,7 +100,14 @@ class TreeNode(SourceNode):
 
     def link_identity(self) -> object | None:
         """Return the shared node's identity."""
-        return id(self._node) if self._node.nlink > 1 else None
+        shared = self._shared
+        has_several = self._node.nlink > 1 if shared is None else id(self._node) in shared
+        return id(self._node) if has_several else None
+
+
+def tree_node(tree: ChainTree) -> TreeNode:
+    """Return the root of a chain's tree as a source."""
+    return TreeNode(tree.root, tree.shared)
 
 
 class InlineNode(SourceNode):

@@ -15,6 +15,7 @@ import msgspec
 
 from layerstore.errors import BuildError, UnsafeContentError
 from layerstore.formats.tree import Entry, Kind, path_key
+from layerstore.image.chain_trees import TreeEditor
 from layerstore.image.layer_item import LayerItem
 from layerstore.image.stack import Node, lookup, resolve
 
@@ -32,17 +33,22 @@ class TargetTree:
     """A root file system in memory that takes new files.
 
     Args:
-        root: A tree of its own; it is changed in place.
+        root: The tree below, which stays as it is.
         now_ns: The build's time, for new directories and for touched parents.
     """
 
     def __init__(self, root: Node, *, now_ns: int) -> None:
-        self.root = root
+        self._editor = TreeEditor(root)
         self.now_ns = now_ns
         self._touched: set[bytes] = set()
         self._written: dict[bytes, Node] = {}
         self._contents: dict[int, LayerItem] = {}
         self._emptied: set[bytes] = set()
+
+    @property
+    def root(self) -> Node:
+        """The tree as it is now."""
+        return self._editor.root
 
     def resolve(self, path: bytes) -> tuple[bytes, Node | None]:
         """Return the real path of ``path``, symlinks followed inside the tree, and its node."""
@@ -92,13 +98,14 @@ class TargetTree:
         siblings, name = self._parent(path)
         old = siblings.get(name)
         if entry.kind is Kind.DIR and old is not None and old.children is not None:
-            old.entry = entry
+            own = self._editor.node(path)
+            own.entry = entry
             self._touched.add(path)
-            return old
+            return own
         if old is not None:
             self._forget(path, old)
         node = Node(entry, {} if entry.kind is Kind.DIR else None)
-        siblings[name] = node
+        self._editor.put(path, node)
         if entry.kind is Kind.DIR:
             self._touched.add(path)
         else:
@@ -116,15 +123,13 @@ class TargetTree:
             return
         if old is not None:
             self._forget(path, old)
-        siblings[name] = node
+        self._editor.put(path, node)
         self._written[path] = node
         self._touch(path.rpartition(b"/")[0])
 
     def set_attributes(self, path: bytes, entry: Entry) -> None:
         """Give an existing directory the attributes of ``entry``."""
-        node = lookup(self.root, path)
-        assert node is not None
-        node.entry = msgspec.structs.replace(entry, path=path)
+        self._editor.node(path).entry = msgspec.structs.replace(entry, path=path)
         self._touched.add(path)
 
     def items(self) -> tuple[list[LayerItem], list[bytes]]:
@@ -163,11 +168,10 @@ class TargetTree:
         parent = lookup(self.root, head)
         if parent is None or parent.children is None:
             raise BuildError(f"/{os.fsdecode(head)} is not a directory")
-        return parent.children, name
+        return self._editor.directory(head), name
 
     def _touch(self, path: bytes) -> None:
-        node = lookup(self.root, path)
-        assert node is not None
+        node = self._editor.node(path)
         node.entry = msgspec.structs.replace(node.entry, path=path, mtime_ns=self.now_ns)
         self._touched.add(path)
 

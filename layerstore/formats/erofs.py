@@ -117,6 +117,7 @@ class Inode(NamedTuple):
         parent: Of a directory: index of the directory above, of the root its own.
         map: Of a compressed file: what follows its inode and says where its content lies. It
             has no attributes then.
+        content: Of a regular file whose bytes lie in the image itself, as many as its size.
     """
 
     mode: int
@@ -131,6 +132,7 @@ class Inode(NamedTuple):
     children: Sequence[tuple[bytes, int]] = ()
     parent: int = 0
     map: bytes = b""
+    content: bytes | None = None
 
 
 class Backing(NamedTuple):
@@ -360,19 +362,20 @@ class _Layout:
         self._at = start
         self._blocks = 0
         self.places = [
-            self._place(stat.S_IFMT(inode.mode), head, size)
+            self._place(inode, head, size)
             if not inode.map
             else self._take(head + len(inode.map), 0, _COMPRESSED)
             for inode, head, size in zip(inodes, heads, sizes, strict=True)
         ]
         self.shared_block = -(-self._at // BLOCK_BYTES)
 
-    def _place(self, kind: int, head: int, size: int) -> _Place:
-        if kind == stat.S_IFREG and size:
+    def _place(self, inode: Inode, head: int, size: int) -> _Place:
+        kind = stat.S_IFMT(inode.mode)
+        if kind == stat.S_IFREG and size and inode.content is None:
             return self._take(head + _HOLE_BYTES * _chunks(size), 0, _CHUNK_BASED)
-        if kind not in (stat.S_IFDIR, stat.S_IFLNK):
+        if not size or kind not in (stat.S_IFDIR, stat.S_IFLNK, stat.S_IFREG):
             return self._take(head, 0, _FLAT_PLAIN)
-        tail = size % BLOCK_BYTES if kind == stat.S_IFDIR else size
+        tail = size if kind == stat.S_IFLNK else size % BLOCK_BYTES
         if not 0 < head + tail <= BLOCK_BYTES or not tail:
             return self._take(head, -(-size // BLOCK_BYTES), _FLAT_PLAIN)
         if self._at % BLOCK_BYTES + head + tail > BLOCK_BYTES:
@@ -435,7 +438,7 @@ class _Writer:
             self._image[at : at + len(hole)] = hole
         elif place.layout == _COMPRESSED:
             self._image[at : at + len(inode.map)] = inode.map
-        elif kind in (stat.S_IFDIR, stat.S_IFLNK):
+        elif kind in (stat.S_IFDIR, stat.S_IFLNK) or inode.content is not None:
             self._put_data(index, kind, place, at)
 
     def _where(self, inode: Inode, kind: int, place: _Place, size: int) -> int:
@@ -449,7 +452,12 @@ class _Writer:
         return self._first_block + place.block
 
     def _put_data(self, index: int, kind: int, place: _Place, behind: int) -> None:
-        data = self._directory(index) if kind == stat.S_IFDIR else self._inodes[index].target
+        inode = self._inodes[index]
+        data = inode.target
+        if kind == stat.S_IFDIR:
+            data = self._directory(index)
+        elif inode.content is not None:
+            data = inode.content
         inline = place.layout == _FLAT_INLINE
         whole = len(data) // BLOCK_BYTES * BLOCK_BYTES if inline else len(data)
         at = (self._first_block + place.block) * BLOCK_BYTES

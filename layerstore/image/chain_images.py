@@ -1,13 +1,17 @@
-"""Metadata images of the chains that a build goes through, over one that is there already.
+"""What an overlay has to lie over to show a chain of layers: the parts, uppermost first.
 
-A build begins with an image. If the kernel has shown that one before, its metadata image and
-its objects are there, and every later chain costs a delta (:mod:`layerstore.image.kernel_delta`)
-and the objects of new files, which are the build's own: nothing is brought to disk. If not,
-nothing is made: unpacking a whole image for a command or two costs more than it saves
-(docs/decisions/0134).
+A build goes through many chains that differ by a layer. Each layer is shown by what costs least:
 
-Deltas and objects lie in the build's own directory and go with it. Eviction from the tier is
-held off for as long as this is open; a killed build lets go as the kernel closes its files.
+- what a step of this build has written is there already, as its upper directory;
+- a small layer is an EROFS image of its own with its content
+  (:mod:`layerstore.image.layer_image`);
+- everything below the uppermost large layer is one metadata image, whose files lie in the object
+  tier or are made when they are first opened (:mod:`fuse_mount.object_maker`). It is the image
+  that kernel views have, lies where theirs do, and stays for later builds.
+
+Upper directories and images of layers lie in the build's own directory and go with it. Eviction
+from the tier is held off for as long as this is open; a killed build lets go as the kernel
+closes its files. Why: docs/decisions/0200.
 """
 
 from __future__ import annotations
@@ -18,55 +22,77 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from layerstore.digest import chain_id, hex_of
 from layerstore.errors import IntegrityError, StorageError, UnsupportedError
-from layerstore.image.kernel_delta import delta_tree, write_delta
-from layerstore.image.kernel_tree import kernel_tree
-from layerstore.image.metadata_image import open_metadata_image
-from layerstore.linux.files import make_private_dir, open_private, replace_private
+from layerstore.formats.tree import Changeset, Kind
+from layerstore.image.layer_image import implied_directories, write_layer_image
+from layerstore.image.metadata_image import made_metadata_image, open_metadata_image
+from layerstore.linux.files import open_private, replace_private
 from layerstore.store.failures import storage_errors
-from layerstore.store.objects import kept_objects, present_objects, unpack_privately
+from layerstore.store.objects import kept_objects, object_id, present_objects
 from layerstore.store.usage import note_chain_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from layerstore.digest import DiffId, ObjectId
-    from layerstore.image.stack import Node
+    from layerstore.formats.tree import Entry
     from layerstore.store.objects import Extents
     from layerstore.store.store import Store
 
-UNPACK_MAX_BYTES: Final = 128 * 1024 * 1024
-"""Of new content one chain may have so much unpacked: half a second. A step that installed more
-is as well read through FUSE by the next one, which looks at a part of it."""
+SMALL_MAX_BYTES: Final = 16 * 1024 * 1024
+"""Of content a layer may have so much to become an image of its own: 20 ms to read and write. Of a
+larger one steps look at a part, which is made as they do."""
 
-_NO_IMAGES = (UnsupportedError, StorageError, IntegrityError)
+SMALL_MAX_ENTRIES: Final = 20_000
+
+PARTS_MAX: Final = 100
+"""An overlay looks for a name in each of them; and overlayfs takes no more than 500."""
+
+NO_IMAGES: Final = (UnsupportedError, StorageError, IntegrityError)
 """Why a chain is not shown by the kernel; FUSE shows it, or tells what is wrong file by file."""
 
 
-class _Base(NamedTuple):
-    layers: tuple[DiffId, ...]
-    image: int
-    root: Node
+_LayerKey = tuple["tuple[DiffId, ...]", "tuple[tuple[bytes, Entry], ...]"]
+"""What decides how a layer's image looks: the layer, and the directories that it does not name."""
+
+
+class Part(NamedTuple):
+    """One directory of an overlay.
+
+    Attributes:
+        name: Fit for a file name, the same for the same part.
+        directory: An upper directory; "" for what is an image.
+        image: An open EROFS image; -1 for a directory.
+        is_base: Its files lead into the object tier; there is nothing below it.
+    """
+
+    name: str
+    directory: str = ""
+    image: int = -1
+    is_base: bool = False
 
 
 class ChainImages:
-    """Makes images for chains of layers where that is cheap. Not for several threads at once.
+    """Makes the parts of chains. Not for several threads at once.
 
     Args:
         store: Holds the layers; the caller keeps them from the collector.
-        directory: The caller's own, which is there, for deltas and objects.
-        load: Returns a tree of its own over layers.
+        directory: The caller's own, which is there, for images.
+        changeset: Returns the entries of a layer.
     """
 
     def __init__(
-        self, store: Store, directory: str, load: Callable[[Sequence[DiffId]], Node]
+        self, store: Store, directory: str, changeset: Callable[[DiffId], Changeset]
     ) -> None:
         self._store = store
         self._directory = directory
-        self._load = load
+        self._changeset = changeset
         self._stack = contextlib.ExitStack()
         self._present: set[ObjectId] | None = None
-        self._base: _Base | None = None
-        self._images: dict[str, tuple[int, ...]] = {}
+        self._images: dict[str, Part] = {}
+        self._uppers: dict[str, Part] = {}
+        self._bases: dict[str, tuple[DiffId, ...]] = {}
+        self._layers: dict[_LayerKey, Part] = {}
+        self._missing: set[ObjectId] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -77,92 +103,107 @@ class ChainImages:
     def close(self) -> None:
         """Close all images and let eviction have the objects; harmless when repeated."""
         self._images.clear()
-        self._base = None
+        self._layers.clear()
+        self._uppers.clear()
         self._present = None
         self._stack.close()
 
-    @property
-    def objects(self) -> str:
-        """The directory of the build's own objects, beside those of the tier."""
-        return f"{self._directory}/objects"
+    def add_upper(self, layers: Sequence[DiffId], directory: str) -> None:
+        """Learn of a directory that shows the uppermost of these layers over the others.
 
-    def prepare(self, layers: Sequence[DiffId]) -> bool:
-        """Make the images that show a chain, and its objects; return whether they are there.
-
-        It may start threads.
+        Args:
+            layers: A chain, lowest first.
+            directory: An overlay's upper directory that nobody changes any more.
         """
         chain = hex_of(chain_id(layers))
-        if chain not in self._images:
-            with contextlib.suppress(*_NO_IMAGES):
-                found = self._make(tuple(layers), chain)
-                if found is not None:
-                    self._images[chain] = found
-        return chain in self._images
+        self._uppers[chain] = Part(f"upper-{chain}", directory)
 
-    def images(self, layers: Sequence[DiffId]) -> tuple[int, ...]:
-        """Return the open images of a prepared chain, uppermost first; nothing for another."""
-        return self._images.get(hex_of(chain_id(layers)), ())
+    def uppers(self, layers: Sequence[DiffId]) -> tuple[list[Part], tuple[DiffId, ...]]:
+        """Return the upper directories that a chain ends with, and the layers below them."""
+        parts: list[Part] = []
+        for count in range(len(layers), 0, -1):
+            part = self._uppers.get(hex_of(chain_id(layers[:count])))
+            if part is None:
+                return parts, tuple(layers[:count])
+            parts.append(part)
+        return parts, ()
 
-    def _make(self, layers: tuple[DiffId, ...], chain: str) -> tuple[int, ...] | None:
-        base = self._find_base(layers)
-        if base is None:
-            return None
-        if base.layers == layers:
-            return (base.image,)
-        tree = delta_tree(base.root, self._load(layers))
-        if not self._unpack(tree.objects):
-            return None
+    def parts(self, layers: Sequence[DiffId], *, lasting: bool = True) -> list[Part]:
+        """Return what shows a chain, uppermost first; it stays until :meth:`close`.
+
+        Args:
+            layers: Lowest first.
+            lasting: They may be needed by later builds: a metadata image is made if none is there.
+
+        Raises:
+            UnsupportedError: The kernel cannot show them so.
+            IntegrityError: A layer or a chunk is damaged.
+            StorageError: An image cannot be written.
+        """
+        parts = []
+        for count in range(len(layers), 0, -1):
+            chain = hex_of(chain_id(layers[:count]))
+            part = self._uppers.get(chain) or self._images.get(chain)
+            if part is None:
+                part = self._made(tuple(layers[:count]), chain, lasting=lasting)
+                self._images[chain] = part
+            parts.append(part)
+            if part.is_base:
+                break
+            if len(parts) > PARTS_MAX:
+                raise UnsupportedError(f"more than {PARTS_MAX} layers lie over each other")
+        return parts or [self._made((), hex_of(chain_id(())), lasting=False)]
+
+    def missing(self) -> bool:
+        """Whether files of metadata images may lead to objects that are not in the tier."""
+        return bool(self._missing)
+
+    def objects(self) -> dict[ObjectId, Extents]:
+        """Return what files of all metadata images are made of."""
+        layers = {diff_id for layers in self._bases.values() for diff_id in layers}
+        return {
+            object_id(entry.extents): entry.extents
+            for diff_id in layers
+            for entry in self._changeset(diff_id).entries
+            if entry.kind is Kind.FILE and entry.size
+        }
+
+    def _made(self, layers: tuple[DiffId, ...], chain: str, *, lasting: bool) -> Part:
+        if layers and not self._is_small(layers[-1]):
+            return self._base(layers, chain, lasting=lasting)
+        layer = self._changeset(layers[-1]) if layers else Changeset((), (), ())
+        below = [self._changeset(diff_id) for diff_id in layers[:-1]]
+        implied = implied_directories(layer, below)
+        # One layer over several others is often the same image.
+        key = (layers[-1:], tuple(sorted(implied.items())))
+        part = self._layers.get(key)
+        if part is None:
+            part = self._layers[key] = Part(chain, image=self._image(chain, layer, implied))
+        return part
+
+    def _is_small(self, diff_id: DiffId) -> bool:
+        record = self._store.layer(diff_id)
+        return record.content_size <= SMALL_MAX_BYTES and record.entry_count <= SMALL_MAX_ENTRIES
+
+    def _image(self, chain: str, layer: Changeset, implied: Mapping[bytes, Entry]) -> int:
+        data = write_layer_image(self._store, layer, implied, bytes.fromhex(chain[:32]))
         path = f"{self._directory}/{chain}.erofs"
-        with storage_errors("write a metadata image"):
-            image_bytes = write_delta(tree, bytes.fromhex(chain[:32]))
-            replace_private(path, image_bytes, owner_alone=True)
+        with storage_errors("write a layer's image"):
+            replace_private(path, data)
             image = open_private(path, os.O_RDONLY)
         self._stack.callback(os.close, image)
-        return image, base.image
+        return image
 
-    def _find_base(self, layers: tuple[DiffId, ...]) -> _Base | None:
-        """Return the longest beginning of a chain that the kernel has shown before."""
-        if self._base is not None and layers[: len(self._base.layers)] == self._base.layers:
-            return self._base
-        paths = self._store.paths
-        for count in range(len(layers), 0, -1):
-            beginning = layers[:count]
-            if not os.path.exists(paths.metadata_sidecar(hex_of(chain_id(beginning)))):
-                continue
-            base = self._open_base(beginning)
-            if base is not None:
-                self._base = base
-                return base
-        return None
-
-    def _open_base(self, layers: tuple[DiffId, ...]) -> _Base | None:
+    def _base(self, layers: tuple[DiffId, ...], chain: str, *, lasting: bool) -> Part:
         if self._present is None:
             self._stack.enter_context(kept_objects(self._store.paths))
             self._present = present_objects(self._store.paths)
         found = open_metadata_image(self._store, layers)
-        if found is None:
-            return None
-        image, sidecar = found
+        if found is None and not lasting:
+            raise UnsupportedError("nothing was unpacked for it")
+        image, sidecar = found or made_metadata_image(self._store, layers)
         self._stack.callback(os.close, image)
-        root = self._load(layers)
-        with storage_errors("unpack files"):
-            make_private_dir(self.objects, durable=False)  # an overlay names it, empty or not
-        missing = sidecar.objects - self._present
-        if missing:
-            wanted = kernel_tree(root).objects
-            if not self._unpack({name: wanted[name] for name in missing if name in wanted}):
-                return None
-        note_chain_use(self._store.paths, hex_of(chain_id(layers)))
-        return _Base(layers, image, root)
-
-    def _unpack(self, wanted: Mapping[ObjectId, Extents]) -> bool:
-        """Make objects that are missing, unless that is much; return whether all are there."""
-        assert self._present is not None
-        missing = {name: wanted[name] for name in wanted.keys() - self._present}
-        size = sum(length for extents in missing.values() for length, chunk in extents if chunk)
-        if size > UNPACK_MAX_BYTES:
-            return False
-        if missing:
-            unpack_privately(self._store, missing, self.objects)
-            self._present |= missing.keys()
-        return True
+        note_chain_use(self._store.paths, chain)
+        self._bases[chain] = layers
+        self._missing |= sidecar.objects - self._present
+        return Part(chain, image=image, is_base=True)

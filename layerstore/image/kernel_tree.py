@@ -81,7 +81,7 @@ def inode_of(
         entry.mtime_ns,
         node.nlink,
         entry.size,
-        _device(entry),
+        kernel_device(entry),
         entry.target if entry.kind is Kind.SYMLINK else b"",
         _xattrs(entry, objects),
         children,
@@ -112,7 +112,12 @@ def _numbered(root: Node) -> tuple[list[Node], list[int]]:
     return nodes, parents
 
 
-def _device(entry: Entry) -> int:
+def kernel_device(entry: Entry) -> int:
+    """Return the device number of an entry, 0 of what is no device.
+
+    Raises:
+        UnsupportedError: An overlay would take it for a whiteout.
+    """
     if entry.kind not in (Kind.CHAR, Kind.BLOCK):
         return 0
     if entry.kind is Kind.CHAR and entry.dev_major == entry.dev_minor == 0:
@@ -124,13 +129,16 @@ def _device(entry: Entry) -> int:
     return os.makedev(entry.dev_major, entry.dev_minor)
 
 
+def escaped_xattrs(xattrs: Xattrs) -> Xattrs:
+    """Return an image's attributes in a form that an overlay shows and does not obey."""
+    return xattrs and tuple(
+        (_ESCAPED + name[len(_OVERLAY) :] if name.startswith(_OVERLAY) else name, value)
+        for name, value in xattrs
+    )
+
+
 def _xattrs(entry: Entry, objects: dict[ObjectId, Extents]) -> Xattrs:
-    xattrs = entry.xattrs
-    if xattrs:
-        xattrs = tuple(
-            (_ESCAPED + name[len(_OVERLAY) :] if name.startswith(_OVERLAY) else name, value)
-            for name, value in xattrs
-        )
+    xattrs = escaped_xattrs(entry.xattrs)
     if entry.kind is not Kind.FILE or not entry.size:
         return xattrs
     name = object_id(entry.extents)

@@ -123,6 +123,16 @@ def open_metadata_image(store: Store, layers: Sequence[DiffId]) -> tuple[int, Si
     return _open_verified(store.paths, hex_of(chain_id(layers)))
 
 
+def made_metadata_image(store: Store, layers: Sequence[DiffId]) -> tuple[int, Sidecar]:
+    """Make the image of a chain anew; return it open, with its sidecar; the caller closes it.
+
+    Raises:
+        UnsupportedError: The kernel cannot show such an image; the message says why.
+        StorageError: The store cannot be written.
+    """
+    return _make(store.paths, hex_of(chain_id(layers)), kernel_tree(load_root(store, layers)))
+
+
 def _image(
     store: Store, layers: Sequence[DiffId], chain: str
 ) -> tuple[int, Sidecar, KernelTree | None]:

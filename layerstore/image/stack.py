@@ -18,7 +18,7 @@ from layerstore.errors import FormatError, UnsafeContentError
 from layerstore.formats.tree import Changeset, Entry, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import DiffId
     from layerstore.store.store import Store
@@ -258,6 +258,17 @@ def _add_links(
     root: Node, links: list[Entry], lower: dict[bytes, Node | None], directories: _Directories
 ) -> None:
     """Give the named inodes their further names; links may name links, in any order."""
+
+    def directory(path: bytes) -> dict[bytes, Node]:
+        siblings = directories.get(path)
+        return siblings if siblings is not None else _make_directory(root, path, directories)
+
+    for link in link_chains(links):
+        add_link(root, link, lower, directory)
+
+
+def link_chains(links: Sequence[Entry]) -> Iterator[Entry]:
+    """Yield the hard links of a layer, each after the one that it names."""
     pending = {link.path: link for link in links}
     for link in links:
         chain: list[Entry] = []
@@ -265,13 +276,26 @@ def _add_links(
         while step is not None and step.path in pending:
             chain.append(pending.pop(step.path))
             step = pending.get(step.target)
-        for member in reversed(chain):
-            _add_link(root, member, lower, directories)
+        yield from reversed(chain)
 
 
-def _add_link(
-    root: Node, link: Entry, lower: dict[bytes, Node | None], directories: _Directories
-) -> None:
+def add_link(
+    root: Node,
+    link: Entry,
+    lower: dict[bytes, Node | None],
+    directory: Callable[[bytes], dict[bytes, Node]],
+) -> Node:
+    """Give an inode a further name; return it.
+
+    Args:
+        root: The tree.
+        link: The hard link.
+        lower: What links named before the layer was applied.
+        directory: Returns the children of a directory, made where it lacks.
+
+    Raises:
+        FormatError: It names nothing, a directory, or itself.
+    """
     node = lookup(root, link.target)
     if node is None or node.children is not None:
         node = lower[link.target]
@@ -279,10 +303,8 @@ def _add_link(
         what = "which does not exist" if node is None else "which is a directory"
         raise FormatError(f"{link.path!r} is a hard link to {link.target!r}, {what}")
     head, _, name = link.path.rpartition(b"/")
-    siblings = directories.get(head)
-    if siblings is None:
-        siblings = _make_directory(root, head, directories)
-    siblings[name] = node
+    directory(head)[name] = node
+    return node
 
 
 def _number(root: Node) -> None:

@@ -38,6 +38,20 @@ class Snapshot(NamedTuple):
     xattr_prefix: bytes
 
 
+class Below(NamedTuple):
+    """What a writable overlay over layers lies over.
+
+    Attributes:
+        overlay: Without upper and work directory. The first of its lower directories has the
+            attributes of the layers' root.
+        escaped: What an image has under overlayfs' own names is escaped there, and other such
+            names are overlayfs' own.
+    """
+
+    overlay: Overlay
+    escaped: bool
+
+
 class LowerProvider(Protocol):
     """Makes chains of layers visible as directories."""
 
@@ -49,11 +63,14 @@ class LowerProvider(Protocol):
         """
         ...
 
-    def below(self, layers: Sequence[DiffId]) -> Overlay:
-        """Describe an overlay over layers that are shown now, without upper and work directory.
+    def below(self, layers: Sequence[DiffId]) -> Below:
+        """Show the layers, lowest first, to an overlay of the caller's own.
 
         Its lower directories need not be the one that :meth:`lower` gives: an overlay may lie
         over the same parts as that.
+
+        Raises:
+            MountError: They could not be mounted; the message says why.
         """
         ...
 

@@ -60,13 +60,13 @@ class OverlaySnapshotter:
         )
         for directory in (scratch, snapshot.root, snapshot.upper, scratch / "work"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._lowers.lower(layers) as lower:
-            copy_root_attributes(str(lower), str(snapshot.upper))
-            _mount(self._lowers.below(layers), snapshot, str(scratch / "work"))
-            try:
-                yield snapshot
-            finally:
-                _unmount(str(snapshot.root))
+        below, escaped = self._lowers.below(layers)
+        copy_root_attributes(below.lowers[0], str(snapshot.upper), escaped=escaped)
+        _mount(below, snapshot, str(scratch / "work"))
+        try:
+            yield snapshot
+        finally:
+            _unmount(str(snapshot.root))
 
 
 def overlay_options() -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def copy_root_attributes(lower: str, upper: str, *, escaped: bool = False) -> No
     Args:
         lower: Where the image is shown.
         upper: An empty directory.
-        escaped: Whether ``lower`` has these escaped already.
+        escaped: Whether ``lower`` has these escaped already; others are overlayfs' own there.
     """
     own = b"user.overlay." if in_user_namespace() else b"trusted.overlay."
     status = os.stat(lower)
@@ -92,6 +92,8 @@ def copy_root_attributes(lower: str, upper: str, *, escaped: bool = False) -> No
     for name, value in read_xattrs(lower):
         if name.startswith(own) and not escaped:
             name = own + b"overlay." + name[len(own) :]
+        elif name.startswith(own) and not name.startswith(own + b"overlay."):
+            continue
         with contextlib.suppress(OSError):  # security.* that this kernel or namespace refuses
             os.setxattr(upper, name, value)
     os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))

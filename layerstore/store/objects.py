@@ -28,7 +28,8 @@ from blake3 import blake3
 
 from layerstore.digest import ID_BYTES, ObjectId
 from layerstore.errors import FormatError, UnsupportedError
-from layerstore.linux.files import directory, is_shared, make_private_dir, open_private, write_all
+from layerstore.linux.files import directory as opened
+from layerstore.linux.files import is_shared, make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
 from layerstore.progress import Silent
@@ -54,6 +55,9 @@ CONTEXT: Final = "layerstore object 1"
 BATCH_BYTES: Final = 128 * 1024 * 1024
 BATCH_FILES: Final = 16_384
 """What one syncfs brings to disk. Twice as much is unpacked again after a crash at most."""
+
+_FORCERS: Final = 8
+"""Threads that wait for the disk: as many files may be written by one commit of its journal."""
 
 WRITERS: Final = 2
 """Threads that unpack: decoding and hashing of one overlap with the system calls of another."""
@@ -161,19 +165,61 @@ def unpack(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress)
             lease.close()
 
 
-def unpack_privately(store: Store, wanted: Mapping[ObjectId, Extents], directory: str) -> int:
-    """Make objects in a directory of the caller's own; return how many bytes were written.
+def unpack_one(store: Store, name: ObjectId, extents: Extents, directory: str) -> None:
+    """Make one object in a directory of the caller's own, named and verified as in the tier.
 
-    They are named and verified as those of the tier, and not brought to disk: a build's own,
-    which end with it. None of them may be there already.
+    It is not brought to disk: :func:`keep` does so for those that are to join the tier.
 
     Raises:
         IntegrityError: A chunk is damaged or missing.
-        StoreFullError: There is no room.
-        UnsupportedError: A file is larger than the file system can hold.
+        StorageError: It cannot be written.
+        UnsupportedError: The file is larger than the file system can hold.
     """
-    place = _Place(directory, f"{directory}/staging-", durable=False)
-    return _Unpacking(store, wanted, place, Silent()).run()
+    unpacking = _Unpacking(store, {name: extents}, _Place(directory, "", durable=False), Silent())
+    text = name.hex()
+    with storage_errors("unpack files"):
+        make_private_dir(f"{directory}/{text[:2]}", durable=False)
+        with opened(f"{directory}/{text[:2]}") as place:
+            unpacking.write_one(f"{text}.part", place, extents)
+            os.rename(f"{text}.part", text, src_dir_fd=place, dst_dir_fd=place)
+
+
+def keep(paths: StorePaths, directory: str, names: Collection[ObjectId]) -> None:
+    """Let objects that :func:`unpack_one` has made join the tier, as second names of the files.
+
+    Success means that they are durable. They are forced to disk side by side, so that the file
+    system's journal writes many at once. The caller is in :func:`kept_objects`.
+
+    Raises:
+        StorageError: They cannot be written.
+    """
+    sources = {name: f"{directory}/{name[:1].hex()}/{name.hex()}" for name in names}
+    with storage_errors("bring unpacked files to disk"):
+        with ThreadPoolExecutor(_FORCERS, "layerstore-keep") as forcers:
+            for _ in forcers.map(_force, sources.values()):
+                pass
+        for name, source in sources.items():
+            make_private_dir(os.path.dirname(paths.object(name)), durable=False)
+            with contextlib.suppress(FileExistsError):
+                os.link(source, paths.object(name))
+
+
+def _force(path: str) -> None:
+    fd = open_private(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_objects(store: Store, wanted: Mapping[ObjectId, Extents]) -> dict[ObjectId, bytes]:
+    """Return the content of objects, verified, all at once: for those that are small together.
+
+    Raises:
+        IntegrityError: A chunk is damaged or missing.
+    """
+    unpacking = _Unpacking(store, wanted, _Place("", "", durable=False), Silent())
+    return {name: unpacking.content(wanted[name]) for name in unpacking.ordered()}
 
 
 class _Place(NamedTuple):
@@ -202,7 +248,7 @@ class _Unpacking:
         self._progress = progress
         chunks = {chunk_id for extents in wanted.values() for _, chunk_id in extents if chunk_id}
         self._places = store.catalog.places(sorted(chunks))  # neighbours in the index together
-        self._mode = 0o660 if is_shared(place.directory) else 0o600
+        self._mode = 0o660 if place.durable and is_shared(place.directory) else 0o600
 
     def run(self) -> int:
         """Unpack all; return the bytes written."""
@@ -215,12 +261,13 @@ class _Unpacking:
                 ThreadPoolExecutor(WRITERS, "layerstore-unpack") as writers,
                 ThreadPoolExecutor(1, "layerstore-publish") as publisher,
             ):
-                self._unpack_all(writers, publisher, _batches(self._ordered(), sizes))
+                self._unpack_all(writers, publisher, _batches(self.ordered(), sizes))
         finally:
             self._progress.finish()
         return total
 
-    def _ordered(self) -> list[ObjectId]:
+    def ordered(self) -> list[ObjectId]:
+        """Return the wanted objects in the order in which their chunks lie in packs."""
         return sorted(self._wanted, key=lambda name: _position(self._wanted[name], self._places))
 
     def _unpack_all(
@@ -253,7 +300,7 @@ class _Unpacking:
         step = -(-len(batch) // _RUNS_A_BATCH)
         step += -step % _FILES_A_DIRECTORY  # no two threads work in one directory
         starts = range(0, len(batch), step)
-        with directory(staging) as place:
+        with opened(staging) as place:
             # Runs that were begun end before the directory is closed, whatever fails.
             runs = [
                 writers.submit(self._write_run, batch[at : at + step], at, place) for at in starts
@@ -268,10 +315,11 @@ class _Unpacking:
         written = 0
         with storage_errors("unpack files"):
             for number, name in enumerate(run, start):
-                written += self._write_one(_staged(number), place, self._wanted[name])
+                written += self.write_one(_staged(number), place, self._wanted[name])
         return written
 
-    def _write_one(self, name: str, place: int, extents: Extents) -> int:
+    def write_one(self, name: str, place: int, extents: Extents) -> int:
+        """Write one object to a new file in the open directory ``place``; return its bytes."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, self._mode, dir_fd=place)
         try:
@@ -280,12 +328,7 @@ class _Unpacking:
                 if chunk_id is None:
                     _skip(fd, length)
                     continue
-                data = self._chunk(chunk_id)
-                if len(data) != length:
-                    raise FormatError(
-                        f"a chunk holds {len(data)} bytes where a layer refers to {length}"
-                    )
-                write_all(fd, data)
+                write_all(fd, self._chunk(chunk_id, length))
                 written += length
             if extents[-1][1] is None:
                 os.ftruncate(fd, sum(length for length, _ in extents))
@@ -296,7 +339,23 @@ class _Unpacking:
         finally:
             os.close(fd)
 
-    def _chunk(self, chunk_id: ChunkId) -> bytes | memoryview:
+    def content(self, extents: Extents) -> bytes:
+        """Return an object's content."""
+        if len(extents) == 1 and extents[0][1] is not None:
+            # Not a view, which would keep the whole block that it lies in.
+            return bytes(self._chunk(extents[0][1], extents[0][0]))
+        return b"".join(
+            bytes(length) if chunk_id is None else self._chunk(chunk_id, length)
+            for length, chunk_id in extents
+        )
+
+    def _chunk(self, chunk_id: ChunkId, length: int) -> bytes | memoryview:
+        data = self._found(chunk_id)
+        if len(data) != length:
+            raise FormatError(f"a chunk holds {len(data)} bytes where a layer refers to {length}")
+        return data
+
+    def _found(self, chunk_id: ChunkId) -> bytes | memoryview:
         place = self._places.get(chunk_id)
         if place is not None and not place.depth:
             with contextlib.suppress(FileNotFoundError, CorruptPackError):
@@ -318,7 +377,7 @@ class _Unpacking:
                     sync_file_system(staging)
                 for prefix in {name[:1].hex() for name in batch}:
                     make_private_dir(f"{objects}/{prefix}", durable=False)
-                with directory(staging) as source, directory(objects) as tier:
+                with opened(staging) as source, opened(objects) as tier:
                     for number, name in enumerate(batch):
                         target = name.hex()
                         os.rename(

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from blake3 import blake3
 
-from fuse_mount import mounts
+from fuse_mount import object_maker
 from fuse_mount.build_lowers import BuildLowers
+from layerstore.digest import DiffId, sha256_digest
+from layerstore.errors import IntegrityError, UnsupportedError
 from layerstore.image import chain_images
+from layerstore.image.layer_writer import write_layer
+from layerstore.image.layers import load_changeset
+from layerstore.image.scan import scan_upper
 from layerstore.image.stack import load_root
+from layerstore.linux import mounts as syscalls
 from layerstore.linux.data_layers import follow_problem
 from layerstore.snapshot.overlay import PLAIN_OPTIONS, OverlaySnapshotter
 from layerstore.store.eviction import evict
@@ -31,9 +40,9 @@ from tests.support.views import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from layerstore.digest import DiffId
+    from layerstore.digest import ObjectId
+    from layerstore.errors import LayerstoreError
     from layerstore.store.catalog_rows import ImageRecord
     from tests.support.build import Builder
 
@@ -69,13 +78,6 @@ class Chain:
             layer = publish_changeset(session, diff(*trees))
         return base, (*base.layers, layer)
 
-    def show_base(self, base: ImageRecord) -> None:
-        """Mount the base by the kernel and unmount it: then its objects are there."""
-        view = self.place / "view"
-        view.mkdir(exist_ok=True)
-        mounts.mount(str(self.store), base, str(view), backend="kernel")
-        mounts.unmount(str(self.store), str(view))
-
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Iterator[Chain]:
@@ -101,74 +103,152 @@ def change(tree: Path) -> None:
     os.link(tree / "new", tree / "deep" / "also-new")
 
 
-def test_a_chain_looks_the_same_by_the_kernel(chain: Chain, tmp_path: Path) -> None:
-    change(chain.changed)
-    base, layers = chain.publish()
-    chain.show_base(base)
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    with Store.open(chain.store) as store:
-        tier = present_objects(store.paths)
-        with BuildLowers(store, scratch, lambda ids: load_root(store, ids)) as shown:
-            assert shown.prepare(base.layers)
-            assert shown.prepare(layers)
-            assert shown.prepare(layers)
-            with shown.lower(base.layers) as path:
-                assert compare_trees(chain.tree, path) == []
-            with shown.lower(layers) as path:
-                assert compare_trees(chain.changed, path) == []
-            with OverlaySnapshotter(shown).prepare(layers, scratch / "step") as snapshot:
-                assert compare_trees(chain.changed, snapshot.root) == []
-                (snapshot.root / "new").write_text("newer")
-                assert (snapshot.upper / "new").read_text() == "newer"
-            # What a build has unpacked is its own, and nobody takes the rest away from it.
-            assert present_objects(store.paths) == tier
-            assert evict(store.paths).doubt
-            assert present_objects(store.paths) == tier
-        assert present_objects(store.paths) == tier
-        evict(store.paths)
-        assert present_objects(store.paths) == set()
-    assert not any(is_mounted(place) for place in (scratch / "kernel").rglob("image-*"))
+def lowers(store: Store, scratch: Path) -> BuildLowers:
+    scratch.mkdir(exist_ok=True)
+    return BuildLowers(store, scratch, partial(load_changeset, store))
 
 
-def test_without_an_unpacked_base_fuse_shows_it(chain: Chain, tmp_path: Path) -> None:
-    change(chain.changed)
-    _, layers = chain.publish()
-    with (
-        Store.open(chain.store) as store,
-        BuildLowers(store, tmp_path, lambda ids: load_root(store, ids)) as shown,
-    ):
-        assert not shown.prepare(layers)
-        with shown.lower(layers) as path:
-            assert compare_trees(chain.changed, path) == []
-        assert present_objects(store.paths) == set()
+def everything_large(monkeypatch: pytest.MonkeyPatch, limit: int = 0) -> None:
+    """Have every layer shown as a base, whose files lie in the object tier or are made."""
+    monkeypatch.setattr(chain_images, "SMALL_MAX_BYTES", limit)
 
 
-def test_much_new_content_is_left_to_fuse(
-    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limit", [0, 250_000, 1 << 30])
+def test_a_chain_looks_the_same_by_the_kernel(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(chain_images, "UNPACK_MAX_BYTES", 90_000)
+    """As bases, as a small layer over a base, and as images of layers."""
+    everything_large(monkeypatch, limit)
     change(chain.changed)
     base, layers = chain.publish()
-    chain.show_base(base)
+    scratch = tmp_path / "scratch"
+    with Store.open(chain.store) as store, lowers(store, scratch) as shown:
+        for expected, chained in ((chain.tree, base.layers), (chain.changed, layers)):
+            assert shown.prepare(chained)
+            with shown.lower(chained) as path:
+                assert compare_trees(expected, path) == []
+        with OverlaySnapshotter(shown).prepare(layers, scratch / "step") as snapshot:
+            assert compare_trees(chain.changed, snapshot.root) == []
+            (snapshot.root / "new").write_text("newer")
+            assert (snapshot.upper / "new").read_text() == "newer"
+    assert not any(is_mounted(place) for place in (scratch / "kernel").iterdir())
+
+
+def test_what_a_step_wrote_is_what_the_next_lies_over(chain: Chain, tmp_path: Path) -> None:
+    base, _ = chain.publish()
+    scratch = tmp_path / "scratch"
     with (
         Store.open(chain.store) as store,
-        BuildLowers(store, tmp_path, lambda ids: load_root(store, ids)) as shown,
+        store.begin("test") as session,
+        lowers(store, scratch) as shown,
     ):
         assert shown.prepare(base.layers)
-        assert not shown.prepare(layers)
-        with shown.lower(layers) as path:
-            assert compare_trees(chain.changed, path) == []
+        with OverlaySnapshotter(shown).prepare(base.layers, scratch / "one") as snapshot:
+            change(snapshot.root)
+            subprocess.run(["cp", "-a", snapshot.root, scratch / "copy"], check=True)
+        scan = scan_upper(snapshot.upper)
+        record = write_layer(
+            session, store, scan.items, whiteouts=scan.whiteouts, opaques=scan.opaques
+        )
+        layers = (*base.layers, record.diff_id)
+        shown.add_upper(layers, snapshot.upper)
+        assert shown.prepare(layers)
+        with OverlaySnapshotter(shown).prepare(layers, scratch / "two") as second:
+            assert compare_trees(scratch / "copy", second.root) == []
+            table = Path("/proc/self/mountinfo").read_text()
+        line = next(line for line in table.splitlines() if f" {second.root} " in line)
+        assert str(snapshot.upper) in line
+        with lowers(store, tmp_path / "other") as other:
+            assert other.prepare(layers)
+            with other.lower(layers) as path:
+                assert compare_trees(scratch / "copy", path) == []
+
+
+def test_what_was_opened_is_there_the_next_time(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything_large(monkeypatch)
+    base, _ = chain.publish()
+    content = (chain.tree / "files" / "small").read_bytes()
+    with Store.open(chain.store) as store:
+        for number in range(2):
+            before = present_objects(store.paths)
+            with lowers(store, tmp_path / f"scratch-{number}") as shown:
+                assert shown.prepare(base.layers)
+                with shown.lower(base.layers) as path:
+                    assert (path / "files" / "small").read_bytes() == content
+                    made = list((tmp_path / f"scratch-{number}/kernel/made").glob("*/*"))
+                    assert len(made) == (1 if not number else 0)
+                # While a build runs, nobody takes away what it may open.
+                assert evict(store.paths).doubt
+            assert len(present_objects(store.paths) - before) == (1 if not number else 0)
+
+
+def test_long_files_are_not_kept(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything_large(monkeypatch)
+    long = chain.tree / "long"
+    long.write_bytes(os.urandom(object_maker.KEEP_MAX_BYTES + 1))
+    base, _ = chain.publish()
+    with Store.open(chain.store) as store:
+        with lowers(store, tmp_path / "scratch") as shown:
+            assert shown.prepare(base.layers)
+            with shown.lower(base.layers) as path:
+                assert (path / "long").read_bytes() == long.read_bytes()
+        assert present_objects(store.paths) == set()
+
+
+def test_a_damaged_file_is_an_error_in_itself_alone(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything_large(monkeypatch)
+    base, _ = chain.publish()
+    told: list[LayerstoreError] = []
+    with Store.open(chain.store) as store:
+        shown = BuildLowers(store, tmp_path, partial(load_changeset, store), told.append)
+        real = object_maker.unpack_one
+        small = blake3((chain.tree / "files" / "small").read_bytes()).digest()
+
+        def unpack_one(store: Store, name: ObjectId, *rest: object) -> None:
+            if name == small:
+                raise IntegrityError("damaged for a test")
+            real(store, name, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(object_maker, "unpack_one", unpack_one)
+        with shown:
+            assert shown.prepare(base.layers)
+            with shown.lower(base.layers) as path:
+                for _ in range(2):
+                    with pytest.raises(OSError, match="Input/output error"):
+                        (path / "files" / "small").read_bytes()
+                other = next(
+                    each
+                    for each in sorted((chain.tree / "files").iterdir())
+                    if each.is_file() and each.stat().st_size and each.name != "small"
+                )
+                assert (path / "files" / other.name).read_bytes() == other.read_bytes()
+    assert [error.message for error in told] == ["damaged for a test"] * len(told)
+    assert told
+
+
+def test_a_base_that_does_not_last_is_left_to_fuse(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything_large(monkeypatch)
+    base, _ = chain.publish()
+    with Store.open(chain.store) as store, lowers(store, tmp_path) as shown:
+        assert not shown.prepare(base.layers, lasting=False)
+        with shown.lower(base.layers) as path:
+            assert compare_trees(chain.tree, path) == []
+        assert present_objects(store.paths) == set()
+    assert not os.path.exists(store.paths.metadata) or not os.listdir(store.paths.metadata)
 
 
 def test_a_kernel_that_refuses_is_not_asked_again(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from layerstore.errors import UnsupportedError
-    from layerstore.linux import mounts as syscalls
-
     base, _ = chain.publish()
-    chain.show_base(base)
     asked = []
 
     def refuse(*arguments: object) -> None:
@@ -176,34 +256,25 @@ def test_a_kernel_that_refuses_is_not_asked_again(
         raise UnsupportedError("not on this file system")
 
     monkeypatch.setattr(syscalls, "mount_erofs", refuse)
-    with (
-        Store.open(chain.store) as store,
-        BuildLowers(store, tmp_path, lambda ids: load_root(store, ids)) as shown,
-    ):
+    with Store.open(chain.store) as store, lowers(store, tmp_path) as shown:
         for _ in range(2):
             shown.prepare(base.layers)
             with shown.lower(base.layers) as path:
                 assert compare_trees(chain.tree, path) == []
+        with OverlaySnapshotter(shown).prepare(base.layers, tmp_path / "step") as snapshot:
+            (snapshot.root / "more").write_text("more")
+        layers = (*base.layers, DiffId(sha256_digest(b"a layer of this build")))
+        shown.add_upper(layers, snapshot.upper)
+        with OverlaySnapshotter(shown).prepare(layers, tmp_path / "next") as snapshot:
+            assert (snapshot.root / "more").read_text() == "more"
     assert len(asked) == 1
 
 
 class TestSteps:
     pytestmark = needs_runc
 
-    @pytest.mark.parametrize("unpacked", [False, True])
-    def test_steps_run_over_what_is_cheap(
-        self,
-        box: Builder,  # noqa: F811
-        tmp_path: Path,
-        unpacked: bool,
-    ) -> None:
+    def test_steps_run_over_each_other(self, box: Builder) -> None:  # noqa: F811
         require_kernel()
-        store = str(box.store.root)
-        if unpacked:
-            view = tmp_path / "view"
-            view.mkdir()
-            mounts.mount(store, box.store.resolve("box"), str(view), backend="kernel")
-            mounts.unmount(store, str(view))
         result = box.build(
             "FROM box\n"
             "RUN cat /proc/self/mountinfo > /one && echo two > /two && rm /etc/group\n"
@@ -212,8 +283,43 @@ class TestSteps:
         files = box.files(result)
         assert files["four"].content == b"two\n"
         assert "etc/group" not in files
+        roots = {}
         for name in ("one", "three"):
             lines = files[name].content.decode().splitlines()
-            root = next(line for line in lines if " / / " in line)
-            assert ("/kernel/" in root) == unpacked
+            roots[name] = next(line for line in lines if " / / " in line)
+            assert "/kernel/" in roots[name]
+        assert "/upper:" not in roots["one"].partition("lowerdir=")[2].partition(",")[0]
+        assert "/upper" in roots["three"].partition("lowerdir")[2].partition("upperdir")[0]
         assert os.listdir(box.store.paths.tmp) == []
+
+    def test_a_step_sees_the_same_whether_the_one_before_ran(
+        self,
+        box: Builder,  # noqa: F811
+    ) -> None:
+        """Sockets, times of directories and what the sandbox mounts over are no part of a layer."""
+        require_kernel()
+        listing = "find / -xdev -path /proc -prune -o -exec stat -c '%n %f %u %g %Y' {} +"
+        first = "FROM box\nRUN mkdir /made && echo x > /made/file && rm -r /etc/group && : CHANGE\n"
+        for number in range(2):
+            box.build(first.replace("CHANGE", str(number)) + f"RUN {listing} > /listing\n")
+        # Both steps ran; then the first one is cached, and the second runs again.
+        again = first.replace("CHANGE", "1")
+        ran = box.files(box.build(again + f"RUN {listing} > /listing\n"))["listing"].content
+        over = box.files(box.build(again + f"RUN : again && {listing} > /listing\n"))
+        assert without_own_times(over["listing"].content) == without_own_times(ran)
+        assert os.listdir(box.store.paths.tmp) == []
+
+
+def without_own_times(listing: bytes) -> list[bytes]:
+    """Return the lines but those of what a step makes itself, or the runtime for it."""
+    own = (
+        b"/listing ",
+        b"/ ",
+        b"/etc ",
+        b"/dev",
+        b"/sys",
+        b"/proc",
+        b"/etc/resolv.conf",
+        b"/etc/hosts",
+    )
+    return sorted(line for line in listing.splitlines() if not line.startswith(own))

@@ -60,6 +60,7 @@ class RunOutcome(NamedTuple):
     Attributes:
         items: Entries of the new layer, None when the command failed.
         skipped: What no layer can carry.
+        upper: A directory that shows the new layer just as it will be; None if there is none.
     """
 
     status: int
@@ -67,6 +68,7 @@ class RunOutcome(NamedTuple):
     whiteouts: list[bytes]
     opaques: list[bytes]
     skipped: list[tuple[bytes, str]]
+    upper: Path | None = None
 
 
 class _Prepared(NamedTuple):
@@ -160,8 +162,12 @@ class RunStep:
         if status != 0:
             return RunOutcome(status, [], [], [], [])
         scan = scan_upper(prepared.snapshot.upper, xattr_prefix=prepared.snapshot.xattr_prefix)
-        items = _without_traces(scan, prepared.restored, prepared.root_before)
-        return RunOutcome(0, items, scan.whiteouts, scan.opaques, scan.skipped)
+        before = prepared.root_before
+        items = _without_traces(scan, prepared.restored, before)
+        upper = None if scan.skipped else prepared.snapshot.upper
+        if upper is not None and not any(not item.entry.path for item in items[:1]):
+            os.utime(upper, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return RunOutcome(0, items, scan.whiteouts, scan.opaques, scan.skipped, upper)
 
     def _prepare(
         self,

@@ -68,6 +68,21 @@ def wide(count: int) -> list[Inode]:
     return [root(*names), Inode(FILE, 0, 0, 0, count, size=9, xattrs=REDIRECT)]
 
 
+SIZES = (1, 4000, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 10 * BLOCK_BYTES + 4090)
+"""Of content: behind the inode, in blocks, and in both."""
+
+
+def contents() -> list[Inode]:
+    """Files whose content is in the image."""
+    names = [(b"%07d" % size, number) for number, size in enumerate(SIZES, 1)]
+    files = [Inode(FILE, 0, 0, 0, 1, size, content=content(size)) for size in SIZES]
+    return [root(*names), *files]
+
+
+def content(size: int) -> bytes:
+    return bytes(number * 7 % 251 for number in range(size))
+
+
 IMAGES = {
     "a root": [root()],
     "everything": everything(),
@@ -75,6 +90,7 @@ IMAGES = {
     "a name more": wide(NAMES_IN_A_BLOCK + 1),
     "one inode less than a block": wide(NAMES_IN_A_BLOCK - 4),
     "many names": wide(20_000),
+    "content": contents(),
     "many attributes": [
         Inode(DIRECTORY, 0, 0, 0, 2, xattrs=tuple((b"user.%d" % n, b"") for n in range(200)))
     ],
@@ -116,6 +132,11 @@ def show(inodes: list[Inode], target: Path) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 class TestMounted:
+    def test_content(self, mounted: Path) -> None:
+        show(contents(), mounted)
+        for size in SIZES:
+            assert (mounted / f"{size:07}").read_bytes() == content(size)
+
     def test_everything(self, mounted: Path) -> None:
         inodes = everything()
         show(inodes, mounted)
