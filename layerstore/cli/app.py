@@ -39,6 +39,7 @@ def build_app() -> typer.Typer:
         optimize,
         pin,
         remove,
+        signatures,
         snapshotter,
         store,
         transfer,
@@ -66,6 +67,7 @@ def build_app() -> typer.Typer:
     login.register(app)
     copy.register(app)
     bundles.register(app)
+    signatures.register(app)
     image.register(app)
     pin.register(app)
     remove.register(app)

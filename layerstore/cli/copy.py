@@ -12,6 +12,7 @@ from layerstore.cli.common import Json, Quiet  # noqa: TC001 - typer reads them
 from layerstore.cli.output import write_json, write_line
 from layerstore.cli.progress import terminal_progress
 from layerstore.cli.registries import TlsVerify  # noqa: TC001 - typer reads it
+from layerstore.cli.signatures import PassphraseFile, PolicyFile, SignKey  # noqa: TC001 - typer reads them
 from layerstore.errors import InputError, StorageError
 
 if TYPE_CHECKING:
@@ -49,17 +50,25 @@ def copy(
     ] = False,
     digestfile: DigestFile = None,
     tls_verify: TlsVerify = None,
+    policy_file: PolicyFile = None,
+    sign_key: SignKey = None,
+    passphrase_file: PassphraseFile = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Copy an image from one registry to another, byte for byte, without storing it."""
+    from functools import partial
+
     from layerstore.cli.registries import registry_client
+    from layerstore.cli.signatures import attach_signature, policy_gate, signing_key
     from layerstore.cli.transports import open_destination, open_source, parse_place
     from layerstore.image.copying import Copier
 
     if every and platform:
         raise InputError("--all and --platform exclude each other")
     here, there = parse_place(source), parse_place(target)
+    gate = policy_gate(policy_file)
+    key = signing_key(sign_key, passphrase_file) if sign_key is not None else None
     with (
         contextlib.ExitStack() as stack,
         registry_client(tls_verify) as client,
@@ -68,7 +77,13 @@ def copy(
         from_ = open_source(here, client, stack)
         to = open_destination(there, client, here)
         copier = Copier(from_, to, progress)
-        copied = copier.copy(here.reference, there.reference, None if every else serving(platform))
+        # A policy of images that are not a registry's would go by their paths.
+        permit = partial(gate, here.name, from_) if here.name is not None else lambda _: None
+        serves = None if every else serving(platform)
+        copied = copier.copy(here.reference, there.reference, serves, permit)
+        if key is not None and there.name is not None:
+            there_again = open_source(there, client, stack)
+            attach_signature(there.name, copied.digest, there_again, to, key)
     write_digest(digestfile, copied.digest)
     if as_json:
         write_json({

@@ -41,6 +41,11 @@ class Place(NamedTuple):
             return f"docker://{self.where}{mark}{self.reference}"
         return f"oci:{self.where}" + (f":{self.reference}" if self.reference else "")
 
+    @property
+    def name(self) -> Reference | None:
+        """The name in a registry, None for images elsewhere."""
+        return named_reference(self.text) if self.transport == "docker" else None
+
 
 def parse_place(text: str) -> Place:
     """Return the place that is meant; a name alone is one of a registry.

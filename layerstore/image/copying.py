@@ -20,7 +20,7 @@ from layerstore.image.adopting import INDEX_DEPTH
 from layerstore.image.exchange import READ_BYTES, VerifiedBlob, read_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import Digest
     from layerstore.image.exchange import Document, ImageDestination, ImageSource
@@ -69,6 +69,7 @@ class Copier:
         reference: str,
         target: str,
         serves: Callable[[oci.Platform], bool] | None = None,
+        permit: Callable[[Sequence[Digest]], None] = lambda _: None,
     ) -> Copied:
         """Copy what a reference means.
 
@@ -77,25 +78,32 @@ class Copier:
             target: What the destination is to call it.
             serves: Of an index, the one image for this platform; None for the index and all
                 that it lists.
+            permit: Told the digest of what is meant, and of the indexes that led to it, before
+                anything else is read; raises if it may not be copied.
 
         Raises:
             NotFoundError: There is no such image.
             FormatError: A document is malformed, or indexes are nested deeper than three.
             IntegrityError: Something is not what its descriptor says.
         """
-        document = self._source.document(reference)
+        found = [self._source.document(reference)]
         if serves is not None:
-            document = self._chosen(document, serves)
+            found = self._chosen(found[0], serves)
+        document = found[0]
+        permit([each.digest for each in found])
         with ThreadPoolExecutor(PARALLEL, "layerstore-copy") as workers:
             self._send(document, target, workers, 0)
         return Copied(document.digest, self._blobs, self._bytes)
 
-    def _chosen(self, document: Document, serves: Callable[[oci.Platform], bool]) -> Document:
+    def _chosen(self, document: Document, serves: Callable[[oci.Platform], bool]) -> list[Document]:
+        """Return the manifest for a platform, and the indexes that led to it, the lowest first."""
         from layerstore.errors import NotFoundError
 
+        path = [document]
         for _ in range(INDEX_DEPTH + 1):
+            document = path[0]
             if document.media_type not in _INDEX_TYPES:
-                return document
+                return path
             index = oci.decode_index(document.raw, media_type=document.media_type)
             fits = [
                 each for each in index.manifests if each.platform is None or serves(each.platform)
@@ -105,7 +113,7 @@ class Copier:
                     f"{self._source.name} has no image for this platform",
                     hint="--platform names another one, --all copies them all",
                 )
-            document = read_document(self._source, fits[0])
+            path.insert(0, read_document(self._source, fits[0]))
         raise FormatError(f"{self._source.name}: indexes are nested more than {INDEX_DEPTH} deep")
 
     def _send(
