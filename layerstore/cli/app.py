@@ -38,6 +38,7 @@ def build_app() -> typer.Typer:
         measure,
         optimize,
         pin,
+        pull,
         remove,
         signatures,
         snapshotter,
@@ -64,6 +65,7 @@ def build_app() -> typer.Typer:
     build_native.register(app)
     fast_command(app, "import")
     transfer.register(app)
+    pull.register(app)
     login.register(app)
     copy.register(app)
     bundles.register(app)

@@ -85,6 +85,10 @@ class Sender:
         self._progress = progress
         self._made: dict[DiffId, oci.Descriptor] = {}
 
+    def reuse(self, diff_id: DiffId, descriptor: oci.Descriptor) -> None:
+        """Take a layer as it lies at the destination, where images are made anew."""
+        self._made[diff_id] = descriptor
+
     def send(
         self, parts: ImageParts, reference: str | None, others: Sequence[ImageParts] = ()
     ) -> Sent:

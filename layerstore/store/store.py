@@ -330,7 +330,16 @@ class Store:
         Raises:
             ImageNotFoundError: Not in the store.
         """
-        full = parse_tag_name(name)
+        return self._name(parse_tag_name(name), image_id)
+
+    def name_document(self, name: str, image_id: ImageId) -> str:
+        """Give an image the name of a repository and of a manifest that it is known to have.
+
+        Like :meth:`tag`, for what a registry calls an image and nobody chose.
+        """
+        return self._name(parse_stored_name(name), image_id)
+
+    def _name(self, full: str, image_id: ImageId) -> str:
         require_writable(self.config)
         with self.catalog.write() as connection:
             self.image(image_id)

@@ -1,0 +1,253 @@
+"""Commands that bring images out of registries and into them: pull and push."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerstore.cli.common import Json, Quiet, settings_of
+from layerstore.cli.copy import DigestFile, Platform, serving, write_digest
+from layerstore.cli.output import write_json, write_line
+from layerstore.cli.progress import terminal_progress
+from layerstore.cli.registries import TlsVerify, registry_client
+from layerstore.cli.transports import named_reference
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    from layerstore.formats.reference import Reference
+    from layerstore.image.originals import Originals as KeepOriginals
+    from layerstore.image.pulling import Pulled
+    from layerstore.image.sending import Policy, Sent
+    from layerstore.progress import Progress
+    from layerstore.registry.client import RegistryClient
+    from layerstore.store.store import Store
+
+_Originals = Annotated[
+    str,
+    typer.Option(
+        "--originals",
+        metavar="auto|keep|drop",
+        help="Of compressed layers: find how they are made again and keep those for which nothing "
+        "is found; keep all; or remember no manifests.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands."""
+    app.command("pull")(pull)
+    app.command("push")(push)
+
+
+def pull(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="With a tag or a digest.")],
+    *,
+    platform: Platform = "",
+    all_platforms: Annotated[
+        bool, typer.Option("--all-platforms", help="Every image of an index, not this host's.")
+    ] = False,
+    all_tags: Annotated[
+        bool, typer.Option("--all-tags", "-a", help="Every tag of the repository.")
+    ] = False,
+    originals: _Originals = "auto",
+    digestfile: DigestFile = None,
+    tls_verify: TlsVerify = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Bring images out of registries into the store."""
+    from layerstore.image.pulling import Puller
+
+    if all_platforms and platform:
+        raise InputError("--all-platforms and --platform exclude each other")
+    keeping = originals_of(originals)
+    wanted = [named_reference(name) for name in names]
+    serves = serving(platform)
+    rows = []
+    with (
+        registry_client(tls_verify) as client,
+        settings_of(context).open_store(create=True) as store,
+        terminal_progress(quiet=quiet) as progress,
+    ):
+        for name in wanted:
+            repository = client.repository(name)
+            puller = Puller(store, repository, serves, originals=keeping, progress=progress)
+            for each in _tags_of(name, client) if all_tags else [name]:
+                silent = quiet or as_json
+                if not silent:
+                    _tell_begin(each)
+                pulled = puller.pull(each, every=all_platforms)
+                rows.append(_row(each, pulled))
+                if not as_json:
+                    _tell(each, pulled, quiet=quiet)
+    if rows:
+        write_digest(digestfile, str(rows[-1]["digest"]))
+    if as_json:
+        write_json(rows)
+
+
+def push(
+    context: typer.Context,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="What to call it there; its own name without it."),
+    ] = None,
+    *,
+    compression: Annotated[
+        str,
+        typer.Option(
+            metavar="original|gzip|zstd|none",
+            help="Of the layers; what was pulled leaves as it came.",
+        ),
+    ] = "original",
+    all_tags: Annotated[
+        bool, typer.Option("--all-tags", "-a", help="Every tag of the repository.")
+    ] = False,
+    digestfile: DigestFile = None,
+    tls_verify: TlsVerify = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Send an image to a registry; what the registry has is not sent."""
+    if all_tags and target:
+        raise InputError("--all-tags pushes images under their own names")
+    policy = policy_of(compression)
+    rows = []
+    with (
+        registry_client(tls_verify) as client,
+        settings_of(context).open_store() as store,
+        terminal_progress(quiet=quiet) as progress,
+    ):
+        for name in _stored_tags(store, image) if all_tags else [image]:
+            there = named_reference(target or name)
+            if there.digest is not None:
+                raise InputError("a digest cannot be chosen", hint="give the image a tag")
+            if not (quiet or as_json):
+                write_line(f"The push refers to repository [{there.host}/{there.path}]")
+            sent = _push_one(store, client, name, there, policy, progress)
+            tag = there.tag or "latest"
+            digest, size = sent.descriptor.digest, sent.descriptor.size
+            rows.append({
+                "name": there.name, "digest": digest, "size": size, "original": sent.is_original,
+            })  # fmt: skip
+            if not (quiet or as_json):
+                write_line(f"{tag}: digest: {digest} size: {size}")
+            elif quiet:
+                write_line(f"{there.host}/{there.path}:{tag}")
+    write_digest(digestfile, str(rows[-1]["digest"]))
+    if as_json:
+        write_json(rows)
+
+
+def _push_one(
+    store: Store,
+    client: RegistryClient,
+    image: str,
+    there: Reference,
+    policy: Policy,
+    progress: Progress,
+) -> Sent:
+    from layerstore.image.pushing import Pusher, sibling_paths
+    from layerstore.image.registry_places import RegistryDestination
+    from layerstore.store.usage import note_image_use
+
+    record = store.resolve(image)
+    note_image_use(store.paths, record.image_id)
+    beside = sibling_paths(store, record, there.host)
+    destination = RegistryDestination(client.repository(there), beside)
+    return Pusher(store, destination, policy, progress).push(record, there)
+
+
+def originals_of(text: str) -> KeepOriginals:
+    """Return what is done with compressed layers.
+
+    Raises:
+        InputError: None of the words.
+    """
+    from layerstore.image.originals import Originals as KeepOriginals
+
+    try:
+        return KeepOriginals(text)
+    except ValueError as err:
+        raise InputError(
+            f"{text!r} does not say what to keep", hint="one of auto, keep, drop"
+        ) from err
+
+
+def policy_of(compression: str) -> Policy:
+    """Return how images leave.
+
+    Raises:
+        InputError: Not a compression.
+    """
+    from layerstore.image.sending import Policy
+
+    match compression:
+        case "original":
+            return Policy()
+        case "gzip" | "zstd" | "none":
+            return Policy(form=compression, anew=compression)
+        case _:
+            raise InputError(
+                f"{compression!r} is not a compression", hint="one of original, gzip, zstd, none"
+            )
+
+
+def _tags_of(name: Reference, client: RegistryClient) -> list[Reference]:
+    if name.tag or name.digest:
+        raise InputError("tag can't be used with --all-tags/-a")
+    return [name._replace(tag=tag) for tag in client.repository(name).tags()]
+
+
+def _stored_tags(store: Store, text: str) -> list[str]:
+    from layerstore.formats.reference import is_digest_name, split_name
+
+    name = named_reference(text)
+    if name.tag or name.digest:
+        raise InputError("tag can't be used with --all-tags/-a")
+    found = [
+        each
+        for each in store.tags()
+        if not is_digest_name(each) and split_name(each)[0] == name.repository
+    ]
+    if not found:
+        raise InputError(f"no image of the store has a tag of {name.repository}")
+    return sorted(found)
+
+
+def _tell_begin(name: Reference) -> None:
+    if name.tag is None and name.digest is None:
+        write_line("Using default tag: latest")
+    write_line(f"{name.digest or name.tag or 'latest'}: Pulling from {_remote_path(name)}")
+
+
+def _remote_path(name: Reference) -> str:
+    return name.path if name.host == "docker.io" else f"{name.host}/{name.path}"
+
+
+def _tell(name: Reference, pulled: Pulled, *, quiet: bool) -> None:
+    whole = f"{name.host}/{name.path}"
+    whole += f"@{name.digest}" if name.digest else f":{name.tag or 'latest'}"
+    if quiet:
+        write_line(whole)
+        return
+    familiar = name.digest_name if name.digest else name.name
+    write_line(f"Digest: {pulled.digest}")
+    what = "Downloaded newer image" if pulled.is_new else "Image is up to date"
+    write_line(f"Status: {what} for {familiar}")
+    write_line(whole)
+
+
+def _row(name: Reference, pulled: Pulled) -> dict[str, object]:
+    return {
+        "name": name.digest_name if name.digest else name.name,
+        "digest": pulled.digest,
+        "image_id": pulled.image.image_id,
+        "is_new": pulled.is_new,
+        "new_bytes": pulled.new_bytes,
+        "reused_bytes": pulled.reused_bytes,
+        "kept_bytes": pulled.kept_bytes,
+    }

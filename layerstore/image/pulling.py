@@ -1,0 +1,152 @@
+"""Images of a registry into a store.
+
+A pulled image has two kinds of names: the tag it was asked for by, and repository and digest of
+what that meant. Layers that the store has are not fetched, and where the registry says that a
+tag still means what the store pulled under it, nothing is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.errors import NotFoundError
+from layerstore.image.adopting import adopt_image, find_all, find_image
+from layerstore.image.images import load_config
+from layerstore.image.registry_places import RegistrySource
+from layerstore.image.sending import platform_of
+from layerstore.registry.errors import UnknownToRegistryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from layerstore.digest import Digest
+    from layerstore.formats import oci
+    from layerstore.formats.reference import Reference
+    from layerstore.image.originals import Originals
+    from layerstore.progress import Progress
+    from layerstore.registry.repository import Repository
+    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.session import WriteSession
+    from layerstore.store.store import Store
+
+
+class Pulled(NamedTuple):
+    """What was pulled.
+
+    Attributes:
+        image: The one of this platform.
+        digest: What the name meant: an image's manifest, or an index.
+        is_new: False when the store had it under this name.
+        new_bytes: Plain bytes that were added to the store.
+        reused_bytes: Plain bytes that it had.
+        kept_bytes: Of compressed originals that had to be kept.
+    """
+
+    image: ImageRecord
+    digest: Digest
+    is_new: bool
+    new_bytes: int = 0
+    reused_bytes: int = 0
+    kept_bytes: int = 0
+
+
+class Puller:
+    """Pulls images of one repository.
+
+    Args:
+        store: Where to.
+        repository: Where from.
+        serves: Which platform will do, where there are several.
+        originals: What is remembered of how images came.
+        progress: Hears the bytes of layers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        repository: Repository,
+        serves: Callable[[oci.Platform], bool],
+        *,
+        originals: Originals,
+        progress: Progress,
+    ) -> None:
+        self._store = store
+        self._repository = repository
+        self._source = RegistrySource(repository)
+        self._serves = serves
+        self._originals = originals
+        self._progress = progress
+
+    def pull(self, name: Reference, *, every: bool = False) -> Pulled:
+        """Bring what a name means into the store; durable and visible when this returns.
+
+        Args:
+            name: With a tag, or a digest, which goes before the tag.
+            every: All platforms, not only the one that serves.
+
+        Raises:
+            NotFoundError: There is no such image, or none for this platform.
+            RegistryError: The registry does not give it.
+            IntegrityError: Something is not what its descriptor says.
+        """
+        known = None if every else self._known(name)
+        if known is not None:
+            return known
+        reference = name.digest or name.tag or ""
+        with self._store.begin(f"pull {name.name}") as session:
+            if every:
+                image, top, kept = self._pull_all(session, name, reference)
+            else:
+                found = find_image(self._source, reference, self._serves)
+                top = found.documents[-1].digest
+                adopted = adopt_image(
+                    session, self._source, found, names=_names(name, top),
+                    originals=self._originals, progress=self._progress,
+                )  # fmt: skip
+                image, kept = adopted.image, adopted.kept_bytes
+            stats = session.stats
+        return Pulled(image, top, True, stats.new_bytes, stats.reused_bytes, kept)
+
+    def _pull_all(
+        self, session: WriteSession, name: Reference, reference: str
+    ) -> tuple[ImageRecord, Digest, int]:
+        """Pull every platform; the one that serves gets the name, when all are there."""
+        index = find_all(self._source, reference)
+        if not index.images:
+            raise NotFoundError(f"{self._source.name} has no image under {reference}")
+        fits = [each for each in index.images if self._serves(platform_of(each.config))]
+        chosen = (fits or list(index.images))[0]
+        kept = 0
+        for found in [*(each for each in index.images if each is not chosen), chosen]:
+            own = name._replace(tag=None, digest=found.documents[0].digest).digest_name
+            more = _names(name, chosen.documents[-1].digest) if found is chosen else []
+            adopted = adopt_image(
+                session, self._source, found, names=[own, *more],
+                originals=self._originals, beside=index.beside, progress=self._progress,
+            )  # fmt: skip
+            kept += adopted.kept_bytes
+        return adopted.image, chosen.documents[-1].digest, kept
+
+    def _known(self, name: Reference) -> Pulled | None:
+        """Return the image that the store has under a name, if the registry means it, too."""
+        names = self._store.tags()
+        digest = name.digest
+        if digest is None:
+            if name.name not in names:
+                return None
+            head = self._repository.head_manifest(name.tag or "latest")
+            if head is None:
+                raise UnknownToRegistryError(f"there is no {name.name} in its registry")
+            digest = head.digest
+        image_id = names.get(name._replace(digest=digest).digest_name)
+        if image_id is None or (name.digest is None and names[name.name] != image_id):
+            return None
+        image = self._store.image(image_id)
+        if not self._serves(platform_of(load_config(self._store, image_id))):
+            return None
+        return Pulled(image, digest, is_new=False)
+
+
+def _names(name: Reference, digest: Digest) -> list[str]:
+    own = name._replace(digest=digest).digest_name
+    return [own] if name.digest is not None else [name.name, own]

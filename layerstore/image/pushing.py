@@ -1,0 +1,189 @@
+"""Images of a store to a registry.
+
+Layers that the registry has are not sent, and not even made: how a layer was compressed once,
+when it was pulled or pushed, is remembered, so its compressed digest is known. Blobs that
+another repository of the registry has are mounted.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.digest import sha256_digest
+from layerstore.formats import oci
+from layerstore.formats.origins import Encoding, Origins
+from layerstore.formats.reference import is_digest_name, split_name
+from layerstore.image.blob_files import compressor_of
+from layerstore.image.images import load_parts, publish_parts
+from layerstore.image.originals import known_encodings, original_pieces
+from layerstore.image.sending import MEDIA_TYPES, Sender, find_original
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from layerstore.digest import DiffId
+    from layerstore.formats.reference import Reference
+    from layerstore.image.blob_files import Compression
+    from layerstore.image.images import ImageParts
+    from layerstore.image.registry_places import RegistryDestination
+    from layerstore.image.sending import Policy, Sent
+    from layerstore.progress import Progress
+    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.store import Store
+
+PARALLEL = 3
+"""Layers on their way at once, as docker and podman do it."""
+
+
+class _Layer(NamedTuple):
+    """A layer whose compressed form is known."""
+
+    diff_id: DiffId
+    descriptor: oci.Descriptor
+    encoding: Encoding
+
+
+class Pusher:
+    """Pushes images to one repository.
+
+    Args:
+        store: Where from.
+        destination: Where to.
+        policy: How they leave.
+        progress: Hears the bytes of layers.
+    """
+
+    def __init__(
+        self, store: Store, destination: RegistryDestination, policy: Policy, progress: Progress
+    ) -> None:
+        self._store = store
+        self._destination = destination
+        self._policy = policy
+        self._progress = progress
+
+    def push(self, image: ImageRecord, name: Reference) -> Sent:
+        """Send an image; when this returns, the registry has it under its tag.
+
+        The store remembers how its layers were compressed, and, of images that it calls so itself,
+        the name that the registry has: repository and digest.
+
+        Raises:
+            RegistryError: The registry does not take it.
+            IntegrityError: Stored bytes are damaged.
+        """
+        parts = load_parts(self._store, image)
+        sender = Sender(self._store, self._destination, self._policy, self._progress)
+        for layer in self._send_known(parts):
+            sender.reuse(layer.diff_id, layer.descriptor)
+        sent = sender.send(parts, name.tag or "latest")
+        names = []
+        if name.repository in _tagged_repositories(self._store, image):
+            names = [name._replace(digest=sent.descriptor.digest).digest_name]
+        if not sent.is_original:
+            self._remember(parts, sent, names)
+        elif names:
+            self._store.name_document(names[0], image.image_id)
+        return sent
+
+    def _send_known(self, parts: ImageParts) -> list[_Layer]:
+        """Send what can be sent without finding out how, side by side; return that."""
+        layers = self._known(parts)
+        if not layers:
+            return []
+        self._progress.start("layers", sum(each.descriptor.size for each in layers))
+        with ThreadPoolExecutor(PARALLEL, "layerstore-push") as workers:
+            futures = [workers.submit(self._send, layer) for layer in layers]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+        self._progress.finish()
+        return layers
+
+    def _known(self, parts: ImageParts) -> list[_Layer]:
+        policy = self._policy
+        if policy.form == "original":
+            original = find_original(self._store, parts, policy)
+            if original is not None:
+                return [
+                    _Layer(diff_id, descriptor, encoding)
+                    for each, _, manifest in original.images
+                    for diff_id, descriptor in zip(each.layers, manifest.layers, strict=True)
+                    if (encoding := each.origins.encodings.get(descriptor.digest))
+                ]
+        recipe = _recipe(policy.anew)
+        wanted = set(parts.layers)
+        return [
+            _Layer(
+                encoding.diff_id,
+                oci.Descriptor(
+                    media_type=MEDIA_TYPES[policy.anew], digest=digest, size=encoding.size
+                ),
+                encoding,
+            )
+            for digest, encoding in known_encodings(self._store).items()
+            if encoding.diff_id in wanted and encoding.recipe and encoding.recipe == recipe
+        ]
+
+    def _send(self, layer: _Layer) -> None:
+        descriptor = layer.descriptor
+        if not self._destination.has_blob(descriptor):
+            pieces = original_pieces(self._store, descriptor.digest, layer.encoding)
+            self._destination.put_blob(pieces, descriptor.media_type, descriptor)
+        self._progress.advance(descriptor.size)
+
+    def _remember(self, parts: ImageParts, sent: Sent, names: Sequence[str]) -> None:
+        """Remember an image's new manifest and how its layers were made for it."""
+        recipe = _recipe(self._policy.anew)
+        pairs = list(zip(parts.layers, sent.manifest.layers, strict=True))
+        if recipe is None and any(made.digest != diff_id for diff_id, made in pairs):
+            return
+        encodings = {
+            made.digest: Encoding(diff_id, made.size, None, recipe or {})
+            for diff_id, made in pairs
+            if made.digest != diff_id
+        }
+        raw = oci.encode_manifest(sent.manifest)
+        # An index holds attestations, which are made anew each time; alone they would get lost.
+        is_top = sent.descriptor.digest == sha256_digest(raw)
+        documents = {sent.descriptor.digest: oci.MANIFEST_TYPE} if is_top else {}
+        with self._store.begin("push") as session:
+            session.hold_layers(parts.layers)
+            publish_parts(
+                session,
+                parts._replace(origins=Origins(documents, encodings)),
+                names=names if is_top else [],
+                documents=[raw] if is_top else [],
+            )
+
+
+def sibling_paths(store: Store, image: ImageRecord, host: str) -> Sequence[str]:
+    """Return repositories of a registry that have an image by its names: blobs can be had there."""
+    from layerstore.formats.reference import parse_reference
+
+    references = [parse_reference(name) for name in _names_of(store, image)]
+    return list(dict.fromkeys(each.path for each in references if each.host == host))
+
+
+def _tagged_repositories(store: Store, image: ImageRecord) -> set[str]:
+    names = _names_of(store, image)
+    return {split_name(name)[0] for name in names if not is_digest_name(name)}
+
+
+def _names_of(store: Store, image: ImageRecord) -> list[str]:
+    return [name for name, image_id in store.tags().items() if image_id == image.image_id]
+
+
+def _recipe(compression: Compression) -> Mapping[str, object] | None:
+    """Return how layers are made again that we compress, in the words of encodings."""
+    match compression:
+        case "gzip":
+            head = compressor_of("gzip").flush()[:10]
+            return {"codec": "isal", "level": 3, "header": head.hex()}
+        case "zstd":
+            return {"codec": "zstd", "level": 3, "checksum": True, "threads": 0}
+        case "none":
+            return None

@@ -1,0 +1,236 @@
+"""Real registries and other people's clients: what is pushed here runs there, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.cli import Cli
+from tests.support.layouts import Layout, tar_of
+from tests.support.registry_peers import (
+    SECRET,
+    USER,
+    Server,
+    docker_registry,
+    needs_registry,
+    skopeo,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = needs_registry
+
+needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="no skopeo")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with docker_registry(tmp_path_factory.mktemp("registry")) as made:
+        cli = Cli(made.home / "none")
+        result = cli(
+            "login", "-u", USER, "--password-stdin", made.name,
+            stdin=SECRET.encode(), env=made.environment,
+        )  # fmt: skip
+        assert (result.code, result.out) == (0, "Login Succeeded\n")
+        assert "unencrypted" in result.err
+        yield made
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path / "store")
+
+
+def imported(cli: Cli, tmp_path: Path, name: str, **files: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir(exist_ok=True)
+    for path, text in files.items():
+        (root / path).write_text(text)
+    cli.ok("import", root, "-t", name)
+
+
+def pushed(cli: Cli, server: Server, *words: str) -> str:
+    """Push and return the digest."""
+    result = cli.ok("push", *words, "--json", **server.environment)
+    return json.loads(result.out)[-1]["digest"]
+
+
+def test_credentials_lie_where_docker_has_them(server: Server) -> None:
+    config = server.home / ".docker/config.json"
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    assert list(json.loads(config.read_text())["auths"]) == [server.name]
+
+
+def test_without_them_nothing_is_given(server: Server, cli: Cli, tmp_path: Path) -> None:
+    imported(cli, tmp_path, f"{server.name}/closed:1", a="a")
+    env = {**server.environment, "DOCKER_CONFIG": str(tmp_path / "nobody")}
+    for words in (("push", f"{server.name}/closed:1"), ("pull", f"{server.name}/closed:1")):
+        error = cli.fails(13, *words, **env)
+        assert f"layerstore login {server.name}" in error
+    error = cli("login", "-u", USER, "--password-stdin", server.name, stdin=b"wrong", env=env)
+    assert error.code == 13
+    assert "wrong" not in error.err
+    assert not (tmp_path / "nobody").exists()
+    assert "Not logged in" in cli.ok("logout", server.name, **env).out
+
+
+def test_a_certificate_of_nobody_we_know(server: Server, cli: Cli, tmp_path: Path) -> None:
+    env = {**server.environment, "XDG_CONFIG_HOME": str(tmp_path)}
+    error = cli.fails(13, "pull", "--tls-verify=true", f"{server.name}/x", **env)
+    assert "is not trusted" in error
+
+
+def test_there_and_back(server: Server, cli: Cli, tmp_path: Path) -> None:
+    name = f"{server.name}/team/app"
+    imported(cli, tmp_path, f"{name}:1", a="one", b="two" * 1000)
+    first = pushed(cli, server, f"{name}:1")
+    other = Cli(tmp_path / "other")
+    said = other.ok("pull", f"{name}:1", **server.environment)
+    assert said.lines == [
+        f"1: Pulling from {name}",
+        f"Digest: {first}",
+        f"Status: Downloaded newer image for {name}:1",
+        f"{name}:1",
+    ]
+    again = other.ok("pull", f"{name}:1", **server.environment)
+    assert f"Status: Image is up to date for {name}:1" in again.lines
+    assert other.ok("pull", "-q", f"{name}@{first}", **server.environment).lines == [
+        f"{name}@{first}"
+    ]
+    (inspected,) = json.loads(other.ok("inspect", f"{name}:1").out)
+    assert inspected["RepoDigests"] == [f"{name}@{first}"]
+    assert inspected["Id"] == json.loads(cli.ok("inspect", f"{name}:1").out)[0]["Id"]
+    assert pushed(other, server, f"{name}:1", f"{server.name}/back:1") == first
+    assert pushed(cli, server, f"{name}:1") == first
+    other.ok("check", "--read-data")
+    cli.ok("check", "--read-data")
+
+
+def test_what_is_there_is_not_sent(server: Server, cli: Cli, tmp_path: Path) -> None:
+    name = f"{server.name}/mounted/a"
+    imported(cli, tmp_path, f"{name}:1", a="mounted" * 1000)
+    pushed(cli, server, f"{name}:1")
+    before = len(server.requests("PUT")), len(server.requests("PATCH"))
+    pushed(cli, server, f"{name}:1")
+    pushed(cli, server, f"{name}:1", f"{server.name}/mounted/b:1")
+    after = len(server.requests("PUT")), len(server.requests("PATCH"))
+    assert after == (before[0] + 2, before[1])  # the two manifests
+    assert any("mount=sha256" in path for path in server.requests("POST"))
+
+
+def test_layers_that_the_store_has_are_not_fetched(
+    server: Server, cli: Cli, tmp_path: Path
+) -> None:
+    name = f"{server.name}/versions"
+    imported(cli, tmp_path, f"{name}:1", a="base" * 1000)
+    (tmp_path / "Dockerfile").write_text(f"FROM {name}:1\nCOPY Dockerfile /added\n")
+    cli.ok("build", "-q", "-t", f"{name}:2", tmp_path)
+    pushed(cli, server, f"{name}:1")
+    pushed(cli, server, f"{name}:2")
+    other = Cli(tmp_path / "other")
+    other.ok("pull", "-q", f"{name}:1", **server.environment)
+    before = len(server.requests("GET"))
+    other.ok("pull", "-q", f"{name}:2", **server.environment)
+    asked = [path for path in server.requests("GET")[before:] if "blobs" in path]
+    assert len(asked) == 2  # the config and the one new layer
+
+
+def test_digest_files_all_tags_and_quiet(server: Server, cli: Cli, tmp_path: Path) -> None:
+    name = f"{server.name}/many"
+    imported(cli, tmp_path, f"{name}:1", a="1")
+    cli.ok("tag", f"{name}:1", f"{name}:2")
+    out = cli.ok("push", "-q", "-a", name, "--digestfile", tmp_path / "d", **server.environment)
+    assert out.lines == [f"{name}:1", f"{name}:2"]
+    other = Cli(tmp_path / "other")
+    rows = json.loads(other.ok("pull", "-a", name, "--json", **server.environment).out)
+    assert {row["name"] for row in rows} == {f"{name}:1", f"{name}:2"}
+    assert rows[-1]["digest"] == (tmp_path / "d").read_text()
+    assert "tag can't be used" in other.fails(2, "pull", "-a", f"{name}:1")
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+def test_compressions(server: Server, cli: Cli, tmp_path: Path, compression: str) -> None:
+    name = f"{server.name}/compressed/{compression}"
+    imported(cli, tmp_path, f"{name}:1", a="x" * 100_000)
+    digest = pushed(cli, server, f"{name}:1", "--compression", compression)
+    other = Cli(tmp_path / "other")
+    (row,) = json.loads(other.ok("pull", f"{name}:1", "--json", **server.environment).out)
+    assert row["digest"] == digest
+    assert row["kept_bytes"] == 0
+    assert pushed(other, server, f"{name}:1", f"{name}:again") == digest
+    assert pushed(cli, server, f"{name}:1", "--compression", compression) == digest
+
+
+def test_what_is_not_there(server: Server, cli: Cli) -> None:
+    error = cli.fails(13, "pull", f"{server.name}/absent:1", **server.environment)
+    assert "MANIFEST_UNKNOWN" in error
+    assert cli.fails(2, "pull", "A b").startswith("layerstore: error: ")
+    assert "not a compression" in cli.fails(2, "push", "x", "--compression", "lzma")
+
+
+@needs_skopeo
+def test_with_skopeo_there_and_back(server: Server, cli: Cli, tmp_path: Path) -> None:
+    skopeo(server, "login", "-u", USER, "-p", SECRET, server.name)
+    name = f"{server.name}/skopeo"
+    imported(cli, tmp_path, f"{name}:1", a="for skopeo")
+    digest = pushed(cli, server, f"{name}:1")
+    raw = skopeo(server, "inspect", "--raw", f"docker://{name}:1")
+    assert f"sha256:{hashlib.sha256(raw.encode()).hexdigest()}" == digest
+    skopeo(server, "copy", f"docker://{name}:1", f"oci:{tmp_path}/layout:1")
+    # Docker's format, with digests of its own, and back under the same ones.
+    skopeo(server, "copy", "--format", "v2s2", f"oci:{tmp_path}/layout:1", f"docker://{name}:v2s2")
+    raw = skopeo(server, "inspect", "--raw", f"docker://{name}:v2s2")
+    assert "vnd.docker.distribution.manifest.v2" in raw
+    other = Cli(tmp_path / "other")
+    other.ok("pull", "-q", f"{name}:v2s2", **server.environment)
+    assert pushed(other, server, f"{name}:v2s2", f"{name}:back") == (
+        f"sha256:{hashlib.sha256(raw.encode()).hexdigest()}"
+    )
+    ids = [json.loads(c.ok("inspect", f"{name}:{t}").out)[0]["Id"]
+           for c, t in ((cli, "1"), (other, "v2s2"))]  # fmt: skip
+    assert ids[0] == ids[1]
+    # skopeo has no look at the store; neither has our copy.
+    cli.ok("copy", f"{name}:v2s2", f"{server.name}/copied:1", **server.environment)
+    assert skopeo(server, "inspect", "--raw", f"docker://{server.name}/copied:1") == raw
+    cli.ok("copy", f"oci:{tmp_path}/layout:1", f"{server.name}/copied:2", **server.environment)
+    copied = skopeo(server, "inspect", "--raw", f"docker://{server.name}/copied:2")
+    assert f"sha256:{hashlib.sha256(copied.encode()).hexdigest()}" == digest
+
+
+def test_indexes_of_several_platforms(server: Server, cli: Cli, tmp_path: Path) -> None:
+    name = f"{server.name}/platforms"
+    layout = Layout(tmp_path / "layout")
+    amd = layout.image([tar_of({"amd": b"amd"})], "go")  # a compression that nothing makes again
+    arm = layout.image([tar_of({"arm": b"arm"})], architecture="arm64")
+    index = layout.index(amd, arm, layout.attestation(amd))
+    place = layout.finish(("1", index))
+    cli.ok("copy", "-a", f"oci:{place}:1", f"{name}:1", **server.environment)
+    (row,) = json.loads(cli.ok("pull", f"{name}:1", "--json", **server.environment).out)
+    assert row["digest"] == index["digest"]
+    (foreign,) = json.loads(
+        cli.ok("pull", f"{name}:1", "--platform", "linux/arm64", "--json", **server.environment).out
+    )
+    assert foreign["digest"] == index["digest"]
+    assert foreign["image_id"] != row["image_id"]
+    assert foreign["is_new"]
+    other = Cli(tmp_path / "other")
+    other.ok("pull", "-q", "--all-platforms", f"{name}:1", **server.environment)
+    assert pushed(other, server, f"{name}:1", f"{name}:whole") == index["digest"]
+    assert "no image for this platform" in other.fails(
+        3, "pull", "--platform", "linux/s390x", f"{name}:1", **server.environment
+    )
+
+
+def test_secrets_are_on_no_command_line_and_in_no_log(server: Server, cli: Cli) -> None:
+    error = cli(
+        "pull", f"{server.name}/absent", env={**server.environment, "LAYERSTORE_DEBUG": "1"}
+    )
+    assert SECRET not in error.err + error.out
+    assert "dXNlcjpz" not in error.err
