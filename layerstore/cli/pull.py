@@ -11,6 +11,14 @@ from layerstore.cli.copy import DigestFile, Platform, serving, write_digest
 from layerstore.cli.output import write_json, write_line
 from layerstore.cli.progress import terminal_progress
 from layerstore.cli.registries import TlsVerify, registry_client
+from layerstore.cli.signatures import (
+    PassphraseFile,
+    PolicyFile,
+    SignKey,
+    attach_signature,
+    policy_gate,
+    signing_key,
+)
 from layerstore.cli.transports import named_reference
 from layerstore.errors import InputError
 
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from layerstore.image.sending import Policy, Sent
     from layerstore.progress import Progress
     from layerstore.registry.client import RegistryClient
+    from layerstore.signing.keys import PrivateKey
     from layerstore.store.store import Store
 
 _Originals = Annotated[
@@ -52,17 +61,22 @@ def pull(
         bool, typer.Option("--all-tags", "-a", help="Every tag of the repository.")
     ] = False,
     originals: _Originals = "auto",
+    policy_file: PolicyFile = None,
     digestfile: DigestFile = None,
     tls_verify: TlsVerify = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Bring images out of registries into the store."""
+    from functools import partial
+
     from layerstore.image.pulling import Puller
+    from layerstore.image.registry_places import RegistrySource
 
     if all_platforms and platform:
         raise InputError("--all-platforms and --platform exclude each other")
     keeping = originals_of(originals)
+    gate = policy_gate(policy_file)
     wanted = [named_reference(name) for name in names]
     serves = serving(platform)
     rows = []
@@ -73,8 +87,11 @@ def pull(
     ):
         for name in wanted:
             repository = client.repository(name)
-            puller = Puller(store, repository, serves, originals=keeping, progress=progress)
             for each in _tags_of(name, client) if all_tags else [name]:
+                puller = Puller(
+                    store, repository, serves, originals=keeping, progress=progress,
+                    permit=partial(gate, each, RegistrySource(repository)),
+                )  # fmt: skip
                 silent = quiet or as_json
                 if not silent:
                     _tell_begin(each)
@@ -106,6 +123,8 @@ def push(
     all_tags: Annotated[
         bool, typer.Option("--all-tags", "-a", help="Every tag of the repository.")
     ] = False,
+    sign_key: SignKey = None,
+    passphrase_file: PassphraseFile = None,
     digestfile: DigestFile = None,
     tls_verify: TlsVerify = None,
     quiet: Quiet = False,
@@ -115,6 +134,7 @@ def push(
     if all_tags and target:
         raise InputError("--all-tags pushes images under their own names")
     policy = policy_of(compression)
+    key = signing_key(sign_key, passphrase_file) if sign_key is not None else None
     rows = []
     with (
         registry_client(tls_verify) as client,
@@ -127,7 +147,7 @@ def push(
                 raise InputError("a digest cannot be chosen", hint="give the image a tag")
             if not (quiet or as_json):
                 write_line(f"The push refers to repository [{there.host}/{there.path}]")
-            sent = _push_one(store, client, name, there, policy, progress)
+            sent = _push_one(store, client, name, there, policy, progress, key)
             tag = there.tag or "latest"
             digest, size = sent.descriptor.digest, sent.descriptor.size
             rows.append({
@@ -149,16 +169,22 @@ def _push_one(
     there: Reference,
     policy: Policy,
     progress: Progress,
+    key: PrivateKey | None,
 ) -> Sent:
     from layerstore.image.pushing import Pusher, sibling_paths
-    from layerstore.image.registry_places import RegistryDestination
+    from layerstore.image.registry_places import RegistryDestination, RegistrySource
     from layerstore.store.usage import note_image_use
 
     record = store.resolve(image)
     note_image_use(store.paths, record.image_id)
     beside = sibling_paths(store, record, there.host)
-    destination = RegistryDestination(client.repository(there), beside)
-    return Pusher(store, destination, policy, progress).push(record, there)
+    repository = client.repository(there)
+    destination = RegistryDestination(repository, beside)
+    sent = Pusher(store, destination, policy, progress).push(record, there)
+    if key is not None:
+        source = RegistrySource(repository)
+        attach_signature(there, sent.descriptor.digest, source, destination, key)
+    return sent
 
 
 def originals_of(text: str) -> KeepOriginals:

@@ -17,11 +17,12 @@ from layerstore.image.sending import platform_of
 from layerstore.registry.errors import UnknownToRegistryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from layerstore.digest import Digest
     from layerstore.formats import oci
     from layerstore.formats.reference import Reference
+    from layerstore.image.exchange import BlobReader, Document
     from layerstore.image.originals import Originals
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository
@@ -50,6 +51,32 @@ class Pulled(NamedTuple):
     kept_bytes: int = 0
 
 
+class _GatedSource:
+    """A source that asks whether an image may come in before any blob of it is read."""
+
+    is_remote = True
+    has_originals = True
+
+    def __init__(self, source: RegistrySource, permit: Callable[[Sequence[Digest]], None]) -> None:
+        self._source = source
+        self._permit = permit
+        self._documents: list[Digest] = []
+        self._asked = False
+        self.name = source.name
+
+    def document(self, reference: str) -> Document:
+        document = self._source.document(reference)
+        if not self._asked:
+            self._documents.insert(0, document.digest)
+        return document
+
+    def open_blob(self, descriptor: oci.Descriptor) -> BlobReader:
+        if not self._asked:
+            self._permit(self._documents)
+            self._asked = True
+        return self._source.open_blob(descriptor)
+
+
 class Puller:
     """Pulls images of one repository.
 
@@ -59,6 +86,8 @@ class Puller:
         serves: Which platform will do, where there are several.
         originals: What is remembered of how images came.
         progress: Hears the bytes of layers.
+        permit: Told the digest of what a name means and of the indexes that led to it, the lowest
+            first, before anything else is read; raises if that may not come in.
     """
 
     def __init__(
@@ -69,6 +98,7 @@ class Puller:
         *,
         originals: Originals,
         progress: Progress,
+        permit: Callable[[Sequence[Digest]], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._repository = repository
@@ -76,6 +106,7 @@ class Puller:
         self._serves = serves
         self._originals = originals
         self._progress = progress
+        self._permit = permit
 
     def pull(self, name: Reference, *, every: bool = False) -> Pulled:
         """Bring what a name means into the store; durable and visible when this returns.
@@ -97,10 +128,11 @@ class Puller:
             if every:
                 image, top, kept = self._pull_all(session, name, reference)
             else:
-                found = find_image(self._source, reference, self._serves)
+                source = _GatedSource(self._source, self._permit)
+                found = find_image(source, reference, self._serves)
                 top = found.documents[-1].digest
                 adopted = adopt_image(
-                    session, self._source, found, names=_names(name, top),
+                    session, source, found, names=_names(name, top),
                     originals=self._originals, progress=self._progress,
                 )  # fmt: skip
                 image, kept = adopted.image, adopted.kept_bytes
@@ -111,6 +143,8 @@ class Puller:
         self, session: WriteSession, name: Reference, reference: str
     ) -> tuple[ImageRecord, Digest, int]:
         """Pull every platform; the one that serves gets the name, when all are there."""
+        # Whoever vouches for all of them vouches for the index.
+        self._permit([self._source.document(reference).digest])
         index = find_all(self._source, reference)
         if not index.images:
             raise NotFoundError(f"{self._source.name} has no image under {reference}")
