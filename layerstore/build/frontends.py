@@ -62,6 +62,8 @@ class DockerfileFrontend:
     def targets(self, options: LowerOptions, images: Images, ui: BuildUi) -> list[Target]:
         """Return the one image."""
         plan = lower(self._dockerfile, options, images)
+        for notice in plan.notices:
+            ui.warning(notice)
         warn_of_unused(plan.unused_args, self._dockerfile.stages[0].span.file, "ARG", ui)
         names = tuple(parse_tag_name(_for_platform(tag, options)) for tag in self._tags)
         return [Target("", names, plan)]

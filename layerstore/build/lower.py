@@ -56,7 +56,7 @@ from layerstore.net.redaction import redacted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.build.dockerfile.syntax import Dockerfile, Stage
+    from layerstore.build.dockerfile.syntax import Dockerfile, Notice, Stage
     from layerstore.build.lower_options import Images, LowerOptions
 
 SCRATCH = "scratch"
@@ -75,7 +75,8 @@ def lower(dockerfile: Dockerfile, options: LowerOptions, images: Images) -> Plan
     state = lowering.stage_state(target_stage(dockerfile, options.target))
     if options.labels:
         state.config = with_labels(state, options.labels)
-    return Plan(state, lowering.unused_args(), lowering.stages_done())
+    unused, stages = lowering.unused_args(), lowering.stages_done()
+    return Plan(state, unused, stages, notices=tuple(lowering.notices))
 
 
 def target_stage(dockerfile: Dockerfile, name: str | None, *, without_cache: str = "") -> Stage:
@@ -122,6 +123,7 @@ class Lowering:
         self.context = Vertex(ContextOp(), (), None)
         self.images = images
         self.contexts = NamedContexts(self, options.contexts)
+        self.notices: list[Notice] = []
         self._done: dict[int, StageState] = {}
         self._begun: set[int] = set()
         self._declared: set[str] = set()

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from layerstore.build.contexts import LayoutContext, NamedSource
+    from layerstore.build.dockerfile.syntax import Notice
     from layerstore.build.platforms import Platform
     from layerstore.build.stage import StageState
     from layerstore.formats.oci_config import ImageConfig
@@ -91,9 +92,11 @@ class Plan(NamedTuple):
         stages: Numbers of the stages it needs.
         history_comment: Says by which rules the history is written, as other builders of
             Dockerfiles do.
+        notices: What was accepted with a remark.
     """
 
     state: StageState
     unused_args: tuple[str, ...]
     stages: frozenset[int] = frozenset()
     history_comment: str = "buildkit.dockerfile.v0"
+    notices: tuple[Notice, ...] = ()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
-from layerstore.build.dockerfile.errors import SpecError, unsupported
+from layerstore.build.dockerfile.errors import SpecError
+from layerstore.build.dockerfile.syntax import Notice
 from layerstore.build.graph import MountSpec, RunOp
 from layerstore.build.run.settings import HOST_NETWORK, INSECURE
 
 if TYPE_CHECKING:
-    from layerstore.build.dockerfile.syntax import Run, RunMount, Stage
+    from layerstore.build.dockerfile.syntax import Run, RunMount, SourceSpan, Stage
     from layerstore.build.graph import Vertex
     from layerstore.build.lower import Lowering
     from layerstore.build.stage import StageState
@@ -22,6 +23,7 @@ _FORBIDDEN_TARGETS = ("/", "/proc", "/sys", "/dev")
 _DEFAULT_SECRET_DIRECTORY = "/run/secrets"  # noqa: S105 -- a path
 _SSH_SOCKETS = "/run/buildkit/ssh_agent"
 _ID_MAX_CHARACTERS = 4096
+_DEVICE_HINT = "--device=VENDOR/CLASS=NAME[,required]"
 
 
 def lower_run(
@@ -34,6 +36,7 @@ def lower_run(
     """
     _refuse(instruction)
     _require_allowed(lowering, instruction)
+    _without_devices(lowering, instruction)
     mounts = _Mounts(lowering, stage, state)
     specs = [mounts.lower(mount) for mount in instruction.mounts]
     args, program = _command(state, instruction)
@@ -67,13 +70,47 @@ def _command(state: StageState, instruction: Run) -> tuple[tuple[str, ...], Moun
 
 
 def _refuse(instruction: Run) -> None:
-    if instruction.devices:
-        raise unsupported(
-            instruction.flag_span("device"),
-            "RUN --device (devices of the Container Device Interface)",
-        )
     if instruction.command.argv == ():
         raise SpecError("RUN needs a command", instruction.span)
+
+
+def _without_devices(lowering: Lowering, instruction: Run) -> None:
+    """Pass over devices that a step may do without: this builder has none to give.
+
+    Source: BuildKit, RUN --device: what is not required and not there is left out.
+
+    Raises:
+        SpecError: One is required.
+    """
+    span = instruction.flag_span("device") if instruction.devices else instruction.span
+    for text in instruction.devices:
+        name, is_required = _device(text, span)
+        what = f"the device {name!r} (of the Container Device Interface)"
+        if is_required:
+            raise SpecError(
+                f"the step requires {what}, and steps get none here", span,
+                hint="let it be left out where there is none: without 'required'",
+            )  # fmt: skip
+        lowering.notices.append(Notice(f"{what} is left out: steps get none here", span))
+
+
+def _device(text: str, span: SourceSpan) -> tuple[str, bool]:
+    """Return a device's name, and whether it is required: ``name[,required]``."""
+    name, is_required = "", False
+    for number, part in enumerate(text.split(",")):
+        key, equals, value = part.partition("=")
+        key = key.strip().lower()
+        if not number and (not equals or "/" in key):  # names hold '=': vendor/class=device
+            name = part.strip()
+        elif key == "name" and value:
+            name = value
+        elif key == "required" and value.lower() in ("", "true", "1", "false", "0"):
+            is_required = value.lower() not in ("false", "0")
+        else:
+            raise SpecError(f"{part!r} is no field of a device", span, hint=_DEVICE_HINT)
+    if not name:
+        raise SpecError("the device has no name", span, hint=_DEVICE_HINT)
+    return name, is_required
 
 
 def _require_allowed(lowering: Lowering, instruction: Run) -> None:
@@ -181,13 +218,14 @@ class _Mounts:
         )
 
     def _cache(self, mount: RunMount, target: str) -> MountSpec:
-        if mount.from_ is None and mount.source not in {None, "/", "."}:
-            raise unsupported(mount.span, "RUN --mount=type=cache with source= and no from=")
+        source = posixpath.normpath(f"/{mount.source or ''}")
+        if mount.from_ is None:
+            source = source.lstrip("/")  # a directory in the cache itself, as under BuildKit
         return MountSpec(
             type="cache",
             target=target,
             input=self._input(mount) if mount.from_ is not None else None,
-            source=mount.source or "/" if mount.from_ is not None else "",
+            source=source,
             readonly=mount.readonly,
             id=mount.id or target,
             sharing=mount.sharing or "shared",

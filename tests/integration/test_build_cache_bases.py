@@ -55,3 +55,29 @@ def test_links_in_the_way_stay_inside_the_source(box: Builder) -> None:
     mount = _MOUNT.replace("source=/s", "source=/s/l")
     box.build(f"{_STAGE}FROM box\nRUN {mount} ls /c\n")
     assert box.ui.text == b"group\npasswd\n"
+
+
+def test_a_directory_of_a_cache_is_mounted_alone(box: Builder) -> None:
+    """source= without from= is a place in the cache itself, as under BuildKit."""
+    box.build(
+        "FROM box\n"
+        "RUN --mount=type=cache,id=c,target=/c mkdir -p /c/a/b && echo one > /c/a/b/f"
+        " && ln -s /a/b /c/l\n"
+    )
+    mount = "--mount=type=cache,id=c,target=/x,source={}"
+    box.build(f"FROM box\nRUN {mount.format('a/b')} cat /x/f && echo two >> /x/f && ls -d /x/..\n")
+    assert box.ui.text == b"one\n/x/..\n"
+    box.build(f"FROM box\nRUN {mount.format('/a/../l')} cat /x/f && : linked\n")
+    assert box.ui.text == b"one\ntwo\n"
+    box.build(f"FROM box\nRUN {mount.format('/')} ls /x\n")
+    assert box.ui.text == b"a\nl\n"
+    box.build(f"FROM box\nRUN {mount.format('a/b/f')} cat /x && : a file\n")
+    assert box.ui.text == b"one\ntwo\n"
+
+
+def test_what_a_cache_does_not_have_is_told(box: Builder) -> None:
+    with pytest.raises(BuildStepError, match=r"cannot mount none: No such file.* in the cache"):
+        box.build("FROM box\nRUN --mount=type=cache,id=c,target=/x,source=none true\n")
+    box.build("FROM box\nRUN --mount=type=cache,id=c,target=/c ln -s ../../../../etc /c/out\n")
+    with pytest.raises(BuildStepError, match="No such file"):
+        box.build("FROM box\nRUN --mount=type=cache,id=c,target=/x,source=out true\n")

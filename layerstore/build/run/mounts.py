@@ -200,17 +200,25 @@ class MountSet:
                 if not stat.S_ISDIR(os.fstat(fd).st_mode):
                     raise BuildError(f"a cache mount cannot begin with {spec.source}: it is a file")
                 fill_cache(data, fd)
+        elif spec.source:
+            with _opened(data, spec) as fd:
+                self._bound(spec, fd, flags=())
+            return
         self._take(spec, data, is_directory=True, flags=())
 
     def _bind(self, spec: MountSpec, sources: MountSources) -> None:
         assert spec.input is not None
         shown = self._stack.enter_context(sources.show(spec.input, writable=not spec.readonly))
         with _opened(shown, spec) as fd:
-            is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
-            place = self._place(is_directory=is_directory)
-            mounts.bind(f"/proc/self/fd/{fd}", str(place))
+            self._bound(spec, fd, flags=_SAFE)
+
+    def _bound(self, spec: MountSpec, fd: int, *, flags: tuple[str, ...]) -> None:
+        """Take what a descriptor is of, whatever has its name by then."""
+        is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+        place = self._place(is_directory=is_directory)
+        mounts.bind(f"/proc/self/fd/{fd}", str(place))
         self._stack.callback(_unmount, place)
-        self._take(spec, place, is_directory=is_directory, flags=_SAFE)
+        self._take(spec, place, is_directory=is_directory, flags=flags)
 
 
 @contextlib.contextmanager
@@ -223,7 +231,8 @@ def _opened(shown: Path, spec: MountSpec) -> Iterator[int]:
                 resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
             )  # fmt: skip
         except OSError as err:
-            raise BuildError(f"cannot mount {spec.source}: {err.strerror} in its source") from err
+            where = "its source" if spec.type == "bind" or spec.input is not None else "the cache"
+            raise BuildError(f"cannot mount {spec.source}: {err.strerror} in {where}") from err
     try:
         yield fd
     finally:

@@ -8,6 +8,9 @@ import pytest
 
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.parser import parse_dockerfile
+from layerstore.build.lower import lower
+from layerstore.build.lower_options import LowerOptions
+from layerstore.build.platforms import Platform
 from tests.support.build import builder  # noqa: F401
 
 if TYPE_CHECKING:
@@ -119,3 +122,42 @@ def test_arguments_of_buildkit_are_heeded_or_told(builder: Builder) -> None:  # 
     assert "BUILDKIT_INLINE_CACHE is declared by no ARG" in builder.ui.notices[0]
     with pytest.raises(SpecError, match="BUILDKIT_SYNTAX:1:1: the frontend 'x/y' is not available"):
         builder.build("FROM scratch\n", build_args={"BUILDKIT_SYNTAX": "x/y"})
+
+
+@pytest.mark.parametrize(
+    "flag", ["vendor.com/gpu=all", "name=vendor.com/gpu=all", "vendor.com/gpu=all,required=false"]
+)
+def test_a_device_that_is_not_required_is_left_out(builder: Builder, flag: str) -> None:  # noqa: F811
+    request = f"FROM scratch AS x\nRUN --device={flag} ['true']\nFROM scratch\nLABEL a=b\n"
+    builder.build(request)
+    assert builder.ui.notices == []  # of a stage that nobody needs
+    parsed = parse_dockerfile(request.encode())
+    options = LowerOptions({}, {}, "x", network=True, platform=Platform("linux", "amd64"))
+    (notice,) = lower(parsed, options, NoImages()).notices
+    assert str(notice) == (
+        "Dockerfile:2:5: the device 'vendor.com/gpu=all' (of the Container Device Interface) is "
+        "left out: steps get none here"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("vendor.com/gpu=all,required", "requires the device 'vendor.com/gpu=all'"),
+        ("name=x,required=true", "requires the device 'x'"),
+        ("x,y", "'y' is no field of a device"),
+        ("x,required=maybe", "is no field of a device"),
+        ("", "has no name|needs a value"),
+    ],
+)
+def test_a_device_that_cannot_be_had_or_read(builder: Builder, flag: str, message: str) -> None:  # noqa: F811
+    with pytest.raises(SpecError, match=message) as caught:
+        builder.build(f"FROM scratch\nRUN --device={flag} ['true']\n")
+    assert caught.value.span.line == 2
+
+
+class NoImages:
+    """A store without images."""
+
+    def find(self, reference: str) -> None:
+        """Return nothing."""
