@@ -73,7 +73,7 @@ def plan_of(store_root: str, record: MountRecord) -> ViewPlan:
 def _mount_of(store_root: str, record: MountRecord) -> Mount:
     idmap = parse_id_map(record.idmap)
     if record.upper is not None:
-        overlay = _writable(store_root, record, record.upper)
+        overlay = writable_overlay(store_root, record.backend, record.lower, record.upper)
         return describe_overlay(overlay, record.target, record.flags, idmap)
     flags = (READ_ONLY, *record.flags)
     if idmap and record.backend in KERNELS:
@@ -83,12 +83,20 @@ def _mount_of(store_root: str, record: MountRecord) -> Mount:
     return describe_bind(f"{record.lower}/root", record.target, flags, idmap)
 
 
-def _writable(store_root: str, record: MountRecord, upper: str) -> Overlay:
-    if record.backend in KERNELS:
-        return kernel_lowers.writable(store_root, record.lower, upper)
+def writable_overlay(store_root: str, backend: str, lower: str, upper: str) -> Overlay:
+    """Return the overlay of a writable view.
+
+    Args:
+        store_root: The store.
+        backend: What shows the image.
+        lower: Directory of the instance that does.
+        upper: Has the directories ``upper`` and ``work``.
+    """
+    if backend in KERNELS:
+        return kernel_lowers.writable(store_root, lower, upper)
     # As for the kernel's: one device number, and listings that tell the numbers stat does.
     options = (*overlay_options(), "xino=on")
-    return Overlay((f"{record.lower}/root",), f"{upper}/upper", f"{upper}/work", options)
+    return Overlay((f"{lower}/root",), f"{upper}/upper", f"{upper}/work", options)
 
 
 def plan_to_json(plan: ViewPlan) -> dict[str, object]:

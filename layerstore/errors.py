@@ -95,3 +95,9 @@ class MountError(LayerstoreError):
 
 class UnsupportedError(MountError):
     """The host lacks something; the message names what, the hint how to get it."""
+
+
+class ContainerError(LayerstoreError):
+    """A container cannot do what it is asked."""
+
+    exit_code = 16

@@ -13,6 +13,7 @@ import typer
 
 from layerstore.cli.collector import collect_rarely
 from layerstore.cli.common import Settings, fast_command
+from layerstore.cli.container_commands import NAMES as CONTAINER_COMMANDS
 from layerstore.cli.output import HELP_WIDTH
 from layerstore.errors import InputError
 
@@ -77,6 +78,8 @@ def build_app() -> typer.Typer:
     for name in ("mount", "mounts", "umount"):
         fast_command(app, name)
     views.register(app)
+    for name in CONTAINER_COMMANDS:
+        fast_command(app, name)
     unshare.register(app)
     snapshotter.register(app)
     measure.register(app)

@@ -16,6 +16,7 @@ from layerstore.cli import build_cache, build_run, build_ssh
 from layerstore.cli.build_values import with_values
 from layerstore.cli.clock import source_date_epoch
 from layerstore.cli.common import Json, Quiet, settings_of
+from layerstore.cli.limit_values import parse_extra_hosts, parse_limits
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.rootless import become_root
 from layerstore.errors import InputError
@@ -242,7 +243,7 @@ def build_image(
     become_root(settings)
     request = new_request(directory, file, tags, target, no_cache=no_cache, network=network)
     request = plain = with_values(request, build_args, labels, secrets)
-    limits = build_run.parse_limits(
+    limits = parse_limits(
         memory=memory,
         memory_swap=memory_swap,
         cpus=cpus,
@@ -265,7 +266,7 @@ def build_image(
         cache_to=build_cache.parse_to(cache_to or (), settings.root),
         allow=build_run.parse_allow(allow or ()),
         ssh=build_ssh.parse_ssh(ssh or (), os.environ),
-        extra_hosts=build_run.parse_extra_hosts(add_hosts or ()),
+        extra_hosts=parse_extra_hosts(add_hosts or ()),
         run=build_run.parse_run_options(limits, security_opts or (), isolation, runtime),
     )
     request = with_bases(request, platform or (), pull)

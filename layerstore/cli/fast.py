@@ -21,7 +21,7 @@ from layerstore.cli.output import (
     write_note,
     write_table,
 )
-from layerstore.cli.settings import current_root
+from layerstore.cli.settings import COMMANDS_WITH_COMMANDS, current_root
 from layerstore.errors import InputError, LayerstoreError, NotFoundError
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
 
 PROGRAM = "layerstore"
+Command = tuple[
+    "Callable[[argparse.ArgumentParser], None]",
+    "Callable[[argparse.Namespace, str], int]",
+    str,
+]
+"""Declares options; does the work; one line of help."""
+
 NAMELESS = "<none>"
 
 
@@ -53,31 +60,66 @@ def run(command: str, arguments: Sequence[str], store: str | None) -> int:
     Raises:
         LayerstoreError: The command failed.
     """
-    execute = _COMMANDS[command][1]
+    execute = _command(command)[1]
     try:
-        options = parser_of(command).parse_args(arguments)
+        options = parse(command, arguments)
     except SystemExit as err:  # after printing its help
         return int(err.code or 0)
-    return execute(options, current_root(store))
+    return execute(options, current_root(store or getattr(options, "store", None)))
+
+
+def parse(command: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options in a fast command's arguments.
+
+    Raises:
+        InputError: They are none of the command's.
+    """
+    parser = parser_of(command)
+    if command not in COMMANDS_WITH_COMMANDS:
+        return parser.parse_args(arguments)
+    from layerstore.cli.container_commands import split_command_line
+
+    own, rest = split_command_line(parser, arguments)
+    options = parser.parse_args(own)
+    options.command = rest
+    return options
+
+
+def _command(name: str) -> Command:
+    if name in _COMMANDS:
+        return _COMMANDS[name]
+    from layerstore.cli.container_commands import COMMANDS
+
+    return COMMANDS[name]
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """Return the parser of a fast command, which also formats its help."""
-    fill, _, summary = _COMMANDS[command]
-    parser = _Parser(
-        prog=f"{PROGRAM} {command}",
-        description=summary,
-        allow_abbrev=False,
-        # A width of its own: asking for the terminal's imports shutil, 3 ms.
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=HELP_WIDTH),
-    )
+    fill, _, summary = _command(command)
+    takes_commands = command in COMMANDS_WITH_COMMANDS
+    parser = make_parser(command, summary, has_help=not takes_commands)
+    if takes_commands:  # where -h is --hostname
+        parser.add_argument("--help", action="help", help="show this help message and exit")
+        parser.add_argument("--store", metavar="DIR", help="the store, unless it stands in front")
     fill(parser)
     return parser
 
 
+def make_parser(name: str, summary: str, *, has_help: bool = True) -> argparse.ArgumentParser:
+    """Return an empty parser that raises our errors."""
+    return _Parser(
+        prog=f"{PROGRAM} {name}",
+        description=summary,
+        allow_abbrev=False,
+        add_help=has_help,
+        # A width of its own: asking for the terminal's imports shutil, 3 ms.
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=HELP_WIDTH),
+    )
+
+
 def summary_of(command: str) -> str:
     """Return a fast command's one line of help."""
-    return _COMMANDS[command][2]
+    return _command(command)[2]
 
 
 # -- images
@@ -560,14 +602,7 @@ def _open_catalog(root: str) -> Catalog:
     return Catalog(StorePaths(root))
 
 
-_COMMANDS: dict[
-    str,
-    tuple[
-        Callable[[argparse.ArgumentParser], None],
-        Callable[[argparse.Namespace, str], int],
-        str,
-    ],
-] = {
+_COMMANDS: dict[str, Command] = {
     "images": (_images_options, _images, "List images, newest first."),
     "import": (_import_options, _import, "Make an image from a root file system."),
     "mount": (_mount_options, _mount, "Show an image at a directory."),

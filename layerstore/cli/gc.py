@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -155,6 +156,8 @@ def collect_garbage(
     )
     rest_after_s = parse_age(rest_caches_after)
     with settings_of(context).open_store() as store:
+        if not dry_run:
+            _settle_containers(store)
         caches = _find_caches(store, rules, keep_cache=not drop_cache, rest_after_s=rest_after_s)
         # First of all, so that the plan, and a cap, count what is new.
         rested = None if dry_run else _rest_caches(store, caches.resting)
@@ -211,6 +214,15 @@ def _keep_rules(
             hint="say which names may go with --keep-last or --keep-within",
         )
     return rules
+
+
+def _settle_containers(store: Store) -> None:
+    """Take note of containers that ended unseen, and remove what kills left of others."""
+    root = str(store.root)
+    if os.path.isdir(f"{root}/containers"):
+        from layerstore.containers.lifecycle import sweep
+
+        sweep(root)
 
 
 def _drop_cache(store: Store) -> None:

@@ -22,7 +22,11 @@ from layerstore.cli.settings import take_store_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FAST_COMMANDS = ("images", "import", "mount", "mounts", "umount")
+FAST_COMMANDS = (
+    "images", "import", "mount", "mounts", "umount",
+    "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
+    "container", "volume", "generate",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -62,6 +66,12 @@ def dispatch(arguments: Sequence[str]) -> int:
         from layerstore.cli import fast
 
         return fast.run(rest[0], rest[1:], store)
+    if rest and rest[0] in ("rm", "inspect"):
+        from layerstore.cli.container_either import take_containers
+
+        code, rest = take_containers(rest, store)
+        if code is not None:
+            return code
     if rest and rest[0] == "build":
         from layerstore.cli.build_again import answer
 

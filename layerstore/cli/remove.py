@@ -184,8 +184,15 @@ def _doomed_names(
 
 def _refuse_mounted(store: Store, image: ImageRecord) -> None:
     from fuse_mount.mounts import mounts
+    from layerstore.containers.records import all_containers
     from layerstore.errors import ConflictError
 
+    for container in all_containers(str(store.root), []):
+        if container.image_id == image.image_id:
+            raise ConflictError(
+                f"image {short_id(image.image_id)} is used by container {container.name}",
+                hint=f"layerstore container rm {container.name}",
+            )
     # A record that cannot be read keeps gc from deleting anything; the name may go.
     for view in mounts(str(store.root), []):
         if view.record.image_id == image.image_id:

@@ -18,6 +18,10 @@ DEBUG_VARIABLE = "LAYERSTORE_DEBUG"
 RUNTIME_VARIABLE = "LAYERSTORE_RUNTIME"
 SYSTEM_ROOT = "/var/lib/layerstore"
 STORE_OPTION = "--store"
+COMMANDS_WITH_COMMANDS = ("run", "create", "exec", "container")
+"""Behind their first positional word everything is somebody else's."""
+
+_RUN_NAME_HEX = 16
 
 
 def store_root(option: str | None, environ: Mapping[str, str], *, is_root: bool) -> str:
@@ -56,10 +60,28 @@ def chosen_runtime(environ: Mapping[str, str]) -> str:
     return environ.get(RUNTIME_VARIABLE, "")
 
 
+def run_base(root: str, environ: Mapping[str, str], *, is_root: bool) -> str:
+    """Return the directory in memory for what runs of a store.
+
+    Of root ``/run/layerstore``, of everyone else ``$XDG_RUNTIME_DIR/layerstore``; in the store
+    where there is none. Below it each store has one of its own.
+    """
+    import hashlib
+
+    name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:_RUN_NAME_HEX]
+    if is_root:
+        return f"/run/layerstore/{name}"
+    base = environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(base) and os.access(base, os.W_OK):
+        return f"{base}/layerstore/{name}"
+    return f"{root}/containers/run"
+
+
 def take_store_option(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """Split ``--store DIR`` off the arguments, wherever before ``--`` it stands.
 
-    People write it before the command and after it; both work, for every command.
+    People write it before the command and after it; both work, for every command. Of commands
+    that are given command lines of containers only what stands before them is looked at.
 
     Raises:
         InputError: ``--store`` without a directory.
@@ -77,6 +99,8 @@ def take_store_option(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             chosen = argument.partition("=")[2]
         else:
             rest.append(argument)
+            if len(rest) == 1 and argument in COMMANDS_WITH_COMMANDS:
+                return chosen, [*rest, *remaining]
             continue
         if not chosen:
             raise InputError("--store needs a directory", hint="layerstore --store DIR COMMAND")

@@ -40,6 +40,21 @@ def unshare(flags: int) -> None:
     raise MountError(f"could not create a namespace: {os.strerror(code)}")
 
 
+def enter_namespace(fd: int, kind: int) -> None:
+    """Move the calling thread into a namespace that exists.
+
+    Args:
+        fd: An open descriptor of it.
+        kind: Its ``CLONE_NEW`` flag.
+
+    Raises:
+        MountError: The kernel refused.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)) != 0:
+        raise MountError(f"could not enter a namespace: {os.strerror(ctypes.get_errno())}")
+
+
 def become_root_in_namespace() -> None:
     """Enter a user and a mount namespace in which this user alone is mapped, as root.
 

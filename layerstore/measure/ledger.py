@@ -44,6 +44,8 @@ class Owner(enum.StrEnum):
     CACHE = "build_cache"
     HELD = "held"
     WRITABLE = "writable_layers"
+    VOLUMES = "volumes"
+    CONTAINERS = "containers"
     MOUNTS = "cache_mounts"
     RESTING = "cache_mounts_at_rest"
     OBJECTS = "unpacked_files"
@@ -71,6 +73,8 @@ LABELS = {
     Owner.CACHE: "build cache only",
     Owner.HELD: "in use by views or commands only",
     Owner.WRITABLE: "writable layers",
+    Owner.VOLUMES: "volumes of containers",
+    Owner.CONTAINERS: "records and logs of containers",
     Owner.MOUNTS: "cache mounts of builds",
     Owner.RESTING: "cache mounts at rest only",
     Owner.OBJECTS: "unpacked files for kernel views, a cache",
@@ -91,6 +95,8 @@ LABELS = {
 
 _AREAS = {
     "uppers": Owner.WRITABLE,
+    "volumes": Owner.VOLUMES,
+    "containers": Owner.CONTAINERS,
     "cache-mounts": Owner.MOUNTS,
     "objects": Owner.OBJECTS,
     "views": Owner.VIEWS,

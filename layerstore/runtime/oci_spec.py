@@ -45,10 +45,10 @@ SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFC
 MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF
 CHECKPOINT_RESTORE
 """
-_CAPABILITIES = _ALL.split()
+ALL_CAPABILITIES = tuple(_ALL.split())
 """All there are, by their numbers (linux/capability.h)."""
 
-EVERY_CAPABILITY = (1 << len(_CAPABILITIES)) - 1
+EVERY_CAPABILITY = (1 << len(ALL_CAPABILITIES)) - 1
 
 _MASKED = (
     "/proc/acpi",
@@ -161,7 +161,7 @@ def container_config(
 
 
 def _capabilities(isolation: Isolation) -> list[str]:
-    held = [f"CAP_{name}" for bit, name in enumerate(_CAPABILITIES) if isolation.held >> bit & 1]
+    held = [f"CAP_{name}" for bit, name in enumerate(ALL_CAPABILITIES) if isolation.held >> bit & 1]
     return sorted(held if isolation.insecure else set(held) & set(DEFAULT_CAPABILITIES))
 
 

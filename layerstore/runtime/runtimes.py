@@ -8,7 +8,6 @@ when the first command under it fails is it tried with one that cannot fail.
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import InputError, UnsupportedError
@@ -60,13 +59,13 @@ def installed_runtimes(chosen: str, *, rootless: bool) -> list[Runtime]:
     if rootless:
         search = f"{search}:{_ROOTS_DIRECTORIES}"
     if chosen:
-        path = shutil.which(chosen, path=search)
+        path = _which(chosen, search)
         if path is None:
             raise InputError(
                 f"there is no OCI runtime {chosen!r}", hint="name runc, crun or a program's path"
             )
         return [Runtime(path, "crun" if "crun" in os.path.basename(path) else "runc")]
-    found = [(shutil.which(name, path=search), name) for name in _RUNTIMES]
+    found = [(_which(name, search), name) for name in _RUNTIMES]
     runtimes = [Runtime(path, name) for path, name in found if path is not None]
     if not runtimes:
         raise UnsupportedError(
@@ -83,7 +82,7 @@ def trial_config(root: str, isolation: Isolation) -> dict[str, object]:
         root: Where the host's root is bound; nothing is written there.
         isolation: As the others have it.
     """
-    program = shutil.which("true") or "/bin/true"
+    program = _which("true", os.environ.get("PATH", os.defpath)) or "/bin/true"
     process = ContainerProcess((program,), _TRIAL_PATH, "/", 0, 0, ())
     config = container_config(root, process, (), isolation)
     config["root"] = {"path": root, "readonly": True}
@@ -100,3 +99,13 @@ def no_runtime_works(failures: list[str]) -> UnsupportedError:
         f"commands need an OCI runtime, and none here works: {'; '.join(failures)}",
         hint="see layerstore doctor; install another one (runc, crun)",
     )
+
+
+def _which(name: str, search: str) -> str | None:
+    """Return where a program lies; ``shutil`` has the same, and takes 4 ms to import."""
+    directories = search.split(os.pathsep) if os.path.basename(name) == name else [""]
+    for directory in directories:
+        path = os.path.join(directory, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None

@@ -8,12 +8,15 @@ Source: docker's rules for ``user[:group]`` (Dockerfile reference, USER and COPY
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import BuildError, LimitExceededError
+from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 MAX_FILE_BYTES = 4 << 20
 _MAX_ID = 2**32 - 2  # (uid_t) -1 means "leave it" to chown(2)
@@ -51,6 +54,18 @@ class _Group(NamedTuple):
     name: str
     gid: int
     members: tuple[str, ...]
+
+
+def users_of(root: str) -> UserDatabase:
+    """Return the users of a mounted root, whose files are read at once.
+
+    Both are looked at even where no name is asked for: the runtime opens them always.
+
+    Raises:
+        BuildError: One is a pipe or the like: the runtime would hang on it.
+    """
+    passwd, group = (_read_in_root(root, path) for path in (b"etc/passwd", b"etc/group"))
+    return UserDatabase(lambda: passwd, lambda: group)
 
 
 def resolve_owner(database: UserDatabase, text: str) -> tuple[int, int]:
@@ -166,3 +181,37 @@ def _lines(data: bytes | None, name: str) -> Iterator[list[str]]:
 
 def _is_id(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= _MAX_ID
+
+
+def _read_in_root(root: str, path: bytes) -> bytes | None:
+    """Return a regular file of the mounted root, links followed inside it.
+
+    Raises:
+        BuildError: It is a pipe or the like: the runtime, which opens it too, would hang.
+    """
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    try:
+        fd = openat2(root_fd, path, os.O_RDONLY | os.O_NONBLOCK, resolve=resolve)
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise BuildError(f"/{os.fsdecode(path)} of the image: {err.strerror}") from err
+    finally:
+        os.close(root_fd)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise BuildError(f"/{os.fsdecode(path)} of the image is not a regular file")
+        return read_at(fd, min(status.st_size, MAX_FILE_BYTES + 1), 0)
+    finally:
+        os.close(fd)
+
+
+def group_ids(database: UserDatabase, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the ids of groups that are named or numbered.
+
+    Raises:
+        BuildError: A name the image does not know, or a number out of range.
+    """
+    return tuple(_group_id(database, name) for name in names)

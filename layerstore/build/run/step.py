@@ -17,7 +17,6 @@ from layerstore.build.run.mounts import MountSet, MountSources
 from layerstore.errors import BuildError
 from layerstore.formats.tree import Kind
 from layerstore.image.scan import UpperScan, scan_upper
-from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_at
 from layerstore.runtime.oci_spec import (
     HOSTNAME,
     STANDARD_DIRECTORIES,
@@ -31,7 +30,7 @@ from layerstore.runtime.stubs import (
     remove_stubs,
     require_directories,
 )
-from layerstore.runtime.users import MAX_FILE_BYTES, RunUser, UserDatabase, resolve_run_user
+from layerstore.runtime.users import RunUser, resolve_run_user, users_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -183,8 +182,7 @@ class RunStep:
         snapshot = stack.enter_context(self._snapshotter.prepare(layers, scratch))
         root = str(snapshot.root)
         root_before = os.stat(root)
-        users = UserDatabase(*_user_files(root))
-        user = self._mapped(resolve_run_user(users, op.user), op.user)
+        user = self._mapped(resolve_run_user(users_of(root), op.user), op.user)
         mounts = MountSet(scratch / "mounts", caches, agents, stack)
         for spec in op.mounts:
             mounts.add(spec, self._settings.secrets, sources)
@@ -333,37 +331,3 @@ def _without_traces(
                 continue
         kept.append(item)
     return kept
-
-
-def _user_files(root: str) -> list[Callable[[], bytes | None]]:
-    """Return readers of passwd and group, whose content is read at once.
-
-    Both are looked at even where no name is asked for: the runtime opens them always.
-    """
-    contents = [_read_in_root(root, path) for path in (b"etc/passwd", b"etc/group")]
-    return [lambda content=content: content for content in contents]  # type: ignore[misc]
-
-
-def _read_in_root(root: str, path: bytes) -> bytes | None:
-    """Return a regular file of the mounted root, links followed inside it.
-
-    Raises:
-        BuildError: It is a pipe or the like: the runtime, which opens it too, would hang.
-    """
-    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-    try:
-        fd = openat2(root_fd, path, os.O_RDONLY | os.O_NONBLOCK, resolve=resolve)
-    except FileNotFoundError:
-        return None
-    except OSError as err:
-        raise BuildError(f"/{os.fsdecode(path)} of the image: {err.strerror}") from err
-    finally:
-        os.close(root_fd)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise BuildError(f"/{os.fsdecode(path)} of the image is not a regular file")
-        return read_at(fd, min(status.st_size, MAX_FILE_BYTES + 1), 0)
-    finally:
-        os.close(fd)

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from layerstore.cli.build_run import (
-    parse_allow,
-    parse_extra_hosts,
-    parse_limits,
-    parse_run_options,
-    parse_ulimit,
-)
+from layerstore.cli.build_run import parse_allow, parse_run_options
+from layerstore.cli.limit_values import parse_extra_hosts, parse_limits, parse_ulimit
 from layerstore.errors import InputError
 from layerstore.runtime.settings import Limits, RunOptions, Ulimit
 

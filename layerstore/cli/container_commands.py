@@ -1,0 +1,96 @@
+"""The commands of containers, and how their command lines are taken apart.
+
+Modules of the single commands are imported when they are called, so that ``ps`` does not pay
+for starting.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from layerstore.cli.fast import Command
+
+NAMES = (
+    "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
+    "container", "volume", "generate",
+)  # fmt: skip
+"""What is added to the commands of images and views, in the order of the help."""
+
+
+def split_command_line(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Split the arguments of ``run`` or ``exec`` behind their first positional word.
+
+    What follows is the container's, whatever it looks like.
+    """
+    actions = parser._option_string_actions
+    index = 0
+    while index < len(arguments):
+        word = arguments[index]
+        index += 1
+        if word == "--":
+            break
+        if not word.startswith("-") or word == "-":
+            return list(arguments[:index]), list(arguments[index:])
+        if word.startswith("--"):
+            action = actions.get(word)  # with a value behind "=" it is none of these
+            index += int(action is not None and action.nargs is None)
+            continue
+        for position, letter in enumerate(word[1:], 2):
+            action = actions.get(f"-{letter}")
+            if action is not None and action.nargs is None:
+                index += int(position == len(word))
+                break
+    # Without a positional word, or behind "--", argparse says what is wrong.
+    return list(arguments[: index + 1]), list(arguments[index + 1 :])
+
+
+def _of(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module that is imported when it is called."""
+
+    def call(*arguments: Any) -> Any:  # noqa: ANN401 -- of two kinds: declares, or does
+        import importlib
+
+        return getattr(importlib.import_module(f"layerstore.cli.{module}"), name)(*arguments)
+
+    return call
+
+
+def _entry(module: str, name: str, summary: str) -> Command:
+    return _of(module, f"{name}_options"), _of(module, name), summary
+
+
+COMMANDS: dict[str, Command] = {
+    "run": _entry("container_run", "run", "Run a command in a new container of an image."),
+    "create": _entry("container_run", "create", "Make a container that start will run."),
+    "start": _entry("container_run", "start", "Start containers that do not run."),
+    "attach": _entry("container_run", "attach", "Join the streams of a running container."),
+    "exec": _entry("container_exec", "execute", "Run one more command in a container."),
+    "ps": _entry("container_list", "ps", "List containers, newest first."),
+    "logs": _entry("container_list", "logs", "Print what a container has printed."),
+    "stop": _entry("container_end", "stop", "Stop containers: TERM, and KILL in the end."),
+    "restart": _entry("container_end", "restart", "Stop containers and start them again."),
+    "kill": _entry("container_end", "kill", "Send containers a signal, KILL by default."),
+    "wait": _entry("container_end", "wait", "Wait for containers, print their exit codes."),
+    "container": _entry("container_group", "group", "Commands of containers alone: rm, ls ..."),
+    "volume": _entry("container_group", "volume", "List, make and remove volumes."),
+    "generate": _entry("container_unit", "generate", "Print a systemd unit for a container."),
+}
+
+
+def reference_of(word: str) -> str:
+    """Return what names a container, checked for what no name can be.
+
+    Raises:
+        InputError: It is empty.
+    """
+    if not word:
+        raise InputError("a container's name is empty", hint="'layerstore ps -a' lists them")
+    return word

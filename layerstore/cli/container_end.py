@@ -1,0 +1,135 @@
+"""The commands that end containers: ``stop``, ``restart``, ``kill``, ``wait``, ``rm``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerstore.cli.container_commands import reference_of
+from layerstore.cli.container_options import signal_number
+from layerstore.cli.failure import tell_all
+from layerstore.cli.output import write_line
+from layerstore.containers.records import find
+from layerstore.errors import InputError, LayerstoreError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from layerstore.containers.records import Container
+
+
+def _names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER", help="names or ids")
+
+
+def _each(options: argparse.Namespace, root: str, act: Callable[[Container], object]) -> int:
+    """Do something to every container that is named; one that fails does not stop the others."""
+    failures: list[LayerstoreError] = []
+    for reference in options.containers:
+        try:
+            act(find(root, reference_of(reference)))
+        except LayerstoreError as err:
+            failures.append(err)
+        else:
+            write_line(reference)
+    tell_all(failures)
+    return 0
+
+
+def stop_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``stop`` takes."""
+    parser.add_argument(
+        "-t", "--time", "--timeout", type=int, metavar="SECONDS",
+        help="until KILL; -1 for never (default: the container's, or 10)",
+    )  # fmt: skip
+    _names(parser)
+
+
+def stop(options: argparse.Namespace, root: str) -> int:
+    """Stop containers."""
+    from layerstore.containers.lifecycle import stop as stop_one
+
+    return _each(options, root, lambda container: stop_one(root, container, options.time))
+
+
+restart_options = stop_options
+
+
+def restart(options: argparse.Namespace, root: str) -> int:
+    """Stop containers and start them again."""
+    from layerstore.cli.container_run import start_again
+    from layerstore.containers.lifecycle import stop as stop_one
+
+    def act(container: Container) -> None:
+        stop_one(root, container, options.time)
+        start_again(root, container, attached=False).connection.close()
+
+    return _each(options, root, act)
+
+
+def kill_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``kill`` takes."""
+    parser.add_argument("-s", "--signal", default="KILL", metavar="SIGNAL", help="(default: KILL)")
+    _names(parser)
+
+
+def kill(options: argparse.Namespace, root: str) -> int:
+    """Send containers a signal."""
+    from layerstore.containers.lifecycle import note_stop, send_signal, settle
+
+    number = signal_number(options.signal)
+
+    def act(container: Container) -> None:
+        settle(root, container)
+        # As docker: who kills it or stops it by hand does not want it restarted.
+        if number in (9, container.settings.stop_signal):
+            note_stop(root, container)
+        send_signal(root, container, number)
+
+    return _each(options, root, act)
+
+
+def wait_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``wait`` takes."""
+    _names(parser)
+
+
+def wait(options: argparse.Namespace, root: str) -> int:
+    """Wait for containers, one after the other, and print their statuses."""
+    from layerstore.containers.lifecycle import wait_for_code
+
+    failures: list[LayerstoreError] = []
+    for reference in options.containers:
+        try:
+            write_line(str(wait_for_code(root, find(root, reference_of(reference)))))
+        except LayerstoreError as err:
+            failures.append(err)
+    tell_all(failures)
+    return 0
+
+
+def rm_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``container rm`` takes."""
+    parser.add_argument("-f", "--force", action="store_true", help="kill those that run")
+    parser.add_argument("-v", "--volumes", action="store_true", help="anonymous volumes, too")
+    parser.add_argument("containers", nargs="*", metavar="CONTAINER", help="names or ids")
+
+
+def rm(options: argparse.Namespace, root: str) -> int:
+    """Remove containers."""
+    from layerstore.containers.lifecycle import remove
+    from layerstore.containers.records import find_id
+
+    if not options.containers:
+        raise InputError("name containers to remove", hint="layerstore ps -a")
+    failures: list[LayerstoreError] = []
+    for reference in options.containers:
+        try:
+            container_id = find_id(root, reference_of(reference))
+            remove(root, container_id, force=options.force, volumes=options.volumes)
+        except LayerstoreError as err:
+            failures.append(err)
+        else:
+            write_line(reference)
+    tell_all(failures)
+    return 0

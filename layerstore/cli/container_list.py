@@ -1,0 +1,462 @@
+"""The commands that tell of containers: ``ps``, ``logs``, ``inspect``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from layerstore.cli.failure import tell_all
+from layerstore.cli.output import (
+    age,
+    printable,
+    shorten,
+    write_json,
+    write_line,
+    write_table,
+)
+from layerstore.containers.lifecycle import settle
+from layerstore.containers.records import (
+    SHORT_ID_HEX,
+    Container,
+    all_containers,
+    directory_of,
+    find,
+    upper_of,
+)
+from layerstore.containers.states import CREATED, EXITED, RESTARTING, RUNNING, State
+from layerstore.errors import FormatError, InputError, LayerstoreError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+_COMMAND_WIDTH = 20
+_FILTERS = (
+    "id", "name", "status", "label", "ancestor", "exited", "restart-policy", "volume", "network",
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+    """A container as it is listed."""
+
+    container: Container
+    state: State
+
+
+# -- ps
+
+
+def ps_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``ps`` takes."""
+    add = parser.add_argument
+    add("-a", "--all", action="store_true", help="those too that do not run")
+    add("-q", "--quiet", action="store_true", help="print ids only")
+    add("-l", "--latest", action="store_true", help="the newest one, whatever it does")
+    add("-n", "--last", type=int, default=-1, metavar="N", help="the newest ones")
+    add("--no-trunc", action="store_true", help="print whole ids and commands")
+    add("-f", "--filter", action="append", default=[], metavar="NAME=VALUE", help=_FILTER_HELP)
+    add("--format", default="table", metavar="table|json|TEMPLATE", help=_FORMAT_HELP)
+    add("--json", dest="format", action="store_const", const="json", help="as --format json")
+
+
+_FILTER_HELP = "only these: " + ", ".join(_FILTERS) + "; may be repeated"
+_FORMAT_HELP = "json, or a template: '{{.Names}}: {{.Status}}'"
+
+
+def ps(options: argparse.Namespace, root: str) -> int:
+    """List containers."""
+    unreadable: list[FormatError] = []
+    rows = filtered(root, options.filter, unreadable)
+    wanted = 1 if options.latest else options.last
+    every = options.all or wanted >= 0 or any(word.startswith("status=") for word in options.filter)
+    if not every:
+        rows = [row for row in rows if row.state.status in (RUNNING, RESTARTING)]
+    rows = rows[:wanted] if wanted >= 0 else rows
+    cut = not options.no_trunc
+    if options.quiet:
+        for row in rows:
+            name = row.container.container_id
+            write_line(name[:SHORT_ID_HEX] if cut else name)
+    elif options.format == "json":
+        write_json([row_to_json(row) for row in rows])
+    elif options.format == "table":
+        _print_table(rows, cut=cut)
+    else:
+        _print_template(rows, options.format, cut=cut)
+    tell_all(unreadable)
+    return 0
+
+
+def filtered(
+    root: str, words: Sequence[str], unreadable: list[FormatError] | None = None
+) -> list[Row]:
+    """Return the containers that filters leave, newest first; ends that nobody saw are settled.
+
+    Raises:
+        InputError: No filter is called that.
+    """
+    tests = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in _FILTERS or not equals:
+            raise InputError(f"no filter {word!r}", hint=", ".join(_FILTERS))
+        tests.append((name, value))
+    # Of one name any value will do, of several names each must: as docker.
+    by_name: dict[str, list[str]] = {}
+    for name, value in tests:
+        by_name.setdefault(name, []).append(value)
+    rows = []
+    for container in list(all_containers(root, unreadable)):
+        state = settle(root, container)
+        if not os.path.isdir(directory_of(root, container.container_id)):
+            continue  # it was to go at its end
+        row = Row(container, state)
+        if all(any(_passes(row, n, v) for v in values) for n, values in by_name.items()):
+            rows.append(row)
+    return sorted(rows, key=lambda row: -row.container.created)
+
+
+def _passes(row: Row, name: str, value: str) -> bool:
+    container, state = row
+    settings = container.settings
+    match name:
+        case "id":
+            return container.container_id.startswith(value)
+        case "name":
+            return value in container.name
+        case "status":
+            return state.status == value
+        case "label":
+            key, equals, wanted = value.partition("=")
+            labels = dict(settings.labels)
+            return key in labels and (not equals or labels[key] == wanted)
+        case "ancestor":
+            return value in (container.image, container.image_id) or (
+                container.image.partition(":")[0] == value
+                or container.image_id.partition(":")[2].startswith(value)
+            )
+        case "exited":
+            return state.status == EXITED and str(state.exit_code) == value
+        case "restart-policy":
+            return settings.restart == value
+        case "volume":
+            return any(value in (mount.source, mount.target) for mount in settings.mounts)
+        case _:
+            return settings.network == value
+
+
+def describe_state(state: State) -> str:
+    """Return a state as docker's ``ps`` says it."""
+    now_s = time.time()
+    if state.status == CREATED:
+        return "Created"
+    if state.status == RUNNING:
+        for_how_long = age(_rfc3339(state.started), now_s).removesuffix(" ago")
+        return f"Up {for_how_long}" + ("" if state.monitor else " (its monitor is gone)")
+    when = age(_rfc3339(state.finished), now_s)
+    if state.status == RESTARTING:
+        return f"Restarting ({state.exit_code}) {when}"
+    return f"Exited ({state.exit_code}) {when}"
+
+
+def _rfc3339(seconds: float) -> str:
+    if seconds <= 0:
+        return "0001-01-01T00:00:00Z"
+    whole, fraction = divmod(seconds, 1)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{stamp}.{int(fraction * 1e6):06d}+00:00"
+
+
+def _fields(row: Row, *, cut: bool) -> dict[str, str]:
+    container, state = row
+    settings = container.settings
+    command = f'"{" ".join(settings.args)}"'
+    name = container.container_id
+    mounts = [mount.source or mount.target for mount in settings.mounts]
+    return {
+        "ID": name[:SHORT_ID_HEX] if cut else name,
+        "Image": container.image,
+        "Command": f'"{shorten(command[1:-1], _COMMAND_WIDTH)}"' if cut else command,
+        "CreatedAt": _rfc3339(container.created),
+        "RunningFor": age(_rfc3339(container.created), time.time()),
+        "Status": describe_state(state),
+        "State": state.status,
+        "Ports": "",
+        "Names": container.name,
+        "Labels": ",".join(f"{key}={value}" for key, value in settings.labels),
+        "Mounts": ",".join(mounts),
+        "Networks": settings.network,
+        "LocalVolumes": str(sum(mount.kind == "volume" for mount in settings.mounts)),
+        "Pid": str(state.pid),
+        "ExitCode": str(state.exit_code),
+    }
+
+
+def _print_table(rows: Iterable[Row], *, cut: bool) -> None:
+    columns = ("ID", "Image", "Command", "RunningFor", "Status", "Names")
+    headers = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]
+    fields = [_fields(row, cut=cut) for row in rows]
+    write_table(headers, [[found[column] for column in columns] for found in fields])
+
+
+def _print_template(rows: Iterable[Row], template: str, *, cut: bool) -> None:
+    for row in rows:
+        write_line(rendered(template, _fields(row, cut=cut)))
+
+
+def rendered(template: str, fields: dict[str, str]) -> str:
+    r"""Return a template with ``{{.Name}}`` filled in, and ``{{json .}}`` with all of them.
+
+    Raises:
+        InputError: It names what there is not.
+    """
+    import json
+    import re
+
+    def fill(match: re.Match[str]) -> str:
+        words = match[1].split()
+        if words == ["json", "."]:
+            return json.dumps(fields)
+        if len(words) == 1 and words[0].startswith(".") and words[0][1:] in fields:
+            return fields[words[0][1:]]
+        if len(words) == 2 and words[0] == "json" and words[1][1:] in fields:
+            return json.dumps(fields[words[1][1:]])
+        raise InputError(
+            f"the format has {match[0]}, which is not known", hint=", ".join(sorted(fields))
+        )
+
+    if template.startswith("table "):
+        template = template.removeprefix("table ")
+    filled = re.sub(r"\{\{(.*?)\}\}", fill, template)
+    return filled.replace(r"\t", "\t").replace(r"\n", "\n")
+
+
+def row_to_json(row: Row) -> dict[str, object]:
+    """Return a container as machines are told of it in lists."""
+    container, state = row
+    return {
+        "id": container.container_id,
+        "name": container.name,
+        "image": container.image,
+        "image_id": container.image_id,
+        "command": list(container.settings.args),
+        "created": _rfc3339(container.created),
+        "labels": dict(container.settings.labels),
+        "status": state.status,
+        "pid": state.pid,
+        "exit_code": state.exit_code,
+        "started": _rfc3339(state.started) if state.started else None,
+        "finished": _rfc3339(state.finished) if state.finished else None,
+    }
+
+
+# -- inspect
+
+
+def inspect_container(root: str, container: Container) -> dict[str, Any]:
+    """Return what docker's ``inspect`` says of a container, as far as it means something here."""
+    state = settle(root, container)
+    settings = container.settings
+    return {
+        "Id": container.container_id,
+        "Created": _rfc3339(container.created),
+        "Path": settings.args[0],
+        "Args": list(settings.args[1:]),
+        "State": {
+            "Status": state.status,
+            "Running": state.status == RUNNING,
+            "Paused": False,
+            "Restarting": state.status == RESTARTING,
+            "OOMKilled": state.oom_killed,
+            "Dead": False,
+            "Pid": state.pid,
+            "ConmonPid": state.monitor,
+            "ExitCode": state.exit_code,
+            "Error": state.error,
+            "StartedAt": _rfc3339(state.started),
+            "FinishedAt": _rfc3339(state.finished),
+        },
+        "Image": container.image_id,
+        "ImageName": container.image,
+        "Name": f"/{container.name}",
+        "RestartCount": state.restarts,
+        "LogPath": f"{directory_of(root, container.container_id)}/log",
+        "HostConfig": _host_config(container),
+        "GraphDriver": {
+            "Name": "layerstore",
+            "Data": {"UpperDir": f"{upper_of(root, container.container_id)}/upper"},
+        },
+        "Mounts": [
+            {
+                "Type": mount.kind,
+                "Name": mount.source if mount.kind == "volume" else "",
+                "Source": f"{root}/volumes/{mount.source}/_data"
+                if mount.kind == "volume"
+                else mount.source,
+                "Destination": mount.target,
+                "RW": "ro" not in mount.options,
+            }
+            for mount in settings.mounts
+        ],
+        "Config": {
+            "Hostname": settings.hostname,
+            "User": settings.user,
+            "Tty": settings.tty,
+            "OpenStdin": settings.interactive,
+            "Env": list(settings.env),
+            "Cmd": list(settings.args),
+            "Image": container.image,
+            "WorkingDir": settings.cwd,
+            "Labels": dict(settings.labels),
+            "StopSignal": str(settings.stop_signal),
+            "StopTimeout": settings.stop_timeout_s,
+        },
+    }
+
+
+def _host_config(container: Container) -> dict[str, Any]:
+    settings = container.settings
+    limits = settings.limits
+    return {
+        "NetworkMode": settings.network,
+        "RestartPolicy": {"Name": settings.restart, "MaximumRetryCount": settings.restart_max},
+        "AutoRemove": settings.auto_remove,
+        "Privileged": settings.privileged,
+        "ReadonlyRootfs": settings.read_only,
+        "CapAdd": list(settings.cap_add),
+        "CapDrop": list(settings.cap_drop),
+        "ExtraHosts": [f"{name}:{address}" for name, address in settings.extra_hosts],
+        "Dns": list(settings.dns),
+        "UsernsMode": settings.userns,
+        "Init": bool(settings.init),
+        "Memory": limits.memory,
+        "MemorySwap": limits.memory_swap,
+        "CpuPeriod": limits.cpu_period,
+        "CpuQuota": limits.cpu_quota,
+        "CpuShares": limits.cpu_shares,
+        "CpusetCpus": limits.cpuset_cpus,
+        "CpusetMems": limits.cpuset_mems,
+        "PidsLimit": settings.pids,
+        "ShmSize": limits.shm_size or 64 << 20,
+        "CgroupParent": limits.cgroup_parent,
+        "Runtime": settings.runtime,
+        "LogConfig": {
+            "Type": "k8s-file" if settings.log_max_bytes >= 0 else "none",
+            "Config": {
+                "max-size": str(settings.log_max_bytes), "max-file": str(settings.log_files)
+            },
+        },
+    }  # fmt: skip
+
+
+# -- logs
+
+
+def logs_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``logs`` takes."""
+    add = parser.add_argument
+    add("-f", "--follow", action="store_true", help="go on until the container ends")
+    add("-n", "--tail", default="all", metavar="N", help="only so many lines from the end")
+    add("-t", "--timestamps", action="store_true", help="print when each line was written")
+    add("--since", default="", metavar="TIME", help="2026-11-26T18:00:00Z, seconds, or 10m ago")
+    add("--until", default="", metavar="TIME", help="up to then")
+    add("container", metavar="CONTAINER", help="name or id")
+
+
+def logs(options: argparse.Namespace, root: str) -> int:
+    """Print what a container has printed, its standard error to ours."""
+    from layerstore.containers.logs import follow_log, read_log
+
+    container = find(root, options.container)
+    settle(root, container)
+    if container.settings.log_max_bytes < 0:
+        raise InputError(f"container {container.name} keeps no log", hint="--log-opt max-size=10m")
+    since, until = _moment(options.since, "--since"), _moment(options.until, "--until")
+    lines, end = read_log(root, container, since=since, until=until, tail=_tail(options.tail))
+    printer = _Printer(timestamps=options.timestamps, tty=container.settings.tty)
+    printer.write(lines)
+    if options.follow and not until:
+        for line in follow_log(root, container, end):
+            if line.time >= since:
+                printer.write([line])
+    return 0
+
+
+class _Printer:
+    """Writes lines as they were written, to the same stream."""
+
+    def __init__(self, *, timestamps: bool, tty: bool) -> None:
+        self._timestamps = timestamps
+        self._goes_on = {"stdout": False, "stderr": False}
+        self._outputs = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+        # Of a stranger's text a terminal gets what can be read; a terminal's own text is as it is.
+        self._cleans = not tty and sys.stdout.isatty()
+
+    def write(self, lines: Iterable[Any]) -> None:
+        for line in lines:
+            if line.stream not in self._outputs:
+                continue
+            output = self._outputs[line.stream]
+            stamp = b""
+            if self._timestamps and not self._goes_on[line.stream]:
+                stamp = f"{line.time} ".encode()
+            self._goes_on[line.stream] = not line.text.endswith(b"\n")
+            output.write(stamp + (self._clean(line.text) if self._cleans else line.text))
+        for output in self._outputs.values():
+            output.flush()
+
+    def _clean(self, text: bytes) -> bytes:
+        """Return text without what acts on a terminal, but for colours and tabs."""
+        shown = text.decode("utf-8", "replace")
+        if "\x1b" not in shown and shown.isprintable():
+            return text
+        ended = shown.endswith("\n")
+        body = shown.removesuffix("\n")
+        parts = body.split("\t")
+        return ("\t".join(map(_without_control, parts)) + ("\n" if ended else "")).encode()
+
+
+def _without_control(text: str) -> str:
+    import re
+
+    kept = re.split(r"(\x1b\[[0-9;]*m)", text)
+    return "".join(part if index % 2 else printable(part) for index, part in enumerate(kept))
+
+
+def _tail(word: str) -> int:
+    if word in ("all", "-1"):
+        return -1
+    if not (word.isascii() and word.isdigit()):
+        raise InputError(f"--tail {word!r} is no number of lines", hint="--tail 100, or all")
+    return int(word[:12])
+
+
+def _moment(word: str, option: str) -> str:
+    """Return a time as logs have it: of RFC 3339, of seconds since the epoch, or of an age.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not word:
+        return ""
+    from datetime import UTC, datetime
+
+    from layerstore.units import parse_age
+
+    try:
+        if word.replace(".", "", 1).isdigit():
+            seconds = float(word)
+        elif word[0].isdigit() and word[-1] in "smhdwy":
+            seconds = time.time() - parse_age(word)
+        else:
+            moment = datetime.fromisoformat(word)
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        whole, fraction = divmod(seconds, 1)
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    except (ValueError, OverflowError, OSError, LayerstoreError) as err:
+        raise InputError(
+            f"{option} {word!r} is no time", hint="2026-11-26T18:00:00Z, 1790000000, or 10m"
+        ) from err
+    return f"{stamp}.{int(fraction * 1e9):09d}Z"

@@ -1,0 +1,157 @@
+"""Mounts of containers from words to values: ``-v``, ``--mount``, ``--tmpfs``, VOLUME of images."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from layerstore.containers.settings import MountRequest
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from layerstore.formats.oci_config import ContainerConfig
+
+_PROPAGATIONS = {"shared", "rshared", "slave", "rslave", "private", "rprivate"}
+_VOLUME_WORDS = {"ro", "rw", "z", "Z", "nocopy", "bind", "rbind", *_PROPAGATIONS}
+_SELINUX = "/sys/fs/selinux/enforce"
+
+
+def mounts_of(options: argparse.Namespace, config: ContainerConfig) -> tuple[MountRequest, ...]:
+    """Return all mounts that a container asks for, by the user's words and its image's.
+
+    Raises:
+        InputError: A word that means nothing, or two mounts with one target.
+    """
+    found = [
+        *map(_volume, options.volume),
+        *map(_long_mount, options.mount),
+        *map(_tmpfs, options.tmpfs),
+    ]
+    targets = [mount.target for mount in found]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InputError(f"two mounts have the target {target}")
+    found += [
+        MountRequest("volume", "", target, anonymous=True)
+        for path in config.volumes
+        if (target := _target(path, "VOLUME of the image")) not in targets and target != "/"
+    ]
+    return tuple(found)
+
+
+def _target(path: str, what: str) -> str:
+    if not path.startswith("/") or "\0" in path:
+        raise InputError(f"{what}: the target {path!r} is no absolute path")
+    return os.path.normpath(path).replace("//", "/")
+
+
+def _volume(word: str) -> MountRequest:
+    """Return what ``-v`` asks for; a directory that is not there is made, as docker does."""
+    from layerstore.containers.volumes import check_volume_name
+
+    parts = word.split(":")
+    if len(parts) > 3 or not all(parts):
+        raise InputError(f"--volume {word} is none", hint="--volume [SOURCE:]TARGET[:ro]")
+    if len(parts) == 1:
+        return MountRequest("volume", "", _own_target(parts[0], word), anonymous=True)
+    source, target = parts[0], _own_target(parts[1], word)
+    words = parts[2].split(",") if len(parts) == 3 else []
+    options, copy = _volume_options(words, word)
+    if not source.startswith(("/", "./", "../")) and source not in (".", ".."):
+        check_volume_name(source)
+        return MountRequest("volume", source, target, options, copy=copy)
+    path = os.path.abspath(source)
+    if not os.path.lexists(path):
+        os.makedirs(path, exist_ok=True)
+    return MountRequest("bind", path, target, options)
+
+
+def _own_target(path: str, word: str) -> str:
+    target = _target(path, f"--volume {word}")
+    if target == "/":
+        raise InputError(f"--volume {word}: nothing can be mounted at /")
+    return target
+
+
+def _volume_options(words: Sequence[str], where: str) -> tuple[tuple[str, ...], bool]:
+    for word in words:
+        if word not in _VOLUME_WORDS:
+            raise InputError(
+                f"--volume {where}: no option {word!r}", hint=", ".join(sorted(_VOLUME_WORDS))
+            )
+        if word in ("z", "Z") and os.path.exists(_SELINUX):
+            raise InputError(
+                f"--volume {where}: files are not labelled here",
+                hint="label them: chcon --recursive --type container_file_t DIRECTORY",
+            )
+    kept = [word for word in words if word in ("ro", *_PROPAGATIONS)]
+    return tuple(kept), "nocopy" not in words
+
+
+def _long_mount(word: str) -> MountRequest:
+    """Return what ``--mount`` asks for: a list of ``NAME=VALUE``."""
+    fields: dict[str, str] = {}
+    for part in word.split(","):
+        name, equals, value = part.partition("=")
+        fields[name.strip()] = value if equals else "true"
+    kind = fields.pop("type", "volume")
+    source = fields.pop("source", fields.pop("src", ""))
+    target = fields.pop("target", fields.pop("destination", fields.pop("dst", "")))
+    if not target:
+        raise InputError(f"--mount {word}: no target", hint="--mount type=bind,source=/a,target=/b")
+    target = _own_target(target, word)
+    options = []
+    read_only = fields.pop("readonly", fields.pop("ro", "false"))
+    if read_only not in ("false", "0"):
+        options.append("ro")
+    if kind == "tmpfs":
+        options += _tmpfs_options(fields)
+    propagation = fields.pop("bind-propagation", "") if kind == "bind" else ""
+    if propagation:
+        options.append(propagation)
+    copy = fields.pop("volume-nocopy", "false") in ("false", "0") if kind == "volume" else True
+    fields.pop("consistency", "")
+    if fields or kind not in ("bind", "volume", "tmpfs"):
+        wrong = f"type={kind}" if not fields else next(iter(fields))
+        raise InputError(f"--mount {word}: {wrong} is not supported", hint="bind, volume or tmpfs")
+    if propagation and propagation not in _PROPAGATIONS:
+        raise InputError(f"--mount {word}: no propagation {propagation!r}")
+    _check_source(word, kind, source)
+    anonymous = kind == "volume" and not source
+    return MountRequest(kind, source, target, tuple(options), anonymous=anonymous, copy=copy)
+
+
+def _check_source(word: str, kind: str, source: str) -> None:
+    from layerstore.containers.volumes import check_volume_name
+
+    if kind == "bind":
+        if not source.startswith("/"):
+            raise InputError(f"--mount {word}: the source is no absolute path")
+        if not os.path.exists(source):
+            raise InputError(f"--mount {word}: there is nothing at {source}")
+    elif kind == "volume" and source:
+        check_volume_name(source)
+    elif kind == "tmpfs" and source:
+        raise InputError(f"--mount {word}: a tmpfs has no source")
+
+
+def _tmpfs_options(fields: dict[str, str]) -> list[str]:
+    from layerstore.units import parse_size
+
+    options = []
+    size = fields.pop("tmpfs-size", "")
+    if size:
+        options.append(f"size={parse_size(size)}")
+    mode = fields.pop("tmpfs-mode", "")
+    if mode:
+        options.append(f"mode={mode}")
+    return options
+
+
+def _tmpfs(word: str) -> MountRequest:
+    target, _, options = word.partition(":")
+    words = tuple(option for option in options.split(",") if option)
+    return MountRequest("tmpfs", "", _own_target(target, word), words)

@@ -1,0 +1,331 @@
+"""The commands that start containers: ``run``, ``create``, ``start``, ``attach``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from layerstore.cli.container_flags import add_run_options, refuse_unsupported
+from layerstore.cli.container_options import settings_of
+from layerstore.cli.failure import describe, show, tell_all
+from layerstore.cli.output import write_line, write_note
+from layerstore.cli.settings import run_base
+from layerstore.containers.errors import CANNOT_START, StartFailedError
+from layerstore.errors import (
+    ConflictError,
+    InputError,
+    LayerstoreError,
+    NotFoundError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from layerstore.containers.records import Container
+    from layerstore.containers.starting import Started
+    from layerstore.linux.locks import FileLock
+    from layerstore.progress import Progress
+
+_DETACHED = 0
+
+
+def run_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``run`` takes."""
+    add_run_options(parser, runs=True)
+    parser.add_argument("image", metavar="IMAGE", help="name or id; then COMMAND [ARG...]")
+
+
+def create_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``create`` takes."""
+    add_run_options(parser, runs=False)
+    parser.add_argument("image", metavar="IMAGE", help="name or id; then COMMAND [ARG...]")
+
+
+def run(options: argparse.Namespace, root: str) -> int:
+    """Run a container; every failure of ours is 125, as docker has it."""
+    try:
+        return _run(options, root)
+    except LayerstoreError as err:
+        show(describe(err), err)
+        return err.status if isinstance(err, StartFailedError) else CANNOT_START
+
+
+def _run(options: argparse.Namespace, root: str) -> int:
+    refuse_unsupported(options, "run")
+    if options.detach and options.rm and options.restart != "no":
+        raise InputError("--rm and --restart contradict each other", hint="leave one out")
+    _require_terminal(options)
+    _be_root()
+    container, lock = _create(options, root)
+    try:
+        started = _start(root, container, lock, attached=not options.detach)
+    except BaseException:
+        _give_up(root, container)
+        raise
+    if options.detach:
+        started.connection.close()
+        write_line(container.container_id)
+        return _DETACHED
+    return _attend(
+        root, container, started,
+        interactive=options.interactive, proxy=options.sig_proxy == "true",
+    )  # fmt: skip
+
+
+def _require_terminal(options: argparse.Namespace) -> None:
+    if options.tty and options.interactive and not options.detach and not os.isatty(0):
+        raise InputError("the input device is not a terminal", hint="leave out -t, keep -i")
+
+
+def _be_root() -> None:
+    """Refuse who is not root: containers without root are not there yet.
+
+    Raises:
+        UnsupportedError: The user is not.
+    """
+    if os.geteuid() != 0:
+        raise UnsupportedError(
+            "containers need root, or a user namespace in which you are root",
+            hint="layerstore unshare layerstore run --rm ..., or run it as root",
+        )
+
+
+def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
+    """Make the container that the options ask for."""
+    from layerstore.containers.lifecycle import create as make
+    from layerstore.formats.oci_config import decode_config
+    from layerstore.store.blobs import get_blob
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.config import load_config
+    from layerstore.store.names import resolve
+    from layerstore.store.paths import StorePaths
+    from layerstore.store.usage import note_image_use
+
+    if options.pull != "never":
+        raise InputError(
+            f"--pull {options.pull} is not supported", hint="layerstore pull IMAGE, then run"
+        )
+    if options.cidfile and os.path.lexists(options.cidfile):
+        raise ConflictError(
+            f"the file {options.cidfile} exists: is another container running?",
+            hint="remove it, or give --cidfile another name",
+        )
+    paths = StorePaths(root)
+    load_config(paths)
+    with contextlib.closing(Catalog(paths)) as catalog:
+        image = resolve(catalog, options.image)
+        config = decode_config(get_blob(paths, image.image_id))
+        _require_platform(options.platform, f"{config.os}/{config.architecture}")
+        settings = settings_of(options, config.config, options.command)
+
+        def confirm() -> None:
+            if catalog.image_after_writers(image.image_id) is None:
+                raise NotFoundError(f"image {options.image} was removed meanwhile")
+
+        base = run_base(root, os.environ, is_root=os.geteuid() == 0)
+        made = make(root, base, image, options.image, settings, options.name, confirm)
+        note_image_use(paths, image.image_id)
+    if options.cidfile:
+        with open(options.cidfile, "x", encoding="ascii") as file:
+            file.write(made[0].container_id)
+    return made
+
+
+def _require_platform(wanted: str | None, own: str) -> None:
+    if not wanted:
+        return
+    name = wanted.split("/")
+    if "/".join(name[:2]) != own and wanted != own.split("/")[1]:
+        raise InputError(
+            f"the image is for {own}, not for {wanted}", hint="name an image for that platform"
+        )
+
+
+def _start(root: str, container: Container, lock: FileLock, *, attached: bool) -> Started:
+    from layerstore.containers.starting import start as start_container
+
+    with _unpacking() as progress:
+        return start_container(
+            root, container, lock, attached=attached, progress=progress,
+            tell=lambda became, err: write_note(f"note: shown by {became}: {err.message}"),
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _unpacking() -> Iterator[Progress | None]:
+    """Show how unpacking moves, on a terminal; elsewhere nothing is imported for it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from layerstore.cli.progress import terminal_progress
+
+    with terminal_progress() as progress:
+        yield progress
+
+
+def _give_up(root: str, container: Container) -> None:
+    """Clean up after a start that failed: with --rm the container goes, else it stays made."""
+    from layerstore.containers.lifecycle import clear_runtime, end
+    from layerstore.containers.starting import hold
+
+    with contextlib.suppress(LayerstoreError, OSError), hold(root, container.container_id):
+        clear_runtime(container)
+        end(root, container)
+
+
+def _attend(
+    root: str, container: Container, started: Started, *, interactive: bool, proxy: bool
+) -> int:
+    """Be attached to a container that we started, and clean up after it."""
+    from layerstore.containers.attach import attend
+    from layerstore.containers.lifecycle import end
+    from layerstore.containers.starting import hold
+
+    with started.connection:
+        outcome = attend(
+            started.connection, interactive=interactive, tty=container.settings.tty,
+            proxy_signals=proxy,
+        )  # fmt: skip
+    if outcome.status is None:
+        if outcome.detached:
+            return _DETACHED
+        raise StartFailedError(
+            f"the monitor of container {container.name} has died; the container may run on",
+            CANNOT_START,
+            hint=f"layerstore ps; layerstore stop {container.name}",
+        )
+    os.waitpid(started.monitor, 0)
+    with contextlib.suppress(FileNotFoundError, ConflictError), hold(root, container.container_id):
+        end(root, container)
+    return outcome.status
+
+
+def create(options: argparse.Namespace, root: str) -> int:
+    """Make a container and print its id."""
+    refuse_unsupported(options, "create")
+    _be_root()
+    container, lock = _create(options, root)
+    lock.close()
+    write_line(container.container_id)
+    return 0
+
+
+def start_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``start`` takes."""
+    parser.add_argument("containers", nargs="*", metavar="CONTAINER", help="names or ids")
+    parser.add_argument("-a", "--attach", action="store_true", help="join its streams")
+    parser.add_argument("-i", "--interactive", action="store_true", help="its input, too")
+    parser.add_argument("--all", action="store_true", help="every container that --filter finds")
+    parser.add_argument(
+        "-f", "--filter", action="append", default=[], metavar="NAME=VALUE",
+        help="with --all: as of ps, such as restart-policy=always",
+    )  # fmt: skip
+
+
+def start(options: argparse.Namespace, root: str) -> int:
+    """Start containers, one after the other."""
+    from layerstore.containers.records import find
+
+    _be_root()
+    if bool(options.containers) == options.all:
+        raise InputError("name containers, or --all", hint="layerstore ps -a")
+    if (options.attach or options.interactive) and len(options.containers) != 1:
+        raise InputError("one container alone can be attached to", hint="leave out -a")
+    if options.all:
+        from layerstore.cli.container_list import filtered
+        from layerstore.containers.states import CREATED, EXITED
+
+        rows = filtered(root, options.filter)
+        wanted = [row.container for row in rows if row.state.status in (CREATED, EXITED)]
+        options.containers = [container.container_id for container in wanted]
+    failures: list[LayerstoreError] = []
+    code = 0
+    for reference in options.containers:
+        try:
+            code = _start_again(root, find(root, reference), options, reference)
+        except LayerstoreError as err:
+            failures.append(err)
+    tell_all(failures)
+    return code
+
+
+def _start_again(
+    root: str, container: Container, options: argparse.Namespace, reference: str
+) -> int:
+    from layerstore.containers.lifecycle import settle
+    from layerstore.containers.states import RESTARTING, RUNNING
+
+    attached = options.attach or options.interactive
+    if settle(root, container).status in (RUNNING, RESTARTING):
+        if not attached:
+            write_line(reference)
+            return 0
+        return _join(root, container, interactive=options.interactive, proxy=True)
+    started = start_again(root, container, attached=attached)
+    if not attached:
+        started.connection.close()
+        write_line(reference)
+        return 0
+    return _attend(root, container, started, interactive=options.interactive, proxy=True)
+
+
+def start_again(root: str, container: Container, *, attached: bool) -> Started:
+    """Start a container that has ended, or was only made.
+
+    Raises:
+        ConflictError: It runs.
+        StartFailedError: The runtime refused.
+    """
+    from layerstore.containers.starting import hold
+
+    lock = hold(root, container.container_id)
+    try:
+        return _start(root, container, lock, attached=attached)
+    except BaseException:
+        lock.close()
+        _give_up(root, container)
+        raise
+
+
+def attach_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``attach`` takes."""
+    parser.add_argument("container", metavar="CONTAINER", help="name or id")
+    parser.add_argument("--no-stdin", action="store_true", help="do not send our input")
+    parser.add_argument("--sig-proxy", choices=("true", "false"), default="true", help=_SIGNALS)
+
+
+_SIGNALS = "pass signals on (default: true)"
+
+
+def attach(options: argparse.Namespace, root: str) -> int:
+    """Join a container that runs."""
+    from layerstore.containers.records import find
+
+    container = find(root, options.container)
+    interactive = container.settings.interactive and not options.no_stdin
+    return _join(root, container, interactive=interactive, proxy=options.sig_proxy == "true")
+
+
+def _join(root: str, container: Container, *, interactive: bool, proxy: bool) -> int:
+    from layerstore.containers.attach import attend
+    from layerstore.containers.lifecycle import connect, settle
+    from layerstore.containers.states import RUNNING
+
+    if settle(root, container).status != RUNNING:
+        raise ConflictError(
+            f"container {container.name} is not running",
+            hint=f"layerstore start --attach {container.name}",
+        )
+    with connect(container) as connection:
+        outcome = attend(
+            connection, interactive=interactive, tty=container.settings.tty, proxy_signals=proxy
+        )
+    if outcome.status is None and not outcome.detached:
+        raise ConflictError(
+            f"the monitor of container {container.name} has died", hint="layerstore ps"
+        )
+    return outcome.status or 0

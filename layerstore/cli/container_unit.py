@@ -1,0 +1,65 @@
+"""The command ``generate``: a systemd unit that keeps a container running, over restarts too."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from layerstore.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
+
+_RESTARTS = {"no": "no", "on-failure": "on-failure", "always": "always", "unless-stopped": "always"}
+_GRACE_S = 20
+
+
+def generate_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``generate`` takes."""
+    parser.add_argument("kind", choices=("systemd",), metavar="systemd", help="what to print")
+    parser.add_argument("container", metavar="CONTAINER", help="name or id")
+    parser.add_argument(
+        "--restart-policy", choices=tuple(_RESTARTS), metavar="POLICY",
+        help="of the unit (default: the container's)",
+    )  # fmt: skip
+
+
+def generate(options: argparse.Namespace, root: str) -> int:
+    """Print a unit for a container."""
+    from layerstore.containers.records import find
+
+    container = find(root, options.container)
+    settings = container.settings
+    if settings.auto_remove:
+        raise InputError(
+            f"container {container.name} is removed at its end", hint="make it without --rm"
+        )
+    program = f"{sys.executable} -P -m layerstore --store {_quoted(root)}"
+    policy = _RESTARTS[options.restart_policy or settings.restart]
+    timeout = max(settings.stop_timeout_s, 0) + _GRACE_S
+    sys.stdout.write(
+        f"""\
+# Written by: layerstore generate systemd {container.name}
+[Unit]
+Description=Container {container.name} of {container.image.replace("%", "%%")}
+Wants=network-online.target
+After=network-online.target local-fs.target
+RequiresMountsFor={_quoted(root)}
+
+[Service]
+Type=exec
+ExecStart={program} start --attach {container.name}
+ExecStop={program} stop {container.name}
+Restart={policy}
+TimeoutStopSec={timeout}
+KillMode=mixed
+
+[Install]
+WantedBy=multi-user.target
+"""
+    )
+    return 0
+
+
+def _quoted(path: str) -> str:
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'

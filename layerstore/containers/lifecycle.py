@@ -1,0 +1,428 @@
+"""What happens to containers: made, ended, stopped, removed, and what a kill left of one.
+
+Orders that a kill may cut anywhere: what keeps an image from the collector is written before
+anything and removed after everything else; the record comes when all is there, and goes first.
+Who starts or removes a container holds its ``alive``, so never two at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from layerstore.containers import monitor
+from layerstore.containers.monitor_files import remove_cgroups
+from layerstore.containers.naming import random_name
+from layerstore.containers.records import (
+    SHORT_ID_HEX,
+    Container,
+    all_containers,
+    check_name,
+    container_ids,
+    containers_lock,
+    directory_of,
+    get_container,
+    id_of_name,
+    new_id,
+    put_container,
+    remove_files,
+    run_directory,
+    take_name,
+    write_keeper,
+)
+from layerstore.containers.starting import hold, release
+from layerstore.containers.states import (
+    EXITED,
+    RESTARTING,
+    RUNNING,
+    UNKNOWN_CODE,
+    is_process,
+    read_state,
+    state_of,
+    unattended_state,
+    write_state,
+)
+from layerstore.containers.volumes import make_volume, volume_names
+from layerstore.errors import ConflictError, ContainerError, FormatError, LayerstoreError
+from layerstore.linux.files import make_private_dir
+from layerstore.linux.locks import FileLock
+from layerstore.linux.removal import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from layerstore.containers.settings import Settings
+    from layerstore.containers.states import State
+    from layerstore.store.catalog_rows import ImageRecord
+
+_NAME_TRIES = 100
+_KILL_WAIT_S = 30.0
+_LOOK_S = 0.05
+
+
+def create(
+    store_root: str,
+    run_base: str,
+    image: ImageRecord,
+    reference: str,
+    settings: Settings,
+    name: str,
+    confirm: Callable[[], object],
+) -> tuple[Container, FileLock]:
+    """Make a container, which does not run yet; it is there, and its image kept, on return.
+
+    Args:
+        store_root: The store.
+        run_base: Directory in memory for what runs of this store.
+        image: Its image.
+        reference: What the user called that.
+        settings: What the container is to be; an empty host name is chosen here.
+        name: What to call it, "" for a name of our own.
+        confirm: Called when the image is kept; raises if it went in the meantime.
+
+    Returns:
+        The container, and it locked as :func:`layerstore.containers.starting.hold` does.
+
+    Raises:
+        ConflictError: The name is taken.
+        InputError: It cannot be a name.
+    """
+    if name:
+        check_name(name)
+    container_id = new_id()
+    directory = directory_of(store_root, container_id)
+    make_private_dir(f"{store_root}/containers", durable=False)
+    with containers_lock(store_root):
+        write_keeper(store_root, container_id, image.image_id, image.layers)
+        make_private_dir(directory, durable=False)
+        lock = FileLock(f"{directory}/alive")
+        try:
+            confirm()
+            name = name or _free_name(store_root)
+            take_name(store_root, name, container_id)
+            container = Container(
+                container_id,
+                name,
+                reference,
+                image.image_id,
+                tuple(image.layers),
+                time.time(),
+                run_directory(run_base, container_id),
+                _completed(settings, container_id),
+            )
+            for mount in container.settings.mounts:
+                if mount.kind == "volume":
+                    make_volume(store_root, mount.source)
+            put_container(store_root, container, durable=not settings.auto_remove)
+        except BaseException:
+            remove_files(store_root, container_id, name, "")
+            lock.close()
+            raise
+    return container, lock
+
+
+def _completed(settings: Settings, container_id: str) -> Settings:
+    hostname = settings.hostname
+    if not hostname:
+        hostname = os.uname().nodename if settings.network == "host" else ""
+    mounts = tuple(
+        mount._replace(source=new_id()) if mount.anonymous and not mount.source else mount
+        for mount in settings.mounts
+    )
+    return settings._replace(hostname=hostname or container_id[:SHORT_ID_HEX], mounts=mounts)
+
+
+def _free_name(store_root: str) -> str:
+    for _ in range(_NAME_TRIES):
+        name = random_name()
+        if not id_of_name(store_root, name):
+            return name
+    return f"{random_name()}_{os.urandom(4).hex()}"
+
+
+def end(store_root: str, container: Container) -> None:
+    """Clean up after a container that has ended; call it with the container held.
+
+    One that was to be removed at its end is.
+    """
+    release(store_root, container)
+    remove_tree(container.run_dir)
+    if container.settings.auto_remove:
+        discard(store_root, container, volumes=True)
+
+
+def discard(store_root: str, container: Container, *, volumes: bool) -> None:
+    """Remove a container that has ended; call it with the container held.
+
+    Args:
+        store_root: The store.
+        container: Which.
+        volumes: Whether its anonymous volumes go, too.
+    """
+    release(store_root, container)
+    remove_files(store_root, container.container_id, container.name, container.run_dir)
+    if volumes:
+        for mount in container.settings.mounts:
+            if mount.anonymous:
+                remove_tree(f"{store_root}/volumes/{mount.source}")
+
+
+def settle(store_root: str, container: Container) -> State:
+    """Write down, and clean up after, an end that nobody has taken note of; return what is true.
+
+    Harmless for all others: one that runs, or that somebody starts or removes, is left alone.
+    """
+    state = state_of(store_root, container)
+    written = read_state(store_root, container.container_id)
+    is_lost = state.status == EXITED and written.status in (RUNNING, RESTARTING)
+    left = state.status == EXITED and os.path.exists(f"{container.run_dir}/config.json")
+    if not (is_lost or left or (state.status == EXITED and container.settings.auto_remove)):
+        return state
+    try:
+        lock = hold(store_root, container.container_id)
+    except (LayerstoreError, OSError):
+        return state
+    with lock:
+        state = unattended_state(store_root, container)  # nobody changes it from here on
+        if state.status != EXITED:
+            return state
+        if is_lost:
+            state = state._replace(finished=time.time(), exit_code=UNKNOWN_CODE)
+            write_state(store_root, container.container_id, state)
+        clear_runtime(container)
+        end(store_root, container)
+    return state
+
+
+def clear_runtime(container: Container) -> None:
+    """Remove what a runtime keeps of a container whose monitor was killed, and its groups."""
+    base = os.path.dirname(container.run_dir)
+    remove_tree(f"{base}/runtime/{container.container_id}")
+    parent = container.settings.limits.cgroup_parent.strip("/")
+    remove_cgroups(os.path.join("/", parent, f"layerstore-{container.container_id}"))
+
+
+def sweep(store_root: str) -> None:
+    """Settle all containers, and remove what kills left of half made or half removed ones."""
+    for container in list(all_containers(store_root, [])):
+        settle(store_root, container)
+    with containers_lock(store_root):
+        for container_id in container_ids(store_root):
+            path = f"{directory_of(store_root, container_id)}/container.json"
+            if os.path.exists(path):
+                continue
+            with contextlib.suppress(ConflictError, OSError), hold(store_root, container_id):
+                remove_files(store_root, container_id, "", "")
+        _remove_lone_keepers(store_root)
+
+
+def _remove_lone_keepers(store_root: str) -> None:
+    """Remove what keeps images for containers that are not there."""
+    prefix, suffix = "container-", ".json"
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(f"{store_root}/views"):
+            if not (name.startswith(prefix) and name.endswith(suffix)):
+                continue
+            container_id = name[len(prefix) : -len(suffix)]
+            if not os.path.isdir(directory_of(store_root, container_id)):
+                remove_files(store_root, container_id, "", "")
+
+
+def remove(store_root: str, container_id: str, *, force: bool, volumes: bool) -> None:
+    """Remove a container, one whose record is damaged as well.
+
+    Args:
+        store_root: The store.
+        container_id: Its whole id.
+        force: Whether one that runs is killed.
+        volumes: Whether its anonymous volumes go, too.
+
+    Raises:
+        ConflictError: It runs and may not be killed.
+        FormatError: Its record is damaged, and nobody said that it may go anyway.
+    """
+    try:
+        container = get_container(store_root, container_id)
+    except FormatError:
+        if not force:
+            raise
+        container = None
+    if container is None:
+        with hold(store_root, container_id):
+            remove_files(store_root, container_id, "", "")
+        return
+    state = settle(store_root, container)
+    if state.status in (RUNNING, RESTARTING):
+        if not force:
+            raise ConflictError(
+                f"container {container.name} is {state.status}",
+                hint=f"stop it first: layerstore stop {container.name}; or rm --force",
+            )
+        kill_for_good(store_root, container)
+    try:
+        with hold(store_root, container_id):
+            clear_runtime(container)
+            discard(store_root, container, volumes=volumes or container.settings.auto_remove)
+    except FileNotFoundError:
+        return  # it was to be removed at its end, and was
+
+
+def send_signal(store_root: str, container: Container, number: int) -> None:
+    """Send a signal to a container's first process.
+
+    Raises:
+        ConflictError: It does not run.
+    """
+    state = state_of(store_root, container)
+    if state.status == RUNNING:
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(state.pid)
+            try:
+                if is_process(state):  # nobody else has got its pid before we held it
+                    signal.pidfd_send_signal(fd, number)
+                    return
+            finally:
+                os.close(fd)
+    raise ConflictError(
+        f"container {container.name} is not running",
+        hint=f"start it: layerstore start {container.name}",
+    )
+
+
+def stop(store_root: str, container: Container, timeout_s: int | None = None) -> None:
+    """Ask a container to end, kill it if it does not, and wait for its end.
+
+    Args:
+        store_root: The store.
+        container: Which; one that does not run is left as it is.
+        timeout_s: Seconds it has; -1 for all it takes, None for what it was made with.
+
+    Raises:
+        ContainerError: It does not end.
+    """
+    note_stop(store_root, container)
+    state = settle(store_root, container)
+    if state.status == RESTARTING:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.monitor, signal.SIGTERM)
+    elif state.status == RUNNING:
+        with contextlib.suppress(ConflictError):
+            send_signal(store_root, container, container.settings.stop_signal)
+    else:
+        return
+    seconds = container.settings.stop_timeout_s if timeout_s is None else timeout_s
+    if not wait_for_end(store_root, container, None if seconds < 0 else seconds):
+        kill_for_good(store_root, container)
+
+
+def note_stop(store_root: str, container: Container) -> None:
+    """Take note that a container is wanted stopped: whatever its policy, it is not restarted."""
+    path = f"{directory_of(store_root, container.container_id)}/stopped"
+    with contextlib.suppress(FileNotFoundError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def kill_for_good(store_root: str, container: Container) -> None:
+    """Kill a container and wait for its end.
+
+    Raises:
+        ContainerError: It does not end.
+    """
+    note_stop(store_root, container)
+    with contextlib.suppress(ConflictError):
+        send_signal(store_root, container, signal.SIGKILL)
+    if not wait_for_end(store_root, container, _KILL_WAIT_S):
+        raise ContainerError(
+            f"container {container.name} was killed and has not ended",
+            hint="a process in it may wait for a disk or a server that does not answer",
+        )
+
+
+def wait_for_end(store_root: str, container: Container, timeout_s: float | None) -> bool:
+    """Wait until a container has ended for good; return whether it has."""
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        state = state_of(store_root, container)
+        if state.status not in (RUNNING, RESTARTING) and not state.monitor:
+            settle(store_root, container)
+            return True
+        left = None if until is None else until - time.monotonic()
+        if left is not None and left <= 0:
+            return False
+        _wait_for_process(state.monitor or state.pid, left)
+
+
+def _wait_for_process(pid: int, timeout_s: float | None) -> None:
+    """Wait for the end of a process, or some time; of one that is gone, a moment."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        time.sleep(_LOOK_S)
+        return
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(None if timeout_s is None else timeout_s * 1000)
+    finally:
+        os.close(fd)
+
+
+def wait_for_code(store_root: str, container: Container) -> int:
+    """Wait until a container has ended for good and return its status."""
+    try:
+        connection = connect(container)
+    except ConflictError:
+        wait_for_end(store_root, container, None)
+        return read_state(store_root, container.container_id).exit_code
+    with connection:
+        connection.send(b"Q")
+        while message := connection.recv(monitor.READ_BYTES + 1):
+            if message[:1] == b"X":
+                return int(message[1:])
+    wait_for_end(store_root, container, None)
+    return read_state(store_root, container.container_id).exit_code
+
+
+def connect(container: Container) -> socket.socket:
+    """Return a connection to a container's monitor.
+
+    Raises:
+        ConflictError: There is none.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(f"{container.run_dir}/attach")
+    except OSError as err:
+        connection.close()
+        raise ConflictError(
+            f"nobody attends container {container.name}: {err.strerror}",
+            hint="it does not run, or its monitor was killed: layerstore ps -a",
+        ) from err
+    return connection
+
+
+def users_of_volume(store_root: str, name: str) -> list[str]:
+    """Return the names of the containers that have a volume."""
+    return [
+        container.name
+        for container in all_containers(store_root, [])
+        if any(
+            mount.kind == "volume" and mount.source == name for mount in container.settings.mounts
+        )
+    ]
+
+
+def unused_volumes(store_root: str) -> list[str]:
+    """Return the names of volumes that no container has."""
+    used = {
+        mount.source
+        for container in all_containers(store_root, [])
+        for mount in container.settings.mounts
+        if mount.kind == "volume"
+    }
+    return [name for name in volume_names(store_root) if name not in used]

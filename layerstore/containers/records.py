@@ -1,0 +1,330 @@
+"""Containers as the store keeps them: ``containers/ID/container.json``, and their names.
+
+    containers/ID/container.json   what the container is; written once, by rename
+    containers/ID/state.json       how it fares; see :mod:`layerstore.containers.states`
+    containers/ID/alive            flocked as long as its monitor lives
+    containers/ID/stopped          somebody wants it stopped: it is not restarted
+    containers/ID/log, log.1 ...   its output
+    containers/ID/hosts ...        files of its own that it sees below /etc
+    containers/names/NAME          the id of who is called that
+    views/container-ID.json        keeps its image and its layers from the collector
+    uppers/ID/                     what it wrote; see :mod:`fuse_mount.uppers`
+
+Making one and removing one happen under ``locks/containers``. The record that the collector
+reads is there first and goes last; a directory without ``container.json`` is half made or half
+removed and nobody's, once that lock is free.
+
+On the fast path: imports little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.containers.settings import Settings, settings_from_json
+from layerstore.digest import DiffId, Digest, ImageId
+from layerstore.errors import (
+    ConflictError,
+    FormatError,
+    InputError,
+    NotFoundError,
+)
+from layerstore.linux.files import (
+    fsync_directory,
+    make_private_dir,
+    open_private,
+    read_file,
+    write_all,
+)
+from layerstore.linux.locks import FileLock
+from layerstore.linux.removal import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ID_HEX = 64
+SHORT_ID_HEX = 12
+_RUN_HEX = 24
+"""Of the id in paths of sockets, which hold 107 bytes (unix(7)): unlike the rest, no guessing."""
+
+_RECORD_MAX_BYTES = 4 << 20
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)
+_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_VERSION = 1
+
+
+class Container(NamedTuple):
+    """One container.
+
+    Attributes:
+        container_id: 64 hex digits.
+        image: What the user called its image.
+        layers: Of the image, lowest first.
+        created: Seconds since the epoch.
+        run_dir: Directory in memory for its bundle and its sockets; gone after a restart.
+        settings: What was asked for.
+    """
+
+    container_id: str
+    name: str
+    image: str
+    image_id: ImageId
+    layers: tuple[DiffId, ...]
+    created: float
+    run_dir: str
+    settings: Settings
+
+    @property
+    def user(self) -> str:
+        """What it is called among the users of what shows its image."""
+        return user_of(self.container_id)
+
+
+def user_of(container_id: str) -> str:
+    """Return the name of the record in ``views/`` that keeps a container's image."""
+    return f"container-{container_id}"
+
+
+def directory_of(store_root: str, container_id: str) -> str:
+    """Return where a container's files lie."""
+    return f"{store_root}/containers/{container_id}"
+
+
+def upper_of(store_root: str, container_id: str) -> str:
+    """Return the directory that takes what a container writes."""
+    return f"{store_root}/uppers/{container_id}"
+
+
+def run_directory(base: str, container_id: str) -> str:
+    """Return a container's directory in memory below that of its store."""
+    return f"{base}/{container_id[:_RUN_HEX]}"
+
+
+def new_id() -> str:
+    """Return an id that no other container has."""
+    return os.urandom(ID_HEX // 2).hex()
+
+
+def containers_lock(store_root: str) -> FileLock:
+    """Hold off others who make or remove containers."""
+    return FileLock(f"{store_root}/locks/containers")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a container's name.
+
+    Raises:
+        InputError: It is none.
+    """
+    if _NAME.fullmatch(name) is None or _ID.fullmatch(name) is not None:
+        raise InputError(
+            f"{name!r} cannot be the name of a container",
+            hint="letters, digits, '_', '.' and '-', the first a letter or a digit, at most 128",
+        )
+
+
+def put_container(store_root: str, container: Container, *, durable: bool) -> None:
+    """Write a container down; call it with the lock held, its directory being there.
+
+    Args:
+        store_root: The store.
+        container: Its name is taken, its keeper written.
+        durable: Whether a power cut must not lose it.
+    """
+    value = container._asdict()
+    value["settings"] = container.settings._asdict()
+    value["version"] = _VERSION
+    directory = directory_of(store_root, container.container_id)
+    publish(f"{directory}/container.json", json.dumps(value).encode(), durable=durable)
+    if durable:
+        fsync_directory(f"{store_root}/containers")
+
+
+def publish(path: str, data: bytes, *, durable: bool) -> None:
+    """Write a file whole or not at all."""
+    fd = open_private(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        write_all(fd, data)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.tmp", path)
+    if durable:
+        fsync_directory(os.path.dirname(path))
+
+
+def take_name(store_root: str, name: str, container_id: str) -> None:
+    """Call a container so; call it with the lock held.
+
+    Raises:
+        ConflictError: Another one is called that.
+    """
+    names = f"{store_root}/containers/names"
+    make_private_dir(names, durable=False)
+    other = id_of_name(store_root, name)
+    if other and other != container_id and os.path.isdir(directory_of(store_root, other)):
+        raise ConflictError(
+            f"the name {name!r} is used by container {other[:SHORT_ID_HEX]}",
+            hint=f"layerstore rm {name}, or another --name",
+        )
+    publish(f"{names}/{name}", container_id.encode(), durable=False)
+
+
+def give_up_name(store_root: str, name: str, container_id: str) -> None:
+    """Let a name go if it is this container's."""
+    if id_of_name(store_root, name) == container_id:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{store_root}/containers/names/{name}")
+
+
+def id_of_name(store_root: str, name: str) -> str:
+    """Return the id of who is called that, "" for nobody."""
+    if _NAME.fullmatch(name) is None:
+        return ""
+    try:
+        text = read_file(f"{store_root}/containers/names/{name}", max_bytes=ID_HEX)
+    except OSError:
+        return ""
+    found = text.decode("ascii", "replace")
+    return found if _ID.fullmatch(found) else ""
+
+
+def container_ids(store_root: str) -> list[str]:
+    """Return the ids of all containers, half made ones too, in no particular order."""
+    try:
+        names = os.listdir(f"{store_root}/containers")
+    except FileNotFoundError:
+        return []
+    return [name for name in names if _ID.fullmatch(name)]
+
+
+def get_container(store_root: str, container_id: str) -> Container | None:
+    """Return a container by its whole id; None if there is none, or only half of one.
+
+    Raises:
+        FormatError: Its record is damaged.
+    """
+    path = f"{directory_of(store_root, container_id)}/container.json"
+    try:
+        value = json.loads(read_file(path, max_bytes=_RECORD_MAX_BYTES))
+        return _from_json(value, container_id)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        raise FormatError(
+            f"the record {path} cannot be read: {err}",
+            hint=f"remove the container: layerstore rm --force {container_id[:SHORT_ID_HEX]}",
+        ) from err
+
+
+def _from_json(value: dict[str, object], container_id: str) -> Container:
+    """Return what a record says.
+
+    Raises:
+        ValueError: It is another's, or of a newer version.
+        TypeError: It lacks something.
+    """
+    if value.pop("version") != _VERSION or value["container_id"] != container_id:
+        raise ValueError("it is another container's, or a newer layerstore's")
+    settings = settings_from_json(value.pop("settings"))
+    layers = tuple(DiffId(Digest(str(layer))) for layer in value.pop("layers"))  # type: ignore[attr-defined]
+    return Container(**value, layers=layers, settings=settings)  # type: ignore[arg-type]
+
+
+def all_containers(
+    store_root: str, unreadable: list[FormatError] | None = None
+) -> Iterator[Container]:
+    """Yield every container that is whole.
+
+    Args:
+        store_root: The store.
+        unreadable: Takes the errors of damaged records; without it the first is raised.
+    """
+    for container_id in container_ids(store_root):
+        try:
+            container = get_container(store_root, container_id)
+        except FormatError as err:
+            if unreadable is None:
+                raise
+            unreadable.append(err)
+            continue
+        if container is not None:
+            yield container
+
+
+def find_id(store_root: str, reference: str) -> str:
+    """Return the id that a name, an id or the beginning of one means.
+
+    Raises:
+        NotFoundError: No container is called that.
+        InputError: Several ids begin like that.
+    """
+    if _ID.fullmatch(reference) and os.path.isdir(directory_of(store_root, reference)):
+        return reference
+    named = id_of_name(store_root, reference)
+    if named and os.path.isdir(directory_of(store_root, named)):
+        return named
+    found = []
+    if re.fullmatch(r"[0-9a-f]{1,64}", reference, re.ASCII):
+        found = [one for one in container_ids(store_root) if one.startswith(reference)]
+    if len(found) > 1:
+        raise InputError(
+            f"several containers have an id that begins with {reference!r}",
+            hint="give more digits; 'layerstore ps -a' lists them",
+        )
+    if not found:
+        raise NotFoundError(
+            f"no container {reference!r}", hint="'layerstore ps -a' lists what there is"
+        )
+    return found[0]
+
+
+def find(store_root: str, reference: str) -> Container:
+    """Return the container that a name or an id means.
+
+    Raises:
+        NotFoundError: No container is called that.
+        InputError: Several ids begin like that.
+        FormatError: Its record is damaged.
+    """
+    container = get_container(store_root, find_id(store_root, reference))
+    if container is None:
+        raise NotFoundError(
+            f"container {reference!r} is only half there",
+            hint=f"remove the rest of it: layerstore rm --force {reference}",
+        )
+    return container
+
+
+def write_keeper(
+    store_root: str, container_id: str, image_id: ImageId | None, layers: Sequence[DiffId]
+) -> None:
+    """Keep an image and its layers from the collector for as long as a container is there."""
+    make_private_dir(f"{store_root}/views", durable=False)
+    value = {"kind": "container", "image_id": image_id, "layers": list(layers)}
+    path = f"{store_root}/views/{user_of(container_id)}.json"
+    publish(path, json.dumps(value).encode(), durable=False)
+
+
+def remove_files(store_root: str, container_id: str, name: str, run_dir: str) -> None:
+    """Remove every file of a container that has ended; a kill leaves what a repeat removes.
+
+    The record goes first, so that nobody takes the rest for a container; the keeper last.
+    """
+    directory = directory_of(store_root, container_id)
+    for record in ("container.json", "state.json"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{directory}/{record}")
+    remove_tree(upper_of(store_root, container_id))
+    if run_dir:
+        remove_tree(run_dir)
+    if name:
+        give_up_name(store_root, name, container_id)
+    remove_tree(directory)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{store_root}/views/{user_of(container_id)}.json")

@@ -1,0 +1,439 @@
+"""Starting a container: from its record to a monitor beside a running one.
+
+    client                      child, later the monitor
+    lower, upper
+    fork  --------------------> session and mount namespace of its own, subreaper
+                                root mounted, config.json written, runtime started
+    waits for S or F <--------- becomes the light program of monitor.py
+
+The client keeps one end of a socket. Whatever happens to it, the monitor goes on; whatever
+happens to the child, its end of the socket closes and the client says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import marshal
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from fuse_mount import lowers
+from fuse_mount.lowers import KERNEL
+from fuse_mount.plan import writable_overlay
+from fuse_mount.starting import FUSE
+from fuse_mount.uppers import make_upper
+from layerstore.containers import monitor
+from layerstore.containers.errors import CANNOT_START, StartFailedError
+from layerstore.containers.records import directory_of, upper_of
+from layerstore.containers.roots import (
+    container_mounts,
+    device_files,
+    require_no_swap_of_root,
+    working_directory,
+)
+from layerstore.containers.spec import Prepared, runtime_config
+from layerstore.containers.states import alive_path, boot_id
+from layerstore.errors import (
+    ConflictError,
+    ContainerError,
+    IntegrityError,
+    LayerstoreError,
+    StorageError,
+    UnsupportedError,
+)
+from layerstore.linux import mounts
+from layerstore.linux.files import make_private_dir, open_private, write_all
+from layerstore.linux.locks import FileLock, LockBusyError
+from layerstore.linux.namespaces import (
+    CLONE_NEWNS,
+    held_capabilities,
+    in_user_namespace,
+    mapped_ids,
+    unshare,
+)
+from layerstore.linux.planned import describe_overlay, execute
+from layerstore.runtime.cgroups import counts_swap
+from layerstore.runtime.limits import require_enforceable
+from layerstore.runtime.runtimes import installed_runtimes
+from layerstore.runtime.users import resolve_run_user, users_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from layerstore.containers.records import Container
+    from layerstore.linux.idmaps import IdMap
+    from layerstore.progress import Progress
+    from layerstore.runtime.runtimes import Runtime
+    from layerstore.runtime.users import RunUser
+
+_PR_SET_CHILD_SUBREAPER = 36
+_MESSAGE_MAX_BYTES = monitor.READ_BYTES + 1
+_LOCK_TRIES = 50
+_LOCK_RETRY_S = 0.02
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from layerstore.containers.monitor import main; main(int(sys.argv[2]))"
+)
+"""Modules come compiled from their cache this way; a script would be compiled at every start."""
+
+_FALL_BACK = (UnsupportedError, StorageError, IntegrityError)
+
+
+class Started(NamedTuple):
+    """A container that runs, and our end of its monitor.
+
+    Attributes:
+        connection: Speaks what :mod:`layerstore.containers.monitor` says.
+        monitor: Its pid, a child of ours.
+    """
+
+    connection: socket.socket
+    monitor: int
+
+
+class _Root(NamedTuple):
+    """What a container's root is made of: the overlay to mount, and who owns what in it."""
+
+    overlay: mounts.Overlay
+    idmap: IdMap
+
+
+def hold(store_root: str, container_id: str) -> FileLock:
+    """Lock a container whose monitor does not live, for who starts or removes it.
+
+    Raises:
+        ConflictError: It runs, or somebody else does the same.
+    """
+    path = alive_path(store_root, container_id)
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            return FileLock(path, wait=False)
+        except LockBusyError:
+            if not tries_left:
+                break
+            import time
+
+            time.sleep(_LOCK_RETRY_S)  # somebody may only be looking whether it is held
+    raise ConflictError(
+        f"container {container_id[:12]} is running, or about to start or to be removed",
+        hint=f"layerstore stop {container_id[:12]}",
+    )
+
+
+def start(
+    store_root: str,
+    container: Container,
+    lock: FileLock,
+    *,
+    attached: bool,
+    progress: Progress | None = None,
+    tell: Callable[[str, LayerstoreError], object] = lambda _, __: None,
+) -> Started:
+    """Start a container; success means that its command runs.
+
+    Args:
+        store_root: The store.
+        container: Its record.
+        lock: Of :func:`hold`; the monitor keeps it, we do not.
+        attached: Whether the connection stays ours, and with it the cleaning after the end.
+        progress: Told about files that are unpacked for the kernel.
+        tell: Given what shows the image, if not the kernel, and the reason.
+
+    Raises:
+        StartFailedError: The runtime refused.
+        LayerstoreError: Whatever else is missing.
+    """
+    settings = container.settings
+    rootless = bool(mapped_ids())
+    require_enforceable(settings.limits, rootless=rootless)
+    runtime = installed_runtimes(settings.runtime, rootless=rootless)[0]
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{directory_of(store_root, container.container_id)}/stopped")
+    root = _make_root(store_root, container, progress, tell)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _become(store_root, container, lock, runtime, root, theirs, attached=attached)
+    theirs.close()
+    lock.close()
+    started = Started(ours, pid)
+    try:
+        _await_start(started, container)
+    except BaseException:
+        ours.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        raise
+    return started
+
+
+def _await_start(started: Started, container: Container) -> None:
+    message = started.connection.recv(_MESSAGE_MAX_BYTES)
+    kind, words = message[:1], message[1:]
+    if kind == b"S":
+        return
+    if kind == b"E":
+        code, text, hint = marshal.loads(words)  # noqa: S302 -- our own child's
+        error = StartFailedError(text, CANNOT_START, hint=hint)
+        error.exit_code = code
+        raise error
+    if kind == b"F":
+        said = runtime_words(words[1:])
+        hint = None
+        if words[0] == CANNOT_START:
+            hint = "layerstore doctor tries the runtimes that are here; --runtime names another"
+        raise StartFailedError(
+            f"container {container.container_id[:12]} did not start: {said}", words[0], hint=hint
+        )
+    raise StartFailedError(
+        f"the monitor of container {container.container_id[:12]} has died", CANNOT_START
+    )
+
+
+def runtime_words(log: bytes) -> str:
+    """Return what a runtime's log says of its failure."""
+    lines = log.decode("utf-8", "replace").strip().splitlines()
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            if entry["level"] in ("error", "fatal"):
+                return str(entry["msg"])
+    return lines[-1] if lines else "the runtime said nothing"
+
+
+def acquire(
+    store_root: str,
+    container: Container,
+    progress: Progress | None,
+    tell: Callable[[str, LayerstoreError], object],
+) -> tuple[lowers.Lower, str]:
+    """Have the image of a container shown; return by what directory and which backend."""
+    layers, user = container.layers, container.user
+    if os.geteuid() == 0 and not in_user_namespace():
+        try:
+            lower = lowers.acquire(store_root, layers, user, backend=KERNEL, progress=progress)
+        except _FALL_BACK as err:
+            tell(FUSE, err)
+        else:
+            return lower, KERNEL
+    return lowers.acquire_beneath(store_root, layers, user), FUSE
+
+
+def release(store_root: str, container: Container) -> None:
+    """Let go of what shows a container's image; harmless when repeated."""
+    chain = lowers.chain_name(container.layers)
+    lowers.release_everywhere(store_root, chain, container.user)
+
+
+def _make_root(
+    store_root: str,
+    container: Container,
+    progress: Progress | None,
+    tell: Callable[[str, LayerstoreError], object],
+) -> _Root:
+    lower, backend = acquire(store_root, container, progress, tell)
+    upper = upper_of(store_root, container.container_id)
+    make_upper(store_root, upper, lower)
+    idmap: IdMap = ()
+    if container.settings.userns == "auto":
+        from fuse_mount.unshare import map_onto_subordinate_ids
+
+        idmap = map_onto_subordinate_ids()
+    return _Root(writable_overlay(store_root, backend, lower.directory, upper), idmap)
+
+
+def _become(
+    store_root: str,
+    container: Container,
+    lock: FileLock,
+    runtime: Runtime,
+    root: _Root,
+    connection: socket.socket,
+    *,
+    attached: bool,
+) -> NoReturn:
+    """Be the child: prepare everything, start the runtime, and become the monitor."""
+    try:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        _set_subreaper()
+        outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        spec = _prepare(store_root, container, runtime, root)
+        listener = _listen(f"{container.run_dir}/attach")
+        spec["client"] = connection.fileno()
+        spec["attached"] = attached
+        spec["listener"] = listener.fileno()
+        spec["lock"] = lock.fileno()
+        spec["outside"] = outside
+        spec["started"] = monitor.start_runtime(spec)
+        _exec_monitor(spec)
+    except BaseException as err:  # noqa: BLE001 -- told to the client, which raises it
+        with contextlib.suppress(OSError):
+            connection.send(b"E" + marshal.dumps(_described(err)))
+    finally:
+        os._exit(1)
+
+
+def _described(err: BaseException) -> tuple[int, str, str | None]:
+    if isinstance(err, LayerstoreError):
+        return err.exit_code, err.message, err.hint
+    if isinstance(err, OSError):
+        where = f"{err.filename}: " if err.filename else ""
+        return StorageError.exit_code, f"{where}{err.strerror}", None
+    return ContainerError.exit_code, f"{type(err).__name__}: {err}", None
+
+
+def _set_subreaper() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _prepare(
+    store_root: str, container: Container, runtime: Runtime, root: _Root
+) -> dict[str, object]:
+    """Mount the root, write the bundle, and return what the monitor is told."""
+    run_dir = container.run_dir
+    _make_run_directories(run_dir, open_to_all=bool(root.idmap))
+    unshare(CLONE_NEWNS)
+    mounts.set_propagation("/", mounts.MS_SLAVE)
+    place = f"{run_dir}/rootfs"
+    execute(describe_overlay(root.overlay, place, (), root.idmap))
+    require_no_swap_of_root(place)
+    settings = container.settings
+    ids = mapped_ids()
+    parent = settings.limits.cgroup_parent.strip("/")
+    cgroup = "" if ids else os.path.join("/", parent, f"layerstore-{container.container_id}")
+    prepared = Prepared(
+        root=place,
+        user=_user(place, container),
+        cwd=working_directory(place, settings.cwd),
+        mounts=container_mounts(store_root, container, place),
+        devices=device_files(settings),
+        cgroup=cgroup,
+        machine=os.uname().machine,
+        held=held_capabilities(),
+        ids=ids,
+        idmap=root.idmap,
+        swap=counts_swap() if settings.limits.memory else False,
+    )
+    config = runtime_config(settings, prepared)
+    fd = open_private(f"{run_dir}/config.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        write_all(fd, json.dumps(config).encode())
+    finally:
+        os.close(fd)
+    return _monitor_spec(store_root, container, runtime, cgroup, rootless=bool(ids))
+
+
+def _user(root: str, container: Container) -> RunUser:
+    user = resolve_run_user(users_of(root), container.settings.user)
+    groups = container.settings.groups
+    if groups:
+        from layerstore.runtime.users import group_ids
+
+        more = group_ids(users_of(root), groups)
+        user = user._replace(groups=tuple(sorted({*user.groups, *more})))
+    return user
+
+
+def _make_run_directories(run_dir: str, *, open_to_all: bool) -> None:
+    """Make a container's directory in memory.
+
+    Args:
+        run_dir: Its path.
+        open_to_all: Whether other ids must get through, those of a user namespace's root.
+    """
+    base = os.path.dirname(run_dir)
+    for directory in (os.path.dirname(base), base, run_dir):
+        make_private_dir(directory, durable=False)
+        if open_to_all:
+            os.chmod(directory, 0o711)  # noqa: S103 -- to pass, not to list
+    for directory in (f"{run_dir}/rootfs", f"{base}/runtime"):
+        make_private_dir(directory, durable=False)
+
+
+def _listen(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    old = os.umask(0o077)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(old)
+    listener.listen(16)
+    return listener
+
+
+def runtime_options(run_dir: str, runtime: Runtime, *, rootless: bool) -> list[str]:
+    """Return the words that every call of a runtime for a container begins with."""
+    words = ["--root", f"{os.path.dirname(run_dir)}/runtime"]
+    words += ["--log", f"{run_dir}/runtime.log", "--log-format", "json"]
+    if rootless and runtime.name == "crun":
+        words.append("--cgroup-manager=disabled")
+    return words
+
+
+def _monitor_spec(
+    store_root: str, container: Container, runtime: Runtime, cgroup: str, *, rootless: bool
+) -> dict[str, object]:
+    """Return what :class:`layerstore.containers.monitor.Monitor` is told: plain values only."""
+    settings = container.settings
+    directory = directory_of(store_root, container.container_id)
+    run_dir = container.run_dir
+    cleaner = [sys.executable, "-P", "-m", "layerstore.containers.cleaner"]
+    return {
+        "runtime": runtime.path,
+        "runtime_options": runtime_options(run_dir, runtime, rootless=rootless),
+        "runtime_state": f"{os.path.dirname(run_dir)}/runtime",
+        "runtime_log": f"{run_dir}/runtime.log",
+        "container": container.container_id,
+        "bundle": run_dir,
+        "pid_file": f"{run_dir}/pid",
+        "console_socket": f"{run_dir}/console",
+        "tty": settings.tty,
+        "interactive": settings.interactive,
+        "log": f"{directory}/log" if settings.log_max_bytes >= 0 else "",
+        "log_max_bytes": max(0, settings.log_max_bytes),
+        "log_files": settings.log_files,
+        "restart": (settings.restart, settings.restart_max),
+        "stop_signal": settings.stop_signal,
+        "state": f"{directory}/state.json",
+        "stopped": f"{directory}/stopped",
+        "durable": not settings.auto_remove,
+        "boot_id": boot_id(),
+        "cgroup": cgroup,
+        "cleaner": [*cleaner, store_root, container.container_id],
+        "environ": dict(os.environ),
+    }
+
+
+def _exec_monitor(spec: dict[str, object]) -> NoReturn:
+    """Become the light program; its children, our children, stay."""
+    started = spec["started"]
+    assert isinstance(started, dict)
+    kept = [spec["client"], spec["listener"], spec["lock"], spec["outside"]]
+    kept += [started[name] for name in ("stdin", "stdout", "stderr", "console")]
+    inherited = sorted({fd for fd in kept if isinstance(fd, int) and fd >= 0})
+    spec["inherited"] = inherited
+    for fd in inherited:
+        os.set_inheritable(fd, True)
+    told = os.memfd_create("monitor", 0)
+    write_all(told, marshal.dumps(spec))
+    os.lseek(told, 0, os.SEEK_SET)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    os.chdir("/")
+    top = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    words = [sys.executable, "-I", "-S", "-c", _PROGRAM, top, str(told)]
+    os.execv(sys.executable, words)  # noqa: S606 -- becoming it is the purpose

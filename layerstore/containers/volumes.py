@@ -1,0 +1,110 @@
+"""Volumes: directories of the store that outlive containers, ``volumes/NAME/_data``.
+
+A volume that is empty when a container first mounts it gets what the image has in that place,
+as docker has it. Anonymous ones are called by 64 digits and go with their container where that
+is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+from layerstore.errors import ConflictError, ContainerError, InputError, NotFoundError
+from layerstore.linux.files import make_private_dir
+from layerstore.linux.removal import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}", re.ASCII)
+
+
+def check_volume_name(name: str) -> None:
+    """Refuse what cannot be a volume's name.
+
+    Raises:
+        InputError: It is none.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise InputError(
+            f"{name!r} cannot be the name of a volume",
+            hint="letters, digits, '_', '.' and '-'; a directory of the host begins with / or ./",
+        )
+
+
+def volume_data(store_root: str, name: str) -> str:
+    """Return the directory that containers see of a volume."""
+    return f"{store_root}/volumes/{name}/_data"
+
+
+def make_volume(store_root: str, name: str) -> bool:
+    """Make a volume that is not there yet; return whether it was not."""
+    for directory in (f"{store_root}/volumes", f"{store_root}/volumes/{name}"):
+        make_private_dir(directory, durable=False)
+    data = volume_data(store_root, name)
+    try:
+        os.mkdir(data)
+    except FileExistsError:
+        return False
+    os.chmod(data, 0o755)  # noqa: S103 -- containers' users see it, inside a store of 0700
+    return True
+
+
+def volume_names(store_root: str) -> list[str]:
+    """Return the names of all volumes, sorted."""
+    try:
+        return sorted(os.listdir(f"{store_root}/volumes"))
+    except FileNotFoundError:
+        return []
+
+
+def remove_volume(store_root: str, name: str, users: Iterable[str]) -> None:
+    """Remove a volume with all that it holds.
+
+    Args:
+        store_root: The store.
+        name: Of the volume.
+        users: Names of the containers that have it.
+
+    Raises:
+        NotFoundError: There is none.
+        ConflictError: A container has it.
+    """
+    check_volume_name(name)
+    if name not in volume_names(store_root):
+        raise NotFoundError(f"no volume {name!r}", hint="'layerstore volume ls' lists them")
+    for user in users:
+        raise ConflictError(
+            f"volume {name} is in use by container {user}", hint=f"layerstore rm {user}"
+        )
+    remove_tree(f"{store_root}/volumes/{name}")
+
+
+def fill_volume(data: str, root: str, place: str) -> None:
+    """Give an empty volume what a mounted root has at a place, owners and modes too.
+
+    Args:
+        data: The volume's directory.
+        root: A mounted root in which nothing runs.
+        place: A path in it without links.
+
+    Raises:
+        ContainerError: It could not be copied.
+    """
+    source = f"{root}{place}"
+    if not os.path.isdir(source) or os.path.islink(source) or os.listdir(data):
+        return
+    # In a private mount namespace, over a root that nobody changes: links are copied as such.
+    done = subprocess.run(
+        ["cp", "--archive", "--", f"{source}/.", data],
+        capture_output=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode != 0:
+        words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise ContainerError(f"the volume could not get what the image has: {words[-1:]}")
+    status = os.stat(source)
+    os.chown(data, status.st_uid, status.st_gid)
+    os.chmod(data, status.st_mode & 0o7777)

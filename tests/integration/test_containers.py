@@ -1,0 +1,412 @@
+"""Containers as users run them: the real command line, the real runtime, docker's exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.build import needs_runc
+from tests.support.running import Containers, Terminal, containers_in, is_running, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = needs_runc
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
+    with containers_in(tmp_path_factory.mktemp("containers")) as containers:
+        yield containers
+
+
+@pytest.fixture
+def box(shared: Containers) -> Iterator[Containers]:
+    yield shared
+    shared.clear()
+
+
+def test_streams_and_status_are_the_commands_own(box: Containers) -> None:
+    done = box("run", "--rm", "box", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.code, done.out, done.err) == (7, "out\n", "err\n")
+
+
+def test_nothing_is_left_of_a_container_that_is_removed_at_its_end(box: Containers) -> None:
+    box.ok("run", "--rm", "box", "sh", "-c", "echo x > /file; mkdir /a")
+    assert box.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["nosuch"], 127), (["/etc"], 126), (["/etc/passwd"], 126), (["/no/such"], 127)],
+)
+def test_what_cannot_run_has_dockers_status(box: Containers, words: list[str], code: int) -> None:
+    done = box("run", "--rm", "box", *words)
+    assert done.code == code
+    assert done.err.startswith("layerstore: error: container ")
+    assert box.leftovers() == []
+
+
+def test_failures_of_ours_are_125(box: Containers) -> None:
+    for words in (["nosuchimage"], ["--network", "bridge", "box"], ["-p", "80:80", "box"]):
+        done = box("run", *words)
+        assert done.code == 125, done
+        assert done.err.startswith("layerstore: error: ")
+
+
+def test_a_signal_that_ends_it_is_its_status(box: Containers) -> None:
+    assert box("run", "--rm", "box", "sh", "-c", "kill -9 $$; sleep 9").code in (0, 137)
+    assert box("run", "--rm", "--init", "box", "sh", "-c", "kill -15 $$").code == 143
+
+
+def test_input_goes_in_and_large_output_comes_out_whole(box: Containers) -> None:
+    data = os.urandom(1 << 20) * 5
+    done = subprocess.run(
+        box.command("run", "--rm", "-i", "box", "cat"),
+        input=data, capture_output=True, check=True, env=box.environment(), timeout=120,
+    )  # fmt: skip
+    assert done.stdout == data
+
+
+def test_without_i_there_is_no_input(box: Containers) -> None:
+    assert box("run", "--rm", "box", "cat", stdin=b"x").out == ""
+
+
+def test_a_terminal_with_its_size_and_keys(box: Containers) -> None:
+    terminal = Terminal(box.command("run", "--rm", "-it", "box", "sh"), box.environment())
+    try:
+        terminal.expect(b"# ")
+        terminal.resize(33, 77)
+        terminal.type(b"test -t 0 && test -t 1 && echo a terminal''; stty size 2>/dev/null\n")
+        terminal.expect(b"a terminal\r\n")
+        terminal.type(b"sleep 100\n")
+        terminal.expect(b"sleep 100\r\n")
+        terminal.type(b"\x03")  # Ctrl-C ends what runs in it and nothing else
+        terminal.type(b"exit 5\n")
+        assert terminal.end() == 5
+    finally:
+        terminal.kill()
+    assert box.leftovers() == []
+
+
+def test_detach_keys_leave_it_running_and_attach_joins_it(box: Containers) -> None:
+    words = ("run", "-it", "--name", "term", "box", "sh")
+    terminal = Terminal(box.command(*words), box.environment())
+    terminal.expect(b"# ")
+    terminal.type(b"X=left''here\n\x10\x11")
+    assert terminal.end() == 0
+    assert box.state("term")["Running"]
+    again = Terminal(box.command("attach", "term"), box.environment())
+    again.type(b"echo $X.\n")
+    again.expect(b"lefthere.\r\n")
+    again.type(b"exit 3\n")
+    assert again.end() == 3
+    assert box.state("term")["ExitCode"] == 3
+
+
+def test_detached_with_logs_and_follow(box: Containers) -> None:
+    script = "echo bad >&2; for i in 1 2 3; do sleep 0.2; echo line $i; done; printf rest"
+    name = box.ok("run", "-d", "box", "sh", "-c", script).out.strip()
+    assert len(name) == 64
+    followed = box.ok("logs", "-f", name[:8])
+    assert followed.out == "line 1\nline 2\nline 3\nrest"
+    assert followed.err == "bad\n"
+    assert box.ok("logs", "--tail", "1", name).out == "rest"
+    assert box.ok("logs", "-n", "2", name).out == "line 3\nrest"
+    stamped = box.ok("logs", "-t", name).out.splitlines()[0]
+    moment, _, text = stamped.partition(" ")
+    assert text == "line 1"
+    assert box.ok("logs", "--since", moment, name).out.startswith("line 1")
+    assert box.ok("logs", "--since", "2099-01-01T00:00:00Z", name).out == ""
+
+
+def test_logs_are_bounded(box: Containers) -> None:
+    options = ("--log-opt", "max-size=64k", "--log-opt", "max-file=3", "--name", "talker")
+    box.ok("run", *options, "box", "sh", "-c", "seq 1 60000")
+    files = list((box.store / "containers").glob("*/log*"))
+    assert 1 < len(files) <= 3
+    assert all(file.stat().st_size < 2 * (64 << 10) for file in files)
+    assert box.ok("logs", "--tail", "2", "talker").out == "59999\n60000\n"
+
+
+def test_exec_in_it_as_others_and_elsewhere(box: Containers) -> None:
+    box.ok("run", "-d", "--name", "main", "-e", "A=1", "box", "sleep", "100")
+    assert box.ok("exec", "main", "sh", "-c", "echo $A").out == "1\n"
+    assert box.ok("exec", "-e", "A=2", "-w", "/tmp", "main", "sh", "-c", "echo $A; pwd").out == (
+        "2\n/tmp\n"
+    )
+    asked = box.ok("exec", "-u", "daemon", "main", "sh", "-c", "id; grep CapEff /proc/self/status")
+    assert asked.lines[0].startswith("uid=1(daemon) gid=1(daemon)")
+    assert asked.lines[1].split() == ["CapEff:", "0000000000000000"]
+    assert box("exec", "main", "sh", "-c", "exit 9").code == 9
+    assert box("exec", "main", "nosuch").code == 127
+    assert box("exec", "main", "/etc").code == 126
+    assert box("exec", "-i", "main", "cat", stdin=b"to it").out == "to it"
+    assert box("exec", "-u", "nobodyhere", "main", "true").code == 125
+    box.ok("exec", "-d", "main", "sh", "-c", "echo > /tmp/was-here")
+    wait_until(lambda: box("exec", "main", "cat", "/tmp/was-here").code == 0, "exec -d")
+
+
+def test_stop_asks_first_and_kills_then(box: Containers) -> None:
+    polite = "trap 'echo bye; exit 4' TERM; while :; do sleep 0.1; done"
+    box.ok("run", "-d", "--name", "polite", "box", "sh", "-c", polite)
+    box.ok("stop", "polite")
+    assert box.state("polite")["ExitCode"] == 4
+    assert box.ok("logs", "polite").out == "bye\n"
+    box.ok("run", "-d", "--name", "deaf", "box", "sh", "-c", "trap '' TERM; sleep 100")
+    box.ok("stop", "-t", "1", "deaf")
+    assert box.state("deaf")["ExitCode"] == 137
+
+
+def test_what_it_wrote_is_there_when_it_starts_again(box: Containers) -> None:
+    box.ok("run", "--name", "again", "box", "sh", "-c", "echo x >> /file; cat /file")
+    assert box.ok("start", "-a", "again").out == "x\nx\n"
+    assert box.ok("wait", "again").out == "0\n"
+    box.ok("rm", "again")
+    assert box.leftovers() == []
+
+
+def test_restarts_after_failures_and_gives_up(box: Containers) -> None:
+    script = "echo x >> /runs; test $(wc -l < /runs) = 3"
+    box.ok("run", "--restart", "on-failure:5", "--name", "thrice", "box", "sh", "-c", script)
+    assert (box.state("thrice")["ExitCode"], box.state("thrice")["Status"]) == (0, "exited")
+    words = ("--restart", "on-failure:2", "--name", "fails", "box", "sh", "-c", "echo x; exit 3")
+    assert box("run", *words).code == 3
+    assert box.ok("logs", "fails").out == "x\n" * 3
+
+
+def test_always_is_restarted_until_it_is_stopped(box: Containers) -> None:
+    box.ok("run", "-d", "--restart", "always", "--name", "ever", "box", "sh", "-c", "echo x")
+    wait_until(lambda: box.ok("logs", "ever").out.count("x") >= 2, "a restart")
+    box.ok("stop", "ever")
+    assert box.state("ever")["Status"] == "exited"
+    assert box.ok("ps", "-q").out == ""
+
+
+def test_memory_limit_really_kills(box: Containers) -> None:
+    eat = "a=x; while :; do a=$a$a; done"
+    done = box("run", "--memory", "32m", "--name", "eater", "box", "sh", "-c", eat)
+    assert done.code == 137
+    assert box.state("eater")["OOMKilled"]
+
+
+def test_pids_limit(box: Containers) -> None:
+    script = "for i in 1 2 3 4 5 6 7 8; do sleep 2 & done; echo all"
+    done = box("run", "--rm", "--pids-limit", "5", "box", "sh", "-c", script)
+    assert "fork" in done.err
+
+
+def test_read_only_and_tmpfs(box: Containers) -> None:
+    script = "touch /x; touch /tmp/y && mount | grep ' /tmp '"
+    words = ("--read-only", "--tmpfs", "/tmp:size=1m")
+    done = box("run", "--rm", *words, "box", "sh", "-c", script)
+    assert "Read-only file system" in done.err
+    assert "size=1024k" in done.out
+    assert "noexec" in done.out
+
+
+def test_volumes(box: Containers, tmp_path: Path) -> None:
+    host = tmp_path / "host"
+    host.mkdir()
+    (host / "seen").write_text("host\n")
+    words = ("-v", f"{host}:/h:ro", "-v", "data:/etc")
+    done = box("run", "--rm", *words, "box", "sh", "-c", "cat /h/seen; touch /h/x; echo y > /etc/y")
+    assert done.out == "host\n"
+    assert "Read-only" in done.err
+    # A volume that was empty has what the image had there, and what was written to it since.
+    kept = box.ok("run", "--rm", "-v", "data:/d", "box", "sh", "-c", "cat /d/y /d/passwd")
+    assert kept.lines[:2] == ["y", "root:x:0:0:root:/root:/bin/sh"]
+    box.ok("run", "-d", "--name", "user", "-v", "data:/d", "box", "sleep", "100")
+    assert "in use by container user" in box.fails(4, "volume", "rm", "data")
+    box.ok("rm", "-f", "user")
+    box.ok("volume", "rm", "data")
+    box.ok("run", "--rm", "-v", "/anonymous", "box", "touch", "/anonymous/x")
+    assert box.ok("volume", "ls", "-q").out == ""
+
+
+def test_networks(box: Containers) -> None:
+    inside = box.ok("run", "--rm", "--network", "none", "box", "cat", "/proc/net/dev").out
+    assert [line.split(":")[0].strip() for line in inside.splitlines()[2:]] == ["lo"]
+    own = os.readlink("/proc/self/ns/net")
+    assert box.ok("run", "--rm", "box", "readlink", "/proc/self/ns/net").out.strip() == own
+    words = ("--add-host", "there:192.0.2.7", "--dns", "192.0.2.8", "--hostname", "me")
+    script = "cat /etc/hosts /etc/resolv.conf; hostname"
+    told = box.ok("run", "--rm", "--network", "none", *words, "box", "sh", "-c", script).lines
+    assert "192.0.2.7\tthere" in told
+    assert "nameserver 192.0.2.8" in told
+    assert told[-1] == "me"
+
+
+def test_rights(box: Containers) -> None:
+    show = "grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status"
+
+    def rights(*words: str) -> dict[str, str]:
+        lines = box.ok("run", "--rm", *words, "box", "sh", "-c", show).lines
+        return dict(line.split(":\t") for line in lines)
+
+    assert rights() == {"CapEff": "00000000a80425fb", "NoNewPrivs": "0", "Seccomp": "2"}
+    assert rights("--cap-drop", "ALL")["CapEff"] == "0" * 16
+    assert rights("--cap-drop", "all", "--cap-add", "net_admin")["CapEff"] == f"{1 << 12:016x}"
+    tight = rights("--security-opt", "no-new-privileges", "--security-opt", "seccomp=unconfined")
+    assert (tight["NoNewPrivs"], tight["Seccomp"]) == ("1", "0")
+    assert rights("-u", "1")["CapEff"] == "0" * 16
+    wide = rights("--privileged")
+    assert (int(wide["CapEff"], 16) & ~int("a80425fb", 16)) > 0
+    assert wide["Seccomp"] == "0"
+
+
+def test_seccomp_profile_of_ones_own(box: Containers, tmp_path: Path) -> None:
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    done = box("run", "--rm", "--security-opt", f"seccomp={profile}", "box", "mkdir", "/a")
+    assert "Operation not permitted" in done.err
+
+
+def test_user_environment_and_entry_point(box: Containers, tmp_path: Path) -> None:
+    variables = tmp_path / "env"
+    variables.write_text("# a comment\nB=two words\nHOME=/h\n\n")
+    words = ("-u", "daemon:4", "-e", "A=1", "--env-file", str(variables), "-w", "/made/here")
+    script = "id -u; id -g; echo $A,$B,$HOME; pwd"
+    done = box.ok("run", "--rm", *words, "--entrypoint", "sh", "box", "-c", script)
+    assert done.lines == ["1", "4", "1,two words,/h", "/made/here"]
+
+
+def test_init_reaps(box: Containers) -> None:
+    script = "sh -c 'sleep 0.1 & exit 0'; sleep 0.5; grep -l '^State.*Z' /proc/[0-9]*/status"
+    done = box("run", "--rm", "--init", "box", "sh", "-c", script)
+    if "--init needs" in done.err:
+        pytest.skip("neither catatonit nor tini is installed")
+    assert done.out == ""
+
+
+def test_names_are_unique_and_ids_have_prefixes(box: Containers) -> None:
+    name = box.ok("create", "--name", "only", "box").out.strip()
+    assert box("run", "--name", "only", "box", "true").code == 125
+    assert json.loads(box.ok("inspect", name[:6]).out)[0]["Name"] == "/only"
+    assert box.ok("ps", "-aq", "--no-trunc").out.strip() == name
+    assert box.ok("ps", "-a", "--format", "{{.Names}} {{.State}}").out == "only created\n"
+    box.fails(3, "stop", "nobody")
+    box.ok("rm", "only")
+
+
+def test_filters(box: Containers) -> None:
+    box.ok("run", "--name", "one", "-l", "kind=a", "box", "true")
+    box("run", "--name", "two", "box", "sh", "-c", "exit 3")
+    names = "{{.Names}}"
+    assert box.ok("ps", "-a", "-f", "label=kind=a", "--format", names).out == "one\n"
+    assert box.ok("ps", "-a", "-f", "exited=3", "--format", names).out == "two\n"
+    assert box.ok("ps", "-a", "-f", "name=tw", "-f", "name=on", "--format", names).out == (
+        "two\none\n"
+    )
+    box.fails(2, "ps", "-f", "colour=red")
+
+
+def test_a_name_of_an_image_and_a_container_is_not_guessed(box: Containers) -> None:
+    box.ok("run", "--name", "box", "box", "true")
+    assert "is an image and a container" in box.fails(4, "rm", "box")
+    assert "is used by container box" in box.fails(4, "rmi", "box")
+    box.ok("container", "rm", "box")
+
+
+def test_gc_beside_running_containers(box: Containers) -> None:
+    box.ok("tag", "box", "other")
+    box.ok("run", "-d", "--name", "kept", "other", "sh", "-c", "sleep 100")
+    box.ok("gc", "--all")
+    assert box.ok("exec", "kept", "cat", "/etc/passwd").out.startswith("root:")
+    box.ok("stop", "-t", "0", "kept")
+    box.ok("gc", "--all")
+    assert box.ok("start", "kept").out == "kept\n"
+    assert box.ok("check", "--read-data").code == 0
+
+
+def test_signals_to_run_are_the_containers(box: Containers) -> None:
+    script = "trap 'echo got it; exit 6' USR1; echo ready; while :; do sleep 0.05; done"
+    running = box.popen("run", "--rm", "box", "sh", "-c", script, stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"ready\n"
+    running.send_signal(signal.SIGUSR1)
+    assert running.communicate(timeout=60)[0] == b"got it\n"
+    assert running.returncode == 6
+
+
+def test_run_that_is_killed_leaves_its_container_running(box: Containers) -> None:
+    words = ("run", "--rm", "--name", "orphan", "box", "sh", "-c", "echo up; sleep 100")
+    running = box.popen(*words, stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"up\n"
+    running.kill()
+    running.communicate(timeout=60)
+    assert box.state("orphan")["Running"]
+    box.ok("stop", "-t", "0", "orphan")
+    assert box.ok("ps", "-aq").out == ""
+    assert box.leftovers() == []
+
+
+def test_a_monitor_that_is_killed_is_told_and_nothing_leaks(box: Containers) -> None:
+    box.ok("run", "-d", "--name", "lone", "box", "sleep", "1000")
+    state = box.state("lone")
+    os.kill(state["ConmonPid"], signal.SIGKILL)
+    wait_until(lambda: not is_running(state["ConmonPid"]), "the monitor's end")
+    assert is_running(state["Pid"])
+    assert "its monitor is gone" in box.ok("ps").out
+    assert box.ok("exec", "lone", "echo", "here").out == "here\n"
+    box.ok("stop", "-t", "0", "lone")
+    after = box.state("lone")
+    assert (after["Status"], after["ExitCode"]) == ("exited", 255)
+    box.ok("rm", "lone")
+    assert box.leftovers() == []
+
+
+def test_both_killed_it_is_exited_and_starts_again(box: Containers) -> None:
+    box.ok("run", "-d", "--name", "gone", "box", "sh", "-c", "echo x >> /f; cat /f; sleep 1000")
+    state = box.state("gone")
+    os.kill(state["ConmonPid"], signal.SIGKILL)
+    os.kill(state["Pid"], signal.SIGKILL)
+    wait_until(lambda: not is_running(state["Pid"]), "the container's end")
+    assert box.ok("ps", "-q").out == ""
+    assert "Exited (255)" in box.ok("ps", "-a").out
+    box.ok("start", "gone")
+    wait_until(lambda: box.ok("logs", "gone").out == "x\nx\nx\n", "what it had written")
+    box.ok("rm", "-f", "gone")
+    assert box.leftovers() == []
+
+
+def test_a_restart_of_the_host_leaves_it_exited_with_what_it_wrote(box: Containers) -> None:
+    box.ok("run", "-d", "--name", "old", "box", "sh", "-c", "echo kept > /f; sleep 1000")
+    (record,) = (box.store / "containers").glob("*/state.json")
+    wait_until(lambda: box("exec", "old", "test", "-s", "/f").code == 0, "the file")
+    before = json.loads(record.read_text())
+    for pid in (before["monitor"], before["pid"]):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(before["pid"]), "the end")
+    record.write_text(json.dumps({**before, "boot_id": "another", "pid": 1, "pid_started": 1}))
+    assert "Exited (255)" in box.ok("ps", "-a").out
+    box.ok("start", "old")
+    assert box.ok("exec", "old", "cat", "/f").out == "kept\n"
+
+
+def test_files_of_a_container_are_private(box: Containers) -> None:
+    box.ok("run", "--name", "secret", "-e", "PASSWORD=x", "box", "true")
+    (record,) = (box.store / "containers").glob("*/container.json")
+    directory = record.parent
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    for name in ("container.json", "state.json", "log"):
+        assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
+
+
+def test_a_damaged_record_is_told_and_can_be_removed(box: Containers) -> None:
+    name = box.ok("create", "box").out.strip()
+    path = box.store / "containers" / name / "container.json"
+    path.write_text("{}")
+    assert "cannot be read" in box("ps", "-a").err
+    box.fails(10, "start", name)
+    box.ok("rm", "--force", name)
+    assert box.leftovers() == []
