@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.mounts import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 _SHOWN = 8
 _LINKS = {"cwd": "its working directory", "root": "its root", "exe": "its program"}
@@ -130,6 +130,30 @@ def _devices_of(upper: str) -> Iterator[int]:
             for point, rest in _mount_table(pid):
                 if " overlay layerstore " in rest and f"upperdir={upper}/" in rest:
                     yield _device_at(f"/proc/{pid}/root{point}")
+
+
+def overlays_over(marks: Collection[str]) -> dict[str, str]:
+    """Return where overlays are mounted whose options name one of these, in whatever namespace.
+
+    Args:
+        marks: Parts of paths of lower directories that nothing else is called.
+
+    Returns:
+        A mount point of each mark that was found, as its mount namespace has it.
+    """
+    found: dict[str, str] = {}
+    seen = set()
+    for pid in ["self", *_processes()]:
+        with contextlib.suppress(OSError):
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            for point, rest in _mount_table(pid):
+                _, is_overlay, options = rest.partition(" - overlay ")
+                if is_overlay:
+                    found.update((mark, point) for mark in marks if mark in options)
+    return found
 
 
 def _processes() -> list[str]:

@@ -40,6 +40,7 @@ def build_app() -> typer.Typer:
         optimize,
         pin,
         pull,
+        podman_store,
         remove,
         signatures,
         snapshotter,
@@ -80,6 +81,7 @@ def build_app() -> typer.Typer:
     views.register(app)
     for name in CONTAINER_COMMANDS:
         fast_command(app, name)
+    podman_store.register(app)
     unshare.register(app)
     snapshotter.register(app)
     measure.register(app)
