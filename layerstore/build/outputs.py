@@ -154,7 +154,8 @@ def _write_layout(
 ) -> list[Descriptor]:
     """Write images into a layout, those of one name as one index; return what names each."""
     from layerstore.image.layout import NamedImage, save_oci_layout
-    from layerstore.image.layout_archive import write_archive, write_docker_file
+    from layerstore.image.layout_archive import save_archive, write_docker_file
+    from layerstore.image.sending import Policy
 
     named: dict[str | None, list[int]] = {}
     for number, each in enumerate(built):
@@ -162,24 +163,24 @@ def _write_layout(
         for name in names:
             named.setdefault(name, []).append(number)
     every = [each.parts for each in built]
-    if output.kind is OutputKind.DOCKER:  # as BuildKit: docker load knows no indexes
+    for_docker = output.kind is OutputKind.DOCKER
+    if for_docker:  # as BuildKit: docker load knows no indexes
         every = [parts._replace(predicates={}) for parts in every]
     images = [
         NamedImage(name, every[numbers[0]], tuple(every[number] for number in numbers[1:]))
         for name, numbers in named.items()
     ]
-    if output.directory is not None:
-        layout = output.directory
-    else:
-        layout = resources.scratch / "layout"
-        resources.discard(layout)
-    report = save_oci_layout(resources.store, images, layout, compression=output.compression)
-    if output.kind is OutputKind.DOCKER:
-        write_docker_file(layout, report, [name for name in named if name is not None])
+    compression = output.compression
     if output.stream is not None:
+        policy = Policy(compression, compression)
         with output.stream() as stream:
-            write_archive(str(layout), stream)
-        resources.discard(layout)
+            report = save_archive(resources.store, images, stream, policy, for_docker=for_docker)
+    else:
+        assert output.directory is not None
+        place = output.directory
+        report = save_oci_layout(resources.store, images, place, compression=compression)
+        if for_docker:
+            write_docker_file(place, report, [name for name in named if name is not None])
     groups = list(named.values())
     return [
         next(d for d, numbers in zip(report.descriptors, groups, strict=True) if number in numbers)

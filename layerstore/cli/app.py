@@ -35,9 +35,11 @@ def build_app() -> typer.Typer:
         doctor,
         image,
         init,
+        load,
         login,
         measure,
         optimize,
+        originals,
         pin,
         podman_store,
         pull,
@@ -72,6 +74,8 @@ def build_app() -> typer.Typer:
     copy.register(app)
     bundles.register(app)
     signatures.register(app)
+    load.register(app)
+    originals.register(app)
     image.register(app)
     pin.register(app)
     remove.register(app)
@@ -179,6 +183,9 @@ def _format_as_flag(arguments: Sequence[str]) -> list[str]:
             line.append(word)
             continue
         value = value if equals else next(rest, "")
+        if arguments[:1] == ["save"] and value != "json":
+            line.append(f"--format={value}")  # docker's and podman's word for kinds of archives
+            continue
         if value not in _FORMATS:
             raise InputError(f"{value!r} is not a format", hint="--format table or --format json")
         line += _FORMATS[value]

@@ -1,4 +1,4 @@
-"""Bundles on the command line: ``have``, what ``save --since`` writes, what ``load`` reads."""
+"""Bundles on the command line: ``have``, what ``save --since`` writes, what ``load`` takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from layerstore.cli.common import Json, Quiet, settings_of
+from layerstore.cli.common import settings_of
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.progress import terminal_progress
 from layerstore.errors import InputError, NotFoundError
@@ -29,7 +29,6 @@ LEVEL_MAX = 22
 
 def register(app: typer.Typer) -> None:
     """Add this noun's commands."""
-    app.command("load")(load)
     app.command("have")(have)
 
 
@@ -163,25 +162,6 @@ def _saved(store: Store, named: NamedImage) -> SavedImage:
         and name.partition("@")[0] == repository
     ]
     return SavedImage(image, (named.name, *digests))
-
-
-def load(
-    context: typer.Context,
-    *,
-    source: Annotated[
-        str, typer.Option("--input", "-i", metavar="FILE", help="What to read; - for stdin.")
-    ] = STDIO,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Add the images of a bundle."""
-    if source == STDIO and sys.stdin.isatty():
-        raise InputError("stdin is a terminal, expected a bundle", hint="layerstore load -i FILE")
-    with (
-        _opened(source) as stream,
-        settings_of(context).open_store(create=True) as store,
-    ):
-        load_from(store, stream.read, quiet=quiet, as_json=as_json)
 
 
 def load_from(store: Store, read: Callable[[int], bytes], *, quiet: bool, as_json: bool) -> None:

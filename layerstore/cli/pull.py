@@ -8,6 +8,7 @@ import typer
 
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.copy import DigestFile, Platform, serving, write_digest
+from layerstore.cli.originals import OriginalsOption, originals_of
 from layerstore.cli.output import write_json, write_line
 from layerstore.cli.progress import terminal_progress
 from layerstore.cli.registries import TlsVerify, registry_client
@@ -24,23 +25,12 @@ from layerstore.errors import InputError
 
 if TYPE_CHECKING:
     from layerstore.formats.reference import Reference
-    from layerstore.image.originals import Originals as KeepOriginals
     from layerstore.image.pulling import Pulled
     from layerstore.image.sending import Policy, Sent
     from layerstore.progress import Progress
     from layerstore.registry.client import RegistryClient
     from layerstore.signing.keys import PrivateKey
     from layerstore.store.store import Store
-
-_Originals = Annotated[
-    str,
-    typer.Option(
-        "--originals",
-        metavar="auto|keep|drop",
-        help="Of compressed layers: find how they are made again and keep those for which nothing "
-        "is found; keep all; or remember no manifests.",
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,7 +50,7 @@ def pull(
     all_tags: Annotated[
         bool, typer.Option("--all-tags", "-a", help="Every tag of the repository.")
     ] = False,
-    originals: _Originals = "auto",
+    originals: OriginalsOption = "auto",
     policy_file: PolicyFile = None,
     digestfile: DigestFile = None,
     tls_verify: TlsVerify = None,
@@ -185,22 +175,6 @@ def _push_one(
         source = RegistrySource(repository)
         attach_signature(there, sent.descriptor.digest, source, destination, key)
     return sent
-
-
-def originals_of(text: str) -> KeepOriginals:
-    """Return what is done with compressed layers.
-
-    Raises:
-        InputError: None of the words.
-    """
-    from layerstore.image.originals import Originals as KeepOriginals
-
-    try:
-        return KeepOriginals(text)
-    except ValueError as err:
-        raise InputError(
-            f"{text!r} does not say what to keep", hint="one of auto, keep, drop"
-        ) from err
 
 
 def policy_of(compression: str) -> Policy:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +17,14 @@ from layerstore.cli.progress import terminal_progress
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
-    from layerstore.image.blob_files import Compression
-    from layerstore.image.layout import NamedImage
+    from layerstore.image.layout import NamedImage, SaveReport
+    from layerstore.image.sending import Policy
+    from layerstore.progress import Progress
     from layerstore.store.store import Store
 
 STDIO = "-"
-COMPRESSIONS = ("gzip", "zstd", "none")
+FORMS = ("original", "gzip", "zstd", "none")
+FORMATS = ("docker-archive", "oci-archive", "oci-dir")
 
 _Names = Annotated[
     list[str] | None,
@@ -115,11 +119,11 @@ def save(
         typer.Option(
             "--output",
             "-o",
-            metavar="DIR|FILE.tar",
-            help="OCI layout to write or add to, or an archive of one; with --since or --have "
-            "a bundle, - for stdout.",
+            metavar="FILE|DIR|-",
+            help="An archive to write, an OCI layout to write or add to, or stdout; with --since "
+            "or --have a bundle.",
         ),
-    ],
+    ] = STDIO,
     *,
     since: Annotated[
         list[str] | None,
@@ -136,13 +140,27 @@ def save(
         int | None,
         typer.Option("--compression-level", metavar="N", help="Of a bundle, 1 to 22; else 19."),
     ] = None,
+    archive_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="|".join(FORMATS),
+            help="By default docker-archive for stdout and files, oci-dir for directories and "
+            "for new names that do not end in .tar.",
+        ),
+    ] = "",
     compression: Annotated[
-        str, typer.Option(metavar="|".join(COMPRESSIONS), help="Of the layers.")
-    ] = "gzip",
+        str,
+        typer.Option(
+            metavar="|".join(FORMS),
+            help="Of the layers; original: as they came where that is known, else gzip, or none "
+            "in a docker-archive.",
+        ),
+    ] = "original",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write images as an OCI image layout, or as a bundle of what somebody lacks."""
+    """Write images as an archive or an OCI image layout, or a bundle of what somebody lacks."""
     if since or have is not None:
         from layerstore.cli.bundles import save_as_bundle
 
@@ -158,56 +176,100 @@ def save(
                 as_json=as_json,
             )
         return
-    from layerstore.image.layout import save_oci_layout
-    from layerstore.image.layout_archive import save_oci_archive
-
-    chosen = _compression(compression)
-    if output == STDIO:
-        raise InputError(
-            "a layout cannot be written to stdout",
-            hint="name a directory, or a file that ends in .tar",
-        )
-    is_archive = output.endswith(".tar")
-    write = save_oci_archive if is_archive else save_oci_layout
+    chosen = _format(archive_format, output)
+    policy = _policy(compression, chosen)
+    if output == STDIO and as_json:
+        raise InputError("the archive goes to stdout, and so would the JSON", hint="name a file")
     with (
         settings_of(context).open_store() as store,
         terminal_progress(quiet=quiet) as progress,
     ):
         named = [_named(store, image) for image in images]
-        report = write(store, named, Path(output), compression=chosen, progress=progress)
-    transport = "oci-archive" if is_archive else "oci"
-    places = [
-        f"{transport}:{output}" + (f":{reference}" if reference else "")
-        for reference in report.references
-    ]
+        report = _write(store, named, output, chosen, policy, progress)
+    if output == STDIO:
+        return
+    places = [_place(chosen, output, *each) for each in zip(named, report.references, strict=True)]
     if as_json:
-        write_json({"index_digest": report.index_digest, "images": places})
+        digests = [each.digest for each in report.descriptors]
+        write_json({"index_digest": report.index_digest, "images": places, "digests": digests})
     elif not quiet:
         for place in places:
             write_line(place)
 
 
+def _write(
+    store: Store,
+    images: list[NamedImage],
+    output: str,
+    chosen: str,
+    policy: Policy,
+    progress: Progress,
+) -> SaveReport:
+    from layerstore.cli.outfile import output_stream
+    from layerstore.image.layout import save_layout, writing
+    from layerstore.image.layout_archive import save_archive
+
+    if chosen == "oci-dir":
+        return save_layout(store, images, Path(output), policy, progress=progress)
+    for_docker = chosen == "docker-archive"
+    with (
+        contextlib.nullcontext() if output == STDIO else writing(Path(output)),
+        output_stream(output) as stream,
+    ):
+        return save_archive(store, images, stream, policy, for_docker=for_docker, progress=progress)
+
+
+def _format(text: str, output: str) -> str:
+    """Return the format that is asked for, or what users of docker expect of such a name."""
+    if not text:
+        is_file = output.endswith(".tar") or os.path.isfile(output)
+        return "docker-archive" if output == STDIO or is_file else "oci-dir"
+    if text not in FORMATS:
+        raise InputError(f"{text!r} is no format of archives", hint="one of " + ", ".join(FORMATS))
+    if text == "oci-dir" and output == STDIO:
+        raise InputError("a directory cannot be written to stdout", hint="name one with --output")
+    return text
+
+
+def _policy(compression: str, chosen: str) -> Policy:
+    from layerstore.image.sending import Policy
+
+    match compression:
+        case "original" if chosen == "docker-archive":
+            return Policy("original", "none", takes_zstd=False)
+        case "original":
+            return Policy()
+        case "gzip" | "zstd" | "none":
+            return Policy(compression, compression)
+        case _:
+            raise InputError(
+                f"{compression!r} is not a compression", hint="one of " + ", ".join(FORMS)
+            )
+
+
+def _place(chosen: str, output: str, image: NamedImage, reference: str | None) -> str:
+    """Return what skopeo calls a saved image."""
+    if chosen == "docker-archive":
+        return f"docker-archive:{output}" + (f":{image.name}" if image.name else "")
+    transport = "oci" if chosen == "oci-dir" else "oci-archive"
+    return f"{transport}:{output}" + (f":{reference}" if reference else "")
+
+
 def _named(store: Store, text: str) -> NamedImage:
     """Return an image with the name to save it under: the one it was asked for by, or its first."""
-    from layerstore.formats.reference import lookup_form
+    from layerstore.formats.reference import is_digest_name, lookup_form
     from layerstore.image.layout import NamedImage
     from layerstore.store.usage import note_image_use
 
     image = store.resolve(text)
     note_image_use(store.paths, image.image_id)
-    names = [name for name, image_id in store.tags().items() if image_id == image.image_id]
+    names = [
+        name
+        for name, image_id in store.tags().items()
+        if image_id == image.image_id and not is_digest_name(name)
+    ]
     form = lookup_form(text)
     return NamedImage(form if form in names else names[0] if names else None, image)
-
-
-def _compression(text: str) -> Compression:
-    match text:
-        case "gzip" | "zstd" | "none":
-            return text
-        case _:
-            raise InputError(
-                f"{text!r} is not a compression", hint="one of " + ", ".join(COMPRESSIONS)
-            )
 
 
 def _comma_list(text: str) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ INDEX_FILE = "index.json"
 CONTAINERD_NAME = "io.containerd.image.name"
 """Annotation with the whole name; ``ref.name`` holds the tag alone, as docker and BuildKit do."""
 
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX_MAX_BYTES = strict_json.MAX_DOCUMENT_BYTES
 
 
@@ -93,10 +93,21 @@ def save_oci_layout(
         IntegrityError: Stored bytes are damaged; the layout is as it was before.
         StorageError: ``out`` cannot be written.
     """
+    policy = Policy() if compression == "original" else Policy(compression, compression)
+    return save_layout(store, images, out, policy, progress=progress)
+
+
+def save_layout(
+    store: Store,
+    images: Sequence[NamedImage],
+    out: Path,
+    policy: Policy,
+    *,
+    progress: Progress | None = None,
+) -> SaveReport:
+    """Write images into a layout under a policy; see :func:`save_oci_layout`."""
     with writing(out):
-        layout = LayoutDestination(os.fspath(out))
-        policy = Policy() if compression == "original" else Policy(compression, compression)
-        return send_images(store, images, layout, policy, progress)
+        return send_images(store, images, LayoutDestination(os.fspath(out)), policy, progress)
 
 
 def send_images(
@@ -181,7 +192,7 @@ class LayoutDestination:
         descriptor = document.descriptor
         self.put_blob([document.raw], document.media_type, descriptor)
         if reference is not None:
-            self._index, self.reference = _with_entry(self._index, descriptor, reference or None)
+            self._index, self.reference = with_entry(self._index, descriptor, reference or None)
 
     def finish(self) -> Digest:
         """Make everything durable and listed; return the digest of index.json."""
@@ -192,7 +203,7 @@ class LayoutDestination:
 def replace_index(root: str, index: oci.Index) -> bytes:
     """Make ``index`` that of the layout, durably; its blobs are on disk. Return its bytes."""
     raw = oci.encode_index(index)
-    _replace(f"{root}/{LAYOUT_FILE}", _LAYOUT)
+    _replace(f"{root}/{LAYOUT_FILE}", LAYOUT)
     _replace(f"{root}/{INDEX_FILE}", raw)
     fsync_directory(root)
     return raw
@@ -239,10 +250,14 @@ def _read(path: str) -> bytes:
         return stream.read(_INDEX_MAX_BYTES + 1)
 
 
-def _with_entry(
+def with_entry(
     index: oci.Index, descriptor: oci.Descriptor, name: str | None
 ) -> tuple[oci.Index, str | None]:
-    """Return the index with one more image, and what the image is called in it."""
+    """Return the index with one more image, and what the image is called in it.
+
+    A name that is taken goes to the new one; of several repositories' images with one tag the
+    first has the tag as its reference, the others their whole names.
+    """
     if name is None:
         kept = [
             entry

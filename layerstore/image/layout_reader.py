@@ -1,16 +1,18 @@
-"""Images out of an OCI layout directory, which may be anybody's.
+"""Images out of an OCI layout, which may be anybody's.
 
-Blobs are opened below the directory without following a link.
+Blobs are opened below the directory without following a link. The same layout may lie in an
+archive (:mod:`layerstore.image.archive_file`).
 
 Source: OCI image-layout and image-spec.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from layerstore.digest import parse_digest
 from layerstore.errors import FormatError, InputError, NotFoundError
@@ -26,12 +28,32 @@ from layerstore.linux.files import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from layerstore.image.exchange import BlobReader
+
 _DOCUMENT_MAX_BYTES = strict_json.MAX_DOCUMENT_BYTES
 _RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 
+class Files(Protocol):
+    """The files of a layout."""
+
+    def open(self, name: bytes) -> BlobReader:
+        """Return a file's bytes.
+
+        Raises:
+            NotFoundError: There is no such file.
+        """
+
+    def close(self) -> None:
+        """Let go of them; harmless when repeated."""
+
+
 class LayoutReader:
     """An open layout, a source of :mod:`~layerstore.image.exchange`; use it in a ``with`` block.
+
+    Args:
+        place: Its directory, or its files where they lie elsewhere.
+        name: What messages call it.
 
     Raises:
         NotFoundError: There is no such directory.
@@ -40,19 +62,15 @@ class LayoutReader:
     is_remote = False
     has_originals = True
 
-    def __init__(self, path: Path, name: str = "") -> None:
-        self.name = name or f"the OCI layout {path}"
-        self._path = path
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as err:
-            raise NotFoundError(f"{path} is no OCI layout: {err.strerror}") from err
+    def __init__(self, place: Path | Files, name: str = "") -> None:
+        self.name = name or f"the OCI layout {place}"
+        self._files: Files = _Directory(place) if isinstance(place, os.PathLike) else place
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        self._files.close()
 
     def entries(self) -> tuple[oci.Descriptor, ...]:
         """Return what index.json lists.
@@ -90,32 +108,59 @@ class LayoutReader:
         oci.verify(raw, found[0])
         return Document(raw, found[0].media_type)
 
-    def open_blob(self, descriptor: oci.Descriptor) -> io.FileIO:
+    def open_blob(self, descriptor: oci.Descriptor) -> BlobReader:
         """Return a blob's bytes, as they lie there.
 
         Raises:
             NotFoundError: No such blob.
         """
-        return io.FileIO(self._open(_blob(descriptor.digest)))
+        return self._files.open(_blob(descriptor.digest))
 
     def _file(self, name: bytes) -> bytes:
-        with os.fdopen(self._open(name), "rb") as file:
-            raw = file.read(_DOCUMENT_MAX_BYTES + 1)
-        if len(raw) > _DOCUMENT_MAX_BYTES:
-            raise InputError(f"{self._path}/{os.fsdecode(name)} is larger than 4 MiB")
+        file = self._files.open(name)
+        with contextlib.closing(file):
+            raw = read_all(file, _DOCUMENT_MAX_BYTES)
+        if raw is None:
+            raise InputError(f"{self.name}: {os.fsdecode(name)} is larger than 4 MiB")
         return raw
 
-    def _open(self, name: bytes) -> int:
+
+def read_all(file: BlobReader, limit_bytes: int) -> bytes | None:
+    """Return a file's bytes, or None when it has more than so many."""
+    pieces: list[bytes] = []
+    left = limit_bytes + 1
+    while left and (piece := file.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces) if left else None
+
+
+class _Directory:
+    """The files below a directory, none of them through a link."""
+
+    def __init__(self, path: os.PathLike[str]) -> None:
+        self._path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as err:
+            raise NotFoundError(f"{path} is no OCI layout: {err.strerror}") from err
+
+    def open(self, name: bytes) -> io.FileIO:
         flags = os.O_RDONLY | os.O_NONBLOCK
+        where = f"{self._path}/{os.fsdecode(name)}"
         try:
             descriptor = openat2(self._fd, name, flags, resolve=_RESOLVE)
         except OSError as err:
-            where = f"{self._path}/{os.fsdecode(name)}"
             raise NotFoundError(f"cannot read {where}: {err.strerror}") from err
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise InputError(f"{self._path}/{os.fsdecode(name)} is not a file")
-        return descriptor
+            raise InputError(f"{where} is not a file")
+        return io.FileIO(descriptor)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
 def _type_of(raw: bytes) -> str:

@@ -185,12 +185,18 @@ class Sender:
     def _put_layer(self, diff_id: DiffId) -> oci.Descriptor:
         known = self._made.get(diff_id)
         if known is None:
-            self._progress.start(
-                f"layer {hex_of(diff_id)[:12]}", self._store.layer(diff_id).tar_size
-            )
+            size = self._store.layer(diff_id).tar_size
+            self._progress.start(f"layer {hex_of(diff_id)[:12]}", size)
             pieces = self._told(verified_tar(self._store, diff_id))
             media_type = MEDIA_TYPES[self._policy.anew]
-            known = self._destination.put_blob(compressed(pieces, self._policy.anew), media_type)
+            expected: oci.Descriptor | None = None
+            if self._policy.anew == "none":
+                expected = oci.Descriptor(media_type=media_type, digest=diff_id, size=size)
+            if expected is not None and self._destination.has_blob(expected):
+                known = expected
+            else:
+                packed = compressed(pieces, self._policy.anew)
+                known = self._destination.put_blob(packed, media_type, expected)
             self._progress.finish()
             self._made[diff_id] = known
         return known

@@ -12,24 +12,36 @@ import functools
 import os
 from typing import TYPE_CHECKING
 
+from layerstore.digest import Digest, ImageId
 from layerstore.errors import IntegrityError, NotFoundError
-from layerstore.formats.origins import NO_ORIGINS, Origins, decode_origins, with_origins_of
+from layerstore.formats.origins import (
+    NO_ORIGINS,
+    Origins,
+    decode_origins,
+    replace_origins,
+    with_origins_of,
+)
 from layerstore.linux.files import publish_bytes, read_file, remove_if_present
 from layerstore.linux.locks import exclusive
-from layerstore.store.blobs import get_blob
+from layerstore.store.blobs import get_blob, put_blob
 from layerstore.store.config import (
     CONFIG_MAX_BYTES,
     ORIGINS,
     load_config,
     parse_config,
+    require_writable,
     with_feature,
 )
 from layerstore.store.failures import storage_errors
 from layerstore.store.paths import StorePaths
+from layerstore.store.tags import insert_image, untag_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from layerstore.store.catalog import Catalog
     from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.store import Store
 
 _REMEMBERED = 4096
 """Manifests whose origins a process remembers: a digest never means another one."""
@@ -98,6 +110,42 @@ def with_known_origins(catalog: Catalog, image_id: str, manifest: bytes) -> byte
     except (IntegrityError, NotFoundError):
         return manifest  # what it remembered is lost: this one heals the image
     return with_origins_of(manifest, other)
+
+
+def forget_origins(store: Store, image_id: str, without: Callable[[Origins], Origins]) -> None:
+    """Let an image's manifest remember less, durably; what nothing names then goes with gc.
+
+    Names with digests of documents that are forgotten go at once.
+
+    Args:
+        store: The store.
+        image_id: The image.
+        without: Returns what is still to be remembered.
+
+    Raises:
+        ImageNotFoundError: No such image.
+        IntegrityError: Its manifest is damaged.
+    """
+    require_writable(store.config)
+    paths = store.paths
+    with store.catalog.write() as connection:
+        record = store.image(ImageId(Digest(image_id)))
+        manifest = get_blob(paths, record.manifest_digest)
+        before = decode_origins(manifest)
+        after = without(before)
+        staging = paths.temporary("forget", os.urandom(4).hex())
+        digest = put_blob(paths, replace_origins(manifest, after), staging)
+        insert_image(connection, record._replace(manifest_digest=digest))
+        gone = before.documents.keys() - after.documents.keys()
+        untag_all(
+            connection,
+            paths.names_log,
+            [
+                name
+                for name, named in store.tags().items()
+                if named == image_id and name.partition("@")[2] in gone
+            ],
+        )
 
 
 def image_of_document(catalog: Catalog, digest: str) -> ImageRecord | None:

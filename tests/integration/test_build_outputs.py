@@ -64,7 +64,7 @@ def test_layouts_and_archives_hold_the_image_of_the_store(cli, context, tmp_path
     words += ["-o", f"type=oci,tar=false,dest={tmp_path / 'layout'}", "-o", "type=image,name=b:2"]
     image_id = cli.ok("build", "-t", "web:1", *words, context, **EPOCH).out.strip()
     assert {tuple(row["names"]) for row in cli.ok("images", "--json").json()} == {("b:2", "web:1")}
-    cli.ok("save", "web:1", "-o", tmp_path / "saved.tar")
+    cli.ok("save", "web:1", "-o", tmp_path / "saved.tar", "--format", "oci-archive")
     assert (tmp_path / "saved.tar").read_bytes() == places["oci"].read_bytes()
     (entry,) = json.loads(members(places["docker"])["manifest.json"])
     assert entry["Config"] == f"blobs/sha256/{image_id.removeprefix('sha256:')}"

@@ -118,7 +118,7 @@ def test_what_is_refused(both: tuple[Cli, Cli], tmp_path: Path) -> None:
     assert "app:1" in said
     assert "--have" in said
     assert empty.ok("images", "-q").out == ""
-    assert "not a layerstore bundle" in empty.fails(10, "load", stdin=b"what")
+    assert "the archive ends inside of a header" in empty.fails(10, "load", stdin=b"what")
     assert "one of them" in sender.fails(
         2, "save", "app:2", "--since", "app:1", "--have", "x", "-o", bundle
     )

@@ -49,7 +49,7 @@ def test_removals_are_told_to_machines(cli: Cli) -> None:
 
 
 def test_a_layout_does_not_go_to_stdout(cli: Cli, tmp_path: Path) -> None:
-    error = cli.fails(2, "save", "web", "-o", "-")
+    error = cli.fails(2, "save", "web", "-o", "-", "--format", "oci-dir")
     assert "stdout" in error
 
 

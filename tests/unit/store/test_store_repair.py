@@ -16,8 +16,9 @@ from layerstore.formats.oci_config import ContainerConfig
 from layerstore.image.export_layer import export_layer, export_rootfs
 from layerstore.image.importing import ImportSpec, import_directory, import_tar
 from layerstore.image.layout import NamedImage, save_oci_layout
-from layerstore.image.layout_archive import save_oci_archive
+from layerstore.image.layout_archive import save_archive
 from layerstore.image.repairing import RepairOutcome, repair_store
+from layerstore.image.sending import Policy
 from layerstore.progress import Silent
 from layerstore.store.check import check
 from layerstore.store.failures import DanglingReferenceError, ShortSourceError
@@ -154,8 +155,11 @@ def gzipped(tar: Path, tmp: Path) -> Path:
 def saved(original: Path, out: Path) -> Path:
     with Store.open(original) as store:
         images = [NamedImage(name, store.image(i)) for name, i in store.tags().items()]
-        write = save_oci_archive if out.suffix == ".tar" else save_oci_layout
-        write(store, images, out)
+        if out.suffix != ".tar":
+            save_oci_layout(store, images, out)
+            return out
+        with out.open("wb") as stream:
+            save_archive(store, images, stream, Policy("gzip"), for_docker=False)
     return out
 
 

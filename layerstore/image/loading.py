@@ -1,0 +1,250 @@
+"""Archives and layouts of images, of whatever kind, into a store.
+
+What a file is, is found by looking into it: an OCI layout (``index.json``), what docker and
+podman save (``manifest.json``), or docker's format of before 1.10 (``repositories``). An
+archive that is the first two at once, as docker and layerstore save it, is read as a layout,
+for that alone holds the manifests, and named by both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.errors import FormatError, NotFoundError
+from layerstore.formats import oci
+from layerstore.formats.reference import (
+    ReferenceSyntaxError,
+    is_digest_name,
+    parse_reference,
+    parse_tag_name,
+    split_name,
+)
+from layerstore.image.adopting import FoundIndex, adopt_image, find_all, find_image
+from layerstore.image.archive_file import ArchiveFile
+from layerstore.image.docker_archive import (
+    MANIFEST_FILE,
+    DockerArchive,
+    config_digest,
+    listed_images,
+)
+from layerstore.image.layout import CONTAINERD_NAME, INDEX_FILE
+from layerstore.image.layout_reader import LayoutReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from layerstore.digest import Digest
+    from layerstore.image.adopting import FoundImage
+    from layerstore.image.exchange import ImageSource
+    from layerstore.image.originals import Originals
+    from layerstore.progress import Progress
+    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.session import WriteSession
+    from layerstore.store.store import Store
+
+
+class Loadable(NamedTuple):
+    """An image, or an index of several, that a place holds.
+
+    Attributes:
+        reference: By which its source knows it.
+        names: What it is to be called.
+    """
+
+    reference: str
+    names: tuple[str, ...]
+
+
+class Loading(NamedTuple):
+    """What is to be loaded from where.
+
+    Attributes:
+        more_names: Of images by the digest of their config, beside those of ``images``.
+    """
+
+    source: ImageSource
+    images: tuple[Loadable, ...]
+    more_names: dict[Digest, tuple[str, ...]]
+
+
+class Choice(NamedTuple):
+    """Which images are taken, and what is remembered of them.
+
+    Attributes:
+        serves: Which platform will do where there are several.
+        all_platforms: Whether every platform is taken; the name goes to the first one that
+            ``serves`` accepts, the others are named by their digests.
+    """
+
+    serves: Callable[[oci.Platform], bool]
+    all_platforms: bool
+    originals: Originals
+
+
+class Loaded(NamedTuple):
+    """An image that was loaded.
+
+    Attributes:
+        names: All that it got.
+        documents: What it came under.
+        kept_bytes: Of compressed originals that are kept for it.
+    """
+
+    image: ImageRecord
+    names: tuple[str, ...]
+    documents: tuple[Digest, ...]
+    kept_bytes: int
+
+
+def load_file(
+    store: Store, stream: BinaryIO, name: str, choice: Choice, progress: Progress
+) -> Generator[Loaded]:
+    """Load the images of an archive one after the other; each is durable when it is yielded.
+
+    Args:
+        store: Where to.
+        stream: The archive; need not seek.
+        name: What messages call it.
+        choice: What is taken.
+        progress: Hears the uncompressed bytes of layers.
+
+    Raises:
+        FormatError: Not an archive of images, or one that means several things.
+        UnsafeContentError: It would harm a host.
+        IntegrityError: Something in it is not what its digest says.
+        LimitExceededError: It costs more than an archive of images does.
+    """
+    with store.begin(f"load {name}") as session:
+        progress.start("reading archive", None)
+        with ArchiveFile(stream, lambda: session.temporary("archive.tar")) as files:
+            progress.finish()
+            yield from _load(session, _loading_of(files, name), choice, progress)
+
+
+def load_directory(
+    store: Store, path: Path, choice: Choice, progress: Progress
+) -> Generator[Loaded]:
+    """Load the images of an OCI layout directory; as :func:`load_file`.
+
+    Raises:
+        NotFoundError: There is no such directory.
+    """
+    with store.begin(f"load {path}") as session, LayoutReader(path) as layout:
+        loading = Loading(layout, tuple(_of_layout(layout)), {})
+        yield from _load(session, loading, choice, progress)
+
+
+def _loading_of(files: ArchiveFile, name: str) -> Loading:
+    if INDEX_FILE.encode() not in files:
+        archive = DockerArchive(files, name)
+        images = [
+            Loadable(str(number), _checked(image.names))
+            for number, image in enumerate(archive.images)
+        ]
+        return Loading(archive, tuple(images), {})
+    layout = LayoutReader(files, name)
+    more: dict[Digest, tuple[str, ...]] = {}
+    if MANIFEST_FILE in files:
+        more = {config_digest(each): _checked(each.names) for each in listed_images(files)}
+    return Loading(layout, tuple(_of_layout(layout)), more)
+
+
+def _of_layout(layout: LayoutReader) -> Iterator[Loadable]:
+    """Yield what a layout lists that may be images, each once with all of its names."""
+    names: dict[Digest, list[str]] = {}
+    for entry in layout.entries():
+        if entry.media_type in (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES):
+            own = names.setdefault(entry.digest, [])
+            name = _name_of(entry)
+            if name is not None and name not in own:
+                own.append(name)
+    for digest, found in names.items():
+        yield Loadable(digest, tuple(found))
+
+
+def _name_of(entry: oci.Descriptor) -> str | None:
+    """Return the name that an entry of index.json has; a tag alone is none.
+
+    Raises:
+        FormatError: Its whole name is none.
+    """
+    whole = entry.annotations.get(CONTAINERD_NAME)
+    if whole is not None:
+        return _checked([whole])[0]
+    reference = entry.annotations.get(oci.REF_NAME, "")
+    if "/" not in reference and ":" not in reference:
+        return None
+    # Free text by the spec (annotations.md): what is no name is no reason to refuse the image.
+    with contextlib.suppress(ReferenceSyntaxError):
+        if not is_digest_name(reference):
+            return parse_tag_name(reference)
+    return None
+
+
+def _checked(names: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return tuple(parse_tag_name(name) for name in names)
+    except ReferenceSyntaxError as err:
+        raise FormatError(f"an image of the archive has a bad name: {err.message}") from err
+
+
+def _load(
+    session: WriteSession, loading: Loading, choice: Choice, progress: Progress
+) -> Generator[Loaded]:
+    if not loading.images:
+        raise NotFoundError(f"{loading.source.name} holds no images")
+    for listed in loading.images:
+        found = _found(loading, listed, choice)
+        named = _first_served(found, choice)
+        for image in found.images:
+            names = [*listed.names, *loading.more_names.get(image.manifest.config.digest, ())]
+            if image is not named:
+                names = _by_digest(names, image)
+            names = list(dict.fromkeys(names))
+            adopted = adopt_image(
+                session,
+                loading.source,
+                image,
+                names=names,
+                originals=choice.originals,
+                beside=found.beside,
+                progress=progress,
+            )
+            yield Loaded(adopted.image, tuple(names), adopted.documents, adopted.kept_bytes)
+
+
+def _found(loading: Loading, listed: Loadable, choice: Choice) -> FoundIndex:
+    """Return the images that are taken of what is listed."""
+    everything = choice.all_platforms
+    if not everything:
+        image = find_image(loading.source, listed.reference, choice.serves)
+        if len(image.documents) == 1:
+            return FoundIndex((image,), ())
+        # An index of one image and what is attested of it is taken whole: it can leave so.
+        with contextlib.suppress(NotFoundError):
+            whole = find_all(loading.source, listed.reference)
+            if len(whole.images) == 1:
+                return whole
+        return FoundIndex((image,), ())
+    return find_all(loading.source, listed.reference)
+
+
+def _first_served(found: FoundIndex, choice: Choice) -> FoundImage:
+    """Return the image that gets the names."""
+    for image in found.images:
+        config = image.config
+        platform = oci.Platform(
+            architecture=config.architecture, os=config.os, variant=config.variant
+        )
+        if choice.serves(platform):
+            return image
+    return found.images[0]
+
+
+def _by_digest(names: Sequence[str], image: FoundImage) -> list[str]:
+    """Return what keeps an image whose index's name another platform's image has."""
+    digest = image.documents[0].digest
+    return [parse_reference(f"{split_name(name)[0]}@{digest}").digest_name for name in names]
