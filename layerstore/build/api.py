@@ -131,7 +131,7 @@ def resolve_lock(store: Store, request: BuildRequest, ui: BuildUi) -> ResolvedLo
                 f"{sources.spec.filename} cannot be locked",
                 hint="only native specs in files of this host can: layerstore.toml",
             )
-        images = images_of(store, request, sources)
+        images = images_of(store, request, sources, ui)
 
         def solve(vertex: Vertex) -> tuple[DiffId, ...]:
             # A session each: steps are numbered from one, and have directories by number.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from layerstore.build.base_images import base_config
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.expand import (
     check_environment,
@@ -230,21 +231,23 @@ class Lowering:
         Args:
             reference: The image.
             span: Where it is asked for.
-            platform: Of ``scratch``, which is for any; that of the result when None.
+            platform: That it must be for; None for any. ``scratch`` is for that, or for the
+                result's.
 
         Raises:
             SpecError: No such image.
         """
-        wanted = (platform or self.options.platform) if reference == SCRATCH else None
-        known = self._image_roots.get((reference, wanted))
+        known = self._image_roots.get((reference, platform))
         if known is None:
-            if wanted is not None:
-                config = scratch_config(wanted)
+            if reference == SCRATCH:
+                config = scratch_config(platform or self.options.platform)
             else:
-                hint = self._nearest_stage(reference)
-                config = stored_config(reference, self.options, self.images, span, hint)
+                config = base_config(
+                    reference, self.options, self.images, span,
+                    hint=self._nearest_stage(reference), platform=platform,
+                )  # fmt: skip
             vertex = Vertex(BaseOp(config.diff_ids), (), span, f"FROM {reference}")
-            known = self._image_roots[reference, wanted] = (vertex, config)
+            known = self._image_roots[reference, platform] = (vertex, config)
         return known
 
     def _nearest_stage(self, reference: str) -> str:
@@ -415,35 +418,6 @@ class _StageLowering:
 
 
 _WITH_LAYER = (Run, Copy, Add, Workdir)
-
-
-def stored_config(
-    reference: str, options: LowerOptions, images: Images, span: SourceSpan, hint: str = ""
-) -> ImageConfig:
-    """Return the config of an image that a spec names.
-
-    Args:
-        reference: The name.
-        options: What the command line says.
-        images: Finds it.
-        span: Where it is asked for.
-        hint: What to do if there is none; get it first, by default.
-
-    Raises:
-        SpecError: No such image, or it must come from elsewhere.
-    """
-    if options.pulls:
-        raise SpecError(
-            f"--pull wants {reference!r} from a registry, and registries are not supported yet",
-            span, hint="leave --pull out to use the image in the store",
-        )  # fmt: skip
-    found = images.find(reference)
-    if found is None:
-        raise SpecError(
-            f"there is no image {reference!r} in the store", span,
-            hint=hint or f"get it first: layerstore import ROOTFS.tar -t {reference}",
-        )  # fmt: skip
-    return found
 
 
 def scratch_config(platform: Platform) -> ImageConfig:

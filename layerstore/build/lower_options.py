@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from layerstore.build.base_images import Pull
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
@@ -38,6 +40,14 @@ class Images(Protocol):
     def find(self, reference: str) -> ImageConfig | None:
         """Return the config of a stored image, None when there is none of that name."""
 
+    def pull(self, reference: str, platform: Platform) -> ImageConfig | None:
+        """Return the config of an image that comes from its registry; None if nothing is pulled.
+
+        Raises:
+            RegistryError: The registry does not give it.
+            NotFoundError: It has none, or none for this platform.
+        """
+
     def layout(self, source: LayoutContext) -> ImageConfig:
         """Return the config of an image of an OCI layout, whose layers the store has then."""
 
@@ -51,7 +61,7 @@ class LowerOptions(NamedTuple):
         platform: What the result is for.
         build_platform: What runs here; None when that is the same.
         is_platform_given: ``--platform`` asked for it: base images must be for it.
-        pulls: ``--pull``: base images must come from a registry, whatever the store has.
+        pulls: ``--pull``: when base images come from a registry.
         secrets: Ids of those that are given; their values are nobody's business here.
         agents: Ids of the ssh agents that are given.
         contexts: What stands in the place of names (``--build-context``).
@@ -70,7 +80,7 @@ class LowerOptions(NamedTuple):
     extra_hosts: tuple[tuple[str, str], ...] = ()
     build_platform: Platform | None = None
     is_platform_given: bool = False
-    pulls: bool = False
+    pulls: Pull = Pull.MISSING
     secrets: Collection[str] = ()
     agents: Collection[str] = ()
     contexts: Mapping[str, NamedSource] = MappingProxyType({})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.attest import NO_ATTESTATIONS, Attestations
+from layerstore.build.base_images import Pull
 from layerstore.build.outputs import Output, OutputKind
 from layerstore.build.squash import Squash
 from layerstore.errors import InputError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from layerstore.build.base_images import Puller
     from layerstore.build.cache_exchange import CacheExport, CacheImport
     from layerstore.build.contexts import ContextSource, NamedSource
     from layerstore.build.known import BuildInputs
@@ -58,7 +60,8 @@ class BuildRequest:
         annotations: Of the image's manifest.
         platform: What the image is for, and base images must be; None takes them as they are.
         platforms: Several that an image is made for, each; empty for one.
-        pulls: Base images must come from a registry, whatever the store has.
+        pulls: When base images come from a registry.
+        puller: Brings them; None for nothing.
         attestations: What is said of how the image came to be, and of what is in it.
         explain: Tell the watcher why steps run.
         cache_from: Where steps are looked up that the store does not know.
@@ -92,7 +95,8 @@ class BuildRequest:
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: Platform | None = None
     platforms: Sequence[Platform] = ()
-    pulls: bool = False
+    pulls: Pull = Pull.MISSING
+    puller: Puller | None = field(default=None, compare=False)
     attestations: Attestations = NO_ATTESTATIONS
     explain: bool = False
     cache_from: Sequence[CacheImport] = ()

@@ -13,8 +13,9 @@ from layerstore.store.usage import note_image_use
 from layerstore.units import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from layerstore.build.base_images import Puller
     from layerstore.build.contexts import LayoutContext
     from layerstore.build.fetch.lazy import LazyFetcher
     from layerstore.build.lower_options import Plan
@@ -48,12 +49,24 @@ class StoredImages:
         store: Where they are.
         fetcher: Brings images of layouts.
         platform: Which image of several it shall be.
+        puller: Brings images of registries; None for nothing.
+        tell: Hears of what takes long.
 
     Attributes:
         used: Those that were found, in the order they were asked for.
     """
 
-    def __init__(self, store: Store, fetcher: LazyFetcher, platform: Platform) -> None:
+    def __init__(
+        self,
+        store: Store,
+        fetcher: LazyFetcher,
+        platform: Platform,
+        *,
+        puller: Puller | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._puller = puller
+        self._tell = tell
         self._store = store
         self._fetcher = fetcher
         self._platform = platform
@@ -66,6 +79,22 @@ class StoredImages:
             config = load_config(self._store, record.image_id)
         except NotFoundError:
             return None
+        return self._use(reference, record, config)
+
+    def pull(self, reference: str, platform: Platform) -> ImageConfig | None:
+        """Return the config of an image that comes from its registry; None if nothing is pulled.
+
+        Raises:
+            RegistryError: The registry does not give it.
+            NotFoundError: It has none, or none for this platform.
+        """
+        if self._puller is None:
+            return None
+        self._tell(f"pulling {reference}")
+        record = self._puller(self._store, reference, platform)
+        return self._use(reference, record, load_config(self._store, record.image_id))
+
+    def _use(self, reference: str, record: ImageRecord, config: ImageConfig) -> ImageConfig:
         note_image_use(self._store.paths, record.image_id)
         self.used.append(BaseImage(reference, record, config))
         return config

@@ -109,9 +109,10 @@ def notes_settings(
     )
 
 
-def images_of(store: Store, request: BuildRequest, sources: Sources) -> StoredImages:
+def images_of(store: Store, request: BuildRequest, sources: Sources, ui: BuildUi) -> StoredImages:
     """Return what finds a request's base images."""
-    return StoredImages(store, sources.fetcher, request.platform or native_platform())
+    platform = request.platform or native_platform()
+    return StoredImages(store, sources.fetcher, platform, puller=request.puller, tell=ui.message)
 
 
 def _directories(request: BuildRequest) -> dict[str, Path]:

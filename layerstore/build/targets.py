@@ -65,7 +65,7 @@ def wanted_images(
     found: list[Wanted] = []
     for number, platform in enumerate(request.platforms or (request.platform,)):
         one = replace(request, platform=platform, platforms=())
-        images = images_of(store, one, sources)
+        images = images_of(store, one, sources, ui)
         shown = _shown(platform) if several else ""
         options = lower_options(one)._replace(shown=shown)
         # What is worth a word is so for each platform: it is told once.

@@ -233,7 +233,7 @@ def build_image(
     from layerstore.build.known import Overhearing
     from layerstore.cli import build_again, build_output
     from layerstore.cli.build_attest import with_attestations
-    from layerstore.cli.build_bases import with_bases
+    from layerstore.cli.build_bases import registry_puller, with_bases
     from layerstore.cli.build_context import parse_named_contexts
     from layerstore.cli.build_steps import with_steps
     from layerstore.cli.build_ui import check_progress, watching
@@ -288,6 +288,7 @@ def build_image(
 
         build_plan.print_plan(settings, request, "json" if as_json else plan)
         return
+    request = dataclasses.replace(request, puller=registry_puller())
     is_stdout_taken = build_output.uses_stdout(outputs or ())
     if is_stdout_taken and as_json:
         raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")

@@ -14,16 +14,19 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from layerstore.build.base_images import Puller
     from layerstore.build.platforms import Platform
     from layerstore.build.request import BuildRequest
+    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.store import Store
 
 _PULLS = {
-    "always": True,
-    "true": True,
-    "newer": False,  # buildah: the image at hand serves where no registry answers
-    "missing": False,
-    "false": False,
-    "never": False,
+    "always": "always",
+    "true": "always",
+    "newer": "newer",
+    "missing": "missing",
+    "false": "missing",
+    "never": "never",
 }
 # What each option means without a value, and the values that may stand apart from it.
 _BARE = {
@@ -50,10 +53,45 @@ def with_bases(request: BuildRequest, platforms: Sequence[str], pull: str) -> Bu
 
         words = [word for text in platforms for word in text.split(",")]
         found = list(dict.fromkeys(platform_of(word, native_platform()) for word in words))
-    pulls = _PULLS[pull]
+    from layerstore.build.base_images import Pull
+
+    pulls = Pull(_PULLS[pull])
     if len(found) > 1:
         return replace(request, platforms=tuple(found), pulls=pulls)
     return replace(request, platform=found[0] if found else None, pulls=pulls)
+
+
+def registry_puller() -> Puller:
+    """Return what brings base images from their registries.
+
+    Of another platform than this host's an image does not take the name from one that runs here.
+    """
+
+    def pull(store: Store, reference: str, platform: Platform) -> ImageRecord:
+        from functools import partial
+
+        from layerstore.build.platforms import native_platform
+        from layerstore.cli.copy import serving
+        from layerstore.cli.registries import registry_client
+        from layerstore.cli.signatures import policy_gate
+        from layerstore.cli.transports import named_reference
+        from layerstore.image.originals import Originals
+        from layerstore.image.pulling import Puller as ImagePuller
+        from layerstore.image.registry_places import RegistrySource
+        from layerstore.progress import Silent
+
+        name = named_reference(reference)
+        with registry_client() as client:
+            repository = client.repository(name)
+            permit = partial(policy_gate(None), name, RegistrySource(repository))
+            puller = ImagePuller(
+                store, repository, serving(str(platform)), originals=Originals.AUTO,
+                progress=Silent(), permit=permit,
+            )  # fmt: skip
+            is_own = platform.serves(native_platform())
+            return puller.pull(name, takes_name=is_own).image
+
+    return pull
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:

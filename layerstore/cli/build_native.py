@@ -57,6 +57,7 @@ def lock(
 ) -> None:
     """Resolve the packages of a native spec and write its lock file."""
     from layerstore.cli.build import new_request
+    from layerstore.cli.build_bases import registry_puller
     from layerstore.cli.build_ui import check_progress, watching
     from layerstore.cli.build_values import with_values
     from layerstore.errors import ConflictError
@@ -65,6 +66,7 @@ def lock(
     become_root(settings)
     request = new_request(directory, file, None, None, no_cache=False, network="default")
     request = with_values(request, build_args, None, secrets)
+    request = replace(request, puller=registry_puller())
     check_progress(progress)
     with (
         settings.open_store(create=True) as store,

@@ -108,12 +108,14 @@ class Puller:
         self._progress = progress
         self._permit = permit
 
-    def pull(self, name: Reference, *, every: bool = False) -> Pulled:
+    def pull(self, name: Reference, *, every: bool = False, takes_name: bool = True) -> Pulled:
         """Bring what a name means into the store; durable and visible when this returns.
 
         Args:
             name: With a tag, or a digest, which goes before the tag.
             every: All platforms, not only the one that serves.
+            takes_name: The image is what the tag means here from now on, too; else it gets the
+                name of its manifest's digest alone.
 
         Raises:
             NotFoundError: There is no such image, or none for this platform.
@@ -131,8 +133,11 @@ class Puller:
                 source = _GatedSource(self._source, self._permit)
                 found = find_image(source, reference, self._serves)
                 top = found.documents[-1].digest
+                names = _names(name, top)
+                if not takes_name:
+                    names = [name._replace(digest=found.documents[0].digest).digest_name]
                 adopted = adopt_image(
-                    session, source, found, names=_names(name, top),
+                    session, source, found, names=names,
                     originals=self._originals, progress=self._progress,
                 )  # fmt: skip
                 image, kept = adopted.image, adopted.kept_bytes

@@ -6,6 +6,7 @@ Source: AWS' "Exponential Backoff and Jitter"; RFC 9110, "Retry-After".
 from __future__ import annotations
 
 import random
+import socket
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -83,4 +84,7 @@ def retry_after(answer: Answer) -> float | None:
 
 def of_network(err: NetworkError, what: str) -> RegistryAnswerError:
     """Return a failure of the line as a registry's."""
-    return RegistryAnswerError(f"{what}: {err.message}", hint=err.hint, transient=err.transient)
+    # That nobody is there is told at once, as by docker, not after every try.
+    nobody = isinstance(err.__cause__, socket.gaierror | ConnectionRefusedError)
+    transient = err.transient and not nobody
+    return RegistryAnswerError(f"{what}: {err.message}", hint=err.hint, transient=transient)

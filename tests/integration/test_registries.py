@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import stat
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -234,3 +235,44 @@ def test_secrets_are_on_no_command_line_and_in_no_log(server: Server, cli: Cli) 
     )
     assert SECRET not in error.err + error.out
     assert "dXNlcjpz" not in error.err
+
+
+@pytest.mark.root
+def test_builds_begin_with_images_of_the_registry(server: Server, cli: Cli, tmp_path: Path) -> None:
+    """Those that the store lacks are pulled; ``--pull`` asks in any case; a digest pins."""
+    name = f"{server.name}/bases"
+    imported(cli, tmp_path, f"{name}:1", a="first")
+    first = pushed(cli, server, f"{name}:1")
+    imported(cli, tmp_path, f"{name}:1", a="second")
+    second = pushed(cli, server, f"{name}:1")
+    context = tmp_path / "context"
+    context.mkdir()
+
+    def built(base: str, *options: str) -> str:
+        (context / "Dockerfile").write_text(f"FROM {base}\nLABEL a=b\n")
+        other.ok("build", "-q", "-t", "out", *options, context, **server.environment)
+        return content_of(other, tmp_path)
+
+    def content_of(where: Cli, place: Path) -> str:
+        tar = place / "out.tar"
+        where.ok("export", "out", "-o", tar)
+        with tarfile.open(tar) as archive:
+            return archive.extractfile("a").read().decode()
+
+    other = Cli(tmp_path / "other")
+    assert built(f"{name}@{first}") == "first"
+    assert built(f"{name}:1") == "second"
+    imported(cli, tmp_path, f"{name}:1", a="third")
+    pushed(cli, server, f"{name}:1")
+    assert built(f"{name}:1") == "second"
+    assert built(f"{name}:1", "--pull") == "third"
+    assert built(f"{name}@{second}") == "second"
+    (context / "Dockerfile").write_text(f"FROM {server.name}/absent\n")
+    refused = other("build", context, env=server.environment)
+    assert refused.code == 2
+    assert "Dockerfile:1:1: there is no image" in refused.err
+    assert "cannot be pulled" in refused.err
+    (context / "Dockerfile").write_text(f"FROM {name}:1\n")
+    empty = Cli(tmp_path / "empty")
+    error = empty.fails(2, "build", "--pull=never", context, **server.environment)
+    assert "cannot be pulled" not in error

@@ -85,4 +85,4 @@ def assert_told(err: str, message: str, hint: str) -> None:
 
 def build(cli: Cli, context: Path, text: str, *options: str, **env: str) -> Result:
     (context / "Dockerfile").write_text(text)
-    return cli("build", "-t", "new:1", *options, context, env=env)
+    return cli("build", "--pull=never", "-t", "new:1", *options, context, env=env)

@@ -51,6 +51,9 @@ class FakeSources:
     def find(self, reference: str) -> ImageConfig | None:
         return self.images.get(reference)
 
+    def pull(self, reference: str, platform: object) -> None:
+        """Bring nothing."""
+
     def bootstrap(self, wish: object, span: object) -> str:
         self.bootstrapped.append(wish)
         return "debian"

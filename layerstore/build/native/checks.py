@@ -98,6 +98,9 @@ class AssumedImages:
             architecture=platform.architecture, os=platform.os, variant=platform.variant
         )
 
+    def pull(self, reference: str, platform: Platform) -> None:
+        """Bring nothing: what is not there is assumed."""
+
     def layout(self, source: LayoutContext) -> ImageConfig:
         """Native specs name no layouts."""
         raise AssertionError(source)

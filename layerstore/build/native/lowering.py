@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from layerstore.build.base_images import base_config
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.hints import nearest
 from layerstore.build.graph import (
@@ -21,7 +22,7 @@ from layerstore.build.graph import (
     Op,
     Vertex,
 )
-from layerstore.build.lower import SCRATCH, scratch_config, stored_config
+from layerstore.build.lower import SCRATCH, scratch_config
 from layerstore.build.native.container import apply_config
 from layerstore.build.native.limits import MAX_STAGES, limit_exceeded
 from layerstore.build.native.stages import FINAL, SHOWN_FINAL, Made, StageLowering
@@ -173,7 +174,8 @@ class Lowering:
         """Return the config of an image of the store."""
         if name == SCRATCH:
             return scratch_config(self.options.platform)
-        config = stored_config(name, self.options, self.images, span)
+        wanted = self.options.platform if self.options.is_platform_given else None
+        config = base_config(name, self.options, self.images, span, platform=wanted)
         found = normalized(config.os, config.architecture, config.variant)
         if self.options.is_platform_given and not found.serves(self.options.platform):
             raise SpecError(

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.build import foreign
+from layerstore.build.base_images import Pull
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError
 from layerstore.build.foreign import require_runnable, trial_program
 from layerstore.build.platforms import Platform, native_platform, normalized, platform_of
 from layerstore.cli.build_bases import spelled_out, with_bases
-from layerstore.errors import BuildError, InputError
+from layerstore.errors import BuildError, InputError, RegistryError
 from layerstore.formats.oci_config import History, ImageConfig
 from layerstore.image.images import create_image
 from layerstore.image.layer_item import LayerItem
@@ -23,6 +24,7 @@ from tests.support.build import builder  # noqa: F401
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from layerstore.store.catalog_rows import ImageRecord
     from tests.support.build import Builder
 
 HOST = Platform("linux", "amd64")
@@ -85,10 +87,10 @@ def test_programs_of_this_host_run_and_others_are_tried(tmp_path: Path) -> None:
         assert subprocess.run([program], check=False).returncode == 0
 
 
-def add_foreign(made: Builder, name: str, platform: Platform) -> None:
+def add_foreign(made: Builder, name: str, platform: Platform) -> ImageRecord:
     with made.store.begin("test") as session:
         layer = write_layer(session, made.store, [_file()])
-        create_image(
+        return create_image(
             session,
             ImageConfig(architecture=platform.architecture, variant=platform.variant),
             [layer.diff_id],
@@ -129,7 +131,7 @@ def test_an_image_for_another_platform(builder: Builder) -> None:  # noqa: F811
         ("FROM foreign\n", {"platform": HOST}, "1:1: foreign is an image for linux/mips64"),
         ("FROM --platform=arm64 foreign\n", {}, "1:6: foreign is an image for linux/mips64"),
         ("FROM --platform=frob foreign\n", {}, "'frob' is not a platform"),
-        ("FROM foreign\n", {"pulls": True}, "--pull wants 'foreign' from a registry"),
+        ("FROM foreign\n", {"pulls": Pull.ALWAYS}, "--pull wants 'foreign' from its registry"),
     ],
 )
 def test_bases_that_do_not_serve(builder: Builder, text, options, message) -> None:  # noqa: F811
@@ -140,7 +142,7 @@ def test_bases_that_do_not_serve(builder: Builder, text, options, message) -> No
 
 def test_pulling_what_needs_no_registry(builder: Builder) -> None:  # noqa: F811
     builder.write({"f": "x"})
-    builder.build("FROM scratch AS a\nCOPY f /\nFROM a\nCOPY --from=a f /g\n", pulls=True)
+    builder.build("FROM scratch AS a\nCOPY f /\nFROM a\nCOPY --from=a f /g\n", pulls=Pull.ALWAYS)
 
 
 def test_a_command_that_cannot_run_here(builder: Builder) -> None:  # noqa: F811
@@ -155,9 +157,56 @@ def test_words_of_the_command_line(builder: Builder) -> None:  # noqa: F811
     request = BuildRequest(context=builder.context)
     assert with_bases(request, [], "missing") == request
     assert with_bases(request, ["linux/arm64,arm64"], "always").platform == ("linux", "arm64", "")
-    assert with_bases(request, [], "true").pulls
-    assert not with_bases(request, [], "newer").pulls
+    assert with_bases(request, [], "true").pulls is Pull.ALWAYS
+    assert with_bases(request, [], "newer").pulls is Pull.NEWER
     several = with_bases(request, ["linux/arm64", "linux/amd64,arm64"], "missing")
     assert [str(each) for each in several.platforms] == ["linux/arm64", "linux/amd64"]
     with pytest.raises(InputError, match="when to pull"):
         with_bases(request, [], "sometimes")
+
+
+class Pulls:
+    """A registry that has images under two names for any platform."""
+
+    def __init__(self, made: Builder) -> None:
+        self._builder = made
+        self.asked: list[tuple[str, str]] = []
+
+    def __call__(self, store, reference: str, platform) -> object:
+        self.asked.append((reference, str(platform)))
+        if reference not in ("remote", "foreign"):
+            raise RegistryError(f"{reference} is unknown there")
+        return add_foreign(self._builder, f"pulled-{platform.architecture}", platform)
+
+
+@pytest.mark.parametrize(
+    ("policy", "text", "asked"),
+    [
+        (Pull.MISSING, "FROM stored\n", []),
+        (Pull.MISSING, "FROM remote\n", [("remote", str(HOST))]),
+        (Pull.MISSING, "FROM remote\nFROM remote\n", [("remote", str(HOST))]),
+        (Pull.MISSING, "FROM --platform=linux/arm/v7 foreign\n", [("foreign", "linux/arm/v7")]),
+        (Pull.ALWAYS, "FROM foreign\n", [("foreign", str(HOST))]),
+        (Pull.NEWER, "FROM stored\n", [("stored", str(HOST))]),
+        (Pull.NEVER, "FROM stored\n", []),
+    ],
+)  # fmt: skip
+def test_when_bases_are_pulled(builder: Builder, policy, text, asked) -> None:  # noqa: F811
+    add_foreign(builder, "stored", HOST)
+    add_foreign(builder, "foreign", MIPS)
+    pulls = Pulls(builder)
+    builder.build(text, pulls=policy, puller=pulls)
+    assert pulls.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Pull.MISSING, "1:1: there is no image 'absent' in the store, and it cannot be pulled: "),
+        (Pull.ALWAYS, "1:1: --pull wants 'absent' from its registry, and it cannot be pulled: "),
+        (Pull.NEVER, "1:1: there is no image 'absent' in the store$"),
+    ],
+)
+def test_bases_that_nobody_has(builder: Builder, policy, message) -> None:  # noqa: F811
+    with pytest.raises(SpecError, match=message):
+        builder.build("FROM absent\n", pulls=policy, puller=Pulls(builder))
