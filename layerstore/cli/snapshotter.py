@@ -27,6 +27,14 @@ def serve_snapshots(
     address: Annotated[
         str, typer.Option(metavar="SOCKET", help="The unix socket on which containerd finds it.")
     ] = ADDRESS,
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="kernel|kernel-packs",
+            help="How containers read their images: from files unpacked once for all images, or "
+            "from compressed packs, which take less disk and more time for cold reads.",
+        ),
+    ] = "kernel",
     root: Annotated[
         str | None, typer.Option(metavar="DIR", help="The same as --store: the store to serve.")
     ] = None,
@@ -51,7 +59,7 @@ def serve_snapshots(
     channel = os.environ.pop("NOTIFY_SOCKET", "")
     ending = threading.Event()
     with settings.open_store(create=True) as store:
-        server = Server(store, address, _tell)
+        server = Server(store, address, _tell, backend)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _signal, _frame: ending.set())
         server.start()

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from fuse_mount.lowers import KERNEL, KERNEL_PACKS, KERNELS
 from layerstore.errors import InputError, StorageError, UnsupportedError
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.snapshotter.failures import SnapshotBusyError
 from layerstore.snapshotter.service import SnapshotsService
 from layerstore.snapshotter.snapshots import Snapshots
+from layerstore.store.pack_trial import pack_problem
 
 if TYPE_CHECKING:
     import threading
@@ -47,6 +49,7 @@ class Server:
         store: Open for as long as this is.
         address: Path of the socket; one that is there is replaced, for whoever made it is gone.
         tell: Gets lines for people.
+        backend: How containers read their images: ``kernel`` or ``kernel-packs``.
 
     Raises:
         InputError: The address cannot be one, or the store's path cannot be mounted.
@@ -54,8 +57,17 @@ class Server:
         SnapshotBusyError: Another process serves this store's snapshots.
     """
 
-    def __init__(self, store: Store, address: str, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: Store, address: str, tell: Callable[[str], None], backend: str = KERNEL
+    ) -> None:
         _require_root()
+        if backend not in KERNELS:
+            raise InputError(f"no backend {backend!r}", hint=f"there are {', '.join(KERNELS)}")
+        if backend == KERNEL_PACKS and (problem := pack_problem(store.paths.tmp)):
+            raise UnsupportedError(
+                f"the kernel does not read packs in place: {problem}",
+                hint="layerstore doctor says what it needs; or leave --backend out",
+            )
         self._address = os.path.abspath(address)
         self._tell = tell
         if len(os.fsencode(self._address)) > _ADDRESS_MAX_BYTES:
@@ -76,7 +88,7 @@ class Server:
                 f"another process serves the snapshots of {store.paths.root}",
                 hint="end it first: systemctl stop layerstore-snapshotter",
             ) from err
-        self.snapshots = Snapshots(store, tell)
+        self.snapshots = Snapshots(store, tell, backend)
         self._grpc = grpc.server(
             ThreadPoolExecutor(_CALLS_AT_ONCE, "layerstore-call"),
             options=[("grpc.so_reuseport", 0)],

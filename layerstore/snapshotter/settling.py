@@ -216,15 +216,16 @@ class Settler:
             self.make_ready(number)
         assert snapshot.layer is not None
         try:
-            self._give_files(f"{base}/upper", snapshot.layer)
+            if self._shower.reads_unpacked_files:
+                self._give_files(f"{base}/upper", snapshot.layer, snapshot.created_ns)
         finally:
             remove_tree(base)
 
-    def _give_files(self, upper: str, layer: DiffId) -> None:
+    def _give_files(self, upper: str, layer: DiffId, on_disk_ns: int) -> None:
         entries = load_changeset(self._store, layer).entries
         files = ((e.path, e.extents) for e in entries if e.kind is Kind.FILE and e.extents)
         with kept_objects(self._store.paths):
-            adopt_files(self._store.paths, upper, files)
+            adopt_files(self._store.paths, upper, files, on_disk_ns=on_disk_ns)
 
     def _ready(self, number: int) -> None:
         with self._table.changed:
@@ -236,7 +237,7 @@ class Settler:
             if above and all(each.kind == COMMITTED for each in above):
                 return  # a part of an image
             self._readied.add(number)
-        with contextlib.suppress(UnsupportedError):
+        with contextlib.suppress(UnsupportedError):  # a container will find another way
             self._shower.keep_ready(snapshot, layers)
         if self._table.get(number) is None:  # removed meanwhile
             self._shower.release(snapshot, layers)

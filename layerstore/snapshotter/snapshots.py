@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from fuse_mount.lowers import KERNEL
 from layerstore.digest import chain_id
 from layerstore.snapshotter.failures import (
     SnapshotBusyError,
@@ -47,9 +48,9 @@ if TYPE_CHECKING:
     from layerstore.snapshotter.records import Kind
     from layerstore.store.store import Store
 
-SETTLE_WAIT_S: Final = 30.0
-"""How long a container waits for its image to be packed at most: two gigabytes' worth. containerd
-itself gives up on nothing earlier."""
+SETTLE_WAIT_S: Final = 10.0
+"""How long a container waits for its image to be packed at most: half a gigabyte's worth and more,
+most of which was packed while the rest was unpacked."""
 
 CLEANUP_WAIT_S: Final = 60.0
 
@@ -69,12 +70,14 @@ class Snapshots:
     Args:
         store: Open for as long as this is.
         tell: Gets lines for people who run this.
+        backend: ``kernel``: containers read unpacked files, which all images share; or
+            ``kernel-packs``: they read compressed packs.
     """
 
-    def __init__(self, store: Store, tell: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, tell: Callable[[str], None], backend: str = KERNEL) -> None:
         self._store = store
         self._table = Table(store.paths, tell)
-        self._shower = Shower(store.paths, tell)
+        self._shower = Shower(store.paths, tell, backend)
         self._settler = Settler(store, self._table, self._shower, tell)
 
     def start(self) -> None:
@@ -119,9 +122,7 @@ class Snapshots:
         snapshot = self._table.find(key)
         if snapshot.kind == COMMITTED:
             raise SnapshotBusyError(f"snapshot {key!r} is committed and has no mounts of its own")
-        if snapshot.has_upper:
-            self._shower.make_upper(snapshot)
-        return self._shower.mounts(snapshot)
+        return self._show(snapshot)
 
     def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
         """Make a writable snapshot a committed one, under another name.
@@ -140,10 +141,10 @@ class Snapshots:
             self._require_active(key)
         snapshot = self._table.find(key)
         base = upper_path(self._store.paths, snapshot.number)
+        now = time.time_ns()
         with storage_errors("bring a snapshot to disk"):
             usage = disk_usage(f"{base}/upper")
             sync_file_system(base)
-        now = time.time_ns()
         with self._table.changed:
             self._table.require_free(name)
             snapshot = self._require_active(key)
@@ -308,13 +309,15 @@ class Snapshots:
         )
 
     def _bring_about(self, draft: Snapshot) -> list[Mount]:
-        if draft.has_upper:
-            self._shower.make_upper(draft)
         # Before what it lies over is shown: the record keeps that.
         write_record(self._store.paths, draft)
-        if draft.has_upper:
-            self._shower.give_root_attributes(draft)
-        return self._shower.mounts(draft)
+        return self._show(draft)
+
+    def _show(self, snapshot: Snapshot) -> list[Mount]:
+        below = self._shower.show(snapshot)
+        if snapshot.has_upper:
+            self._shower.make_upper(snapshot, below)
+        return self._shower.mounts(snapshot, below)
 
     def _is_known(self, wanted: str, parent: str) -> bool:
         """Whether a chain need not be fetched; then a committed snapshot stands for it."""

@@ -4,8 +4,9 @@ Whoever stored a directory's files and is about to remove it may give them away:
 content is that of a missing object is renamed into the tier. It is read once more, and must
 match. Nobody else may have the directory in hand, nor have it mounted.
 
-The order is that of :mod:`layerstore.store.objects`: content is on disk before it has a name
-there. A kill leaves objects that are whole, and a directory that lacks them.
+As everywhere, content is on disk before it has a name in the tier: what changed since the caller
+brought the directory to disk is passed over. A kill leaves objects that are whole, and a
+directory that lacks them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from layerstore.linux.files import (
 from layerstore.linux.locks import FileLock
 from layerstore.linux.xattrs import read_xattrs
 from layerstore.store.failures import storage_errors
-from layerstore.store.objects import holds, object_id, present_objects, sync_file_system
+from layerstore.store.objects import holds, object_id, present_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,13 +38,18 @@ if TYPE_CHECKING:
     from layerstore.store.paths import StorePaths
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CLOCK_STEP_NS: Final = 20_000_000
+"""Two of the longest steps in which Linux counts the time of files (100 Hz)."""
+
 _PASSED_OVER: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EPERM, errno.EXDEV}
 )
 """Files that are gone, other than they were, or flagged against renaming are not taken."""
 
 
-def adopt_files(paths: StorePaths, root: str, files: Iterable[tuple[bytes, Extents]]) -> int:
+def adopt_files(
+    paths: StorePaths, root: str, files: Iterable[tuple[bytes, Extents]], *, on_disk_ns: int
+) -> int:
     """Take files of a directory for objects that are missing; return how many were taken.
 
     The caller is in :func:`layerstore.store.objects.kept_objects`.
@@ -52,6 +58,7 @@ def adopt_files(paths: StorePaths, root: str, files: Iterable[tuple[bytes, Exten
         paths: Of the store; its file system is the directory's.
         root: The directory, which is the caller's alone and about to be removed.
         files: Paths below it, neighbours together, with the content that they should have.
+        on_disk_ns: When what was in it began to be brought to disk, since the epoch.
 
     Raises:
         StorageError: The store cannot be written.
@@ -59,8 +66,7 @@ def adopt_files(paths: StorePaths, root: str, files: Iterable[tuple[bytes, Exten
     with storage_errors("lock the objects"):
         lock = FileLock(paths.unpack_lock)
     with lock, storage_errors("take unpacked files"), directory(root) as top:
-        sync_file_system(root)
-        taking = _Taking(paths, top)
+        taking = _Taking(paths, top, on_disk_ns - _CLOCK_STEP_NS)
         try:
             for path, extents in files:
                 taking.offer(path, extents)
@@ -70,7 +76,8 @@ def adopt_files(paths: StorePaths, root: str, files: Iterable[tuple[bytes, Exten
 
 
 class _Taking:
-    def __init__(self, paths: StorePaths, top: int) -> None:
+    def __init__(self, paths: StorePaths, top: int, unchanged_since_ns: int) -> None:
+        self._unchanged_since_ns = unchanged_since_ns
         self._tier = paths.objects
         self._top = top
         self._present = present_objects(paths)
@@ -107,7 +114,11 @@ class _Taking:
     def _take(self, base: bytes, name: ObjectId, extents: Extents) -> None:
         fd = os.open(base, _READ, dir_fd=self._parent_fd)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode) or _is_written(fd) or not holds(fd, extents):
+            status = os.fstat(fd)
+            # Of links to one file the first that was taken changed its time; it is present.
+            if not stat.S_ISREG(status.st_mode) or status.st_ctime_ns > self._unchanged_since_ns:
+                return
+            if _is_written(fd) or not holds(fd, extents):
                 return
             for attribute, _ in read_xattrs(fd):
                 os.removexattr(fd, attribute)

@@ -31,7 +31,7 @@ from tests.support.snapshotter import (
     wait_for,
 )
 from tests.support.store import noise
-from tests.support.views import needs_root
+from tests.support.views import needs_packs, needs_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -350,6 +350,19 @@ def test_two_namespaces_share_what_they_hold(host: Host) -> None:
     host.containerd("images", "rm", "--sync", "docker.io/library/app:1")
     out = host.containerd.run("docker.io/library/app:1", *SH, "cat /own", namespace="other")
     assert out == "app:1 0"
+
+
+@needs_packs
+def test_containers_read_packs(host: Host) -> None:
+    host.plugin.stop()
+    host.plugin.start("--backend", "kernel-packs")
+    wait_for("containerd to find it", lambda: host.containerd.finds_plugin(), 15)
+    host.load(host.image("app:1", "COPY own-0 /own"))
+    text = "cat /own; /bin/busybox wc -c < /shared; echo x > /own; cat /own"
+    out = host.containerd.run("docker.io/library/app:1", *SH, text)
+    assert out == f"app:1 0{SHARED_BYTES}\nx\n"
+    unpacked = sum(path.stat().st_size for path in host.plugin.store.glob("objects/*/*"))
+    assert unpacked < SHARED_BYTES
 
 
 def test_a_debian_system_runs(host: Host) -> None:

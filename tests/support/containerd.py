@@ -75,6 +75,12 @@ class Containerd:
             )
         wait_for("containerd", lambda: self("version", check=False).returncode == 0)
 
+    @property
+    def pid(self) -> int:
+        """Of the daemon."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """End it as a crash does: containers go on."""
         process, self._process = self._process, None
@@ -121,6 +127,17 @@ class Containerd:
     def client(self, namespace: str = "test") -> Client:
         """Return a client of its own snapshots service: what it tells is for that namespace."""
         return Client(f"unix:{self.address}", namespace=namespace)
+
+    def finds_plugin(self) -> bool:
+        """Whether it reaches the plugin; it tries again by itself, with pauses."""
+        with self.client() as client:
+            try:
+                client.list()
+                client.prepare("is-it-there")
+                client.remove("is-it-there")
+            except grpc.RpcError:
+                return False
+        return True
 
     def pull_as_kubelet(self, reference: str) -> None:
         """Have the CRI plugin pull an image, as a kubelet does.

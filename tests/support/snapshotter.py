@@ -44,11 +44,11 @@ class Plugin:
         self.log = directory / "plugin.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start it, and wait until it listens."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.cli.command("snapshotter", "--address", self.address),
+                self.cli.command("snapshotter", "--address", self.address, *options),
                 stdout=log,
                 stderr=log,
                 env=self.cli.environment(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,7 +37,7 @@ def extents_of(*parts: bytes | int) -> tuple[tuple[int, ChunkId | None], ...]:
 def adopt(store: Store, root: Path, **files: tuple[tuple[int, ChunkId | None], ...]) -> int:
     wanted = [(name.replace("__", "/").encode(), extents) for name, extents in files.items()]
     with kept_objects(store.paths):
-        return adopt_files(store.paths, str(root), wanted)
+        return adopt_files(store.paths, str(root), wanted, on_disk_ns=time.time_ns() + 10**9)
 
 
 def place(store: Store) -> Path:
@@ -106,3 +107,13 @@ def test_one_content_is_taken_once(store: Store) -> None:
     extents = extents_of(b"content")
     assert adopt(store, root, a=extents, b=extents) == 1
     assert (root / "b").exists()
+
+
+def test_what_changed_since_it_was_on_disk_is_not_taken(store: Store) -> None:
+    root = place(store)
+    (root / "file").write_bytes(b"content")
+    files = [(b"file", extents_of(b"content"))]
+    earlier = os.stat(root / "file").st_ctime_ns
+    with kept_objects(store.paths):
+        assert adopt_files(store.paths, str(root), files, on_disk_ns=earlier) == 0
+        assert adopt_files(store.paths, str(root), files, on_disk_ns=earlier + 10**9) == 1
