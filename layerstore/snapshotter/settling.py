@@ -147,9 +147,10 @@ class Settler:
         if self._doomed:
             return self._remove, self._doomed.pop(0)
         waiting = [each for each in self._table.committed() if each.number not in self._failed]
-        for snapshot in waiting:
+        for snapshot in waiting:  # first, for it can be done while containerd unpacks
             if snapshot.layer is None:
                 return self._pack, snapshot.number
+        for snapshot in waiting:
             if self._is_free(snapshot):
                 return self._settle, snapshot.number
         now = time.monotonic()
