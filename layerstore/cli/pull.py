@@ -9,7 +9,7 @@ import typer
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.copy import DigestFile, Platform, serving, write_digest
 from layerstore.cli.originals import OriginalsOption, originals_of
-from layerstore.cli.output import write_json, write_line
+from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.progress import terminal_progress
 from layerstore.cli.registries import TlsVerify, registry_client
 from layerstore.cli.signatures import (
@@ -24,12 +24,16 @@ from layerstore.cli.transports import named_reference
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
+    from layerstore.formats.oci import Descriptor
     from layerstore.formats.reference import Reference
     from layerstore.image.pulling import Pulled
+    from layerstore.image.registry_places import RegistryDestination
     from layerstore.image.sending import Policy, Sent
     from layerstore.progress import Progress
     from layerstore.registry.client import RegistryClient
+    from layerstore.registry.repository import Repository
     from layerstore.signing.keys import PrivateKey
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 
@@ -50,6 +54,13 @@ def pull(
     all_tags: Annotated[
         bool, typer.Option("--all-tags", "-a", help="Every tag of the repository.")
     ] = False,
+    delta: Annotated[
+        bool,
+        typer.Option(
+            "--delta/--no-delta",
+            help="Whether only what is new is fetched, where 'push --delta' made that possible.",
+        ),
+    ] = True,
     originals: OriginalsOption = "auto",
     policy_file: PolicyFile = None,
     digestfile: DigestFile = None,
@@ -80,7 +91,8 @@ def pull(
             for each in _tags_of(name, client) if all_tags else [name]:
                 puller = Puller(
                     store, repository, serves, originals=keeping, progress=progress,
-                    permit=partial(gate, each, RegistrySource(repository)),
+                    permit=partial(gate, each, RegistrySource(repository)), parcels=delta,
+                    note=write_note,
                 )  # fmt: skip
                 silent = quiet or as_json
                 if not silent:
@@ -113,6 +125,13 @@ def push(
     all_tags: Annotated[
         bool, typer.Option("--all-tags", "-a", help="Every tag of the repository.")
     ] = False,
+    delta: Annotated[
+        bool,
+        typer.Option(
+            "--delta",
+            help="Send beside the image what lets other layerstores fetch only what is new.",
+        ),
+    ] = False,
     sign_key: SignKey = None,
     passphrase_file: PassphraseFile = None,
     digestfile: DigestFile = None,
@@ -137,7 +156,7 @@ def push(
                 raise InputError("a digest cannot be chosen", hint="give the image a tag")
             if not (quiet or as_json):
                 write_line(f"The push refers to repository [{there.host}/{there.path}]")
-            sent = _push_one(store, client, name, there, policy, progress, key)
+            sent = _push_one(store, client, name, there, policy, progress, key, delta=delta)
             tag = there.tag or "latest"
             digest, size = sent.descriptor.digest, sent.descriptor.size
             rows.append({
@@ -160,7 +179,10 @@ def _push_one(
     policy: Policy,
     progress: Progress,
     key: PrivateKey | None,
+    *,
+    delta: bool,
 ) -> Sent:
+    from layerstore.formats.reference import DEFAULT_TAG
     from layerstore.image.pushing import Pusher, sibling_paths
     from layerstore.image.registry_places import RegistryDestination, RegistrySource
     from layerstore.store.usage import note_image_use
@@ -170,11 +192,44 @@ def _push_one(
     beside = sibling_paths(store, record, there.host)
     repository = client.repository(there)
     destination = RegistryDestination(repository, beside)
+    before = repository.head_manifest(there.tag or DEFAULT_TAG) if delta else None
     sent = Pusher(store, destination, policy, progress).push(record, there)
+    if delta:
+        _push_parcels(store, record, sent, repository, destination, before, progress)
     if key is not None:
         source = RegistrySource(repository)
         attach_signature(there, sent.descriptor.digest, source, destination, key)
     return sent
+
+
+def _push_parcels(
+    store: Store,
+    image: ImageRecord,
+    sent: Sent,
+    repository: Repository,
+    destination: RegistryDestination,
+    before: Descriptor | None,
+    progress: Progress,
+) -> None:
+    """Put an image's parcels beside it, over those of images that the repository had before."""
+    from layerstore.image.transfer.earlier import earlier_manifests, pushed_manifest
+    from layerstore.image.transfer.publishing import publish_parcels
+    from layerstore.units import format_size
+
+    published = publish_parcels(
+        store,
+        image,
+        pushed_manifest(repository, sent, image.image_id),
+        sent.manifest,
+        repository,
+        destination,
+        earlier=earlier_manifests(store, repository, before.digest if before else None),
+        progress=progress,
+    )
+    write_note(
+        f"parcels: {format_size(published.new_bytes)} in {published.new_packs} new packs, "
+        f"{published.reused_packs} were there"
+    )
 
 
 def policy_of(compression: str) -> Policy:

@@ -13,12 +13,11 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
-import zstandard
 from blake3 import blake3
 
 from layerstore.digest import ID_BYTES, parse_digest
 from layerstore.errors import FormatError, LimitExceededError, UnsupportedVersionError
-from layerstore.formats.decompress_zstd import refuse_lack_of_memory
+from layerstore.formats.framed import decode_framed, encode_framed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +44,7 @@ PACK_MAX_BYTES: Final = 256 * 1024 * 1024
 IMAGES_MAX: Final = 10_000
 """Images of one bundle, and those that it builds on."""
 
-_LEVEL: Final = 19
+_WHAT: Final = "the bundle's description"
 
 
 class BundledImage(msgspec.Struct, frozen=True):
@@ -168,17 +167,7 @@ def encode_description(description: Description) -> bytes:
     Raises:
         LimitExceededError: It is larger than a reader takes.
     """
-    plain = _ENCODER.encode(description)
-    if len(plain) > DESCRIPTION_MAX_BYTES:
-        raise LimitExceededError(
-            f"the bundle's description has {len(plain)} bytes, over the limit of "
-            f"{DESCRIPTION_MAX_BYTES}",
-            hint="save fewer images at once",
-        )
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        _LEVEL, write_content_size=True, write_checksum=True, write_dict_id=False
-    )
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(plain)
+    return encode_framed(_ENCODER.encode(description), DESCRIPTION_MAX_BYTES, _WHAT)
 
 
 def decode_description(payload: bytes) -> Description:
@@ -189,28 +178,10 @@ def decode_description(payload: bytes) -> Description:
         LimitExceededError: It is larger than the limit, or lists too much.
     """
     try:
-        return _checked(_DECODER.decode(_plain(payload)))
+        plain = decode_framed(payload, DESCRIPTION_MAX_BYTES, _WHAT)
+        return _checked(_DECODER.decode(plain))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
-        raise FormatError(f"the bundle's description is damaged: {err}") from err
-
-
-def _plain(payload: bytes) -> bytes:
-    """Return the content of a frame whose claimed size is checked before it is allocated."""
-    try:
-        header = zstandard.get_frame_parameters(payload)
-        if not 0 < header.content_size <= DESCRIPTION_MAX_BYTES or header.dict_id:
-            raise LimitExceededError(
-                f"the bundle's description claims {header.content_size} bytes, the limit is "
-                f"{DESCRIPTION_MAX_BYTES}"
-            )
-        decompressor = zstandard.ZstdDecompressor(max_window_size=DESCRIPTION_MAX_BYTES)
-        plain = decompressor.decompress(payload, allow_extra_data=False)
-    except zstandard.ZstdError as err:
-        refuse_lack_of_memory(err)
-        raise FormatError(f"the bundle's description is damaged: {err}") from err
-    if len(plain) != header.content_size:
-        raise FormatError("the bundle's description has another size than it claims")
-    return plain
+        raise FormatError(f"{_WHAT} is damaged: {err}") from err
 
 
 def _checked(description: Description) -> Description:

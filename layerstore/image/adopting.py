@@ -203,6 +203,7 @@ def adopt_image(
     names: Sequence[str] = (),
     originals: Originals = Originals.AUTO,
     beside: Sequence[Document] = (),
+    received: Mapping[Digest, Encoding | None] | None = None,
     progress: Progress | None = None,
 ) -> Adopted:
     """Bring an image into the store; durable and visible under ``names`` when this returns.
@@ -214,6 +215,8 @@ def adopt_image(
         names: Familiar ones, with a tag or the digest of one of the documents.
         originals: What is remembered of how it came, if the source's manifests are somebody's.
         beside: Documents of its index that are no images, to be kept with it.
+        received: Compressed layers whose content came in another way, and how they are made;
+            None where that is not known.
         progress: Hears the uncompressed bytes of each layer.
 
     Raises:
@@ -225,7 +228,7 @@ def adopt_image(
     remembers = source.has_originals and originals is not Originals.DROP
     layers = adopt_layers(
         session, source, image, originals=originals if remembers else Originals.DROP,
-        progress=progress,
+        received=received, progress=progress,
     )  # fmt: skip
     documents = (*image.documents, *beside) if remembers else ()
     parts = ImageParts(
@@ -261,6 +264,7 @@ def adopt_layers(
     image: FoundImage,
     *,
     originals: Originals = Originals.DROP,
+    received: Mapping[Digest, Encoding | None] | None = None,
     progress: Progress | None = None,
 ) -> AdoptedLayers:
     """Bring an image's layers into the store, and hold them until the session ends.
@@ -269,7 +273,7 @@ def adopt_layers(
         IntegrityError: A layer is not the one that the config names.
         FormatError: A layer is no tar, or one that means several things.
     """
-    with _Adoption(session, source, originals, progress or Silent()) as adoption:
+    with _Adoption(session, source, originals, received or {}, progress or Silent()) as adoption:
         pairs = zip(image.config.diff_ids, image.manifest.layers, strict=True)
         return adoption.run([_Layer(*pair) for pair in pairs])
 
@@ -294,12 +298,14 @@ class _Adoption:
         session: WriteSession,
         source: ImageSource,
         originals: Originals,
+        received: Mapping[Digest, Encoding | None],
         progress: Progress,
     ) -> None:
         self._session = session
         self._store = session.store
         self._source = source
         self._originals = originals
+        self._received = received
         self._progress = progress
         self._fetching = ThreadPoolExecutor(_FETCHES, "layerstore-fetch")
         self._trying = ThreadPoolExecutor(1, "layerstore-recipe")
@@ -342,7 +348,8 @@ class _Adoption:
         """Take over how the store's images say that these compressed layers are made."""
         if self._originals is Originals.DROP:
             return
-        known = known_encodings(self._store)
+        told = {digest: each for digest, each in self._received.items() if each is not None}
+        known = {**told, **known_encodings(self._store)}
         for layer in layers:
             encoding = known.get(layer.descriptor.digest)
             if encoding is None or encoding.diff_id != layer.diff_id:
@@ -369,6 +376,7 @@ class _Adoption:
             self._originals is not Originals.DROP
             and not layer.is_plain
             and layer.descriptor.digest not in self._encodings
+            and layer.descriptor.digest not in self._received
         )
 
     # -- bytes

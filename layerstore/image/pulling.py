@@ -17,11 +17,13 @@ from layerstore.image.sending import platform_of
 from layerstore.registry.errors import UnknownToRegistryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from layerstore.digest import Digest
     from layerstore.formats import oci
+    from layerstore.formats.origins import Encoding
     from layerstore.formats.reference import Reference
+    from layerstore.image.adopting import FoundImage
     from layerstore.image.exchange import BlobReader, Document
     from layerstore.image.originals import Originals
     from layerstore.progress import Progress
@@ -88,6 +90,8 @@ class Puller:
         progress: Hears the bytes of layers.
         permit: Told the digest of what a name means and of the indexes that led to it, the lowest
             first, before anything else is read; raises if that may not come in.
+        parcels: Whether parcels are looked for (:mod:`layerstore.image.transfer`).
+        note: Told why those that are there were not used.
     """
 
     def __init__(
@@ -99,6 +103,8 @@ class Puller:
         originals: Originals,
         progress: Progress,
         permit: Callable[[Sequence[Digest]], None] = lambda _: None,
+        parcels: bool = True,
+        note: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._store = store
         self._repository = repository
@@ -107,6 +113,8 @@ class Puller:
         self._originals = originals
         self._progress = progress
         self._permit = permit
+        self._parcels = parcels
+        self._note = note
 
     def pull(self, name: Reference, *, every: bool = False, takes_name: bool = True) -> Pulled:
         """Bring what a name means into the store; durable and visible when this returns.
@@ -138,7 +146,8 @@ class Puller:
                     names = [name._replace(digest=found.documents[0].digest).digest_name]
                 adopted = adopt_image(
                     session, source, found, names=names,
-                    originals=self._originals, progress=self._progress,
+                    originals=self._originals, received=self._receive(session, found),
+                    progress=self._progress,
                 )  # fmt: skip
                 image, kept = adopted.image, adopted.kept_bytes
             stats = session.stats
@@ -161,10 +170,23 @@ class Puller:
             more = _names(name, chosen.documents[-1].digest) if found is chosen else []
             adopted = adopt_image(
                 session, self._source, found, names=[own, *more],
-                originals=self._originals, beside=index.beside, progress=self._progress,
+                originals=self._originals, beside=index.beside,
+                received=self._receive(session, found), progress=self._progress,
             )  # fmt: skip
             kept += adopted.kept_bytes
         return adopted.image, chosen.documents[-1].digest, kept
+
+    def _receive(
+        self, session: WriteSession, found: FoundImage
+    ) -> Mapping[Digest, Encoding | None]:
+        """Bring what is missing of an image by its parcels, if it has some."""
+        if not self._parcels:
+            return {}
+        from layerstore.image.transfer.fetching import layers_by_parcels
+
+        return layers_by_parcels(
+            session, self._repository, found, note=self._note, progress=self._progress
+        )
 
     def _known(self, name: Reference) -> Pulled | None:
         """Return the image that the store has under a name, if the registry means it, too."""

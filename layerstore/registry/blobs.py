@@ -42,16 +42,24 @@ class BlobStream:
         digest: Of the blob.
         size: Of the blob, in bytes.
         offset: Where to begin.
+        end: Where to stop; None for the end of the blob.
     """
 
     def __init__(
-        self, hosts: Sequence[Host], path: str, digest: Digest, size: int, offset: int = 0
+        self,
+        hosts: Sequence[Host],
+        path: str,
+        digest: Digest,
+        size: int,
+        offset: int = 0,
+        end: int | None = None,
     ) -> None:
         self._hosts = list(hosts)
         self._path = path
         self._digest = digest
         self._size = size
         self._offset = offset
+        self._end = size if end is None else end
         self._answer: Answer | None = None
         self._stack = contextlib.ExitStack()
         self._failures = 0
@@ -65,10 +73,12 @@ class BlobStream:
             IntegrityError: The registry gives something else.
         """
         while True:
+            if self._offset == self._end != self._size:
+                return b""
             try:
                 answer = self._opened()
-                piece = answer.read(min(size, max(1, self._size - self._offset)))
-                if not piece and self._offset < self._size and not answer.tells_its_end:
+                piece = answer.read(min(size, max(1, self._end - self._offset)))
+                if not piece and self._offset < self._end and not answer.tells_its_end:
                     raise NetworkError("the connection ended within it", transient=True)
             except NetworkError as err:
                 self._failed(of_network(err, f"blob {self._digest}"))
@@ -89,11 +99,11 @@ class BlobStream:
         self.close()
 
     def _took(self, piece: bytes) -> bytes:
-        if self._offset + len(piece) > self._size:
+        if self._offset + len(piece) > self._end:
             raise IntegrityError(
                 f"blob {self._digest} has more than the {self._size} bytes of its descriptor"
             )
-        if not piece and self._offset < self._size:  # in chunks, or as long as the connection was
+        if not piece and self._offset < self._end:  # in chunks, or as long as the connection was
             raise IntegrityError(
                 f"blob {self._digest} has {self._offset} bytes, its descriptor says {self._size}"
             )
@@ -123,7 +133,10 @@ class BlobStream:
             return self._answer
         host = self._hosts[0]
         path = host.repository_path(self._path)
-        headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
+        headers = {}
+        if self._is_part:
+            last = "" if self._end == self._size else self._end - 1
+            headers = {"Range": f"bytes={self._offset}-{last}"}
         request = Request(host.url(f"{path}/blobs/{self._digest}"), headers=headers)
         answer = self._stack.enter_context(host.exchange(request, Scope(path)))
         self._check(answer)
@@ -136,6 +149,10 @@ class BlobStream:
         self._answer = answer
         return answer
 
+    @property
+    def _is_part(self) -> bool:
+        return bool(self._offset) or self._end != self._size
+
     def _check(self, answer: Answer) -> None:
         what = f"blob {self._digest}"
         if answer.status not in (_OK, _PARTIAL):
@@ -144,12 +161,12 @@ class BlobStream:
             raise RegistryAnswerError(f"{what}: {answer.url.host} encodes it, unasked")
         left = self._size
         if answer.status == _PARTIAL:
-            left -= self._offset
+            left = self._end - self._offset
             found = _CONTENT_RANGE.fullmatch(answer.header("Content-Range").strip())
             first, last, total = found.groups() if found else ("", "", "")
             if (
-                not self._offset
-                or (first, last) != (str(self._offset), str(self._size - 1))
+                not self._is_part
+                or (first, last) != (str(self._offset), str(self._end - 1))
                 or total not in ("*", str(self._size))
             ):
                 raise RegistryAnswerError(

@@ -186,9 +186,18 @@ class Repository:
 
         return retried(ask, host.pause)
 
-    def open_blob(self, digest: Digest, size: int, offset: int = 0) -> BlobStream:
-        """Return a blob's bytes as they come, not compared with its digest. Close it."""
-        return BlobStream(self._hosts, self._path, digest, size, offset)
+    def open_blob(
+        self, digest: Digest, size: int, offset: int = 0, end: int | None = None
+    ) -> BlobStream:
+        """Return a blob's bytes as they come, not compared with its digest. Close it.
+
+        Args:
+            digest: Of the blob.
+            size: Of the whole blob.
+            offset: Of the first byte to return.
+            end: Of the byte after the last one; None for all.
+        """
+        return BlobStream(self._hosts, self._path, digest, size, offset, end)
 
     def mount_blob(self, digest: Digest, source: str) -> bool:
         """Have a blob of another repository of the registry; return whether it is here now."""

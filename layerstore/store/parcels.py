@@ -1,8 +1,8 @@
 """Packs for somebody else: what they lack, as small as it gets, against what they have.
 
 A parcel is a pack (docs/format/pack.md) that no catalog knows: it goes into a bundle or a
-registry. Its differences are against content that the receiver is known to have, in packs
-of its own that nobody here has seen. So the footer's depth and cost are those of a
+registry. Its differences are against content that the receiver is known to have. Where that lies
+in packs of its own that nobody here has seen, the footer's depth and cost are those of a
 reader for whom every base stands alone; a receiver puts what it takes into blocks of its
 own. Nothing here changes the store; the files lie in ``tmp/`` under the caller's lease.
 Docs: docs/decisions/0195.
@@ -64,6 +64,7 @@ class ParcelWriter:
         store: Store,
         staging: Callable[[], str],
         *,
+        bases: Callable[[Sequence[tuple[int, ChunkId]]], Sequence[Base]] | None = None,
         level: int = PARCEL_LEVEL,
         workers: int | None = None,
         progress: Progress | None = None,
@@ -73,12 +74,15 @@ class ParcelWriter:
         Args:
             store: Has the items, and what they are differences against.
             staging: Gives a new path for each pack.
+            bases: Which of an item's nearest it may be a difference against, by where they lie
+                at the receiver; :func:`far_bases` if nobody knows that.
             level: Of zstd, 1 to 22.
             workers: Threads that compress; None for one a processor.
             progress: Told plain bytes.
         """
         self._store = store
         self._staging = staging
+        self._bases = bases or far_bases
         self._level = level
         self._progress = progress or Silent()
         self._press = Press(store.read_chunk, level, workers)
@@ -116,7 +120,7 @@ class ParcelWriter:
 
     def _add(self, one: Lacking, data: bytes) -> Iterator[SealedPack]:
         kind = one.kind
-        bases = far_bases(one.near) if one.item.length >= DIFFERENCE_MIN_BYTES else []
+        bases = self._bases(one.near) if one.item.length >= DIFFERENCE_MIN_BYTES else []
         if bases:
             if self._differences[kind].offer(one.item, data, bases):
                 return

@@ -9,12 +9,14 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import zstandard
 from blake3 import blake3
 
 from layerstore.digest import ChunkId, blake3_id
-from layerstore.formats import bundle, oci, pack, strict_json
+from layerstore.formats import bundle, oci, pack, parcels, strict_json
 from layerstore.formats.decompress_zstd import SKIPPABLE_MAGICS, ZSTD_MAGIC
+from layerstore.formats.framed import encode_framed
 from layerstore.formats.have_list import encode_have_list
 from layerstore.formats.oci_config import ImageConfig, encode_config
 from layerstore.formats.tree import Changeset, Entry, Kind
@@ -253,6 +255,29 @@ def repair_bundle(data: bytes) -> bytes:
     frame = zstandard.ZstdCompressor().compress(plain)
     head = bundle.encode_record(bundle.DESCRIPTION_KIND, len(frame), blake3_id(frame))
     return bundle.encode_header() + head + frame + data[200:]
+
+
+def parcel_descriptions() -> list[bytes]:
+    encoding = parcels.KnownEncoding(DIGEST, DIGEST, 9, "{}")
+    described = [parcels.ParcelDescription(()), parcels.ParcelDescription((b"x",), (encoding,))]
+    plain = [msgspec.msgpack.encode(each) for each in described]
+    return [*map(parcels.encode_parcel_description, described), *plain]
+
+
+def pack_tables() -> list[bytes]:
+    found = []
+    for data in packs():
+        trailer = pack.decode_trailer(data[-pack.TRAILER.size :], len(data))
+        blocks = pack.decode_footer(data[trailer.footer_offset : -pack.TRAILER.size], trailer)
+        size = len(data).to_bytes(8, "little")
+        found.append(size + parcels.encode_table(blocks, trailer.footer_offset))
+        found.append(size + data[trailer.footer_offset :])
+    return found
+
+
+def repair_frame(data: bytes) -> bytes:
+    """Make a frame of what is none."""
+    return data if data.startswith(ZSTD_MAGIC) else encode_framed(data or b"x", 1 << 20, "it")
 
 
 def have_lists() -> list[bytes]:

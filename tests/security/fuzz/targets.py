@@ -161,6 +161,24 @@ def read_bundle(data: bytes) -> None:
             return
 
 
+def read_parcel_description(data: bytes) -> None:
+    """What is accepted is described again in the same words."""
+    from layerstore.formats import parcels
+
+    found = parcels.decode_parcel_description(data)
+    again = parcels.encode_parcel_description(found)
+    assert parcels.decode_parcel_description(again) == found
+
+
+def read_table(data: bytes) -> None:
+    """Blocks lie within the pack that the table is said to be of: its size comes first."""
+    from layerstore.formats.parcels import decode_table
+
+    size = int.from_bytes(data[:8], "little")
+    blocks = decode_table(data[8:], size)
+    assert all(0 < block.offset + block.stored_length < size for block in blocks)
+
+
 def read_have_list(data: bytes) -> None:
     """What is accepted is the one encoding of its ids."""
     from layerstore.formats.have_list import decode_have_list, encode_have_list
@@ -456,6 +474,10 @@ ALL = (
     Target("recipe", read_recipe, seeds.recipes),
     Target("pack", read_pack, seeds.packs, seeds.repair_pack),
     Target("bundle", read_bundle, seeds.bundles, seeds.repair_bundle),
+    Target("parcel-description", read_parcel_description, seeds.parcel_descriptions,
+           seeds.repair_frame),
+    Target("pack-table", read_table, seeds.pack_tables,
+           lambda data: data[:8] + seeds.repair_frame(data[8:])),
     Target("have-list", read_have_list, seeds.have_lists, seeds.repair_have_list),
     Target("layer-record", read_layer_record, seeds.layer_records),
     Target("names-log", read_names_log, seeds.names_logs, seeds.repair_names_log,

@@ -1,0 +1,170 @@
+"""Parcels in Debian's docker-registry: the next version is fetched in part, by whoever can."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.cli import Cli
+from tests.support.registry_peers import (
+    SECRET,
+    USER,
+    Server,
+    docker_registry,
+    needs_registry,
+    skopeo,
+)
+from tests.support.store import noise, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = needs_registry
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with docker_registry(tmp_path_factory.mktemp("registry")) as made:
+        Cli(made.home / "none").ok(
+            "login", "-u", USER, "--password-stdin", made.name,
+            stdin=SECRET.encode(), **made.environment,
+        )  # fmt: skip
+        yield made
+
+
+def version(number: int) -> dict[str, bytes]:
+    """Files of an image: most are the same in the next one, some change a little."""
+    files = {f"usr/lib/same{n}": noise(n, 30_000) for n in range(30)}
+    for n in range(3):
+        data = bytearray(noise(f"changing{n}", 700_000))
+        for change in range(number):
+            data[change * 50_000 : change * 50_000 + 30] = noise(f"{n}.{change}", 40)
+        files[f"usr/lib/libx{n}.so"] = bytes(data)
+    return files | {f"srv/only{number}": text(number, 4_000)}
+
+
+def add(cli: Cli, place: Path, name: str, number: int) -> None:
+    for path, data in version(number).items():
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_bytes(data)
+    cli.ok("import", place, "-t", name)
+
+
+@pytest.fixture(scope="module")
+def pushed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, list[str]]:
+    """Three versions with parcels, each over the one before; the sender and the names."""
+    root = tmp_path_factory.mktemp("sender")
+    sender = Cli(root / "store")
+    names = [f"{server.name}/team/app:{number}" for number in range(3)]
+    for number, name in enumerate(names):
+        add(sender, root / f"tree{number}", name, number)
+        told = sender.ok("push", "--delta", name, **server.environment).err
+        assert ("0 were there" in told) == (number == 0)
+    return sender, names
+
+
+def fetched(server: Server, since: int) -> int:
+    """Bytes of blobs that the registry sent after so many characters of its log."""
+    log = server.log.read_text()[since:]
+    found = re.findall(r'"GET /v2/\S+/blobs/\S+ HTTP/1.1" 20[06] (\d+)', log)
+    return sum(map(int, found))
+
+
+def position(server: Server) -> int:
+    return len(server.log.read_text())
+
+
+def test_the_next_version_is_fetched_in_part(
+    server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
+) -> None:
+    sender, names = pushed
+    receiver, plain = Cli(tmp_path / "with"), Cli(tmp_path / "without")
+    for cli, words in ((receiver, ()), (plain, ("--no-delta",))):
+        cli.ok("pull", *words, names[0], **server.environment)
+    at = position(server)
+    result = receiver.ok("pull", names[1], **server.environment)
+    assert "not used" not in result.err
+    few, at = fetched(server, at), position(server)
+    plain.ok("pull", "--no-delta", names[1], **server.environment)
+    whole = fetched(server, at)
+    assert 0 < few < whole / 20
+    assert inspected(receiver, names[1]) == inspected(sender, names[1])
+    assert inspected(receiver, names[1]) == inspected(plain, names[1])
+    exported = [tmp_path / "a", tmp_path / "b"]
+    for cli, target in zip((receiver, sender), exported, strict=True):
+        cli.ok("export", names[1], "-o", target)
+    assert exported[0].read_bytes() == exported[1].read_bytes()
+    receiver.ok("check", "--read-data")
+
+
+def inspected(cli: Cli, name: str) -> object:
+    (found,) = json.loads(cli.ok("inspect", name).out)
+    return {key: found[key] for key in ("Id", "RepoTags", "RepoDigests", "RootFS", "Size")}
+
+
+def test_a_version_comes_to_who_has_nothing(
+    server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
+) -> None:
+    """The last one's parcels are differences two deep, and list the packs of all three."""
+    sender, names = pushed
+    receiver = Cli(tmp_path / "store")
+    result = receiver.ok("pull", names[2], **server.environment)
+    assert "not used" not in result.err
+    assert inspected(receiver, names[2]) == inspected(sender, names[2])
+    receiver.ok("check", "--read-data")
+
+
+def test_what_came_as_parcels_is_pushed_under_its_digest(
+    server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
+) -> None:
+    _, names = pushed
+    receiver = Cli(tmp_path / "store")
+    pulled = [
+        json.loads(receiver.ok("pull", name, "--json", **server.environment).out)[0]["digest"]
+        for name in names[:2]
+    ]
+    copy = f"{server.name}/other/copy:1"
+    told = receiver.ok("push", names[1], copy, "--json", **server.environment)
+    assert json.loads(told.out)[0]["digest"] == pulled[1]
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="no skopeo")
+def test_others_see_a_normal_image(
+    server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
+) -> None:
+    _, names = pushed
+    credentials = f"{USER}:{SECRET}"
+    found = json.loads(skopeo(server, "inspect", "--creds", credentials, f"docker://{names[1]}"))
+    assert found["Name"] == f"{server.name}/team/app"
+    target = f"oci:{tmp_path}/layout:1"
+    skopeo(server, "copy", "--src-creds", credentials, f"docker://{names[1]}", target)
+    index = json.loads((tmp_path / "layout/index.json").read_text())
+    assert index["manifests"][0]["digest"] == found["Digest"]
+
+
+def test_damaged_parcels_cost_time_only(
+    server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
+) -> None:
+    """The registry does not look at what it stores: every pack and table is something else."""
+    sender, names = pushed
+    data = server.log.parent / "data/docker/registry/v2/blobs/sha256"
+    kept = tmp_path / "kept"
+    shutil.copytree(data, kept)
+    try:
+        for blob in data.glob("*/*/data"):
+            raw = blob.read_bytes()
+            if raw.startswith(b"\x89LSPACK\n"):
+                blob.write_bytes(raw[:100] + bytes(len(raw) - 100))
+        receiver = Cli(tmp_path / "store")
+        result = receiver.ok("pull", names[1], **server.environment)
+        assert "parcels are not used" in result.err
+        assert inspected(receiver, names[1]) == inspected(sender, names[1])
+        receiver.ok("check", "--read-data")
+    finally:
+        shutil.rmtree(data)
+        shutil.copytree(kept, data)
