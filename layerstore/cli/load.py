@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from layerstore.image.loading import Loaded
+    from layerstore.store.store import Store
 
 STDIO = "-"
 
@@ -69,7 +70,7 @@ def load(
     with settings_of(context).open_store(create=True) as store:
         if os.path.isdir(source):
             with terminal_progress(quiet=quiet) as progress:
-                _take(load_directory(store, Path(source), choice, progress), as_json=as_json)
+                _take(store, load_directory(store, Path(source), choice, progress), as_json=as_json)
             return
         with _opened(source) as stream:
             if _is_bundle(stream):
@@ -77,17 +78,17 @@ def load(
                 return
             name = "stdin" if source == STDIO else source
             with terminal_progress(quiet=quiet) as progress:
-                _take(load_file(store, stream, name, choice, progress), as_json=as_json)
+                _take(store, load_file(store, stream, name, choice, progress), as_json=as_json)
 
 
-def _take(images: Generator[Loaded], *, as_json: bool) -> None:
+def _take(store: Store, images: Generator[Loaded], *, as_json: bool) -> None:
     """Load images, telling each when it is there."""
     told: list[dict[str, object]] = []
     with contextlib.closing(images) as loaded:
         for each in loaded:
             told.append(_to_json(each))
             if not as_json:
-                _tell(each)
+                _tell(each, is_nameless=each.image.image_id not in store.tags().values())
     if as_json:
         write_json({"images": told})
 
@@ -106,13 +107,14 @@ def _is_bundle(stream: BinaryIO) -> bool:
     return peek is not None and peek(len(MAGIC)).startswith(MAGIC)
 
 
-def _tell(loaded: Loaded) -> None:
+def _tell(loaded: Loaded, *, is_nameless: bool) -> None:
     from layerstore.units import format_size
 
     for name in loaded.names:
         write_line(f"Loaded image: {name}")
     if not loaded.names:
         write_line(f"Loaded image ID: {loaded.image.image_id}")
+    if is_nameless:
         write_note("it has no name: the next gc removes it; 'layerstore tag' gives it one")
     if loaded.kept_bytes:
         write_note(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from layerstore.digest import Digest, hex_of, sha256_digest
 from layerstore.errors import IntegrityError, StorageError
 from layerstore.formats import oci, strict_json
+from layerstore.formats.reference import full_name
 from layerstore.formats.tar_writer import TAR_END, member_header, padding
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.images import ImageParts, load_parts
@@ -100,7 +101,8 @@ def docker_entries(
         {
             "Config": _blob_path(digest),
             "Layers": [_blob_path(layer.digest) for layer in manifest.layers],
-            "RepoTags": list(names.get(digest, ())),
+            # Whole names: a short one is podman's localhost/NAME.
+            "RepoTags": [full_name(name) for name in names.get(digest, ())],
         }
         for digest, manifest in manifests.items()
     ]
