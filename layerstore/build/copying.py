@@ -1,7 +1,7 @@
 """COPY, ADD and WORKDIR: from an operation to a layer, without a mount and without root.
 
-What a COPY takes is found once for its key and once more when it runs; the rules of
-copying are :mod:`layerstore.build.copy`'s.
+What a COPY takes is found for its key, and remembered until it runs; the rules of copying are
+:mod:`layerstore.build.copy`'s.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from layerstore.build.target import TargetTree
     from layerstore.digest import DiffId
 
+    _Found = tuple[list[tuple[DiffId, ...]], list[tuple[str, list[Match]]]]
+    """The layers that were looked into, and what each source argument stands for."""
+
+_REMEMBERED = 8
+"""Steps at most whose selections are kept: those that are cached never ask for them again."""
+
 
 class Copying:
     """Carries out the operations that change trees in memory.
@@ -43,6 +49,7 @@ class Copying:
 
     def __init__(self, resources: BuildResources) -> None:
         self._resources = resources
+        self._found: dict[int, _Found] = {}
 
     def copy_key(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a COPY takes are named in its key.
@@ -104,7 +111,10 @@ class Copying:
                 node = inline_file(data, now_ns=self._resources.now_ns())
                 name = os.fsencode(document.name)
                 copy_match(target, Match(name, name, select(node)), op.dest, options)
-            return self._resources.publish(*target.items(), near=inputs[0].layers)
+            diff_id = self._resources.publish(*target.items(), near=inputs[0].layers)
+        with self._resources.lock:
+            self._found.pop(id(vertex), None)
+        return diff_id
 
     def _tell_of_overwriting(
         self,
@@ -153,13 +163,26 @@ class Copying:
     def _matches(
         self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]
     ) -> list[tuple[str, list[Match]]]:
-        """Return what each source argument stands for.
+        """Return what each source argument stands for, found once for key and copy.
 
         Raises:
             InputError: A file named without wildcards does not exist.
         """
         if not op.sources:
             return []
+        layers = [each.layers for each in inputs[1:]]
+        found = self._found.get(id(vertex))
+        if found is None or found[0] != layers:
+            found = layers, self._find(op, vertex, inputs)
+            with self._resources.lock:
+                while len(self._found) >= _REMEMBERED:
+                    del self._found[next(iter(self._found))]
+                self._found[id(vertex)] = found
+        return found[1]
+
+    def _find(
+        self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]
+    ) -> list[tuple[str, list[Match]]]:
         roots: dict[int, SourceNode] = {}
         span = vertex.span
         assert span is not None

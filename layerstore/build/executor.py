@@ -69,6 +69,7 @@ class BuildExecutor:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._running.close()
         self.resources.__exit__(*exception)
         self._fetcher.go_on()
 
@@ -118,6 +119,10 @@ class BuildExecutor:
             if isinstance(vertex.op, RunOp):
                 return self._running.selections(vertex.op, vertex, inputs)
             return []
+
+    def expect_commands(self) -> None:
+        """Hear that a command will run once other steps have."""
+        self._running.expect()
 
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:
         """Carry out an operation and publish its layer.

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _REMEMBERED_CHANGESETS = 64
 _REMEMBERED_TREES = 64
+_REMEMBERED_ENTRIES = 100_000
+"""Of one layer: of a larger one reading it again costs less than its memory."""
 
 
 class _GivesUp(Silent):
@@ -50,6 +52,15 @@ class _GivesUp(Silent):
     def advance(self, amount: int) -> None:  # noqa: ARG002 -- the protocol's
         if self._resources.aborted:
             raise BuildCanceledError
+
+
+class _Told:
+    """What a layer holds that was written."""
+
+    changeset: Changeset | None = None
+
+    def __call__(self, changeset: Changeset) -> None:
+        self.changeset = changeset
 
 
 class _Written(threading.local):
@@ -141,10 +152,17 @@ class BuildResources:
         with self.lock:
             known = self._changesets.get(diff_id)
             if known is None:
-                if len(self._changesets) >= _REMEMBERED_CHANGESETS:
-                    self._changesets.clear()
-                known = self._changesets[diff_id] = load_changeset(self.store, diff_id)
+                known = load_changeset(self.store, diff_id)
+                self._remember(diff_id, known)
             return known
+
+    def _remember(self, diff_id: DiffId, changeset: Changeset | None) -> None:
+        if changeset is None or len(changeset.entries) > _REMEMBERED_ENTRIES:
+            return
+        with self.lock:
+            if len(self._changesets) >= _REMEMBERED_CHANGESETS:
+                self._changesets.clear()
+            self._changesets[diff_id] = changeset
 
     def load(self, layers: Sequence[DiffId]) -> Node:
         """Return a tree of its own over the layers."""
@@ -189,12 +207,15 @@ class BuildResources:
             return None
         session = self.session
         with self._writing:
+            told = _Told()
             before = session.stats
             record = write_layer(
                 session, self.store, self._clamped(items), whiteouts=whiteouts,
                 opaques=opaque_list, near=near, progress=_GivesUp(self),
+                told=told,
             )  # fmt: skip
             after = session.stats
+        self._remember(record.diff_id, told.changeset)
         self._written.new_bytes += after.new_bytes - before.new_bytes
         self._written.reused_bytes += after.reused_bytes - before.reused_bytes
         return record.diff_id

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,6 +23,7 @@ from layerstore.build.graph import ContextOp
 from layerstore.build.source import Match, find, select
 from layerstore.build.target import TargetTree
 from layerstore.build.waiting import Patience
+from layerstore.errors import LayerstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from layerstore.build.run.step import RunOutcome, RunStep
     from layerstore.build.solver import Result
     from layerstore.digest import DiffId
-    from layerstore.errors import LayerstoreError
     from layerstore.snapshot.base import Snapshotter
 
 KEPT_MAX_BYTES = 1 << 30
@@ -64,6 +65,8 @@ class Running:
         self._lowers: BuildLowers | None = None
         self._snapshotter: Snapshotter | None = None
         self._context_layers: dict[str, tuple[DiffId, ...]] = {}
+        self._beginning = threading.Lock()
+        self._ahead: threading.Thread | None = None
         self._examined: set[str] = set()
         self._kept_bytes = 0
 
@@ -220,14 +223,32 @@ class Running:
             return self._lowers.lower(layers)
         return _root_of(self._snapshotter, layers, scratch)
 
+    def expect(self) -> None:
+        """Make ready what commands need, beside what the build does until then.
+
+        What is wrong is told by the first command.
+        """
+
+        def begin() -> None:
+            with contextlib.suppress(LayerstoreError, OSError):
+                self._prepare_running()
+
+        self._ahead = threading.Thread(target=begin, name="build-ahead", daemon=True)
+        self._ahead.start()
+
+    def close(self) -> None:
+        """Wait for what was begun; nothing begins any more."""
+        if self._ahead is not None:
+            self._ahead.join()
+
     def stop(self) -> None:
         """Kill all containers; none starts any more."""
-        with self._resources.lock:
+        with self._beginning:
             if self._sandbox is not None:
                 self._sandbox.kill()
 
     def _prepare_running(self) -> RunStep:
-        with self._resources.lock:
+        with self._beginning:
             if self._resources.stopping.is_set():
                 raise BuildCanceledError
             if self._run_step is None:

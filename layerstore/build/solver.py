@@ -90,6 +90,9 @@ class Executor(Protocol):
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a vertex takes from its inputs are named in its key."""
 
+    def expect_commands(self) -> None:
+        """Hear, once at most, that a command will run once other steps have."""
+
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:
         """Carry out an operation and publish its layer; called from several threads."""
 
@@ -199,6 +202,7 @@ class Solver:
         self._done: dict[str, _Done] = {}
         self._over: dict[int, list[tuple[Vertex, _Done]]] = {}
         self._failures: dict[int, BaseException] = {}
+        self._expects = False
 
     def solve(self, *targets: Vertex) -> Result:
         """Return the last target's result after solving everything that all of them need.
@@ -317,6 +321,9 @@ class Solver:
             if task.keys:
                 self._notes.missed(task.number, task.vertex, task.inputs, task.keys)
             self._ui.started(task.number, task.vertex.label)
+            if not self._expects and self._schedule.leads_to_command(task.vertex):
+                self._expects = True
+                self._executor.expect_commands()
             self._workers.start(task.number, lambda task=task: self._carry_out(task))  # type: ignore[misc]
 
     def _carry_out(self, task: _Task) -> _Done:

@@ -222,9 +222,13 @@ def _time(mtime_ns: int) -> bytes:
 
 
 def _pax(records: dict[bytes, bytes]) -> bytes:
-    body = b"".join(_record(key, value) for key, value in sorted(records.items()))
-    header = _block(_PAX_NAME, 0o644, 0, 0, len(body), 0, b"x", b"", 0, 0, b"")
-    return header + body + padding(len(body))
+    body = b"".join([_record(key, records[key]) for key in sorted(records)])
+    return _pax_header(len(body)) + body + padding(len(body))
+
+
+@functools.lru_cache(_CACHED_FIELDS)
+def _pax_header(size: int) -> bytes:
+    return _block(_PAX_NAME, 0o644, 0, 0, size, 0, b"x", b"", 0, 0, b"")
 
 
 def _record(key: bytes, value: bytes) -> bytes:

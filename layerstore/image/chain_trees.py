@@ -15,7 +15,7 @@ from layerstore.formats.tree import Changeset, Kind
 from layerstore.image.stack import Node, add_link, implied_directory, link_chains, lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from layerstore.formats.tree import Entry
 
@@ -59,9 +59,7 @@ class ChainTree:
         # As in layerstore.image.stack: a link may name a file that this very layer removes.
         lower = {link.target: lookup(self.root, link.target) for link in links}
         _hide(editor, layer)
-        for entry in layer.entries:
-            if entry.kind is not Kind.HARDLINK:
-                _add(editor, entry)
+        _add(editor, layer.entries)
         named = list(self._links)
         for link in link_chains(links):
             node = add_link(editor.root, link, lower, editor.directory)
@@ -148,13 +146,29 @@ def _hide(editor: TreeEditor, layer: Changeset) -> None:
             del editor.directory(head)[name]
 
 
-def _add(editor: TreeEditor, entry: Entry) -> None:
-    path = entry.path
-    if entry.kind is not Kind.DIR:
-        if path:
-            editor.put(path, Node(entry))
-        return
-    editor.node(path).entry = entry
+def _add(editor: TreeEditor, entries: Iterable[Entry]) -> None:
+    """Add all but hard links; the hot loop."""
+    directories: dict[bytes, dict[bytes, Node]] = {}
+    hardlink, directory = Kind.HARDLINK, Kind.DIR
+    for entry in entries:
+        kind = entry.kind
+        if kind is hardlink:
+            continue
+        path = entry.path
+        if kind is directory:
+            node = editor.node(path)
+            node.entry = entry
+            assert node.children is not None
+            directories[path] = node.children
+        elif path:
+            head, _, name = path.rpartition(b"/")
+            siblings = directories.get(head)
+            if siblings is None:
+                siblings = directories[head] = editor.directory(head)
+            old = siblings.get(name)
+            if old is not None and old.children is not None:
+                editor.forget(path)
+            siblings[name] = Node(entry)
 
 
 def chain_tree(layers: Sequence[Changeset], below: ChainTree | None = None) -> ChainTree:

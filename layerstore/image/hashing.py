@@ -29,14 +29,14 @@ class DiffIdHasher:
     """
 
     def __init__(self) -> None:
-        self._batches: queue.Queue[list[bytes] | None] = queue.Queue(_QUEUED_BATCHES)
+        self._batches: queue.Queue[list[bytes | memoryview] | None] = queue.Queue(_QUEUED_BATCHES)
         self._digest = hashlib.sha256()
-        self._batch: list[bytes] = []
+        self._batch: list[bytes | memoryview] = []
         self._batch_bytes = 0
         self._thread: threading.Thread | None = None
         self.size = 0
 
-    def update(self, *pieces: bytes) -> None:
+    def update(self, *pieces: bytes | memoryview) -> None:
         """Take the next bytes of the tar; they must not change afterwards."""
         size = sum(map(len, pieces))
         self.size += size

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
+import msgspec
+
 from layerstore.errors import UnsafeContentError
 from layerstore.formats import tar_writer
 from layerstore.formats.recipe import CANONICAL
@@ -30,9 +32,10 @@ from layerstore.image.similar import SimilarFiles
 from layerstore.image.source_file import SourceChangedError, SourceFile
 from layerstore.image.tree_spool import TreeSpool
 from layerstore.progress import Progress, Silent
+from layerstore.store.batch_reader import BatchReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from layerstore.digest import DiffId
     from layerstore.store.records import LayerRecord, Refs
@@ -56,6 +59,7 @@ def write_layer(
     opaques: Iterable[bytes] = (),
     near: Sequence[DiffId] = (),
     progress: Progress | None = None,
+    told: Callable[[Changeset], object] | None = None,
 ) -> LayerRecord:
     """Store and publish a layer; when this returns it is durable.
 
@@ -71,6 +75,7 @@ def write_layer(
         near: Layers whose files this one's may replace, lowest first: what changed little
             is stored as a difference.
         progress: Hears the bytes of content.
+        told: Hears what the layer holds, as it could be read from the store from then on.
 
     Raises:
         UnsafeContentError: The items contradict each other (an entry below a file, a
@@ -86,13 +91,17 @@ def write_layer(
     report.start("writing layer", sum(entry.size for entry in changeset.entries))
     with DiffIdHasher() as hasher, TreeSpool(session) as tree:
         writer = _Writer(session, store, hasher, report, tree, near)
+        writer.read_together(changeset.entries)
         for header, entry in tar_writer.in_canonical_order(changeset):
             if header is not None:
                 hasher.update(header)
             else:
                 assert entry is not None
                 writer.take(entry, sources.get(entry.path))
-        return writer.publish(changeset.whiteouts, changeset.opaques)
+        record = writer.publish(changeset.whiteouts, changeset.opaques)
+    if told is not None:
+        told(msgspec.structs.replace(changeset, entries=tuple(writer.entries)))
+    return record
 
 
 def write_sorted_layer(
@@ -200,6 +209,21 @@ class _Writer:
         self._tree = tree
         self._similar = SimilarFiles(store, near[::-1])
         self._whole_max = session.cutting.whole_max_bytes
+        self._reader = BatchReader(store, ())
+        self._keeps = False
+        self.entries: list[Entry] = []
+
+    def read_together(self, entries: Iterable[Entry]) -> None:
+        """Learn which entries will come, and keep them in :attr:`entries`."""
+        chunks = {chunk for entry in entries for _, chunk in entry.extents if chunk is not None}
+        if chunks:
+            self._reader = BatchReader(self._store, chunks)
+        self._keeps = True
+
+    def _add(self, entry: Entry) -> None:
+        self._tree.add(entry)
+        if self._keeps:
+            self.entries.append(entry)
 
     def take(self, entry: Entry, source: LayerItem | None) -> None:
         """Write the next member; its fresh content, if any, is what ``source`` says."""
@@ -237,11 +261,11 @@ class _Writer:
         stored = 0
         for length, chunk in entry.extents:
             if chunk is not None:
-                self._take_bytes(self._store.read_refs(((length, chunk),)))
+                self._take_bytes(self._reader.read(chunk, length))
                 stored += length
         if stored:
             self._hasher.update(tar_writer.padding(stored))
-        self._tree.add(entry)
+        self._add(entry)
 
     def _fresh(self, entry: Entry, source: LayerItem) -> None:
         """Take a file whose content is read now."""
@@ -265,7 +289,7 @@ class _Writer:
             elif not source.holes and file.read(1):
                 raise SourceChangedError(entry.path, "it grew")
         self._hasher.update(tar_writer.padding(sum(length for _, length in regions)))
-        self._tree.add(with_extents(entry, extents))
+        self._add(with_extents(entry, extents))
 
     def _small(self, entry: Entry, content: bytes) -> None:
         """Take a file of one chunk: most files of a root file system are like this."""
@@ -275,7 +299,7 @@ class _Writer:
         self._told(size)
         like = partial(self._similar.find, entry.path)
         extents = ((size, self._session.put_chunk(content, like=like)),)
-        self._tree.add(with_extents(entry, extents))
+        self._add(with_extents(entry, extents))
 
     def _content(
         self, entry: Entry, file: BinaryIO, regions: list[tuple[int, int]]
@@ -303,7 +327,7 @@ class _Writer:
         like = partial(self._similar.find, entry.path)
         return self._session.put_stream(read, length, like=like)
 
-    def _take_bytes(self, piece: bytes) -> None:
+    def _take_bytes(self, piece: bytes | memoryview) -> None:
         self._hasher.update(piece)
         self._told(len(piece))
 

@@ -27,14 +27,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from blake3 import blake3
 
 from layerstore.digest import ID_BYTES, ObjectId
-from layerstore.errors import FormatError, UnsupportedError
+from layerstore.errors import UnsupportedError
 from layerstore.linux.files import directory as opened
 from layerstore.linux.files import is_shared, make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
 from layerstore.progress import Silent
+from layerstore.store.batch_reader import BatchReader
 from layerstore.store.config import require_writable
-from layerstore.store.failures import CorruptPackError, StoreFullError, storage_errors
+from layerstore.store.failures import StoreFullError, storage_errors
 from layerstore.store.leases import Lease
 from layerstore.units import format_size
 
@@ -242,12 +243,11 @@ class _Unpacking:
     def __init__(
         self, store: Store, wanted: Mapping[ObjectId, Extents], place: _Place, progress: Progress
     ) -> None:
-        self._store = store
         self._wanted = wanted
         self._place = place
         self._progress = progress
         chunks = {chunk_id for extents in wanted.values() for _, chunk_id in extents if chunk_id}
-        self._places = store.catalog.places(sorted(chunks))  # neighbours in the index together
+        self._reader = BatchReader(store, chunks)
         self._mode = 0o660 if place.durable and is_shared(place.directory) else 0o600
 
     def run(self) -> int:
@@ -268,7 +268,9 @@ class _Unpacking:
 
     def ordered(self) -> list[ObjectId]:
         """Return the wanted objects in the order in which their chunks lie in packs."""
-        return sorted(self._wanted, key=lambda name: _position(self._wanted[name], self._places))
+        return sorted(
+            self._wanted, key=lambda name: _position(self._wanted[name], self._reader.places)
+        )
 
     def _unpack_all(
         self,
@@ -328,7 +330,7 @@ class _Unpacking:
                 if chunk_id is None:
                     _skip(fd, length)
                     continue
-                write_all(fd, self._chunk(chunk_id, length))
+                write_all(fd, self._reader.read(chunk_id, length))
                 written += length
             if extents[-1][1] is None:
                 os.ftruncate(fd, sum(length for length, _ in extents))
@@ -343,30 +345,11 @@ class _Unpacking:
         """Return an object's content."""
         if len(extents) == 1 and extents[0][1] is not None:
             # Not a view, which would keep the whole block that it lies in.
-            return bytes(self._chunk(extents[0][1], extents[0][0]))
+            return bytes(self._reader.read(extents[0][1], extents[0][0]))
         return b"".join(
-            bytes(length) if chunk_id is None else self._chunk(chunk_id, length)
+            bytes(length) if chunk_id is None else self._reader.read(chunk_id, length)
             for length, chunk_id in extents
         )
-
-    def _chunk(self, chunk_id: ChunkId, length: int) -> bytes | memoryview:
-        data = self._found(chunk_id)
-        if len(data) != length:
-            raise FormatError(f"a chunk holds {len(data)} bytes where a layer refers to {length}")
-        return data
-
-    def _found(self, chunk_id: ChunkId) -> bytes | memoryview:
-        place = self._places.get(chunk_id)
-        if place is not None and not place.depth:
-            with contextlib.suppress(FileNotFoundError, CorruptPackError):
-                block = self._store.reader.block(
-                    place.pack_id, place.block_offset, place.stored_length, place.raw_length
-                )
-                data = memoryview(block)[place.offset : place.offset + place.length]
-                if blake3(data).digest() == chunk_id:
-                    return data
-        # A difference; or damaged; or gc moved it or repair healed it after we asked where it is.
-        return self._store.read_chunk(chunk_id)
 
     def _publish(self, batch: Sequence[ObjectId], staging: str) -> None:
         """Bring a batch to disk, and then give its files their names."""

@@ -7,7 +7,10 @@ build steps carry a seal. Normative: docs/format/catalog.md, "Seals". On the fas
 
 from __future__ import annotations
 
-from hashlib import blake2b
+try:
+    from _blake2 import blake2b  # hashlib's own, without loading OpenSSL, which takes 2 ms
+except ImportError:
+    from hashlib import blake2b
 
 SEAL_BYTES = 8
 """Enough against accidents; a seal is no defence against somebody who can write the store."""

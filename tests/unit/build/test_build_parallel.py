@@ -57,6 +57,9 @@ class Executor:
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         return []
 
+    def expect_commands(self) -> None:
+        pass
+
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:
         name = vertex.label
         self.executed.append(name)

@@ -41,6 +41,10 @@ class FakeExecutor:
         self.executed: list[str] = []
         self.read = 0
         self.stopping = threading.Event()
+        self.expected = 0
+
+    def expect_commands(self) -> None:
+        self.expected += 1
 
     def stop(self, *, abort: bool) -> None:
         self.stopping.set()
@@ -242,3 +246,16 @@ def test_notes_hear_of_every_step_and_are_kept_with_its_keys() -> None:
     assert values == [b"copy 0", b"copy 1", b"one 0", b"stage 0"]
     rig.solve(copy(run("one", BASE), run("stage", BASE)))
     assert [what for what, _ in rig.notes.heard] == ["planned"] * 3 + ["hit"] * 3
+
+
+def test_commands_are_expected_once_and_only_behind_other_steps() -> None:
+    rig = Rig()
+    rig.solve(run("two", run("one", BASE)))
+    assert rig.executor.expected == 0  # the first step is a command: nothing is beside it
+    rig.solve(copy(copy(BASE, CONTEXT), CONTEXT))
+    assert rig.executor.expected == 0
+    target = run("last", copy(copy(run("first", BASE), CONTEXT), CONTEXT))
+    rig.solve(target, no_cache=True)
+    assert rig.executor.expected == 1
+    rig.solve(target)
+    assert rig.executor.expected == 1  # all of it was cached
