@@ -131,10 +131,21 @@ def _images_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="print last uses and pins too")
     parser.add_argument("--no-trunc", action="store_true", help="print whole ids")
     parser.add_argument("--digests", action="store_true", help="print manifest digests")
+    parser.add_argument(
+        "--of", metavar="docker|podman", help="list those of a running engine, not of the store"
+    )
+    parser.add_argument(
+        "--host", metavar="ADDRESS", help="of the engine: unix:///path or tcp://host:port"
+    )
     _json_option(parser)
 
 
 def _images(options: argparse.Namespace, root: str) -> int:
+    if options.of is not None or options.host is not None:
+        from layerstore.cli.engines import list_images
+
+        list_images(options)
+        return 0
     from layerstore.store.pins import pins
     from layerstore.store.usage import image_uses
 

@@ -12,6 +12,7 @@ import typer
 
 from layerstore.cli.common import Json, settings_of
 from layerstore.cli.copy import Platform, serving
+from layerstore.cli.engines import EngineHost  # noqa: TC001 - typer reads it
 from layerstore.cli.originals import OriginalsOption, originals_of
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.progress import terminal_progress
@@ -35,6 +36,10 @@ def register(app: typer.Typer) -> None:
 
 def load(
     context: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE...]", help="With --from: names or ids there."),
+    ] = None,
     source: Annotated[
         str,
         typer.Option(
@@ -45,6 +50,11 @@ def load(
         ),
     ] = STDIO,
     *,
+    engine: Annotated[
+        str | None,
+        typer.Option("--from", metavar="docker|podman", help="Take images from a running engine."),
+    ] = None,
+    host: EngineHost = None,
     platform: Platform = "",
     all_platforms: Annotated[
         bool, typer.Option("--all-platforms", help="Load every platform's image.")
@@ -53,10 +63,23 @@ def load(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Load images from an archive, an OCI layout or a bundle.
+    """Load images from an archive, an OCI layout or a bundle, or from docker or podman.
 
     Archives may be docker's, podman's or OCI's, plain or compressed by gzip, zstd, xz or bzip2.
     """
+    if engine is not None or host is not None:
+        from layerstore.cli.engines import load_from_engine
+
+        with settings_of(context).open_store(create=True) as store:
+            load_from_engine(
+                store, engine, host, names or (), serving(platform), quiet=quiet, as_json=as_json
+            )
+        return
+    if names:
+        raise InputError(
+            f"{names[0]!r}: images are named with --from docker or --from podman only",
+            hint=f"layerstore load -i {names[0]}, or layerstore pull",
+        )
     if source == STDIO and sys.stdin.isatty():
         raise InputError("stdin is a terminal, expected an archive", hint="layerstore load -i FILE")
     if source != STDIO and not os.path.exists(source):

@@ -11,6 +11,7 @@ import typer
 
 from layerstore.cli.clock import now_rfc3339
 from layerstore.cli.common import Json, Quiet, settings_of
+from layerstore.cli.engines import EngineHost  # noqa: TC001 - typer reads it
 from layerstore.cli.importing import full_names, tell_new_image
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.progress import terminal_progress
@@ -125,6 +126,11 @@ def save(
         ),
     ] = STDIO,
     *,
+    engine: Annotated[
+        str | None,
+        typer.Option("--to", metavar="docker|podman", help="Give images to a running engine."),
+    ] = None,
+    host: EngineHost = None,
     since: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,7 +166,15 @@ def save(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write images as an archive or an OCI image layout, or a bundle of what somebody lacks."""
+    """Write images as an archive, an OCI layout or a bundle, or give them to docker or podman."""
+    if engine is not None or host is not None:
+        if output != STDIO or since or have is not None:
+            raise InputError("--to excludes --output, --since and --have")
+        from layerstore.cli.engines import save_to_engine
+
+        with settings_of(context).open_store() as store:
+            save_to_engine(store, engine, host, images, quiet=quiet, as_json=as_json)
+        return
     if since or have is not None:
         from layerstore.cli.bundles import save_as_bundle
 

@@ -121,7 +121,7 @@ def load_file(
         progress.start("reading archive", None)
         with ArchiveFile(stream, lambda: session.temporary("archive.tar")) as files:
             progress.finish()
-            yield from _load(session, _loading_of(files, name), choice, progress)
+            yield from _load(session, loading_of(files, name), choice, progress)
 
 
 def load_directory(
@@ -137,7 +137,12 @@ def load_directory(
         yield from _load(session, loading, choice, progress)
 
 
-def _loading_of(files: ArchiveFile, name: str) -> Loading:
+def loading_of(files: ArchiveFile, name: str) -> Loading:
+    """Return what an open archive holds, whichever kind it is.
+
+    Raises:
+        FormatError: Not an archive of images, or one with bad names.
+    """
     if INDEX_FILE.encode() not in files:
         archive = DockerArchive(files, name)
         images = [

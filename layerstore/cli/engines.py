@@ -1,0 +1,188 @@
+"""docker and podman: where they listen, and what load, save and images do with them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerstore.cli.output import (
+    age,
+    short_id,
+    write_json,
+    write_line,
+    write_note,
+    write_table,
+)
+from layerstore.errors import InputError
+from layerstore.formats.reference import (
+    lookup_form,
+    parse_reference,
+    parse_tag_name,
+    split_name,
+)
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from layerstore.formats.oci import Platform
+    from layerstore.peers.engine import Engine
+    from layerstore.store.store import Store
+
+ENGINES = ("docker", "podman")
+
+EngineHost = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        help="Of the engine: unix:///path or tcp://host:port; by default $DOCKER_HOST or "
+        "$CONTAINER_HOST, else its usual socket.",
+    ),
+]
+
+
+def open_engine(name: str | None, host: str | None) -> Engine:
+    """Return the engine that is meant, greeted.
+
+    Raises:
+        InputError: There is no such engine, or its address is none.
+        EngineError: Nobody answers.
+    """
+    from layerstore.peers.engine import Engine
+
+    if name not in ENGINES:
+        raise InputError(f"{name or ''!r} is no engine", hint="docker or podman")
+    return Engine(host or _usual_address(name), name)
+
+
+def _usual_address(name: str) -> str:
+    """Return where an engine listens when nobody says: a user's own socket before the host's."""
+    variable = "DOCKER_HOST" if name == "docker" else "CONTAINER_HOST"
+    address = os.environ.get(variable)
+    if address:
+        return address
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    inside = "docker.sock" if name == "docker" else "podman/podman.sock"
+    if own and os.geteuid() != 0 and os.path.exists(f"{own}/{inside}"):
+        return f"unix://{own}/{inside}"
+    return "unix:///var/run/docker.sock" if name == "docker" else f"unix:///run/{inside}"
+
+
+def load_from_engine(
+    store: Store,
+    name: str | None,
+    host: str | None,
+    images: Sequence[str],
+    serves: Callable[[Platform], bool],
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Take images from an engine, telling each when it is there."""
+    from layerstore.cli.progress import terminal_progress
+    from layerstore.peers.engine_images import take_images
+
+    if not images:
+        raise InputError("name the images to load", hint=f"layerstore images --of {name}")
+    told = []
+    with open_engine(name, host) as engine, terminal_progress(quiet=quiet) as progress:
+        for taken in take_images(store, engine, images, serves, progress):
+            told.append(
+                {
+                    "id": taken.image.image_id,
+                    "names": list(taken.names),
+                    "size": taken.image.size,
+                    "was_here": taken.was_here,
+                }
+            )
+            if as_json:
+                continue
+            for full in taken.names:
+                write_line(f"Loaded image: {full}")
+            if not taken.names:
+                write_line(f"Loaded image ID: {taken.image.image_id}")
+                write_note("it has no name: the next gc removes it; 'layerstore tag' gives it one")
+    if as_json:
+        write_json({"images": told})
+
+
+def list_images(options: argparse.Namespace) -> None:
+    """List the images of an engine, as ``images`` lists those of the store."""
+    import time
+    from datetime import UTC, datetime
+
+    from layerstore.units import format_size
+
+    with open_engine(options.of, options.host) as engine:
+        images = engine.images()
+    if options.name is not None:
+        images = [each for each in images if _is_called(each.names, options.name)]
+    if options.format == "json":
+        write_json([each._asdict() for each in images])
+        return
+    if options.quiet:
+        for each in images:
+            write_line(each.image_id if options.no_trunc else short_id(each.image_id))
+        return
+    now_s = time.time()
+    rows = []
+    for each in images:
+        created = age(datetime.fromtimestamp(each.created, UTC).isoformat(), now_s)
+        shown = each.image_id if options.no_trunc else short_id(each.image_id)
+        for name in each.names or ("<none>:<none>",):
+            repository, _, tag = name.rpartition(":")
+            rows.append([repository, tag, shown, created, format_size(each.size)])
+    write_table(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], rows)
+
+
+def _is_called(names: Sequence[str], wanted: str) -> bool:
+    """Whether one of an engine's names is meant; what is no name of ours is none."""
+    reference = parse_reference(wanted)
+    for name in names:
+        with contextlib.suppress(InputError):
+            repository, tag = split_name(parse_tag_name(name))
+            if repository == reference.repository and reference.tag in (None, tag):
+                return True
+    return False
+
+
+def save_to_engine(
+    store: Store,
+    name: str | None,
+    host: str | None,
+    images: Sequence[str],
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Give images to an engine, those and the layers that it lacks."""
+    from layerstore.cli.progress import terminal_progress
+    from layerstore.peers.engine_images import give_images
+    from layerstore.store.usage import note_image_use
+    from layerstore.units import format_size
+
+    wanted = []
+    for text in images:
+        record = store.resolve(text)
+        note_image_use(store.paths, record.image_id)
+        wanted.append((record, _names_of(store, text, record.image_id)))
+    with open_engine(name, host) as engine, terminal_progress(quiet=quiet) as progress:
+        given = give_images(store, engine, wanted, progress)
+    if as_json:
+        write_json([each._asdict() for each in given])
+        return
+    for each in given:
+        what = ", ".join(each.names) or each.image_id
+        write_line(what if quiet else f"{what}: {short_id(each.image_id)}, "
+                   f"{format_size(each.sent_bytes)} sent")  # fmt: skip
+
+
+def _names_of(store: Store, text: str, image_id: str) -> list[str]:
+    """Return the names that an image has there: the one that was asked for, or all of an id's."""
+    names = [name for name, named in store.tags().items() if named == image_id and "@" not in name]
+    form = lookup_form(text)
+    return [form] if form in names else names
