@@ -66,6 +66,8 @@ def serve_snapshots(
         notify(channel, "READY=1")
         server.serve(ending)
         notify(channel, "STOPPING=1")
+    # The interpreter would wait for every thread, one that waits for a disk too.
+    os._exit(0)
 
 
 def _tell(line: str) -> None:

@@ -53,7 +53,7 @@ class Server:
 
     Raises:
         InputError: The address cannot be one, or the store's path cannot be mounted.
-        UnsupportedError: Not root.
+        UnsupportedError: Not root; or what is mounted here is seen by nobody else.
         SnapshotBusyError: Another process serves this store's snapshots.
     """
 
@@ -81,6 +81,7 @@ class Server:
                 "give a meaning",
                 hint="keep the store in a directory without backslash, comma and colon",
             )
+        require_propagation(store.paths.root)
         try:
             self._lock = FileLock(f"{store.paths.locks}/snapshotter", wait=False)
         except LockBusyError as err:
@@ -116,13 +117,14 @@ class Server:
         self._tell(f"serving snapshots on {self._address}")
 
     def serve(self, ending: threading.Event) -> None:
-        """Answer until ``ending`` is set; then end what runs, and begin nothing new.
+        """Answer until ``ending`` is set; then let what runs end, and begin nothing new.
 
-        Mounts and snapshots stay: containers run on, and another process may go on here.
+        What does not end in time is left to run: the caller ends the process, which harms
+        nothing. Mounts and snapshots stay: containers run on, and another process may go on here.
         """
         ending.wait()
         self._tell("ending")
-        self._grpc.stop(_DRAIN_S).wait()
+        self._grpc.stop(_DRAIN_S).wait(_DRAIN_S + 5)
         self.snapshots.stop(_DRAIN_S)
         with contextlib.suppress(OSError):
             os.unlink(self._address)
@@ -165,4 +167,39 @@ def _require_root() -> None:
     if os.geteuid() != 0:
         raise UnsupportedError(
             "containerd's snapshots are mounted by root", hint="run it as root, as containerd runs"
+        )
+
+
+def require_propagation(root: str, host_pid: int = 1) -> None:
+    """Refuse a mount namespace whose mounts containerd does not see: its containers would be empty.
+
+    Args:
+        root: Of the store.
+        host_pid: A process in the host's mount namespace; of one that cannot be asked nothing is
+            known.
+
+    Raises:
+        UnsupportedError: This process is in another one than the host's first process, and the
+            store is not on a mount that both share.
+
+    Source: mount_namespaces(7), "Shared subtrees"; proc_pid_mountinfo(5).
+    """
+    try:
+        if os.readlink("/proc/self/ns/mnt") == os.readlink(f"/proc/{host_pid}/ns/mnt"):
+            return
+    except OSError:
+        return
+    found, shared = "", False
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields = line.split(" - ")[0].split()
+            place = fields[4].rstrip("/")
+            if len(place) >= len(found) and f"{root}/".startswith(f"{place}/"):
+                found, shared = place, any(field.startswith("shared:") for field in fields[6:])
+    if not shared:
+        raise UnsupportedError(
+            f"this process has a mount namespace of its own, and containerd would not see what is "
+            f"mounted below {root}",
+            hint="leave PrivateTmp=, ProtectSystem= and their like out of its unit; in a pod mount "
+            "the store with mountPropagation: Bidirectional",
         )

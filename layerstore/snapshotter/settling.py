@@ -75,7 +75,7 @@ class Settler:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End after the step at hand; one that takes longer is cut off, which harms nothing."""
+        """End after the step at hand, or leave it to itself if that takes longer."""
         with self._table.changed:
             self._stopping = True
             self._table.changed.notify_all()

@@ -5,10 +5,13 @@ Capabilities: root, overlayfs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -17,9 +20,10 @@ import grpc
 import pytest
 
 from layerstore.errors import UnsupportedError
+from layerstore.linux import mounts as syscalls
 from layerstore.snapshotter import showing
 from layerstore.snapshotter.api import mount_pb2
-from layerstore.snapshotter.server import notify
+from layerstore.snapshotter.server import notify, require_propagation
 from layerstore.snapshotter.snapshots import Snapshots
 from layerstore.store.store import Store
 from tests.support.snapshotter import (
@@ -235,6 +239,39 @@ def test_it_is_started_right_or_says_why_not(plugin: Plugin, tmp_path: Path) -> 
     assert plugin.stop() == 0
 
 
+@pytest.mark.parametrize("propagation", ["private", "slave"])
+def test_mounts_that_containerd_would_not_see_are_refused(tmp_path: Path, propagation: str) -> None:
+    require_propagation(str(tmp_path), os.getpid())
+    text = "import sys; from layerstore.snapshotter.server import require_propagation as ask; "
+    text += "ask(sys.argv[1], int(sys.argv[2]))"
+    words = [sys.executable, "-c", text, str(tmp_path), str(os.getpid())]
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", propagation, *words],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "mount namespace of its own" in done.stderr
+
+
+def test_it_may_serve_from_a_pod(plugin: Plugin, tmp_path: Path) -> None:
+    """In a mount namespace of its own, with the store on a shared mount."""
+    plugin.store.mkdir(mode=0o700)
+    syscalls.bind(str(plugin.store), str(plugin.store))
+    subprocess.run(["mount", "--make-shared", plugin.store], check=True)
+    plugin.prefix = ("unshare", "--mount", "--propagation", "unchanged")
+    for turn in range(2):  # the second finds what the first, which was killed, had mounted
+        plugin.start()
+        with Client(f"unix:{plugin.address}") as client:
+            if not turn:
+                with open(f"{upper_of(client.prepare('a'))}/file", "w") as file:
+                    file.write("content")
+                client.commit("base", "a")
+                plugin.wait_until_settled()
+            with mounted(client.prepare(f"b{turn}", "base"), tmp_path / "m") as root:
+                assert (root / "file").read_text() == "content"
+        plugin.kill()
+    end_mounts_below(tmp_path)
+
+
 def test_systemd_is_told_when_it_is_ready(plugin: Plugin, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
@@ -260,7 +297,12 @@ def test_a_long_answer_is_given_before_it_ends(plugin: Plugin) -> None:
             with open(f"{upper}/{number}", "wb") as file:
                 file.write(os.urandom(50_000))
         answers: list[object] = []
-        asking = threading.Thread(target=lambda: answers.append(client.commit("c", "a")))
+
+        def ask() -> None:
+            with contextlib.suppress(grpc.RpcError):  # it was not heard any more
+                answers.append(client.commit("c", "a"))
+
+        asking = threading.Thread(target=ask)
         asking.start()
         time.sleep(0.05)
         assert plugin.stop() == 0

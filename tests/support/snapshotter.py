@@ -42,13 +42,15 @@ class Plugin:
         self.store = store
         self.address = directory / "l.sock"
         self.log = directory / "plugin.log"
+        self.prefix: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:
         """Start it, and wait until it listens."""
+        words = self.cli.command("snapshotter", "--address", self.address, *options)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.cli.command("snapshotter", "--address", self.address, *options),
+                [*self.prefix, *words],
                 stdout=log,
                 stderr=log,
                 env=self.cli.environment(),
