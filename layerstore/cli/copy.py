@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
 
 
 def copy(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="docker://NAME or oci:DIR[:NAME].")],
-    target: Annotated[str, typer.Argument(metavar="TO", help="docker://NAME.")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="Where the image is.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="Where it goes.")],
     *,
     platform: Platform = "",
     every: Annotated[
@@ -56,13 +56,17 @@ def copy(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Copy an image from one registry to another, byte for byte, without storing it."""
+    """Copy an image from one place to another, byte for byte, without storing it.
+
+    Places are docker://NAME (or NAME alone), oci:DIR[:TAG], oci-archive:FILE[:TAG], and, to copy
+    from, docker-archive:FILE.
+    """
     from functools import partial
 
     from layerstore.cli.registries import registry_client
     from layerstore.cli.signatures import attach_signature, policy_gate, signing_key
-    from layerstore.cli.transports import open_destination, open_source, parse_place
-    from layerstore.image.copying import Copier
+    from layerstore.cli.transports import destination, open_source, parse_place
+    from layerstore.image.copying import PARALLEL, Copier
 
     if every and platform:
         raise InputError("--all and --platform exclude each other")
@@ -75,8 +79,10 @@ def copy(
         terminal_progress(quiet=quiet) as progress,
     ):
         from_ = open_source(here, client, stack)
-        to = open_destination(there, client, here)
-        copier = Copier(from_, to, progress)
+        to = stack.enter_context(destination(there, client, here))
+        # Files are written one after the other.
+        parallel = PARALLEL if there.transport == "docker" else 1
+        copier = Copier(from_, to, progress, parallel)
         # A policy of images that are not a registry's would go by their paths.
         permit = partial(gate, here.name, from_) if here.name is not None else lambda _: None
         serves = None if every else serving(platform)

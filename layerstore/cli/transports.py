@@ -1,30 +1,37 @@
-"""Places of images in skopeo's words: ``docker://NAME``, ``oci:DIR[:REFERENCE]``.
+"""Places of images in skopeo's words: ``docker://NAME``, ``oci:DIR[:REFERENCE]`` and the like.
 
 Source: containers-transports(5).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.errors import InputError
+from layerstore.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
-    import contextlib
+    from collections.abc import Iterator
 
     from layerstore.formats.reference import Reference
     from layerstore.image.exchange import ImageDestination, ImageSource
     from layerstore.registry.client import RegistryClient
 
-_HINT = "write docker://NAME (or NAME alone) or oci:DIR[:REFERENCE]"
+_HINT = (
+    "write docker://NAME (or NAME alone), oci:DIR[:REFERENCE], oci-archive:FILE[:REFERENCE], or, "
+    "to copy from, docker-archive:FILE; for others pull and save, or load and push"
+)
+_OF_PATHS = frozenset({"oci", "oci-archive", "docker-archive"})
+_OTHERS = frozenset({"docker-daemon", "containers-storage", "dir", "ostree", "sif"})
 
 
 class Place(NamedTuple):
     """Where an image is or goes.
 
     Attributes:
-        transport: ``docker`` or ``oci``.
+        transport: ``docker``, ``oci``, ``oci-archive`` or ``docker-archive``.
         where: A repository's whole name, or a path.
         reference: A tag, a digest or a name there; empty for the only one.
     """
@@ -39,7 +46,8 @@ class Place(NamedTuple):
         if self.transport == "docker":
             mark = "@" if ":" in self.reference else ":"
             return f"docker://{self.where}{mark}{self.reference}"
-        return f"oci:{self.where}" + (f":{self.reference}" if self.reference else "")
+        named = self.reference and self.transport != "docker-archive"
+        return f"{self.transport}:{self.where}" + (f":{self.reference}" if named else "")
 
     @property
     def name(self) -> Reference | None:
@@ -56,16 +64,17 @@ def parse_place(text: str) -> Place:
     transport, colon, rest = text.partition(":")
     if colon and transport == "docker" and rest.startswith("//"):
         return _of_registry(rest[2:])
-    if colon and transport == "oci":
+    if colon and transport in _OF_PATHS:
         path, _, reference = rest.partition(":")
         if not path:
-            raise InputError(f"{text!r} names no directory", hint=_HINT)
-        return Place("oci", path, reference)
-    if transport in ("oci-archive", "docker-archive", "docker-daemon", "containers-storage", "dir"):
-        raise InputError(
-            f"images are not copied from or to {transport}: yet",
-            hint=f"{_HINT}; for others, pull and save, or load and push",
-        )
+            raise InputError(f"{text!r} names no file or directory", hint=_HINT)
+        if transport == "docker-archive":
+            if reference:
+                raise InputError("of a docker-archive: only the first image is copied, unnamed")
+            reference = "0"
+        return Place(transport, path, reference)
+    if colon and transport in _OTHERS:
+        raise InputError(f"images are not copied from or to {transport}:", hint=_HINT)
     return _of_registry(text)
 
 
@@ -87,25 +96,66 @@ def open_source(place: Place, client: RegistryClient, stack: contextlib.ExitStac
     """Return where images come from, open until the stack ends.
 
     Raises:
-        NotFoundError: There is no such directory.
+        NotFoundError: There is no such directory or file.
+        FormatError: It is no layout, or no archive.
     """
+    if place.transport == "docker":
+        from layerstore.image.registry_places import RegistrySource
+
+        return RegistrySource(client.repository(named_reference(place.where)))
+    from layerstore.image.layout_reader import LayoutReader
+
     if place.transport == "oci":
-        from layerstore.image.layout_reader import LayoutReader
-
         return stack.enter_context(LayoutReader(Path(place.where)))
-    from layerstore.image.registry_places import RegistrySource
+    import tempfile
 
-    return RegistrySource(client.repository(named_reference(place.where)))
+    from layerstore.image.archive_file import ArchiveFile
+
+    if not os.path.isfile(place.where):
+        raise NotFoundError(f"there is no archive {place.where}")
+    stream = stack.enter_context(open(place.where, "rb"))  # noqa: SIM115 - the stack's
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="layerstore-"))
+    files = stack.enter_context(ArchiveFile(stream, lambda: f"{scratch}/archive.tar"))
+    if place.transport == "oci-archive":
+        return LayoutReader(files, place.where)
+    from layerstore.image.docker_archive import DockerArchive
+
+    return DockerArchive(files, place.where)
 
 
-def open_destination(place: Place, client: RegistryClient, source: Place) -> ImageDestination:
-    """Return where images go; blobs that ``source``'s registry has need not be sent.
+@contextlib.contextmanager
+def destination(place: Place, client: RegistryClient, source: Place) -> Iterator[ImageDestination]:
+    """Give where images go; what was put there counts when the block ends without an error.
+
+    Blobs that ``source``'s registry has need not be sent.
 
     Raises:
         InputError: Nothing can be written there.
+        ConflictError: Something else lies there.
     """
-    if place.transport != "docker":
-        raise InputError(f"images are not copied to {place.transport}: yet", hint=_HINT)
+    match place.transport:
+        case "docker":
+            yield _repository(place, client, source)
+        case "oci":
+            from layerstore.image.layout import LayoutDestination, writing
+
+            with writing(Path(place.where)):
+                layout = LayoutDestination(place.where)
+                yield layout
+                layout.finish()
+        case "oci-archive":
+            from layerstore.cli.outfile import output_stream
+            from layerstore.image.layout_archive import ArchiveDestination
+
+            with output_stream(place.where) as out:
+                archive = ArchiveDestination(out)
+                yield archive
+                archive.finish(None)
+        case _:
+            raise InputError(f"images are not copied to {place.transport}:", hint=_HINT)
+
+
+def _repository(place: Place, client: RegistryClient, source: Place) -> ImageDestination:
     if ":" in place.reference:
         raise InputError(
             f"{place.text} is a digest, which nobody can choose", hint="give the copy a tag"

@@ -53,11 +53,17 @@ class Copier:
         source: Where from.
         destination: Where to.
         progress: Hears the bytes of blobs.
+        parallel: Blobs that the destination takes at once.
     """
 
     def __init__(
-        self, source: ImageSource, destination: ImageDestination, progress: Progress
+        self,
+        source: ImageSource,
+        destination: ImageDestination,
+        progress: Progress,
+        parallel: int = PARALLEL,
     ) -> None:
+        self._parallel = parallel
         self._source = source
         self._destination = destination
         self._progress = progress
@@ -91,7 +97,7 @@ class Copier:
             found = self._chosen(found[0], serves)
         document = found[0]
         permit([each.digest for each in found])
-        with ThreadPoolExecutor(PARALLEL, "layerstore-copy") as workers:
+        with ThreadPoolExecutor(self._parallel, "layerstore-copy") as workers:
             self._send(document, target, workers, 0)
         return Copied(document.digest, self._blobs, self._bytes)
 

@@ -256,7 +256,8 @@ def with_entry(
     """Return the index with one more image, and what the image is called in it.
 
     A name that is taken goes to the new one; of several repositories' images with one tag the
-    first has the tag as its reference, the others their whole names.
+    first has the tag as its reference, the others their whole names. A name without a tag is
+    a reference of this layout alone.
     """
     if name is None:
         kept = [
@@ -265,6 +266,10 @@ def with_entry(
             if entry.digest != descriptor.digest or entry.annotations.get(oci.REF_NAME)
         ]
         return structs.replace(index, manifests=(*kept, descriptor)), None
+    if ":" not in name:
+        kept = [entry for entry in index.manifests if entry.annotations.get(oci.REF_NAME) != name]
+        named = structs.replace(descriptor, annotations={oci.REF_NAME: name})
+        return structs.replace(index, manifests=(*kept, named)), name
     whole = full_name(name)
     kept = [entry for entry in index.manifests if entry.annotations.get(CONTAINERD_NAME) != whole]
     taken = {entry.annotations.get(oci.REF_NAME) for entry in kept}

@@ -203,6 +203,14 @@ def test_with_skopeo_there_and_back(server: Server, cli: Cli, tmp_path: Path) ->
     cli.ok("copy", f"oci:{tmp_path}/layout:1", f"{server.name}/copied:2", **server.environment)
     copied = skopeo(server, "inspect", "--raw", f"docker://{server.name}/copied:2")
     assert f"sha256:{hashlib.sha256(copied.encode()).hexdigest()}" == digest
+    # By an archive and a layout of ours, which skopeo reads, back to where it came from.
+    archive = tmp_path / "image.tar"
+    cli.ok("copy", f"{name}:1", f"oci-archive:{archive}:x", **server.environment)
+    skopeo(server, "copy", f"oci-archive:{archive}:x", f"oci:{tmp_path}/by-skopeo:x")
+    cli.ok("copy", f"oci-archive:{archive}:x", f"oci:{tmp_path}/ours:y", **server.environment)
+    cli.ok("copy", f"oci:{tmp_path}/ours:y", f"{server.name}/copied:3", **server.environment)
+    assert skopeo(server, "inspect", "--raw", f"docker://{server.name}/copied:3") == copied
+    assert cli.fails(2, "copy", f"{name}:1", "dir:/x").count("not copied")
 
 
 def test_indexes_of_several_platforms(server: Server, cli: Cli, tmp_path: Path) -> None:
