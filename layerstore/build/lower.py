@@ -10,6 +10,7 @@ Source: Dockerfile reference; BuildKit, frontend/dockerfile/dockerfile2llb (beha
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,7 @@ import msgspec
 
 from layerstore.build.base_images import base_config
 from layerstore.build.dockerfile.errors import SpecError
-from layerstore.build.dockerfile.expand import (
-    check_environment,
-    expand_instruction,
-    expand_word,
-)
+from layerstore.build.dockerfile.expand import Expansion
 from layerstore.build.dockerfile.hints import suggestion
 from layerstore.build.dockerfile.lexer import check_frontend
 from layerstore.build.dockerfile.parser import parse_instruction
@@ -36,6 +33,7 @@ from layerstore.build.dockerfile.syntax import (
     StageInstruction,
     Workdir,
 )
+from layerstore.build.dockerfile.variables import Variables, check_count
 from layerstore.build.go_text import is_true
 from layerstore.build.graph import BaseOp, ContextOp, MkdirOp, Op, RemoteOp, Vertex
 from layerstore.build.lower_config import apply_config, with_labels, with_triggers
@@ -55,7 +53,7 @@ from layerstore.formats.oci_config import ImageConfig
 from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from layerstore.build.dockerfile.syntax import Dockerfile, Notice, Stage
     from layerstore.build.lower_options import Images, LowerOptions
@@ -120,7 +118,7 @@ class Lowering:
     def __init__(self, dockerfile: Dockerfile, options: LowerOptions, images: Images) -> None:
         self.dockerfile = dockerfile
         self.options = options
-        self.escape = dockerfile.escape
+        self.expansion = Expansion(dockerfile.escape)
         self.context = Vertex(ContextOp(), (), None)
         self.images = images
         self.contexts = NamedContexts(self, options.contexts)
@@ -267,7 +265,7 @@ class Lowering:
         """Whether ONBUILD of bases is to be passed over."""
         return is_true(self.options.build_args.get(DISABLE_ONBUILD_ARG, ""))
 
-    def global_env(self) -> dict[str, str]:
+    def global_env(self) -> Mapping[str, str]:
         """Return what FROM may use."""
         return self._globals
 
@@ -278,8 +276,8 @@ class Lowering:
             return self.options.build_args[name]
         return self._globals.get(name) if default is None else default
 
-    def _global_args(self) -> dict[str, str]:
-        values = platform_args(self.options.native, self.options.platform)
+    def _global_args(self) -> Variables:
+        values = Variables(platform_args(self.options.native, self.options.platform))
         last = self.dockerfile.stages[-1]
         values["TARGETSTAGE"] = self.options.target or last.name or "default"
         for name in values:
@@ -291,10 +289,10 @@ class Lowering:
                 self._declared.add(definition.name)
                 value = self.options.build_args.get(definition.name)
                 if value is None and definition.default is not None:
-                    value = expand_word(definition.default, values, self.escape, instruction.span)
+                    value = self.expansion.word(definition.default, values, instruction.span)
                 if value is not None:
                     values[definition.name] = value
-        check_environment(values, self.dockerfile.stages[0].span)
+                    values.check(instruction.span)
         return values
 
 
@@ -320,7 +318,7 @@ class _StageLowering:
 
     def _begin(self) -> StageState:
         stage, lowering = self._stage, self._lowering
-        from_ = expand_instruction(stage.from_, lowering.global_env(), lowering.escape)
+        from_ = lowering.expansion.instruction(stage.from_, lowering.global_env())
         self._number += 1
         parent = self._parent(from_.base)
         if parent is not None:
@@ -345,16 +343,14 @@ class _StageLowering:
     def _apply(self, state: StageState, raw: StageInstruction) -> None:
         # ARG defaults are expanded one by one, so that a later one sees an earlier one.
         instruction = (
-            raw
-            if isinstance(raw, Arg)
-            else expand_instruction(raw, state.env, self._lowering.escape)
+            raw if isinstance(raw, Arg) else self._lowering.expansion.instruction(raw, state.env)
         )
         match instruction:
             case Arg():
                 self._declare(state, instruction)
             case Env():
                 state.set_env([(pair.key, pair.value) for pair in instruction.pairs])
-                check_environment(state.env, instruction.span)
+                state.env.check(instruction.span)
             case Label():
                 state.set_labels([(pair.key, pair.value) for pair in instruction.pairs])
             case Run():
@@ -367,17 +363,23 @@ class _StageLowering:
                 apply_config(state, instruction)
 
     def _declare(self, state: StageState, instruction: Arg) -> None:
+        lowering, span = self._lowering, instruction.span
         declared: list[tuple[str, str | None]] = []
+        values = Variables()
+        env = ChainMap[str, str](values, state.env)
         for definition in instruction.args:
-            env = {**state.env, **{name: value for name, value in declared if value is not None}}
             default = definition.default
-            given = definition.name in self._lowering.options.build_args
-            if default is not None and not given:
-                default = expand_word(default, env, self._lowering.escape, instruction.span)
-            name = expand_word(definition.name, env, self._lowering.escape, instruction.span)
-            declared.append((name, self._lowering.arg_value(name, default)))
+            if default is not None and definition.name not in lowering.options.build_args:
+                default = lowering.expansion.word(default, env, span)
+            name = lowering.expansion.word(definition.name, env, span)
+            value = lowering.arg_value(name, default)
+            declared.append((name, value))
+            if value is not None:
+                values[name] = value
+                values.check(span)
         state.declare_args(declared)
-        check_environment(state.env, instruction.span)
+        state.env.check(span)
+        check_count(state.build_args, span)
 
     def _workdir(self, state: StageState, instruction: Workdir) -> None:
         path = state.absolute(instruction.path)
@@ -394,7 +396,10 @@ class _StageLowering:
         vertex = self._vertex(op, inputs, instruction)
         image = state.image
         vertex.platform = normalized(image.os, image.architecture, image.variant)
-        state.add_layer(vertex, state.run_history(op.args))
+        history = state.run_history(op.args)
+        put_in = len(history) + sum(map(len, op.env))
+        self._lowering.expansion.charge(put_in, instruction.span)
+        state.add_layer(vertex, history)
 
     def _copy(self, state: StageState, instruction: Copy | Add) -> None:
         op, inputs = lower_copy(self._lowering, self._stage, state, instruction)

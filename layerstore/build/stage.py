@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from layerstore.build.dockerfile.variables import Variables
 from layerstore.build.go_text import duration, plain_list, quoted_list
 from layerstore.formats.oci_config import Healthcheck, History
 
@@ -48,7 +49,7 @@ class StageState:
         config: The container config so far.
         image: The base image's config: platform, and history that stays as it is.
         env: What ``$NAME`` means: ARG and ENV, the later one winning.
-        build_args: Declared ARG names with their values, in order; None is unset.
+        build_args: Declared ARGs with their values, in order; None is unset.
         steps: History of the base stages and this one, base image excluded.
         cmd_set: This stage has a CMD of its own, which ENTRYPOINT must not clear.
     """
@@ -58,8 +59,9 @@ class StageState:
         self.image = image
         self.config = image.config
         self.author = image.author
-        self.env: dict[str, str] = {}
-        self.build_args: list[tuple[str, str | None]] = []
+        self.env = Variables()
+        self._places: dict[str, int] = {}  # in config.env, by name
+        self.build_args: dict[str, str | None] = {}
         self.steps: list[Step] = []
         self.cmd_set = False
         if not any(item.startswith("PATH=") for item in self.config.env):
@@ -74,8 +76,8 @@ class StageState:
         child = StageState(self.vertex, self.image)
         child.config = msgspec.structs.replace(self.config, on_build=())
         child.author = self.author
-        child.env = dict(self.env)
-        child.build_args = list(self.build_args)
+        child.env = Variables(self.env)
+        child.build_args = dict(self.build_args)
         child.steps = list(self.steps)
         child._environment_from_config()
         return child
@@ -109,7 +111,7 @@ class StageState:
         for name, value in args:
             if value is not None:
                 self.env[name] = value
-            self.build_args.append((name, value))
+            self.build_args[name] = value
         words = [name if value is None else f"{name}={value}" for name, value in args]
         self.note("ARG " + " ".join(words))
 
@@ -197,9 +199,7 @@ class StageState:
 
     def run_history(self, args: Sequence[str]) -> str:
         """Return the history line of a RUN, with the build arguments it could see."""
-        seen: dict[str, str] = {}
-        for name, value in self.build_args:
-            seen[name] = self.env.get(name, value or "")
+        seen = {name: self.env.get(name, value or "") for name, value in self.build_args.items()}
         head = [f"|{len(seen)}", *(f"{name}={value}" for name, value in seen.items())]
         return "RUN " + " ".join([*(head if seen else ()), *args]) + " # buildkit"
 
@@ -211,19 +211,15 @@ class StageState:
         self.config = msgspec.structs.replace(self.config, **changes)
 
     def _set_config_env(self, name: str, value: str) -> None:
-        env = list(self.config.env)
-        for index, item in enumerate(env):
-            if item.partition("=")[0] == name:
-                env[index] = f"{name}={value}"
-                break
-        else:
-            env.append(f"{name}={value}")
-        self._replace(env=tuple(env))
+        env = self.config.env
+        place = self._places.setdefault(name, len(env))
+        self._replace(env=(*env[:place], f"{name}={value}", *env[place + 1 :]))
 
     def _environment_from_config(self) -> None:
-        for item in self.config.env:
+        for index, item in enumerate(self.config.env):
             name, _, value = item.partition("=")
             self.env[name] = value
+            self._places.setdefault(name, index)
 
 
 def finished_history(

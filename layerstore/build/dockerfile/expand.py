@@ -9,8 +9,7 @@ Source: Dockerfile reference, "Environment replacement"; `shellword` has the rul
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from layerstore.build.dockerfile import limits, values
@@ -37,73 +36,169 @@ from layerstore.build.dockerfile.syntax import (
     Volume,
     Workdir,
 )
+from layerstore.errors import LimitExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    Expander = Callable[[str], str]
-
 NOWHERE = SourceSpan("(word)", 1, 1, 1)
 _I = TypeVar("_I", bound=Instruction)
 _C = TypeVar("_C", Copy, Add)
+_R = TypeVar("_R")
 _NO_ENV: Mapping[str, str] = {}
+
+
+class Expansion:
+    """Expands the words of one Dockerfile, in which variables have one allowance together.
+
+    Each word has its own limits; without a common one, many words that say ``$A`` could still
+    fill the memory.
+
+    Args:
+        escape: Of the Dockerfile (`Dockerfile.escape`).
+        allowance: How many characters variables may put in, all words together.
+    """
+
+    def __init__(
+        self, escape: str = "\\", allowance: int = limits.MAX_EXPANDED_TOTAL_CHARS
+    ) -> None:
+        self.escape = escape
+        self._allowance = self._left = allowance
+
+    def word(self, word: str, env: Mapping[str, str], span: SourceSpan = NOWHERE) -> str:
+        """Return what a word stands for: quotes removed, escapes applied, variables replaced.
+
+        Args:
+            word: As written in the Dockerfile.
+            env: Values by name; a name that is not in it is unset.
+            span: Where errors point.
+
+        Raises:
+            SpecError: Unclosed quote or brace, unknown modifier, bad pattern, or ``${name:?}``.
+            LimitExceededError: `limits.MAX_EXPANDED_CHARS`, `limits.MAX_NESTING`, or the
+                allowance.
+        """
+        return self._run(ShellWord(word, env, self.escape), span, ShellWord.value)
+
+    def words(self, word: str, env: Mapping[str, str], span: SourceSpan = NOWHERE) -> list[str]:
+        """Return the words a word stands for: split at white space that is not quoted.
+
+        White space in a variable's value splits too. Arguments and errors as :meth:`word`.
+        """
+        return self._run(ShellWord(word, env, self.escape), span, ShellWord.words)
+
+    def heredoc(
+        self, heredoc: Heredoc, env: Mapping[str, str], span: SourceSpan = NOWHERE
+    ) -> Heredoc:
+        r"""Return a COPY or ADD heredoc's final content, as a heredoc with nothing left to do.
+
+        Quotes are ordinary characters; ``\`` escapes, whatever the escape directive says.
+        """
+        text = heredoc.text()
+        if heredoc.expand:
+            limit = limits.MAX_EXPANDED_HEREDOC_CHARS
+            word = ShellWord(text, env, no_quotes=True, limit=limit)
+            text = self._run(word, span, ShellWord.value)
+        return Heredoc(heredoc.name, text, expand=False, chomp=False, descriptor=heredoc.descriptor)
+
+    def unset(self, word: str, env: Mapping[str, str]) -> list[str]:
+        """Return the variables a word wants that ``env`` does not have, each once, in order.
+
+        ``${a:-w}`` and the other forms that ask whether a variable is set want none, special
+        and positional parameters are none. A word that cannot be expanded gives nothing.
+        """
+        if "$" not in word:
+            return []
+        reader = ShellWord(word, env, self.escape, check=True)
+        try:
+            self._run(reader, NOWHERE, ShellWord.value)
+        except (SpecError, LimitExceededError):
+            return []
+        return list(dict.fromkeys(name for name in reader.unset if name.isidentifier()))
+
+    def instruction(self, instruction: _I, env: Mapping[str, str]) -> _I:
+        """Return the instruction with every field that takes variables expanded and checked.
+
+        The result is of the same class: `Expose.ports` hold ``80/tcp``, mounts are
+        resolved, heredocs have their final content. Instructions without such fields
+        come back unchanged. For ARG the defaults are expanded; whether a build argument
+        replaces them is the builder's business.
+
+        Raises:
+            SpecError: As :meth:`word`, or the value is not one the instruction takes.
+            LimitExceededError: As :meth:`word`.
+        """
+        expander = _EXPANDERS.get(type(instruction))
+        if expander is None:
+            return instruction
+        return cast("_I", expander(instruction, _Words(self, env, instruction.span)))
+
+    def charge(self, characters: int, span: SourceSpan) -> None:
+        """Count characters that variables put in elsewhere: the environment of a RUN.
+
+        Raises:
+            LimitExceededError: The allowance is used up.
+        """
+        self._left -= characters
+        if self._left < 0:
+            what = "the variables of the file expand to too many characters"
+            raise limits.limit_exceeded(span, what, self._allowance)
+
+    def _run(self, word: ShellWord, span: SourceSpan, read: Callable[[ShellWord], _R]) -> _R:
+        try:
+            result = read(word)
+        except WordError as err:
+            raise SpecError(err.reason, span) from None
+        except WordLimitError as err:
+            raise limits.limit_exceeded(span, err.what, err.limit) from None
+        finally:
+            self._left -= word.from_variables
+        self.charge(0, span)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """Expands the words of one instruction."""
+
+    expansion: Expansion
+    env: Mapping[str, str]
+    span: SourceSpan
+
+    def __call__(self, word: str) -> str:
+        return self.expansion.word(word, self.env, self.span)
+
+    def at(self, span: SourceSpan) -> _Words:
+        return replace(self, span=span)
 
 
 def expand_word(
     word: str, env: Mapping[str, str], escape: str = "\\", span: SourceSpan = NOWHERE
 ) -> str:
-    """Return what a word stands for: quotes removed, escapes applied, variables replaced.
-
-    Args:
-        word: As written in the Dockerfile.
-        env: Values by name; a name that is not in it is unset.
-        escape: Of the Dockerfile (`Dockerfile.escape`).
-        span: Where errors point.
-
-    Raises:
-        SpecError: Unclosed quote or brace, unknown modifier, bad pattern, or ``${name:?}``.
-        LimitExceededError: `limits.MAX_EXPANDED_CHARS` or `limits.MAX_NESTING`.
-    """
-    return _run(ShellWord(word, env, escape), span, ShellWord.value)
+    """Return what a word that stands alone means; see :meth:`Expansion.word`."""
+    return Expansion(escape).word(word, env, span)
 
 
 def expand_words(
     word: str, env: Mapping[str, str], escape: str = "\\", span: SourceSpan = NOWHERE
 ) -> list[str]:
-    """Return the words a word stands for: split at white space that is not quoted.
-
-    White space in a variable's value splits too. Arguments and errors as `expand_word`.
-    """
-    return _run(ShellWord(word, env, escape), span, ShellWord.words)
+    """Return the words that a word alone means; see :meth:`Expansion.words`."""
+    return Expansion(escape).words(word, env, span)
 
 
 def expand_heredoc(heredoc: Heredoc, env: Mapping[str, str], span: SourceSpan = NOWHERE) -> Heredoc:
-    r"""Return a COPY or ADD heredoc's final content, as a heredoc with nothing left to do.
+    """Return a heredoc's final content; see :meth:`Expansion.heredoc`."""
+    return Expansion().heredoc(heredoc, env, span)
 
-    Quotes are ordinary characters; ``\`` escapes, whatever the escape directive says.
-    """
-    text = heredoc.text()
-    if heredoc.expand:
-        limit = limits.MAX_EXPANDED_HEREDOC_CHARS
-        word = ShellWord(text, env, no_quotes=True, limit=limit)
-        text = _run(word, span, ShellWord.value)
-    return Heredoc(heredoc.name, text, expand=False, chomp=False, descriptor=heredoc.descriptor)
+
+def expand_instruction(instruction: _I, env: Mapping[str, str], escape: str = "\\") -> _I:
+    """Return an instruction that stands alone; see :meth:`Expansion.instruction`."""
+    return Expansion(escape).instruction(instruction, env)
 
 
 def unset_names(word: str, env: Mapping[str, str], escape: str = "\\") -> list[str]:
-    """Return the variables a word wants that ``env`` does not have, each once, in order.
-
-    ``${a:-w}`` and the other forms that ask whether a variable is set want none, special
-    and positional parameters are none. A word that cannot be expanded gives nothing.
-    """
-    if "$" not in word:
-        return []
-    reader = ShellWord(word, env, escape, check=True)
-    try:
-        reader.value()
-    except (WordError, WordLimitError):
-        return []
-    return list(dict.fromkeys(name for name in reader.unset if name.isidentifier()))
+    """Return what a word that stands alone lacks; see :meth:`Expansion.unset`."""
+    return Expansion(escape).unset(word, env)
 
 
 def check_word(word: str, escape: str, span: Callable[[int], SourceSpan]) -> None:
@@ -128,50 +223,7 @@ def check_word(word: str, escape: str, span: Callable[[int], SourceSpan]) -> Non
         raise limits.limit_exceeded(span(0), err.what, err.limit) from None
 
 
-def check_environment(env: Mapping[str, str], span: SourceSpan = NOWHERE) -> None:
-    """Refuse an environment that has grown absurdly large; call it after each ENV and ARG.
-
-    Raises:
-        LimitExceededError: More than `limits.MAX_ENVIRONMENT_BYTES` in all.
-    """
-    size = sum(len(name) + len(value) + 2 for name, value in env.items())
-    if size > limits.MAX_ENVIRONMENT_BYTES:
-        what = f"the variables have {size:,} characters"
-        raise limits.limit_exceeded(span, what, limits.MAX_ENVIRONMENT_BYTES)
-
-
-_R = TypeVar("_R")
-
-
-def _run(word: ShellWord, span: SourceSpan, read: Callable[[ShellWord], _R]) -> _R:
-    try:
-        return read(word)
-    except WordError as err:
-        raise SpecError(err.reason, span) from None
-    except WordLimitError as err:
-        raise limits.limit_exceeded(span, err.what, err.limit) from None
-
-
-def expand_instruction(instruction: _I, env: Mapping[str, str], escape: str = "\\") -> _I:
-    """Return the instruction with every field that takes variables expanded and checked.
-
-    The result is of the same class: `Expose.ports` hold ``80/tcp``, mounts are
-    resolved, heredocs have their final content. Instructions without such fields
-    come back unchanged. For ARG the defaults are expanded; whether a build argument
-    replaces them is the builder's business.
-
-    Raises:
-        SpecError: As `expand_word`, or the value is not one the instruction takes.
-        LimitExceededError: As `expand_word`.
-    """
-    expander = _EXPANDERS.get(type(instruction))
-    if expander is None:
-        return instruction
-    word = partial(expand_word, env=env, escape=escape, span=instruction.span)
-    return cast("_I", expander(instruction, env, escape, cast("Expander", word)))
-
-
-def _from(item: From, _env: Mapping[str, str], _escape: str, word: Expander) -> From:
+def _from(item: From, word: _Words) -> From:
     base = word(item.base)
     if not base:
         hint = "give the variable a default: ARG NAME=VALUE before the first FROM"
@@ -180,7 +232,7 @@ def _from(item: From, _env: Mapping[str, str], _escape: str, word: Expander) -> 
     return replace(item, base=base, platform=platform)
 
 
-def _arg(item: Arg, _env: Mapping[str, str], _escape: str, word: Expander) -> Arg:
+def _arg(item: Arg, word: _Words) -> Arg:
     pairs = []
     for definition in item.args:
         name = word(definition.name)
@@ -191,7 +243,7 @@ def _arg(item: Arg, _env: Mapping[str, str], _escape: str, word: Expander) -> Ar
     return replace(item, args=tuple(pairs))
 
 
-def _pairs(item: Env | Label, _env: Mapping[str, str], _escape: str, word: Expander) -> Env | Label:
+def _pairs(item: Env | Label, word: _Words) -> Env | Label:
     pairs = []
     for pair in item.pairs:
         key = word(pair.key)
@@ -201,19 +253,16 @@ def _pairs(item: Env | Label, _env: Mapping[str, str], _escape: str, word: Expan
     return replace(item, pairs=tuple(pairs))
 
 
-def _run_mounts(item: Run, env: Mapping[str, str], escape: str, _word: Expander) -> Run:
-    mounts = []
-    for mount in item.mounts:
-        expand = partial(expand_word, env=env, escape=escape, span=mount.span)
-        mounts.append(parse_mount(mount.raw, mount.span, cast("Expander", expand)))
+def _run_mounts(item: Run, word: _Words) -> Run:
+    mounts = [parse_mount(each.raw, each.span, word.at(each.span)) for each in item.mounts]
     return replace(item, mounts=tuple(mounts)) if mounts else item
 
 
-def _transfer(item: _C, env: Mapping[str, str], escape: str, word: Expander) -> _C:
+def _transfer(item: _C, word: _Words) -> _C:
     def flag(name: str, value: str | None) -> str | None:
         if value is None:
             return None
-        return expand_word(value, env, escape, item.flag_span(name)) or None
+        return word.at(item.flag_span(name))(value) or None
 
     chmod, chown = flag("chmod", item.chmod), flag("chown", item.chown)
     values.check_chmod(chmod, item.flag_span("chmod"))
@@ -222,7 +271,7 @@ def _transfer(item: _C, env: Mapping[str, str], escape: str, word: Expander) -> 
         item,
         sources=tuple(word(source) for source in item.sources),
         dest=word(item.dest),
-        heredocs=tuple(expand_heredoc(each, env, item.span) for each in item.heredocs),
+        heredocs=tuple(word.expansion.heredoc(each, word.env, item.span) for each in item.heredocs),
         chown=chown,
         chmod=chmod,
         exclude=tuple(word(pattern) for pattern in item.exclude),
@@ -236,32 +285,32 @@ def _transfer(item: _C, env: Mapping[str, str], escape: str, word: Expander) -> 
     return expanded
 
 
-def _workdir(item: Workdir, _env: Mapping[str, str], _escape: str, word: Expander) -> Workdir:
+def _workdir(item: Workdir, word: _Words) -> Workdir:
     path = word(item.path)
     if not path:
         raise SpecError(f"WORKDIR {item.path} expands to nothing", item.span)
     return replace(item, path=path)
 
 
-def _user(item: User, _env: Mapping[str, str], _escape: str, word: Expander) -> User:
+def _user(item: User, word: _Words) -> User:
     return replace(item, user=word(item.user))
 
 
-def _expose(item: Expose, env: Mapping[str, str], escape: str, _word: Expander) -> Expose:
-    words = [each for port in item.ports for each in expand_words(port, env, escape, item.span)]
+def _expose(item: Expose, word: _Words) -> Expose:
+    words = [
+        each for port in item.ports for each in word.expansion.words(port, word.env, item.span)
+    ]
     return replace(item, ports=expand_ports(words, item.span))
 
 
-def _volume(item: Volume, _env: Mapping[str, str], _escape: str, word: Expander) -> Volume:
+def _volume(item: Volume, word: _Words) -> Volume:
     paths = tuple(word(path) for path in item.paths)
     for path in paths:
         values.check_volume(path, item.span)
     return replace(item, paths=paths)
 
 
-def _stop_signal(
-    item: StopSignal, _env: Mapping[str, str], _escape: str, word: Expander
-) -> StopSignal:
+def _stop_signal(item: StopSignal, word: _Words) -> StopSignal:
     signal = word(item.signal)
     values.check_signal(signal, item.span)
     return replace(item, signal=signal)

@@ -20,10 +20,12 @@ MAX_CONTINUATIONS = 20_000  # physical lines of one instruction
 MAX_STAGES = 1_000
 MAX_EXPANDED_CHARS = 2**18  # one expanded word; the kernel passes no variable above 128 KiB
 MAX_EXPANDED_HEREDOC_CHARS = 10 * 2**20
+MAX_EXPANDED_TOTAL_CHARS = 2**26  # what variables put in, all words of a file together
 MAX_NESTING = 50  # of ${a:-${b:-...}}
 MAX_PATTERN_CHARS = 256  # of ${a#pattern}
 MAX_PORTS = 200_000  # of one EXPOSE, ranges counted out
 MAX_ENVIRONMENT_BYTES = 4 * 2**20  # all variables of a stage together
+MAX_VARIABLES = 4_096  # of a stage; the kernel passes 2 MiB with all arguments
 
 
 def limit_exceeded(span: SourceSpan, what: str, limit: int) -> LimitExceededError:

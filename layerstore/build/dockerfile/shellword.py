@@ -102,6 +102,7 @@ class ShellWord:
             and patterns made of variables fail nothing.
 
     Attributes:
+        from_variables: How many characters variables brought so far.
         unset: Names of unset variables whose value was wanted, in order; ``${a:-w}`` and its
             like ask whether there is one and so want none.
     """
@@ -117,8 +118,8 @@ class ShellWord:
         "_position",
         "_raw_escapes",
         "_raw_quotes",
-        "_size",
         "_text",
+        "from_variables",
         "unset",
     )
 
@@ -146,7 +147,7 @@ class ShellWord:
         self._limit = limit
         self._position = 0
         self._depth = 0
-        self._size = 0
+        self.from_variables = 0
         self.unset: list[str] = []
 
     def value(self) -> str:
@@ -376,8 +377,8 @@ class ShellWord:
 
     def _charge(self, value: str) -> str:
         """Count an expansion: many long values in one word are not worth the memory."""
-        self._size += len(value)
-        if self._size > self._limit:
+        self.from_variables += len(value)
+        if self.from_variables > self._limit:
             raise WordLimitError("the word expands to too many characters", self._limit)
         return value
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.dockerfile.errors import SpecError
-from layerstore.build.dockerfile.expand import expand_word, unset_names
+from layerstore.build.dockerfile.expand import Expansion
 from layerstore.build.dockerfile.syntax import (
     Add,
     Arg,
@@ -29,6 +29,7 @@ from layerstore.build.dockerfile.syntax import (
     Shell,
     Workdir,
 )
+from layerstore.build.dockerfile.variables import Variables, check_count
 from layerstore.build.lint import rules
 from layerstore.build.lint.rules import Finding
 from layerstore.build.platforms import Platform, parse_platform, platform_args
@@ -38,9 +39,12 @@ from layerstore.formats.reference import ReferenceSyntaxError, parse_reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from layerstore.build.dockerfile.syntax import Dockerfile, Stage
+    from layerstore.build.dockerfile.syntax import Dockerfile, SourceSpan, Stage
     from layerstore.build.ignore import IgnoreRules
     from layerstore.formats.oci_config import ImageConfig
+
+_MAX_LIKENED = 10_000
+"""Names that unknown ones of a file are compared with for a hint: half a second's worth."""
 
 _REMOTE = ("http://", "https://", "git@", "git://", "ssh://")
 
@@ -75,7 +79,7 @@ class Scope:
         has_workdir: WORKDIR was used.
     """
 
-    env: dict[str, str] = field(default_factory=dict)
+    env: Variables = field(default_factory=Variables)
     declared: set[str] = field(default_factory=set)
     is_open: bool = False
     has_shell: bool = False
@@ -83,7 +87,16 @@ class Scope:
 
     def child(self) -> Scope:
         """Return what a stage begins with that goes on from here."""
-        return replace(self, env=dict(self.env), declared=set(self.declared))
+        return replace(self, env=Variables(self.env), declared=set(self.declared))
+
+    def check(self, span: SourceSpan) -> None:
+        """Refuse a scope that has grown absurdly large.
+
+        Raises:
+            LimitExceededError: As the lowering would find.
+        """
+        self.env.check(span)
+        check_count(self.declared, span)
 
 
 def meaning_findings(dockerfile: Dockerfile, around: Surroundings) -> Iterator[Finding]:
@@ -105,8 +118,10 @@ class StageWalk:
         self._around = around
         self._predefined = platform_args(around.native, around.platform) | {"TARGETSTAGE": ""}
         self.global_names = [each.name for arg in dockerfile.global_args for each in arg.args]
+        self._expansion = Expansion(dockerfile.escape)
         self.globals = self._global_values(around.build_args)
         self._scopes: list[Scope] = []
+        self._likened = 0
 
     def run(self) -> Iterator[Finding]:
         """Yield the findings of every stage, in order."""
@@ -118,6 +133,7 @@ class StageWalk:
             for instruction in stage.instructions:
                 for rule, detail in self._instruction(instruction, scope):
                     yield Finding(rule, detail, instruction.span, stage.index)
+                scope.check(instruction.span)
                 self.visit(stage, instruction, scope)
             self._scopes.append(scope)
 
@@ -130,8 +146,8 @@ class StageWalk:
         earlier = reversed(self.dockerfile.stages[: stage.index])
         return next((each for each in earlier if each.name == base), None)
 
-    def _global_values(self, build_args: Mapping[str, str]) -> dict[str, str]:
-        values = dict(self._predefined)
+    def _global_values(self, build_args: Mapping[str, str]) -> Variables:
+        values = Variables(self._predefined)
         values.update((name, build_args[name]) for name in values if name in build_args)
         for instruction in self.dockerfile.global_args:
             for each in instruction.args:
@@ -140,16 +156,27 @@ class StageWalk:
                     value = self._expanded(each.default, values)
                 if value is not None:
                     values[each.name] = value
+                    values.check(instruction.span)
         return values
 
     def _expanded(self, word: str, env: Mapping[str, str]) -> str | None:
         try:
-            return expand_word(word, env, self.dockerfile.escape)
+            return self._expansion.word(word, env)
         except (SpecError, LimitExceededError):
             return None
 
     def _unset(self, word: str, env: Mapping[str, str]) -> list[str]:
-        return unset_names(word, env, self.dockerfile.escape)
+        return self._expansion.unset(word, env)
+
+    def _nearest(self, name: str, known: list[str]) -> str:
+        """Return the known name most like one that is not, "" when none is or there are many."""
+        from layerstore.build.dockerfile.hints import nearest
+
+        self._likened += len(known)
+        if self._likened > _MAX_LIKENED:
+            return ""
+        by_lower = {each.lower(): each for each in known}
+        return by_lower.get(nearest(name, list(by_lower)) or "", "")
 
     # -- FROM
 
@@ -159,7 +186,7 @@ class StageWalk:
             for name in self._unset(word, self.globals):
                 if name in known:
                     continue
-                near = _nearest(name, known)
+                near = self._nearest(name, known)
                 detail = f"FROM argument '{name}' is not declared"
                 detail += f" (did you mean {near}?)" if near else ""
                 yield Finding(rules.UNDEFINED_ARG_IN_FROM, detail, stage.span, stage.index)
@@ -181,11 +208,11 @@ class StageWalk:
         if parent is not None:
             return self._scopes[parent.index].child(), []
         if base == "scratch":
-            return Scope(env={"PATH": ""}), []
+            return Scope(env=Variables({"PATH": ""})), []
         config = self._around.find_image(base) if _is_reference(base) else None
         if config is None:
             return Scope(is_open=True), []
-        env = {"PATH": ""}
+        env = Variables({"PATH": ""})
         env.update(
             (name, value) for name, _, value in (e.partition("=") for e in config.config.env)
         )
@@ -247,7 +274,7 @@ class StageWalk:
                 if name in scope.declared or name in told:
                     continue
                 told.add(name)
-                near = _nearest(name, [*scope.env, *scope.declared])
+                near = self._nearest(name, [*scope.env, *scope.declared])
                 detail = f"Usage of undefined variable '${name}'"
                 yield rules.UNDEFINED_VAR, detail + (f" (did you mean ${near}?)" if near else "")
 
@@ -335,11 +362,3 @@ def _is_reference(text: str) -> bool:
     except ReferenceSyntaxError:
         return False
     return True
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """Return the known name most like one that is not, "" when none is."""
-    from layerstore.build.dockerfile.hints import nearest
-
-    by_lower = {each.lower(): each for each in known}
-    return by_lower.get(nearest(name, list(by_lower)) or "", "")

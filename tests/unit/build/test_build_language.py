@@ -11,6 +11,7 @@ from layerstore.build.dockerfile.parser import parse_dockerfile
 from layerstore.build.lower import lower
 from layerstore.build.lower_options import LowerOptions
 from layerstore.build.platforms import Platform
+from layerstore.errors import LimitExceededError
 from tests.support.build import builder  # noqa: F401
 
 if TYPE_CHECKING:
@@ -161,3 +162,27 @@ class NoImages:
 
     def find(self, reference: str) -> None:
         """Return nothing."""
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["LABEL " + " ".join(f"k{i}=$big" for i in range(400))],
+        [f"LABEL k{i}=$big" for i in range(400)],
+        ["COPY " + "$big " * 400 + "/"],
+        [f"RUN echo {i}" for i in range(400)],
+    ],
+    ids=["one label", "labels", "copy", "run"],
+)
+def test_what_variables_put_in_is_limited_in_all(lines: list[str]) -> None:
+    """They once took gigabytes of memory of a file of 1 MB."""
+    text = "\n".join(["FROM scratch", "ARG big=" + "y" * 200_000, *lines])
+    options = LowerOptions({}, {}, None, network=True, platform=Platform("linux", "amd64"))
+    with pytest.raises(LimitExceededError, match="variables of the file expand"):
+        lower(parse_dockerfile(text.encode()), options, NoImages())
+
+
+def test_an_environment_keeps_its_order(builder: Builder) -> None:  # noqa: F811
+    text = "FROM scratch AS base\nENV a=1 b=2 a=3\nFROM base\nENV c=4 b=5\nENV a=6\n"
+    config = builder.config(builder.build(text)).config
+    assert [each for each in config.env if not each.startswith("PATH=")] == ["a=6", "b=5", "c=4"]

@@ -13,6 +13,7 @@ from layerstore.build.lint.lint import lint
 from layerstore.build.lint.meaning import Surroundings
 from layerstore.build.lint.rules import RULES
 from layerstore.build.platforms import Platform
+from layerstore.errors import LimitExceededError
 from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 
 AMD64 = Platform("linux", "amd64")
@@ -333,3 +334,35 @@ def test_every_rule_is_told_apart() -> None:
         "InvalidDefinitionDescription",
     }
     assert tested == set(RULES)
+
+
+def test_hints_end_when_there_is_too_much_to_compare() -> None:
+    """They once took minutes of a file of 100 kB: each unknown name was held beside each known."""
+    names = range(2_000)
+    text = "FROM scratch\nENV " + " ".join(f"VARIABLE_{i}=x" for i in names)
+    text += "".join(f"\nLABEL l{i}=$VARIABEL_{i}" for i in names)
+    details = [detail for rule, _, detail in found(text) if rule == "UndefinedVar"]
+    assert len(details) == len(names)
+    assert 0 < sum("did you mean" in detail for detail in details) < 10
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"ENV k{i}=x" for i in range(5_000)],
+        ["ENV " + " ".join(f"k{i}=x" for i in range(5_000))],
+        [f"ARG k{i}" for i in range(5_000)],
+    ],
+    ids=["env", "one env", "arg"],
+)
+def test_too_many_variables_are_refused(lines: list[str]) -> None:
+    with pytest.raises(LimitExceededError, match="too many variables"):
+        found("\n".join(["FROM scratch", *lines]))
+
+
+def test_variables_that_hold_each_other_stay_small() -> None:
+    """They once took gigabytes of memory of a file of 1 MB."""
+    lines = ["FROM scratch", "ENV big=" + "y" * 200_000]
+    lines += [f"ENV k{i}=x$big" for i in range(100)]
+    with pytest.raises(LimitExceededError, match="characters"):
+        found("\n".join(lines))

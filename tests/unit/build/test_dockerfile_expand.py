@@ -4,7 +4,8 @@ import pytest
 
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.expand import (
-    check_environment,
+    NOWHERE,
+    Expansion,
     expand_instruction,
     expand_word,
     expand_words,
@@ -25,6 +26,7 @@ from layerstore.build.dockerfile.syntax import (
     Volume,
     Workdir,
 )
+from layerstore.build.dockerfile.variables import Variables
 from layerstore.errors import LimitExceededError
 
 ENV = {
@@ -333,9 +335,49 @@ def test_doubling_meets_a_limit() -> None:
 
 
 def test_environment_meets_a_limit() -> None:
-    check_environment({str(i): "x" * 2**18 for i in range(15)})
+    env = Variables({str(i): "x" * 2**18 for i in range(15)})
+    env.check(NOWHERE)
+    env["15"] = "x" * 2**18
+    with pytest.raises(LimitExceededError, match="characters"):
+        env.check(NOWHERE)
+
+
+def test_what_a_variable_no_longer_holds_is_not_counted() -> None:
+    env = Variables()
+    for _ in range(20):
+        env["a"] = "x" * 2**18
+        env["b"] = "x" * 2**18
+        del env["b"]
+    env.check(NOWHERE)
+
+
+def test_many_variables_meet_a_limit() -> None:
+    env = Variables({str(i): "" for i in range(4096)})
+    env.check(NOWHERE)
+    env["one more"] = ""
+    with pytest.raises(LimitExceededError, match="too many variables"):
+        env.check(NOWHERE)
+
+
+def test_the_words_of_a_file_have_one_allowance() -> None:
+    expansion = Expansion(allowance=30)
+    env = {"A": "x" * 10}
+    assert expansion.word("${A}y", env, NOWHERE) == "x" * 10 + "y"
+    assert expansion.words("$A", env, NOWHERE) == ["x" * 10]
+    assert expansion.unset("$A$B", env) == ["B"]
+    assert expansion.word("plain" * 10, env, NOWHERE) == "plain" * 10
+    with pytest.raises(LimitExceededError, match="limit 30"):
+        expansion.word("$A", env, NOWHERE)
+    with pytest.raises(LimitExceededError, match="limit 30"):
+        expansion.word("plain", env, NOWHERE)
+
+
+def test_the_words_of_one_instruction_share_the_allowance() -> None:
+    env, values = parse_instruction("ENV a=$A b=$A c=$A d=$A"), {"A": "x" * 10}
+    assert isinstance(env, Env)
+    assert Expansion(allowance=40).instruction(env, values).pairs[3].value == "x" * 10
     with pytest.raises(LimitExceededError):
-        check_environment({str(i): "x" * 2**18 for i in range(17)})
+        Expansion(allowance=39).instruction(env, values)
 
 
 def test_many_trims_of_a_long_value_meet_a_limit() -> None:
