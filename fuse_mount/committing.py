@@ -1,8 +1,8 @@
-"""What was written into a view: as a list of paths, and as a new image.
+"""What was written into a view or a container: as a list of paths, and as a new image.
 
-A view's writable layer is an overlay's upper directory, which says everything by itself
+A writable layer is an overlay's upper directory, which says everything by itself
 (:data:`layerstore.snapshot.overlay.PLAIN_OPTIONS`); owners in it are the image's, whatever
-ids the view shows. It is read beside the view, which stays as it is.
+ids are shown. It is read beside whatever shows it, which stays as it is.
 
 The copy is one moment's although nothing is frozen: everything is looked at before it is
 read and again afterwards, and unless both looks are the same it counts for nothing. A
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fuse_mount.records import MountRecord
+    from layerstore.digest import DiffId
     from layerstore.formats.oci_config import ContainerConfig, ImageConfig
     from layerstore.image.layer_item import LayerItem
     from layerstore.image.path_changes import PathChange
@@ -71,8 +72,8 @@ class CommitSpec(NamedTuple):
     configure: Callable[[ContainerConfig], ContainerConfig]
 
 
-class CommittedView(NamedTuple):
-    """A new image, what it cost the store, and what of the view no image can hold."""
+class Committed(NamedTuple):
+    """A new image, what it cost the store, and what no image can hold."""
 
     image: ImageRecord
     stats: SessionStats
@@ -83,44 +84,62 @@ class ViewInUseError(ConflictError):
     """A view is written to all the time, so that no copy of it is one moment's."""
 
 
-def view_changes(store: Store, record: MountRecord) -> list[PathChange]:
-    """Return what was written into a view, compared with its image, sorted by path.
+class Written(NamedTuple):
+    """What was written over an image.
+
+    Attributes:
+        what: Into what, for messages: ``the view at DIR``.
+        image: What the user called the image, may be "".
+        upper: The overlay's upper directory; None where nothing was ever written.
+        keep: What to do to keep it if the image is gone.
+        exclude: Paths that are no part of it: what a runtime made to mount over.
+        users: Tells who may be writing.
+    """
+
+    what: str
+    image_id: ImageId
+    image: str
+    layers: tuple[DiffId, ...]
+    upper: Path | None
+    keep: str
+    exclude: frozenset[bytes] = frozenset()
+    users: Callable[[], str] = str
+
+
+def changes_in(store: Store, written: Written) -> list[PathChange]:
+    """Return what was written, compared with the image, sorted by path.
 
     Raises:
-        InputError: The view is read-only.
         SourceChangedError: It is being written to.
     """
     from layerstore.image.path_changes import changes_of_upper
 
-    require_writable(record)
-    scanner = _scanner(record)
+    scanner = _scanner(written)
+    if scanner is None:
+        return []
     scan = UpperScan(list(scanner.items()), scanner.whiteouts, scanner.opaques, scanner.skipped)
-    return changes_of_upper(scan, load_root(store, record.layers))
+    return changes_of_upper(scan, load_root(store, written.layers))
 
 
-def commit_view(
-    store: Store, record: MountRecord, spec: CommitSpec, *, progress: Progress
-) -> CommittedView:
-    """Make an image of a view: its image, and what was written as one more layer.
+def commit(store: Store, written: Written, spec: CommitSpec, *, progress: Progress) -> Committed:
+    """Make an image: the one below, and what was written as one more layer.
 
-    The view stays mounted and goes on with its writable layer. The image is durable and
-    visible when this returns, and absent when it raises or dies.
+    What was written stays where it is and goes on. The new image is durable and visible when
+    this returns, and absent when it raises or dies.
 
     Raises:
-        InputError: The view is read-only.
-        NotFoundError: The image that it shows was removed.
+        NotFoundError: The image below was removed.
         ViewInUseError: It was written to whenever it was copied.
         UnsafeContentError: It holds what no layer can carry.
     """
-    require_writable(record)
-    config = _config_of(store, record)
+    config = _config_of(store, written)
     config = msgspec.structs.replace(
         config, config=spec.configure(config.config), author=spec.author or config.author
     )
-    with store.begin(f"commit {record.target}") as session:
-        session.hold_layers(record.layers)
-        lower = load_root(store, record.layers)
-        layer, skipped = _copy(session, record, lower, progress)
+    with store.begin(f"commit {written.what}") as session:
+        session.hold_layers(written.layers)
+        lower = load_root(store, written.layers)
+        layer, skipped = _copy(session, written, lower, progress)
         step = History(
             created=spec.created,
             created_by="layerstore commit",
@@ -131,16 +150,16 @@ def commit_view(
         image = create_image(
             session,
             config,
-            [*record.layers, layer.diff_id] if layer is not None else record.layers,
+            [*written.layers, layer.diff_id] if layer is not None else written.layers,
             [*steps_of(config), step],
             names=spec.names,
             created=spec.created,
         )
-        return CommittedView(image, session.stats, tuple(skipped))
+        return Committed(image, session.stats, tuple(skipped))
 
 
-def require_writable(record: MountRecord) -> None:
-    """Refuse a view that has no writable layer which could be read here.
+def written_in_view(record: MountRecord) -> Written:
+    """Return what was written into a view.
 
     Raises:
         InputError: It is read-only.
@@ -163,28 +182,37 @@ def require_writable(record: MountRecord) -> None:
             f"the view at {record.target} was mounted in another mount namespace ({reason})",
             hint="run it there: nsenter --target PID --mount --user -- layerstore ...",
         )
+    return Written(
+        f"the view at {record.target}",
+        ImageId(parse_digest(record.image_id)),
+        record.image,
+        record.layers,
+        Path(record.upper, "upper"),
+        f"layerstore umount --keep-upper {record.target}",
+        users=lambda: describe_holders(record.target),
+    )
 
 
-def _config_of(store: Store, record: MountRecord) -> ImageConfig:
+def _config_of(store: Store, written: Written) -> ImageConfig:
     try:
-        return load_config(store, ImageId(parse_digest(record.image_id)))
+        return load_config(store, written.image_id)
     except NotFoundError as err:
         raise NotFoundError(
-            f"the image of the view at {record.target} was removed: "
-            f"{record.image or record.image_id}",
+            f"the image of {written.what} was removed: {written.image or written.image_id}",
             hint="bring it back (build, import or load it again), then commit; or keep what was "
-            f"written: layerstore umount --keep-upper {record.target}",
+            f"written: {written.keep}",
         ) from err
 
 
-def _scanner(record: MountRecord, fingerprint: Fingerprint | None = None) -> Scanner:
-    assert record.upper is not None
+def _scanner(written: Written, fingerprint: Fingerprint | None = None) -> Scanner | None:
+    if written.upper is None:
+        return None
     prefix = b"user.overlay." if in_user_namespace() else b"trusted.overlay."
-    return Scanner(Path(record.upper, "upper"), overlay=prefix, fingerprint=fingerprint)
+    return Scanner(written.upper, overlay=prefix, exclude=written.exclude, fingerprint=fingerprint)
 
 
 def _copy(
-    session: WriteSession, record: MountRecord, lower: Node, progress: Progress
+    session: WriteSession, written: Written, lower: Node, progress: Progress
 ) -> tuple[LayerRecord | None, list[Skipped]]:
     """Publish what was written as one moment's layer; None when nothing was."""
     changed = ""
@@ -192,26 +220,31 @@ def _copy(
         time.sleep(pause_s)
         began_ns = time.time_ns()
         fingerprint = Fingerprint()
-        scanner = _scanner(record, fingerprint)
+        scanner = _scanner(written, fingerprint)
+        if scanner is None:
+            return None, []
         try:
-            layer = _published(session, record, scanner, lower, progress)
+            layer = _published(session, written.layers, scanner, lower, progress)
             again = Fingerprint()
-            _scanner(record, again).look()
+            second = _scanner(written, again)
+            assert second is not None
+            second.look()
         except SourceChangedError as err:
             changed = f": {err.message}"
             continue
         if again.digest() == fingerprint.digest() and again.youngest_ns < began_ns - TICK_NS:
             return layer, scanner.skipped
+    users = written.users()
     raise ViewInUseError(
-        f"the view at {record.target} is written to all the time{changed}",
-        hint=f"end what writes there, or stop it meanwhile (kill -STOP): "
-        f"{describe_holders(record.target)}",
+        f"{written.what} is written to all the time{changed}",
+        hint="end what writes there, or stop it meanwhile (kill -STOP)"
+        + (f": {users}" if users else ""),
     )
 
 
 def _published(
     session: WriteSession,
-    record: MountRecord,
+    near: tuple[DiffId, ...],
     scanner: Scanner,
     lower: Node,
     progress: Progress,
@@ -227,7 +260,7 @@ def _published(
         items,
         whiteouts=scanner.whiteouts,
         opaques=scanner.opaques,
-        near=record.layers,
+        near=near,
         progress=progress,
     )
 

@@ -1,7 +1,8 @@
-"""Commands about what was written into views: commit and diff."""
+"""Commands about what was written into views and containers: commit and diff."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +10,17 @@ import typer
 
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.output import write_json, write_line, write_note
+from layerstore.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fuse_mount.committing import Written
     from layerstore.formats.oci_config import ContainerConfig
 
-_View = Annotated[str, typer.Argument(metavar="VIEW", help="Directory or id of a writable view.")]
+_View = Annotated[
+    str, typer.Argument(metavar="VIEW", help="Directory or id of a writable view, or a container.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,9 +58,9 @@ def commit(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make an image of a writable view: what was written becomes a layer over its image."""
-    from fuse_mount.committing import CommitSpec, commit_view
-    from fuse_mount.mounts import find_view
+    """Make an image of what was written into a view or a container: a layer over its image."""
+    from fuse_mount.committing import CommitSpec
+    from fuse_mount.committing import commit as make_image
     from layerstore.cli.clock import now_rfc3339
     from layerstore.cli.importing import full_names, tell_new_image
     from layerstore.cli.progress import terminal_progress
@@ -69,10 +74,28 @@ def commit(
     )
     settings = settings_of(context)
     with settings.open_store() as store, terminal_progress(quiet=quiet) as progress:
-        made = commit_view(store, find_view(settings.root, view), spec, progress=progress)
+        made = make_image(store, _written(settings.root, view), spec, progress=progress)
     for path, why in made.skipped:
         write_note(f"not in the image: /{os.fsdecode(path)} ({why})")
     tell_new_image(made.image, made.stats, spec.names, quiet=quiet, as_json=as_json)
+
+
+def _written(root: str, word: str) -> Written:
+    """Return what was written into the view or the container that is meant.
+
+    Raises:
+        NotFoundError: Neither is there.
+    """
+    from fuse_mount.committing import written_in_view
+    from fuse_mount.mounts import find_view
+
+    if "/" not in word and os.path.isdir(f"{root}/containers"):
+        from layerstore.containers.records import find
+        from layerstore.containers.written import written_in_container
+
+        with contextlib.suppress(NotFoundError):
+            return written_in_container(root, find(root, word))
+    return written_in_view(find_view(root, word))
 
 
 def _configured(config: ContainerConfig, changes: Sequence[str]) -> ContainerConfig:
@@ -84,13 +107,12 @@ def _configured(config: ContainerConfig, changes: Sequence[str]) -> ContainerCon
 
 
 def diff(context: typer.Context, view: _View, *, as_json: Json = False) -> None:
-    """List what was written into a view: A for added, C for changed, D for deleted."""
-    from fuse_mount.committing import view_changes
-    from fuse_mount.mounts import find_view
+    """List what was written into a view or a container: A added, C changed, D deleted."""
+    from fuse_mount.committing import changes_in
 
     settings = settings_of(context)
     with settings.open_store() as store:
-        found = view_changes(store, find_view(settings.root, view))
+        found = changes_in(store, _written(settings.root, view))
     paths = [(change.kind.value, "/" + os.fsdecode(change.path)) for change in found]
     if as_json:
         write_json([{"kind": kind, "path": path} for kind, path in paths])

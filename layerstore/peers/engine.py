@@ -174,8 +174,8 @@ class Engine:
             return False
         with self._asked("GET", "/info") as answer:
             value = self._json(answer)
-        status = value.get("DriverStatus") if isinstance(value, dict) else None
-        return isinstance(status, list) and "io.containerd" not in json.dumps(status)
+        status = value.get("DriverStatus") if isinstance(value, dict) else ""
+        return status != "" and "io.containerd" not in json.dumps(status)
 
     # -- out and in
 

@@ -54,6 +54,7 @@ from layerstore.formats.containers_storage import (
 )
 from layerstore.formats.reference import full_name, parse_tag_name
 from layerstore.image.images import load_parts, own_manifest
+from layerstore.image.sending import Policy, find_original
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.files import read_file, write_all
 from layerstore.linux.idmaps import BOTH, GROUPS, USERS, parse_id_map
@@ -401,7 +402,12 @@ def _list(
 def _storage_image(store: Store, image: Shown) -> StorageImage:
     record = store.image(image.image_id)
     parts = load_parts(store, record)
-    manifest = own_manifest(store, parts.config, parts.layers, parts.annotations)
+    # Under the digest that it came under podman knows it as what a registry calls that.
+    original = find_original(store, parts, Policy(takes_indexes=False))
+    if original is not None:
+        manifest = original.documents[-1].raw
+    else:
+        manifest = own_manifest(store, parts.config, parts.layers, parts.annotations)
     layer = next(reversed(layer_ids(image.layers)), "")
     return StorageImage(image.image_id, image.names, layer, record.created, manifest, parts.config)
 

@@ -20,7 +20,9 @@ from fuse_mount import mounts
 from layerstore.linux import probe
 from layerstore.linux.idmaps import parse_id_map
 from layerstore.store.store import Store
+from tests.support.build import needs_runc
 from tests.support.cli import Cli
+from tests.support.running import containers_in, wait_until
 from tests.support.trees import CAPABILITY_NET_RAW, compare_trees
 from tests.support.views import BACKENDS, needs_root, undo_all_mounts
 
@@ -29,8 +31,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.store.catalog_rows import ImageRecord
+    from tests.support.running import Containers
 
 pytestmark = needs_root
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Containers]:
+    with containers_in(tmp_path) as containers:
+        yield containers
+        containers.clear()
+
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -296,3 +307,33 @@ def test_a_view_of_another_namespace_is_left_to_it(host: Host) -> None:
         inside.kill()
     assert "another mount namespace" in told
     assert done.returncode == 0, done
+
+
+class TestContainers:
+    """What containers of ours wrote."""
+
+    pytestmark = needs_runc
+
+    def test_what_a_container_wrote_becomes_an_image(self, box: Containers) -> None:
+        box.ok("run", "-d", "--name", "one", "box", "sh", "-c", "echo x > /file; sleep 600")
+        wait_until(lambda: "A /file" in box.ok("diff", "one").lines, "the file is written")
+        box.ok("commit", "one", "made:1", "-c", 'CMD ["cat", "/file"]')
+        assert box.ok("run", "--rm", "made:1").out == "x\n"
+        box.ok("stop", "-t", "0", "one")
+        assert "A /file" in box.ok("diff", "one").lines
+
+    def test_what_the_runtime_made_to_mount_over_is_no_part_of_it(self, box: Containers) -> None:
+        volume = ["-v", f"{box.store}:/made/for/this"]
+        box.ok("run", "--name", "one", *volume, "box", "true")
+        told = box.ok("diff", "one").out
+        for path in ("/etc/hosts", "/etc/resolv.conf", "/proc", "/made/for/this"):
+            assert path not in told.split()
+
+    def test_a_container_that_wrote_nothing_makes_no_layer(self, box: Containers) -> None:
+        box.ok("create", "--name", "one", "box", "true")
+        assert box.ok("diff", "one").out == ""
+        box.ok("commit", "one", "made:1")
+        layers = [
+            box.ok("inspect", name).json()[0]["RootFS"]["Layers"] for name in ("box", "made:1")
+        ]
+        assert layers[0] == layers[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,19 +16,18 @@ import pytest
 from layerstore.store.store import Store
 from tests.support.build import busybox
 from tests.support.cli import Cli
-from tests.support.docker import docker_daemon, needs_dockerd
+from tests.support.docker_daemon import docker_daemon, needs_docker
 from tests.support.podman import Podman, needs_podman
 from tests.support.store import noise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from layerstore.store.catalog_rows import ImageRecord
-    from tests.support.docker import Docker
 
 ENGINES = [
-    pytest.param("docker", marks=needs_dockerd),
+    pytest.param("docker", marks=needs_docker),
     pytest.param("podman", marks=needs_podman),
 ]
 
@@ -35,10 +35,18 @@ ENGINES = [
 class Peer:
     """An engine, in the words that both understand."""
 
-    def __init__(self, name: str, address: str, client: Docker | Podman) -> None:
+    def __init__(self, name: str, address: str, command: Sequence[str | Path]) -> None:
         self.name = name
         self.where = ("--host", address)
-        self.client = client
+        self._command = command
+
+    def client(self, *words: str | Path) -> str:
+        """Run a command of its own client, which must succeed."""
+        done = subprocess.run(
+            [*self._command, *words], capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done
+        return done.stdout
 
     def image_id(self, name: str) -> str:
         return self.client("image", "inspect", "--format", "{{.Id}}", name).strip()[-64:]
@@ -52,13 +60,13 @@ class Peer:
 @contextmanager
 def engine(name: str, path: Path) -> Iterator[Peer]:
     if name == "docker":
-        with docker_daemon(path / "docker-data") as docker:
-            yield Peer(name, docker.address, docker)
+        with docker_daemon(path / "docker-data") as client:
+            yield Peer(name, client[-1], client)
         return
     podman = Podman(path / "podman")
     try:
         with podman.service() as address:
-            yield Peer(name, address, podman)
+            yield Peer(name, address, podman.command)
     finally:
         podman.close()
 

@@ -121,6 +121,18 @@ def test_containers_of_several_images_share_pages(host: Host) -> None:
     assert (before, after) == (0, BIG_BYTES // os.sysconf("SC_PAGE_SIZE"))
 
 
+def test_podman_knows_an_image_by_the_digest_that_it_came_under(host: Host) -> None:
+    saved = host.cli.ok("save", "app:1", "-o", host.path / "layout", "--json").json()
+    other = Cli(host.path / "other")
+    other.ok("load", "--input", host.path / "layout")
+    host.cli = other
+    host.share("--all")
+    (seen,) = host.podman.json("image", "inspect", APP)
+    assert seen["Digest"] in saved["digests"]
+    assert host.podman("run", f"docker.io/library/app@{seen['Digest']}") == "new\n"
+    host.share("--rm")
+
+
 def test_podman_builds_and_commits_over_shared_images(host: Host) -> None:
     host.share("app:1")
     (host.path / "Dockerfile").write_text("FROM app:1\nCOPY Dockerfile /\nENV A=1\n")
