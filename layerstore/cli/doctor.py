@@ -49,6 +49,7 @@ def examine(
         *_runtimes(),
         *_fixes(),
         _bootstrapper(),
+        _containerd(),
         _sqlite(),
         _store(root),
     ]
@@ -184,6 +185,22 @@ def _bootstrapper() -> Finding:
     if path is None:
         return Finding("mmdebstrap", False, "it is not installed", "apt-get install mmdebstrap")
     return Finding("mmdebstrap", True, path)
+
+
+def _containerd() -> Finding:
+    """Say whether ``layerstore snapshotter`` can start; what it shows images by is tried above."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from layerstore.linux.probe import Finding
+
+    name = "containerd's snapshots"
+    try:
+        versions = f"grpcio {version('grpcio')}, protobuf {version('protobuf')}"
+    except PackageNotFoundError as err:
+        remedy = "pip install 'layerstore[containerd]'"
+        return Finding(name, False, f"{err.name} is not installed", remedy)
+    daemon = shutil.which("containerd")
+    return Finding(name, True, f"{versions}; {daemon or 'there is no containerd here'}")
 
 
 def _sqlite() -> Finding:
