@@ -18,6 +18,7 @@ from layerstore.cli.progress import terminal_progress
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
+    from layerstore.digest import Digest
     from layerstore.image.layout import NamedImage, SaveReport
     from layerstore.image.sending import Policy
     from layerstore.progress import Progress
@@ -199,6 +200,7 @@ def save(
         terminal_progress(quiet=quiet) as progress,
     ):
         named = [_named(store, image) for image in images]
+        policy = policy._replace(prefer=_digests_in(images))
         report = _write(store, named, output, chosen, policy, progress)
     if output == STDIO:
         return
@@ -259,6 +261,18 @@ def _policy(compression: str, chosen: str) -> Policy:
             raise InputError(
                 f"{compression!r} is not a compression", hint="one of " + ", ".join(FORMS)
             )
+
+
+def _digests_in(references: list[str]) -> frozenset[Digest]:
+    """Return the digests that images are asked for by: they leave under these if they can."""
+    from layerstore.formats.reference import is_id, lookup_form, parse_reference
+
+    forms = [lookup_form(text) for text in references]
+    return frozenset(
+        digest
+        for form in forms
+        if not is_id(form) and (digest := parse_reference(form).digest) is not None
+    )
 
 
 def _place(chosen: str, output: str, image: NamedImage, reference: str | None) -> str:

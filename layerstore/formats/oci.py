@@ -46,14 +46,27 @@ MAX_INDEX_ENTRIES = 10_000
 MANIFEST_TYPES = (MANIFEST_TYPE, DOCKER_MANIFEST_TYPE)
 INDEX_TYPES = (INDEX_TYPE, DOCKER_INDEX_TYPE)
 _CONFIG_TYPES = (CONFIG_TYPE, DOCKER_CONFIG_TYPE)
-_LAYER_TYPES = (
-    LAYER_TAR_TYPE,
-    LAYER_GZIP_TYPE,
-    LAYER_ZSTD_TYPE,
-    DOCKER_LAYER_TYPE,
-    DOCKER_LAYER_TAR_TYPE,
-    DOCKER_LAYER_ZSTD_TYPE,
-)
+_COMPRESSIONS = {
+    LAYER_TAR_TYPE: "none",
+    LAYER_GZIP_TYPE: "gzip",
+    LAYER_ZSTD_TYPE: "zstd",
+    DOCKER_LAYER_TYPE: "gzip",
+    DOCKER_LAYER_TAR_TYPE: "none",
+    DOCKER_LAYER_ZSTD_TYPE: "zstd",
+}
+_LAYER_TYPES = tuple(_COMPRESSIONS)
+
+
+def compression_of_type(media_type: str) -> str:
+    """Return how a layer of this media type is compressed: ``none``, ``gzip`` or ``zstd``.
+
+    Raises:
+        FormatError: Not the type of a layer.
+    """
+    try:
+        return _COMPRESSIONS[media_type]
+    except KeyError:
+        raise FormatError(f"{media_type[:100]!r} is not the media type of a layer") from None
 
 
 class Platform(Struct, frozen=True, kw_only=True):

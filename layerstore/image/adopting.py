@@ -11,14 +11,17 @@ of them is taken in. How layers were compressed is found out beside that.
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, cast
 
 from layerstore.errors import FormatError, IntegrityError, LimitExceededError, NotFoundError
 from layerstore.formats import oci
+from layerstore.formats.decompress import compression_of, decompressed
 from layerstore.formats.oci_config import decode_config
 from layerstore.formats.origins import Encoding, Origins, is_of_origins
+from layerstore.formats.tar_limits import Limits
 from layerstore.image.exchange import Document, VerifiedBlob, read_blob, read_document
 from layerstore.image.images import ATTESTATION_KEY, ImageParts, publish_parts
 from layerstore.image.originals import Originals, keep_original, known_encodings
@@ -73,7 +76,8 @@ def find_image(
 
     Raises:
         NotFoundError: There is none, or none for this platform.
-        FormatError: A document is malformed, or indexes are nested deeper than three.
+        FormatError: A document is malformed.
+        LimitExceededError: Indexes are nested deeper than three.
         IntegrityError: Something is not what its descriptor says.
     """
     document = source.document(reference)
@@ -104,8 +108,9 @@ def find_all(source: ImageSource, reference: str) -> FoundIndex:
 
     Raises:
         NotFoundError: There is none, or one that the index lists is not there.
-        FormatError: A document is malformed, or indexes are nested deeper than three.
-        LimitExceededError: The documents together are larger than 64 MiB.
+        FormatError: A document is malformed.
+        LimitExceededError: Indexes are nested deeper than three, or the documents together are
+            larger than 64 MiB.
         IntegrityError: Something is not what its descriptor says.
     """
     finder = _Finder(source)
@@ -161,8 +166,8 @@ def _is_attestation(descriptor: oci.Descriptor) -> bool:
     return descriptor.annotations.get(_REFERENCE_TYPE) == "attestation-manifest"
 
 
-def _too_deep(source: ImageSource) -> FormatError:
-    return FormatError(f"{source.name}: indexes are nested more than {INDEX_DEPTH} deep")
+def _too_deep(source: ImageSource) -> LimitExceededError:
+    return LimitExceededError(f"{source.name}: indexes are nested more than {INDEX_DEPTH} deep")
 
 
 def _for_platform(
@@ -311,6 +316,7 @@ class _Adoption:
         self._trying = ThreadPoolExecutor(1, "layerstore-recipe")
         self._spools: dict[Digest, SpooledBlob] = {}
         self._encodings: dict[Digest, Encoding] = {}
+        self._ingested: set[DiffId] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -401,21 +407,38 @@ class _Adoption:
         from layerstore.image.ingest_tar import ingest_tar
 
         with VerifiedBlob(self._open(layer), layer.descriptor) as stream:
-            record = ingest_tar(self._session, cast("BinaryIO", stream), progress=self._progress)
+            typed = _Typed(stream, layer.descriptor)
+            record = ingest_tar(self._session, cast("BinaryIO", typed), progress=self._progress)
             stream.finish()
-        if record.diff_id != layer.diff_id:
-            raise IntegrityError(
-                f"the layer {layer.descriptor.digest} has the diff ID {record.diff_id}, its "
-                f"config says {layer.diff_id}"
-            )
+        self._compare(layer, record.diff_id)
+        self._ingested.add(layer.diff_id)
 
     def _recipe(self, layer: _Layer) -> Mapping[str, object] | None:
         """Return how a compressed layer is made; runs beside the taking in of others."""
-        with VerifiedBlob(self._open(layer), layer.descriptor) as blob:
-            blob.finish()  # one that was there already was not read before
+        if layer.diff_id not in self._ingested:
+            self._verify(layer)
         if self._originals is Originals.KEEP:
             return None
         return find_recipe(partial(self._open, layer))
+
+    def _verify(self, layer: _Layer) -> None:
+        """Compare the content of a compressed layer that was here already with its diff ID.
+
+        Otherwise an image would leave with a layer that is not its own.
+        """
+        made = hashlib.sha256()
+        with VerifiedBlob(self._open(layer), layer.descriptor) as stream:
+            for piece in decompressed(_Typed(stream, layer.descriptor).read, Limits()):
+                made.update(piece)
+            stream.finish()
+        self._compare(layer, f"sha256:{made.hexdigest()}")
+
+    def _compare(self, layer: _Layer, found: str) -> None:
+        if found != layer.diff_id:
+            raise IntegrityError(
+                f"the layer {layer.descriptor.digest} has the diff ID {found}, its config says "
+                f"{layer.diff_id}"
+            )
 
     def _settle(self, layer: _Layer, recipe: Mapping[str, object] | None) -> int:
         """Remember how a layer is made; return the bytes that are kept for it."""
@@ -429,5 +452,36 @@ class _Adoption:
         return descriptor.size
 
 
+class _Typed:
+    """A layer's bytes, compressed in the way that its media type says.
+
+    What two readers take for different layers is refused: one may go by the type, the other
+    by the first bytes.
+    """
+
+    def __init__(self, stream: VerifiedBlob, descriptor: oci.Descriptor) -> None:
+        self._stream = stream
+        self._descriptor = descriptor
+        self._is_checked = False
+
+    def read(self, size: int) -> bytes:
+        piece = self._stream.read(size)
+        if not self._is_checked:
+            while len(piece) < _MAGIC_BYTES and (more := self._stream.read(size)):
+                piece += more
+            self._check(compression_of(piece))
+            self._is_checked = True
+        return piece
+
+    def _check(self, found: str) -> None:
+        said = oci.compression_of_type(self._descriptor.media_type)
+        if found != said:
+            raise FormatError(
+                f"the layer {self._descriptor.digest} has the compression {found!r}, its media "
+                f"type says {said!r}"
+            )
+
+
+_MAGIC_BYTES = 10
 _FETCHES = 3
 """Blobs that come at once, as docker and podman do it."""

@@ -15,7 +15,7 @@ import stat
 from typing import TYPE_CHECKING, Protocol, Self
 
 from layerstore.digest import parse_digest
-from layerstore.errors import FormatError, InputError, NotFoundError
+from layerstore.errors import FormatError, InputError, LimitExceededError, NotFoundError
 from layerstore.formats import oci, strict_json
 from layerstore.image.exchange import Document
 from layerstore.linux.files import (
@@ -121,7 +121,10 @@ class LayoutReader:
         with contextlib.closing(file):
             raw = read_all(file, _DOCUMENT_MAX_BYTES)
         if raw is None:
-            raise InputError(f"{self.name}: {os.fsdecode(name)} is larger than 4 MiB")
+            raise LimitExceededError(
+                f"{self.name}: {os.fsdecode(name)} has more bytes than the limit of "
+                f"{_DOCUMENT_MAX_BYTES}"
+            )
         return raw
 
 

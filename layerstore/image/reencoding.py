@@ -200,11 +200,15 @@ class _Plain:
 
 def _makes(pieces: Iterator[bytes], blob: BlobReader) -> bool:
     """Return whether pieces together are exactly a blob; stops at the first that is not."""
+    import zstandard
+
     try:
         for piece in pieces:
             if _read_exactly(blob, len(piece)) != piece:
                 return False
         return not blob.read(1)
+    except zstandard.ZstdError:  # the frame said another size than all frames together have
+        return False
     finally:
         blob.close()
 

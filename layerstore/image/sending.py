@@ -65,12 +65,15 @@ class Policy(NamedTuple):
         anew: Compression of layers that do not leave in their original form.
         takes_zstd: Whether who reads it knows zstd; originals that are so are made anew if not.
         takes_indexes: Whether it knows indexes.
+        prefer: Digests of manifests and indexes under which images leave if they came under
+            several; else the first index that is whole, then the first manifest.
     """
 
     form: Form = "original"
     anew: Compression = "gzip"
     takes_zstd: bool = True
     takes_indexes: bool = True
+    prefer: frozenset[Digest] = frozenset()
 
 
 class Sender:
@@ -249,12 +252,14 @@ def find_original(store: Store, parts: ImageParts, policy: Policy) -> Original |
     own = [each for each in found.manifests_of(parts) if each[2].config.digest == parts.image_id]
     if not own:
         return None
-    if policy.takes_indexes:
-        for digest, media_type in parts.origins.documents.items():
-            if media_type in oci.INDEX_TYPES:
-                index = found.index(digest, media_type, own[0][2])
-                if index is not None:
-                    return index
+    own.sort(key=lambda each: each[1].digest not in policy.prefer)
+    if policy.takes_indexes and own[0][1].digest not in policy.prefer:
+        documents = parts.origins.documents
+        indexes = [digest for digest, kind in documents.items() if kind in oci.INDEX_TYPES]
+        for digest in sorted(indexes, key=lambda digest: digest not in policy.prefer):
+            index = found.index(digest, documents[digest], own[0][2])
+            if index is not None:
+                return index
     return Original(own[0][2], (own[0],), (), (own[0][1],))
 
 

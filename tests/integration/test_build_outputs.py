@@ -68,7 +68,7 @@ def test_layouts_and_archives_hold_the_image_of_the_store(cli, context, tmp_path
     assert (tmp_path / "saved.tar").read_bytes() == places["oci"].read_bytes()
     (entry,) = json.loads(members(places["docker"])["manifest.json"])
     assert entry["Config"] == f"blobs/sha256/{image_id.removeprefix('sha256:')}"
-    assert entry["RepoTags"] == ["web:1"]
+    assert entry["RepoTags"] == ["docker.io/library/web:1"]
     assert all(layer in members(places["docker"]) for layer in entry["Layers"])
     assert sorted(os.listdir(tmp_path / "layout")) == ["blobs", "index.json", "oci-layout"]
 

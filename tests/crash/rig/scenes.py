@@ -13,6 +13,7 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.crash.rig import oracle
+from tests.support.layouts import Layout, tar_of
 from tests.support.store import noise, text
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ VERBS = (
     Verb("rebuild", ("check", "--rebuild-index")),
     Verb("repair", ("check", "--repair"), damages=True),
     Verb("export", ("export", "base:1", "-o", "{out}/export.tar"), output="export.tar"),
+    Verb("load-layout", ("load", "-i", "{box}/layout")),
+    Verb("load-archive", ("load", "-i", "{box}/archive.tar.gz")),
     Verb("load-bundle", ("load", "-i", "{box}/new.bundle")),
     Verb(
         "save-bundle",
@@ -156,7 +159,21 @@ def make_scene(box: Path, launcher: Launcher) -> Scene:
         done = launcher.run(template, *words)
         assert done.code == 0, (words, done)
     _make_bundle(box, template, launcher)
+    _make_images(box)
     return Scene(box, template)
+
+
+def _make_images(box: Path) -> None:
+    """Write images as others do: layers that can be made again, and one that must be kept."""
+    import gzip
+
+    new = (box / "new.tar").read_bytes()
+    layout = Layout(box / "layout")
+    one = layout.image([new, tar_of({"app": noise(30, 90_000)})], "go")
+    two = layout.image([new], "gzip", architecture="arm64")
+    root = layout.finish(("docker.io/library/new:1", layout.index(one, two)))
+    files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    (box / "archive.tar.gz").write_bytes(gzip.compress(tar_of(files), mtime=0))
 
 
 def _make_bundle(box: Path, template: Path, launcher: Launcher) -> None:

@@ -13,10 +13,22 @@ from typing import TYPE_CHECKING
 import zstandard
 from isal import isal_zlib
 
+from layerstore.formats import oci
 from layerstore.formats.decompress import decompressed
 from layerstore.formats.tar_limits import Limits
-from tests.security.corpus.entrances import added, as_layer, imported, stream
-from tests.security.corpus.model import Case, Way
+from layerstore.image.loading import load_directory
+from layerstore.progress import Silent
+from tests.security.corpus.entrances import (
+    EVERY_PLATFORM,
+    added,
+    as_layer,
+    fresh,
+    imported,
+    layout_of,
+    loaded,
+    stream,
+)
+from tests.security.corpus.model import Case, Way, case
 from tests.support.store import noise
 from tests.support.tars import END, Trickle, base256, member
 
@@ -94,6 +106,13 @@ def packed(entry: str, name: str, verdict: str, data: bytes, *, plain: bytes | N
         Way("import", verdict, imported(data, chosen), says),
         Way("ADD", add or verdict, added(data, chosen), "" if add else says),
     ]
+    # An OCI layer is a tar, or one compressed by gzip or zstd: of nothing else there is a type.
+    unknown = data.startswith((b"\xfd7zXZ", b"BZh"))
+    refused = unknown and verdict != "R"
+    ways.append(
+        Way("load", "R" if refused else verdict, loaded(data, chosen, plain=plain or TAR),
+            "media type" if refused else says)
+    )  # fmt: skip
     if len(data) < MIB and entry != "F09":  # the outer stream of which is sound
         ways.append(Way("byte by byte", verdict, _trickled(data, expected, chosen), says))
     return Case(entry, name, tuple(ways))
@@ -212,7 +231,28 @@ def _bzip2_zeros() -> Iterator[bytes]:
     yield bz2.compress(member(b"a", b"", size=128 * MIB) + bytes(128 * MIB))
 
 
+def _typed(media_type: str, content: bytes) -> Act:
+    """Load a layer whose media type says another compression than it has."""
+
+    def act(place: Place) -> None:
+        root = layout_of(fresh(place), content, TAR, media_type=media_type)
+        with place.store() as store:
+            list(load_directory(store, root, EVERY_PLATFORM, Silent()))
+
+    return act
+
+
+_MISTYPED = [
+    ("gzip, with zstd", oci.LAYER_GZIP_TYPE, ZSTD),
+    ("gzip, plain", oci.LAYER_GZIP_TYPE, TAR),
+    ("docker's gzip, plain", oci.DOCKER_LAYER_TYPE, TAR),
+    ("zstd, with gzip", oci.LAYER_ZSTD_TYPE, GZIP),
+    ("plain, with gzip", oci.LAYER_TAR_TYPE, GZIP),
+]
+
 CASES = [
+    *(case("F10", name, "R", _typed(media_type, content), entrance="load", says="media type")
+      for name, media_type, content in _MISTYPED),
     *(packed(entry, name, "R", data, add=add) for entry, name, data, add in _REFUSED),
     *(packed(entry, name, "S", data) for entry, name, data in _SAFE),
     *(packed(entry, name, "L", data, says=says, add="S" if entry == "F22" else None)

@@ -1,14 +1,15 @@
-"""How archives are given to the product: as a layer, by import, by ADD.
+"""How archives are given to the product: as a layer, by import, by ADD, by load.
 
-Pulling and loading images will be entrances of layers, too: what they do with a layer is
-:func:`as_layer`. Bounds are lowered by the cases that say so, in their own process only.
+Pulling an image does with its layers what loading one does. Bounds are lowered by the cases
+that say so, in their own process only.
 """
 
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import zstandard
 from isal import igzip
@@ -16,20 +17,25 @@ from isal import igzip
 from layerstore.build.api import build
 from layerstore.build.request import BuildRequest
 from layerstore.build.ui import SilentUi
+from layerstore.digest import sha256_digest
+from layerstore.formats import oci
 from layerstore.formats.oci_config import ContainerConfig
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tree import Changeset
-from layerstore.image import importing, ingest_tar
+from layerstore.image import adopting, importing, ingest_tar
 from layerstore.image.export_layer import export_layer
 from layerstore.image.importing import ImportSpec, import_tar
 from layerstore.image.layers import load_changeset
+from layerstore.image.layout import NamedImage, save_layout
+from layerstore.image.loading import Choice, load_directory
+from layerstore.image.originals import Originals
+from layerstore.image.sending import Policy
 from layerstore.image.stack import load_root, walk
 from layerstore.progress import Silent
+from layerstore.store.store import Store
 from tests.security.corpus.model import Case, Place, Way
+from tests.support.layouts import Layout
 from tests.support.tars import END
-
-if TYPE_CHECKING:
-    from layerstore.store.store import Store
 
 Archive = bytes | Callable[[Place], bytes]
 Check = Callable[[Changeset], object]
@@ -130,6 +136,66 @@ def added(make: Archive, limits: Limits, pack: Callable[[bytes], bytes] | None =
     return act
 
 
+def loaded(
+    make: Archive, limits: Limits, pack: Callable[[bytes], bytes] | None = None,
+    plain: bytes | None = None,
+) -> Callable[[Place], None]:  # fmt: skip
+    """What ``load`` does with an OCI layout that has the archive as its layer.
+
+    Args:
+        make: The archive.
+        limits: Lowered ones.
+        pack: Compresses it.
+        plain: What its config says that it holds; else the archive itself.
+    """
+
+    def act(place: Place) -> None:
+        _lower(limits)
+        archive = _made(make, place)
+        layer = archive if pack is None else pack(archive)
+        root = layout_of(fresh(place), layer, archive if plain is None else plain)
+        # A store of its own: layers that are there are not read.
+        with Store.open(fresh(place), create=True) as store:
+            try:
+                (found,) = load_directory(store, root, EVERY_PLATFORM, Silent())
+            except BaseException:
+                assert store.images() == [], "a refused image is in the store"
+                raise
+            (manifest,) = found.documents
+            out = fresh(place)
+            image = NamedImage(None, found.image)
+            policy = Policy(prefer=frozenset([manifest]))
+            report = save_layout(store, [image], out, policy)
+            assert report.descriptors[0].digest == manifest, "it does not leave as it came"
+
+    return act
+
+
+def fresh(place: Place) -> Path:
+    """Return a path in the case's scratch directory that no other way of it uses."""
+    return Path(tempfile.mkdtemp(dir=place.scratch)) / "layout"
+
+
+EVERY_PLATFORM = Choice(lambda _: True, False, Originals.AUTO)
+
+
+def layout_of(root: Path, layer: bytes, plain: bytes, media_type: str = "") -> Path:
+    """Write a layout of one image with one layer, as somebody might."""
+    layout = Layout(root)
+    start = layer[:10]
+    kinds = {b"\x1f\x8b": oci.LAYER_GZIP_TYPE, b"\x28\xb5": oci.LAYER_ZSTD_TYPE,
+             b"\x50\x2a": oci.LAYER_ZSTD_TYPE}  # fmt: skip
+    config = {"architecture": "amd64", "os": "linux",
+              "rootfs": {"type": "layers", "diff_ids": [sha256_digest(plain)]}}  # fmt: skip
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": oci.MANIFEST_TYPE,
+        "config": layout.put_json(config, oci.CONFIG_TYPE),
+        "layers": [layout.put(layer, media_type or kinds.get(start[:2], oci.LAYER_TAR_TYPE))],
+    }
+    return layout.finish(("", layout.put_json(manifest, oci.MANIFEST_TYPE)))
+
+
 def _made(make: Archive, place: Place) -> bytes:
     return make if isinstance(make, bytes) else make(place)
 
@@ -138,7 +204,7 @@ def _lower(limits: Limits) -> None:
     """Make limits the default ones of this process, which runs one case."""
     from layerstore.build import unpack
 
-    for module in (ingest_tar, unpack):
+    for module in (ingest_tar, unpack, adopting):
         module.Limits = lambda: limits  # type: ignore[attr-defined,misc]
 
 
@@ -178,6 +244,8 @@ def tar(entry: str, name: str, verdict: str, archive: Archive, *, limits: Limits
         Way("layer, zstd", verdict, layer(make, limits, zstd, check), says),
         Way("import", alone or verdict, imported(make, limits), "" if alone else says),
         Way("ADD", add or verdict, added(make, limits), "" if add else says),
+        Way("load", verdict, loaded(make, limits), says),
+        Way("load, gzip", verdict, loaded(make, limits, gzip), says),
     ]
     plain = archive + end if isinstance(archive, bytes) else None
     return Case(entry, name, tuple(ways), long=long, archive=plain)

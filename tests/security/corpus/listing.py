@@ -379,9 +379,6 @@ BY_ID = {entry.id: entry for entry in ENTRIES}
 
 # What has no way in yet: why. A way that is added brings its cases with it.
 ABSENT = {
-    "F10": "nothing reads layers by media type: they are told apart by their first bytes",
-    "G10": "nothing pulls or loads layers, whose diff ids would have to be compared",
-    "G28": "nothing follows an index into another",
     "K23": "RUN has no limit of processes: hostile commands belong into a virtual machine",
     "M12": "no view is an EROFS image",
 }

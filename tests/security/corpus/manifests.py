@@ -1,7 +1,7 @@
 """Class G: manifests, indexes, configs and names of images.
 
-Nothing pulls or loads images yet: their documents are given to the parsers that will read
-them, and index.json to ``save``, which adds to a layout that is there.
+Documents are given to the parsers, and to ``load`` in a layout that is sound otherwise;
+index.json to ``save`` as well, which adds to a layout that is there.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.digest import sha256_digest
-from layerstore.errors import InputError
+from layerstore.errors import InputError, NotFoundError
 from layerstore.formats import oci, strict_json
 from layerstore.formats.oci_config import decode_config
 from layerstore.formats.reference import parse_reference, parse_tag_name
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.layer_writer import LayerItem
 from layerstore.image.layout import save_oci_layout
+from layerstore.image.loading import load_directory
+from layerstore.progress import Silent
 from tests.security.corpus.building import RUNC, built, hostile_base, link
+from tests.security.corpus.entrances import EVERY_PLATFORM, fresh, layout_of
+from tests.security.corpus.entrances import gzip as _gzip
 from tests.security.corpus.model import Case, Way, case
+from tests.support.layouts import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from layerstore.store.store import Store
     from tests.security.corpus.model import Place
 
 DIGEST = "sha256:" + "ab" * 32
@@ -60,10 +67,64 @@ def document(entry: str, name: str, verdict: str, value: object, *, says: str = 
              decode: Callable[[bytes], object] = oci.decode_manifest) -> Case:  # fmt: skip
     """Return a case of one document; bytes are taken as they are."""
 
-    def act(_place: Place) -> None:
-        decode(value if isinstance(value, bytes) else json.dumps(value).encode())
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
 
-    return case(entry, name, verdict, act, entrance="parser", says=says)
+    def act(_place: Place) -> None:
+        decode(raw)
+
+    ways = [Way("parser", verdict, act, says)]
+    if verdict != "S":  # what is accepted names blobs that are not there
+        ways.append(Way("load", verdict, _loaded(raw, decode), says))
+    return Case(entry, name, tuple(ways))
+
+
+def _loaded(raw: bytes, decode: Callable[[bytes], object]) -> Callable[[Place], None]:
+    """Load a layout whose image's manifest, index or config is this document."""
+
+    def act(place: Place) -> None:
+        layout = Layout(fresh(place))
+        if decode is decode_config:
+            config = layout.put(raw or b" ", oci.CONFIG_TYPE)
+            plain = json.loads(raw)["rootfs"]["diff_ids"] if b"rootfs" in raw else []
+            layers = [{"mediaType": oci.LAYER_GZIP_TYPE, "digest": DIGEST, "size": 5}]
+            manifest = manifest_json(config=config, layers=layers * min(len(plain), 512))
+            entry = layout.put_json(manifest, oci.MANIFEST_TYPE)
+        else:
+            kind = oci.INDEX_TYPE if decode is oci.decode_index else oci.MANIFEST_TYPE
+            entry = layout.put(raw or b" ", kind)
+        with place.store() as store:
+            _load(store, layout.finish(("", entry)))
+
+    return act
+
+
+def _load(store: Store, root: Path) -> None:
+    """Load a layout; that a blob is absent is no refusal of what a document says."""
+    try:
+        list(load_directory(store, root, EVERY_PLATFORM, Silent()))
+    except NotFoundError as err:
+        raise AssertionError("it was refused for a blob that is not there") from err
+
+
+def _nested(depth: int) -> Callable[[Place], None]:
+    """Load an index of an index, and so on; a true cycle would have to break SHA-256."""
+
+    def act(place: Place) -> None:
+        layout = Layout(fresh(place))
+        entry = layout.image([b"\0" * 1024])
+        for _ in range(depth):
+            entry = layout.index(entry)
+        with place.store() as store:
+            _load(store, layout.finish(("", entry)))
+
+    return act
+
+
+def _other_layer(place: Place) -> None:
+    """Load an image with a sound layer that is not the one its config names."""
+    root = layout_of(fresh(place), _gzip(b"\0" * 1024), b"\0" * 2048)
+    with place.store() as store:
+        _load(store, root)
 
 
 def config(entry: str, name: str, verdict: str, says: str = "", **changes: object) -> Case:
@@ -88,6 +149,8 @@ def index(entry: str, name: str, verdict: str, value: object, *, says: str = "")
         Way("parser", verdict, lambda _place: oci.decode_index(raw()), says),
         Way("save", verdict, saved, says),
     )
+    if verdict != "S":
+        ways += (Way("load", verdict, _loaded(raw(), oci.decode_index), says),)
     return Case(entry, name, ways)
 
 
@@ -227,6 +290,10 @@ CASES = [
     case("G09", "fewer", "R", _pair(1), entrance="parser"),
     case("G09", "more", "R", _pair(3), entrance="parser"),
     case("G09", "as many", "S", _pair(2), entrance="parser"),
+    case("G10", "another layer", "R", _other_layer, entrance="load", says="its config says"),
+    case("G28", "depth 3", "S", _nested(3), entrance="load"),
+    *(case("G28", f"depth {depth}", "L", _nested(depth), entrance="load", says="nested")
+      for depth in (4, 100)),
     _json("G11", "plain", "R", b'{"a":1,"a":2}'),
     _json("G11", "escaped", "R", b'{"b":{"a":1,"\\u0061":2}}'),
     *(_json("G12", name, "R", raw) for name, raw in _BAD_JSON.items()),

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.errors import FormatError, IntegrityError, LayerstoreError, NotFoundError
+from layerstore.digest import Digest
+from layerstore.errors import IntegrityError, LayerstoreError, LimitExceededError, NotFoundError
 from layerstore.formats import oci
 from layerstore.image import adopting
 from layerstore.image.adopting import adopt_image, find_all, find_image
 from layerstore.image.images import inspect
-from layerstore.image.layout import NamedImage, save_oci_layout
+from layerstore.image.layout import NamedImage, save_layout, save_oci_layout
 from layerstore.image.layout_reader import LayoutReader
 from layerstore.image.originals import Originals
+from layerstore.image.sending import Policy
 from layerstore.store.check import check
 from layerstore.store.store import Store
 from tests.support.layouts import COMPRESSORS, Layout, tar_of
@@ -115,6 +117,36 @@ def test_layers_that_are_here_are_not_read(
     load(store, root, reference="2", names=["web:2"])
     assert lower not in read
     assert saved_digest(store, "web:2", tmp_path / "saved") == two["digest"]
+
+
+@pytest.mark.parametrize("lie", [UPPER, b"no tar at all"])
+def test_what_a_compressed_layer_holds_is_compared_although_its_layer_is_here(
+    store: Store, tmp_path: Path, lie: bytes
+) -> None:
+    layout = Layout(tmp_path / "layout")
+    entry = layout.image([LOWER])
+    load(store, layout.finish(("1", entry)))
+    manifest = json.loads((layout.blobs / str(entry["digest"])[7:]).read_bytes())
+    manifest["layers"] = [layout.put(COMPRESSORS["go"](lie), oci.LAYER_GZIP_TYPE)]
+    lying = layout.put_json(manifest, oci.MANIFEST_TYPE)
+    with pytest.raises(IntegrityError, match="its config says"):
+        load(store, layout.finish(("2", lying)), reference="2", names=["web:2"])
+    assert list(store.tags()) == ["web:1"]
+
+
+def test_several_manifests_of_one_image_each_leave_under_theirs(
+    store: Store, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "layout")
+    entries = [layout.image([LOWER], compression) for compression in ("gzip", "go", "zstd")]
+    root = layout.finish(*((str(number), entry) for number, entry in enumerate(entries)))
+    for number in range(3):
+        load(store, root, reference=str(number))
+    image = NamedImage("web:1", store.resolve("web:1"))
+    for number, entry in enumerate(entries):
+        policy = Policy(prefer=frozenset([Digest(str(entry["digest"]))]))
+        report = save_layout(store, [image], tmp_path / f"out{number}", policy)
+        assert report.descriptors[0].digest == entry["digest"]
 
 
 class Far:
@@ -287,7 +319,7 @@ def test_nested_indexes_are_bounded(tmp_path: Path) -> None:
             lambda: find_image(reader, "deep", lambda _: True),
             lambda: find_all(reader, "deep"),
         ):
-            with pytest.raises(FormatError, match="nested"):
+            with pytest.raises(LimitExceededError, match="nested"):
                 find()
 
 
