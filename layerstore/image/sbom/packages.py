@@ -19,8 +19,9 @@ class Package(NamedTuple):
     """One installed package.
 
     Attributes:
-        kind: Type of its package URL: ``deb``, ``apk``, ``pypi``, ``npm``.
+        kind: Type of its package URL: ``deb``, ``apk``, ``rpm``, ``pypi``, ``npm``.
         namespace: ``debian``, a scope of npm, or nothing.
+        version: In its system's own form; of rpm ``[epoch:]version-release``.
         source: Path of what told of it, from ``/``.
         architecture: As its database calls it; empty for none.
         supplier: ``Name <address>``, as the database has it.
@@ -44,10 +45,14 @@ class Package(NamedTuple):
     def purl(self) -> str:
         """The package URL."""
         namespace = f"{_quoted(self.namespace)}/" if self.namespace else ""
-        version = f"@{_quoted(self.version)}" if self.version else ""
+        epoch, text = "", self.version
+        if self.kind == "rpm":
+            epoch, _, text = text.rpartition(":")
+        version = f"@{_quoted(text)}" if text else ""
         given = (
             ("arch", self.architecture),
             ("distro", self.distribution),
+            ("epoch", epoch),
             ("upstream", self.origin),
         )
         qualifiers = "&".join(f"{key}={_quoted(value)}" for key, value in given if value)

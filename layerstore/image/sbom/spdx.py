@@ -109,8 +109,9 @@ def _supplier(package: Package) -> str:
         return NOASSERTION
     found = _PERSON.fullmatch(package.supplier)
     if found is None:
-        return f"Person: {package.supplier.translate({ord(c): None for c in '<>()'})}"
-    kind = "Organization" if package.kind in ("deb", "apk") else "Person"
+        kind = "Organization" if package.kind == "rpm" else "Person"
+        return f"{kind}: {package.supplier.translate({ord(c): None for c in '<>()'})}"
+    kind = "Organization" if package.kind in ("deb", "apk", "rpm") else "Person"
     return f"{kind}: {found[1]} ({found[2]})"
 
 

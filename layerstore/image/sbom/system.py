@@ -1,4 +1,4 @@
-"""Packages of distributions: dpkg's status and apk's database.
+"""Packages of distributions: dpkg's status, apk's database and rpm's.
 
 Source: dpkg-query(1), deb-control(5); Alpine's apk, "Apk spec", installed database.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.image.sbom.files import MAX_DATABASE_BYTES, MAX_METADATA_BYTES
 from layerstore.image.sbom.packages import Package, word
+from layerstore.image.sbom.rpm import rpm_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ _MAX_PARTS = 20_000
 
 
 def system_packages(files: ImageFiles) -> Iterator[Package]:
-    """Yield what dpkg and apk have installed."""
+    """Yield what dpkg, apk and rpm have installed."""
     release = os_release(files)
     system = release.get("ID", "")
     version = release.get("VERSION_ID", "")
@@ -38,6 +39,7 @@ def system_packages(files: ImageFiles) -> Iterator[Package]:
         package = _apk(stanza, system or "alpine", distribution)
         if package is not None:
             yield package
+    yield from rpm_packages(files, system, distribution)
 
 
 def os_release(files: ImageFiles) -> dict[str, str]:

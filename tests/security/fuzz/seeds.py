@@ -24,7 +24,7 @@ from layerstore.store import names_log
 from layerstore.store.codec import compress_block
 from layerstore.store.config import _TEMPLATE
 from layerstore.store.records import LayerRecord, encode_layer
-from tests.support import tars
+from tests.support import rpm_database, tars
 from tests.support.encoding import encode_changeset, encode_plan
 
 if TYPE_CHECKING:
@@ -126,6 +126,9 @@ class AnyImage:
             architecture="amd64",
             config=ContainerConfig(env=("A=base",), on_build=("RUN x", "ENV T=1")),
         )
+
+    def pull(self, reference: str, platform: object) -> None:
+        """Bring nothing."""
 
 
 class AnyNativeImage:
@@ -467,7 +470,7 @@ def lock_files() -> list[bytes]:
 PACKAGE_DATABASES = (
     b"etc/os-release", b"lib/apk/db/installed", b"var/lib/dpkg/status",
     b"var/lib/dpkg/status.d/one", b"x/node_modules/a/package.json", b"y.dist-info/METADATA",
-    b"z.egg-info",
+    b"z.egg-info", b"var/lib/rpm/rpmdb.sqlite",
 )  # fmt: skip
 """Where lists of an image's packages look."""
 
@@ -479,4 +482,12 @@ def package_databases() -> list[bytes]:
         b"Metadata-Version: 2.1\nName: A_b.c\nVersion: 1\nHome-page: http://x/\n\ntext",
         b'{"name":"@a/b","version":"1.0.0","license":{"type":"MIT"},"author":{"name":"A"}}',
         b'ID=debian\nVERSION_ID="12"\n',
+        rpm_database.database([*rpm_headers(), "text"]),
+    ]
+
+
+def rpm_headers() -> list[bytes]:
+    return [
+        rpm_database.header(name="a", version="1", release="2", epoch=3, arch="noarch"),
+        rpm_database.header(name="b", vendor="x", license="MIT", url="http://x/", source="y"),
     ]

@@ -410,6 +410,12 @@ def list_packages(data: bytes) -> None:
     assert len(json.loads(sbom.text)["packages"]) <= sbom.packages + 1
 
 
+def read_rpm_header(data: bytes) -> None:
+    from layerstore.image.sbom.rpm import header_fields
+
+    assert all(len(text) <= 300 for text in header_fields(data).values())
+
+
 def read_source_pattern(data: bytes) -> None:
     from layerstore.build.ignore import match_source
 
@@ -507,6 +513,7 @@ ALL = (
            refusals=(LayerstoreError,), max_bytes=2048),
     Target("package-databases", list_packages, seeds.package_databases, tokens=seeds.JSON_TOKENS,
            refusals=(), max_bytes=4096),
+    Target("rpm-header", read_rpm_header, seeds.rpm_headers, refusals=(), max_bytes=2048),
     Target("source-pattern", read_source_pattern, seeds.patterns, tokens=seeds.GLOB_TOKENS,
            refusals=(LayerstoreError,), max_bytes=600),
     Target("remote-source", read_remote_source, seeds.remote_sources, tokens=seeds.URL_TOKENS,

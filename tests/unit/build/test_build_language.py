@@ -163,6 +163,9 @@ class NoImages:
     def find(self, reference: str) -> None:
         """Return nothing."""
 
+    def pull(self, reference: str, platform: object) -> None:
+        """Bring nothing."""
+
 
 @pytest.mark.parametrize(
     "lines",
