@@ -62,7 +62,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, runs: bool) -> None:
     add("--rm", action="store_true", help="remove it when it ends, anonymous volumes too")
     add("--name", default="", metavar="NAME", help="what to call it")
     add("--cidfile", metavar="FILE", help="write its id there")
-    add("--pull", choices=("never", "missing", "always"), default="never", help=_PULL_HELP)
+    add("--pull", choices=("missing", "always", "never"), default="missing", help=_PULL_HELP)
     add("--platform", metavar="OS/ARCH", help="refuse an image for another one")
     add("-q", "--quiet", action="store_true", help="print nothing on the way")
     _add_process_options(add)
@@ -85,7 +85,7 @@ def _add_refused(add: _Add) -> None:
     add("--no-healthcheck", action="store_true", help=SUPPRESS)  # none is run
 
 
-_PULL_HELP = "images are those of the store; see layerstore pull, load, import (default: never)"
+_PULL_HELP = "when to bring the image out of its registry first (default: missing)"
 
 
 def _many(add: _Add, *names: str, metavar: str, help: str) -> None:  # noqa: A002

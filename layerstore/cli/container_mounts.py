@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from layerstore.formats.oci_config import ContainerConfig
+    from layerstore.containers.image_config import ImageDefaults
 
 _PROPAGATIONS = {"shared", "rshared", "slave", "rslave", "private", "rprivate"}
 _VOLUME_WORDS = {"ro", "rw", "z", "Z", "nocopy", "bind", "rbind", *_PROPAGATIONS}
 _SELINUX = "/sys/fs/selinux/enforce"
 
 
-def mounts_of(options: argparse.Namespace, config: ContainerConfig) -> tuple[MountRequest, ...]:
+def mounts_of(options: argparse.Namespace, config: ImageDefaults) -> tuple[MountRequest, ...]:
     """Return all mounts that a container asks for, by the user's words and its image's.
 
     Raises:

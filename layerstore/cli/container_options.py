@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
-    from layerstore.formats.oci_config import ContainerConfig
+    from layerstore.containers.image_config import ImageDefaults
 
 _FILE_MAX_BYTES = 4 << 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
@@ -40,7 +40,7 @@ _HEAD_BYTES = 4096
 
 
 def settings_of(
-    options: argparse.Namespace, config: ContainerConfig, command: Sequence[str]
+    options: argparse.Namespace, config: ImageDefaults, command: Sequence[str]
 ) -> Settings:
     """Return what a container is to be, by the user's words and its image's config.
 
@@ -117,7 +117,7 @@ def _refuse_contradictions(settings: Settings) -> None:
 
 
 def _args(
-    options: argparse.Namespace, config: ContainerConfig, command: Sequence[str]
+    options: argparse.Namespace, config: ImageDefaults, command: Sequence[str]
 ) -> tuple[str, ...]:
     """Return the command line of a container: an entry point of one's own drops the image's CMD."""
     if options.entrypoint is not None:
@@ -142,7 +142,7 @@ def _no_nul(word: str, what: str) -> str:
     return word
 
 
-def environment(options: argparse.Namespace, config: ContainerConfig) -> tuple[str, ...]:
+def environment(options: argparse.Namespace, config: ImageDefaults) -> tuple[str, ...]:
     """Return the variables of a container: the image's, those of files, those of the words.
 
     Variables of the image without ``=`` mean nothing and are left out, as docker does.
@@ -203,7 +203,7 @@ def pairs_of_file(path: str, what: str) -> dict[str, str]:
     return found
 
 
-def _labels(options: argparse.Namespace, config: ContainerConfig) -> tuple[tuple[str, str], ...]:
+def _labels(options: argparse.Namespace, config: ImageDefaults) -> tuple[tuple[str, str], ...]:
     found = dict(config.labels)
     for path in options.label_file:
         found.update(pairs_of_file(path, "--label-file"))
@@ -215,7 +215,7 @@ def _labels(options: argparse.Namespace, config: ContainerConfig) -> tuple[tuple
     return tuple(found.items())
 
 
-def _working_directory(wanted: str | None, config: ContainerConfig) -> str:
+def _working_directory(wanted: str | None, config: ImageDefaults) -> str:
     path = wanted or config.working_dir or "/"
     if wanted and not wanted.startswith("/"):
         raise InputError(f"--workdir {wanted!r} is no absolute path", hint="-w /DIRECTORY")
@@ -298,7 +298,7 @@ def _stop_signal(word: str) -> int:
     return signal_number(word) if word else DEFAULT_STOP_SIGNAL
 
 
-def _stop_timeout(options: argparse.Namespace, config: ContainerConfig) -> int:
+def _stop_timeout(options: argparse.Namespace, config: ImageDefaults) -> int:
     if options.stop_timeout is not None:
         return int(options.stop_timeout)
     return DEFAULT_STOP_TIMEOUT_S if config.stop_timeout_s is None else config.stop_timeout_s

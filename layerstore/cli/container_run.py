@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from layerstore.containers.starting import Started
     from layerstore.linux.locks import FileLock
     from layerstore.progress import Progress
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog_rows import ImageRecord
 
 _DETACHED = 0
 
@@ -96,31 +98,28 @@ def _be_root() -> None:
 
 def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
     """Make the container that the options ask for."""
+    from layerstore.containers.image_config import image_defaults
     from layerstore.containers.lifecycle import create as make
-    from layerstore.formats.oci_config import decode_config
     from layerstore.store.blobs import get_blob
     from layerstore.store.catalog import Catalog
-    from layerstore.store.config import load_config
-    from layerstore.store.names import resolve
     from layerstore.store.paths import StorePaths
     from layerstore.store.usage import note_image_use
 
-    if options.pull != "never":
-        raise InputError(
-            f"--pull {options.pull} is not supported", hint="layerstore pull IMAGE, then run"
-        )
     if options.cidfile and os.path.lexists(options.cidfile):
         raise ConflictError(
             f"the file {options.cidfile} exists: is another container running?",
             hint="remove it, or give --cidfile another name",
         )
     paths = StorePaths(root)
-    load_config(paths)
+    if not os.path.exists(paths.config):  # the catalog tells versions apart, too
+        from layerstore.store.config import load_config
+
+        load_config(paths)
     with contextlib.closing(Catalog(paths)) as catalog:
-        image = resolve(catalog, options.image)
-        config = decode_config(get_blob(paths, image.image_id))
-        _require_platform(options.platform, f"{config.os}/{config.architecture}")
-        settings = settings_of(options, config.config, options.command)
+        image = _image(catalog, options, root)
+        config = image_defaults(get_blob(paths, image.image_id))
+        _require_platform(options.platform, config.platform)
+        settings = settings_of(options, config, options.command)
 
         def confirm() -> None:
             if catalog.image_after_writers(image.image_id) is None:
@@ -133,6 +132,34 @@ def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock
         with open(options.cidfile, "x", encoding="ascii") as file:
             file.write(made[0].container_id)
     return made
+
+
+def _image(catalog: Catalog, options: argparse.Namespace, root: str) -> ImageRecord:
+    """Return the image that is to run, out of its registry if the options say so."""
+    from layerstore.store.failures import ImageNotFoundError
+    from layerstore.store.names import resolve
+
+    if options.pull == "always":
+        _pull(options, root)
+    try:
+        return resolve(catalog, options.image)
+    except ImageNotFoundError:
+        if options.pull != "missing":
+            raise
+    if not options.quiet:
+        write_note(f"image {options.image} is not here; pulling it")
+    _pull(options, root)
+    return resolve(catalog, options.image)
+
+
+def _pull(options: argparse.Namespace, root: str) -> None:
+    """Bring the image out of its registry, as ``pull`` does; what it prints goes to stderr."""
+    from layerstore.cli import app
+
+    words = ["pull", *(["--platform", options.platform] if options.platform else [])]
+    words += ["--quiet"] if options.quiet else []
+    with contextlib.redirect_stdout(sys.stderr):
+        app.run([*words, options.image], root)
 
 
 def _require_platform(wanted: str | None, own: str) -> None:

@@ -241,6 +241,8 @@ class Monitor:
         for fd in (*self._streams, self._stdin):
             if fd >= 0:
                 posix.set_blocking(fd, False)
+        # Whoever ended while we were becoming this program, ended before anybody listened.
+        self._reap()
         failure = self._wait_for_start()
         if failure is None:
             self._wait_for_end()

@@ -22,10 +22,13 @@ class Log:
         self._files = files
         self._fd = -1
         self._size = 0
-        self._open()
+        self._is_open = False
 
     def write(self, stream: bytes, data: bytes) -> None:
         """Append output of a stream; a disk that is full loses it, not the container."""
+        if not self._is_open:
+            self._is_open = True
+            self._open()
         if self._fd < 0:
             return
         now = time.time_ns()

@@ -5,7 +5,6 @@
     containers/ID/alive            flocked as long as its monitor lives
     containers/ID/stopped          somebody wants it stopped: it is not restarted
     containers/ID/log, log.1 ...   its output
-    containers/ID/hosts ...        files of its own that it sees below /etc
     containers/names/NAME          the id of who is called that
     views/container-ID.json        keeps its image and its layers from the collector
     uppers/ID/                     what it wrote; see :mod:`fuse_mount.uppers`

@@ -13,7 +13,6 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from layerstore.containers.records import directory_of
 from layerstore.containers.spec import INIT_PATH, DeviceFile
 from layerstore.containers.volumes import fill_volume, volume_data
 from layerstore.errors import ContainerError, InputError
@@ -95,7 +94,7 @@ def container_mounts(store_root: str, container: Container, root: str) -> tuple[
     settings = container.settings
     wanted = [_mount_of(store_root, request) for request in settings.mounts]
     taken = {mount.destination for mount in wanted}
-    own = [mount for mount in _etc_files(store_root, container) if mount.destination not in taken]
+    own = [mount for mount in _etc_files(container) if mount.destination not in taken]
     mounts = sorted([*own, *wanted], key=lambda mount: mount.destination.rstrip("/").count("/"))
     places = real_targets(root, [mount.destination for mount in mounts])
     for place, mount in zip(places, mounts, strict=True):
@@ -137,16 +136,15 @@ def _mount_of(store_root: str, request: MountRequest) -> ExtraMount:
     return ExtraMount(request.target, request.source, options)
 
 
-def _etc_files(store_root: str, container: Container) -> Iterator[ExtraMount]:
+def _etc_files(container: Container) -> Iterator[ExtraMount]:
     """Yield the mounts of a container's own hosts, hostname and resolv.conf."""
     settings = container.settings
-    directory = directory_of(store_root, container.container_id)
     for name, content in (
         ("hosts", _hosts(settings)),
         ("hostname", f"{settings.hostname}\n".encode()),
         ("resolv.conf", _resolver(settings)),
     ):
-        path = f"{directory}/{name}"
+        path = f"{container.run_dir}/{name}"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
         try:
             write_all(fd, content)

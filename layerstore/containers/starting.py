@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import marshal
 import os
@@ -247,7 +248,8 @@ def _make_root(
         from fuse_mount.unshare import map_onto_subordinate_ids
 
         idmap = map_onto_subordinate_ids()
-    return _Root(writable_overlay(store_root, backend, lower.directory, upper), idmap)
+    overlay = writable_overlay(store_root, backend, lower.directory, upper)
+    return _Root(overlay, idmap)
 
 
 def _become(
@@ -306,7 +308,7 @@ def _prepare(
     unshare(CLONE_NEWNS)
     mounts.set_propagation("/", mounts.MS_SLAVE)
     place = f"{run_dir}/rootfs"
-    execute(describe_overlay(root.overlay, place, (), root.idmap))
+    _mount_root(root, place, keeps=not container.settings.auto_remove)
     require_no_swap_of_root(place)
     settings = container.settings
     ids = mapped_ids()
@@ -332,6 +334,28 @@ def _prepare(
     finally:
         os.close(fd)
     return _monitor_spec(store_root, container, runtime, cgroup, rootless=bool(ids))
+
+
+def _mount_root(root: _Root, place: str, *, keeps: bool) -> None:
+    """Mount a container's root.
+
+    Args:
+        root: What it is made of.
+        place: Where.
+        keeps: Whether what is written must last. Else nothing is forced to the disk, neither
+            when programs ask for it nor at the end, for which unmounting would wait.
+    """
+    overlay = root.overlay
+    if not keeps:
+        fleeting = overlay._replace(options=(*overlay.options, "volatile"))
+        try:
+            execute(describe_overlay(fleeting, place, (), root.idmap))
+        except mounts.MountCallError as err:
+            if err.code != errno.EINVAL:  # before Linux 5.10
+                raise
+        else:
+            return
+    execute(describe_overlay(overlay, place, (), root.idmap))
 
 
 def _user(root: str, container: Container) -> RunUser:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from typing import TYPE_CHECKING
 
 from layerstore.errors import ConflictError, ContainerError, InputError, NotFoundError
@@ -97,6 +96,8 @@ def fill_volume(data: str, root: str, place: str) -> None:
     source = f"{root}{place}"
     if not os.path.isdir(source) or os.path.islink(source) or os.listdir(data):
         return
+    import subprocess  # few starts copy anything
+
     # In a private mount namespace, over a root that nobody changes: links are copied as such.
     done = subprocess.run(
         ["cp", "--archive", "--", f"{source}/.", data],

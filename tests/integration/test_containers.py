@@ -55,7 +55,11 @@ def test_what_cannot_run_has_dockers_status(box: Containers, words: list[str], c
 
 
 def test_failures_of_ours_are_125(box: Containers) -> None:
-    for words in (["nosuchimage"], ["--network", "bridge", "box"], ["-p", "80:80", "box"]):
+    for words in (
+        ["--pull", "never", "nosuchimage"],
+        ["--network", "bridge", "box"],
+        ["-p", "80:80", "box"],
+    ):
         done = box("run", *words)
         assert done.code == 125, done
         assert done.err.startswith("layerstore: error: ")
@@ -394,7 +398,7 @@ def test_a_restart_of_the_host_leaves_it_exited_with_what_it_wrote(box: Containe
 
 
 def test_files_of_a_container_are_private(box: Containers) -> None:
-    box.ok("run", "--name", "secret", "-e", "PASSWORD=x", "box", "true")
+    box.ok("run", "--name", "secret", "-e", "PASSWORD=x", "box", "echo", "x")
     (record,) = (box.store / "containers").glob("*/container.json")
     directory = record.parent
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700

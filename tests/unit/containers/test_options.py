@@ -10,22 +10,22 @@ from layerstore.cli import fast
 from layerstore.cli.container_commands import split_command_line
 from layerstore.cli.container_flags import REFUSED, refuse_unsupported
 from layerstore.cli.container_options import settings_of, signal_number
+from layerstore.containers.image_config import ImageDefaults
 from layerstore.containers.settings import MountRequest, settings_from_json
 from layerstore.errors import InputError
-from layerstore.formats.oci_config import ContainerConfig
 from layerstore.runtime.capabilities import capabilities_of
 from layerstore.runtime.oci_spec import DEFAULT_CAPABILITIES, EVERY_CAPABILITY
 
 if TYPE_CHECKING:
     from layerstore.containers.settings import Settings
 
-IMAGE = ContainerConfig(
+IMAGE = ImageDefaults(
     env=("PATH=/bin", "broken", "A=image"), cmd=("sh",), volumes=("/data", "/x/../y"),
     labels={"of": "image"},
 )  # fmt: skip
 
 
-def settings(*words: str, image: ContainerConfig = IMAGE) -> Settings:
+def settings(*words: str, image: ImageDefaults = IMAGE) -> Settings:
     options = fast.parse("run", [*words, "image"] if "image" not in words else list(words))
     return settings_of(options, image, options.command)
 
@@ -61,13 +61,13 @@ def test_the_image_says_what_the_words_do_not() -> None:
 
 
 def test_an_entry_point_of_ones_own_drops_the_images_command() -> None:
-    image = ContainerConfig(entrypoint=("/entry",), cmd=("default",))
+    image = ImageDefaults(entrypoint=("/entry",), cmd=("default",))
     assert settings(image=image).args == ("/entry", "default")
     assert settings("image", "x", image=image).args == ("/entry", "x")
     assert settings("--entrypoint", "/other", image=image).args == ("/other",)
     assert settings("--entrypoint", "", "image", "x", image=image).args == ("x",)
     with pytest.raises(InputError, match="no command"):
-        settings(image=ContainerConfig())
+        settings(image=ImageDefaults())
 
 
 def test_variables_without_a_value_are_ours_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_settings_survive_their_record() -> None:
     ],
 )
 def test_volume_words(word: str, wanted: MountRequest) -> None:
-    assert settings("-v", word, image=ContainerConfig(cmd=("x",))).mounts == (wanted,)
+    assert settings("-v", word, image=ImageDefaults(cmd=("x",))).mounts == (wanted,)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_volume_words(word: str, wanted: MountRequest) -> None:
     ],
 )  # fmt: skip
 def test_mount_words(word: str, wanted: MountRequest) -> None:
-    assert settings("--mount", word, image=ContainerConfig(cmd=("x",))).mounts == (wanted,)
+    assert settings("--mount", word, image=ImageDefaults(cmd=("x",))).mounts == (wanted,)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,306 @@
+"""What starting a container costs above the runtime itself, here, with docker and with podman.
+
+    python -m tests.bench.start --tar rootfs.tar [-n ROUNDS] [--gate] [--many N]
+
+Everyone runs ``true`` of the same root file system with runc, on the host's network, removed at
+its end, interleaved. The reference is a bare ``runc run`` of the very bundle that layerstore
+makes. The bar: the time above that is at most a fifth of what docker and podman add.
+
+``warm`` has another container of the image running, so that the image is shown already; ``cold``
+has none. CPU is that of the command and its children; a daemon's is that of its control group.
+``--many`` starts so many containers at once and adds up the memory of what attends them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.cli.settings import run_base
+from tests.bench.builds.accounting import DaemonGroup
+from tests.bench.harness import CommandError, clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+IMAGE = "bench:1"
+BAR = 0.2
+_START_SECONDS = 60
+_DOCKER = "/usr/bin/docker"
+_LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096")
+"""podman would raise them, which who is root of a part of a machine only may not."""
+
+
+class Cost(NamedTuple):
+    """Seconds of one start: by the clock, and of processors."""
+
+    wall: float
+    cpu: float
+
+
+def timed(command: Sequence[str], daemon: Callable[[], float] = lambda: 0.0) -> Cost:
+    """Run a command that must succeed and return its cost."""
+    before = daemon()
+    # Not a pipe: what a runtime leaves running for a moment would hold its other end.
+    with tempfile.TemporaryFile() as log:
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment()
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            log.seek(0)
+            said = log.read().decode("utf-8", "replace")
+            raise CommandError(f"{' '.join(command)}: {said}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime + daemon() - before)
+
+
+class Ours:
+    """layerstore, its store, and the bundle that it makes."""
+
+    def __init__(self, work: Path, tar: Path) -> None:
+        program = str(Path(sys.executable).parent / "layerstore")
+        self.store = work / "store"
+        self.words = [program, "--store", str(self.store)]
+        self.ask("import", str(tar), "--tag", IMAGE, "--quiet")
+        self.ask("run", "--rm", IMAGE, "true")  # unpacks what the kernel needs
+
+    def ask(self, *words: str) -> str:
+        done = subprocess.run(
+            [*self.words, *words], capture_output=True, text=True, check=False,
+            env=clean_environment(),
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise CommandError(f"layerstore {' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        name = self.ask("run", "--detach", IMAGE, "sleep", "infinity").strip()
+        try:
+            yield name
+        finally:
+            self.ask("container", "rm", "--force", name)
+
+    def bundle(self, place: Path) -> Path:
+        """Make a bundle of a container's config, over a mounted view, and return its directory."""
+        bundle = place / "bundle"
+        (bundle / "rootfs").mkdir(parents=True)
+        base = run_base(str(self.store), os.environ, is_root=True)
+        with self.running() as name:
+            config = json.loads(Path(f"{base}/{name[:24]}/config.json").read_text())
+            etc = f"{base}/{name[:24]}"
+            for file in ("hosts", "hostname", "resolv.conf"):
+                shutil.copy(f"{etc}/{file}", bundle / file)
+        config["root"]["path"] = str(bundle / "rootfs")
+        config["process"]["args"] = ["true"]
+        config["linux"]["cgroupsPath"] = f"/bench-start-{os.getpid()}"
+        for mount in config["mounts"]:
+            if mount["source"].startswith(etc):
+                mount["source"] = str(bundle / Path(mount["source"]).name)
+        (bundle / "config.json").write_text(json.dumps(config))
+        self.ask("mount", "--rw", "-o", "suid,dev", IMAGE, str(bundle / "rootfs"))
+        return bundle
+
+    def close(self) -> None:
+        self.ask("umount", "--all", "--lazy")
+
+
+class Docker:
+    """A dockerd of our own, in a control group of its own."""
+
+    name = "docker"
+
+    def __init__(self, work: Path, tar: Path) -> None:
+        self._state = Path(tempfile.mkdtemp(prefix="bench-start-"))
+        self.group = DaemonGroup(self._state.name)
+        host = f"unix://{self._state}/sock"
+        command = [
+            "dockerd", "--data-root", str(work / "docker"), "--exec-root", f"{self._state}/exec",
+            "--pidfile", f"{self._state}/pid", "--host", host, "--bridge=none",
+            "--iptables=false", "--ip6tables=false", "--cgroup-parent", self.group.containers,
+        ]  # fmt: skip
+        with (self._state / "log").open("wb") as log:
+            self._daemon = subprocess.Popen(
+                command, stdout=log, stderr=log, preexec_fn=self.group.join
+            )
+        self.words = [_DOCKER, "--host", host]
+        until = time.monotonic() + _START_SECONDS
+        while subprocess.run([*self.words, "version"], capture_output=True).returncode != 0:
+            if self._daemon.poll() is not None or time.monotonic() > until:
+                raise CommandError((self._state / "log").read_text()[-2000:])
+            time.sleep(0.1)
+        subprocess.run([*self.words, "import", str(tar), IMAGE], check=True, capture_output=True)
+
+    def command(self) -> list[str]:
+        return [*self.words, "run", "--rm", "--network", "host", IMAGE, "true"]
+
+    def run(self) -> Cost:
+        return timed(self.command(), self.group.cpu_seconds)
+
+    def close(self) -> None:
+        self._daemon.terminate()
+        self._daemon.wait()
+        shutil.rmtree(self._state, ignore_errors=True)
+        self.group.remove()
+
+
+class Podman:
+    """podman over a storage of its own."""
+
+    name = "podman"
+
+    def __init__(self, work: Path, tar: Path) -> None:
+        place = work / "podman"
+        self.words = [
+            "podman", "--root", f"{place}/root", "--runroot", f"{place}/run", "--runtime", "runc",
+            "--cgroup-manager", "cgroupfs", "--events-backend", "none",
+        ]  # fmt: skip
+        subprocess.run([*self.words, "import", str(tar), IMAGE], check=True, capture_output=True)
+
+    def run(self) -> Cost:
+        return timed([*self.words, "run", "--rm", "--network", "host", *_LIMITS, IMAGE, "true"])
+
+    def close(self) -> None:
+        subprocess.run([*self.words, "rm", "--all", "--force"], check=False, capture_output=True)
+
+
+def bare_runc(bundle: Path, place: Path) -> Cost:
+    """Run the bundle with the runtime alone."""
+    name = f"bench-{os.getpid()}"
+    return timed(["runc", "--root", str(place / "runc"), "run", "--bundle", str(bundle), name])
+
+
+def peers(work: Path, tar: Path) -> list[Docker | Podman]:
+    """Return the peers that are here; says which are not."""
+    found: list[Docker | Podman] = []
+    for kind, program in ((Docker, "dockerd"), (Podman, "podman")):
+        if shutil.which(program) is None:
+            print(f"not installed: {kind.name}")
+            continue
+        try:
+            found.append(kind(work, tar))
+        except (CommandError, subprocess.CalledProcessError) as err:
+            print(f"not usable here: {kind.name}: {err}")
+    return found
+
+
+def measure(work: Path, tar: Path, rounds: int) -> dict[str, list[Cost]]:
+    """Return the costs of every contender, of so many rounds."""
+    ours = Ours(work, tar)
+    costs: dict[str, list[Cost]] = {}
+    others = peers(work, tar)
+    start = [*ours.words, "run", "--rm", IMAGE, "true"]
+    try:
+        bundle = ours.bundle(work)
+        with ours.running():
+            for _ in range(rounds):
+                costs.setdefault("bare runc", []).append(bare_runc(bundle, work))
+                costs.setdefault("layerstore, warm", []).append(timed(start))
+                for peer in others:
+                    costs.setdefault(peer.name, []).append(peer.run())
+        ours.close()
+        for _ in range(rounds):
+            costs.setdefault("layerstore, cold", []).append(timed(start))
+    finally:
+        for peer in others:
+            peer.close()
+        ours.close()
+    return costs
+
+
+def report(costs: dict[str, list[Cost]]) -> bool:
+    """Print a table; return whether the bar is kept."""
+    base = costs["bare runc"]
+    print(f"{'':18} {'wall ms':>9} {'least':>7} {'above':>7} {'CPU ms':>8} {'above':>7}")
+    wall = {name: statistics.median(cost.wall for cost in runs) for name, runs in costs.items()}
+    cpu = {name: statistics.median(cost.cpu for cost in runs) for name, runs in costs.items()}
+    for name, runs in costs.items():
+        least = min(cost.wall for cost in runs)
+        print(
+            f"{name:18} {wall[name] * 1e3:9.0f} {least * 1e3:7.0f} "
+            f"{(wall[name] - wall['bare runc']) * 1e3:7.0f} {cpu[name] * 1e3:8.0f} "
+            f"{(cpu[name] - cpu['bare runc']) * 1e3:7.0f}"
+        )
+    kept = True
+    for name in ("docker", "podman"):
+        if name not in costs:
+            continue
+        for what, values in (("time", wall), ("CPU", cpu)):
+            ours = values["layerstore, warm"] - values["bare runc"]
+            ratio = ours / (values[name] - values["bare runc"])
+            print(f"{what} above bare runc, of {name}'s: {ratio:.2f} (bar {BAR})")
+            kept &= what != "time" or ratio <= BAR
+    print(f"{len(base)} rounds, load {os.getloadavg()[0]:.1f}")
+    return kept
+
+
+def many(work: Path, tar: Path, count: int) -> None:
+    """Start many containers on one image; print processes and memory beside them."""
+    ours = Ours(work, tar)
+    begun = time.perf_counter()
+    for _ in range(count):
+        ours.ask("run", "--detach", IMAGE, "sleep", "infinity")
+    took = time.perf_counter() - begun
+    monitors = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"layerstore.containers.monitor" in words:
+                monitors.append(_private_and_shared(pid))
+    private = sum(own for own, _ in monitors)
+    proportional = sum(share for _, share in monitors)
+    mounted = Path("/proc/self/mountinfo").read_text().count(str(work))
+    print(
+        f"{count} containers in {took:.1f} s; {len(monitors)} monitors, private "
+        f"{private / count / 1024:.2f} MiB each, proportional {proportional / count / 1024:.2f} "
+        f"MiB each; mounts on the host: {mounted}"
+    )
+    names = ours.ask("ps", "--quiet", "--no-trunc").split()
+    begun = time.perf_counter()
+    ours.ask("ps")
+    print(f"ps of {len(names)}: {(time.perf_counter() - begun) * 1e3:.0f} ms")
+    ours.ask("container", "rm", "--force", *names)
+    ours.close()
+
+
+def _private_and_shared(pid: str) -> tuple[int, int]:
+    """Return private and proportional memory of a process, in KiB."""
+    fields = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, size, *_ = line.split()
+        fields[name] = int(size)
+    return fields["Private_Clean:"] + fields["Private_Dirty:"], fields["Pss:"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tar", type=Path, required=True)
+    parser.add_argument("-n", type=int, default=20, dest="rounds")
+    parser.add_argument("--many", type=int, default=0)
+    parser.add_argument("--gate", action="store_true")
+    options = parser.parse_args()
+    kept = True
+    with tempfile.TemporaryDirectory(prefix="layerstore-start-") as directory:
+        work = Path(directory)
+        if options.many:
+            many(work, options.tar.resolve(), options.many)
+        else:
+            kept = report(measure(work, options.tar.resolve(), options.rounds))
+    sys.exit(0 if kept or not options.gate else 1)
+
+
+if __name__ == "__main__":
+    main()
