@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from layerstore.store.store import Store
 
-_CALLS_AT_ONCE: Final = 16
-"""Threads: some wait for an image to be packed while others answer."""
+_CALLS_AT_ONCE: Final = 64
+"""Threads: as many containers as may begin at once wait for images to be packed, and others ask."""
 
 _DRAIN_S: Final = 20.0
 """What runs may take so long to end; systemd kills after ninety seconds."""

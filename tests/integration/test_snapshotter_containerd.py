@@ -20,7 +20,7 @@ from layerstore.digest import chain_id
 from layerstore.snapshotter.api import snapshots_pb2
 from tests.support.build import busybox
 from tests.support.cli import Cli
-from tests.support.containerd import Containerd, Registry
+from tests.support.containerd import Containerd, Registry, fields_of, message
 from tests.support.debian_base import debian_base_tar
 from tests.support.snapshotter import (
     REFERENCE,
@@ -310,6 +310,45 @@ def test_what_the_store_has_is_not_fetched(host: Host, registry: Registry) -> No
     host.containerd.pull_as_kubelet(unknown)
     assert host.containerd.blobs() > SHARED_BYTES
     assert host.containerd.run(unknown, *SH, "cat /own", namespace="k8s.io") == "unknown:1 2"
+
+
+def test_a_pod_runs_as_a_kubelet_runs_it(host: Host) -> None:
+    """RunPodSandbox, CreateContainer, StartContainer, statistics, and the way back."""
+    ask = host.containerd.ask_cri
+    sleep = 'CMD ["/bin/busybox", "sleep", "1000"]'
+    for name in ("pause:1", "app:1"):
+        archive = host.image(name, "COPY own-0 /own", sleep)
+        host.containerd(
+            "images", "import", "--snapshotter", "layerstore", archive, namespace="k8s.io"
+        )
+    of_the_node = message({1: 2})  # the network: then no CNI is needed
+    metadata = message({1: "pod", 2: "uid", 3: "default"})
+    logs = host.base / "logs"
+    sandbox = message({1: metadata, 3: str(logs), 8: message({2: message({1: of_the_node})})})
+    (pod,) = ask("RuntimeService/RunPodSandbox", message({1: sandbox}))[1]
+    command = [*SH, "cat /own; echo x > /own; cat /own"]
+    container = message(
+        {1: message({1: "app"}), 2: message({1: "docker.io/library/app:1"}), 3: command, 11: "app"}
+    )
+    request = message({1: pod, 2: container, 3: sandbox})
+    (made,) = ask("RuntimeService/CreateContainer", request)[1]
+    ask("RuntimeService/StartContainer", message({1: made}))
+
+    def has_ended() -> bool:
+        answer = ask("RuntimeService/ContainerStatus", message({1: made}))
+        return fields_of(answer[1][0]).get(3) == [2]  # CONTAINER_EXITED
+
+    wait_for("the container to end", has_ended)
+    assert "stdout F app:1 0x" in (logs / "app").read_text()
+    for call, what in (
+        ("RemoveContainer", made),
+        ("StopPodSandbox", pod),
+        ("RemovePodSandbox", pod),
+    ):
+        ask(f"RuntimeService/{call}", message({1: what}))
+    with host.containerd.client("k8s.io") as client:
+        kinds = {info.kind for info in client.list()}
+    assert kinds == {snapshots_pb2.COMMITTED}
 
 
 def test_a_chain_that_is_asked_for_is_made_of_the_stores_layers(host: Host) -> None:

@@ -32,6 +32,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     type = "snapshot"
     address = "{plugin}"
 [plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "docker.io/library/pause:1"
+  restrict_oom_score_adj = true
   disable_tcp_service = true
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
@@ -42,6 +44,52 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     conf_dir = "{base}/cni"
     bin_dir = "{base}/cni"
 """
+
+
+def message(fields: dict[int, bytes | str | int | list[str]]) -> bytes:
+    """Encode a protobuf message. What the numbers mean: cri-api, runtime/v1/api.proto."""
+    encoded = bytearray()
+    for number, value in fields.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, int):
+                encoded += _varint(number << 3) + _varint(each)
+            else:
+                data = each.encode() if isinstance(each, str) else each
+                encoded += _varint(number << 3 | 2) + _varint(len(data)) + data
+    return bytes(encoded)
+
+
+def fields_of(encoded: bytes) -> dict[int, list[bytes | int]]:
+    """Decode a protobuf message of varints and of what has a length."""
+    found: dict[int, list[bytes | int]] = {}
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = encoded[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(encoded):
+        tag = varint()
+        value: bytes | int = varint()
+        if tag & 7 == 2:
+            value, at = encoded[at : at + value], at + value
+        found.setdefault(tag >> 3, []).append(value)
+    return found
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
 
 
 def need(*tools: str) -> None:
@@ -139,15 +187,14 @@ class Containerd:
                 return False
         return True
 
-    def pull_as_kubelet(self, reference: str) -> None:
-        """Have the CRI plugin pull an image, as a kubelet does.
-
-        Source: cri-api, runtime/v1: ImageService.PullImage, PullImageRequest.image.image.
-        """
-        name = reference.encode()
-        request = b"\x0a" + bytes([len(name) + 2]) + b"\x0a" + bytes([len(name)]) + name
+    def ask_cri(self, method: str, request: bytes) -> dict[int, list[bytes | int]]:
+        """Call the CRI plugin as a kubelet does; return the answer's fields."""
         with grpc.insecure_channel(f"unix:{self.address}") as channel:
-            channel.unary_unary("/runtime.v1.ImageService/PullImage")(request, timeout=120)
+            return fields_of(channel.unary_unary(f"/runtime.v1.{method}")(request, timeout=120))
+
+    def pull_as_kubelet(self, reference: str) -> None:
+        """Have the CRI plugin pull an image."""
+        self.ask_cri("ImageService/PullImage", message({1: message({1: reference})}))
 
     def blobs(self) -> int:
         """Bytes of what it fetched or imported, compressed."""
