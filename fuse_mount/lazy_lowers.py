@@ -24,16 +24,18 @@ class LazySource(NamedTuple):
     """Where the content of a view comes from.
 
     Attributes:
-        remote: What :func:`layerstore.store.remote.open_remote` takes.
+        remote: What :func:`layerstore.image.transfer.remotes.open_remote` takes.
         image_id: The image there.
         record_trace: File that takes the chunks that are read, in order; "" for none.
         ahead: What is fetched before it is read: ``all``, a trace's path, or "" for nothing.
+        environment: Variables that say where the files are by which a registry is reached.
     """
 
     remote: str
     image_id: str
     record_trace: str = ""
     ahead: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
 
     @property
     def chain(self) -> str:

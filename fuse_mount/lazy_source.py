@@ -20,9 +20,10 @@ from layerstore.image.fetching import Fetched, Fetcher
 from layerstore.image.lazy_content import LazyContent
 from layerstore.image.lazy_image import load_remote_root
 from layerstore.image.stack import walk
+from layerstore.image.transfer.remotes import open_remote
 from layerstore.linux.files import open_private, read_file, write_all
 from layerstore.store.objects import object_id
-from layerstore.store.remote import checked_image, open_remote
+from layerstore.store.remote import checked_image
 from layerstore.vfs.view import ImageView
 
 if TYPE_CHECKING:
@@ -204,7 +205,9 @@ def chunk_paths(tree: LazyTree) -> dict[ChunkId, bytes]:
 
 def connect(spec: Mapping[str, object]) -> Remote:
     """Return the remote that a server was told of."""
-    return open_remote(str(spec["remote"]))
+    environment = spec.get("environment", ())
+    assert isinstance(environment, list | tuple)
+    return open_remote(str(spec["remote"]), {str(name): str(value) for name, value in environment})
 
 
 def tell(line: str) -> None:

@@ -11,14 +11,17 @@ from layerstore.errors import FormatError, InputError
 if TYPE_CHECKING:
     import argparse
 
+    from layerstore.store.remote import Remote
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what only lazy views take."""
     parser.add_argument(
         "--from",
         dest="remote",
-        metavar="STORE",
-        help="show an image of another store; what is read is fetched then, and kept",
+        metavar="STORE|docker://[HOST/]",
+        help="show an image of another store, or one of a registry that 'push --delta' brought "
+        "there; what is read is fetched then, and kept",
     )
     parser.add_argument(
         "--prefetch",
@@ -51,21 +54,48 @@ def lazy_source(options: argparse.Namespace, root: str) -> LazySource | None:
                 hint="name it with --from",
             )
         return None
-    from layerstore.store.remote import checked_image, open_remote
+    from layerstore.image.transfer.remotes import REGISTRY_PREFIX
+    from layerstore.store.remote import checked_image
     from layerstore.store.store import Store
 
     Store.open(root, create=True).close()
-    location = os.path.realpath(options.remote)
-    if os.path.realpath(root) == location:
-        raise InputError(f"{options.remote} is this store itself", hint="leave --from away")
-    remote = open_remote(location)
+    if options.remote.startswith(REGISTRY_PREFIX):
+        remote, reference, environment = _of_registry(options.remote, options.image)
+    else:
+        remote, reference, environment = _of_store(options.remote, root), options.image, ()
     try:
-        image = checked_image(remote.image(options.image), location)
+        location = remote.location
+        image = checked_image(remote.image(reference), location)
     finally:
         remote.close()
     return LazySource(
-        location, image.image_id, _new_trace(options.record_trace), _ahead(options.prefetch)
+        location,
+        image.image_id,
+        _new_trace(options.record_trace),
+        _ahead(options.prefetch),
+        environment,
     )
+
+
+def _of_store(path: str, root: str) -> Remote:
+    from layerstore.store.remote import StoreRemote
+
+    location = os.path.realpath(path)
+    if os.path.realpath(root) == location:
+        raise InputError(f"{path} is this store itself", hint="leave --from away")
+    return StoreRemote(location)
+
+
+def _of_registry(place: str, image: str) -> tuple[Remote, str, tuple[tuple[str, str], ...]]:
+    """Return an image of a registry, how it is called there, and what its server has to know."""
+    from layerstore.cli.copy import serving
+    from layerstore.image.transfer.remotes import open_remote
+    from layerstore.registry.surroundings import PLACES
+
+    location = place if place.endswith("/") else f"{place}/"
+    environment = {name: os.environ[name] for name in PLACES if name in os.environ}
+    remote = open_remote(f"{location}{image}", environment, serving(""))
+    return remote, "", tuple(environment.items())
 
 
 def _new_trace(path: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerstore.cli.output import write_line, write_note
-from layerstore.cli.registries import TlsVerify, found_keychain
+from layerstore.cli.registries import TlsVerify  # noqa: TC001 - typer reads it
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def login(
         raise InputError("a user name and a password are needed")
     credentials = Credentials(username, password)
     _check(host, credentials, tls_verify)
+    from layerstore.registry.surroundings import found_keychain
+
     kept = found_keychain(os.environ).put(host, credentials)
     if not kept.is_helper:
         write_note(f"the password is stored unencrypted in {kept.place}; credsStore names a helper")
@@ -78,6 +80,8 @@ def login(
 def logout(server: _Server = "docker.io") -> None:
     """Forget who we are at a registry."""
     host = _host(server)
+    from layerstore.registry.surroundings import found_keychain
+
     if found_keychain(os.environ).remove(host):
         write_line(f"Removing login credentials for {host}")
     else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,14 +14,11 @@ import typer
 from layerstore.cli.output import write_note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from layerstore.net.lifelines import Lifelines
     from layerstore.registry.client import RegistryClient
-    from layerstore.registry.credentials import Credentials, Keychain
-    from layerstore.registry.hosts import Registries
-
-AUTH_FILE_VARIABLE = "REGISTRY_AUTH_FILE"
+    from layerstore.registry.credentials import Credentials
 
 TlsVerify = Annotated[
     bool | None,
@@ -50,71 +46,14 @@ def registry_client(
     Raises:
         RegistryConfigError: A file cannot be understood.
     """
-    from layerstore.net.proxies import proxy_environment
-    from layerstore.net.transport import HttpSettings, Transport
-    from layerstore.registry.client import RegistryClient
-    from layerstore.registry.host import Surroundings
+    from layerstore.registry.surroundings import client_of
 
-    environ = os.environ
-    registries = found_registries(environ, tls_verify=tls_verify)
-    settings = HttpSettings(proxies=proxy_environment(environ), tls=registries.tls)
-    around = Surroundings(
-        transport=Transport(settings, lifelines),
-        registries=registries,
-        keychain=found_keychain(environ),
+    client = client_of(
+        os.environ,
+        tls_verify=tls_verify,
         credentials=credentials,
+        lifelines=lifelines,
         note=write_note,
     )
-    with contextlib.closing(RegistryClient(around)) as client:
+    with contextlib.closing(client):
         yield client
-
-
-def found_registries(environ: Mapping[str, str], *, tls_verify: bool | None = None) -> Registries:
-    """Return what the configuration says of registries.
-
-    Raises:
-        RegistryConfigError: A file cannot be understood.
-    """
-    from dataclasses import replace
-
-    from layerstore.registry.hosts import read_registries
-
-    home = _config_home(environ)
-    named = environ.get("CONTAINERS_REGISTRIES_CONF")
-    containers = [Path(named)] if named else [
-        *([home / "containers/registries.conf"] if home else []),
-        Path("/etc/containers/registries.conf"),
-    ]  # fmt: skip
-    own = [*([home / "layerstore"] if home else []), Path("/etc/layerstore")]
-    found = read_registries(
-        [directory / "registries.toml" for directory in own],
-        containers,
-        [Path("/etc/docker/certs.d"), Path("/etc/containers/certs.d")],
-    )
-    return replace(found, tls_verify=tls_verify)
-
-
-def found_keychain(environ: Mapping[str, str]) -> Keychain:
-    """Return where it is kept who we are: docker's file, then those of containers."""
-    from layerstore.registry.credentials import Keychain
-
-    named = environ.get(AUTH_FILE_VARIABLE)
-    if named:
-        return Keychain([Path(named)], Path(named), environ)
-    home = environ.get("HOME", "")
-    directory = environ.get("DOCKER_CONFIG") or (f"{home}/.docker" if home else "")
-    docker = Path(directory or "/nonexistent") / "config.json"
-    files = [docker]
-    if runtime := environ.get("XDG_RUNTIME_DIR"):
-        files.append(Path(runtime) / "containers/auth.json")
-    if config := _config_home(environ):
-        files.append(config / "containers/auth.json")
-    return Keychain(files, docker, environ)
-
-
-def _config_home(environ: Mapping[str, str]) -> Path | None:
-    chosen = environ.get("XDG_CONFIG_HOME", "")
-    if os.path.isabs(chosen):  # the specification: relative values are ignored
-        return Path(chosen)
-    home = environ.get("HOME", "")
-    return Path(home) / ".config" if os.path.isabs(home) else None

@@ -2,7 +2,8 @@
 
 A :class:`Remote` names images, describes layers and gives chunks by id, many at a time. It is
 not believed: who asks compares what comes with the id it asked for
-(:mod:`layerstore.image.fetching`). A registry will be another one; nothing outside of an
+(:mod:`layerstore.image.fetching`). An image in a registry is another one
+(:mod:`layerstore.image.transfer.remote`); nothing outside of an
 implementation assumes that a remote lies on this host.
 
 :class:`StoreRemote` reads a store. While it is in use a record in that store's ``views/``
@@ -50,7 +51,7 @@ class Remote(Protocol):
 
     @property
     def location(self) -> str:
-        """What :func:`open_remote` takes, for records and messages."""
+        """What ``image.transfer.remotes.open_remote`` takes, for records and messages."""
         ...
 
     def image(self, reference: str) -> RemoteImage:
@@ -88,16 +89,6 @@ class Remote(Protocol):
     def close(self) -> None:
         """Let go of it; harmless when repeated."""
         ...
-
-
-def open_remote(location: str) -> Remote:
-    """Return the remote at a location: the path of a store.
-
-    Raises:
-        NotFoundError: There is no store.
-        LayerstoreError: It cannot be used; the message says why.
-    """
-    return StoreRemote(location)
 
 
 class StoreRemote:

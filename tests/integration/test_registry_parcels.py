@@ -168,3 +168,40 @@ def test_damaged_parcels_cost_time_only(
     finally:
         shutil.rmtree(data)
         shutil.copytree(kept, data)
+
+
+@pytest.mark.root
+@pytest.mark.fuse
+def test_an_image_is_shown_before_it_is_here(
+    server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
+) -> None:
+    _, names = pushed
+    view, here = tmp_path / "view", Cli(tmp_path / "store")
+    view.mkdir()
+    at = position(server)
+    here.ok("mount", "--from", "docker://", names[2], view, **server.environment)
+    try:
+        assert (view / "usr/lib/libx1.so").read_bytes() == version(2)["usr/lib/libx1.so"]
+        few = fetched(server, at)
+        assert (view / "srv/only2").read_bytes() == version(2)["srv/only2"]
+        for path, data in version(2).items():
+            assert (view / path).read_bytes() == data
+        assert 0 < few < fetched(server, at)
+        (listed,) = json.loads(here.ok("mounts", "--json").out)
+        assert listed["remote"].startswith(f"docker://{server.name}/team/app@sha256:")
+    finally:
+        here.ok("umount", view)
+
+
+def test_an_image_without_parcels_is_not_shown(
+    server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
+) -> None:
+    sender, names = pushed
+    plain = f"{server.name}/team/plain:1"
+    sender.ok("push", names[0], plain, **server.environment)
+    (tmp_path / "view").mkdir()
+    error = Cli(tmp_path / "store").fails(
+        3, "mount", "--from", f"docker://{server.name}", "team/plain:1", tmp_path / "view",
+        **server.environment,
+    )  # fmt: skip
+    assert "push --delta" in error

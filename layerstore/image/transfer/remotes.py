@@ -1,0 +1,50 @@
+"""Remotes by their locations: another store, or an image in a registry."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from layerstore.store.remote import StoreRemote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from layerstore.formats import oci
+    from layerstore.store.remote import Remote
+
+REGISTRY_PREFIX = "docker://"
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def open_remote(
+    location: str,
+    environ: Mapping[str, str] = _NOTHING,
+    serves: Callable[[oci.Platform], bool] = lambda _: True,
+) -> Remote:
+    """Return the remote at a location: the path of a store, or ``docker://`` and an image's name.
+
+    Args:
+        location: A name has a tag, or better a digest.
+        environ: Says where the files are that tell how to reach a registry.
+        serves: Which platform will do, where a name means several images.
+
+    Raises:
+        NotFoundError: There is no store, or no image that can be read in parts.
+        LayerstoreError: It cannot be used; the message says why.
+    """
+    if not location.startswith(REGISTRY_PREFIX):
+        return StoreRemote(location)
+    from layerstore.formats.reference import DEFAULT_TAG, parse_reference
+    from layerstore.image.transfer.remote import RegistryRemote
+    from layerstore.registry.surroundings import client_of
+
+    name = parse_reference(location.removeprefix(REGISTRY_PREFIX))
+    client = client_of(environ)
+    try:
+        reference = name.digest or name.tag or DEFAULT_TAG
+        return RegistryRemote(client.repository(name), reference, serves, client.close)
+    except BaseException:
+        client.close()
+        raise
