@@ -6,7 +6,7 @@ damaged cache costs time and nothing else. A cache that lies about *which* layer
 cannot be found out without running the step: whoever imports a cache trusts its writer
 like the writer of a base image (docs/how-to/build.md).
 
-Sources are a directory and another store; a registry will be one more.
+Sources are a directory, another store, and a registry.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from layerstore.errors import IntegrityError, LayerstoreError
 from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from layerstore.build.solver import Cache
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.formats.build_cache import CachedStep
     from layerstore.image.blob_files import Compression
+    from layerstore.registry.repository import Repository
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+
+    Connect = Callable[[str], Repository]
+    """Gives the repository of a name; nothing is asked of its registry yet."""
 
 
 class CacheKind(Enum):
@@ -38,18 +42,21 @@ class CacheKind(Enum):
 
     DIRECTORY = "local"
     STORE = "store"
+    REGISTRY = "registry"
 
 
 class CacheImport(NamedTuple):
     """A ``--cache-from``.
 
     Attributes:
-        tag: Which cache of a directory.
+        tag: Which cache of a directory or a repository.
+        connect: Gives the repository of a registry's cache.
     """
 
     kind: CacheKind
     location: str
     tag: str = "latest"
+    connect: Connect | None = None
 
 
 class CacheExport(NamedTuple):
@@ -59,6 +66,7 @@ class CacheExport(NamedTuple):
         everything: All steps of the build, not only those whose layers the image has.
         compression: Of layers in a directory.
         may_fail: Only told when it does.
+        connect: Gives the repository of a registry's cache.
     """
 
     kind: CacheKind
@@ -67,6 +75,7 @@ class CacheExport(NamedTuple):
     everything: bool = False
     compression: Compression = "zstd"
     may_fail: bool = False
+    connect: Connect | None = None
 
 
 class CacheSource(Protocol):
@@ -236,6 +245,11 @@ def open_source(wanted: CacheImport) -> CacheSource:
     """Return the source that a ``--cache-from`` means; nothing is read yet."""
     if wanted.kind is CacheKind.STORE:
         return StoreSource(wanted.location)
+    if wanted.kind is CacheKind.REGISTRY:
+        from layerstore.build.cache_registry import RepositorySource
+
+        assert wanted.connect is not None
+        return RepositorySource(wanted.connect(wanted.location), wanted.tag)
     from layerstore.build.cache_directory import DirectorySource
 
     return DirectorySource(wanted.location, wanted.tag)
@@ -259,6 +273,13 @@ def export_steps(store: Store, target: CacheExport, steps: Iterable[CachedStep])
         write_directory(
             store, target.location, unique, tag=target.tag, compression=target.compression
         )
+        return
+    if target.kind is CacheKind.REGISTRY:
+        from layerstore.build.cache_registry import write_repository
+
+        assert target.connect is not None
+        repository = target.connect(target.location)
+        write_repository(store, repository, target.tag, unique, target.compression)
         return
     from layerstore.store.store import Store as StoreClass
 

@@ -5,6 +5,7 @@ Source: buildx, docs/reference/buildx_build.md, "cache-from" and "cache-to" (beh
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
 
     from layerstore.build.cache_exchange import CacheExport, CacheImport, CacheKind
     from layerstore.image.blob_files import Compression
+    from layerstore.registry.repository import Repository
 
 From = Annotated[
     list[str] | None,
     typer.Option(
         "--cache-from",
         metavar="DIR|type=TYPE,src=DIR",
-        help="Take steps that hit from there: local, a directory that --cache-to wrote, or store, "
-        "another store. Repeatable.",
+        help="Take steps that hit from there: local, a directory that --cache-to wrote, store, "
+        "another store, or registry (ref=NAME). Repeatable.",
     ),
 ]
 To = Annotated[
@@ -33,12 +35,12 @@ To = Annotated[
     typer.Option(
         "--cache-to",
         metavar="DIR|type=TYPE,dest=DIR",
-        help="Give the build's steps to a directory (local) or another store (store); mode=max "
-        "those of all stages. Repeatable.",
+        help="Give the build's steps to a directory (local), another store (store) or a registry "
+        "(registry, ref=NAME); mode=max those of all stages. Repeatable.",
     ),
 ]
 
-_LATER = ("registry", "gha", "inline", "s3", "azblob")
+_LATER = ("gha", "inline", "s3", "azblob")
 _COMPRESSIONS: dict[str, Compression] = {
     "zstd": "zstd", "gzip": "gzip", "uncompressed": "none", "none": "none",
 }  # fmt: skip
@@ -56,11 +58,16 @@ def parse_from(words: Sequence[str], root: str) -> tuple[CacheImport, ...]:
     """
     if not words:
         return ()
-    from layerstore.build.cache_exchange import CacheImport
+    from layerstore.build.cache_exchange import CacheImport, CacheKind
 
     found = []
     for word in words:
         fields = _fields(word, "src")
+        if fields.get("type") == "registry":
+            location, tag = _in_registry(word, fields)
+            _refuse_rest(word, fields, ("type", "ref"))
+            found.append(CacheImport(CacheKind.REGISTRY, location, tag, connected))
+            continue
         kind, location = _place(word, fields, "src", root)
         tag = fields.pop("tag", "latest")
         _refuse_rest(word, fields, ("type", "src", "tag"))
@@ -80,13 +87,18 @@ def parse_to(words: Sequence[str], root: str) -> tuple[CacheExport, ...]:
     """
     if not words:
         return ()
-    from layerstore.build.cache_exchange import CacheExport
+    from layerstore.build.cache_exchange import CacheExport, CacheKind
 
     found = []
     for word in words:
         fields = _fields(word, "dest")
-        kind, location = _place(word, fields, "dest", root)
-        tag = fields.pop("tag", "latest")
+        connect = None
+        if fields.get("type") == "registry":
+            kind, connect = CacheKind.REGISTRY, connected
+            location, tag = _in_registry(word, fields)
+        else:
+            kind, location = _place(word, fields, "dest", root)
+            tag = fields.pop("tag", "latest")
         mode = _one_of(word, "mode", fields.pop("mode", "min"), ("min", "max"))
         compression = fields.pop("compression", "zstd")
         _one_of(word, "compression", compression, tuple(_COMPRESSIONS))
@@ -94,7 +106,13 @@ def parse_to(words: Sequence[str], root: str) -> tuple[CacheExport, ...]:
         _refuse_rest(word, fields, ("type", "dest", "mode", "tag", "compression", "ignore-error"))
         found.append(
             CacheExport(
-                kind, location, tag, mode == "max", _COMPRESSIONS[compression], may_fail == "true"
+                kind,
+                location,
+                tag,
+                mode == "max",
+                _COMPRESSIONS[compression],
+                may_fail == "true",
+                connect,
             )
         )
     return tuple(found)
@@ -107,6 +125,32 @@ def _fields(word: str, place: str) -> dict[str, str]:
     if "=" not in word:
         return {place: word}
     return parse_fields(word, "a build cache", f"type=local,{place}=DIR")
+
+
+def connected(name: str) -> Repository:
+    """Return a repository of a registry; its connections end with the process."""
+    from layerstore.cli.registries import registry_client
+    from layerstore.cli.transports import named_reference
+
+    client = _STACK.enter_context(registry_client())
+    return client.repository(named_reference(name))
+
+
+_STACK = contextlib.ExitStack()
+
+
+def _in_registry(word: str, fields: dict[str, str]) -> tuple[str, str]:
+    """Return repository and tag of a cache in a registry."""
+    from layerstore.cli.transports import named_reference
+
+    del fields["type"]
+    text = fields.pop("ref", "")
+    if not text:
+        raise InputError(f"{word!r} names no repository", hint="type=registry,ref=HOST/NAME:TAG")
+    name = named_reference(text)
+    if name.digest is not None:
+        raise InputError(f"{word!r}: a cache has a tag", hint="type=registry,ref=HOST/NAME:TAG")
+    return name.repository, name.tag or "latest"
 
 
 def _place(word: str, fields: dict[str, str], name: str, root: str) -> tuple[CacheKind, str]:

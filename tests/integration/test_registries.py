@@ -284,3 +284,27 @@ def test_builds_begin_with_images_of_the_registry(server: Server, cli: Cli, tmp_
     empty = Cli(tmp_path / "empty")
     error = empty.fails(2, "build", "--pull=never", context, **server.environment)
     assert "cannot be pulled" not in error
+
+
+@pytest.mark.root
+def test_build_caches_lie_in_registries(server: Server, cli: Cli, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /a\nCOPY Dockerfile /b\n")
+    cache = f"type=registry,ref={server.name}/caches/app:main"
+    first = cli.ok(
+        "build", "-t", "x", "--cache-to", f"{cache},mode=max", context, **server.environment
+    )
+    before = len(server.requests("PUT"))
+    cli.ok("build", "-t", "x", "--cache-to", cache, context, **server.environment)
+    assert len(server.requests("PUT")) == before + 2  # config and manifest: the layers are there
+    other = Cli(tmp_path / "other")
+    second = other.ok("build", "-t", "x", "--cache-from", cache, context, **server.environment)
+    assert "2 of 2 steps from the cache" in second.out + second.err
+    assert first.lines[-1].partition(":")[0] == second.lines[-1].partition(":")[0]
+    ids = [json.loads(each.ok("inspect", "x").out)[0]["Id"] for each in (cli, other)]
+    assert ids[0] == ids[1]
+    absent = f"type=registry,ref={server.name}/caches/absent"
+    told = Cli(tmp_path / "third")("build", "--cache-from", absent, context, env=server.environment)
+    assert told.code == 0
+    assert f"the build cache {server.name}/caches/absent:latest is not used" in told.err

@@ -31,12 +31,16 @@ from layerstore.errors import (
 )
 from layerstore.formats import build_cache
 from layerstore.formats.build_cache import RECORDS_MAX, CachedStep
+from layerstore.formats.reference import parse_reference
 from layerstore.store.store import Store
 from tests.support.build import RecordingUi, builder, tree_of  # noqa: F401
+from tests.support.registry_stub import World, stub_registry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from layerstore.build.cache_exchange import Connect
     from layerstore.build.request import BuildResult
     from tests.support.build import Builder
 
@@ -52,13 +56,16 @@ COPY --from=one /a /b
 class Exchange:
     """One context, a store that exports and another that imports."""
 
-    def __init__(self, builder: Builder) -> None:  # noqa: F811
+    def __init__(self, builder: Builder, connect: Connect) -> None:  # noqa: F811
         self.builder = builder
+        self.connect = connect
         self.place = builder.directory / "cache"
         self.other = builder.directory / "other"
         builder.write({"a": "A"})
 
     def exported(self, kind: CacheKind = CacheKind.DIRECTORY, **options: object) -> BuildResult:
+        if kind is CacheKind.REGISTRY:
+            options["connect"] = self.connect
         to = CacheExport(kind, str(self.place), **options)  # type: ignore[arg-type]
         return self.builder.build(STAGES, cache_to=[to])
 
@@ -70,7 +77,7 @@ class Exchange:
             context=self.builder.context,
             dockerfile=self.builder.directory / "Dockerfile",
             dockerfile_text=STAGES.encode(),
-            cache_from=[CacheImport(kind, str(self.place))],
+            cache_from=[CacheImport(kind, str(self.place), connect=self.connect)],
         )
         with Store.open(self.other, create=True) as store:
             return build(store, request, ui), ui
@@ -88,8 +95,10 @@ class Exchange:
 
 
 @pytest.fixture
-def exchange(builder: Builder) -> Exchange:  # noqa: F811
-    return Exchange(builder)
+def exchange(builder: Builder) -> Iterator[Exchange]:  # noqa: F811
+    with stub_registry() as stub, World().client() as client:
+        repository = client.repository(parse_reference(f"{stub.name}/caches"))
+        yield Exchange(builder, lambda _: repository)
 
 
 @pytest.mark.parametrize("kind", CacheKind)
@@ -387,7 +396,10 @@ def test_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("type=registry,ref=x", "not supported yet"),
+        ("type=gha,ref=x", "not supported yet"),
+        ("type=registry", "names no repository"),
+        ("type=registry,ref=A", "upper-case"),
+        ("type=registry,ref=a/b,src=x", "has no"),
         ("type=floppy,dest=x", "is not a build cache"),
         ("type=local", "names no directory"),
         ("dest=x,mode=some", "not a value of mode"),
