@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import sys
 import time
 from pathlib import Path  # noqa: TC003 -- typer reads the annotations
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from layerstore.cli import build_cache, build_run, build_ssh
+from layerstore.cli.build_request import NETWORKS, new_request, with_results
 from layerstore.cli.build_values import with_values
-from layerstore.cli.clock import source_date_epoch
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.limit_values import parse_extra_hosts, parse_limits
-from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.rootless import become_root
 from layerstore.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from layerstore.build.request import BuildRequest, BuiltVariant
-
 PROGRESS = "auto|plain|tty|quiet|json"
-NETWORKS = ("default", "host", "none")
 
 _Many = list[str] | None
 
@@ -231,10 +222,11 @@ def build_image(
     """Build an image from a Dockerfile or a native spec."""
     from layerstore.build.api import build_all
     from layerstore.build.known import Overhearing
-    from layerstore.cli import build_again, build_output
+    from layerstore.cli import build_again, build_told
     from layerstore.cli.build_attest import with_attestations
     from layerstore.cli.build_bases import registry_puller, with_bases
     from layerstore.cli.build_context import parse_named_contexts
+    from layerstore.cli.build_output import uses_stdout
     from layerstore.cli.build_steps import with_steps
     from layerstore.cli.build_ui import check_progress, watching
     from layerstore.linux.namespaces import mapped_ids
@@ -272,7 +264,7 @@ def build_image(
     request = with_bases(request, platform or (), pull)
     request = with_attestations(request, attest or (), provenance, sbom)
     request = with_steps(request, no_cache_filter, jobs)
-    request = _with_results(request, outputs, annotations, squash=squash, squash_all=squash_all)
+    request = with_results(request, outputs, annotations, squash=squash, squash_all=squash_all)
     check_progress(progress)
     if check or call != "build":
         from layerstore.cli import build_check
@@ -289,10 +281,10 @@ def build_image(
         build_plan.print_plan(settings, request, "json" if as_json else plan)
         return
     request = dataclasses.replace(request, puller=registry_puller())
-    is_stdout_taken = build_output.uses_stdout(outputs or ())
+    is_stdout_taken = uses_stdout(outputs or ())
     if is_stdout_taken and as_json:
         raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")
-    build_output.forget(iidfile, metadata_file)
+    build_told.forget(iidfile, metadata_file)
     with settings.open_store(create=True) as store, watching(progress, quiet=quiet) as ui:
         if verify:
             from layerstore.cli.build_verify import verified
@@ -311,108 +303,7 @@ def build_image(
                 tuple(secrets or ()), file or "", target or "", network,
             )  # fmt: skip
             build_again.remember(store, asked, built[0].result, heard, began)
-    if metadata_file is not None:
-        text = json.dumps(build_output.metadata_of_all(built), indent=2, ensure_ascii=True)
-        build_output.write_whole(metadata_file, text + "\n")
-    if iidfile is not None:
-        build_output.write_whole(iidfile, "\n".join(each.result.image_id for each in built))
-    _tell(built, progress=progress, quiet=quiet, as_json=as_json, id_too=not is_stdout_taken)
-
-
-def new_request(
-    directory: str,
-    file: str | None,
-    tags: Sequence[str] | None,
-    target: str | None,
-    *,
-    no_cache: bool,
-    network: str,
-) -> BuildRequest:
-    """Return what the options that every command over a spec has ask for.
-
-    Raises:
-        InputError: One of them is wrong.
-    """
-    from layerstore.build.request import BuildRequest
-    from layerstore.cli.build_context import parse_context, parse_spec
-
-    context = parse_context(directory, file)
-    if network not in NETWORKS:
-        raise InputError(f"{network!r} is not a network", hint="one of " + ", ".join(NETWORKS))
-    spec = parse_spec(file)
-    return BuildRequest(
-        context=context,
-        dockerfile=spec.path,
-        dockerfile_text=spec.text,
-        dockerfile_url=spec.url,
-        tags=tuple(tags or ()),
-        target=target,
-        no_cache=no_cache,
-        network=network != "none",
-        source_date_epoch=source_date_epoch(),
+    build_told.leave_files(built, iidfile, metadata_file)
+    build_told.tell(
+        built, progress=progress, quiet=quiet, as_json=as_json, id_too=not is_stdout_taken
     )
-
-
-def _with_results(
-    request: BuildRequest,
-    outputs: Sequence[str] | None,
-    annotations: Sequence[str] | None,
-    *,
-    squash: bool,
-    squash_all: bool,
-) -> BuildRequest:
-    from layerstore.build.squash import Squash
-    from layerstore.cli.build_output import parse_annotations, parse_outputs
-
-    chosen = Squash.ALL_LAYERS if squash_all else Squash.NEW_LAYERS if squash else Squash.NOTHING
-    has_epoch = bool(request.build_args.get("SOURCE_DATE_EPOCH", request.source_date_epoch))
-    return dataclasses.replace(
-        request,
-        outputs=tuple(parse_outputs(outputs or (), epoch=has_epoch)),
-        annotations=parse_annotations(annotations or ()),
-        squash=chosen,
-    )
-
-
-def _tell(
-    built: Sequence[BuiltVariant], *, progress: str, quiet: bool, as_json: bool, id_too: bool
-) -> None:
-    from layerstore.cli.build_ui import JSON_PROGRESS, sizes, summary
-
-    members = [_members(each) for each in built]
-    if progress in JSON_PROGRESS:
-        from layerstore.cli.build_json import JsonUi
-
-        for each in members:
-            JsonUi(sys.stderr).done(**each)
-    if as_json:
-        write_json(members if built[0].label else members[0])
-        return
-    if id_too:
-        for variant in built:
-            write_line(variant.result.image_id)
-    if not quiet and progress not in (*JSON_PROGRESS, "quiet"):
-        for variant in built:
-            result = variant.result
-            stored = sizes(result.new_bytes, result.reused_bytes)
-            write_note(
-                summary(
-                    result.names, result.image.size, result.cached, result.steps, stored,
-                    is_stored=result.is_stored,
-                )
-            )  # fmt: skip
-
-
-def _members(variant: BuiltVariant) -> dict[str, object]:
-    result = variant.result
-    head: dict[str, object] = {"variant": variant.label} if variant.label else {}
-    return {
-        **head,
-        "id": result.image_id,
-        "names": list(result.names),
-        "size": result.image.size,
-        "steps": result.steps,
-        "cached": result.cached,
-        "new_bytes": result.new_bytes,
-        "reused_bytes": result.reused_bytes,
-    }

@@ -56,8 +56,8 @@ def lock(
     quiet: Quiet = False,
 ) -> None:
     """Resolve the packages of a native spec and write its lock file."""
-    from layerstore.cli.build import new_request
     from layerstore.cli.build_bases import registry_puller
+    from layerstore.cli.build_request import new_request
     from layerstore.cli.build_ui import check_progress, watching
     from layerstore.cli.build_values import with_values
     from layerstore.errors import ConflictError
@@ -85,7 +85,7 @@ def lock(
 def write_lock(store: Store, request: BuildRequest, ui: BuildUi, *, quiet: bool) -> None:
     """Resolve a spec and write its lock file, whole or not at all."""
     from layerstore.build.api import resolve_lock
-    from layerstore.cli.build_output import write_whole
+    from layerstore.cli.build_told import write_whole
 
     resolved = resolve_lock(store, replace(request, variants=(), locked=False), ui)
     old = resolved.path.read_bytes() if resolved.path.is_file() else None

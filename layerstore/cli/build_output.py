@@ -1,12 +1,10 @@
-"""What ``build --output`` and its like mean, and the files that a build leaves for scripts.
+"""What ``build --output`` and ``--annotation`` mean.
 
-Source: buildx, ``--output``, ``--metadata-file``, ``--annotation``; docker, ``--iidfile``.
+Source: buildx, ``--output``, ``--annotation``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import sys
 from functools import partial
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.build.outputs import Output
-    from layerstore.build.request import BuildResult, BuiltVariant
     from layerstore.image.blob_files import Compression
 
 _COMPRESSIONS: dict[str, Compression] = {
@@ -238,47 +235,3 @@ def parse_annotations(words: Sequence[str]) -> dict[str, str]:
             raise InputError(f"{word!r} is not an annotation", hint="--annotation NAME=VALUE")
         annotations[name] = value
     return annotations
-
-
-def forget(*paths: Path | None) -> None:
-    """Remove files that an earlier build wrote, so that a failed build leaves none."""
-    for path in paths:
-        if path is not None:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file: it is there whole, and durable, or not at all."""
-    with output_stream(os.path.abspath(path)) as stream:
-        stream.write(text.encode())
-
-
-def metadata_of_all(built: Sequence[BuiltVariant]) -> dict[str, object]:
-    """Return what ``--metadata-file`` holds: of variants each under its label, as buildx bake."""
-    if built[0].label:
-        return {each.label: metadata(each.result) for each in built}
-    return metadata(built[0].result)
-
-
-def metadata(result: BuildResult) -> dict[str, object]:
-    """Return what ``--metadata-file`` holds, under buildx' keys."""
-    from layerstore.formats.reference import full_name
-
-    descriptor = result.descriptor
-    plain: dict[str, object] = {
-        "containerimage.config.digest": result.image_id,
-        "containerimage.descriptor": {
-            "mediaType": descriptor.media_type,
-            "digest": descriptor.digest,
-            "size": descriptor.size,
-        },
-        "containerimage.digest": descriptor.digest,
-    }
-    from layerstore.image.attestations import PROVENANCE_TYPE
-
-    if PROVENANCE_TYPE in result.predicates:
-        plain["buildx.build.provenance"] = json.loads(result.predicates[PROVENANCE_TYPE])
-    if result.names:
-        plain["image.name"] = ",".join(full_name(name) for name in result.names)
-    return plain

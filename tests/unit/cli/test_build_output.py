@@ -9,13 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore.build.outputs import OutputKind
-from layerstore.cli.build_output import (
-    forget,
-    parse_annotations,
-    parse_outputs,
-    uses_stdout,
-    write_whole,
-)
+from layerstore.cli.build_output import parse_annotations, parse_outputs, uses_stdout
+from layerstore.cli.build_told import forget, write_whole
 from layerstore.errors import InputError
 
 
