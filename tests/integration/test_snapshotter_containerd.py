@@ -24,6 +24,7 @@ from tests.support.containerd import Containerd, Registry, fields_of, message
 from tests.support.debian_base import debian_base_tar
 from tests.support.snapshotter import (
     REFERENCE,
+    Client,
     Plugin,
     end_mounts_below,
     mounted,
@@ -127,7 +128,9 @@ def test_images_are_imported_run_and_removed(host: Host) -> None:
     host.plugin.cli.ok("check", "--read-data")
     for name in ("one:1", "two:1"):
         containerd("images", "rm", "--sync", f"docker.io/library/{name}")
-    assert host.names() == []
+    wait_for("snapshots to go", lambda: host.names() == [])
+    with Client(f"unix:{host.plugin.address}") as client:
+        client.cleanup()
     host.plugin.cli.ok("gc", "--all")
     assert not list(host.plugin.store.glob("packs/*/*"))
     assert not list((host.plugin.store / "views").glob("*.json"))

@@ -102,8 +102,14 @@ class Client:
     """A client of the snapshots service: of the plugin's, or of containerd's own."""
 
     def __init__(
-        self, target: str, *, namespace: str = "", snapshotter: str = "layerstore"
+        self,
+        target: str,
+        *,
+        namespace: str = "",
+        snapshotter: str = "layerstore",
+        labels: Mapping[str, str] | None = None,
     ) -> None:
+        self._labels = labels or {}
         self._channel = grpc.insecure_channel(target)
         self._metadata = (("containerd-namespace", namespace),) if namespace else ()
         self._name = snapshotter
@@ -118,12 +124,17 @@ class Client:
         self, key: str, parent: str = "", labels: Mapping[str, str] | None = None
     ) -> list[mount_pb2.Mount]:
         request = snapshots_pb2.PrepareSnapshotRequest(
-            snapshotter=self._name, key=key, parent=parent, labels=labels
+            snapshotter=self._name,
+            key=key,
+            parent=parent,
+            labels={**self._labels, **(labels or {})},
         )
         return list(self._call("Prepare", request, snapshots_pb2.PrepareSnapshotResponse).mounts)
 
     def view(self, key: str, parent: str = "") -> list[mount_pb2.Mount]:
-        request = snapshots_pb2.ViewSnapshotRequest(snapshotter=self._name, key=key, parent=parent)
+        request = snapshots_pb2.ViewSnapshotRequest(
+            snapshotter=self._name, key=key, parent=parent, labels=self._labels
+        )
         return list(self._call("View", request, snapshots_pb2.ViewSnapshotResponse).mounts)
 
     def mounts(self, key: str) -> list[mount_pb2.Mount]:
@@ -132,7 +143,7 @@ class Client:
 
     def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
         request = snapshots_pb2.CommitSnapshotRequest(
-            snapshotter=self._name, name=name, key=key, labels=labels
+            snapshotter=self._name, name=name, key=key, labels={**self._labels, **(labels or {})}
         )
         self._call("Commit", request, Empty)
 
