@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
@@ -19,9 +19,11 @@ from layerstore.errors import InputError
 
 if TYPE_CHECKING:
     from layerstore.digest import Digest
+    from layerstore.image.blob_files import Compression
     from layerstore.image.layout import NamedImage, SaveReport
     from layerstore.image.sending import Policy
     from layerstore.progress import Progress
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 STDIO = "-"
@@ -98,19 +100,76 @@ def export(
     context: typer.Context,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.")],
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="The tar to write; - for stdout.")
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|DIR/|-",
+            help="The tar to write, or a directory that is new or empty; - for stdout.",
+        ),
     ] = STDIO,
+    *,
+    compression: Annotated[
+        str,
+        typer.Option(metavar="gzip|zstd|none", help="Of the tar; by default as its name says."),
+    ] = "",
 ) -> None:
-    """Write an image's root file system as one tar."""
+    """Write an image's root file system as one tar, or into a directory.
+
+    As root a directory gets owners, all modes, attributes and devices of the image.
+    """
     from layerstore.cli.outfile import output_stream
     from layerstore.image.export_layer import export_rootfs
     from layerstore.store.usage import note_image_use
 
+    is_directory = output.endswith("/") or os.path.isdir(output)
+    if is_directory and compression:
+        raise InputError("a directory is not compressed", hint="name a file")
+    packing = _packing(compression, output)
     with settings_of(context).open_store() as store:
         found = store.resolve(image)
         note_image_use(store.paths, found.image_id)
+        if is_directory:
+            _export_directory(store, found, Path(output))
+            return
         with output_stream(output) as stream:
-            export_rootfs(store, found.layers, stream)
+            if packing == "none":
+                export_rootfs(store, found.layers, stream)
+                return
+            from layerstore.image.blob_files import CompressedStream
+
+            packed = CompressedStream(stream, packing)
+            export_rootfs(store, found.layers, cast("BinaryIO", packed))
+            packed.finish()
+
+
+def _packing(compression: str, output: str) -> Compression:
+    match compression:
+        case "" if output.endswith((".gz", ".tgz")):
+            return "gzip"
+        case "" if output.endswith((".zst", ".zstd")):
+            return "zstd"
+        case "" | "none":
+            return "none"
+        case "gzip" | "zstd":
+            return compression
+        case _:
+            raise InputError(f"{compression!r} is not a compression", hint="gzip, zstd or none")
+
+
+def _export_directory(store: Store, image: ImageRecord, out: Path) -> None:
+    from layerstore.image.checkout import checkout, export_directory
+    from layerstore.image.stack import load_root
+
+    root = load_root(store, image.layers)
+    if os.geteuid() == 0:
+        export_directory(store, root, out)
+        return
+    skipped: list[bytes] = []
+    checkout(store, root, out, on_skip=lambda path, _why: skipped.append(path))
+    write_note("owners, set-user-ID bits and attributes are kept for root alone")
+    if skipped:
+        write_note(f"{len(skipped)} devices and fifos are left out, for root alone may make them")
 
 
 def save(

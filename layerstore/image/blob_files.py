@@ -16,7 +16,7 @@ from layerstore.linux.files import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Self
+    from typing import BinaryIO, Self
 
 Compression = Literal["gzip", "zstd", "none"]
 
@@ -126,6 +126,29 @@ def compressed(pieces: Iterable[bytes], compression: Compression) -> Iterator[by
             yield made
     if rest := compressor.flush():
         yield rest
+
+
+class CompressedStream:
+    """What plain bytes are written to that shall be compressed in a file."""
+
+    def __init__(self, out: BinaryIO, compression: Compression) -> None:
+        self._out = out
+        self._compressor = compressor_of(compression)
+
+    def write(self, part: bytes) -> int:
+        """Compress ``part`` into the file."""
+        if made := self._compressor.compress(part):
+            self._out.write(made)
+        return len(part)
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        """Compress parts one after the other."""
+        for part in parts:
+            self.write(part)
+
+    def finish(self) -> None:
+        """End the compressed stream; the file is the caller's."""
+        self._out.write(self._compressor.flush())
 
 
 def compressor_of(compression: Compression) -> Compressor:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from layerstore.errors import ConflictError, StorageError
 from layerstore.formats.tree import Kind
 from layerstore.linux.files import fsync_directory, write_all
+from layerstore.linux.removal import remove_leftover
 from layerstore.progress import Progress, Silent
 from layerstore.store.objects import sync_file_system
 
@@ -83,6 +84,45 @@ def checkout(
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
+        fsync_directory(os.path.dirname(target))
+    except OSError as err:
+        reason = os.strerror(err.errno) if err.errno else str(err)
+        raise StorageError(
+            f"could not write {out}: {reason}",
+            hint="the store is unharmed; free space there or choose another place",
+        ) from err
+
+
+def export_directory(store: Store, root: Node, out: Path) -> None:
+    """Write a tree as it is, for root: what ``export | tar -x`` as root would leave.
+
+    Owners, all mode bits, extended attributes and devices are as they are in the tree, so
+    programs of a stranger's image may be set-user-ID here; the caller says who may enter ``out``.
+
+    Args:
+        store: Where contents are read.
+        root: The tree.
+        out: Absent or an empty directory; appears whole and durable, or stays as it was.
+
+    Raises:
+        ConflictError: There is something at ``out``.
+        StorageError: ``out`` cannot be written.
+        IntegrityError: Stored bytes are damaged.
+    """
+    target = os.path.abspath(out)
+    staged = f"{os.path.dirname(target)}/.{os.path.basename(target)}.{os.getpid()}.part"
+    if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
+        raise ConflictError(f"{out} is not an empty directory", hint="choose a new one")
+    try:
+        try:
+            # Closed to others while it is half there; the tree's root decides in the end.
+            os.mkdir(staged, 0o700)
+            os.mkdir(f"{staged}/tree", 0o700)
+            restore(store, root, f"{staged}/tree")
+            sync_file_system(staged)
+            os.rename(f"{staged}/tree", target)
+        finally:
+            remove_leftover(staged)
         fsync_directory(os.path.dirname(target))
     except OSError as err:
         reason = os.strerror(err.errno) if err.errno else str(err)
