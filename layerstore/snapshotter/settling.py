@@ -170,13 +170,17 @@ class Settler:
         try:
             step(number)
         except (LayerstoreError, OSError) as err:
-            with self._table.changed:
-                if self._table.get(number) is None:
-                    return  # removed meanwhile, and its files are vanishing
-                self._failed.add(number)
-                self._table.changed.notify_all()
-            why = err.message if isinstance(err, LayerstoreError) else str(err)
-            self._tell(f"snapshot {number} keeps its files unpacked for now: {why}")
+            self._give_up_for_now(number, str(err))
+        except Exception as err:  # noqa: BLE001 -- a mistake of ours must not stop the thread
+            self._give_up_for_now(number, f"{type(err).__name__}: {err}")
+
+    def _give_up_for_now(self, number: int, why: str) -> None:
+        with self._table.changed:
+            if self._table.get(number) is None:
+                return  # removed meanwhile, and its files are vanishing
+            self._failed.add(number)
+            self._table.changed.notify_all()
+        self._tell(f"snapshot {number} keeps its files unpacked for now: {why}")
 
     def _remove(self, number: int) -> None:
         try:

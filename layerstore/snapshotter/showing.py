@@ -140,6 +140,10 @@ class Shower:
         words = syscalls.classic_overlay_options(overlay)
         return [Mount(OVERLAY, OVERLAY, tuple(words if own else ("ro", *words)))]
 
+    def clean(self) -> None:
+        """Remove what is left of views that are gone, as after a restart of the host."""
+        lowers.clean_unused(self._paths.root)
+
     def keep_ready(self, snapshot: Snapshot, layers: Sequence[DiffId]) -> None:
         """Make a committed snapshot's layers visible, so that containers over it begin at once.
 

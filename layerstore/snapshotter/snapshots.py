@@ -82,6 +82,7 @@ class Snapshots:
 
     def start(self) -> None:
         """Begin to work on what is committed, and remove what killed processes left."""
+        self._shower.clean()
         for number in self._table.orphans():
             self._settler.remove_upper(number)
         self._settler.start()

@@ -315,6 +315,22 @@ def test_what_the_store_has_is_not_fetched(host: Host, registry: Registry) -> No
     assert host.containerd.run(unknown, *SH, "cat /own", namespace="k8s.io") == "unknown:1 2"
 
 
+def test_a_known_layer_lies_over_what_containerd_unpacked(host: Host, registry: Registry) -> None:
+    base = host.image("base:1", "COPY own-0 /own", store=host.plugin.cli)
+    host.containerd("images", "import", "--snapshotter", "layerstore", base, namespace="k8s.io")
+    host.plugin.wait_until_settled()
+    host.plugin.cli.ok("rm", "base:1")
+    before = host.containerd.blobs()
+    (host.base / "Dockerfile").write_text('FROM base:1\nCOPY own-1 /other\nRUN ["x"]')
+    steps = ("COPY own-0 /own", "COPY own-1 /other")
+    top = host.image("base:1", *steps, store=host.plugin.cli)
+    reference = registry.put(top, "top:1")
+    host.containerd.pull_as_kubelet(reference)
+    assert host.containerd.blobs() - before < 20_000
+    run = host.containerd.run(reference, *SH, "cat /own /other", namespace="k8s.io")
+    assert run == "base:1 0base:1 1"
+
+
 def test_a_pod_runs_as_a_kubelet_runs_it(host: Host) -> None:
     """RunPodSandbox, CreateContainer, StartContainer, statistics, and the way back."""
     ask = host.containerd.ask_cri
