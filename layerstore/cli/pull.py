@@ -254,7 +254,10 @@ def policy_of(compression: str) -> Policy:
 def _tags_of(name: Reference, client: RegistryClient) -> list[Reference]:
     if name.tag or name.digest:
         raise InputError("tag can't be used with --all-tags/-a")
-    return [name._replace(tag=tag) for tag in client.repository(name).tags()]
+    from layerstore.registry.referrers import is_of_a_manifest
+
+    tags = client.repository(name).tags()
+    return [name._replace(tag=tag) for tag in tags if not is_of_a_manifest(tag)]
 
 
 def _stored_tags(store: Store, text: str) -> list[str]:

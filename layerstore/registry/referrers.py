@@ -8,6 +8,7 @@ Source: OCI distribution spec 1.1, "Listing Referrers", "Referrers Tag Schema".
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from layerstore.digest import hex_of
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from layerstore.registry.repository import Repository
 
 MAX_REFERRERS = 10_000
+
+_OF_A_MANIFEST = re.compile(r"sha256-[0-9a-f]{64}(\.\w+)?|sha512-[0-9a-f]{128}(\.\w+)?")
 
 
 def referrers(
@@ -55,6 +58,14 @@ def referrers(
 def referrers_tag(digest: Digest) -> str:
     """Return the tag under which clients keep a manifest's referrers."""
     return f"{digest.partition(':')[0]}-{hex_of(digest)}"
+
+
+def is_of_a_manifest(tag: str) -> bool:
+    """Tell whether a tag is one under which clients keep what belongs to a manifest.
+
+    Its referrers, or with a suffix its signatures (``.sig``), its parcels and their like.
+    """
+    return _OF_A_MANIFEST.fullmatch(tag) is not None
 
 
 def artifact_type_of(descriptor: oci.Descriptor) -> str:

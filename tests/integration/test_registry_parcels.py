@@ -107,6 +107,17 @@ def inspected(cli: Cli, name: str) -> object:
     return {key: found[key] for key in ("Id", "RepoTags", "RepoDigests", "RootFS", "Size")}
 
 
+def test_tags_of_parcels_are_no_images(
+    server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
+) -> None:
+    _, names = pushed
+    receiver = Cli(tmp_path / "store")
+    result = receiver.ok(
+        "pull", "--all-tags", names[0].rpartition(":")[0], "--json", **server.environment
+    )
+    assert sorted(row["name"] for row in json.loads(result.out)) == names
+
+
 def test_a_version_comes_to_who_has_nothing(
     server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
 ) -> None:

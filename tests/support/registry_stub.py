@@ -125,13 +125,13 @@ class Stub(BaseHTTPRequestHandler):
             self.unknown("BLOB_UNKNOWN")
             return
         headers = {"Docker-Content-Digest": digest, "Content-Type": "application/octet-stream"}
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted is None:
             self.answer(200, data, headers)
             return
-        start = int(wanted.group(1))
-        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self.answer(206, data[start:], headers)
+        start, last = int(wanted.group(1)), int(wanted.group(2) or len(data) - 1)
+        headers["Content-Range"] = f"bytes {start}-{last}/{len(data)}"
+        self.answer(206, data[start : last + 1], headers)
 
     def serve_manifests(self, repository: Repository, reference: str) -> None:
         if self.command == "PUT":

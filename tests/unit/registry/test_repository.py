@@ -74,6 +74,23 @@ def whole(repository: Repository, digest: Digest = DIGEST, size: int = len(BLOB)
         return b"".join(pieces)
 
 
+@pytest.mark.parametrize(
+    ("offset", "end"), [(0, 10), (5, 2_000_000), (2_999_999, 3_000_000), (7, None), (0, None)]
+)
+def test_a_part_of_a_blob(
+    stub: StubRegistry, client: RegistryClient, offset: int, end: int | None
+) -> None:
+    stub.repository("a/b").blobs[DIGEST] = BLOB
+    with of(client, stub).open_blob(DIGEST, len(BLOB), offset, end) as stream:
+        pieces = []
+        while piece := stream.read(1 << 16):
+            pieces.append(piece)
+    assert b"".join(pieces) == BLOB[offset:end]
+    wanted = stub.requests[-1].headers.get("Range")
+    last = "" if end in (None, len(BLOB)) else str((end or 0) - 1)
+    assert wanted == (f"bytes={offset}-{last}" if offset or last else None)
+
+
 def asked(stub: StubRegistry, method: str = "") -> list[str]:
     return [seen.path for seen in stub.requests if not method or seen.method == method]
 
