@@ -65,8 +65,10 @@ class Settler:
         self._doomed: list[int] = []
         self._unready: dict[int, float] = {}
         self._readied: set[int] = set()
-        self._failed: set[int] = set()
-        self._busy = False
+        self._failed: dict[int, str] = {}  # why, as it was told
+        self._tried: set[int] = set()  # of those: not to be tried before the next Cleanup
+        self._mounted: set[int] = set()  # committed while they were mounted, and not yet free
+        self._at: Callable[[int], None] | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="layerstore-settle", daemon=True)
 
@@ -100,9 +102,14 @@ class Settler:
         Source: containerd calls Cleanup after each garbage collection.
         """
         with self._table.changed:
-            self._failed.clear()
+            self._tried.clear()
+            self._mounted.clear()
             self._table.changed.notify_all()
-            self._table.changed.wait_for(lambda: not self._doomed and not self._busy, timeout_s)
+            self._table.changed.wait_for(self._has_removed, timeout_s)
+
+    def _has_removed(self) -> bool:
+        """Whether nothing is left of what was removed, which may be just about to be shown."""
+        return not self._doomed and self._at not in (self._remove, self._ready)
 
     def wait_until_settled(self, number: int, timeout_s: float) -> None:
         """Wait until a snapshot and all below it have settled, or cannot for now."""
@@ -113,7 +120,7 @@ class Settler:
         """Whether it is a matter of time alone until a snapshot has settled."""
         unpacked = False
         for each in reversed(self._table.lineage(number)):
-            if each.number in self._failed:
+            if each.number in self._tried or each.number in self._mounted:
                 return False
             unpacked = unpacked or each.layer is None
             if each.has_upper and self._table.lies_over(each.number):
@@ -126,7 +133,7 @@ class Settler:
         while True:
             with self._table.changed:
                 step = None if self._stopping else self._next()
-                self._busy = step is not None
+                self._at = step[0] if step is not None else None
                 self._table.changed.notify_all()
                 if self._stopping:
                     return
@@ -136,17 +143,18 @@ class Settler:
             self._do(*step)
 
     def _rest(self) -> None:
-        """Wait for something to do, and now and then try again what failed."""
+        """Wait for something to do, and now and then look what is mounted still."""
         pause = _LOOK_AGAIN_S
         if self._unready:
             pause = max(0.0, min(self._unready.values()) - time.monotonic())
         if not self._table.changed.wait(pause) and pause == _LOOK_AGAIN_S:
-            self._failed.clear()
+            self._mounted.clear()
 
     def _next(self) -> tuple[Callable[[int], None], int] | None:
         if self._doomed:
             return self._remove, self._doomed.pop(0)
-        waiting = [each for each in self._table.committed() if each.number not in self._failed]
+        given_up = self._tried | self._mounted
+        waiting = [each for each in self._table.committed() if each.number not in given_up]
         for snapshot in waiting:  # first, for it can be done while containerd unpacks
             if snapshot.layer is None:
                 return self._pack, snapshot.number
@@ -178,9 +186,11 @@ class Settler:
         with self._table.changed:
             if self._table.get(number) is None:
                 return  # removed meanwhile, and its files are vanishing
-            self._failed.add(number)
+            self._tried.add(number)
+            told, self._failed[number] = self._failed.get(number), why
             self._table.changed.notify_all()
-        self._tell(f"snapshot {number} keeps its files unpacked for now: {why}")
+        if told != why:
+            self._tell(f"snapshot {number} keeps its files unpacked for now: {why}")
 
     def _remove(self, number: int) -> None:
         try:
@@ -210,7 +220,7 @@ class Settler:
         base = upper_path(self._store.paths, number)
         if is_written_to(base):
             with self._table.changed:
-                self._failed.add(number)  # until it is looked at again
+                self._mounted.add(number)
                 self._table.changed.notify_all()
             return
         with self._table.changed:
