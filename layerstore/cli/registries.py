@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +17,7 @@ from layerstore.cli.output import write_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     from layerstore.net.lifelines import Lifelines
     from layerstore.registry.client import RegistryClient
@@ -46,8 +49,10 @@ def registry_client(
     Raises:
         RegistryConfigError: A file cannot be understood.
     """
+    from layerstore.net.lifelines import Lifelines
     from layerstore.registry.surroundings import client_of
 
+    lifelines = lifelines or Lifelines()
     client = client_of(
         os.environ,
         tls_verify=tls_verify,
@@ -55,5 +60,33 @@ def registry_client(
         lifelines=lifelines,
         note=write_note,
     )
-    with contextlib.closing(client):
+    with contextlib.closing(client), _cut_by_signals(lifelines):
         yield client
+
+
+@contextlib.contextmanager
+def _cut_by_signals(lifelines: Lifelines) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end what other threads wait for, before they unwind this one.
+
+    Who unwinds waits for those threads, and a silent server would have them wait for minutes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def cut(number: int, frame: FrameType | None) -> None:
+        lifelines.cut()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, cut)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)

@@ -30,7 +30,7 @@ class Lifelines:
 
     def __init__(self, canceled: Callable[[], LayerstoreError] = CanceledError) -> None:
         self.canceled = canceled
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may cut what its own thread is about to hold
         self._ends: dict[object, Callable[[], None]] = {}
         self.is_cut = False
 

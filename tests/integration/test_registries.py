@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 import stat
+import subprocess
 import tarfile
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,10 +24,13 @@ from tests.support.registry_peers import (
     needs_registry,
     skopeo,
 )
+from tests.support.registry_stub import stub_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.registry_stub import Stub
 
 pytestmark = needs_registry
 
@@ -308,3 +314,39 @@ def test_build_caches_lie_in_registries(server: Server, cli: Cli, tmp_path: Path
     told = Cli(tmp_path / "third")("build", "--cache-from", absent, context, env=server.environment)
     assert told.code == 0
     assert f"the build cache {server.name}/caches/absent:latest is not used" in told.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_pull_waits_for_no_silent_server(
+    cli: Cli, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    layout = Layout(tmp_path / "layout")
+    layers = [tar_of({"a": b"a"}), tar_of({"b": b"b" * 100_000})]
+    manifest = layout.image(layers)
+    with stub_registry() as stub:
+        for blob in layout.blobs.iterdir():
+            stub.put_blob("a", blob.read_bytes())
+        raw = (layout.blobs / manifest["digest"].partition(":")[2]).read_bytes()
+        stub.put_manifest("a", raw, "1")
+        (last,) = json.loads(raw)["layers"][1:]
+        silent = threading.Event()
+
+        def say_nothing(handler: Stub) -> None:
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(last["size"]))
+            handler.end_headers()
+            silent.set()
+            handler.rfile.read(1)  # until the client has gone
+
+        stub.break_(last["digest"], say_nothing, times=99)
+        process = subprocess.Popen(
+            cli.command("pull", f"{stub.name}/a:1"), env=cli.environment({}),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert silent.wait(60)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+        assert process.returncode == code, error
+        assert b"Traceback" not in error
+    assert "no image" in cli.fails(3, "inspect", f"{stub.name}/a:1")
+    assert not list((cli.store / "tmp").iterdir())
