@@ -5,7 +5,6 @@ On the fast path: imports next to nothing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from typing import NamedTuple
@@ -58,6 +57,8 @@ def chain_of(remote: str, image_id: str) -> str:
     Never the name of local layers: what a remote says of layers is not what is known here.
     """
     text = f"remote\0{remote}\0{image_id}".encode("utf-8", "surrogateescape")
+    import hashlib  # lazily: loading OpenSSL takes 2 ms
+
     return hashlib.sha256(text).hexdigest()[:_CHAIN_HEX]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
-    "container", "volume", "generate",
+    "container", "volume", "bundle", "generate",
 )  # fmt: skip
 """What is added to the commands of images and views, in the order of the help."""
 
@@ -81,6 +81,7 @@ COMMANDS: dict[str, Command] = {
     "wait": _entry("container_end", "wait", "Wait for containers, print their exit codes."),
     "container": _entry("container_group", "group", "Commands of containers alone: rm, ls ..."),
     "volume": _entry("container_group", "volume", "List, make and remove volumes."),
+    "bundle": _entry("container_bundle", "bundle", "Write an image as a bundle for runtimes."),
     "generate": _entry("container_unit", "generate", "Print a systemd unit for a container."),
 }
 

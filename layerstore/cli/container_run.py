@@ -212,7 +212,7 @@ def _attend(
     from layerstore.containers.lifecycle import end
     from layerstore.containers.starting import hold
 
-    with started.connection:
+    with contextlib.closing(started.connection):
         outcome = attend(
             started.connection, interactive=interactive, tty=container.settings.tty,
             proxy_signals=proxy,
@@ -347,7 +347,7 @@ def _join(root: str, container: Container, *, interactive: bool, proxy: bool) ->
             f"container {container.name} is not running",
             hint=f"layerstore start --attach {container.name}",
         )
-    with connect(container) as connection:
+    with contextlib.closing(connect(container)) as connection:
         outcome = attend(
             connection, interactive=interactive, tty=container.settings.tty, proxy_signals=proxy
         )

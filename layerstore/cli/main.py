@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FAST_COMMANDS = (
     "images", "import", "mount", "mounts", "umount",
     "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
-    "container", "volume", "generate",
+    "container", "volume", "bundle", "generate",
 )  # fmt: skip
 
 

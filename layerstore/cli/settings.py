@@ -18,7 +18,7 @@ DEBUG_VARIABLE = "LAYERSTORE_DEBUG"
 RUNTIME_VARIABLE = "LAYERSTORE_RUNTIME"
 SYSTEM_ROOT = "/var/lib/layerstore"
 STORE_OPTION = "--store"
-COMMANDS_WITH_COMMANDS = ("run", "create", "exec", "container")
+COMMANDS_WITH_COMMANDS = ("run", "create", "exec", "bundle", "container")
 """Behind their first positional word everything is somebody else's."""
 
 _RUN_NAME_HEX = 16
@@ -66,9 +66,9 @@ def run_base(root: str, environ: Mapping[str, str], *, is_root: bool) -> str:
     Of root ``/run/layerstore``, of everyone else ``$XDG_RUNTIME_DIR/layerstore``; in the store
     where there is none. Below it each store has one of its own.
     """
-    import hashlib
+    from layerstore.digest import hex_of, sha256_digest
 
-    name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:_RUN_NAME_HEX]
+    name = hex_of(sha256_digest(os.fsencode(os.path.realpath(root))))[:_RUN_NAME_HEX]
     if is_root:
         return f"/run/layerstore/{name}"
     base = environ.get("XDG_RUNTIME_DIR", "")

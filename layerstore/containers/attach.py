@@ -16,7 +16,7 @@ from layerstore.containers import monitor
 from layerstore.linux.files import write_all
 
 if TYPE_CHECKING:
-    import socket
+    import _socket
     from collections.abc import Iterator
 
 DETACH_KEYS = b"\x10\x11"
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 def attend(
-    connection: socket.socket, *, interactive: bool, tty: bool, proxy_signals: bool = True
+    connection: _socket.socket, *, interactive: bool, tty: bool, proxy_signals: bool = True
 ) -> Outcome:
     """Join our streams to a container's until it ends or is left.
 
@@ -67,7 +67,7 @@ class _Session:
     """One attached client's loop."""
 
     def __init__(
-        self, connection: socket.socket, wake: int, *, interactive: bool, tty: bool
+        self, connection: _socket.socket, wake: int, *, interactive: bool, tty: bool
     ) -> None:
         self._connection = connection
         self._wake = wake
@@ -166,7 +166,7 @@ class _Session:
             self._connection.send(message)
 
 
-def _send_window(connection: socket.socket) -> None:
+def _send_window(connection: _socket.socket) -> None:
     for fd in (0, 1, 2):
         with contextlib.suppress(OSError):
             size = os.get_terminal_size(fd)

@@ -414,3 +414,19 @@ def test_a_damaged_record_is_told_and_can_be_removed(box: Containers) -> None:
     box.fails(10, "start", name)
     box.ok("rm", "--force", name)
     assert box.leftovers() == []
+
+
+def test_a_bundle_runs_with_the_runtime_alone(box: Containers, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    words = ("--network", "none", "-u", "daemon", "-w", "/made", "box")
+    box.ok("bundle", *words, bundle, "sh", "-c", "id -un; pwd; echo $PATH > /dev/null")
+    assert stat.S_IMODE(bundle.stat().st_mode) == 0o700
+    name = f"bundle-{os.getpid()}"
+    done = subprocess.run(
+        ["runc", "--root", tmp_path / "runc", "run", "--bundle", bundle, name],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "daemon\n/made\n"), done.stderr
+    assert "is there already" in box.fails(4, "bundle", "box", bundle)
+    box.fails(2, "bundle", "-v", "named:/x", "box", tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "runc"]

@@ -165,7 +165,7 @@ def add_image(store: Store, name: str, items: list[LayerItem], **config: object)
     """Store an image of one layer."""
     with store.begin("test base") as session:
         layer = write_layer(session, store, items)
-        container = ContainerConfig(env=(PATH,), **config)  # type: ignore[arg-type]
+        container = ContainerConfig(**{"env": (PATH,), **config})  # type: ignore[arg-type]
         return create_image(
             session,
             ImageConfig(architecture="amd64", config=container),
