@@ -70,6 +70,33 @@ def map_onto_subordinate_ids() -> IdMap:
     )
 
 
+def map_of_rootless(user: str) -> IdMap:
+    """Return the map of a user's rootless containers: root is the user, all others subordinate ids.
+
+    Raises:
+        InputError: There is no such user, or the user has no subordinate ids.
+    """
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError as err:
+        raise InputError(f"there is no user {user}") from err
+    uids = subordinate_range("/etc/subuid", user, entry.pw_uid)
+    gids = subordinate_range("/etc/subgid", user, entry.pw_uid)
+    if uids is None or gids is None:
+        raise InputError(
+            f"{user} has no subordinate ids in /etc/subuid and /etc/subgid",
+            hint=f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
+        )
+    return (
+        IdMapping(USERS, 0, entry.pw_uid, 1),
+        IdMapping(USERS, 1, uids.first, uids.length),
+        IdMapping(GROUPS, 0, entry.pw_gid, 1),
+        IdMapping(GROUPS, 1, gids.first, gids.length),
+    )
+
+
 def may_enter() -> bool:
     """Whether a user namespace can be made here, and mounts in it: found out by a child that does.
 

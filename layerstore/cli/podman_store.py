@@ -47,6 +47,10 @@ def podman_store(
             "rootless. Only when DIR is made; may be repeated.",
         ),
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--for", metavar="USER", help="The same for this user's ids of /etc/subuid."),
+    ] = None,
     backend: Annotated[
         str, typer.Option(metavar="NAME", help="Of the views, as for mount.")
     ] = "auto",
@@ -60,6 +64,12 @@ def podman_store(
     from layerstore.cli.progress import terminal_progress
     from layerstore.peers import podman_store as peer
 
+    if user is not None:
+        if idmap:
+            raise InputError("give either --idmap or --for")
+        from fuse_mount.unshare import map_of_rootless
+
+        idmap = [str(mapping) for mapping in map_of_rootless(user)]
     with settings_of(context).open_store() as store, terminal_progress(quiet=quiet) as progress:
         before = peer.read_wanted(directory)
         if remove and not images:

@@ -79,9 +79,12 @@ def layer_ids(diff_ids: Sequence[DiffId]) -> list[str]:
     return ids
 
 
-def link_name(layer_id: str) -> str:
-    """Return the short name of a layer's directory, the same for the same layer."""
-    digest = hashlib.sha256(f"layerstore link {layer_id}".encode()).digest()
+def link_name(layer_id: str, directory: str) -> str:
+    """Return the short name of a layer's directory: one for a layer in one store.
+
+    Overlays of other stores with the same layer are told apart by it.
+    """
+    digest = hashlib.sha256(f"layerstore link {directory} {layer_id}".encode()).digest()
     return base64.b32encode(digest).decode()[:LINK_CHARACTERS]
 
 

@@ -168,7 +168,7 @@ def update(
     with FileLock(f"{directory}/{STATE}.lock"):
         before = _read_state(directory)
         shown, missing = _resolve(store, wanted)
-        busy = _still_used(store, before, shown)
+        busy = _still_used(store, directory, before, shown)
         everything = (*shown, *busy)
         ids = tuple(image.image_id for image in everything)
         earlier = before.images if before is not None else ()
@@ -196,7 +196,7 @@ def remove(store: Store, directory: str) -> None:
     directory = _own_directory(store, directory, state.wanted)
     with FileLock(f"{directory}/{STATE}.lock"):
         ids = [name for name in _names(f"{directory}/overlay") if name != "l"]
-        users = _users(ids)
+        users = _users(directory, ids)
         if users:
             places = ", ".join(sorted(set(users.values())))
             raise ConflictError(
@@ -228,6 +228,7 @@ class _Tree:
     ) -> None:
         self._store = store
         self._root = str(store.root)
+        self._directory = directory
         self._overlay = f"{directory}/overlay"
         self._idmap = parse_id_map(idmap) if idmap else ()
         self._backend = backend
@@ -262,7 +263,7 @@ class _Tree:
             with contextlib.suppress(NotFoundError):
                 mounts.unmount(self._root, view_id_of(os.path.realpath(f"{place}/diff")), lazy=True)
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self._overlay}/l/{link_name(name)}")
+                os.unlink(f"{self._overlay}/l/{link_name(name, self._directory)}")
             remove_tree(place)
 
     def _make_view(self, layer_id: str, image: Shown, layers: tuple[DiffId, ...]) -> None:
@@ -270,7 +271,7 @@ class _Tree:
         for path in (place, f"{place}/diff"):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o755)
-        link = link_name(layer_id)
+        link = link_name(layer_id, self._directory)
         _replace(f"{place}/link", link.encode())
         with contextlib.suppress(FileExistsError):
             os.symlink(f"../{layer_id}/diff", f"{self._overlay}/l/{link}")
@@ -360,7 +361,9 @@ def _full(text: str) -> str:
         return ""
 
 
-def _still_used(store: Store, before: _State | None, shown: Sequence[Shown]) -> list[Shown]:
+def _still_used(
+    store: Store, directory: str, before: _State | None, shown: Sequence[Shown]
+) -> list[Shown]:
     """Return images that go, but that containers run on: they stay, without names."""
     staying = {image.image_id for image in shown}
     found = []
@@ -368,15 +371,15 @@ def _still_used(store: Store, before: _State | None, shown: Sequence[Shown]) -> 
         record = store.catalog.image(image_id)
         if record is None or record.image_id in staying:
             continue
-        if _users(layer_ids(record.layers)[-1:]):
+        if _users(directory, layer_ids(record.layers)[-1:]):
             found.append(Shown(record.image_id, (), record.layers))
     return found
 
 
-def _users(ids: Sequence[str]) -> dict[str, str]:
+def _users(directory: str, ids: Sequence[str]) -> dict[str, str]:
     """Return which of these layers overlays lie over, and where one of them is mounted."""
-    marks = {f"/{layer_id}/diff": layer_id for layer_id in ids}
-    marks |= {link_name(layer_id): layer_id for layer_id in ids}
+    marks = {f"{directory}/overlay/{layer_id}/diff": layer_id for layer_id in ids}
+    marks |= {link_name(layer_id, directory): layer_id for layer_id in ids}
     return {marks[mark]: place for mark, place in overlays_over(marks).items()}
 
 

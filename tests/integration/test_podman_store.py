@@ -17,6 +17,7 @@ import pytest
 
 from fuse_mount import mounts
 from layerstore.linux import mounts as syscalls
+from layerstore.linux import probe
 from layerstore.store.store import Store
 from tests.support.build import busybox
 from tests.support.cli import Cli
@@ -235,6 +236,27 @@ def test_buildah_and_skopeo_see_the_same(host: Host) -> None:
     host.podman.run("rm", "--all", program="buildah")
     seen = host.podman.run("inspect", "--config", "containers-storage:app:1", program="skopeo")
     assert seen.returncode == 0, seen
+
+
+def test_owners_are_shown_under_the_ids_of_a_rootless_user(host: Host) -> None:
+    """What ``--for USER`` makes of /etc/passwd and /etc/subuid, by hand."""
+    finding = probe.idmapped_layers(str(host.path))
+    if not finding.works:
+        pytest.skip(f"{finding.name}: {finding.reason}")
+    tree = host.path / "owned"
+    tree.mkdir()
+    (tree / "web").write_text("web")
+    os.chown(tree / "web", 33, 34)
+    host.cli.ok("import", tree, "-t", "owned:1")
+    idmap = ["--idmap", "0:4711:1", "--idmap", "1:100000:65536"]
+    host.share("owned:1", *idmap)
+    assert host.shared.stat().st_uid == 4711
+    (shown,) = host.shared.glob("overlay/*/diff")
+    assert (shown / "web").stat().st_uid == 100_032
+    assert (shown / "web").stat().st_gid == 100_033
+    assert shown.stat().st_uid == 4711
+    assert "other ids" in host.cli.fails(4, "podman-store", host.shared, "--idmap", "0:4712:65536")
+    assert "no user" in host.cli.fails(2, "podman-store", host.shared, "--for", "no-such-user")
 
 
 def test_directories_of_others_are_left_alone(host: Host) -> None:

@@ -28,8 +28,10 @@ def test_layers_have_the_ids_that_podman_gave_them_when_it_loaded_the_image() ->
 
 
 def test_links_are_short_and_one_for_a_layer() -> None:
-    one, other = (link_name(layer) for layer in layer_ids([BASE, NEXT]))
-    assert one != other
+    ids = layer_ids([BASE, NEXT])
+    one, other = (link_name(layer, "/a") for layer in ids)
+    assert one == link_name(ids[0], "/a")
+    assert len({one, other, link_name(ids[0], "/b")}) == 3
     assert len(one) == len(other) == 26
     assert one.isalnum()
     assert one.upper() == one
