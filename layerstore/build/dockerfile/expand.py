@@ -52,7 +52,7 @@ class Expansion:
     """Expands the words of one Dockerfile, in which variables have one allowance together.
 
     Each word has its own limits; without a common one, many words that say ``$A`` could still
-    fill the memory.
+    fill the memory. Ranges of ports count as well.
 
     Args:
         escape: Of the Dockerfile (`Dockerfile.escape`).
@@ -141,7 +141,7 @@ class Expansion:
         """
         self._left -= characters
         if self._left < 0:
-            what = "the variables of the file expand to too many characters"
+            what = "variables and ranges of the file expand to too many characters"
             raise limits.limit_exceeded(span, what, self._allowance)
 
     def _run(self, word: ShellWord, span: SourceSpan, read: Callable[[ShellWord], _R]) -> _R:
@@ -300,7 +300,9 @@ def _expose(item: Expose, word: _Words) -> Expose:
     words = [
         each for port in item.ports for each in word.expansion.words(port, word.env, item.span)
     ]
-    return replace(item, ports=expand_ports(words, item.span))
+    ports = expand_ports(words, item.span)
+    word.expansion.charge(sum(map(len, ports)), item.span)  # a range of all is 700 kB of history
+    return replace(item, ports=ports)
 
 
 def _volume(item: Volume, word: _Words) -> Volume:

@@ -174,15 +174,29 @@ class NoImages:
         [f"LABEL k{i}=$big" for i in range(400)],
         ["COPY " + "$big " * 400 + "/"],
         [f"RUN echo {i}" for i in range(400)],
+        ["EXPOSE 1-65535"] * 200,
     ],
-    ids=["one label", "labels", "copy", "run"],
+    ids=["one label", "labels", "copy", "run", "expose"],
 )
 def test_what_variables_put_in_is_limited_in_all(lines: list[str]) -> None:
     """They once took gigabytes of memory of a file of 1 MB."""
     text = "\n".join(["FROM scratch", "ARG big=" + "y" * 200_000, *lines])
     options = LowerOptions({}, {}, None, network=True, platform=Platform("linux", "amd64"))
-    with pytest.raises(LimitExceededError, match="variables of the file expand"):
+    with pytest.raises(LimitExceededError, match="variables and ranges of the file expand"):
         lower(parse_dockerfile(text.encode()), options, NoImages())
+
+
+@pytest.mark.parametrize("words", [["80", "22", "80", "443"], [f"{i}" for i in range(300, 1, -1)]])
+def test_ports_and_volumes_are_sorted_however_they_come(
+    builder: Builder,  # noqa: F811
+    words: list[str],
+) -> None:
+    lines = [f"EXPOSE {word}\nVOLUME /v{word}\n" for word in words]
+    joined = f"EXPOSE {' '.join(words)}\nVOLUME {' '.join(f'/v{word}' for word in words)}\n"
+    for text in ("".join(lines), joined, "".join(lines) + joined):
+        config = builder.config(builder.build("FROM scratch\n" + text)).config
+        assert list(config.exposed_ports) == sorted({f"{word}/tcp" for word in words})
+        assert list(config.volumes) == sorted({f"/v{word}" for word in words})
 
 
 def test_an_environment_keeps_its_order(builder: Builder) -> None:  # noqa: F811
