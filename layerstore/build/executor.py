@@ -21,6 +21,7 @@ from layerstore.errors import BuildError, InputError, LayerstoreError, MountErro
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from layerstore.build.contexts import Contexts
     from layerstore.build.facts import Selection
@@ -120,9 +121,9 @@ class BuildExecutor:
                 return self._running.selections(vertex.op, vertex, inputs)
             return []
 
-    def expect_commands(self) -> None:
-        """Hear that a command will run once other steps have."""
-        self._running.expect()
+    def expect(self, before_commands: AbstractSet[int]) -> None:
+        """Hear of the id() of each vertex after which a command comes."""
+        self._running.expect(before_commands)
 
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:
         """Carry out an operation and publish its layer.
@@ -132,6 +133,7 @@ class BuildExecutor:
         """
         with _blaming(vertex):
             self._hold(inputs)
+            self._running.prepare_beside(vertex)
             match vertex.op:
                 case MkdirOp() as op:
                     diff_id = self._copying.mkdir(op, inputs[0])

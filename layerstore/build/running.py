@@ -19,20 +19,21 @@ from layerstore.build.copy import CopyOptions, copy_match
 from layerstore.build.copying import input_root, nothing_found
 from layerstore.build.errors import BuildCanceledError, StepFailedError
 from layerstore.build.foreign import require_runnable
-from layerstore.build.graph import ContextOp
+from layerstore.build.graph import ContextOp, RunOp
 from layerstore.build.source import Match, find, select
 from layerstore.build.target import TargetTree
 from layerstore.build.waiting import Patience
 from layerstore.errors import LayerstoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from fuse_mount.build_lowers import BuildLowers
     from layerstore.build.facts import Selection
-    from layerstore.build.graph import MountSpec, RunOp, Vertex
+    from layerstore.build.graph import MountSpec, Vertex
     from layerstore.build.resources import BuildResources
     from layerstore.build.run.sandbox import Sandbox
     from layerstore.build.run.settings import RunSettings
@@ -66,7 +67,9 @@ class Running:
         self._snapshotter: Snapshotter | None = None
         self._context_layers: dict[str, tuple[DiffId, ...]] = {}
         self._beginning = threading.Lock()
-        self._ahead: threading.Thread | None = None
+        self._before_commands: AbstractSet[int] = frozenset()
+        self._is_begun = False
+        self._threads: list[threading.Thread] = []
         self._examined: set[str] = set()
         self._kept_bytes = 0
 
@@ -121,7 +124,7 @@ class Running:
         diff_id = self._resources.publish(
             outcome.items, opaques, outcome.whiteouts, near=inputs[0].layers
         )
-        self._keep_upper(outcome, inputs[0].layers, diff_id, scratch)
+        self._discard(scratch, self._keep_upper(outcome, inputs, diff_id, vertex))
         return diff_id
 
     def _opaques(self, outcome: RunOutcome, below: Sequence[DiffId]) -> list[bytes]:
@@ -138,27 +141,32 @@ class Running:
         return [path for path in outcome.opaques if exists_below(layers, path)]
 
     def _keep_upper(
-        self, outcome: RunOutcome, below: Sequence[DiffId], diff_id: DiffId | None, scratch: Path
-    ) -> None:
-        """Keep what a step has written for those that follow; remove the rest of its scratch."""
+        self, outcome: RunOutcome, inputs: Sequence[Result], diff_id: DiffId | None, vertex: Vertex
+    ) -> Path | None:
+        """Keep what a step has written, if commands that follow can lie over it; return it."""
         upper = outcome.upper
+        if upper is None or diff_id is None or id(vertex) not in self._before_commands:
+            return None
+        if self._resources.changes(outcome.items):
+            return None
         size = sum(item.entry.size for item in outcome.items)
-        if upper is None or diff_id is None or self._resources.changes(outcome.items):
-            self._resources.discard(scratch)
-            return
         with self._resources.lock:
+            if self._kept_bytes + size > KEPT_MAX_BYTES:
+                return None
             self._kept_bytes += size
-            if self._kept_bytes > KEPT_MAX_BYTES:
-                self._kept_bytes -= size
-                upper = None
-        if upper is None:
-            self._resources.discard(scratch)
-            return
-        for path in scratch.iterdir():
-            if path != upper:
-                self._resources.discard(path)
         assert self._lowers is not None
-        self._lowers.add_upper((*below, diff_id), upper)
+        self._lowers.add_upper((*inputs[0].layers, diff_id), upper)
+        return upper
+
+    def _discard(self, scratch: Path, kept: Path | None) -> None:
+        """Remove a step's scratch but for what is kept; beside the next steps: it may be much."""
+
+        def discard() -> None:
+            for path in scratch.iterdir() if kept is not None else (scratch,):
+                if path != kept:
+                    self._resources.discard(path)
+
+        self._beside(discard)
 
     def _with_bases(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> RunOp:
         """Return the operation with caches told apart by what they begin with, as BuildKit does."""
@@ -223,23 +231,39 @@ class Running:
             return self._lowers.lower(layers)
         return _root_of(self._snapshotter, layers, scratch)
 
-    def expect(self) -> None:
-        """Make ready what commands need, beside what the build does until then.
+    def expect(self, before_commands: AbstractSet[int]) -> None:
+        """Hear of the id() of each vertex after which a command comes."""
+        self._before_commands = before_commands
+
+    def prepare_beside(self, vertex: Vertex) -> None:
+        """Begin to make ready what a command needs that comes after a step of another kind.
 
         What is wrong is told by the first command.
         """
+        if isinstance(vertex.op, RunOp) or id(vertex) not in self._before_commands:
+            return
+        with self._resources.lock:
+            if self._is_begun:
+                return
+            self._is_begun = True
 
         def begin() -> None:
             with contextlib.suppress(LayerstoreError, OSError):
                 self._prepare_running()
 
-        self._ahead = threading.Thread(target=begin, name="build-ahead", daemon=True)
-        self._ahead.start()
+        self._beside(begin)
+
+    def _beside(self, function: Callable[[], None]) -> None:
+        """Have something done by a thread that :meth:`close` waits for."""
+        thread = threading.Thread(target=function, name="build-beside", daemon=True)
+        with self._resources.lock:
+            self._threads.append(thread)
+        thread.start()
 
     def close(self) -> None:
-        """Wait for what was begun; nothing begins any more."""
-        if self._ahead is not None:
-            self._ahead.join()
+        """Wait for what is done beside the steps; none of those runs any more."""
+        for thread in self._threads:
+            thread.join()
 
     def stop(self) -> None:
         """Kill all containers; none starts any more."""

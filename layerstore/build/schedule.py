@@ -72,20 +72,13 @@ class Schedule:
         """Return a step's number, from 1; 0 for what is no step."""
         return self._numbers.get(id(vertex), 0)
 
-    def leads_to_command(self, vertex: Vertex) -> bool:
-        """Whether a command comes after what is no command itself."""
-        if isinstance(vertex.op, RunOp):
-            return False
-        seen: set[int] = set()
-        pending = [vertex]
-        while pending:
-            for dependent in self._dependents.get(id(pending.pop()), ()):
-                if isinstance(dependent.op, RunOp):
-                    return True
-                if id(dependent) not in seen:
-                    seen.add(id(dependent))
-                    pending.append(dependent)
-        return False
+    def before_commands(self) -> frozenset[int]:
+        """Return the id() of every vertex after which a command comes."""
+        found: set[int] = set()
+        for vertex in reversed(self._order):
+            if isinstance(vertex.op, RunOp) or id(vertex) in found:
+                found.update(map(id, vertex.inputs))
+        return frozenset(found)
 
     def next_ready(self) -> Vertex | None:
         """Take the first vertex whose inputs are solved; None when there is none now."""

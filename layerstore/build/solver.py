@@ -30,6 +30,7 @@ from layerstore.store.records import CacheRecord
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
 
     from layerstore.build.graph import Vertex
@@ -90,8 +91,8 @@ class Executor(Protocol):
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a vertex takes from its inputs are named in its key."""
 
-    def expect_commands(self) -> None:
-        """Hear, once at most, that a command will run once other steps have."""
+    def expect(self, before_commands: AbstractSet[int]) -> None:
+        """Hear of the id() of each vertex after which a command comes, before the first runs."""
 
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:
         """Carry out an operation and publish its layer; called from several threads."""
@@ -202,7 +203,6 @@ class Solver:
         self._done: dict[str, _Done] = {}
         self._over: dict[int, list[tuple[Vertex, _Done]]] = {}
         self._failures: dict[int, BaseException] = {}
-        self._expects = False
 
     def solve(self, *targets: Vertex) -> Result:
         """Return the last target's result after solving everything that all of them need.
@@ -213,6 +213,7 @@ class Solver:
         self._schedule = Schedule(*targets)
         self._ui.planned(len(self._schedule.steps))
         self._notes.planned(self._schedule.steps)
+        self._executor.expect(self._schedule.before_commands())
         try:
             while not self._schedule.is_done:
                 while (vertex := self._schedule.next_ready()) is not None:
@@ -321,9 +322,6 @@ class Solver:
             if task.keys:
                 self._notes.missed(task.number, task.vertex, task.inputs, task.keys)
             self._ui.started(task.number, task.vertex.label)
-            if not self._expects and self._schedule.leads_to_command(task.vertex):
-                self._expects = True
-                self._executor.expect_commands()
             self._workers.start(task.number, lambda task=task: self._carry_out(task))  # type: ignore[misc]
 
     def _carry_out(self, task: _Task) -> _Done:

@@ -57,7 +57,7 @@ class Executor:
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         return []
 
-    def expect_commands(self) -> None:
+    def expect(self, before_commands: object) -> None:
         pass
 
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:

@@ -14,6 +14,7 @@ from layerstore.digest import DiffId, sha256_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from layerstore.build.ui import StepOutcome
     from layerstore.store.records import CacheRecord
@@ -41,10 +42,9 @@ class FakeExecutor:
         self.executed: list[str] = []
         self.read = 0
         self.stopping = threading.Event()
-        self.expected = 0
 
-    def expect_commands(self) -> None:
-        self.expected += 1
+    def expect(self, before_commands: AbstractSet[int]) -> None:
+        self.before_commands = before_commands
 
     def stop(self, *, abort: bool) -> None:
         self.stopping.set()
@@ -248,14 +248,12 @@ def test_notes_hear_of_every_step_and_are_kept_with_its_keys() -> None:
     assert [what for what, _ in rig.notes.heard] == ["planned"] * 3 + ["hit"] * 3
 
 
-def test_commands_are_expected_once_and_only_behind_other_steps() -> None:
+def test_it_is_known_after_what_commands_come() -> None:
     rig = Rig()
-    rig.solve(run("two", run("one", BASE)))
-    assert rig.executor.expected == 0  # the first step is a command: nothing is beside it
-    rig.solve(copy(copy(BASE, CONTEXT), CONTEXT))
-    assert rig.executor.expected == 0
-    target = run("last", copy(copy(run("first", BASE), CONTEXT), CONTEXT))
-    rig.solve(target, no_cache=True)
-    assert rig.executor.expected == 1
-    rig.solve(target)
-    assert rig.executor.expected == 1  # all of it was cached
+    first = run("first", BASE)
+    below = copy(first, CONTEXT)
+    above = copy(below, CONTEXT)
+    last = run("last", above)
+    rig.solve(copy(last, CONTEXT))
+    wanted = {id(each) for each in (BASE, CONTEXT, first, below, above)}
+    assert rig.executor.before_commands == wanted
