@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
@@ -81,12 +82,10 @@ def save_as_bundle(
     if not 1 <= chosen <= LEVEL_MAX:
         raise InputError(f"{chosen} is not a level of zstd", hint=f"1 to {LEVEL_MAX}")
     saved = [_saved(store, image) for image in images]
-    with (
-        terminal_progress(quiet=quiet) as progress,
-        output_stream(output, what="a bundle") as stream,
-    ):
+    opened = partial(output_stream, output, what="a bundle")
+    with terminal_progress(quiet=quiet) as progress:
         report = save_bundle(
-            store, saved, stream, having=having, bases=bases, level=chosen, progress=progress
+            store, saved, opened, having=having, bases=bases, level=chosen, progress=progress
         )
     if as_json and output != STDIO:
         write_json({"bundle": output, **report._asdict()})

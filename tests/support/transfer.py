@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def bundle_of(
     found = having or (having_images(store, since) if since else NOTHING)
     saved = [SavedImage(image, (name,)) for name, image in images]
     bases = [base_of(image) for image in since]
-    save_bundle(store, saved, out, having=found, bases=bases, level=LEVEL)
+    save_bundle(store, saved, lambda: nullcontext(out), having=found, bases=bases, level=LEVEL)
     return out.getvalue()
 
 

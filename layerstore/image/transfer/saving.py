@@ -34,7 +34,8 @@ from layerstore.store.parcels import PARCEL_LEVEL, ParcelWriter
 from layerstore.store.records import encode_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from layerstore.digest import DiffId
     from layerstore.image.transfer.having import Having
@@ -73,7 +74,7 @@ class BundleReport(NamedTuple):
 def save_bundle(
     store: Store,
     images: Sequence[SavedImage],
-    out: BinaryIO,
+    opened: Callable[[], AbstractContextManager[BinaryIO]],
     *,
     having: Having,
     bases: Sequence[BaseImage] = (),
@@ -85,7 +86,8 @@ def save_bundle(
     Args:
         store: Is written to for a lease and for what waits.
         images: In the order in which the receiver adds them.
-        out: Gets the bundle. After an error what it got is no bundle.
+        opened: Opens what gets the bundle, and makes it durable at the end, while the store
+            still holds the images. After an error what it got is no bundle.
         having: What the receiver has.
         bases: Images that make up ``having``, which the receiver must have.
         level: Of zstd.
@@ -111,7 +113,7 @@ def save_bundle(
             plain_bytes=plain_bytes,
         )
         report.start("saving", plain_bytes)
-        with _parcels(session, level, report) as parcels:
+        with opened() as out, _parcels(session, level, report) as parcels:
             size = _write(out, description, parcels.write(lacking))
         report.finish()
     return BundleReport(size, plain_bytes, len(lacking), len(records))
