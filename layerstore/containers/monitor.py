@@ -1,7 +1,7 @@
 """The process beside a running container: its streams, its log, its end, its restarts.
 
-Run as a program of its own (``python -I -S``), and written for that: it imports only modules
-that are built into the interpreter, so it starts in the time that the runtime needs anyway and
+Run as a program of its own (``python -I -S``), and written for that: it imports only modules of
+the interpreter's that are written in C, so it starts in the time that the runtime needs anyway and
 keeps 3 MiB of its own. Who starts a container (:mod:`layerstore.containers.starting`) forks,
 makes the mounts in a mount namespace of the child, becomes a subreaper, starts the runtime
 through :func:`start_runtime` here, and only then becomes this program. So the container's first

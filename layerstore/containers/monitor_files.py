@@ -1,6 +1,6 @@
 """Files and processes as a monitor needs them: what ``os`` and ``json`` have, without these.
 
-Like :mod:`layerstore.containers.monitor` of built-in modules only.
+Like :mod:`layerstore.containers.monitor` of modules written in C only.
 """
 
 from __future__ import annotations

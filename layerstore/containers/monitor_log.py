@@ -1,4 +1,4 @@
-"""The log that a monitor writes; like that, of modules only that are built in."""
+"""The log that a monitor writes; like that, of modules written in C only."""
 
 from __future__ import annotations
 

@@ -83,10 +83,18 @@ def _make_directories(root_fd: int, names: Sequence[bytes], wanted: str) -> None
             os.close(parent)
 
 
-def container_mounts(store_root: str, container: Container, root: str) -> tuple[ExtraMount, ...]:
+def container_mounts(
+    store_root: str, container: Container, root: str, owner: int = 0
+) -> tuple[ExtraMount, ...]:
     """Return a container's mounts beyond the standard ones, ready for the runtime.
 
     Fills volumes that are empty with what the image has in their place.
+
+    Args:
+        store_root: The store.
+        container: Whose.
+        root: Where its root is mounted.
+        owner: The host's id of the container's root, whose new volumes are.
 
     Raises:
         InputError: A source is missing, or a target is no place to mount at.
@@ -108,7 +116,7 @@ def container_mounts(store_root: str, container: Container, root: str) -> tuple[
     for place, mount in zip(places, mounts, strict=True):
         request = by_target.get(mount.destination)
         if request is not None and request.kind == "volume" and request.copy:
-            fill_volume(mount.source, root, place)
+            fill_volume(mount.source, root, place, owner)
     placed = tuple(
         mount._replace(destination=place) for place, mount in zip(places, mounts, strict=True)
     )

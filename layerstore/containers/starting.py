@@ -318,12 +318,13 @@ def _prepare(
         root=place,
         user=_user(place, container),
         cwd=working_directory(place, settings.cwd),
-        mounts=container_mounts(store_root, container, place),
+        mounts=container_mounts(store_root, container, place, _root_id(root.idmap)),
         devices=device_files(settings),
         cgroup=cgroup,
         machine=os.uname().machine,
         held=held_capabilities(),
-        ids=ids,
+        # In a user namespace of its own a container may not mount a sysfs of the host's network.
+        ids=ids or min((one.size for one in root.idmap), default=0),
         idmap=root.idmap,
         swap=counts_swap() if settings.limits.memory else False,
     )
@@ -334,6 +335,11 @@ def _prepare(
     finally:
         os.close(fd)
     return _monitor_spec(store_root, container, runtime, cgroup, rootless=bool(ids))
+
+
+def _root_id(idmap: IdMap) -> int:
+    """Return the host's id of a container's root."""
+    return next((one.host for one in idmap if one.container == 0), 0)
 
 
 def _mount_root(root: _Root, place: str, *, keeps: bool) -> None:

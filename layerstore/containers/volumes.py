@@ -82,19 +82,24 @@ def remove_volume(store_root: str, name: str, users: Iterable[str]) -> None:
     remove_tree(f"{store_root}/volumes/{name}")
 
 
-def fill_volume(data: str, root: str, place: str) -> None:
+def fill_volume(data: str, root: str, place: str, owner: int) -> None:
     """Give an empty volume what a mounted root has at a place, owners and modes too.
 
     Args:
         data: The volume's directory.
         root: A mounted root in which nothing runs.
         place: A path in it without links.
+        owner: Whose it is if the image has nothing there.
 
     Raises:
         ContainerError: It could not be copied.
     """
     source = f"{root}{place}"
-    if not os.path.isdir(source) or os.path.islink(source) or os.listdir(data):
+    if os.listdir(data):
+        return
+    if not os.path.isdir(source) or os.path.islink(source):
+        if owner and os.stat(data).st_uid == 0:
+            os.chown(data, owner, owner)
         return
     import subprocess  # few starts copy anything
 

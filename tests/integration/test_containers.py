@@ -430,3 +430,24 @@ def test_a_bundle_runs_with_the_runtime_alone(box: Containers, tmp_path: Path) -
     assert "is there already" in box.fails(4, "bundle", "box", bundle)
     box.fails(2, "bundle", "-v", "named:/x", "box", tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "runc"]
+
+
+def test_a_user_namespace_of_its_own(box: Containers, tmp_path: Path) -> None:
+    ids = tmp_path / "subid"
+    ids.write_text("root:100000:65536\n")
+    run = " ".join(box.command("run", "--rm", "--userns", "auto", "-v", "mapped:/v"))
+    script = (
+        f"mount --bind {ids} /etc/subuid && mount --bind {ids} /etc/subgid && exec {run} box "
+        "sh -c 'id -u; cat /proc/self/uid_map; stat -c %u /etc/passwd; touch /v/x /y && echo ok'"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script],
+        capture_output=True, text=True, check=False, env=box.environment(), timeout=120,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[:1] == ["0"], done
+    assert lines[1].split() == ["0", "100000", "65536"]
+    assert lines[2:] == ["0", "ok"]
+    assert os.stat(box.store / "volumes" / "mapped" / "_data" / "x").st_uid == 100000
+    box.ok("volume", "rm", "mapped")
+    assert box.leftovers() == []

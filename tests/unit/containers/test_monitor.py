@@ -1,0 +1,75 @@
+"""The monitor's parts: what it imports, and its log and its JSON as others read them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import layerstore
+from layerstore.containers.logs import parse_line
+from layerstore.containers.monitor import exit_code, start_code
+from layerstore.containers.monitor_files import to_json
+from layerstore.containers.monitor_log import Log
+
+TOP = Path(layerstore.__file__).parents[1]
+
+
+def test_the_monitor_imports_nothing_that_is_written_in_python() -> None:
+    program = (
+        "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]); "
+        "import layerstore.containers.monitor; "
+        "new = [sys.modules[name] for name in set(sys.modules) - before]; "
+        "print(*(m.__name__ for m in new if str(getattr(m, '__file__', '')).endswith('.py')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, TOP], capture_output=True, text=True, check=True
+    )
+    foreign = [name for name in done.stdout.split() if not name.startswith("layerstore")]
+    assert foreign == ["__future__"]
+
+
+def test_json_is_what_json_reads() -> None:
+    value = {"text": 'a"\\\n\x00é\U0001f600', "yes": True, "number": -3, "time": 1.5, "none": ""}
+    assert json.loads(to_json(value)) == value
+
+
+def test_log_records_lines_and_beginnings_of_lines(tmp_path: Path) -> None:
+    log = Log(str(tmp_path / "log"), 0, 1)
+    log.write(b"stdout", b"one\ntw")
+    log.write(b"stderr", b"\n")
+    log.write(b"stdout", b"o\n")
+    log.close()
+    lines = [parse_line(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+    assert [(line.stream, line.text) for line in lines if line] == [
+        ("stdout", b"one\n"), ("stdout", b"tw"), ("stderr", b"\n"), ("stdout", b"o\n"),
+    ]  # fmt: skip
+
+
+def test_logs_are_turned_over_and_the_oldest_goes(tmp_path: Path) -> None:
+    log = Log(str(tmp_path / "log"), 1000, 3)
+    for number in range(100):
+        log.write(b"stdout", b"%03d\n" % number)
+    log.close()
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["log", "log.1", "log.2"]
+    assert (tmp_path / "log.1").read_bytes().endswith(b"\n")
+    newest = b"".join((tmp_path / name).read_bytes() for name in ("log.2", "log.1", "log"))
+    assert newest.count(b"\n") > 20
+    assert newest.rstrip().endswith(b"099")
+
+
+def test_a_torn_line_of_a_log_is_passed_over() -> None:
+    assert parse_line(b"2026-11-26T18:44:53.123456789Z stdout") is None
+    assert parse_line(b"") is None
+    assert parse_line(b"garbage stdout F x") is None
+
+
+def test_statuses() -> None:
+    assert exit_code(0) == 0
+    assert exit_code(3 << 8) == 3
+    assert exit_code(9) == 137
+    assert start_code(b'exec: "x": executable file not found in $PATH') == 127
+    assert start_code(b"permission denied") == 126
+    assert start_code(b"anything else") == 125
