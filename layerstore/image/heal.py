@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from layerstore.digest import Digest, hex_of, sha256_digest
-from layerstore.errors import FormatError, InputError, LayerstoreError, NotFoundError
+from layerstore.errors import (
+    FormatError,
+    InputError,
+    IntegrityError,
+    LayerstoreError,
+    NotFoundError,
+)
 from layerstore.formats import oci
 from layerstore.formats.decompress import decompressed
 from layerstore.formats.oci_config import decode_config
@@ -25,6 +33,7 @@ from layerstore.image.images import own_manifest
 from layerstore.image.ingest_tar import ingest_tar
 from layerstore.image.layer_writer import write_layer
 from layerstore.image.layout import INDEX_FILE, LAYOUT_FILE
+from layerstore.image.originals import keep_original, known_encodings
 from layerstore.image.scan import scan_directory
 from layerstore.linux.files import read_file
 from layerstore.progress import Silent
@@ -171,6 +180,7 @@ def _remove(scratch: str) -> None:
 
 
 def _offer_layout(gleaner: Gleaner, path: str, progress: Progress) -> None:
+    _offer_originals(gleaner, path)
     for manifest, raw in _manifests(path):
         gleaner.offer_blob(raw, sha256_digest(raw))
         try:
@@ -186,6 +196,23 @@ def _offer_layout(gleaner: Gleaner, path: str, progress: Progress) -> None:
                 _offer_layer(gleaner, f"{path}/{_BLOBS}/{hex_of(layer.digest)}", progress)
 
 
+def _offer_originals(gleaner: Gleaner, path: str) -> None:
+    """Offer the documents that images came under, and compressed layers that were kept."""
+    for digest in gleaner.missing.blobs:
+        with contextlib.suppress(LayerstoreError):
+            gleaner.offer_blob(_blob(path, digest), digest)
+    harmed = gleaner.missing.harmed | gleaner.missing.layers
+    for digest, encoding in known_encodings(gleaner.store).items():
+        file = f"{path}/{_BLOBS}/{hex_of(digest)}"
+        if encoding.kept not in harmed or not os.path.isfile(file):
+            continue
+        descriptor = oci.Descriptor(media_type="", digest=digest, size=encoding.size)
+        with contextlib.suppress(IntegrityError):  # it is damaged there, too
+            keep_original(
+                cast("WriteSession", gleaner), descriptor, encoding.diff_id, partial(FileIO, file)
+            )
+
+
 def _offer_layer(gleaner: Gleaner, path: str, progress: Progress) -> None:
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
         ingest_tar(cast("WriteSession", gleaner), stream, progress=progress)
@@ -197,15 +224,15 @@ def _manifests(path: str) -> Iterator[tuple[oci.Manifest, bytes]]:
         raw = read_file(f"{path}/{INDEX_FILE}", max_bytes=BLOB_MAX_BYTES)
     except OSError as err:
         raise FormatError(f"{path} has no readable {INDEX_FILE}: {err}") from err
-    todo = [(raw, 0)]
+    todo = [(raw, oci.INDEX_TYPE, 0)]  # index.json need not say what it is
     while todo:
-        raw, depth = todo.pop()
-        for descriptor in oci.decode_index(raw).manifests:
+        raw, media_type, depth = todo.pop()
+        for descriptor in oci.decode_index(raw, media_type=media_type).manifests:
             with contextlib.suppress(LayerstoreError):
                 found = _blob(path, descriptor.digest)
                 if descriptor.media_type in (oci.INDEX_TYPE, oci.DOCKER_INDEX_TYPE):
                     if depth < INDEX_DEPTH_MAX:
-                        todo.append((found, depth + 1))
+                        todo.append((found, descriptor.media_type, depth + 1))
                     continue
                 yield oci.decode_manifest(found, media_type=descriptor.media_type), found
 

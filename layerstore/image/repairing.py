@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import Digest, ImageId, ObjectId
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
+from layerstore.formats.origins import NO_ORIGINS
 from layerstore.formats.tree import decode_changeset
 from layerstore.image.heal import SourceResult, glean_from, glean_from_itself
 from layerstore.image.images import own_manifest
@@ -195,8 +196,18 @@ def _forget_build_steps(store: Store, harmed: frozenset[DiffId]) -> tuple[str, .
 def _losses(store: Store, lost: Lost) -> list[Loss]:
     images = store.images()
 
+    kept: dict[ImageId, tuple[DiffId, ...]] = {}
+    documents: dict[ImageId, tuple[Digest, ...]] = {}
+    for image in images:
+        origins = NO_ORIGINS
+        with contextlib.suppress(IntegrityError, NotFoundError):
+            origins = store.origins(image)
+        kept[image.image_id], documents[image.image_id] = origins.kept, tuple(origins.documents)
+
     def showing(diff_id: DiffId) -> tuple[ImageId, ...]:
-        return tuple(image.image_id for image in images if diff_id in image.layers)
+        return tuple(
+            image.image_id for image in images if diff_id in (*image.layers, *kept[image.image_id])
+        )
 
     lost = lost._replace(items=lost.items | lost.dependents)
     losses: list[Loss] = []
@@ -206,6 +217,9 @@ def _losses(store: Store, lost: Lost) -> list[Loss]:
         for digest, what in ((image.image_id, "config"), (image.manifest_digest, "manifest")):
             if digest in lost.blobs:
                 losses.append(Loss(None, (image.image_id,), f"its {what} {digest} is lost"))
+        for digest in lost.blobs.intersection(documents[image.image_id]):
+            told = f"it can no longer leave as {digest}, which is lost; nothing else is harmed"
+            losses.append(Loss(None, (image.image_id,), told))
     return losses
 
 

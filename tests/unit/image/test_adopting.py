@@ -17,6 +17,7 @@ from layerstore.image.images import inspect
 from layerstore.image.layout import NamedImage, save_layout, save_oci_layout
 from layerstore.image.layout_reader import LayoutReader
 from layerstore.image.originals import Originals
+from layerstore.image.repairing import repair_store
 from layerstore.image.sending import Policy
 from layerstore.store.check import check
 from layerstore.store.store import Store
@@ -263,6 +264,27 @@ def test_a_stranger_cannot_make_the_store_remember(store: Store, tmp_path: Path)
     assert digest not in store.origins(adopted.image).encodings
     assert "Attestations" not in inspect(store, adopted.image)
     assert check(store, read_data=True).ok
+
+
+def test_a_layout_brings_originals_back(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    layout = Layout(tmp_path / "layout")
+    entry = layout.image([LOWER, UPPER], "go")
+    with Store.open(root, create=True) as store:
+        load(store, layout.finish(("1", entry)))
+        (root / "blobs" / "sha256" / str(entry["digest"])[7:]).unlink()
+        for pack in root.glob("packs/*/*.pack"):
+            damaged = bytearray(pack.read_bytes())
+            for at in range(200, len(damaged) - 4_000, 10_000):
+                damaged[at] ^= 1
+            pack.write_bytes(damaged)
+        assert not check(store, read_data=True).ok
+    told = repair_store(str(root), [], dry_run=True)
+    assert any("can no longer leave as" in loss.what for loss in told.losses)
+    done = repair_store(str(root), [str(layout.root)], dry_run=False)
+    assert done.ok, [each.what for each in done.losses]
+    with Store.open(root) as store:
+        assert saved_digest(store, "web:1", tmp_path / "saved") == entry["digest"]
 
 
 # -- indexes
