@@ -41,7 +41,8 @@ Text.
 """
 
 
-def test_rpm_and_the_list_agree(tmp_path: Path) -> None:
+def test_rpm_and_the_list_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where rpmbuild makes a database
     context = tmp_path / "context"
     place = context / "root/usr/lib/sysimage/rpm"
     (context / "root/etc").mkdir(parents=True)
