@@ -79,6 +79,43 @@ def encode(parameters: Mapping[str, Any], pieces: Iterable[bytes]) -> Iterator[b
     return _gzip_member(coder, bytes.fromhex(parameters["header"]), pieces)
 
 
+def is_recipe(parameters: Mapping[str, object]) -> bool:
+    """Tell whether a recipe that a stranger sent is one of those that are written here.
+
+    What it makes is compared with a digest; this is for what it could cost.
+    """
+    fields = dict(parameters)
+    codec = fields.pop("codec", None)
+    limits = _RECIPE_LIMITS.get(codec) if isinstance(codec, str) else None
+    if limits is None:
+        return False
+    header = fields.pop("header", None)
+    if (codec == "zstd") is not (header is None) or not _is_header(header):
+        return False
+    if codec == "zstd":
+        fields.setdefault("size", 0)
+    return fields.keys() == limits.keys() and all(
+        type(value) is type(limits[name][0]) and limits[name][0] <= value <= limits[name][1]
+        for name, value in fields.items()
+    )
+
+
+def _is_header(header: object) -> bool:
+    if header is None:
+        return True
+    if not isinstance(header, str) or len(header) > 2 * _HEAD_BYTES:
+        return False
+    return len(header) % 2 == 0 and set(header) <= set("0123456789abcdef")
+
+
+_RECIPE_LIMITS: Final[Mapping[str, Mapping[str, tuple[Any, Any]]]] = {
+    "zlib": {"level": (0, 9), "memory": (1, 9)},
+    "isal": {"level": (0, 3)},
+    "zstd": {"level": (1, 22), "checksum": (False, True), "threads": (0, 1), "size": (0, 1 << 62)},
+}
+"""The least and the greatest value of each field."""
+
+
 def _gzip_member(coder: Compressor, header: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     from isal import isal_zlib  # its checksum is five times as fast
 

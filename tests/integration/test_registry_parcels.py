@@ -216,3 +216,21 @@ def test_an_image_without_parcels_is_not_shown(
         **server.environment,
     )  # fmt: skip
     assert "push --delta" in error
+
+
+def test_an_image_of_a_registry_travels_in_a_bundle_as_it_came(
+    server: Server, pushed: tuple[Cli, list[str]], tmp_path: Path
+) -> None:
+    _, names = pushed
+    middle, last = Cli(tmp_path / "middle"), Cli(tmp_path / "last")
+    pulled = [
+        json.loads(middle.ok("pull", name, "--json", **server.environment).out)[0]["digest"]
+        for name in names[:2]
+    ]
+    last.ok("pull", "--no-delta", names[0], **server.environment)
+    bundle = tmp_path / "bundle"
+    middle.ok("save", names[1], "--since", names[0], "-o", bundle, "--compression-level", "3")
+    last.ok("load", "-i", bundle)
+    assert inspected(last, names[1]) == inspected(middle, names[1])
+    told = last.ok("push", names[1], f"{server.name}/by/hand:1", "--json", **server.environment)
+    assert json.loads(told.out)[0]["digest"] == pulled[1]

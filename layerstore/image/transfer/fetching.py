@@ -15,6 +15,7 @@ from layerstore.errors import (
 )
 from layerstore.formats.origins import Encoding
 from layerstore.image.originals import known_encodings
+from layerstore.image.reencoding import is_recipe
 from layerstore.image.transfer.artefacts import find_artefact
 from layerstore.image.transfer.receiving import ItemReceiver, publish_received
 from layerstore.progress import Silent
@@ -166,6 +167,8 @@ def _encoding(known: KnownEncoding) -> Encoding | None:
         recipe = json.loads(known.recipe)
     except (ValueError, RecursionError) as err:
         raise FormatError(f"the parcels say nonsense of layer {known.digest}") from err
-    if not isinstance(recipe, dict) or not recipe:
+    if not isinstance(recipe, dict):
         raise FormatError(f"the parcels say nonsense of layer {known.digest}")
+    if not is_recipe(recipe):
+        return None
     return Encoding(DiffId(Digest(known.diff_id)), known.size, None, recipe)

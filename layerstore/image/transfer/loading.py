@@ -35,6 +35,7 @@ from layerstore.formats.oci_config import decode_config
 from layerstore.formats.reference import parse_stored_name
 from layerstore.formats.tar_limits import Limits
 from layerstore.image.images import ImageParts, parts_of, publish_parts
+from layerstore.image.reencoding import is_recipe
 from layerstore.image.transfer.receiving import (
     ContentMissingError,
     ItemReceiver,
@@ -311,6 +312,12 @@ def _received(image: BundledImage) -> _Received:
         names = tuple(parse_stored_name(name) for name in image.names)
     except LayerstoreError as err:
         raise FormatError(f"the bundle's image {image_id} is damaged: {err.message}") from err
+    known = {
+        digest: encoding
+        for digest, encoding in parts.origins.encodings.items()
+        if encoding.kept is not None or is_recipe(encoding.recipe)
+    }
+    parts = parts._replace(origins=parts.origins._replace(encodings=known))
     documents = {sha256_digest(document) for document in image.documents}
     if documents != set(parts.origins.documents) or len(documents) != len(image.documents):
         raise FormatError(
