@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from typing import Annotated
 
 import typer
@@ -57,14 +56,17 @@ def serve_snapshots(
             hint="install layerstore[containerd]: pip install grpcio protobuf",
         ) from err
     channel = os.environ.pop("NOTIFY_SOCKET", "")
-    ending = threading.Event()
+    # A signal that comes just before a thread waits for a lock would not wake it; a byte does.
+    ending, ended_by = os.pipe()
+    os.set_blocking(ended_by, False)
+    signal.set_wakeup_fd(ended_by)
     with settings.open_store(create=True) as store:
         server = Server(store, address, _tell, backend)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _signal, _frame: ending.set())
+            signal.signal(number, lambda _signal, _frame: None)
         server.start()
         notify(channel, "READY=1")
-        server.serve(ending)
+        server.serve(lambda: os.read(ending, 1))
         notify(channel, "STOPPING=1")
     # The interpreter would wait for every thread, one that waits for a disk too.
     os._exit(0)

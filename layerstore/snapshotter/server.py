@@ -24,7 +24,6 @@ from layerstore.snapshotter.snapshots import Snapshots
 from layerstore.store.pack_trial import pack_problem
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     from layerstore.store.store import Store
@@ -116,13 +115,13 @@ class Server:
         self._grpc.start()
         self._tell(f"serving snapshots on {self._address}")
 
-    def serve(self, ending: threading.Event) -> None:
-        """Answer until ``ending`` is set; then let what runs end, and begin nothing new.
+    def serve(self, wait_for_end: Callable[[], object]) -> None:
+        """Answer until ``wait_for_end`` returns; then let what runs end, and begin nothing new.
 
         What does not end in time is left to run: the caller ends the process, which harms
         nothing. Mounts and snapshots stay: containers run on, and another process may go on here.
         """
-        ending.wait()
+        wait_for_end()
         self._tell("ending")
         self._grpc.stop(_DRAIN_S).wait(_DRAIN_S + 5)
         self.snapshots.stop(_DRAIN_S)

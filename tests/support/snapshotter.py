@@ -79,7 +79,10 @@ class Plugin:
             return 0
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
-        return process.wait(60)
+        try:
+            return process.wait(60)
+        finally:
+            process.kill()  # one that did not end is not left behind
 
     @property
     def pid(self) -> int:
