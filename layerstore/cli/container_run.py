@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace, root: str) -> int:
     if options.detach and options.rm and options.restart != "no":
         raise InputError("--rm and --restart contradict each other", hint="leave one out")
     _require_terminal(options)
-    _be_root()
+    _be_root(attended=options.rm and not options.detach)
     container, lock = _create(options, root)
     try:
         started = _start(root, container, lock, attached=not options.detach)
@@ -83,23 +83,34 @@ def _require_terminal(options: argparse.Namespace) -> None:
         raise InputError("the input device is not a terminal", hint="leave out -t, keep -i")
 
 
-def _be_root() -> None:
-    """Refuse who is not root: containers without root are not there yet.
+def _be_root(*, attended: bool) -> None:
+    """Be root, if need be of a user namespace of our own, as builds do.
+
+    Args:
+        attended: Whether we stay as long as the container. Others could not enter the namespace
+            afterwards, to look after one that we left behind.
 
     Raises:
-        UnsupportedError: The user is not.
+        UnsupportedError: The user is not root, and a namespace is not enough or not to be had.
     """
-    if os.geteuid() != 0:
+    if os.geteuid() == 0:
+        return
+    from fuse_mount import unshare
+
+    if not attended or not unshare.may_enter():
         raise UnsupportedError(
-            "containers need root, or a user namespace in which you are root",
-            hint="layerstore unshare layerstore run --rm ..., or run it as root",
+            "without root a container runs as long as its command is attended, and where user "
+            "namespaces are allowed",
+            hint="layerstore run --rm without --detach; layerstore doctor says what is allowed",
         )
+    unshare.enter()
 
 
 def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
     """Make the container that the options ask for."""
     from layerstore.containers.image_config import image_defaults
     from layerstore.containers.lifecycle import create as make
+    from layerstore.linux.namespaces import in_user_namespace
     from layerstore.store.blobs import get_blob
     from layerstore.store.catalog import Catalog
     from layerstore.store.paths import StorePaths
@@ -125,7 +136,8 @@ def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock
             if catalog.image_after_writers(image.image_id) is None:
                 raise NotFoundError(f"image {options.image} was removed meanwhile")
 
-        base = run_base(root, os.environ, is_root=os.geteuid() == 0)
+        is_root = os.geteuid() == 0 and not in_user_namespace()
+        base = run_base(root, os.environ, is_root=is_root)
         made = make(root, base, image, options.image, settings, options.name, confirm)
         note_image_use(paths, image.image_id)
     if options.cidfile:
@@ -234,7 +246,7 @@ def _attend(
 def create(options: argparse.Namespace, root: str) -> int:
     """Make a container and print its id."""
     refuse_unsupported(options, "create")
-    _be_root()
+    _be_root(attended=False)
     container, lock = _create(options, root)
     lock.close()
     write_line(container.container_id)
@@ -257,7 +269,7 @@ def start(options: argparse.Namespace, root: str) -> int:
     """Start containers, one after the other."""
     from layerstore.containers.records import find
 
-    _be_root()
+    _be_root(attended=False)
     if bool(options.containers) == options.all:
         raise InputError("name containers, or --all", hint="layerstore ps -a")
     if (options.attach or options.interactive) and len(options.containers) != 1:

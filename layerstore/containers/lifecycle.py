@@ -210,7 +210,8 @@ def clear_runtime(container: Container) -> None:
 def sweep(store_root: str) -> None:
     """Settle all containers, and remove what kills left of half made or half removed ones."""
     for container in list(all_containers(store_root, [])):
-        settle(store_root, container)
+        with contextlib.suppress(OSError, LayerstoreError):  # of other ids; the next gc tries again
+            settle(store_root, container)
     with containers_lock(store_root):
         for container_id in container_ids(store_root):
             path = f"{directory_of(store_root, container_id)}/container.json"
