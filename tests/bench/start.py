@@ -153,6 +153,9 @@ class Docker:
     def close(self) -> None:
         self._daemon.terminate()
         self._daemon.wait()
+        # dockerd leaves the network namespace of --network host mounted.
+        netns = self._state / "exec" / "netns" / "default"
+        subprocess.run(["umount", str(netns)], check=False, capture_output=True)
         shutil.rmtree(self._state, ignore_errors=True)
         self.group.remove()
 
