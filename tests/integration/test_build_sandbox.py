@@ -103,7 +103,7 @@ class TestDockersDefaults:
             box,
             "cd /dev; ls; stat -c '%n %t:%T' null zero full random urandom tty; "
             "echo x > /dev/null; head -c 2 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c; "
-            "echo x > /dev/full || echo '[full]'; "
+            "echo x 2>&1 > /dev/full || echo '[full]'; "
             "stat -c '%A %n' shm mqueue; grep -E ' /dev(/[a-z]+)? ' /proc/mounts",
         )
         names = text.split("null 1:3")[0].split()
@@ -199,9 +199,10 @@ def test_network_modes(box: Builder) -> None:
     assert sorted(said(box, f"--network=host {alone}", **allowed).split()) == everything
 
 
-def test_devices_are_refused_with_their_place(box: Builder) -> None:
-    with pytest.raises(SpecError, match=r"Dockerfile:2:5: .*--device.*Container Device Interface"):
-        said(box, "--device=vendor.com/gpu=all true")
+def test_devices_that_a_step_needs_are_refused_with_their_place(box: Builder) -> None:
+    with pytest.raises(SpecError, match=r"Dockerfile:2:5: .*requires the device.*Device Interface"):
+        said(box, "--device=vendor.com/gpu=all,required true")
+    assert said(box, "--device=vendor.com/gpu=all echo went on") == "went on\n"
 
 
 def test_extra_hosts_are_part_of_a_step(box: Builder) -> None:
