@@ -51,7 +51,7 @@ def image_defaults(raw: bytes) -> ImageDefaults:
             stop_timeout_s=None if timeout is None else int(timeout),
             platform=f"{_text(whole, 'os')}/{_text(whole, 'architecture')}",
         )
-    except (ValueError, TypeError, AttributeError, RecursionError) as err:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as err:
         raise FormatError(
             f"the image's config cannot be used: {err}", hint="layerstore check"
         ) from err

@@ -145,16 +145,18 @@ def put_container(store_root: str, container: Container, *, durable: bool) -> No
 
 def publish(path: str, data: bytes, *, durable: bool) -> None:
     """Write a file whole or not at all."""
-    fd = open_private(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    directory, name = os.path.split(path)
+    staging = f"{directory}/.{name}.tmp"  # which is no container's name
+    fd = open_private(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         write_all(fd, data)
         if durable:
             os.fsync(fd)
     finally:
         os.close(fd)
-    os.rename(f"{path}.tmp", path)
+    os.rename(staging, path)
     if durable:
-        fsync_directory(os.path.dirname(path))
+        fsync_directory(directory)
 
 
 def take_name(store_root: str, name: str, container_id: str) -> None:
