@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from layerstore.cli.output import write_json, write_line, write_table
-from layerstore.errors import InputError, LayerstoreError
+from layerstore.errors import ConflictError, InputError, LayerstoreError
 
 if TYPE_CHECKING:
     import argparse
@@ -75,8 +76,9 @@ def _prune(root: str) -> int:
 
     for row in filtered(root, ()):
         if row.state.status in (CREATED, EXITED):
-            remove(root, row.container.container_id, force=False, volumes=False)
-            write_line(row.container.container_id)
+            with contextlib.suppress(ConflictError):  # it was about to start
+                remove(root, row.container.container_id, force=False, volumes=False)
+                write_line(row.container.container_id)
     return 0
 
 
@@ -94,11 +96,10 @@ def volume_options(parser: argparse.ArgumentParser) -> None:
 def volume(options: argparse.Namespace, root: str) -> int:
     """List, make and remove volumes."""
     from layerstore.cli.failure import tell_all
-    from layerstore.containers.lifecycle import unused_volumes, users_of_volume
+    from layerstore.containers.lifecycle import drop_volume, unused_volumes
     from layerstore.containers.volumes import (
         check_volume_name,
         make_volume,
-        remove_volume,
         volume_data,
         volume_names,
     )
@@ -134,7 +135,7 @@ def volume(options: argparse.Namespace, root: str) -> int:
                 check_volume_name(name)
                 make_volume(root, name)
             else:
-                remove_volume(root, name, users_of_volume(root, name))
+                drop_volume(root, name)
         except LayerstoreError as err:
             failures.append(err)
         else:

@@ -35,7 +35,7 @@ from layerstore.containers.records import (
     take_name,
     write_keeper,
 )
-from layerstore.containers.starting import hold, release
+from layerstore.containers.starting import hold, release, runtime_options
 from layerstore.containers.states import (
     EXITED,
     RESTARTING,
@@ -47,11 +47,13 @@ from layerstore.containers.states import (
     unattended_state,
     write_state,
 )
-from layerstore.containers.volumes import make_volume, volume_names
+from layerstore.containers.volumes import make_volume, remove_volume, volume_names
 from layerstore.errors import ConflictError, ContainerError, FormatError, LayerstoreError
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock
+from layerstore.linux.namespaces import mapped_ids
 from layerstore.linux.removal import remove_tree
+from layerstore.runtime.runtimes import installed_runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +65,8 @@ if TYPE_CHECKING:
 _NAME_TRIES = 100
 _KILL_WAIT_S = 30.0
 _LOOK_S = 0.05
+_POLL_MAX_S = 3600.0
+"""poll(2) takes milliseconds as an int; images may ask for more seconds than fit."""
 
 
 def create(
@@ -200,11 +204,27 @@ def settle(store_root: str, container: Container) -> State:
 
 
 def clear_runtime(container: Container) -> None:
-    """Remove what a runtime keeps of a container whose monitor was killed, and its groups."""
-    base = os.path.dirname(container.run_dir)
-    remove_tree(f"{base}/runtime/{container.container_id}")
+    """Remove what a runtime keeps of a container whose monitor was killed, and its groups.
+
+    A monitor that was killed while it started its container took no note of it, so nobody
+    knows the process that may run: the runtime does, and kills it.
+    """
+    kept = f"{os.path.dirname(container.run_dir)}/runtime/{container.container_id}"
+    if os.path.lexists(kept):
+        with contextlib.suppress(LayerstoreError, OSError):
+            _delete_by_runtime(container)
+    remove_tree(kept)
     parent = container.settings.limits.cgroup_parent.strip("/")
     remove_cgroups(os.path.join("/", parent, f"layerstore-{container.container_id}"))
+
+
+def _delete_by_runtime(container: Container) -> None:
+    rootless = bool(mapped_ids())
+    runtime = installed_runtimes(container.settings.runtime, rootless=rootless)[0]
+    words = [runtime.path, *runtime_options(container.run_dir, runtime, rootless=rootless)]
+    words += ["delete", "--force", container.container_id]
+    null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    os.waitpid(os.posix_spawn(words[0], words, os.environ, file_actions=null), 0)
 
 
 def sweep(store_root: str) -> None:
@@ -309,8 +329,7 @@ def stop(store_root: str, container: Container, timeout_s: int | None = None) ->
     note_stop(store_root, container)
     state = settle(store_root, container)
     if state.status == RESTARTING:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(state.monitor, signal.SIGTERM)
+        _wake_monitor(state)
     elif state.status == RUNNING:
         with contextlib.suppress(ConflictError):
             send_signal(store_root, container, container.settings.stop_signal)
@@ -319,6 +338,13 @@ def stop(store_root: str, container: Container, timeout_s: int | None = None) ->
     seconds = container.settings.stop_timeout_s if timeout_s is None else timeout_s
     if not wait_for_end(store_root, container, None if seconds < 0 else seconds):
         kill_for_good(store_root, container)
+
+
+def _wake_monitor(state: State) -> None:
+    """Let a monitor that waits to restart its container look at once whether it is to."""
+    if state.status == RESTARTING and state.monitor:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.monitor, signal.SIGTERM)
 
 
 def note_stop(store_root: str, container: Container) -> None:
@@ -335,6 +361,7 @@ def kill_for_good(store_root: str, container: Container) -> None:
         ContainerError: It does not end.
     """
     note_stop(store_root, container)
+    _wake_monitor(state_of(store_root, container))
     with contextlib.suppress(ConflictError):
         send_signal(store_root, container, signal.SIGKILL)
     if not wait_for_end(store_root, container, _KILL_WAIT_S):
@@ -368,7 +395,7 @@ def _wait_for_process(pid: int, timeout_s: float | None) -> None:
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        poll.poll(None if timeout_s is None else timeout_s * 1000)
+        poll.poll(None if timeout_s is None else min(timeout_s, _POLL_MAX_S) * 1000)
     finally:
         os.close(fd)
 
@@ -407,11 +434,22 @@ def connect(container: Container) -> _socket.socket:
     return connection
 
 
-def users_of_volume(store_root: str, name: str) -> list[str]:
-    """Return the names of the containers that have a volume."""
+def drop_volume(store_root: str, name: str) -> None:
+    """Remove a volume that no container has; meanwhile none is made that would have it.
+
+    Raises:
+        NotFoundError: There is none.
+        ConflictError: A container has it.
+        FormatError: The record of a container cannot be read, which may have it.
+    """
+    with containers_lock(store_root):
+        remove_volume(store_root, name, _users_of_volume(store_root, name))
+
+
+def _users_of_volume(store_root: str, name: str) -> list[str]:
     return [
         container.name
-        for container in all_containers(store_root, [])
+        for container in all_containers(store_root)
         if any(
             mount.kind == "volume" and mount.source == name for mount in container.settings.mounts
         )
@@ -419,10 +457,14 @@ def users_of_volume(store_root: str, name: str) -> list[str]:
 
 
 def unused_volumes(store_root: str) -> list[str]:
-    """Return the names of volumes that no container has."""
+    """Return the names of volumes that no container has.
+
+    Raises:
+        FormatError: The record of a container cannot be read: nobody knows what it has.
+    """
     used = {
         mount.source
-        for container in all_containers(store_root, [])
+        for container in all_containers(store_root)
         for mount in container.settings.mounts
         if mount.kind == "volume"
     }

@@ -411,6 +411,33 @@ def test_files_of_a_container_are_private(box: Containers) -> None:
         assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
 
 
+def test_one_whose_monitor_was_killed_while_it_started_is_ended_with_its_record(
+    box: Containers,
+) -> None:
+    box.ok("run", "-d", "--name", "unknown", "box", "sleep", "1000")
+    (record,) = (box.store / "containers").glob("*/state.json")
+    state = json.loads(record.read_text())
+    os.kill(state["monitor"], signal.SIGKILL)
+    wait_until(lambda: not is_running(state["monitor"]), "the monitor's end")
+    record.unlink()  # as if nobody had taken note of the start yet
+    assert "Created" in box.ok("ps", "-a").out
+    box.ok("rm", "--force", "unknown")
+    assert not is_running(state["pid"])
+    assert box.leftovers() == []
+
+
+def test_volumes_of_a_damaged_record_stay(box: Containers) -> None:
+    name = box.ok("create", "-v", "precious:/data", "box").out.strip()
+    path = box.store / "containers" / name / "container.json"
+    path.write_text("{}")
+    for words in (("prune",), ("rm", "precious")):
+        box.fails(10, "volume", *words)
+        assert box.ok("volume", "ls", "-q").out == "precious\n"
+    box.ok("rm", "--force", name)
+    box.ok("volume", "prune")
+    assert box.ok("volume", "ls", "-q").out == ""
+
+
 def test_a_damaged_record_is_told_and_can_be_removed(box: Containers) -> None:
     name = box.ok("create", "box").out.strip()
     path = box.store / "containers" / name / "container.json"
