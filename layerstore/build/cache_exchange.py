@@ -15,6 +15,7 @@ import contextlib
 import os
 import threading
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, cast
 
 from layerstore.errors import IntegrityError, LayerstoreError
@@ -26,15 +27,20 @@ if TYPE_CHECKING:
 
     from layerstore.build.solver import Cache
     from layerstore.build.ui import BuildUi
-    from layerstore.digest import DiffId
+    from layerstore.digest import DiffId, Digest
     from layerstore.formats.build_cache import CachedStep
     from layerstore.image.blob_files import Compression
+    from layerstore.image.exchange import ImageSource
     from layerstore.registry.repository import Repository
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
     Connect = Callable[[str], Repository]
     """Gives the repository of a name; nothing is asked of its registry yet."""
+
+    Gate = Callable[[str, ImageSource, Digest], None]
+    """Raises if a cache may not be used: its name in a registry, where its signatures are
+    looked for, the digest of its manifest."""
 
 
 class CacheKind(Enum):
@@ -51,12 +57,14 @@ class CacheImport(NamedTuple):
     Attributes:
         tag: Which cache of a directory or a repository.
         connect: Gives the repository of a registry's cache.
+        gate: Asked before anything of a registry's cache is read.
     """
 
     kind: CacheKind
     location: str
     tag: str = "latest"
     connect: Connect | None = None
+    gate: Gate = lambda *_: None
 
 
 class CacheExport(NamedTuple):
@@ -249,7 +257,8 @@ def open_source(wanted: CacheImport) -> CacheSource:
         from layerstore.build.cache_registry import RepositorySource
 
         assert wanted.connect is not None
-        return RepositorySource(wanted.connect(wanted.location), wanted.tag)
+        permit = partial(wanted.gate, f"{wanted.location}:{wanted.tag}")
+        return RepositorySource(wanted.connect(wanted.location), wanted.tag, permit)
     from layerstore.build.cache_directory import DirectorySource
 
     return DirectorySource(wanted.location, wanted.tag)

@@ -27,9 +27,10 @@ from layerstore.image.sending import MEDIA_TYPES
 from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from layerstore.digest import DiffId
+    from layerstore.digest import DiffId, Digest
+    from layerstore.image.exchange import ImageSource
     from layerstore.registry.repository import Repository
     from layerstore.store.store import Store
 
@@ -47,12 +48,20 @@ class RepositorySource:
     Args:
         repository: Where it is.
         tag: What it is called there.
+        permit: Told where signatures are and the manifest's digest, before anything else is
+            read; raises if the cache may not be used.
     """
 
-    def __init__(self, repository: Repository, tag: str) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        tag: str,
+        permit: Callable[[ImageSource, Digest], None] = lambda *_: None,
+    ) -> None:
         self.location = f"{repository.name}:{tag}"
         self._source = RegistrySource(repository)
         self._tag = tag
+        self._permit = permit
         self._cache: _Cache | None = None
 
     def find(self, key: str) -> CacheRecord | None:
@@ -62,6 +71,7 @@ class RepositorySource:
             NotFoundError: There is no cache.
             RegistryError: The registry does not give it.
             IntegrityError: It is damaged.
+            UnsafeContentError: It may not be used.
         """
         step = self._read().steps.get(key)
         return None if step is None else CacheRecord(key, step.layer, b"", step.created)
@@ -85,7 +95,9 @@ class RepositorySource:
 
     def _read(self) -> _Cache:
         if self._cache is None:
-            self._cache = _load(self._source, self._tag)
+            document = self._source.document(self._tag)
+            self._permit(self._source, document.digest)
+            self._cache = _load(self._source, document)
         return self._cache
 
 
@@ -111,7 +123,8 @@ def write_repository(
     """
     before: dict[DiffId, oci.Descriptor] = {}
     with contextlib.suppress(NotFoundError, IntegrityError):  # none, damaged, or another's
-        before = _load(RegistrySource(repository), tag).layers
+        source = RegistrySource(repository)
+        before = _load(source, source.document(tag)).layers
     destination = RegistryDestination(repository)
     layers = []
     for diff_id in sorted({step.layer for step in steps if step.layer is not None}):
@@ -126,8 +139,8 @@ def write_repository(
     destination.put_document(Document(manifest, oci.MANIFEST_TYPE), tag)
 
 
-def _load(source: RegistrySource, tag: str) -> _Cache:
-    config, blobs = build_cache.decode_manifest(source.document(tag).raw)
+def _load(source: RegistrySource, document: Document) -> _Cache:
+    config, blobs = build_cache.decode_manifest(document.raw)
     return _Cache(*build_cache.decode_config(read_blob(source, config), blobs))
 
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.build.cache_exchange import CacheExport, CacheImport, CacheKind
+    from layerstore.digest import Digest
     from layerstore.image.blob_files import Compression
+    from layerstore.image.exchange import ImageSource
     from layerstore.registry.repository import Repository
 
 From = Annotated[
@@ -66,7 +68,7 @@ def parse_from(words: Sequence[str], root: str) -> tuple[CacheImport, ...]:
         if fields.get("type") == "registry":
             location, tag = _in_registry(word, fields)
             _refuse_rest(word, fields, ("type", "ref"))
-            found.append(CacheImport(CacheKind.REGISTRY, location, tag, connected))
+            found.append(CacheImport(CacheKind.REGISTRY, location, tag, connected, _gate))
             continue
         kind, location = _place(word, fields, "src", root)
         tag = fields.pop("tag", "latest")
@@ -137,6 +139,14 @@ def connected(name: str) -> Repository:
 
 
 _STACK = contextlib.ExitStack()
+
+
+def _gate(name: str, source: ImageSource, digest: Digest) -> None:
+    """Return if the signature policy lets a cache in like an image of its name."""
+    from layerstore.cli.signatures import policy_gate
+    from layerstore.cli.transports import named_reference
+
+    policy_gate(None)(named_reference(name), source, [digest])
 
 
 def _in_registry(word: str, fields: dict[str, str]) -> tuple[str, str]:

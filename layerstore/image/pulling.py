@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.errors import NotFoundError
+from layerstore.errors import NotFoundError, UnsafeContentError
 from layerstore.image.adopting import adopt_image, find_all, find_image
+from layerstore.image.gated_source import GatedSource
 from layerstore.image.images import load_config
 from layerstore.image.registry_places import RegistrySource
 from layerstore.image.sending import platform_of
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from layerstore.formats.origins import Encoding
     from layerstore.formats.reference import Reference
     from layerstore.image.adopting import FoundImage
-    from layerstore.image.exchange import BlobReader, Document
     from layerstore.image.originals import Originals
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository
@@ -51,32 +51,6 @@ class Pulled(NamedTuple):
     new_bytes: int = 0
     reused_bytes: int = 0
     kept_bytes: int = 0
-
-
-class _GatedSource:
-    """A source that asks whether an image may come in before any blob of it is read."""
-
-    is_remote = True
-    has_originals = True
-
-    def __init__(self, source: RegistrySource, permit: Callable[[Sequence[Digest]], None]) -> None:
-        self._source = source
-        self._permit = permit
-        self._documents: list[Digest] = []
-        self._asked = False
-        self.name = source.name
-
-    def document(self, reference: str) -> Document:
-        document = self._source.document(reference)
-        if not self._asked:
-            self._documents.insert(0, document.digest)
-        return document
-
-    def open_blob(self, descriptor: oci.Descriptor) -> BlobReader:
-        if not self._asked:
-            self._permit(self._documents)
-            self._asked = True
-        return self._source.open_blob(descriptor)
 
 
 class Puller:
@@ -129,16 +103,17 @@ class Puller:
             NotFoundError: There is no such image, or none for this platform.
             RegistryError: The registry does not give it.
             IntegrityError: Something is not what its descriptor says.
+            UnsafeContentError: It may not come in, or what is here already might not.
         """
         known = None if every else self._known(name)
-        if known is not None:
+        if known is not None and self._may_stay(known.digest):
             return known
         reference = name.digest or name.tag or ""
         with self._store.begin(f"pull {name.name}") as session:
             if every:
                 image, top, kept = self._pull_all(session, name, reference)
             else:
-                source = _GatedSource(self._source, self._permit)
+                source = GatedSource(self._source, self._permit)
                 found = find_image(source, reference, self._serves)
                 top = found.documents[-1].digest
                 names = _names(name, top)
@@ -157,9 +132,11 @@ class Puller:
         self, session: WriteSession, name: Reference, reference: str
     ) -> tuple[ImageRecord, Digest, int]:
         """Pull every platform; the one that serves gets the name, when all are there."""
-        # Whoever vouches for all of them vouches for the index.
-        self._permit([self._source.document(reference).digest])
-        index = find_all(self._source, reference)
+        # Whoever vouches for all of them vouches for the index: of that one all are pulled,
+        # whatever the tag means by then.
+        top = self._source.document(reference).digest
+        self._permit([top])
+        index = find_all(self._source, top)
         if not index.images:
             raise NotFoundError(f"{self._source.name} has no image under {reference}")
         fits = [each for each in index.images if self._serves(platform_of(each.config))]
@@ -187,6 +164,17 @@ class Puller:
         return layers_by_parcels(
             session, self._repository, found, note=self._note, progress=self._progress
         )
+
+    def _may_stay(self, digest: Digest) -> bool:
+        """Return whether what is here may come in by its name's digest alone.
+
+        Else it is looked up again: a manifest below that digest may be what was signed.
+        """
+        try:
+            self._permit([digest])
+        except UnsafeContentError:
+            return False
+        return True
 
     def _known(self, name: Reference) -> Pulled | None:
         """Return the image that the store has under a name, if the registry means it, too."""

@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.formats import oci
+from layerstore.formats.reference import parse_reference
+from layerstore.image.originals import Originals
+from layerstore.image.pulling import Puller
+from layerstore.progress import Silent
+from layerstore.store.store import Store
 from tests.support.cli import Cli
-from tests.support.registry_stub import StubRegistry, stub_registry
+from tests.support.layouts import tar_of
+from tests.support.registry_stub import StubRegistry, World, stub_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 PASSPHRASE = {"COSIGN_PASSWORD": "correct horse"}
@@ -170,3 +176,87 @@ def test_a_wrong_passphrase_leaves_no_signature(cli, stub, key):
     said = cli.fails(2, "sign", "--tls-verify=false", "--key", key, name, COSIGN_PASSWORD="wrong")
     assert "does not open" in said
     assert list(stub.repository("a").tags) == ["1"]
+
+
+# -- every way in asks the policy
+
+
+def _rejecting_home(tmp_path: Path) -> dict[str, str]:
+    place = tmp_path / "home/.config/containers"
+    place.mkdir(parents=True)
+    _policy(place / "policy.json", {"type": "reject"})
+    return {"HOME": str(tmp_path / "home")}
+
+
+def _whole_image(stub: StubRegistry, tag: str, content: bytes) -> str:
+    """An image that can be pulled, with one file."""
+    layer = tar_of({"f": content})
+    diff_id = oci.describe(layer, "").digest
+    config = json.dumps({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+    }).encode()  # fmt: skip
+    for raw in (layer, config):
+        stub.put_blob("a", raw)
+    manifest = oci.Manifest(
+        config=oci.describe(config, oci.CONFIG_TYPE),
+        layers=(oci.describe(layer, oci.LAYER_TAR_TYPE),),
+    )
+    return stub.put_manifest("a", oci.encode_manifest(manifest), tag, oci.MANIFEST_TYPE)
+
+
+def test_pull_asks_for_what_is_here_already_too(cli, stub, key, tmp_path):
+    _whole_image(stub, "1", b"one")
+    name = f"{stub.name}/a:1"
+    cli.ok("pull", "--platform", "linux/amd64", name)
+    signed = {"type": "sigstoreSigned", "keyPath": str(tmp_path / "k.pub")}
+    policy = ["--signature-policy", _policy(tmp_path / "policy.json", signed)]
+    said = cli.fails(11, "pull", "--platform", "linux/amd64", *policy, name)
+    assert "it has no signature" in said
+    _sign(cli, name, key)
+    assert "up to date" in cli.ok("pull", "--platform", "linux/amd64", *policy, name).out
+
+
+def test_all_platforms_are_those_of_the_index_that_was_permitted(stub, tmp_path):
+    first = oci.describe(stub.repository("a").manifests[_whole_image(stub, "", b"1")][0],
+                         oci.MANIFEST_TYPE)  # fmt: skip
+    other = oci.describe(stub.repository("a").manifests[_whole_image(stub, "", b"2")][0],
+                         oci.MANIFEST_TYPE)  # fmt: skip
+    index = oci.encode_index(oci.Index(manifests=(first,)))
+    digest = stub.put_manifest("a", index, "1", oci.INDEX_TYPE)
+    swapped = oci.encode_index(oci.Index(manifests=(other,)))
+
+    def permit(digests: Sequence[str]) -> None:
+        assert digests == [digest]
+        stub.put_manifest("a", swapped, "1", oci.INDEX_TYPE)  # the tag means another one now
+
+    with World().client() as client, Store.open(str(tmp_path / "s"), create=True) as store:
+        name = parse_reference(f"{stub.name}/a:1")
+        puller = Puller(
+            store, client.repository(name), lambda _: True, originals=Originals.AUTO,
+            progress=Silent(), permit=permit,
+        )  # fmt: skip
+        assert puller.pull(name, every=True).digest == digest
+
+
+def test_lazy_views_ask_the_policy(cli, stub, tmp_path):
+    _whole_image(stub, "1", b"one")
+    (tmp_path / "view").mkdir()
+    said = cli.fails(
+        11, "mount", "--from", f"docker://{stub.name}", "a:1", tmp_path / "view",
+        **_rejecting_home(tmp_path),
+    )  # fmt: skip
+    assert "rejects every image" in said
+    assert not [each for each in stub.requests if "/blobs/" in each.path]
+
+
+def test_caches_of_a_registry_ask_the_policy(cli, stub, tmp_path):
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /f\n")
+    cache = f"type=registry,ref={stub.name}/cache:1"
+    cli.ok("build", "--cache-to", cache, tmp_path)
+    stub.requests.clear()
+    other = Cli(tmp_path / "other")
+    said = other.ok("build", "--cache-from", cache, tmp_path, **_rejecting_home(tmp_path)).err
+    assert "is not used" in said
+    assert "rejects every image" in said
+    assert not [each for each in stub.requests if "/blobs/" in each.path]

@@ -14,6 +14,7 @@ from layerstore.digest import ImageId
 from layerstore.errors import FormatError, NotFoundError
 from layerstore.formats.parcels import ARTIFACT_TYPE
 from layerstore.image.adopting import find_image
+from layerstore.image.gated_source import GatedSource
 from layerstore.image.registry_places import RegistrySource
 from layerstore.image.transfer.artefacts import Artefact, Placed, find_artefact
 from layerstore.image.transfer.remotes import REGISTRY_PREFIX
@@ -23,7 +24,7 @@ from layerstore.store.remote import RemoteImage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from layerstore.digest import ChunkId, DiffId
+    from layerstore.digest import ChunkId, DiffId, Digest
     from layerstore.formats import oci
     from layerstore.formats.pack import Block
     from layerstore.registry.repository import Repository
@@ -41,6 +42,7 @@ class RegistryRemote:
         reference: A tag, or a digest.
         serves: Which platform will do, where there are several.
         on_close: Called when nobody needs the repository any more.
+        permit: As of :class:`~layerstore.image.gated_source.GatedSource`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class RegistryRemote:
         reference: str,
         serves: Callable[[oci.Platform], bool],
         on_close: Callable[[], object] = lambda: None,
+        permit: Callable[[Sequence[Digest]], None] = lambda _: None,
     ) -> None:
         """Find the image and its parcels.
 
@@ -56,10 +59,12 @@ class RegistryRemote:
             NotFoundError: There is none, or it has no parcels.
             RegistryError: The registry cannot be asked.
             IntegrityError: What it gives is something else.
+            UnsafeContentError: It may not come in.
         """
         self._repository = repository
         self._on_close = on_close
-        found = find_image(RegistrySource(repository), reference, serves)
+        source = GatedSource(RegistrySource(repository), permit)
+        found = find_image(source, reference, serves)
         digest = found.documents[0].digest
         self.location = f"{REGISTRY_PREFIX}{repository.name}@{digest}"
         artefact = find_artefact(repository, digest)
