@@ -190,7 +190,7 @@ def test_containers_outlive_crashes_of_both_sides(host: Host) -> None:
     containerd.start_container(image, "long", *SH, "echo 1 > /written; sleep 1000")
     wait_for("it to write", lambda: exec_in(containerd, "cat /written") == "1\n")
     plugin.kill()
-    assert exec_in(containerd, "cat /own /written") == "app:1 01\n"
+    wait_for("it to answer", lambda: exec_in(containerd, "cat /own /written") == "app:1 01\n", 15)
     assert containerd(
         "run", "--rm", "--snapshotter", "layerstore", image, "no", "x", check=False
     ).returncode
@@ -199,7 +199,7 @@ def test_containers_outlive_crashes_of_both_sides(host: Host) -> None:
     wait_for("containerd to find it", lambda: runs(containerd, image), 15)
     containerd.kill()
     containerd.start()
-    assert exec_in(containerd, "cat /own /written") == "app:1 01\n"
+    wait_for("it to answer", lambda: exec_in(containerd, "cat /own /written") == "app:1 01\n", 15)
     assert containerd.run(image, *SH, "cat /own") == "app:1 0"
     plugin.kill()
     containerd.kill()
