@@ -51,7 +51,9 @@ def run(options: argparse.Namespace, root: str) -> int:
     """Run a container; every failure of ours is 125, as docker has it."""
     try:
         return _run(options, root)
-    except LayerstoreError as err:
+    except BrokenPipeError:
+        raise
+    except (LayerstoreError, OSError) as err:
         show(describe(err), err)
         return err.status if isinstance(err, StartFailedError) else CANNOT_START
 
@@ -107,7 +109,27 @@ def _be_root(*, attended: bool) -> None:
 
 
 def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
-    """Make the container that the options ask for."""
+    """Make the container that the options ask for, and write its id where they say."""
+    if not options.cidfile:
+        return _make(options, root)
+    try:
+        file = open(options.cidfile, "x", encoding="ascii")  # noqa: SIM115 -- before all else
+    except FileExistsError as err:
+        raise ConflictError(
+            f"the file {options.cidfile} exists: is another container running?",
+            hint="remove it, or give --cidfile another name",
+        ) from err
+    with file:
+        try:
+            made = _make(options, root)
+        except BaseException:
+            os.unlink(options.cidfile)
+            raise
+        file.write(made[0].container_id)
+    return made
+
+
+def _make(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
     from layerstore.containers.image_config import image_defaults
     from layerstore.containers.lifecycle import create as make
     from layerstore.linux.namespaces import in_user_namespace
@@ -116,11 +138,6 @@ def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock
     from layerstore.store.paths import StorePaths
     from layerstore.store.usage import note_image_use
 
-    if options.cidfile and os.path.lexists(options.cidfile):
-        raise ConflictError(
-            f"the file {options.cidfile} exists: is another container running?",
-            hint="remove it, or give --cidfile another name",
-        )
     paths = StorePaths(root)
     if not os.path.exists(paths.config):  # the catalog tells versions apart, too
         from layerstore.store.config import load_config
@@ -140,9 +157,6 @@ def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock
         base = run_base(root, os.environ, is_root=is_root)
         made = make(root, base, image, options.image, settings, options.name, confirm)
         note_image_use(paths, image.image_id)
-    if options.cidfile:
-        with open(options.cidfile, "x", encoding="ascii") as file:
-            file.write(made[0].container_id)
     return made
 
 

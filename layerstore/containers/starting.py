@@ -168,12 +168,25 @@ def start(
     started = Started(ours, pid)
     try:
         _await_start(started, container)
-    except BaseException:
+    except BaseException as err:
+        if not isinstance(err, LayerstoreError):
+            _call_off(started, container)
         ours.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
         raise
     return started
+
+
+def _call_off(started: Started, container: Container) -> None:
+    """End what a start brings about that somebody does not want any more, by Ctrl-C say."""
+    with contextlib.suppress(LayerstoreError, OSError):
+        _await_start(started, container)
+        os.kill(started.monitor, signal.SIGTERM)  # it is not restarted
+        started.connection.send(b"K" + bytes([signal.SIGKILL]))
+        while message := started.connection.recv(_MESSAGE_MAX_BYTES):
+            if message[:1] == b"X":
+                return
 
 
 def _await_start(started: Started, container: Container) -> None:

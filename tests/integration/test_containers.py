@@ -70,6 +70,38 @@ def test_failures_of_ours_are_125(box: Containers) -> None:
         assert done.err.startswith("layerstore: error: ")
 
 
+def test_failures_of_the_system_are_125_and_leave_no_container(
+    box: Containers, tmp_path: Path
+) -> None:
+    for words in (
+        ("--cidfile", f"{tmp_path}/no/such/directory", "box", "true"),
+        ("-v", "/proc/self/status/below:/x", "box", "true"),
+        ("--cidfile", f"{tmp_path}/id", "--pull", "never", "nosuchimage"),
+    ):
+        done = box("run", *words)
+        assert done.code == 125, done
+        assert done.err.startswith("layerstore: error: ")
+    assert list(tmp_path.iterdir()) == []
+    assert box.ok("ps", "-aq").out == ""
+
+
+@pytest.mark.parametrize("options", [("--rm",), ("-d", "--restart", "always"), ("-d", "--rm")])
+def test_a_start_that_is_called_off_ends(
+    box: Containers, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text(f'#!/bin/sh\ntouch {tmp_path}/called\nsleep 0.5\nexec runc "$@"\n')
+    slow.chmod(0o755)
+    words = ("run", *options, "--name", "off", "--runtime", str(slow), "box", "sleep", "1000")
+    running = box.popen(*words, stdout=subprocess.DEVNULL)
+    wait_until((tmp_path / "called").exists, "the runtime's start")
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) in (125, 130)
+    assert box.ok("ps", "-q").out == ""
+    box("container", "rm", "off")
+    wait_until(lambda: box.leftovers() == [], "the end of all of it")
+
+
 def test_a_signal_that_ends_it_is_its_status(box: Containers) -> None:
     assert box("run", "--rm", "box", "sh", "-c", "kill -9 $$; sleep 9").code in (0, 137)
     assert box("run", "--rm", "--init", "box", "sh", "-c", "kill -15 $$").code == 143
