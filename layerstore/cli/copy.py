@@ -67,6 +67,7 @@ def copy(
     from layerstore.cli.signatures import attach_signature, policy_gate, signing_key
     from layerstore.cli.transports import destination, open_source, parse_place
     from layerstore.image.copying import PARALLEL, Copier
+    from layerstore.image.registry_places import RegistrySource
 
     if every and platform:
         raise InputError("--all and --platform exclude each other")
@@ -88,7 +89,7 @@ def copy(
         serves = None if every else serving(platform)
         copied = copier.copy(here.reference, there.reference, serves, permit)
         if key is not None and there.name is not None:
-            there_again = open_source(there, client, stack)
+            there_again = RegistrySource(client.repository(there.name).without_mirrors())
             attach_signature(there.name, copied.digest, there_again, to, key)
     write_digest(digestfile, copied.digest)
     if as_json:

@@ -190,7 +190,7 @@ def _push_one(
     record = store.resolve(image)
     note_image_use(store.paths, record.image_id)
     beside = sibling_paths(store, record, there.host)
-    repository = client.repository(there)
+    repository = client.repository(there).without_mirrors()
     destination = RegistryDestination(repository, beside)
     before = repository.head_manifest(there.tag or DEFAULT_TAG) if delta else None
     sent = Pusher(store, destination, policy, progress).push(record, there)

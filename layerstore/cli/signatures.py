@@ -111,7 +111,7 @@ def sign(
     reference = named_reference(name)
     private = signing_key(key, passphrase_file)
     with registry_client(tls_verify) as client:
-        repository = client.repository(reference)
+        repository = client.repository(reference).without_mirrors()
         source = RegistrySource(repository)
         digest = source.document(reference.digest or reference.tag or "").digest
         attach_signature(reference, digest, source, RegistryDestination(repository), private)

@@ -103,6 +103,11 @@ def parse_reference(text: str) -> Reference:
     return Reference(host, path, tag, digest)
 
 
+def is_tag(text: str) -> bool:
+    """Return whether a text can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
 def parse_tag_name(text: str) -> str:
     """Return the familiar ``repository:tag`` under which an image is to be stored.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from layerstore.errors import InputError
+from layerstore.net.urls import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +72,7 @@ def proxy_for(url: HttpUrl, variables: Mapping[str, str]) -> Proxy | None:
 
 
 def _is_excepted(url: HttpUrl, no_proxy: str) -> bool:
-    if url.host == "localhost" or url.host.startswith("127.") or url.host == "::1":
+    if is_loopback(url.host):
         return True
     return any(_covers(rule.strip().lower(), url) for rule in no_proxy.split(","))
 

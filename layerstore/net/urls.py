@@ -52,8 +52,26 @@ class HttpUrl(NamedTuple):
     @property
     def authority(self) -> str:
         """Host and port as the ``Host`` header has them."""
+        place = self.place
+        return place.rpartition(":")[0] if self.port == PORTS[self.scheme] else place
+
+    @property
+    def place(self) -> str:
+        """Host and port, also where the port is the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+        return f"{host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this one by its name or address; ``127.0.0.1.example`` is not."""
+    if host == "localhost":
+        return True
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def is_http(text: str) -> bool:

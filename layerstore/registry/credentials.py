@@ -126,7 +126,7 @@ class Keychain:
         Raises:
             RegistryConfigError: The file cannot be understood or written, or the helper fails.
         """
-        document = read_document(self._written)
+        document = read_document(self._written, is_written=True)
         helper = _helper_for(document, host, self._written)
         auths = _table(document, "auths", self._written)
         if helper:
@@ -151,7 +151,7 @@ class Keychain:
         Raises:
             RegistryConfigError: The file cannot be understood or written, or the helper fails.
         """
-        document = read_document(self._written)
+        document = read_document(self._written, is_written=True)
         helper = _helper_for(document, host, self._written)
         found = False
         if helper:
@@ -230,8 +230,12 @@ def host_of_key(key: str) -> str:
     return "docker.io" if host in ("index.docker.io", "registry-1.docker.io") else host
 
 
-def read_document(path: Path) -> dict[str, object]:
+def read_document(path: Path, *, is_written: bool = False) -> dict[str, object]:
     """Return a config file's JSON; empty if there is none.
+
+    Args:
+        path: Of the file. One that is not for us to read is none,
+        is_written: unless it is to be replaced, which would lose what it holds.
 
     Raises:
         RegistryConfigError: It cannot be read, or is not an object of JSON.
@@ -239,9 +243,11 @@ def read_document(path: Path) -> dict[str, object]:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as err:
+        if isinstance(err, PermissionError) and not is_written:
+            return {}
         raise RegistryConfigError(f"{path} cannot be read: {err.strerror}") from err
     if not raw.strip():
         return {}

@@ -14,6 +14,7 @@ import ssl
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from layerstore.net.urls import is_loopback
 from layerstore.registry.errors import RegistryConfigError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Registries:
 def is_local(host: str) -> bool:
     """Return whether a registry is on this host's loopback; docker trusts those without TLS."""
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    return name in ("localhost", "[::1]") or name.startswith("127.")
+    return is_loopback(name)
 
 
 def read_registries(

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from layerstore.digest import hex_of
-from layerstore.errors import FormatError
+from layerstore.errors import FormatError, LimitExceededError
 from layerstore.formats import oci, strict_json
 from layerstore.registry.errors import UnknownToRegistryError
 
@@ -38,6 +38,7 @@ def referrers(
     Raises:
         RegistryAnswerError: The registry cannot be asked.
         FormatError: It answers with something else than an index.
+        LimitExceededError: It lists more than anybody has use for.
     """
     host = repository.origin
     path = host.repository_path(repository.path)
@@ -46,6 +47,10 @@ def referrers(
         pages = repository.pages(host, f"{path}/referrers/{digest}", f"referrers of {digest}")
         for raw in pages:
             found += _entries(raw)
+            if len(found) > MAX_REFERRERS:
+                raise LimitExceededError(
+                    f"{repository.name} lists more than {MAX_REFERRERS} referrers of {digest}"
+                )
     except UnknownToRegistryError:
         try:
             found = _entries(repository.manifest(referrers_tag(digest)).raw)
@@ -87,7 +92,7 @@ def tag_referrer(repository: Repository, raw: bytes, media_type: str) -> None:
     target = oci.descriptor_of(subject, "manifest.subject")
     tag = referrers_tag(target.digest)
     try:
-        entries = _entries(repository.manifest(tag).raw)
+        entries = _entries(repository.without_mirrors().manifest(tag).raw)
     except UnknownToRegistryError:
         entries = []
     own = oci.describe(raw, media_type)

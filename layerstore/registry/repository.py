@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from layerstore.digest import Digest, parse_digest, sha256_digest
 from layerstore.errors import FormatError, InputError, IntegrityError, LimitExceededError
 from layerstore.formats import oci, strict_json
+from layerstore.formats.reference import is_tag
 from layerstore.net.transport import Request
 from layerstore.net.urls import redirected
 from layerstore.registry.blobs import BlobStream
-from layerstore.registry.errors import RegistryAnswerError
+from layerstore.registry.errors import RegistryAnswerError, UnknownToRegistryError
 from layerstore.registry.host import Scope, refused
 from layerstore.registry.retrying import retried
 from layerstore.registry.uploads import Uploaded, Uploads
@@ -73,6 +74,13 @@ class Repository:
         """Host and path."""
         return f"{self._origin.name}/{self._path}"
 
+    def without_mirrors(self) -> Repository:
+        """Return the repository of the registry itself.
+
+        For who writes there what depends on what is there: mirrors may be late.
+        """
+        return Repository([self._origin], self._path)
+
     # -- manifests
 
     def manifest(self, reference: str) -> RawManifest:
@@ -101,11 +109,9 @@ class Repository:
             RegistryAnswerError: The registry cannot be asked.
         """
 
-        def ask(host: Host) -> oci.Descriptor | None:
+        def ask(host: Host) -> oci.Descriptor:
             request = self._manifest_request(host, reference)._replace(method="HEAD")
             with host.exchange(request, self._pull(host)) as answer:
-                if answer.status == _NOT_FOUND:
-                    return None
                 if answer.status != _OK:
                     raise refused(answer, f"manifest {self.name}:{reference}")
                 digest, size = (
@@ -118,7 +124,10 @@ class Repository:
                     media_type=_media_type(answer), digest=_parsed(digest, answer), size=size
                 )
 
-        return self._of_any(ask)
+        try:
+            return self._of_any(ask)
+        except UnknownToRegistryError:
+            return None
 
     def manifest_descriptor(self, reference: str) -> oci.Descriptor:
         """Return what a tag means, by its bytes."""
@@ -226,7 +235,8 @@ class Repository:
             tags = value.get("tags") if isinstance(value, dict) else None
             if not isinstance(tags, list | None):
                 raise RegistryAnswerError(f"{host.name} does not list tags")
-            found += [tag for tag in tags or [] if isinstance(tag, str)]
+            # What is none would be another path of the API, or a name that cannot be stored.
+            found += [tag for tag in tags or [] if isinstance(tag, str) and is_tag(tag)]
             if len(found) > MAX_TAGS:
                 raise LimitExceededError(f"{self.name} has more than {MAX_TAGS} tags")
         return found

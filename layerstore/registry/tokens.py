@@ -22,7 +22,7 @@ from layerstore.errors import FormatError, InputError
 from layerstore.formats import strict_json
 from layerstore.net.errors import NetworkError
 from layerstore.net.transport import Request, printable
-from layerstore.net.urls import PORTS, parse_http_url
+from layerstore.net.urls import parse_http_url
 from layerstore.registry.errors import (
     RegistryAnswerError,
     UnauthorizedError,
@@ -108,8 +108,7 @@ def checked_realm(text: str, registry: HttpUrl, paired: Sequence[str]) -> HttpUr
             f"{registry.host} wants tokens from {url.shown}, without TLS",
         )
     allowed = {registry.authority, *paired}
-    default = f"{url.host}:{PORTS[url.scheme]}"
-    if url.authority not in allowed and default not in allowed:
+    if url.authority not in allowed and url.place not in allowed:
         raise UnsafeRealmError(
             f"{registry.authority} wants tokens from {url.authority}, which is not known to "
             "belong to it",

@@ -13,7 +13,7 @@ import pytest
 from layerstore.registry.challenge import parse_challenges
 from layerstore.registry.credentials import Credentials, Kept, Keychain
 from layerstore.registry.errors import RegistryConfigError
-from layerstore.registry.hosts import read_registries
+from layerstore.registry.hosts import Registries, is_local, read_registries
 from tests.support.http_server import certificate
 
 if TYPE_CHECKING:
@@ -228,3 +228,35 @@ def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_text('[registry."a.example"]\nca = "/nonexistent/ca.crt"\n')
     with pytest.raises(RegistryConfigError, match=r"certificates for a.example cannot be used"):
         read_registries([path], [], []).tls("a.example")
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("localhost", True), ("localhost:5000", True), ("127.0.0.1:5000", True),
+        ("127.1.2.3", True), ("[::1]:5000", True), ("[::1]", True),
+        ("127.0.0.1.evil.example", False), ("127.evil.example:5000", False),
+        ("localhost.evil.example", False), ("[::2]:5000", False), ("registry.example", False),
+    ],
+)  # fmt: skip
+def test_who_is_trusted_without_tls(host: str, local: bool) -> None:
+    assert is_local(host) is local
+    assert Registries().of(host).insecure is local
+
+
+def test_a_config_that_cannot_be_read_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = keychain(tmp_path, {"auths": {"a.example": {"auth": auth("u:p")}}})
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.open", refuse)  # root reads everything
+        assert keys.get("a.example") is None
+        with pytest.raises(RegistryConfigError, match="cannot be read: Permission denied"):
+            keys.put("b.example", Credentials("me", "pw"))
+        with pytest.raises(RegistryConfigError, match="cannot be read: Permission denied"):
+            keys.remove("a.example")
+    assert "a.example" in (tmp_path / "docker/config.json").read_text()

@@ -179,6 +179,13 @@ def test_a_token_server_that_is_known_to_belong_to_it(
     assert pulled(world, registries=Registries(rules=rules)).manifest("v1").raw == b"{}"
 
 
+def test_another_port_of_a_known_token_server(pulled, world: World, safe: StubRegistry) -> None:
+    safe.realm = "https://auth.example:8443/token"
+    rules = {"registry.example": HostRules(realms=("auth.example:443",))}
+    with pytest.raises(RegistryError, match=r"auth.example:8443, which is not known to belong"):
+        pulled(world, registries=Registries(rules=rules)).manifest("v1")
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_token_servers_do_not_redirect(
     pulled, world: World, safe: StubRegistry, bait: StubRegistry, status: int

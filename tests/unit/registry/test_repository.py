@@ -356,3 +356,38 @@ def test_unknown_is_an_error_of_both_families() -> None:
     assert issubclass(UnknownToRegistryError, NotFoundError)
     assert UnknownToRegistryError("x").exit_code == 13
     assert hashlib.sha256(BLOB).hexdigest() in DIGEST
+
+
+def test_heads_and_signers_past_mirrors(stub: StubRegistry, world: World) -> None:
+    with stub_registry() as mirror:
+        raw = b'{"schemaVersion": 2}'
+        digest = stub.put_manifest("a/b", raw, "v1")
+        rules = {stub.name: HostRules(mirrors=(mirror.name,), insecure=True)}
+        with world.client(registries=Registries(rules=rules)) as client:
+            head = of(client, stub).head_manifest("v1")  # the mirror lacks it
+            assert head is not None
+            assert head.digest == digest
+            assert of(client, stub).head_manifest("v2") is None
+            mirror.put_manifest("a/b", b'{"schemaVersion": 2, "a": 1}', "v1")
+            assert of(client, stub).without_mirrors().manifest("v1").raw == raw
+
+
+def test_tags_that_are_none(stub: StubRegistry, client: RegistryClient) -> None:
+    listed = ["v1", "../../c/manifests/v1", "a b", "x\n", "", ".hidden", "t" * 129, 7]
+    body = json.dumps({"tags": listed}).encode()
+    stub.break_("tags", says(200, body))
+    assert of(client, stub).tags() == ["v1"]
+
+
+def test_referrers_without_end(
+    stub: StubRegistry, client: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerstore.registry.referrers.MAX_REFERRERS", 3)
+    entry = {"mediaType": MANIFEST, "digest": DIGEST, "size": 2}
+    index = {"schemaVersion": 2, "manifests": [entry, entry]}
+    pages = iter(range(10**9))
+    stub.break_("referrers", lambda stub: stub.answer(200, json.dumps(index).encode(), {
+        "Link": f'</v2/a/b/referrers/{DIGEST}?n={next(pages)}>; rel="next"',
+    }), times=99)  # fmt: skip
+    with pytest.raises(LimitExceededError, match="more than 3 referrers"):
+        referrers(of(client, stub), DIGEST)
