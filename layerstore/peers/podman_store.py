@@ -25,6 +25,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import mounts
@@ -40,6 +42,7 @@ from layerstore.errors import (
     InputError,
     LayerstoreError,
     NotFoundError,
+    UnsupportedError,
 )
 from layerstore.formats import strict_json
 from layerstore.formats._fields import Fields
@@ -57,8 +60,9 @@ from layerstore.image.images import load_parts, own_manifest
 from layerstore.image.sending import Policy, find_original
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.files import read_file, write_all
-from layerstore.linux.idmaps import BOTH, GROUPS, USERS, parse_id_map
+from layerstore.linux.idmaps import BOTH, USERS, parse_id_map
 from layerstore.linux.locks import FileLock
+from layerstore.linux.namespaces import in_user_namespace
 from layerstore.linux.removal import remove_tree
 
 if TYPE_CHECKING:
@@ -469,10 +473,12 @@ def _own_directory(store: Store, directory: str, wanted: Wanted) -> str:
     """Return the directory, resolved and made if need be.
 
     Raises:
-        InputError: It lies in the store, or holds what is not ours.
+        InputError: It lies in the store, holds what is not ours, or is somebody else's.
         ConflictError: Another store shows its images there.
+        UnsupportedError: Its file system cannot let one user alone read it.
     """
     resolved = outside_of_store(str(store.root), directory)
+    _require_nobody_elses(resolved)
     state = _read_state(resolved)
     if state is None and _names(resolved):
         raise InputError(
@@ -489,25 +495,66 @@ def _own_directory(store: Store, directory: str, wanted: Wanted) -> str:
 
 
 def _make_directories(directory: str, wanted: Wanted) -> None:
-    owner = _root_of(wanted.idmap)
     if not os.path.isdir(directory):
         os.makedirs(os.path.dirname(directory), exist_ok=True)
         # Programs of images that set ids cannot be told from the host's own: not for everyone.
         os.mkdir(directory, 0o700)
-    os.chown(directory, *owner)
+    reader = _root_of(wanted.idmap)
+    if reader != os.geteuid():
+        _let_read(directory, reader)
     for name in ("overlay", "overlay/l", "overlay-images", "overlay-layers"):
         with contextlib.suppress(FileExistsError):
             os.mkdir(f"{directory}/{name}", 0o755)
 
 
-def _root_of(idmap: Sequence[str]) -> tuple[int, int]:
-    """Return the user and group of the host that root of the images is shown as."""
-    owner = [0, 0]
+def _require_nobody_elses(directory: str) -> None:
+    """Refuse a directory that others could replace by a link, along which root would go.
+
+    Raises:
+        InputError: It, or one above it, is theirs.
+    """
+    if os.geteuid() != 0 or in_user_namespace():
+        return
+    path = directory
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(path)
+            is_writable = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+            if status.st_uid != 0 or is_writable:
+                raise InputError(
+                    f"{path} can be replaced by others than root while {directory} is filled",
+                    hint="name a directory whose parents are all root's, such as one in /srv",
+                )
+        if path == "/":
+            return
+        path = os.path.dirname(path)
+
+
+def _let_read(directory: str, uid: int) -> None:
+    """Let one more user enter and list a directory, but change nothing in it: it stays root's.
+
+    Raises:
+        UnsupportedError: The file system has no access control lists.
+
+    Source: acl(5); linux/posix_acl_xattr.h.
+    """
+    entries = ((1, 7, -1), (2, 5, uid), (4, 0, -1), (0x10, 5, -1), (0x20, 0, -1))
+    packed = [struct.pack("<HHI", tag, rights, who & 0xFFFFFFFF) for tag, rights, who in entries]
+    try:
+        os.setxattr(directory, "system.posix_acl_access", struct.pack("<I", 2) + b"".join(packed))
+    except OSError as err:
+        raise UnsupportedError(
+            f"{directory} cannot be opened to user {uid} alone: {err.strerror}",
+            hint="name a directory on a file system with access control lists, such as ext4",
+        ) from err
+
+
+def _root_of(idmap: Sequence[str]) -> int:
+    """Return the user of the host that root of the images is shown as."""
     for mapping in parse_id_map(idmap) if idmap else ():
-        for number, kind in enumerate((USERS, GROUPS)):
-            if mapping.kind in (kind, BOTH) and mapping.container == 0:
-                owner[number] = mapping.host
-    return owner[0], owner[1]
+        if mapping.kind in (USERS, BOTH) and mapping.container == 0:
+            return mapping.host
+    return os.geteuid()
 
 
 def _read_state(directory: str) -> _State | None:

@@ -250,13 +250,44 @@ def test_owners_are_shown_under_the_ids_of_a_rootless_user(host: Host) -> None:
     host.cli.ok("import", tree, "-t", "owned:1")
     idmap = ["--idmap", "0:4711:1", "--idmap", "1:100000:65536"]
     host.share("owned:1", *idmap)
-    assert host.shared.stat().st_uid == 4711
+    assert host.shared.stat().st_uid == 0
     (shown,) = host.shared.glob("overlay/*/diff")
     assert (shown / "web").stat().st_uid == 100_032
     assert (shown / "web").stat().st_gid == 100_033
     assert shown.stat().st_uid == 4711
     assert "other ids" in host.cli.fails(4, "podman-store", host.shared, "--idmap", "0:4712:65536")
     assert "no user" in host.cli.fails(2, "podman-store", host.shared, "--for", "no-such-user")
+
+
+def test_the_user_of_a_directory_reads_it_and_changes_nothing(host: Host) -> None:
+    """Else a link in the place of ``overlay`` would lead root wherever that user likes."""
+    finding = probe.idmapped_layers(str(host.path))
+    if not finding.works:
+        pytest.skip(f"{finding.name}: {finding.reason}")
+    host.share("base:1", "--idmap", "0:4711:1", "--idmap", "1:100000:65536")
+
+    def tries(script: str, uid: int = 4711) -> int:
+        words = ["sh", "-c", script]
+        done = subprocess.run(
+            words, cwd=host.shared, user=uid, group=uid, extra_groups=[], check=False,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        return done.returncode
+
+    assert tries("ls . && cat overlay-layers/layers.json > /dev/null && ls overlay/*/diff/bin") == 0
+    assert tries("mv overlay elsewhere") != 0
+    assert tries("echo {} > layerstore.json") != 0
+    assert tries("ls .", uid=4712) != 0
+
+
+@pytest.mark.parametrize("place", [".", "below"])
+def test_a_directory_that_a_user_could_replace_is_refused(host: Host, place: str) -> None:
+    theirs = host.path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 4711, 4711)
+    error = host.cli.fails(2, "podman-store", theirs / place, "base:1", "--idmap", "0:4711:1")
+    assert "replaced by others than root" in error
+    assert list(theirs.iterdir()) == []
 
 
 def test_directories_of_others_are_left_alone(host: Host) -> None:
