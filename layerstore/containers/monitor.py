@@ -41,6 +41,7 @@ from layerstore.containers.monitor_files import (
     CGROUPS,
     TEXT_MAX_BYTES,
     kill,
+    publish,
     read_text,
     remove_cgroups,
     remove_flat,
@@ -266,7 +267,12 @@ class Monitor:
             return b"the runtime named no process"
         if self._master < 0 and self._console >= 0:
             self._take_console()
-        self._write_state("running")
+        if not self._write_state("running"):
+            # Nobody would find it, to stop it say.
+            kill(self._pid, _signal.SIGKILL)
+            while self._pid not in self._ended:
+                self._poll(None, output=False)
+            return b"its state could not be written: the disk of the store is full or broken"
         if not self._restarts:
             self._tell(b"S")
         return None
@@ -528,7 +534,8 @@ class Monitor:
         exit_code: int = 0,
         error: bytes = b"",
         durable: bool = False,
-    ) -> None:
+    ) -> bool:
+        """Write down how the container fares; return whether that could be done."""
         value = {
             "status": status,
             "pid": self._pid if status == "running" else 0,
@@ -542,25 +549,12 @@ class Monitor:
             "restarts": self._restarts,
             "error": error[:TEXT_MAX_BYTES].decode("utf-8", "replace"),
         }
-        path = self._spec["state"]
-        try:
-            flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
-            fd = posix.open(f"{path}.tmp", flags | posix.O_NOFOLLOW, 0o600)
-            try:
-                posix.write(fd, to_json(value).encode("ascii"))
-                if durable and self._spec["durable"]:
-                    posix.fsync(fd)
-            finally:
-                posix.close(fd)
-            posix.rename(f"{path}.tmp", path)
-            if durable and self._spec["durable"]:
-                directory = posix.open(path.rpartition("/")[0], posix.O_RDONLY | posix.O_CLOEXEC)
-                try:
-                    posix.fsync(directory)
-                finally:
-                    posix.close(directory)
-        except OSError:
-            pass  # a full disk; whoever looks finds nobody alive, and says so
+        # Of an end that is not written: whoever looks finds nobody alive, and says so.
+        return publish(
+            self._spec["state"],
+            to_json(value).encode("ascii"),
+            durable=durable and self._spec["durable"],
+        )
 
     def _farewell(self) -> None:
         """Let clients read to the end, and leave the rest to who started us or to a cleaner."""

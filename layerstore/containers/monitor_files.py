@@ -60,6 +60,30 @@ def read_text(path: str) -> bytes:
         posix.close(fd)
 
 
+def publish(path: str, data: bytes, *, durable: bool) -> bool:
+    """Write a small file whole or not at all; return whether that could be done."""
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW
+    try:
+        fd = posix.open(f"{path}.tmp", flags, 0o600)
+        try:
+            if posix.write(fd, data) != len(data):
+                return False
+            if durable:
+                posix.fsync(fd)
+        finally:
+            posix.close(fd)
+        posix.rename(f"{path}.tmp", path)
+        if durable:
+            directory = posix.open(path.rpartition("/")[0], posix.O_RDONLY | posix.O_CLOEXEC)
+            try:
+                posix.fsync(directory)
+            finally:
+                posix.close(directory)
+    except OSError:
+        return False
+    return True
+
+
 def started_at(pid: int) -> int:
     """Return when a process began, in ticks since boot: with its pid that names it (proc(5))."""
     fields = read_text(f"/proc/{pid}/stat").rpartition(b")")[2].split()

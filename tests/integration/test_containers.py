@@ -18,7 +18,14 @@ from layerstore.linux import probe
 from layerstore.store.store import Store
 from tests.support import rootless
 from tests.support.build import add_base, needs_runc
-from tests.support.running import Containers, Terminal, containers_in, is_running, wait_until
+from tests.support.running import (
+    Containers,
+    Terminal,
+    cgroups_of,
+    containers_in,
+    is_running,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -456,6 +463,17 @@ def test_one_whose_monitor_was_killed_while_it_started_is_ended_with_its_record(
     box.ok("rm", "--force", "unknown")
     assert not is_running(state["pid"])
     assert box.leftovers() == []
+
+
+def test_one_whose_state_cannot_be_written_does_not_run(box: Containers) -> None:
+    name = box.ok("create", "--name", "mute", "box", "sleep", "1000").out.strip()
+    in_the_way = box.store / "containers" / name / "state.json.tmp"
+    in_the_way.mkdir()
+    assert "state could not be written" in box("start", "mute").err
+    assert cgroups_of([name]) == []
+    in_the_way.rmdir()
+    box.ok("start", "mute")
+    assert box.state("mute")["Running"]
 
 
 def test_volumes_of_a_damaged_record_stay(box: Containers) -> None:
