@@ -116,7 +116,7 @@ class Downloader:
                     raise NetworkError(message, hint=err.hint) from err
             except LimitExceededError as err:
                 raise LimitExceededError(f"{url.shown}: {err.message}", hint=err.hint) from err
-            self._settings.pause(0.5 * 4 ** (attempt - 1))
+            self._transport.pause(0.5 * 4 ** (attempt - 1))
         raise AssertionError("the last attempt returns or raises")
 
     def _try(self, url: HttpUrl, wanted: Wanted, body: Body) -> Response:

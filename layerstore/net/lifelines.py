@@ -56,6 +56,26 @@ class Lifelines:
             with self._lock:
                 del self._ends[token]
 
+    def wait(self, seconds: float) -> None:
+        """Wait for some seconds.
+
+        Raises:
+            LayerstoreError: The work has ended: ``canceled``'s.
+        """
+        # No Event: a signal may cut within the thread that waits, and an Event has a lock of its
+        # own that this thread may hold then.
+        ended = threading.Lock()
+        ended.acquire()
+
+        def end() -> None:
+            with contextlib.suppress(RuntimeError):  # it was cut before
+                ended.release()
+
+        with self.held(end):
+            ended.acquire(timeout=seconds)
+        if self.is_cut:
+            raise self.canceled()
+
     def cut(self) -> None:
         """End every wait, and those that are about to begin."""
         with self._lock:

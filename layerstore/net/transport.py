@@ -18,7 +18,6 @@ import http.client
 import socket
 import ssl
 import threading
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -72,7 +71,7 @@ class HttpSettings:
         window_s: How long a server may send slowly.
         tls: Makes the context of TLS connections to ``host[:port]``.
         dial: Connects; returns the socket and the address that it reached.
-        pause: Waits so many seconds between attempts.
+        pause: Waits so many seconds between attempts; None for a wait that the lifelines end.
     """
 
     proxies: Mapping[str, str] = field(default_factory=dict)
@@ -81,7 +80,7 @@ class HttpSettings:
     window_s: float = WINDOW_S
     tls: Callable[[str], ssl.SSLContext] = system_authorities
     dial: Callable[[str, int, float], tuple[socket.socket, str]] = dial
-    pause: Callable[[float], None] = time.sleep
+    pause: Callable[[float], None] | None = None
 
 
 class Request(NamedTuple):
@@ -215,6 +214,14 @@ class Transport:
         self._lock = threading.Lock()
         self._contexts: dict[str, ssl.SSLContext] = {}
 
+    def pause(self, seconds: float) -> None:
+        """Wait between two tries.
+
+        Raises:
+            LayerstoreError: The work has ended.
+        """
+        (self.settings.pause or self.lifelines.wait)(seconds)
+
     def close(self) -> None:
         """Close the connections that are not in use."""
         self._pool.close()
@@ -272,9 +279,8 @@ class Transport:
         if connection is not None:
             try:
                 return connection, self._ask(connection, request)
-            except NetworkError:
-                # A server may close a connection while a request is on its way to it.
-                if not _can_repeat(request) or self.lifelines.is_cut:
+            except NetworkError as err:
+                if not _may_repeat(request, err) or self.lifelines.is_cut:
                     raise
         connection = self._open(route, url)
         return connection, self._ask(connection, request)
@@ -345,14 +351,14 @@ def translated(url: HttpUrl) -> Iterator[None]:
         yield
     except ssl.SSLCertVerificationError as err:
         raise NetworkError(
-            f"the certificate of {url.host} is not trusted: {err.verify_message}",
+            f"the certificate of {url.authority} is not trusted: {err.verify_message}",
             hint="a private authority belongs into the system's: update-ca-certificates; "
             "or name it in the variable SSL_CERT_FILE",
         ) from err
     except http.client.IncompleteRead as err:
         raise NetworkError("the connection ended within the file", transient=True) from err
     except http.client.RemoteDisconnected as err:
-        raise NetworkError(f"{url.host} ended the connection", transient=True) from err
+        raise NetworkError(f"{url.authority} ended the connection", transient=True) from err
     except http.client.HTTPException as err:
         kind = type(err).__name__
         raise NetworkError(
@@ -363,12 +369,12 @@ def translated(url: HttpUrl) -> Iterator[None]:
         again = err.errno == socket.EAI_AGAIN
         raise NetworkError(f"there is no host {url.host}: {err.strerror}", transient=again) from err
     except TimeoutError as err:
-        raise NetworkError(f"{url.host} does not answer", transient=True) from err
+        raise NetworkError(f"{url.authority} does not answer", transient=True) from err
     except ValueError as err:  # http.client, of lengths of chunks that are none
         raise NetworkError(f"the server of {url.shown} does not speak HTTP") from err
     except OSError as err:
         why = err.strerror or str(err)
-        raise NetworkError(f"no connection with {url.host}: {why}", transient=True) from err
+        raise NetworkError(f"no connection with {url.authority}: {why}", transient=True) from err
 
 
 def _check_peer(connection: Connection, request: Request) -> None:
@@ -401,8 +407,14 @@ def _send_body(connection: Connection, request: Request) -> None:
             connection.end_chunks()
 
 
-def _can_repeat(request: Request) -> bool:
-    return request.body is None or isinstance(request.body, bytes)
+def _may_repeat(request: Request, err: NetworkError) -> bool:
+    """Return whether to ask again over a new connection, at once.
+
+    A server may close a connection while a request is on its way to it. Whether it did what it
+    was asked for cannot be told, so only questions are repeated: who sends knows what to do.
+    """
+    closed = isinstance(err.__cause__, ConnectionError | ssl.SSLError)
+    return closed and request.method in ("GET", "HEAD")
 
 
 def _next(url: HttpUrl, answer: Answer, *, pinned: bool) -> HttpUrl:

@@ -73,7 +73,7 @@ class BlobStream:
             IntegrityError: The registry gives something else.
         """
         while True:
-            if self._offset == self._end != self._size:
+            if self._is_over:
                 return b""
             try:
                 answer = self._opened()
@@ -150,6 +150,13 @@ class BlobStream:
         return answer
 
     @property
+    def _is_over(self) -> bool:
+        if self._offset != self._end:
+            return False
+        # A connection that broke after the last byte has nothing more to say.
+        return self._end != self._size or (self._answer is None and self._offset > 0)
+
+    @property
     def _is_part(self) -> bool:
         return bool(self._offset) or self._end != self._size
 
@@ -158,7 +165,7 @@ class BlobStream:
         if answer.status not in (_OK, _PARTIAL):
             raise refused(answer, what)
         if (answer.header("Content-Encoding") or "identity").strip().lower() != "identity":
-            raise RegistryAnswerError(f"{what}: {answer.url.host} encodes it, unasked")
+            raise RegistryAnswerError(f"{what}: {answer.url.authority} encodes it, unasked")
         left = self._size
         if answer.status == _PARTIAL:
             left = self._end - self._offset
@@ -170,13 +177,13 @@ class BlobStream:
                 or total not in ("*", str(self._size))
             ):
                 raise RegistryAnswerError(
-                    f"{what}: {answer.url.host} gives another range than the one asked for"
+                    f"{what}: {answer.url.authority} gives another range than the one asked for"
                 )
         if answer.length is not None and answer.length != left:
             raise IntegrityError(
-                f"{what}: {answer.url.host} announces {answer.length} bytes, its descriptor says "
-                f"{left}"
+                f"{what}: {answer.url.authority} announces {answer.length} bytes, its descriptor "
+                f"says {left}"
             )
         said = answer.header("Docker-Content-Digest")
         if said and said != self._digest:
-            raise IntegrityError(f"{what}: {answer.url.host} says it is another one")
+            raise IntegrityError(f"{what}: {answer.url.authority} says it is another one")

@@ -117,7 +117,7 @@ class Host:
     @property
     def pause(self) -> Callable[[float], None]:
         """How to wait between tries."""
-        return self._around.transport.settings.pause
+        return self._around.transport.pause
 
     def url(self, path: str) -> HttpUrl:
         """Return the URL of something under ``/v2/``.
@@ -271,7 +271,7 @@ def refused(answer: Answer, what: str) -> RegistryAnswerError:
         what: What was asked for, for the message.
     """
     said = _said(answer)
-    message = f"{what}: {answer.url.host} says {answer.status} {answer.reason}".rstrip()
+    message = f"{what}: {answer.url.authority} says {answer.status} {answer.reason}".rstrip()
     if said:
         message += f" ({said})"
     if answer.status in (_UNAUTHORIZED, _FORBIDDEN):

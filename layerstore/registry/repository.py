@@ -308,7 +308,7 @@ def _page(host: Host, url: HttpUrl, scope: Scope, what: str) -> tuple[bytes, Htt
 
 def _received(answer: Answer, digest: Digest | None, name: str) -> RawManifest:
     if (answer.header("Content-Encoding") or "identity").strip().lower() != "identity":
-        raise RegistryAnswerError(f"{name}: {answer.url.host} encodes a manifest, unasked")
+        raise RegistryAnswerError(f"{name}: {answer.url.authority} encodes a manifest, unasked")
     what = f"manifest of {name}"
     if not answer.tells_its_end:
         raise RegistryAnswerError(f"{what}: the answer's end cannot be told", transient=True)
@@ -346,7 +346,7 @@ def _parsed(digest: str, answer: Answer) -> Digest:
     try:
         return parse_digest(digest)
     except FormatError as err:
-        raise RegistryAnswerError(f"{answer.url.host} names a digest that is none") from err
+        raise RegistryAnswerError(f"{answer.url.authority} names a digest that is none") from err
 
 
 def _next_link(headers: list[str]) -> str:

@@ -76,8 +76,8 @@ def retry_after(answer: Answer) -> float | None:
             return None
     if seconds > MAX_RETRY_AFTER_S:
         raise RateLimitedError(
-            f"{answer.url.host} asks to wait for {seconds:.0f} seconds, longer than the limit of "
-            f"{MAX_RETRY_AFTER_S:.0f}"
+            f"{answer.url.authority} asks to wait for {seconds:.0f} seconds, longer than the limit "
+            f"of {MAX_RETRY_AFTER_S:.0f}"
         )
     return max(0.0, float(seconds))
 

@@ -105,7 +105,7 @@ def checked_realm(text: str, registry: HttpUrl, paired: Sequence[str]) -> HttpUr
         raise UnsafeRealmError("the token server's URL has credentials of its own")
     if registry.scheme == "https" and url.scheme != "https":
         raise UnsafeRealmError(
-            f"{registry.host} wants tokens from {url.shown}, without TLS",
+            f"{registry.authority} wants tokens from {url.shown}, without TLS",
         )
     allowed = {registry.authority, *paired}
     if url.authority not in allowed and url.place not in allowed:
@@ -198,7 +198,7 @@ class _Asking(NamedTuple):
         return Request(url, sent_by=self.registry_peer, inward_private=True)
 
     def _token(self, answer: Answer) -> tuple[str, float]:
-        host = self.realm.url.host
+        host = self.realm.url.authority
         if answer.status in (401, 403):
             raise UnauthorizedError(
                 f"{host} gives no token for {self.scope or 'this account'}: access is denied"
@@ -226,7 +226,7 @@ class _Asking(NamedTuple):
 @contextlib.contextmanager
 def _asked(transport: Transport, request: Request) -> Iterator[Answer]:
     """Ask a token server; failures of the line are a registry's."""
-    host = request.url.host
+    host = request.url.authority
     try:
         with transport.exchange(request) as answer:
             if 300 <= answer.status < 400:

@@ -13,7 +13,7 @@ from layerstore.digest import Digest
 from layerstore.errors import InputError, IntegrityError
 from layerstore.net.transport import Request
 from layerstore.net.urls import redirected
-from layerstore.registry.errors import RegistryAnswerError
+from layerstore.registry.errors import RegistryAnswerError, UnknownToRegistryError
 from layerstore.registry.host import Scope, refused
 from layerstore.registry.retrying import ATTEMPTS, pause_before, retried
 
@@ -48,12 +48,10 @@ class _Session(NamedTuple):
     Attributes:
         url: Where its next bytes go.
         peer: Address of the registry, which named that.
-        chunk: Bytes that the registry wants of a chunk.
     """
 
     url: HttpUrl
     peer: str | None
-    chunk: int
 
 
 class Uploads:
@@ -142,7 +140,7 @@ class Uploads:
                     return None
                 if answer.status != _ACCEPTED:
                     raise refused(answer, f"an upload to {self._host.name}/{self._path}")
-                return _next_session(answer, CHUNK_BYTES)
+                return _next_session(answer)
 
         return retried(ask, self._host.pause)
 
@@ -155,12 +153,16 @@ class Uploads:
         retried(put, self._host.pause)
 
     def _commit_chunks(self, session: _Session, blob: Uploaded) -> None:
-        try:
-            self._put(session, b"", blob)
-        except RegistryAnswerError as err:
-            # An answer that was lost: the blob may be there.
-            if not err.transient or not self._has(blob):
-                raise
+        def put() -> None:
+            try:
+                self._put(session, b"", blob)
+            except RegistryAnswerError as err:
+                # An answer may have been lost: the blob is there then, and the upload is over.
+                is_lost = err.transient or isinstance(err, UnknownToRegistryError)
+                if not is_lost or not self._has(blob):
+                    raise
+
+        retried(put, self._host.pause)
 
     def _has(self, blob: Uploaded) -> bool:
         request = Request(self._host.url(f"{self._path}/blobs/{blob.digest}"), "HEAD")
@@ -223,7 +225,7 @@ class Uploads:
                 raise RegistryAnswerError(f"{self._host.name} is elsewhere", transient=True)
             if answer.status not in (_ACCEPTED, _NO_CONTENT):
                 raise refused(answer, f"an upload to {self._host.name}/{self._path}")
-            return _next_session(answer, session.chunk)
+            return _next_session(answer)
 
     def _where(self, session: _Session) -> tuple[_Session, int]:
         """Return how many bytes of an upload the registry has."""
@@ -238,15 +240,12 @@ class Uploads:
                 # "0-0" is one byte, and what distribution says of none.
                 reached = 0 if reached == 1 else reached
                 has_location = bool(answer.header("Location"))
-                return (
-                    _next_session(answer, session.chunk) if has_location else session,
-                    reached,
-                )
+                return _next_session(answer) if has_location else session, reached
 
         return retried(ask, self._host.pause)
 
 
-def _next_session(answer: Answer, chunk: int) -> _Session:
+def _next_session(answer: Answer) -> _Session:
     """Return where an upload goes on.
 
     Raises:
@@ -254,14 +253,14 @@ def _next_session(answer: Answer, chunk: int) -> _Session:
     """
     location = answer.header("Location")
     if not location:
-        raise RegistryAnswerError(f"{answer.url.host} does not say where an upload goes on")
+        raise RegistryAnswerError(f"{answer.url.authority} does not say where an upload goes on")
     try:
         url = redirected(answer.url, location)
     except InputError as err:
         raise RegistryAnswerError(f"an upload goes on nowhere: {err.message}") from err
     if answer.url.scheme == "https" and url.scheme == "http":
         raise RegistryAnswerError(f"an upload goes on at {url.shown}, without TLS")
-    return _Session(url, answer.peer, chunk)
+    return _Session(url, answer.peer)
 
 
 def _chunks(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:

@@ -33,6 +33,9 @@ class Keeping(BaseHTTPRequestHandler):
             return
         body = self.body()
         server.bodies.append(body)
+        if self.path == "/drop":
+            self.close_connection = True
+            return
         if self.path == "/last":
             self.close_connection = True
             self.reply(200, b"", announce=False)
@@ -181,3 +184,34 @@ def test_a_stranger_cannot_send_us_to_ourselves(server: Server) -> None:
         with pytest.raises(NetworkError, match="a service of this host"):
             transport.exchange(inward).__enter__()
     assert len(server.peers) == 1
+
+
+@pytest.mark.parametrize(("method", "times"), [("GET", 2), ("HEAD", 2), ("PATCH", 1), ("POST", 1)])
+def test_only_questions_are_asked_twice(
+    server: Server, transport: Transport, method: str, times: int
+) -> None:
+    """Whether a server did what it was sent cannot be told when the connection ends."""
+    with transport.exchange(request(server)):
+        pass
+    server.bodies.clear()
+    body = b"x" if method in ("PATCH", "POST") else None
+    with (
+        pytest.raises(NetworkError) as caught,
+        transport.exchange(request(server, "/drop", method, body=body)),
+    ):
+        pass
+    assert caught.value.transient
+    assert len(server.bodies) == times
+
+
+def test_a_pause_ends_with_the_work(server: Server) -> None:
+    lifelines = Lifelines()
+    with contextlib.closing(Transport(HttpSettings(), lifelines)) as transport:
+        transport.pause(0.0)
+        timer = threading.Timer(0.05, lifelines.cut)
+        timer.start()
+        with pytest.raises(CanceledError):
+            transport.pause(600.0)
+        timer.join()
+        with pytest.raises(CanceledError):
+            transport.pause(600.0)

@@ -28,6 +28,7 @@ from tests.support.registry_stub import (
     MANIFEST,
     SECRET,
     USER,
+    Stub,
     StubRegistry,
     World,
     cut_at,
@@ -391,3 +392,32 @@ def test_referrers_without_end(
     }), times=99)  # fmt: skip
     with pytest.raises(LimitExceededError, match="more than 3 referrers"):
         referrers(of(client, stub), DIGEST)
+
+
+@pytest.mark.parametrize("status", [503, 404])
+def test_the_end_of_an_upload_is_told_again(
+    stub: StubRegistry, client: RegistryClient, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(uploads, "CHUNK_BYTES", 1 << 20)
+    if status == 404:  # the answer is lost, and so is the upload, for it became a blob
+        stub.break_("uploads", cut_at(0), "PUT")
+        stub.break_("blobs/sha256", says(503), "HEAD")
+    stub.break_("uploads", says(status), "PUT")
+    assert of(client, stub).put_blob([BLOB]).digest == DIGEST
+    assert stub.repository("a/b").blobs[DIGEST] == BLOB
+
+
+def test_a_connection_that_breaks_after_the_last_byte(
+    stub: StubRegistry, client: RegistryClient
+) -> None:
+    def unended(stub: Stub) -> None:
+        stub.send_response(200)
+        stub.send_header("Transfer-Encoding", "chunked")
+        stub.end_headers()
+        stub.wfile.write(b"%x\r\n" % len(BLOB) + BLOB + b"\r\n")
+        stub.hang_up()
+
+    stub.break_("blobs", unended)
+    stub.break_("blobs", says(416))
+    assert whole(of(client, stub)) == BLOB
+    assert len(asked(stub)) == 1
