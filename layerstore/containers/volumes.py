@@ -7,18 +7,22 @@ is asked for.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from typing import TYPE_CHECKING
 
 from layerstore.errors import ConflictError, ContainerError, InputError, NotFoundError
 from layerstore.linux.files import make_private_dir
+from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}", re.ASCII)
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
+"""What rename(2) says of a name that somebody else has made."""
 
 
 def check_volume_name(name: str) -> None:
@@ -95,22 +99,59 @@ def fill_volume(data: str, root: str, place: str, owner: int) -> None:
         ContainerError: It could not be copied.
     """
     source = f"{root}{place}"
-    if os.listdir(data):
-        return
-    if not os.path.isdir(source) or os.path.islink(source):
-        if owner and os.stat(data).st_uid == 0:
-            os.chown(data, owner, owner)
-        return
+    volume = os.path.dirname(data)
+    filling, filled = f"{volume}/filling", f"{volume}/filled"
+    # Of two containers that begin at once one fills it, and the other waits.
+    with FileLock(f"{volume}/lock"):
+        remove_tree(filling)  # of whoever was killed there
+        if not os.path.lexists(filled):
+            if os.listdir(data):
+                return
+            if not os.path.isdir(source) or os.path.islink(source):
+                if owner and os.stat(data).st_uid == 0:
+                    os.chown(data, owner, owner)
+                return
+            make_private_dir(filling, durable=False)
+            _copy(source, filling)
+            os.rename(filling, filled)
+        _move_into(filled, data)
+        status = os.stat(filled)  # cp gave it what the image has there
+        os.chown(data, status.st_uid, status.st_gid)
+        os.chmod(data, status.st_mode & 0o7777)
+        remove_tree(filled)
+
+
+def _copy(source: str, place: str) -> None:
+    """Copy a directory's entries to where no container looks, and bring them to disk."""
     import subprocess  # few starts copy anything
+
+    from layerstore.store.objects import sync_file_system
 
     # In a private mount namespace, over a root that nobody changes: links are copied as such.
     done = subprocess.run(
-        ["cp", "--archive", "--", f"{source}/.", data],
+        ["cp", "--archive", "--", f"{source}/.", place],
         capture_output=True, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if done.returncode != 0:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise ContainerError(f"the volume could not get what the image has: {words[-1:]}")
-    status = os.stat(source)
-    os.chown(data, status.st_uid, status.st_gid)
-    os.chmod(data, status.st_mode & 0o7777)
+    sync_file_system(place)
+
+
+def _move_into(filled: str, data: str) -> None:
+    """Move entries into a volume, which a container may be changing meanwhile.
+
+    Names alone are moved, so that no link of that container's is followed; what it has made
+    under one of them stays.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    target = os.open(data, flags)
+    try:
+        for name in os.listdir(filled):
+            try:
+                os.rename(f"{filled}/{name}", name, dst_dir_fd=target)
+            except OSError as err:
+                if err.errno not in _TAKEN:
+                    raise
+    finally:
+        os.close(target)
