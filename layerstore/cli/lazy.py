@@ -89,14 +89,14 @@ def _of_store(path: str, root: str) -> Remote:
 def _of_registry(place: str, image: str) -> tuple[Remote, str, tuple[tuple[str, str], ...]]:
     """Return an image of a registry, how it is called there, and what its server has to know."""
     from layerstore.cli.copy import serving
-    from layerstore.cli.signatures import policy_gate
+    from layerstore.cli.signatures import parts_gate
     from layerstore.image.transfer.remotes import open_remote
     from layerstore.registry.surroundings import PLACES
 
     location = place if place.endswith("/") else f"{place}/"
     environment = {name: os.environ[name] for name in PLACES if name in os.environ}
     # Asked here alone: whoever serves the view finds the image by its digest.
-    gate = policy_gate(None)
+    gate = parts_gate(None)
     remote = open_remote(f"{location}{image}", environment, serving(""), gate)
     return remote, "", tuple(environment.items())
 

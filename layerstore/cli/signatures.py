@@ -154,12 +154,39 @@ def policy_gate(path: Path | None) -> Gate:
         FormatError: The policy cannot be understood.
         NotFoundError: ``path`` or a key that the policy names is not there.
     """
-    from layerstore.signing.policy import ACCEPT_ANYTHING, decode_policy
+    return _gate(_policy(path))
 
-    found = path or _default_policy()
-    if found is None:
-        return _gate(ACCEPT_ANYTHING)
-    return _gate(decode_policy(_read(found), str(found), lambda name: _read(Path(name))))
+
+def parts_gate(path: Path | None) -> Gate:
+    """Return what lets images be shown in parts as the policy says; those it wants signed, never.
+
+    A signature is of manifest, config and whole layers. What is in a layer before all of it is
+    here is said by the image's parcels alone, which anybody may replace who may push.
+
+    Raises:
+        FormatError: The policy cannot be understood.
+        NotFoundError: ``path`` or a key that the policy names is not there.
+    """
+    from layerstore.signing.policy import (
+        SignatureRefusedError,
+        needs_signatures,
+        registry_candidate,
+    )
+
+    policy = _policy(path)
+    gate = _gate(policy)
+
+    def check(reference: Reference, source: ImageSource, digests: Sequence[Digest]) -> None:
+        gate(reference, source, digests)
+        candidate = registry_candidate(reference, digests)
+        if needs_signatures(policy, candidate):
+            raise SignatureRefusedError(
+                f"{candidate.name} is not shown in parts: the policy wants it signed, and no "
+                "signature covers its parcels",
+                hint="pull it: whole layers are compared with what was signed",
+            )
+
+    return check
 
 
 def signing_key(path: Path, passphrase_file: Path | None) -> PrivateKey:
@@ -196,6 +223,15 @@ def attach_signature(
         int(os.environ.get("SOURCE_DATE_EPOCH") or time.time()),
     )
     attach(source, destination, claim, key)
+
+
+def _policy(path: Path | None) -> Policy:
+    from layerstore.signing.policy import ACCEPT_ANYTHING, decode_policy
+
+    found = path or _default_policy()
+    if found is None:
+        return ACCEPT_ANYTHING
+    return decode_policy(_read(found), str(found), lambda name: _read(Path(name)))
 
 
 def _gate(policy: Policy) -> Gate:

@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import WriteSession
 
-INDEX_DEPTH = 3
-"""Indexes that may lie above a manifest."""
-
 _DOCUMENTS_MAX_BYTES = 64 << 20
 """Of an index and all that it lists: they are in memory together."""
 _REFERENCE_TYPE = "vnd.docker.reference.type"
@@ -82,7 +79,7 @@ def find_image(
     """
     document = source.document(reference)
     above: tuple[Document, ...] = ()
-    for _ in range(INDEX_DEPTH + 1):
+    for _ in range(oci.INDEX_DEPTH + 1):
         if document.media_type in oci.MANIFEST_TYPES:
             return _found(source, (document, *above))
         index = oci.decode_index(document.raw, media_type=document.media_type)
@@ -132,7 +129,7 @@ class _Finder:
         if document.media_type in oci.MANIFEST_TYPES:
             self.images.append(_found(self._source, (document, *above)))
             return
-        if len(above) == INDEX_DEPTH:
+        if len(above) == oci.INDEX_DEPTH:
             raise _too_deep(self._source)
         index = oci.decode_index(document.raw, media_type=document.media_type)
         for descriptor in index.manifests:
@@ -167,7 +164,7 @@ def _is_attestation(descriptor: oci.Descriptor) -> bool:
 
 
 def _too_deep(source: ImageSource) -> LimitExceededError:
-    return LimitExceededError(f"{source.name}: indexes are nested more than {INDEX_DEPTH} deep")
+    return LimitExceededError(f"{source.name}: indexes are nested more than {oci.INDEX_DEPTH} deep")
 
 
 def _for_platform(

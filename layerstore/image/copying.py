@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import FormatError
 from layerstore.formats import oci
-from layerstore.image.adopting import INDEX_DEPTH
 from layerstore.image.exchange import READ_BYTES, VerifiedBlob, read_document
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from layerstore.digest import Digest
     from layerstore.image.exchange import Document, ImageDestination, ImageSource
     from layerstore.progress import Progress
-
-_INDEX_TYPES = (oci.INDEX_TYPE, oci.DOCKER_INDEX_TYPE)
 
 PARALLEL = 3
 """Blobs on their way at once, as docker and podman do it."""
@@ -106,9 +103,9 @@ class Copier:
         from layerstore.errors import NotFoundError
 
         path = [document]
-        for _ in range(INDEX_DEPTH + 1):
+        for _ in range(oci.INDEX_DEPTH + 1):
             document = path[0]
-            if document.media_type not in _INDEX_TYPES:
+            if document.media_type not in oci.INDEX_TYPES:
                 return path
             index = oci.decode_index(document.raw, media_type=document.media_type)
             fits = [
@@ -120,15 +117,17 @@ class Copier:
                     hint="--platform names another one, --all copies them all",
                 )
             path.insert(0, read_document(self._source, fits[0]))
-        raise FormatError(f"{self._source.name}: indexes are nested more than {INDEX_DEPTH} deep")
+        raise FormatError(
+            f"{self._source.name}: indexes are nested more than {oci.INDEX_DEPTH} deep"
+        )
 
     def _send(
         self, document: Document, target: str | None, workers: ThreadPoolExecutor, depth: int
     ) -> None:
         """Send a document after everything that it names."""
-        if document.media_type in _INDEX_TYPES:
-            if depth == INDEX_DEPTH:
-                raise FormatError(f"indexes are nested more than {INDEX_DEPTH} deep")
+        if document.media_type in oci.INDEX_TYPES:
+            if depth == oci.INDEX_DEPTH:
+                raise FormatError(f"indexes are nested more than {oci.INDEX_DEPTH} deep")
             index = oci.decode_index(document.raw, media_type=document.media_type)
             for descriptor in index.manifests:
                 below = read_document(self._source, descriptor)

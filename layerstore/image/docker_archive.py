@@ -36,6 +36,9 @@ REPOSITORIES_FILE = b"repositories"
 IMAGES_MAX = 1_000
 """Images of one archive."""
 
+DOCUMENTS_MAX_BYTES = 64 << 20
+"""Of an archive's configs, and of an image of version 1 and its parents: in memory together."""
+
 _TYPES = {
     "none": oci.LAYER_TAR_TYPE,
     "gzip": oci.LAYER_GZIP_TYPE,
@@ -137,8 +140,16 @@ def listed_images(files: ArchiveFile) -> Iterator[ListedImage]:
 
     Raises:
         FormatError: None, or in words that mean several things.
-        LimitExceededError: More than an archive has.
+        LimitExceededError: More, or larger configs, than an archive has.
     """
+    size = 0
+    for image in _listed(files):
+        size += len(image.config)
+        _refuse_large(size)
+        yield image
+
+
+def _listed(files: ArchiveFile) -> Iterator[ListedImage]:
     if MANIFEST_FILE in files:
         yield from _of_manifest(files)
     elif REPOSITORIES_FILE in files:
@@ -175,6 +186,13 @@ def _document(files: ArchiveFile, name: bytes) -> bytes:
     if raw is None:
         raise LimitExceededError(f"{os.fsdecode(name)!r} is larger than 4 MiB")
     return raw
+
+
+def _refuse_large(size: int) -> None:
+    if size > DOCUMENTS_MAX_BYTES:
+        raise LimitExceededError(
+            f"the configs of the archive have more than {DOCUMENTS_MAX_BYTES} bytes together"
+        )
 
 
 def _json(files: ArchiveFile, name: bytes) -> object:
@@ -218,12 +236,16 @@ def _chain(files: ArchiveFile, image: str) -> Iterator[tuple[str, dict[str, obje
     """Return ids and configs of an image of version 1 and its parents, the lowest first."""
     found: list[tuple[str, dict[str, object]]] = []
     parent: object = image
+    size = 0
     while parent:
         if not isinstance(parent, str) or not parent.isalnum():
             raise FormatError(f"the parent of an image is {str(parent)[:100]!r}, which is no id")
         if len(found) == MAX_LAYERS:
             raise LimitExceededError(f"image has more than {MAX_LAYERS} layers")
-        values = _json(files, f"{parent}/json".encode())
+        name = f"{parent}/json".encode()
+        size += files.size(name)
+        _refuse_large(size)
+        values = _json(files, name)
         if not isinstance(values, dict):
             raise FormatError(f"{parent}/json is no object")
         found.append((parent, values))

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from layerstore.store.glean import Gleaned, Gleaner
     from layerstore.store.session import WriteSession
 
-INDEX_DEPTH_MAX = 3
 _COPY_BYTES = 1 << 20
 _BLOBS = "blobs/sha256"
 _LAYOUT_NAMES = frozenset({LAYOUT_FILE, INDEX_FILE, "manifest.json", "repositories"})
@@ -231,7 +230,7 @@ def _manifests(path: str) -> Iterator[tuple[oci.Manifest, bytes]]:
             with contextlib.suppress(LayerstoreError):
                 found = _blob(path, descriptor.digest)
                 if descriptor.media_type in (oci.INDEX_TYPE, oci.DOCKER_INDEX_TYPE):
-                    if depth < INDEX_DEPTH_MAX:
+                    if depth < oci.INDEX_DEPTH:
                         todo.append((found, descriptor.media_type, depth + 1))
                     continue
                 yield oci.decode_manifest(found, media_type=descriptor.media_type), found

@@ -263,6 +263,15 @@ def find_original(store: Store, parts: ImageParts, policy: Policy) -> Original |
     return Original(own[0][2], (own[0],), (), (own[0][1],))
 
 
+class _Gathered(NamedTuple):
+    """What an index lists, as far as it was followed."""
+
+    images: list[tuple[ImageParts, Document, oci.Manifest]]
+    beside: list[Document]
+    documents: list[Document]
+    seen: set[Digest]
+
+
 class _Origins:
     """Looks documents up that a store has, and whether all that they name is to be had."""
 
@@ -282,11 +291,14 @@ class _Origins:
                 manifest = oci.decode_manifest(raw, media_type=media_type)
             except LayerstoreError:
                 continue  # lost, which check tells, or of an attestation
-            if manifest.config.digest == parts.image_id and self._has_layers(manifest, parts):
+            is_own = manifest.config.digest == parts.image_id
+            if is_own and self._has_layers(manifest, parts):
                 found.append((parts, Document(raw, media_type, platform), manifest))
         return found
 
     def _has_layers(self, manifest: oci.Manifest, parts: ImageParts) -> bool:
+        if len(manifest.layers) != len(parts.layers):
+            return False  # a bundle may bring what no registry would have passed for the image's
         for descriptor, diff_id in zip(manifest.layers, parts.layers, strict=True):
             if descriptor.media_type in _ZSTD_TYPES and not self._policy.takes_zstd:
                 return False
@@ -301,39 +313,41 @@ class _Origins:
 
     def index(self, digest: Digest, media_type: str, manifest: oci.Manifest) -> Original | None:
         """Return an index with everything that it lists, or None if some of that is not here."""
-        images: list[tuple[ImageParts, Document, oci.Manifest]] = []
-        beside: list[Document] = []
-        documents: list[Document] = []
+        gathered = _Gathered([], [], [], set())
         try:
-            self._follow(digest, media_type, images, beside, documents)
+            self._gather(gathered, digest, media_type, 0)
         except (NotFoundError, IntegrityError):
             return None
-        return Original(manifest, tuple(images), tuple(beside), tuple(documents))
+        return Original(
+            manifest,
+            tuple(gathered.images),
+            tuple(gathered.beside),
+            tuple(gathered.documents),
+        )
 
-    def _follow(
-        self,
-        digest: Digest,
-        media_type: str,
-        images: list[tuple[ImageParts, Document, oci.Manifest]],
-        beside: list[Document],
-        documents: list[Document],
-    ) -> None:
+    def _gather(self, gathered: _Gathered, digest: Digest, media_type: str, depth: int) -> None:
+        """Add what an index lists, and itself; each once, since strangers' may list it often."""
+        if depth == oci.INDEX_DEPTH:
+            raise NotFoundError(f"indexes are nested more than {oci.INDEX_DEPTH} deep")
         raw = self._store.get_blob(digest)
         for child in oci.decode_index(raw, media_type=media_type).manifests:
+            if child.digest in gathered.seen:
+                continue
+            gathered.seen.add(child.digest)
             if child.media_type in oci.INDEX_TYPES:
-                self._follow(child.digest, child.media_type, images, beside, documents)
+                self._gather(gathered, child.digest, child.media_type, depth + 1)
                 continue
             below = Document(self._store.get_blob(child.digest), child.media_type)
             plain = oci.decode_artifact(below.raw, media_type=child.media_type)
             if all(self._store.has_blob(each.digest) for each in plain.layers):
-                beside += (
+                gathered.beside.extend(
                     Document(self._store.get_blob(each.digest), each.media_type)
                     for each in (plain.config, *plain.layers)
                 )
             else:
-                images.append(self._image(child.digest, plain))
-            documents.append(below)
-        documents.append(Document(raw, media_type))
+                gathered.images.append(self._image(child.digest, plain))
+            gathered.documents.append(below)
+        gathered.documents.append(Document(raw, media_type))
 
     def _image(
         self, digest: Digest, manifest: oci.Manifest

@@ -250,6 +250,23 @@ def test_lazy_views_ask_the_policy(cli, stub, tmp_path):
     assert not [each for each in stub.requests if "/blobs/" in each.path]
 
 
+def test_lazy_views_show_nothing_that_must_be_signed(cli, stub, key, tmp_path):
+    """Whoever may push could put other parcels beside a signed image."""
+    _whole_image(stub, "1", b"one")
+    _sign(cli, f"{stub.name}/a:1", key)
+    place = tmp_path / "home/.config/containers"
+    place.mkdir(parents=True)
+    signed = {"type": "sigstoreSigned", "keyPath": str(tmp_path / "k.pub")}
+    _policy(place / "policy.json", signed)
+    (tmp_path / "view").mkdir()
+    said = cli.fails(
+        11, "mount", "--from", f"docker://{stub.name}", "a:1", tmp_path / "view",
+        HOME=str(tmp_path / "home"),
+    )  # fmt: skip
+    assert "no signature covers its parcels" in said
+    assert "pull it" in said
+
+
 def test_caches_of_a_registry_ask_the_policy(cli, stub, tmp_path):
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /f\n")
     cache = f"type=registry,ref={stub.name}/cache:1"

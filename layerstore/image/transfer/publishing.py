@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import Digest
-from layerstore.errors import LayerstoreError
+from layerstore.errors import FormatError, LayerstoreError
 from layerstore.formats import oci, strict_json
 from layerstore.formats.pack import padding
 from layerstore.formats.parcels import (
@@ -210,9 +210,19 @@ class _There:
 
 
 def _uppermost_first(below: dict[int, set[int]]) -> list[int]:
-    """Return packs so that each comes before those it builds on."""
+    """Return packs so that each comes before those it builds on.
+
+    Raises:
+        FormatError: Somebody made some that build on each other.
+    """
     order = TopologicalSorter({n: packs - {n} for n, packs in below.items()})
-    return list(order.static_order())[::-1]
+    try:
+        return list(order.static_order())[::-1]
+    except CycleError as err:
+        raise FormatError(
+            "packs of earlier parcels in the repository build on each other in a circle",
+            hint="delete the tags *.parcels there, or push without --delta",
+        ) from err
 
 
 def _send(pack: SealedPack, destination: ImageDestination) -> tuple[PackBlob, list[Block]]:

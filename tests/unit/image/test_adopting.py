@@ -330,7 +330,7 @@ def test_no_image_for_a_platform(store: Store, tmp_path: Path) -> None:
 def test_nested_indexes_are_bounded(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
     entry = layout.image([LOWER])
-    for _ in range(adopting.INDEX_DEPTH):
+    for _ in range(oci.INDEX_DEPTH):
         entry = layout.index(entry)
     deep = layout.index(entry)
     layout.finish(("ok", entry), ("deep", deep))

@@ -22,7 +22,7 @@ from layerstore.errors import (
     NotFoundError,
     UnsafeContentError,
 )
-from layerstore.image import archive_file
+from layerstore.image import archive_file, docker_archive
 from layerstore.image.layout import NamedImage
 from layerstore.image.layout_archive import save_archive
 from layerstore.image.loading import Choice, Loaded, load_directory, load_file
@@ -255,6 +255,20 @@ def test_an_index_by_platform_and_all_of_it(store: Store, tmp_path: Path) -> Non
 
 
 # -- refused
+
+
+def test_configs_that_are_large_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = docker(LOWER, UPPER)
+    (listed,) = json.loads(files["manifest.json"])  # type: ignore[arg-type]
+    monkeypatch.setattr(docker_archive, "DOCUMENTS_MAX_BYTES", 2_000)
+    files["manifest.json"] = json.dumps([listed] * 20).encode()
+    assert "more than 2000 bytes together" in refused(store, files)
+    of_v1 = {
+        "repositories": b'{"web":{"1":"a"}}',
+        "a/json": json.dumps({"id": "a", "parent": "b", "comment": "x" * 1_500}).encode(),
+        "b/json": json.dumps({"id": "b", "comment": "x" * 1_500}).encode(),
+    }
+    assert "more than 2000 bytes together" in refused(store, of_v1)
 
 
 @pytest.mark.parametrize(
