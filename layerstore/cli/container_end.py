@@ -9,7 +9,7 @@ from layerstore.cli.container_options import signal_number
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_line
 from layerstore.containers.records import find
-from layerstore.errors import InputError, LayerstoreError
+from layerstore.errors import ConflictError, InputError, LayerstoreError
 
 if TYPE_CHECKING:
     import argparse
@@ -61,6 +61,10 @@ def restart(options: argparse.Namespace, root: str) -> int:
     from layerstore.containers.lifecycle import stop as stop_one
 
     def act(container: Container) -> None:
+        if container.settings.auto_remove:
+            raise ConflictError(
+                f"container {container.name} is removed at its end", hint="stop it, and run another"
+            )
         stop_one(root, container, options.time)
         start_again(root, container, attached=False).connection.close()
 

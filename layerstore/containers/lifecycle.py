@@ -173,13 +173,15 @@ def discard(store_root: str, container: Container, *, volumes: bool) -> None:
     if volumes:
         for mount in container.settings.mounts:
             if mount.anonymous:
-                remove_tree(f"{store_root}/volumes/{mount.source}")
+                with contextlib.suppress(LayerstoreError):  # gone, or another container has it
+                    drop_volume(store_root, mount.source)
 
 
 def settle(store_root: str, container: Container) -> State:
     """Write down, and clean up after, an end that nobody has taken note of; return what is true.
 
     Harmless for all others: one that runs, or that somebody starts or removes, is left alone.
+    What cannot be cleaned up now, on a disk that is full say, is left to whoever looks next.
     """
     state = state_of(store_root, container)
     written = read_state(store_root, container.container_id)
@@ -197,9 +199,11 @@ def settle(store_root: str, container: Container) -> State:
             return state
         if is_lost:
             state = state._replace(finished=time.time(), exit_code=UNKNOWN_CODE)
-            write_state(store_root, container.container_id, state)
-        clear_runtime(container)
-        end(store_root, container)
+        with contextlib.suppress(LayerstoreError, OSError):
+            if is_lost:
+                write_state(store_root, container.container_id, state)
+            clear_runtime(container)
+            end(store_root, container)
     return state
 
 
@@ -230,8 +234,7 @@ def _delete_by_runtime(container: Container) -> None:
 def sweep(store_root: str) -> None:
     """Settle all containers, and remove what kills left of half made or half removed ones."""
     for container in list(all_containers(store_root, [])):
-        with contextlib.suppress(OSError, LayerstoreError):  # of other ids; the next gc tries again
-            settle(store_root, container)
+        settle(store_root, container)
     with containers_lock(store_root):
         for container_id in container_ids(store_root):
             path = f"{directory_of(store_root, container_id)}/container.json"

@@ -254,9 +254,11 @@ class Snapshots:
         try:
             mounts = self._bring_about(draft)
         except BaseException:
-            self._shower.release(draft, draft.over_layers)
-            self._table.withdraw(draft)
-            self._settler.remove_upper(draft.number)
+            try:
+                self._shower.release(draft, draft.over_layers)
+            finally:  # else nobody could take the key again
+                self._table.withdraw(draft)
+                self._settler.remove_upper(draft.number)
             raise
         self._table.settle_in(draft)
         if draft.parent is not None and draft.over_layers and not draft.over_uppers:

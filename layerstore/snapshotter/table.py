@@ -172,9 +172,9 @@ class Table:
     def withdraw(self, snapshot: Snapshot) -> None:
         """Forget a snapshot that could not be made."""
         with self.changed:
-            remove_record(self._paths, snapshot.number)
             self._new.discard(snapshot.number)
             self._drop(snapshot)
+            remove_record(self._paths, snapshot.number)
 
     def add(self, snapshot: Snapshot) -> None:
         """Write the record of a snapshot that is whole, and let others see it.

@@ -476,6 +476,37 @@ def test_one_whose_state_cannot_be_written_does_not_run(box: Containers) -> None
     assert box.state("mute")["Running"]
 
 
+def test_an_anonymous_volume_that_another_container_has_stays(box: Containers) -> None:
+    box.ok("run", "-d", "--name", "first", "-v", "/data", "box", "sleep", "1000")
+    volume = box.ok("volume", "ls", "-q").out.strip()
+    box.ok("create", "--name", "second", "-v", f"{volume}:/data", "box")
+    box.fails(4, "volume", "rm", volume)
+    box.ok("container", "rm", "--force", "--volumes", "first")
+    assert box.ok("volume", "ls", "-q").out.strip() == volume
+    box.ok("container", "rm", "second")
+    box.ok("volume", "rm", volume)
+
+
+def test_what_cannot_be_cleaned_up_keeps_nobody_from_listing(box: Containers) -> None:
+    box.ok("run", "-d", "--name", "stuck", "box", "sleep", "1000")
+    state = box.state("stuck")
+    in_the_way = next((box.store / "containers").glob("*/state.json")).parent / ".state.json.tmp"
+    in_the_way.mkdir()
+    for pid in (state["ConmonPid"], state["Pid"]):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(state["Pid"]), "the container's end")
+    assert "Exited (255)" in box.ok("ps", "-a").out
+    in_the_way.rmdir()
+    box.ok("rm", "stuck")
+    assert box.leftovers() == []
+
+
+def test_one_that_goes_at_its_end_is_not_restarted(box: Containers) -> None:
+    box.ok("run", "-d", "--rm", "--name", "brief", "box", "sleep", "1000")
+    assert "is removed at its end" in box.fails(4, "restart", "brief")
+    assert box.state("brief")["Running"]
+
+
 def test_volumes_of_a_damaged_record_stay(box: Containers) -> None:
     name = box.ok("create", "-v", "precious:/data", "box").out.strip()
     path = box.store / "containers" / name / "container.json"
