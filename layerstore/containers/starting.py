@@ -16,6 +16,7 @@ import _socket  # without socket, whose enumerations take 4 ms to make
 import contextlib
 import ctypes
 import errno
+import gc
 import json
 import marshal
 import os
@@ -290,7 +291,11 @@ def _become(
         spec["lock"] = lock.fileno()
         spec["outside"] = outside
         spec["started"] = monitor.start_runtime(spec)
-        _exec_monitor(spec)
+        _leave_the_client(spec)
+        if attached:
+            _be_monitor(spec)
+        else:
+            _exec_monitor(spec)
     except BaseException as err:  # noqa: BLE001 -- told to the client, which raises it
         with contextlib.suppress(OSError):
             connection.send(b"E" + marshal.dumps(_described(err)))
@@ -460,23 +465,43 @@ def _monitor_spec(
     }
 
 
-def _exec_monitor(spec: dict[str, object]) -> NoReturn:
-    """Become the light program; its children, our children, stay."""
+def _leave_the_client(spec: dict[str, object]) -> None:
+    """Let go of the client's streams, directory and files; keep what the monitor needs."""
     started = spec["started"]
     assert isinstance(started, dict)
     kept = [spec["client"], spec["listener"], spec["lock"], spec["outside"]]
     kept += [started[name] for name in ("stdin", "stdout", "stderr", "console")]
-    inherited = sorted({fd for fd in kept if isinstance(fd, int) and fd >= 0})
-    spec["inherited"] = inherited
+    spec["inherited"] = inherited = sorted({fd for fd in kept if isinstance(fd, int) and fd >= 0})
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    os.chdir("/")
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2 and fd not in inherited:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.close(fd)
+
+
+def _be_monitor(spec: dict[str, object]) -> None:
+    """Attend the container as we are, which spares the start of an interpreter.
+
+    For a client that stays: nearly all our memory is its own, shared since the fork.
+    """
+    gc.freeze()  # what we share with the client is not looked through, which would copy it
+    gc.enable()
+    monitor.Monitor(spec).run()
+    os._exit(0)
+
+
+def _exec_monitor(spec: dict[str, object]) -> NoReturn:
+    """Become the light program; its children, our children, stay."""
+    inherited = spec["inherited"]
+    assert isinstance(inherited, list)
     for fd in inherited:
         os.set_inheritable(fd, True)
     told = os.memfd_create("monitor", 0)
     write_all(told, marshal.dumps(spec))
     os.lseek(told, 0, os.SEEK_SET)
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
-    os.chdir("/")
     top = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     words = [sys.executable, "-I", "-S", "-c", _PROGRAM, top, str(told)]
     os.execv(sys.executable, words)  # noqa: S606 -- becoming it is the purpose
