@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from typing import NamedTuple
 
 from layerstore.linux.files import read_file
+from layerstore.tuples import NamedTuple
 
 _CHAIN_HEX = 32
 _FETCHED = "fetched"

@@ -33,7 +33,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fuse_mount import kernel_lowers
 from fuse_mount.starting import FUSE, FUSEPY, SERVED, start_other_server, start_server
@@ -43,6 +43,7 @@ from layerstore.linux.files import make_private_dir, open_private, replace_priva
 from layerstore.linux.locks import FileLock, is_held
 from layerstore.linux.namespaces import in_user_namespace
 from layerstore.linux.removal import remove_tree
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,7 +11,7 @@ On the fast path: what runtimes call in loops must not import much.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fuse_mount import kernel_lowers
 from fuse_mount.lowers import KERNELS
@@ -27,6 +27,7 @@ from layerstore.linux.planned import (
     to_oci,
 )
 from layerstore.snapshot.overlay import overlay_options
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from fuse_mount.records import MountRecord

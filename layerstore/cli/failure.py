@@ -12,11 +12,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.cli.output import printable
 from layerstore.cli.settings import DEBUG_VARIABLE
 from layerstore.errors import LayerstoreError
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

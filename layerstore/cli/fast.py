@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import (
@@ -23,6 +23,7 @@ from layerstore.cli.output import (
 )
 from layerstore.cli.settings import COMMANDS_WITH_COMMANDS, current_root
 from layerstore.errors import InputError, LayerstoreError, NotFoundError
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,12 @@ Command = tuple[
 """Declares options; does the work; one line of help."""
 
 NAMELESS = "<none>"
+
+
+# Looking for a translation of argparse's words imports locale and searches the disk, 1 ms; ours
+# are English, and a mixture is no help. There is no public way to say so.
+vars(argparse)["_"] = str
+vars(argparse)["ngettext"] = lambda one, many, count: one if count == 1 else many
 
 
 class _Parser(argparse.ArgumentParser):

@@ -10,10 +10,11 @@ import contextlib
 import os
 import select
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.containers import monitor
 from layerstore.linux.files import write_all
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     import _socket

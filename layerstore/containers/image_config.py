@@ -9,9 +9,10 @@ On the fast path.
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from layerstore.errors import FormatError
+from layerstore.tuples import NamedTuple
 
 
 class ImageDefaults(NamedTuple):

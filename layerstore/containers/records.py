@@ -22,7 +22,7 @@ import contextlib
 import json
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.containers.settings import Settings, settings_from_json
 from layerstore.digest import DiffId, Digest, ImageId
@@ -41,6 +41,7 @@ from layerstore.linux.files import (
 )
 from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,9 +5,10 @@ Reading this costs nothing; :mod:`layerstore.cli.run_options` makes the values o
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from layerstore.runtime.settings import Limits, Ulimit
+from layerstore.tuples import NamedTuple
 
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 NETWORKS = ("host", "none")

@@ -8,13 +8,14 @@ Source: OCI runtime spec 1.0; docker's defaults (moby, oci/defaults.go, daemon/o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from layerstore.errors import InputError
 from layerstore.runtime.capabilities import capabilities_of
 from layerstore.runtime.oci_spec import ContainerProcess, ExtraMount, Isolation, container_config
 from layerstore.runtime.seccomp import profile
 from layerstore.runtime.settings import RunOptions
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ import marshal
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from fuse_mount import lowers
 from fuse_mount.lowers import KERNEL
@@ -63,6 +63,7 @@ from layerstore.runtime.cgroups import counts_swap
 from layerstore.runtime.limits import require_enforceable
 from layerstore.runtime.runtimes import installed_runtimes
 from layerstore.runtime.users import resolve_run_user, users_of
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.containers.records import directory_of, publish
 from layerstore.linux.files import read_file
 from layerstore.linux.locks import is_held
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from layerstore.containers.records import Container

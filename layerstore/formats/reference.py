@@ -11,10 +11,11 @@ distribution spec, "Pulling manifests".
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.digest import Digest, parse_digest
 from layerstore.errors import FormatError, InputError
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

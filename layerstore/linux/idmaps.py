@@ -16,10 +16,11 @@ import errno
 import fcntl
 import itertools
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, MountError
 from layerstore.linux.namespaces import CLONE_NEWUSER, unshare
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

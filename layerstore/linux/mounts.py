@@ -16,9 +16,10 @@ import ctypes
 import errno
 import os
 import struct
-from typing import NamedTuple, Self
+from typing import Self
 
 from layerstore.errors import MountError, UnsupportedError
+from layerstore.tuples import NamedTuple
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, UnsupportedError
 from layerstore.linux import mounts
@@ -20,6 +20,7 @@ from layerstore.linux.idmaps import (
     user_namespace_of,
     with_stand_in_for_root,
 )
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,10 +9,11 @@ Source: OCI runtime spec 1.0; docker's defaults (moby, oci/defaults.go, oci/caps
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.runtime.seccomp import profile
 from layerstore.runtime.settings import RunOptions
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from layerstore.runtime.settings import Ulimit

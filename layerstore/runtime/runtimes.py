@@ -8,10 +8,11 @@ when the first command under it fails is it tried with one that cannot fail.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, UnsupportedError
 from layerstore.runtime.oci_spec import ContainerProcess, container_config
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from layerstore.runtime.oci_spec import Isolation

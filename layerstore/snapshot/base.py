@@ -12,7 +12,9 @@ its context lasts, a directory that shows a chain of layers read-only.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

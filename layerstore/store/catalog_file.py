@@ -12,11 +12,11 @@ On the fast path: nothing heavy is imported. Normative: docs/format/catalog.md.
 
 from __future__ import annotations
 
+import _sqlite3  # without sqlite3, whose converters of dates import datetime: 1 ms
+import _thread
 import contextlib
 import os
-import sqlite3
 import stat
-import threading
 from typing import TYPE_CHECKING, Self
 
 from layerstore.errors import UnsupportedVersionError
@@ -43,6 +43,8 @@ from layerstore.store.schema import (
 )
 
 if TYPE_CHECKING:
+    import sqlite3
+    import threading
     from collections.abc import Iterator, Sequence
 
     from layerstore.store.paths import StorePaths
@@ -87,7 +89,7 @@ def _connect(path: str, *, immutable: bool = False) -> sqlite3.Connection:
                 "read-only file system"
             )
         options = "mode=ro&immutable=1"
-    connection = sqlite3.connect(
+    connection = _sqlite3.connect(
         _uri(path, options),
         uri=True,
         timeout=BUSY_TIMEOUT_S,
@@ -154,7 +156,7 @@ class CatalogFile:
         """
         self.paths = paths
         self.version = CATALOG_VERSION
-        self._mutex = threading.RLock()
+        self._mutex = _thread.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._identity = (0, 0)
@@ -172,7 +174,7 @@ class CatalogFile:
         with storage_errors("make the catalog"):
             os.close(open_private(paths.catalog, os.O_RDWR | os.O_CREAT))
         try:
-            connection = sqlite3.connect(_uri(paths.catalog, "mode=rw"), uri=True)
+            connection = _sqlite3.connect(_uri(paths.catalog, "mode=rw"), uri=True)
             with contextlib.closing(connection):
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=FULL")
@@ -238,7 +240,7 @@ class CatalogFile:
             if self._connection is not None:
                 _FOREIGN_CONNECTIONS.append(self._connection)
                 self._connection = None
-            self._mutex = threading.RLock()
+            self._mutex = _thread.RLock()
             self._writing = False
             self._pid = os.getpid()
         return self._mutex
@@ -347,7 +349,7 @@ class CatalogFile:
     @staticmethod
     def _roll_back(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(_sqlite3.Error):
                 connection.execute("ROLLBACK")
 
     def _checkpoint_if_large(self, connection: sqlite3.Connection) -> None:
@@ -360,7 +362,7 @@ class CatalogFile:
         # TRUNCATE: a log keeps its length otherwise, and every later commit would come here.
         # The commit is durable already: a full disk here must not look like a failure. Nor
         # may it wait, under the lock, for a reader: a plan or a check reads for minutes.
-        with contextlib.suppress(sqlite3.OperationalError):
+        with contextlib.suppress(_sqlite3.OperationalError):
             connection.execute("PRAGMA busy_timeout=0")
             try:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from layerstore.digest import ID_BYTES, ChunkId, DiffId, Digest, ImageId, PackId
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.seals import seal
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,10 +5,10 @@ On the fast path: imports next to nothing.
 
 from __future__ import annotations
 
+import _sqlite3  # see .catalog_file
 import contextlib
 import errno
 import os
-import sqlite3
 from typing import TYPE_CHECKING
 
 from layerstore.errors import (
@@ -152,7 +152,7 @@ def storage_errors(doing: str) -> Iterator[None]:
         raise storage_error(err, doing) from err
 
 
-SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+SQLITE_ERRORS = (_sqlite3.Error, UnicodeDecodeError)
 """What the sqlite3 module raises: decoding errors too, when a damaged page holds text."""
 
 
@@ -170,7 +170,7 @@ def catalog_error(err: Exception) -> StorageError | CatalogDamagedError:
             hint="run as the owner of the store, or choose another with --store",
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(
-        err, sqlite3.IntegrityError | sqlite3.ProgrammingError | UnicodeDecodeError
+        err, _sqlite3.IntegrityError | _sqlite3.ProgrammingError | UnicodeDecodeError
     ):
         return CatalogDamagedError(f"the catalog is damaged: {err}")
     return StorageError(f"the catalog failed: {err}")

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     import sqlite3
