@@ -18,7 +18,10 @@ else:
 
         def __new__(cls, name: str, _bases: object, body: dict[str, Any]) -> type:
             fields = body.get("__annotations__", {})
-            defaults = [body[field] for field in fields if field in body]
+            optional = [field for field in fields if field in body]
+            if optional != list(fields)[len(fields) - len(optional) :]:
+                raise TypeError(f"{name}: a field without a default follows one that has one")
+            defaults = [body[field] for field in optional]
             made = namedtuple(  # noqa: PYI024 -- what typing calls, too
                 name, fields, defaults=defaults, module=body["__module__"]
             )

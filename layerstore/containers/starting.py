@@ -294,6 +294,7 @@ def _become(
         spec["started"] = monitor.start_runtime(spec)
         _leave_the_client(spec)
         if attached:
+            connection.detach()  # the monitor's now, which may close it
             _be_monitor(spec)
         else:
             _exec_monitor(spec)
@@ -488,6 +489,7 @@ def _be_monitor(spec: dict[str, object]) -> None:
 
     For a client that stays: nearly all our memory is its own, shared since the fork.
     """
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as an interpreter begins
     gc.freeze()  # what we share with the client is not looked through, which would copy it
     gc.enable()
     monitor.Monitor(spec).run()

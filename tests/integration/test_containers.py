@@ -398,6 +398,28 @@ def test_run_that_is_killed_leaves_its_container_running(box: Containers) -> Non
     assert box.leftovers() == []
 
 
+def test_run_that_is_killed_lets_go_of_what_it_had_open(box: Containers) -> None:
+    ours, theirs = os.pipe()
+    with open(ours, "rb") as pipe:
+        running = box.popen(
+            "run", "--rm", "--name", "orphan", "box", "sleep", "100", pass_fds=(theirs,)
+        )
+        os.close(theirs)
+        wait_until(lambda: "orphan" in box.ok("ps").out, "the container's start")
+        running.kill()
+        running.communicate(timeout=60)
+        assert pipe.read() == b""  # would not end if the monitor had it
+    assert box.state("orphan")["Running"]
+    box.ok("rm", "-f", "orphan")
+
+
+def test_input_that_nobody_reads_harms_nobody(box: Containers) -> None:
+    words = ("run", "--rm", "-i", "box", "sh", "-c", "exec 0<&-; sleep 1; exit 3")
+    running = box.popen(*words, stdin=subprocess.PIPE)
+    running.communicate(b"x" * (1 << 20), timeout=60)
+    assert running.returncode == 3
+
+
 def test_a_monitor_that_is_killed_is_told_and_nothing_leaks(box: Containers) -> None:
     box.ok("run", "-d", "--name", "lone", "box", "sleep", "1000")
     state = box.state("lone")
