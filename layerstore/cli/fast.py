@@ -549,44 +549,13 @@ def _umount_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _umount(options: argparse.Namespace, root: str) -> int:
-    from fuse_mount.mounts import clean_stale
+    from layerstore.cli.umount import take_views_away
 
     if bool(options.target) == options.all:
         raise InputError("give directories to unmount, or --all", hint="layerstore mounts")
     _require_store(root)
-    failures: list[LayerstoreError] = []
-    for target in _all_views(root) if options.all else options.target:
-        try:
-            _umount_one(root, target, options)
-        except LayerstoreError as err:
-            failures.append(err)
-    if options.all:
-        clean_stale(root)
-    tell_all(failures)
+    take_views_away(root, options)
     return 0
-
-
-def _all_views(root: str) -> list[str]:
-    from fuse_mount.mounts import mounts
-
-    unreadable: list[UnreadableRecordError] = []
-    listed = mounts(root, unreadable)
-    return [*(view.record.target for view in listed), *(err.view_id for err in unreadable)]
-
-
-def _umount_one(root: str, target: str, options: argparse.Namespace) -> None:
-    from fuse_mount.mounts import give_up_unreadable, unmount
-    from fuse_mount.records import UnreadableRecordError
-
-    try:
-        record = unmount(root, target, lazy=options.lazy, keep_upper=options.keep_upper)
-    except UnreadableRecordError as err:
-        write_note(f"note: {err.message}; it is given up")
-        for upper in give_up_unreadable(root, err.view_id, lazy=options.lazy):
-            write_note(f"note: its writable layer stays: {upper}")
-        return
-    if options.keep_upper and record.upper is not None:
-        write_line(f"{record.upper}/upper")
 
 
 # -- shared

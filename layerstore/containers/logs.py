@@ -119,13 +119,16 @@ def follow_log(store_root: str, container: Container, offset: int) -> Iterator[L
             ended = not is_held(alive)
             if file is None and os.path.exists(path):
                 file = open(path, "rb")  # noqa: SIM115 -- another one, when it is turned over
-                file.seek(offset)
+                # Smaller, it is a newer one than that in which the offset was.
+                file.seek(offset if offset <= os.fstat(file.fileno()).st_size else 0)
+            # Asked before reading: then nothing comes behind what was read.
+            is_older = file is not None and _was_turned_over(file.fileno(), path)
             data = file.read(_READ_BYTES) if file is not None else b""
             if data:
                 *lines, rest = (rest + data).split(b"\n")
                 yield from (record for line in lines if (record := parse_line(line)) is not None)
                 continue
-            if file is not None and _was_turned_over(file.fileno(), path):
+            if file is not None and is_older:
                 file.close()
                 file, offset = None, 0
                 continue

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import layerstore
-from layerstore.containers.logs import parse_line
+from layerstore.containers.logs import follow_log, parse_line
 from layerstore.containers.monitor import exit_code, start_code
 from layerstore.containers.monitor_files import to_json
 from layerstore.containers.monitor_log import Log
+from layerstore.containers.records import directory_of, new_id
 
 TOP = Path(layerstore.__file__).parents[1]
 
@@ -73,3 +75,14 @@ def test_statuses() -> None:
     assert start_code(b'exec: "x": executable file not found in $PATH') == 127
     assert start_code(b"permission denied") == 126
     assert start_code(b"anything else") == 125
+
+
+def test_following_goes_on_in_a_newer_log_that_is_smaller(tmp_path: Path) -> None:
+    container = SimpleNamespace(container_id=new_id())
+    directory = Path(directory_of(str(tmp_path), container.container_id))
+    directory.mkdir(parents=True)
+    log = Log(str(directory / "log"), 0, 1)
+    log.write(b"stdout", b"newer\n")
+    log.close()
+    lines = follow_log(str(tmp_path), container, 10_000)  # type: ignore[arg-type] -- its id alone
+    assert [line.text for line in lines] == [b"newer\n"]
