@@ -259,8 +259,13 @@ def _default_policy() -> Path | None:
     home = os.environ.get("HOME", "")
     places = [Path(home) / ".config/containers/policy.json"] if os.path.isabs(home) else []
     for place in (*places, Path("/etc/containers/policy.json")):
-        if place.exists():
-            return place
+        try:
+            os.lstat(place)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            pass  # one that cannot be read is an error, which reading it tells, and not none
+        return place
     return None
 
 

@@ -21,7 +21,7 @@ from layerstore.formats import oci
 from layerstore.formats.decompress import compression_of, decompressed
 from layerstore.formats.oci_config import decode_config
 from layerstore.formats.origins import Encoding, Origins, is_of_origins
-from layerstore.formats.tar_limits import Limits
+from layerstore.formats.tar_limits import Limits, exceeded
 from layerstore.image.exchange import Document, VerifiedBlob, read_blob, read_document
 from layerstore.image.images import ATTESTATION_KEY, ImageParts, publish_parts
 from layerstore.image.originals import Originals, keep_original, known_encodings
@@ -181,6 +181,9 @@ def _found(source: ImageSource, documents: tuple[Document, ...]) -> FoundImage:
     raw = read_blob(source, manifest.config)
     config = decode_config(raw)
     oci.check_pair(manifest, config)
+    for layer in manifest.layers:
+        if layer.size > (most := Limits().expanded_bytes):  # it would be on the disk first
+            raise exceeded("expanded_bytes", layer.size, most, f"bytes of layer {layer.digest}")
     return FoundImage(documents, manifest, config, raw)
 
 

@@ -14,7 +14,7 @@ import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import FormatError, LimitExceededError
-from layerstore.net.errors import NetworkError
+from layerstore.net.errors import InsecureRedirectError, NetworkError
 from layerstore.net.transport import HttpSettings, Request, Transport, printable
 from layerstore.net.urls import parse_http_url
 
@@ -113,7 +113,7 @@ class Downloader:
                     raise lifelines.canceled() from err
                 message = f"cannot fetch {url.shown}: {err.message}"
                 if not err.transient or attempt == ATTEMPTS:
-                    raise NetworkError(message, hint=err.hint) from err
+                    raise NetworkError(message, hint=_hint(err)) from err
             except LimitExceededError as err:
                 raise LimitExceededError(f"{url.shown}: {err.message}", hint=err.hint) from err
             self._transport.pause(0.5 * 4 ** (attempt - 1))
@@ -186,6 +186,12 @@ def _decoded(answer: Answer) -> Iterator[bytes]:
         yield from decompressed(lambda _: next(pieces, b""), Limits())
     except FormatError as err:
         raise NetworkError(f"the gzip encoding is damaged: {err.message}") from err
+
+
+def _hint(err: NetworkError) -> str | None:
+    if isinstance(err, InsecureRedirectError):
+        return "with --checksum=sha256:... that does no harm"
+    return err.hint
 
 
 def _too_large(what: str, limit: int) -> LimitExceededError:

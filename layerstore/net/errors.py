@@ -20,6 +20,10 @@ class NetworkError(LayerstoreError):
         self.transient = transient
 
 
+class InsecureRedirectError(NetworkError):
+    """A redirect from HTTPS to HTTP, where anybody could change what comes."""
+
+
 class CanceledError(LayerstoreError):
     """A transfer was given up because what wanted it has ended."""
 

@@ -31,7 +31,7 @@ from layerstore.net.connection import (
     basic,
     dial,
 )
-from layerstore.net.errors import NetworkError
+from layerstore.net.errors import InsecureRedirectError, NetworkError
 from layerstore.net.guarded import WINDOW_S
 from layerstore.net.lifelines import Lifelines
 from layerstore.net.proxies import proxy_for
@@ -431,9 +431,8 @@ def _next(url: HttpUrl, answer: Answer, *, pinned: bool) -> HttpUrl:
     except InputError as err:
         raise NetworkError(f"it redirects to where nothing is fetched: {err.message}") from err
     if url.scheme == "https" and target.scheme == "http" and not pinned:
-        raise NetworkError(
-            f"it redirects from HTTPS to {target.shown}, which anybody could change",
-            hint="with --checksum=sha256:... that does no harm",
+        raise InsecureRedirectError(
+            f"it redirects from HTTPS to {target.shown}, which anybody could change"
         )
     return target
 

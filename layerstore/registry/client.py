@@ -28,9 +28,11 @@ class RegistryClient:
     def repository(self, reference: Reference) -> Repository:
         """Return the repository of a name; nothing is asked yet."""
         rules = self._around.registries.of(reference.host)
-        places = [mirror.partition("/") for mirror in rules.mirrors]
-        hosts = [self.host(host, prefix) for host, _, prefix in places]
-        return Repository([*hosts, self.host(reference.host)], reference.path)
+        # Never where its name says if it lies elsewhere: others may have that name there.
+        places = (*rules.mirrors, rules.location or reference.host)
+        parts = [place.partition("/") for place in places]
+        hosts = [self.host(host, prefix) for host, _, prefix in parts]
+        return Repository(hosts, reference.path, reference.host)
 
     def host(self, name: str, prefix: str = "") -> Host:
         """Return a registry, the same one for the same name."""

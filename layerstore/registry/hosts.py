@@ -42,6 +42,8 @@ class HostRules:
 
     Attributes:
         mirrors: ``host[:port][/path]``, asked first for pulls.
+        location: ``host[:port][/path]`` where it lies instead of where its name says; empty if
+            it does not.
         insecure: Certificates are not checked, and HTTP will do.
         blocked: It is not asked at all.
         ca_files: Authorities beside the system's.
@@ -50,6 +52,7 @@ class HostRules:
     """
 
     mirrors: tuple[str, ...] = ()
+    location: str = ""
     insecure: bool = False
     blocked: bool = False
     ca_files: tuple[str, ...] = ()
@@ -220,14 +223,17 @@ def _containers_rules(document: dict[str, object], path: Path) -> list[tuple[str
             for mirror in (mirrors if isinstance(mirrors, list) else [])
             if isinstance(mirror, dict) and mirror.get("location")
         ]
-        if location != host:  # it is called so, and lies there
-            places.append(location)
+        is_blocked = entry.get("blocked") is True  # its mirrors, too: that is said of names
+        is_insecure = entry.get("insecure") is True
         rules = HostRules(
-            mirrors=tuple(places),
-            insecure=entry.get("insecure") is True,
-            blocked=entry.get("blocked") is True,
+            mirrors=() if is_blocked else tuple(places),
+            location="" if is_blocked or location == host else location,
+            insecure=is_insecure,
+            blocked=is_blocked,
         )
         found.append((host, rules))
+        if is_insecure and location != host:
+            found.append((location.partition("/")[0], HostRules(insecure=True)))
         found += [
             (str(mirror["location"]).partition("/")[0], HostRules(insecure=True))
             for mirror in (mirrors if isinstance(mirrors, list) else [])

@@ -61,25 +61,27 @@ class Repository:
     Args:
         hosts: Mirrors that are asked first, and the registry itself.
         path: Of the repository, as names have it.
+        host: The registry's, as names have it; empty if it lies there.
     """
 
-    def __init__(self, hosts: Sequence[Host], path: str) -> None:
+    def __init__(self, hosts: Sequence[Host], path: str, host: str = "") -> None:
         self._hosts = tuple(hosts)
         self._origin = hosts[-1]
         self._path = path
+        self._host = host or self._origin.name
         self._uploads = Uploads(self._origin, self._origin.repository_path(path))
 
     @property
     def name(self) -> str:
-        """Host and path."""
-        return f"{self._origin.name}/{self._path}"
+        """Host and path, as names have them."""
+        return f"{self._host}/{self._path}"
 
     def without_mirrors(self) -> Repository:
         """Return the repository of the registry itself.
 
         For who writes there what depends on what is there: mirrors may be late.
         """
-        return Repository([self._origin], self._path)
+        return Repository([self._origin], self._path, self._host)
 
     # -- manifests
 

@@ -170,6 +170,16 @@ def test_the_user_s_policy_counts_without_being_named(cli, stub, tmp_path):
     assert "rejects every image" in said
 
 
+def test_a_policy_that_cannot_be_read_is_not_none(cli, stub, tmp_path):
+    _image(stub, "1")
+    place = tmp_path / "home/.config/containers"
+    place.mkdir(parents=True)
+    (place / "policy.json").symlink_to(tmp_path / "absent")
+    name = f"{stub.name}/a:1"
+    said = cli.fails(3, "verify", "--tls-verify=false", name, HOME=str(tmp_path / "home"))
+    assert "policy.json does not exist" in said
+
+
 def test_a_wrong_passphrase_leaves_no_signature(cli, stub, key):
     _image(stub, "1")
     name = f"{stub.name}/a:1"

@@ -135,6 +135,16 @@ def test_what_a_compressed_layer_holds_is_compared_although_its_layer_is_here(
     assert list(store.tags()) == ["web:1"]
 
 
+def test_layers_that_no_disk_holds_are_not_begun(store: Store, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    entry = layout.image([LOWER])
+    manifest = json.loads((layout.blobs / str(entry["digest"])[7:]).read_bytes())
+    manifest["layers"][0]["size"] = 1 << 50
+    huge = layout.put_json(manifest, oci.MANIFEST_TYPE)
+    with pytest.raises(LimitExceededError, match="expanded_bytes"):
+        load(store, layout.finish(("1", huge)))
+
+
 def test_several_manifests_of_one_image_each_leave_under_theirs(
     store: Store, tmp_path: Path
 ) -> None:

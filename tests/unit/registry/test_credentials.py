@@ -182,7 +182,9 @@ def test_rules_from_files(tmp_path: Path) -> None:
     containers = tmp_path / "registries.conf"
     containers.write_text(
         'unqualified-search-registries = ["docker.io"]\n'
-        '[[registry]]\nprefix = "p.example"\nlocation = "l.example/x"\nblocked = true\n'
+        '[[registry]]\nprefix = "p.example"\nlocation = "l.example/x"\ninsecure = true\n'
+        '[[registry]]\nlocation = "b.example"\nblocked = true\n'
+        '[[registry.mirror]]\nlocation = "m.example"\n'
         '[[registry]]\nlocation = "docker.io"\ninsecure = true\n'
         '[[registry.mirror]]\nlocation = "n.example"\ninsecure = true\n'
     )
@@ -194,8 +196,11 @@ def test_rules_from_files(tmp_path: Path) -> None:
     assert registries.of("docker.io").realms == ("auth.docker.io",)
     assert not registries.of("docker.io").insecure  # ours names it, and so theirs does not count
     assert registries.of("n.example").insecure
-    assert registries.of("p.example").blocked
-    assert registries.of("p.example").mirrors == ("l.example/x",)
+    assert registries.of("p.example").location == "l.example/x"
+    assert registries.of("p.example").mirrors == ()
+    assert registries.of("l.example").insecure
+    assert registries.of("b.example").blocked
+    assert registries.of("b.example").mirrors == ()
     assert registries.of("a.example").client == (str(cert), str(key))
     assert registries.tls("a.example").cert_store_stats()["x509"]
     assert registries.of("c.example:5000").ca_files == (str(directory / "ca.crt"),)

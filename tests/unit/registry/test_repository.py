@@ -421,3 +421,23 @@ def test_a_connection_that_breaks_after_the_last_byte(
     stub.break_("blobs", says(416))
     assert whole(of(client, stub)) == BLOB
     assert len(asked(stub)) == 1
+
+
+def test_a_registry_that_lies_elsewhere_is_not_asked_where_its_name_says(
+    stub: StubRegistry, world: World
+) -> None:
+    """Who owns that name out there could have other images under the same names."""
+    raw = b'{"schemaVersion": 2}'
+    with stub_registry() as real:
+        stub.put_manifest("a/b", raw, "public")
+        real.put_manifest("inside/a/b", raw, "v1")
+        rules = {stub.name: HostRules(location=f"{real.name}/inside")}
+        with world.client(registries=Registries(rules=rules)) as client:
+            repository = of(client, stub)
+            assert repository.name == f"{stub.name}/a/b"
+            assert repository.manifest("v1").raw == raw
+            with pytest.raises(UnknownToRegistryError):
+                repository.manifest("public")
+            repository.put_blob([BLOB])
+        assert real.repository("inside/a/b").blobs == {DIGEST: BLOB}
+    assert stub.requests == []
