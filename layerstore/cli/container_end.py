@@ -8,6 +8,7 @@ from layerstore.cli.container_commands import reference_of
 from layerstore.cli.container_options import signal_number
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_line
+from layerstore.cli.settings import current_run_base
 from layerstore.containers.records import find
 from layerstore.errors import ConflictError, InputError, LayerstoreError
 
@@ -126,11 +127,12 @@ def rm(options: argparse.Namespace, root: str) -> int:
 
     if not options.containers:
         raise InputError("name containers to remove", hint="layerstore ps -a")
+    base = current_run_base(root)
     failures: list[LayerstoreError] = []
     for reference in options.containers:
         try:
             container_id = find_id(root, reference_of(reference))
-            remove(root, container_id, force=options.force, volumes=options.volumes)
+            remove(root, base, container_id, force=options.force, volumes=options.volumes)
         except LayerstoreError as err:
             failures.append(err)
         else:

@@ -71,13 +71,15 @@ def _inspect(words: list[str], root: str) -> int:
 def _prune(root: str) -> int:
     """Remove all containers that have ended."""
     from layerstore.cli.container_list import filtered
+    from layerstore.cli.settings import current_run_base
     from layerstore.containers.lifecycle import remove
     from layerstore.containers.states import CREATED, EXITED
 
+    base = current_run_base(root)
     for row in filtered(root, ()):
         if row.state.status in (CREATED, EXITED):
             with contextlib.suppress(ConflictError):  # it was about to start
-                remove(root, row.container.container_id, force=False, volumes=False)
+                remove(root, base, row.container.container_id, force=False, volumes=False)
                 write_line(row.container.container_id)
     return 0
 

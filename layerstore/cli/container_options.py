@@ -56,8 +56,6 @@ def settings_of(
 
     env = environment(options, config)
     policy, times = _restart(options.restart)
-    if options.rm and policy != "no":
-        raise InputError("--rm and --restart contradict each other", hint="leave one out")
     limits = parse_limits(
         memory=options.memory, memory_swap=options.memory_swap, cpus=options.cpus,
         cpu_period=options.cpu_period, cpu_quota=options.cpu_quota,
@@ -100,12 +98,12 @@ def settings_of(
         log_files=log_files,
         runtime=_runtime(options.runtime),
     )
-    settings = _secured(settings, options.security_opt)
-    _refuse_contradictions(settings)
-    return settings
+    return _without_contradictions(_secured(settings, options.security_opt))
 
 
-def _refuse_contradictions(settings: Settings) -> None:
+def _without_contradictions(settings: Settings) -> Settings:
+    if settings.auto_remove and settings.restart != "no":
+        raise InputError("--rm and --restart contradict each other", hint="leave one out")
     if settings.network == "host":
         for name, _ in settings.sysctls:
             if name.startswith("net."):
@@ -114,6 +112,7 @@ def _refuse_contradictions(settings: Settings) -> None:
                 )
     if settings.userns != "host" and settings.privileged:
         raise InputError("--privileged and --userns contradict each other", hint="leave one out")
+    return settings
 
 
 def _args(

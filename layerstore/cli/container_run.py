@@ -11,7 +11,7 @@ from layerstore.cli.container_flags import add_run_options, refuse_unsupported
 from layerstore.cli.container_options import settings_of
 from layerstore.cli.failure import describe, show, tell_all
 from layerstore.cli.output import write_line, write_note
-from layerstore.cli.settings import run_base
+from layerstore.cli.settings import current_run_base
 from layerstore.containers.errors import CANNOT_START, StartFailedError
 from layerstore.errors import (
     ConflictError,
@@ -60,8 +60,6 @@ def run(options: argparse.Namespace, root: str) -> int:
 
 def _run(options: argparse.Namespace, root: str) -> int:
     refuse_unsupported(options, "run")
-    if options.detach and options.rm and options.restart != "no":
-        raise InputError("--rm and --restart contradict each other", hint="leave one out")
     _require_terminal(options)
     _be_root(attended=options.rm and not options.detach)
     container, lock = _create(options, root)
@@ -132,7 +130,6 @@ def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock
 def _make(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
     from layerstore.containers.image_config import image_defaults
     from layerstore.containers.lifecycle import create as make
-    from layerstore.linux.namespaces import in_user_namespace
     from layerstore.store.blobs import get_blob
     from layerstore.store.catalog import Catalog
     from layerstore.store.paths import StorePaths
@@ -153,9 +150,9 @@ def _make(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
             if catalog.image_after_writers(image.image_id) is None:
                 raise NotFoundError(f"image {options.image} was removed meanwhile")
 
-        is_root = os.geteuid() == 0 and not in_user_namespace()
-        base = run_base(root, os.environ, is_root=is_root)
-        made = make(root, base, image, options.image, settings, options.name, confirm)
+        made = make(
+            root, current_run_base(root), image, options.image, settings, options.name, confirm
+        )
         note_image_use(paths, image.image_id)
     return made
 

@@ -77,6 +77,14 @@ def run_base(root: str, environ: Mapping[str, str], *, is_root: bool) -> str:
     return f"{root}/containers/run"
 
 
+def current_run_base(root: str) -> str:
+    """Return that directory for this process."""
+    from layerstore.linux.namespaces import in_user_namespace
+
+    is_root = os.geteuid() == 0 and not in_user_namespace()
+    return run_base(root, os.environ, is_root=is_root)
+
+
 def take_store_option(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """Split ``--store DIR`` off the arguments, wherever before ``--`` it stands.
 

@@ -41,6 +41,7 @@ from layerstore.containers.states import (
     RESTARTING,
     RUNNING,
     UNKNOWN_CODE,
+    alive_path,
     is_process,
     read_state,
     state_of,
@@ -50,7 +51,7 @@ from layerstore.containers.states import (
 from layerstore.containers.volumes import make_volume, remove_volume, volume_names
 from layerstore.errors import ConflictError, ContainerError, FormatError, LayerstoreError
 from layerstore.linux.files import make_private_dir
-from layerstore.linux.locks import FileLock
+from layerstore.linux.locks import FileLock, is_held
 from layerstore.linux.namespaces import mapped_ids
 from layerstore.linux.removal import remove_tree
 from layerstore.runtime.runtimes import installed_runtimes
@@ -257,11 +258,14 @@ def _remove_lone_keepers(store_root: str) -> None:
                 remove_files(store_root, container_id, "", "")
 
 
-def remove(store_root: str, container_id: str, *, force: bool, volumes: bool) -> None:
+def remove(
+    store_root: str, run_base: str, container_id: str, *, force: bool, volumes: bool
+) -> None:
     """Remove a container, one whose record is damaged as well.
 
     Args:
         store_root: The store.
+        run_base: Directory in memory for what runs of this store.
         container_id: Its whole id.
         force: Whether one that runs is killed.
         volumes: Whether its anonymous volumes go, too.
@@ -277,8 +281,11 @@ def remove(store_root: str, container_id: str, *, force: bool, volumes: bool) ->
             raise
         container = None
     if container is None:
+        if force:
+            _kill_unreadable(store_root, container_id)
         with hold(store_root, container_id):
-            remove_files(store_root, container_id, "", "")
+            remove_tree(f"{run_base}/runtime/{container_id}")
+            remove_files(store_root, container_id, "", run_directory(run_base, container_id))
         return
     state = settle(store_root, container)
     if state.status in (RUNNING, RESTARTING):
@@ -296,6 +303,20 @@ def remove(store_root: str, container_id: str, *, force: bool, volumes: bool) ->
         return  # it was to be removed at its end, and was
 
 
+def _kill_unreadable(store_root: str, container_id: str) -> None:
+    """Kill what runs by a damaged record, as far as its state tells, and wait for its end."""
+    state = read_state(store_root, container_id)
+    _note_stop(store_root, container_id)
+    _wake_monitor(state)
+    _send(state, signal.SIGKILL)
+    until = time.monotonic() + _KILL_WAIT_S
+    while (left := until - time.monotonic()) > 0:
+        is_attended = is_held(alive_path(store_root, container_id))
+        if not (is_attended or is_process(state)):
+            return
+        _wait_for_process(state.monitor if is_attended else state.pid, left)
+
+
 def send_signal(store_root: str, container: Container, number: int) -> None:
     """Send a signal to a container's first process.
 
@@ -303,19 +324,25 @@ def send_signal(store_root: str, container: Container, number: int) -> None:
         ConflictError: It does not run.
     """
     state = state_of(store_root, container)
-    if state.status == RUNNING:
+    if state.status != RUNNING or not _send(state, number):
+        raise ConflictError(
+            f"container {container.name} is not running",
+            hint=f"start it: layerstore start {container.name}",
+        )
+
+
+def _send(state: State, number: int) -> bool:
+    """Send a signal to a container's first process; return whether there is one."""
+    if state.pid:
         with contextlib.suppress(ProcessLookupError):
             fd = os.pidfd_open(state.pid)
             try:
                 if is_process(state):  # nobody else has got its pid before we held it
                     signal.pidfd_send_signal(fd, number)
-                    return
+                    return True
             finally:
                 os.close(fd)
-    raise ConflictError(
-        f"container {container.name} is not running",
-        hint=f"start it: layerstore start {container.name}",
-    )
+    return False
 
 
 def stop(store_root: str, container: Container, timeout_s: int | None = None) -> None:
@@ -352,7 +379,11 @@ def _wake_monitor(state: State) -> None:
 
 def note_stop(store_root: str, container: Container) -> None:
     """Take note that a container is wanted stopped: whatever its policy, it is not restarted."""
-    path = f"{directory_of(store_root, container.container_id)}/stopped"
+    _note_stop(store_root, container.container_id)
+
+
+def _note_stop(store_root: str, container_id: str) -> None:
+    path = f"{directory_of(store_root, container_id)}/stopped"
     with contextlib.suppress(FileNotFoundError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 

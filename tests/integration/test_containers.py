@@ -529,6 +529,23 @@ def test_one_that_goes_at_its_end_is_not_restarted(box: Containers) -> None:
     assert box.state("brief")["Running"]
 
 
+@pytest.mark.parametrize("attended", [True, False])
+def test_one_that_runs_by_a_damaged_record_is_ended(box: Containers, attended: bool) -> None:
+    name = box.ok("run", "-d", "--restart", "always", "box", "sleep", "1000").out.strip()
+    state = box.state(name)
+    if not attended:
+        os.kill(state["ConmonPid"], signal.SIGKILL)
+        wait_until(lambda: not is_running(state["ConmonPid"]), "the monitor's end")
+    (box.store / "containers" / name / "container.json").write_text("{}")
+    box.fails(10, "rm", name)
+    assert is_running(state["Pid"])
+    box.ok("rm", "--force", name)
+    assert not is_running(state["Pid"])
+    assert not (box.store / "containers" / name).exists()
+    assert not os.path.exists(f"{box.run_base}/{name[:24]}")
+    assert os.listdir(f"{box.run_base}/runtime") == []
+
+
 def test_volumes_of_a_damaged_record_stay(box: Containers) -> None:
     name = box.ok("create", "-v", "precious:/data", "box").out.strip()
     path = box.store / "containers" / name / "container.json"
