@@ -18,7 +18,9 @@ from layerstore.errors import InputError, StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from layerstore.cli.transports import Place
     from layerstore.formats.oci import Platform as OciPlatform
+    from layerstore.image.copying import Copied
 
 Platform = Annotated[
     str,
@@ -93,12 +95,19 @@ def copy(
             attach_signature(there.name, copied.digest, there_again, to, key)
     write_digest(digestfile, copied.digest)
     if as_json:
-        write_json({
-            "source": here.text, "target": there.text, "digest": copied.digest,
-            "blobs_sent": copied.blobs, "bytes_sent": copied.sent_bytes,
-        })  # fmt: skip
+        write_json(_row(here, there, copied))
     elif not quiet:
         write_line(copied.digest)
+
+
+def _row(here: Place, there: Place, copied: Copied) -> dict[str, object]:
+    return {
+        "source": here.text,
+        "target": there.text,
+        "digest": copied.digest,
+        "blobs_sent": copied.blobs,
+        "bytes_sent": copied.sent_bytes,
+    }
 
 
 def serving(platform: str) -> Callable[[OciPlatform], bool]:

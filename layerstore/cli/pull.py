@@ -76,10 +76,8 @@ def pull(
 
     if all_platforms and platform:
         raise InputError("--all-platforms and --platform exclude each other")
-    keeping = originals_of(originals)
-    gate = policy_gate(policy_file)
+    keeping, gate, serves = originals_of(originals), policy_gate(policy_file), serving(platform)
     wanted = [named_reference(name) for name in names]
-    serves = serving(platform)
     rows = []
     with (
         registry_client(tls_verify) as client,
@@ -94,8 +92,7 @@ def pull(
                     permit=partial(gate, each, RegistrySource(repository)), parcels=delta,
                     note=write_note,
                 )  # fmt: skip
-                silent = quiet or as_json
-                if not silent:
+                if not (quiet or as_json):
                     _tell_begin(each)
                 pulled = puller.pull(each, every=all_platforms)
                 rows.append(_row(each, pulled))
@@ -157,18 +154,23 @@ def push(
             if not (quiet or as_json):
                 write_line(f"The push refers to repository [{there.host}/{there.path}]")
             sent = _push_one(store, client, name, there, policy, progress, key, delta=delta)
-            tag = there.tag or "latest"
             digest, size = sent.descriptor.digest, sent.descriptor.size
             rows.append({
                 "name": there.name, "digest": digest, "size": size, "original": sent.is_original,
             })  # fmt: skip
-            if not (quiet or as_json):
-                write_line(f"{tag}: digest: {digest} size: {size}")
-            elif quiet:
-                write_line(f"{there.host}/{there.path}:{tag}")
+            if not as_json:
+                _tell_pushed(there, sent, quiet=quiet)
     write_digest(digestfile, str(rows[-1]["digest"]))
     if as_json:
         write_json(rows)
+
+
+def _tell_pushed(there: Reference, sent: Sent, *, quiet: bool) -> None:
+    tag = there.tag or "latest"
+    if quiet:
+        write_line(f"{there.host}/{there.path}:{tag}")
+    else:
+        write_line(f"{tag}: digest: {sent.descriptor.digest} size: {sent.descriptor.size}")
 
 
 def _push_one(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import Digest
@@ -59,7 +60,10 @@ PUSH_LEVEL = 12
 """A sixth of the time of 19 for a tenth more bytes: somebody waits for a push."""
 
 EARLIER_MAX = 4
-"""Earlier parcels that are looked at: each costs three requests."""
+"""Earlier parcels that are built on: each costs three requests."""
+
+LOOKED_MAX = 16
+"""Manifests of which it is asked whether they have any: one request each."""
 
 _COPY_BYTES = 1 << 20
 _FAR_PACK: PackId = b"registry"  # type: ignore[assignment]
@@ -110,10 +114,7 @@ def publish_parcels(
     """
     report = progress or Silent()
     there = _There()
-    for digest in dict.fromkeys([subject.digest, *earlier]):
-        if there.count < EARLIER_MAX:
-            with contextlib.suppress(LayerstoreError):  # what is damaged there is of no use
-                there.add(repository, digest)
+    there.learn(repository, chain([subject.digest], earlier))
     with store.begin("push parcels") as session:
         session.hold_layers(image.layers)
         records = [store.layer(diff_id) for diff_id in dict.fromkeys(image.layers)]
@@ -153,8 +154,18 @@ class _There:
         self._packs: list[tuple[PackBlob, list[Block]]] = []
         self._digests: set[Digest] = set()
 
-    def add(self, repository: Repository, digest: Digest) -> None:
-        """Learn what one artefact lists."""
+    def learn(self, repository: Repository, digests: Iterable[Digest]) -> None:
+        """Learn what the artefacts of some manifests list; those that are damaged are of no use."""
+        looked: set[Digest] = set()
+        for digest in digests:  # the later ones cost requests already to be named
+            if digest not in looked:
+                looked.add(digest)
+                with contextlib.suppress(LayerstoreError):
+                    self._add(repository, digest)
+            if self.count == EARLIER_MAX or len(looked) == LOOKED_MAX:
+                return
+
+    def _add(self, repository: Repository, digest: Digest) -> None:
         artefact = find_artefact(repository, digest)
         if artefact is None:
             return

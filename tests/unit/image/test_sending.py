@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,8 @@ from layerstore.formats import oci
 from layerstore.formats.origins import Origins
 from layerstore.image.images import ImageParts, load_parts, publish_parts
 from layerstore.image.sending import Policy, find_original
-from layerstore.image.transfer.publishing import _uppermost_first
+from layerstore.image.transfer import publishing
+from layerstore.image.transfer.publishing import EARLIER_MAX, LOOKED_MAX, _uppermost_first
 from layerstore.store.store import Store
 from tests.support.store import blobs_of, put_layer, text
 
@@ -83,3 +85,21 @@ def test_packs_that_build_on_each_other() -> None:
     assert _uppermost_first({0: {1}, 1: {1, 2}, 2: set()}) == [0, 1, 2]
     with pytest.raises(FormatError, match="in a circle"):
         _uppermost_first({0: {1}, 1: {0}})
+
+
+@pytest.mark.parametrize(("having", "asked"), [(True, EARLIER_MAX), (False, LOOKED_MAX)])
+def test_earlier_parcels_are_asked_for_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, having: bool, asked: int
+) -> None:
+    looked: list[str] = []
+
+    def find(_repository: object, digest: str) -> SimpleNamespace | None:
+        looked.append(digest)
+        return SimpleNamespace(packs=[]) if having else None
+
+    monkeypatch.setattr(publishing, "find_artefact", find)
+    named = iter(range(1000))
+    there = publishing._There()
+    there.learn(None, (f"sha256:{n % 500}" for n in named))  # type: ignore[arg-type]
+    assert len(looked) == asked
+    assert next(named) == asked  # nobody listed tags for what was not wanted any more
