@@ -6,6 +6,7 @@ Source: containerd, docs/PLUGINS.md, "Proxy Plugins"; sd_notify(3).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -46,7 +47,7 @@ class Server:
 
     Args:
         store: Open for as long as this is.
-        address: Path of the socket; one that is there is replaced, for whoever made it is gone.
+        address: Path of the socket; one that is there is replaced if nobody listens on it.
         tell: Gets lines for people.
         backend: How containers read their images: ``kernel`` or ``kernel-packs``.
 
@@ -101,6 +102,7 @@ class Server:
 
         Raises:
             StorageError: The socket could not be made.
+            SnapshotBusyError: Somebody listens on it.
         """
         before = os.umask(0o177)
         try:
@@ -155,10 +157,18 @@ def _remove_stale(address: str) -> None:
 
     Raises:
         InputError: Something else is there.
+        SnapshotBusyError: Somebody listens on it: another store's snapshotter, say.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(address).st_mode):
             raise InputError(f"{address} is there and is no socket", hint="name another address")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
+            channel.setblocking(False)
+            if channel.connect_ex(address) != errno.ECONNREFUSED:
+                raise SnapshotBusyError(
+                    f"another process listens on {address}",
+                    hint="end it first, or name another address: --address SOCKET",
+                )
         os.unlink(address)
 
 
