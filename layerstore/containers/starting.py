@@ -153,7 +153,7 @@ def start(
     """
     settings = container.settings
     rootless = bool(mapped_ids())
-    require_enforceable(settings.limits, rootless=rootless)
+    require_enforceable(settings.limits, rootless=rootless, pids=settings.pids)
     runtime = installed_runtimes(settings.runtime, rootless=rootless)[0]
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{directory_of(store_root, container.container_id)}/stopped")

@@ -18,8 +18,13 @@ _NUMBERS = {"locks": 10, "nice": 13, "rtprio": 14, "rttime": 15, "sigpending": 1
 """Of getrlimit(2), for those that some Pythons have no name for (asm-generic/resource.h)."""
 
 
-def require_enforceable(limits: Limits, *, rootless: bool) -> None:
+def require_enforceable(limits: Limits, *, rootless: bool, pids: int = 0) -> None:
     """Refuse limits that nothing here would enforce.
+
+    Args:
+        limits: What is asked for.
+        rootless: This is not the host's root.
+        pids: Processes at most; 0 for no limit.
 
     Raises:
         UnsupportedError: Names what is missing.
@@ -28,7 +33,7 @@ def require_enforceable(limits: Limits, *, rootless: bool) -> None:
     if rootless:
         for ulimit in limits.ulimits:
             _require_below_own(ulimit)
-    needed = _needed(limits)
+    needed = _needed(limits, pids)
     if not needed:
         return
     if rootless:
@@ -51,7 +56,7 @@ def require_enforceable(limits: Limits, *, rootless: bool) -> None:
         )
 
 
-def _needed(limits: Limits) -> list[tuple[str, str]]:
+def _needed(limits: Limits, pids: int) -> list[tuple[str, str]]:
     wanted = (
         ("--memory", limits.memory, "memory"),
         ("--memory-swap", limits.memory_swap, "memory"),
@@ -60,6 +65,7 @@ def _needed(limits: Limits) -> list[tuple[str, str]]:
         ("--cpu-shares", limits.cpu_shares, "cpu"),
         ("--cpuset-cpus", limits.cpuset_cpus, "cpuset"),
         ("--cpuset-mems", limits.cpuset_mems, "cpuset"),
+        ("--pids-limit", pids, "pids"),
     )
     return [(option, controller) for option, value, controller in wanted if value]
 

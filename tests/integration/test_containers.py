@@ -623,6 +623,8 @@ def test_without_root_while_it_is_attended() -> None:
         lines = done.stdout.split()
         assert lines[:4] == ["0", "0", str(rootless.USER), "1"]
         assert os.listdir(place / "store" / "uppers") == []
+        limited = rootless.run(place, [*words, "--rm", "--pids-limit", "5", "box", "true"])
+        assert "--pids-limit needs control groups" in limited.stderr
         stays = rootless.run(place, [*words, "--detach", "box", "true"])
         assert stays.returncode == 125
         assert "as long as its command is attended" in stays.stderr

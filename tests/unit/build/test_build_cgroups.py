@@ -88,6 +88,8 @@ def test_limits_that_nothing_enforces_are_refused(hierarchies: Path) -> None:
     require_enforceable(Limits(memory=1 << 30), rootless=False)
     with pytest.raises(UnsupportedError, match="no cpuset controller"):
         require_enforceable(Limits(cpuset_cpus="0"), rootless=False)
+    with pytest.raises(UnsupportedError, match="--pids-limit needs"):
+        require_enforceable(Limits(), rootless=True, pids=5)
     with pytest.raises(UnsupportedError, match="does not count swap"):
         require_enforceable(Limits(memory=1 << 30, memory_swap=-1), rootless=False)
     with pytest.raises(UnsupportedError, match="--memory needs control groups") as refused:
