@@ -49,13 +49,13 @@ SECONDS = 60
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Cli]:
-    """A command line over a store on a tmpfs of 12 MiB."""
+    """A command line over a store on a tmpfs of 16 MiB."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")
     libc = ctypes.CDLL(None, use_errno=True)
     place = tmp_path / "disk"
     place.mkdir()
-    if libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"size=12m") != 0:
+    if libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"size=16m") != 0:
         pytest.skip(f"cannot mount a tmpfs: {os.strerror(ctypes.get_errno())}")
     try:
         yield Cli(place / "store")
