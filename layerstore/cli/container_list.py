@@ -373,7 +373,7 @@ def logs(options: argparse.Namespace, root: str) -> int:
     settle(root, container)
     if container.settings.log_max_bytes < 0:
         raise InputError(f"container {container.name} keeps no log", hint="--log-opt max-size=10m")
-    since, until = _moment(options.since, "--since"), _moment(options.until, "--until")
+    since, until = log_time(options.since, "--since"), log_time(options.until, "--until")
     lines, end = read_log(root, container, since=since, until=until, tail=_tail(options.tail))
     printer = _Printer(timestamps=options.timestamps, tty=container.settings.tty)
     printer.write(lines)
@@ -433,7 +433,7 @@ def _tail(word: str) -> int:
     return int(word[:12])
 
 
-def _moment(word: str, option: str) -> str:
+def log_time(word: str, option: str) -> str:
     """Return a time as logs have it: of RFC 3339, of seconds since the epoch, or of an age.
 
     Raises:
@@ -441,22 +441,26 @@ def _moment(word: str, option: str) -> str:
     """
     if not word:
         return ""
+    import re
     from datetime import UTC, datetime
 
     from layerstore.units import parse_age
 
     try:
-        if word.replace(".", "", 1).isdigit():
-            seconds = float(word)
+        # Not by floats, which have no nanoseconds of our times: a line's own time is to find it.
+        if word.isascii() and word.replace(".", "", 1).isdigit():
+            whole, _, fraction = word.partition(".")
+            seconds = int(whole or "0")
         elif word[0].isdigit() and word[-1] in "smhdwy":
-            seconds = time.time() - parse_age(word)
+            seconds, fraction = int(time.time() - parse_age(word)), ""
         else:
-            moment = datetime.fromisoformat(word)
-            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        whole, fraction = divmod(seconds, 1)
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+            moment = datetime.fromisoformat(word).replace(microsecond=0)
+            seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+            found = re.search(r":[0-9]{2}[.,]([0-9]+)", word)
+            fraction = found[1] if found else ""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     except (ValueError, OverflowError, OSError, LayerstoreError) as err:
         raise InputError(
             f"{option} {word!r} is no time", hint="2026-11-26T18:00:00Z, 1790000000, or 10m"
         ) from err
-    return f"{stamp}.{int(fraction * 1e9):09d}Z"
+    return f"{stamp}.{fraction[:9]:0<9}Z"

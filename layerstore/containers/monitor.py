@@ -1,11 +1,12 @@
 """The process beside a running container: its streams, its log, its end, its restarts.
 
-Run as a program of its own (``python -I -S``), and written for that: it imports only modules of
-the interpreter's that are written in C, so it starts in the time that the runtime needs anyway and
-keeps 3 MiB of its own. Who starts a container (:mod:`layerstore.containers.starting`) forks,
-makes the mounts in a mount namespace of the child, becomes a subreaper, starts the runtime
-through :func:`start_runtime` here, and only then becomes this program. So the container's first
-process is reparented to us when the runtime has gone, and its exit status is ours to collect.
+Run as a program of its own (``python -I -S``), or in the fork of a client that stays attached,
+whose memory it shares. Written for the former: it imports only modules of the interpreter's that
+are written in C, so it starts in the time that the runtime needs anyway and keeps 3 MiB of its
+own. Who starts a container (:mod:`layerstore.containers.starting`) forks, makes the mounts in a
+mount namespace of the child, becomes a subreaper, starts the runtime through
+:func:`start_runtime` here, and only then becomes this. So the container's first process is
+reparented to us when the runtime has gone, and its exit status is ours to collect.
 
 Clients talk to it by SOCK_SEQPACKET, one message a packet, its first byte says what it is:
 

@@ -4,7 +4,8 @@
     lower, upper
     fork  --------------------> session and mount namespace of its own, subreaper
                                 root mounted, config.json written, runtime started
-    waits for S or F <--------- becomes the light program of monitor.py
+    waits for S or F <--------- becomes the monitor of monitor.py: the light program, or
+                                without a new interpreter while a client stays attached
 
 The client keeps one end of a socket. Whatever happens to it, the monitor goes on; whatever
 happens to the child, its end of the socket closes and the client says so.
