@@ -97,6 +97,9 @@ class Registries:
         """
         context = ssl.create_default_context()
         names = [name for name, api in API_HOSTS.items() if api == authority]
+        with_port = f"{authority}:443"  # which names may have, and URLs do not
+        if authority not in self.rules and with_port in self.rules:
+            names = [with_port]
         rules = self.of(names[0] if names else authority)
         try:
             for path in rules.ca_files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import ssl
 import stat
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import pytest
 from layerstore.registry.challenge import parse_challenges
 from layerstore.registry.credentials import Credentials, Kept, Keychain
 from layerstore.registry.errors import RegistryConfigError
-from layerstore.registry.hosts import Registries, is_local, read_registries
+from layerstore.registry.hosts import HostRules, Registries, is_local, read_registries
 from tests.support.http_server import certificate
 
 if TYPE_CHECKING:
@@ -265,3 +266,11 @@ def test_a_config_that_cannot_be_read_is_not_replaced(
         with pytest.raises(RegistryConfigError, match="cannot be read: Permission denied"):
             keys.remove("a.example")
     assert "a.example" in (tmp_path / "docker/config.json").read_text()
+
+
+def test_rules_for_a_name_with_the_port_of_https() -> None:
+    registries = Registries(rules={"a.example:443": HostRules(insecure=True)})
+    assert registries.tls("a.example").verify_mode == ssl.CERT_NONE
+    assert registries.tls("b.example").verify_mode == ssl.CERT_REQUIRED
+    both = Registries(rules={**registries.rules, "a.example": HostRules()})
+    assert both.tls("a.example").verify_mode == ssl.CERT_REQUIRED
