@@ -7,9 +7,6 @@ from layerstore.errors import ContainerError
 CANNOT_START = 125
 """What docker's ``run`` exits with for everything that is no fault of the command."""
 
-CANNOT_RUN = 126
-NO_COMMAND = 127
-
 
 class StartFailedError(ContainerError):
     """A container did not start.

@@ -18,8 +18,6 @@ from layerstore.runtime.settings import RunOptions
 from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from layerstore.containers.settings import Settings
     from layerstore.linux.idmaps import IdMap
     from layerstore.runtime.users import RunUser
@@ -136,19 +134,6 @@ def environment(settings: Settings, home: str) -> tuple[str, ...]:
     if "HOME" not in names:
         added.append(f"HOME={home}")
     return (*added, *settings.env)
-
-
-def process_json(
-    args: Sequence[str], env: Sequence[str], cwd: str, user: RunUser, *, tty: bool
-) -> dict[str, Any]:
-    """Return what ``runc exec --process`` takes, without what it has of its container."""
-    return {
-        "terminal": tty,
-        "user": _user(user),
-        "args": list(args),
-        "env": list(env),
-        "cwd": cwd,
-    }
 
 
 def _user(user: RunUser) -> dict[str, Any]:

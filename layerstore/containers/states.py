@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from typing import TYPE_CHECKING
 
 from layerstore.containers.records import directory_of, publish
@@ -131,8 +130,3 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
-
-
-def is_stopped_by_user(store_root: str, container_id: str) -> bool:
-    """Whether somebody wants the container stopped."""
-    return os.path.exists(f"{directory_of(store_root, container_id)}/stopped")

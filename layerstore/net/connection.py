@@ -66,7 +66,6 @@ class Connection:
 
     Attributes:
         peer: The server's address; None behind a proxy.
-        was_used: It has answered a request before.
 
     Raises:
         OSError: The TLS handshake failed.
@@ -83,7 +82,6 @@ class Connection:
     ) -> None:
         self.route = route
         self.peer = peer
-        self.was_used = False
         self.idle_since = 0.0
         if context is not None:
             if route.proxy is not None:
@@ -160,7 +158,6 @@ class ConnectionPool:
 
     def give(self, connection: Connection) -> None:
         """Keep a connection whose last response was read to its end."""
-        connection.was_used = True
         connection.idle_since = time.monotonic()
         with self._lock:
             idle = self._idle.setdefault(connection.route, [])

@@ -186,11 +186,6 @@ def expand_words(
     return Expansion(escape).words(word, env, span)
 
 
-def expand_heredoc(heredoc: Heredoc, env: Mapping[str, str], span: SourceSpan = NOWHERE) -> Heredoc:
-    """Return a heredoc's final content; see :meth:`Expansion.heredoc`."""
-    return Expansion().heredoc(heredoc, env, span)
-
-
 def expand_instruction(instruction: _I, env: Mapping[str, str], escape: str = "\\") -> _I:
     """Return an instruction that stands alone; see :meth:`Expansion.instruction`."""
     return Expansion(escape).instruction(instruction, env)

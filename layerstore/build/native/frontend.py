@@ -96,7 +96,6 @@ class Document:
         self.node = merged_document(own, root)
         self.args = argument_defaults(self.node.get("args"))
         self.variants = variants(self.node.get("matrix"), self.args)
-        self.has_matrix = self.node.get("matrix") is not None
 
     def span(self) -> SourceSpan:
         """Return the place that stands for the whole spec."""

@@ -20,7 +20,6 @@ from layerstore.formats.bundle import (
     DESCRIPTION_KIND,
     END_KIND,
     HEADER,
-    MAGIC,
     PACK_KIND,
     RECORD,
     Description,
@@ -81,11 +80,6 @@ class LoadReport(NamedTuple):
 
 class BaseMissingError(NotFoundError):
     """A bundle builds on an image that is not here."""
-
-
-def is_bundle(beginning: bytes) -> bool:
-    """Return whether a file that begins so is a bundle."""
-    return beginning.startswith(MAGIC)
 
 
 def load_bundle(
