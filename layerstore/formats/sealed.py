@@ -6,9 +6,9 @@ record that is damaged, cut short or of another version is none. On the fast pat
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from blake3 import blake3
+
+from layerstore.tuples import NamedTuple
 
 SUM_BYTES = 32
 
