@@ -10,8 +10,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from layerstore.light_typing import NamedTuple
 from layerstore.linux.mounts import identify
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 
+from layerstore.light_typing import NamedTuple
 from layerstore.linux.files import read_file
-from layerstore.tuples import NamedTuple
 
 _CHAIN_HEX = 32
 _FETCHED = "fetched"

@@ -38,12 +38,12 @@ from typing import TYPE_CHECKING
 from fuse_mount import kernel_lowers
 from fuse_mount.starting import FUSE, FUSEPY, SERVED, start_other_server, start_server
 from layerstore.digest import chain_id, hex_of
+from layerstore.light_typing import NamedTuple
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, open_private, replace_private
 from layerstore.linux.locks import FileLock, is_held
 from layerstore.linux.namespaces import in_user_namespace
 from layerstore.linux.removal import remove_tree
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

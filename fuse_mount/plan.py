@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from fuse_mount import kernel_lowers
 from fuse_mount.lowers import KERNELS
 from layerstore.errors import UnsupportedError
+from layerstore.light_typing import NamedTuple
 from layerstore.linux.idmaps import parse_id_map
 from layerstore.linux.mounts import Overlay
 from layerstore.linux.planned import (
@@ -27,7 +28,6 @@ from layerstore.linux.planned import (
     to_oci,
 )
 from layerstore.snapshot.overlay import overlay_options
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from fuse_mount.records import MountRecord

@@ -8,12 +8,12 @@ imported when first used, so that commands that hash nothing do not pay for them
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NewType
-
 from layerstore.errors import FormatError
+from layerstore.light_typing import TYPE_CHECKING, NewType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 lower-case hex digits (or ``sha512:`` and 128)."""

@@ -21,7 +21,6 @@ import time
 from array import array
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
@@ -35,10 +34,10 @@ from layerstore.formats.known_build import (
     decode_known_build,
     encode_known_build,
 )
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.files import is_shared, read_file
 from layerstore.store.remembering import read_record, write_record
 from layerstore.store.usage import note_image_use
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

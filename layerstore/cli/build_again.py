@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
 from layerstore.cli.output import write_line, write_note
 from layerstore.cli.settings import current_root
 from layerstore.errors import LayerstoreError
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -14,15 +14,16 @@ import re
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, TextIO
 
 from layerstore.build.ui import SilentUi
 from layerstore.cli.output import printable
 from layerstore.errors import InputError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import TextIO
 
     from layerstore.build.dockerfile.syntax import Notice
     from layerstore.build.ui import BuildUi, Reason, StepOutcome

@@ -12,12 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from layerstore.cli.output import printable
 from layerstore.cli.settings import DEBUG_VARIABLE
 from layerstore.errors import LayerstoreError
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,7 +23,7 @@ from layerstore.cli.output import (
 )
 from layerstore.cli.settings import COMMANDS_WITH_COMMANDS, current_root
 from layerstore.errors import InputError, LayerstoreError, NotFoundError
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -14,13 +14,14 @@ import gc
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from layerstore.cli.failure import Terminated, guarded
 from layerstore.cli.settings import take_store_option
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 FAST_COMMANDS = (
     "images", "import", "mount", "mounts", "umount",

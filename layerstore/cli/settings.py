@@ -6,9 +6,9 @@ On the fast path: imports next to nothing.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,8 +13,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from layerstore.containers import monitor
+from layerstore.light_typing import NamedTuple
 from layerstore.linux.files import write_all
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     import _socket

@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from layerstore.errors import FormatError
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import NamedTuple
 
 
 class ImageDefaults(NamedTuple):

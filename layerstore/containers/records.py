@@ -32,6 +32,7 @@ from layerstore.errors import (
     InputError,
     NotFoundError,
 )
+from layerstore.light_typing import NamedTuple
 from layerstore.linux.files import (
     fsync_directory,
     make_private_dir,
@@ -41,7 +42,6 @@ from layerstore.linux.files import (
 )
 from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from layerstore.light_typing import NamedTuple
 from layerstore.runtime.settings import Limits, Ulimit
-from layerstore.tuples import NamedTuple
 
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 NETWORKS = ("host", "none")

@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from layerstore.errors import InputError
+from layerstore.light_typing import NamedTuple
 from layerstore.runtime.capabilities import capabilities_of
 from layerstore.runtime.oci_spec import ContainerProcess, ExtraMount, Isolation, container_config
 from layerstore.runtime.seccomp import profile
 from layerstore.runtime.settings import RunOptions
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from layerstore.containers.settings import Settings

@@ -49,6 +49,7 @@ from layerstore.errors import (
     StorageError,
     UnsupportedError,
 )
+from layerstore.light_typing import NamedTuple
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock, LockBusyError
@@ -64,7 +65,6 @@ from layerstore.runtime.cgroups import counts_swap
 from layerstore.runtime.limits import require_enforceable
 from layerstore.runtime.runtimes import installed_runtimes
 from layerstore.runtime.users import resolve_run_user, users_of
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,9 @@ import json
 from typing import TYPE_CHECKING
 
 from layerstore.containers.records import directory_of, publish
+from layerstore.light_typing import NamedTuple
 from layerstore.linux.files import read_file
 from layerstore.linux.locks import is_held
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from layerstore.containers.records import Container

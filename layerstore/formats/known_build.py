@@ -6,10 +6,8 @@ names nor labels can have. Normative: docs/format/scans.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from layerstore.formats.sealed import Seal
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.digest import Digest, parse_digest
 from layerstore.errors import FormatError, InputError
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from blake3 import blake3
 
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import NamedTuple
 
 SUM_BYTES = 32
 

@@ -17,12 +17,14 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING, Self
+
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ctypes
     from collections.abc import Iterator
     from types import TracebackType
+    from typing import Self
 
 PRIVATE_FILE = 0o600
 PRIVATE_DIR = 0o700

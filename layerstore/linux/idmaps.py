@@ -19,8 +19,8 @@ import os
 from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, MountError
+from layerstore.light_typing import NamedTuple
 from layerstore.linux.namespaces import CLONE_NEWUSER, unshare
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

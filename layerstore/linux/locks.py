@@ -13,12 +13,13 @@ import contextlib
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING, Self
 
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 
 _NO_FILE = (errno.ELOOP, errno.ENXIO)

@@ -19,7 +19,7 @@ import struct
 from typing import Self
 
 from layerstore.errors import MountError, UnsupportedError
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import NamedTuple
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2

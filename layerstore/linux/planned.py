@@ -14,13 +14,13 @@ import os
 from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, UnsupportedError
+from layerstore.light_typing import NamedTuple
 from layerstore.linux import mounts
 from layerstore.linux.idmaps import (
     parse_id_map,
     user_namespace_of,
     with_stand_in_for_root,
 )
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layerstore.light_typing import NamedTuple
 from layerstore.runtime.seccomp import profile
 from layerstore.runtime.settings import RunOptions
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from layerstore.runtime.settings import Ulimit

@@ -11,8 +11,8 @@ import os
 from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, UnsupportedError
+from layerstore.light_typing import NamedTuple
 from layerstore.runtime.oci_spec import ContainerProcess, container_config
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from layerstore.runtime.oci_spec import Isolation

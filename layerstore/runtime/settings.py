@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import NamedTuple
 
 ULIMITS = (
     "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",

@@ -12,8 +12,8 @@ import os
 import stat
 
 from layerstore.errors import BuildError
+from layerstore.light_typing import NamedTuple
 from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-from layerstore.tuples import NamedTuple
 
 MAX_SYMLINKS = 40
 _IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS

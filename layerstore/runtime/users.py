@@ -13,8 +13,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from layerstore.errors import BuildError, LimitExceededError
+from layerstore.light_typing import NamedTuple
 from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_at
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

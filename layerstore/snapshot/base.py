@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,8 @@ Normative: docs/format/catalog.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from layerstore.digest import ID_BYTES, ChunkId, DiffId, Digest, ImageId
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.store.catalog_file import CatalogFile
 from layerstore.store.catalog_rows import (
     IN_USE,

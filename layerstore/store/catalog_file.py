@@ -17,9 +17,9 @@ import _thread
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING, Self
 
 from layerstore.errors import UnsupportedVersionError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import open_private
 from layerstore.linux.locks import FileLock
 from layerstore.store.failures import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import sqlite3
     import threading
     from collections.abc import Iterator, Sequence
+    from typing import Self
 
     from layerstore.store.paths import StorePaths
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from layerstore.digest import ID_BYTES, ChunkId, DiffId, Digest, ImageId, PackId
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.seals import seal
-from layerstore.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,6 @@ import _sqlite3  # see .catalog_file
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from layerstore.errors import (
     ConflictError,
@@ -17,6 +16,7 @@ from layerstore.errors import (
     NotFoundError,
     StorageError,
 )
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.locks import LockBusyError
 
 if TYPE_CHECKING:

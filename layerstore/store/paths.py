@@ -6,10 +6,9 @@ this module is on the fast path. Normative: docs/format/store.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from layerstore.digest import hex_of, parse_digest
 from layerstore.errors import FormatError
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from layerstore.digest import ObjectId, PackId

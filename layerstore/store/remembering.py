@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import make_private_dir, read_file, replace_private
 
 if TYPE_CHECKING:

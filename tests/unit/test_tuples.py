@@ -5,7 +5,7 @@ import typing
 
 import pytest
 
-from layerstore.tuples import NamedTuple
+from layerstore.light_typing import NamedTuple
 
 
 class Point(NamedTuple):
