@@ -20,8 +20,9 @@ import shutil
 import stat
 from typing import TYPE_CHECKING, Final
 
-from layerstore.errors import ConflictError, StorageError
+from layerstore.errors import ConflictError
 from layerstore.formats.tree import Kind
+from layerstore.image.layout import writing
 from layerstore.linux.files import fsync_directory, write_all
 from layerstore.linux.removal import remove_leftover
 from layerstore.progress import Progress, Silent
@@ -71,7 +72,7 @@ def checkout(
         IntegrityError: Stored bytes are damaged.
     """
     target = os.path.abspath(out)
-    try:
+    with writing(out):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if os.path.lexists(target):
             _write_below(store, root, target, latest_ns, on_skip, progress)
@@ -85,12 +86,6 @@ def checkout(
             shutil.rmtree(staged, ignore_errors=True)
             raise
         fsync_directory(os.path.dirname(target))
-    except OSError as err:
-        reason = os.strerror(err.errno) if err.errno else str(err)
-        raise StorageError(
-            f"could not write {out}: {reason}",
-            hint="the store is unharmed; free space there or choose another place",
-        ) from err
 
 
 def export_directory(store: Store, root: Node, out: Path) -> None:
@@ -113,7 +108,7 @@ def export_directory(store: Store, root: Node, out: Path) -> None:
     staged = f"{os.path.dirname(target)}/.{os.path.basename(target)}.{os.getpid()}.part"
     if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
         raise ConflictError(f"{out} is not an empty directory", hint="choose a new one")
-    try:
+    with writing(out):
         try:
             # Closed to others while it is half there; the tree's root decides in the end.
             os.mkdir(staged, 0o700)
@@ -124,12 +119,6 @@ def export_directory(store: Store, root: Node, out: Path) -> None:
         finally:
             remove_leftover(staged)
         fsync_directory(os.path.dirname(target))
-    except OSError as err:
-        reason = os.strerror(err.errno) if err.errno else str(err)
-        raise StorageError(
-            f"could not write {out}: {reason}",
-            hint="the store is unharmed; free space there or choose another place",
-        ) from err
 
 
 def restore(store: Store, root: Node, directory: str) -> None:
