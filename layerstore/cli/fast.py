@@ -23,7 +23,6 @@ from layerstore.cli.output import (
 )
 from layerstore.cli.settings import COMMANDS_WITH_COMMANDS, current_root
 from layerstore.errors import InputError, LayerstoreError, NotFoundError
-from layerstore.light_typing import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,9 +43,6 @@ Command = tuple[
     str,
 ]
 """Declares options; does the work; one line of help."""
-
-NAMELESS = "<none>"
-
 
 # Looking for a translation of argparse's words imports locale and searches the disk, 1 ms; ours
 # are English, and a mixture is no help. There is no public way to say so.
@@ -153,6 +149,7 @@ def _images(options: argparse.Namespace, root: str) -> int:
 
         list_images(options)
         return 0
+    from layerstore.cli.image_table import Shown, show_images
     from layerstore.store.pins import pins
     from layerstore.store.usage import image_uses
 
@@ -160,106 +157,8 @@ def _images(options: argparse.Namespace, root: str) -> int:
         tags, images, pinned = catalog.tags(), catalog.images(), pins(catalog)
         shown = images if options.verbose or options.format == "json" else ()
         uses = image_uses(catalog.paths, [image.image_id for image in shown])
-    names: dict[str, list[str]] = {}
-    for name, image_id in tags.items():
-        names.setdefault(image_id, []).append(name)
-    if options.name is not None:
-        names = {image_id: _matching(some, options.name) for image_id, some in names.items()}
-        images = [image for image in images if names.get(image.image_id)]
-    if options.format == "json":
-        write_json(
-            [_image_to_json(image, names.get(image.image_id, []), uses, pinned) for image in images]
-        )
-    elif options.quiet:
-        for image in images:
-            write_line(image.image_id if options.no_trunc else short_id(image.image_id))
-    else:
-        _print_images(images, _Shown(names, uses, pinned), options)
+    show_images(images, tags, Shown(uses, pinned), options)
     return 0
-
-
-def _matching(names: Sequence[str], wanted: str) -> list[str]:
-    """Return those of an image's names that are of a repository, and have its tag if it has one."""
-    from layerstore.formats.reference import parse_reference, split_name
-
-    reference = parse_reference(wanted)
-    found = [(split_name(name)[1], name) for name in names]
-    found = [each for each in found if split_name(each[1])[0] == reference.repository]
-    if reference.tag is not None and all(tag != reference.tag for tag, _ in found):
-        return []
-    # A digest is not looked for, but shown beside the tag.
-    return [name for tag, name in found if reference.tag in (None, tag) or not tag]
-
-
-class _Shown(NamedTuple):
-    """What the table of images shows of each beside its record."""
-
-    names: dict[str, list[str]]
-    uses: dict[str, float]
-    pinned: frozenset[str]
-
-
-def _print_images(
-    images: Sequence[ImageRecord], shown: _Shown, options: argparse.Namespace
-) -> None:
-    import time
-
-    from layerstore.units import format_size, rfc3339
-
-    now_s = time.time()
-    rows = []
-    for image in images:
-        used = shown.uses.get(image.image_id)
-        for repository, tag, digest in _named_rows(shown.names.get(image.image_id, [])):
-            row = [repository, tag]
-            if options.digests:
-                row.append(digest or image.manifest_digest)
-            row.append(image.image_id if options.no_trunc else short_id(image.image_id))
-            row += [age(image.created, now_s), format_size(image.size)]
-            if options.verbose:
-                row.append(age(rfc3339(used), now_s) if used is not None else "N/A")
-                name = f"{repository}:{tag}"
-                row.append("yes" if shown.pinned & {name, image.image_id} else "")
-            rows.append(row)
-    headers = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]
-    if options.verbose:
-        headers += ["LAST USED", "PINNED"]
-    if options.digests:
-        headers.insert(2, "DIGEST")
-    write_table(headers, rows)
-
-
-def _named_rows(names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return repository, tag and digest of an image's names, as docker lists them.
-
-    A digest is that of the repository the image came from, and has a row of its own where no
-    tag of that repository is the image's.
-    """
-    digests = dict(name.split("@", 1) for name in names if "@" in name)
-    tagged = [name.rpartition(":")[::2] for name in names if "@" not in name]
-    rows = [(repository, tag, digests.get(repository, "")) for repository, tag in tagged]
-    known = {repository for repository, _ in tagged}
-    rows += [(each, NAMELESS, digest) for each, digest in digests.items() if each not in known]
-    return rows or [(NAMELESS, NAMELESS, "")]
-
-
-def _image_to_json(
-    image: ImageRecord, names: list[str], uses: dict[str, float], pinned: frozenset[str]
-) -> dict[str, object]:
-    from layerstore.units import rfc3339
-
-    used = uses.get(image.image_id)
-    return {
-        "id": image.image_id,
-        "names": [name for name in names if "@" not in name],
-        "repo_digests": [name for name in names if "@" in name],
-        "created": image.created,
-        "size": image.size,
-        "layers": list(image.layers),
-        "manifest_digest": image.manifest_digest,
-        "last_used": rfc3339(used) if used is not None else None,
-        "pinned": sorted(pinned & {*names, image.image_id}),
-    }
 
 
 # -- import

@@ -1,0 +1,132 @@
+"""Images as a list: the table of ``images``, its ids, and its JSON. On the fast path."""
+
+from __future__ import annotations
+
+from layerstore.cli.output import age, short_id, write_json, write_line, write_table
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+    from layerstore.store.catalog_rows import ImageRecord
+
+NAMELESS = "<none>"
+
+
+class Shown(NamedTuple):
+    """What is shown of images beside their records.
+
+    Attributes:
+        uses: Seconds since 1970 of the last use, by image id.
+        pinned: Names and image ids.
+    """
+
+    uses: dict[str, float]
+    pinned: frozenset[str]
+
+
+def show_images(
+    images: Sequence[ImageRecord],
+    tags: Mapping[str, str],
+    shown: Shown,
+    options: argparse.Namespace,
+) -> None:
+    """Print images as the options of ``images`` want them.
+
+    Args:
+        images: Newest first.
+        tags: Image id by name.
+        shown: What is shown beside.
+        options: Of the command; see :mod:`layerstore.cli.fast`.
+    """
+    names: dict[str, list[str]] = {}
+    for name, image_id in tags.items():
+        names.setdefault(image_id, []).append(name)
+    if options.name is not None:
+        names = {image_id: _matching(some, options.name) for image_id, some in names.items()}
+        images = [image for image in images if names.get(image.image_id)]
+    if options.format == "json":
+        write_json([_image_to_json(each, names.get(each.image_id, []), shown) for each in images])
+    elif options.quiet:
+        for image in images:
+            write_line(image.image_id if options.no_trunc else short_id(image.image_id))
+    else:
+        _print_images(images, names, shown, options)
+
+
+def _matching(names: Sequence[str], wanted: str) -> list[str]:
+    """Return those of an image's names that are of a repository, and have its tag if it has one."""
+    from layerstore.formats.reference import parse_reference, split_name
+
+    reference = parse_reference(wanted)
+    found = [(split_name(name)[1], name) for name in names]
+    found = [each for each in found if split_name(each[1])[0] == reference.repository]
+    if reference.tag is not None and all(tag != reference.tag for tag, _ in found):
+        return []
+    # A digest is not looked for, but shown beside the tag.
+    return [name for tag, name in found if reference.tag in (None, tag) or not tag]
+
+
+def _print_images(
+    images: Sequence[ImageRecord],
+    names: Mapping[str, list[str]],
+    shown: Shown,
+    options: argparse.Namespace,
+) -> None:
+    import time
+
+    from layerstore.units import format_size, rfc3339
+
+    now_s = time.time()
+    rows = []
+    for image in images:
+        used = shown.uses.get(image.image_id)
+        for repository, tag, digest in _named_rows(names.get(image.image_id, [])):
+            row = [repository, tag]
+            if options.digests:
+                row.append(digest or image.manifest_digest)
+            row.append(image.image_id if options.no_trunc else short_id(image.image_id))
+            row += [age(image.created, now_s), format_size(image.size)]
+            if options.verbose:
+                row.append(age(rfc3339(used), now_s) if used is not None else "N/A")
+                name = f"{repository}:{tag}"
+                row.append("yes" if shown.pinned & {name, image.image_id} else "")
+            rows.append(row)
+    headers = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]
+    if options.verbose:
+        headers += ["LAST USED", "PINNED"]
+    if options.digests:
+        headers.insert(2, "DIGEST")
+    write_table(headers, rows)
+
+
+def _named_rows(names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return repository, tag and digest of an image's names, as docker lists them.
+
+    A digest is that of the repository the image came from, and has a row of its own where no
+    tag of that repository is the image's.
+    """
+    digests = dict(name.split("@", 1) for name in names if "@" in name)
+    tagged = [name.rpartition(":")[::2] for name in names if "@" not in name]
+    rows = [(repository, tag, digests.get(repository, "")) for repository, tag in tagged]
+    known = {repository for repository, _ in tagged}
+    rows += [(each, NAMELESS, digest) for each, digest in digests.items() if each not in known]
+    return rows or [(NAMELESS, NAMELESS, "")]
+
+
+def _image_to_json(image: ImageRecord, names: list[str], shown: Shown) -> dict[str, object]:
+    from layerstore.units import rfc3339
+
+    used = shown.uses.get(image.image_id)
+    return {
+        "id": image.image_id,
+        "names": [name for name in names if "@" not in name],
+        "repo_digests": [name for name in names if "@" in name],
+        "created": image.created,
+        "size": image.size,
+        "layers": list(image.layers),
+        "manifest_digest": image.manifest_digest,
+        "last_used": rfc3339(used) if used is not None else None,
+        "pinned": sorted(shown.pinned & {*names, image.image_id}),
+    }
