@@ -1,4 +1,4 @@
-"""The command ``copy``: from registry to registry, past the store."""
+"""``copy``, from place to place past the store, and ``referrers``, what belongs to an image."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from layerstore.cli.signatures import PassphraseFile, PolicyFile, SignKey  # noq
 from layerstore.errors import InputError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from layerstore.cli.transports import Place
+    from layerstore.formats import oci
     from layerstore.formats.oci import Platform as OciPlatform
     from layerstore.image.copying import Copied
 
@@ -37,6 +38,7 @@ DigestFile = Annotated[
 def register(app: typer.Typer) -> None:
     """Add this noun's commands."""
     app.command("copy")(copy)
+    app.command("referrers")(referrers)
 
 
 def copy(
@@ -48,6 +50,12 @@ def copy(
         bool,
         typer.Option(
             "--all", "-a", "--all-platforms", help="All platforms of an index, and the index."
+        ),
+    ] = False,
+    with_referrers: Annotated[
+        bool,
+        typer.Option(
+            "--referrers", help="Copy what refers to the image, too: signatures, attestations."
         ),
     ] = False,
     digestfile: DigestFile = None,
@@ -70,10 +78,13 @@ def copy(
     from layerstore.cli.transports import destination, open_source, parse_place
     from layerstore.image.copying import PARALLEL, Copier
     from layerstore.image.registry_places import RegistrySource
+    from layerstore.registry.referrers import attached_tags
 
     if every and platform:
         raise InputError("--all and --platform exclude each other")
     here, there = parse_place(source), parse_place(target)
+    if with_referrers and here.transport != "docker":
+        raise InputError(f"only a registry can be asked what refers to an image, not {here.text}")
     gate = policy_gate(policy_file)
     key = signing_key(sign_key, passphrase_file) if sign_key is not None else None
     with (
@@ -90,12 +101,15 @@ def copy(
         permit = partial(gate, here.name, from_) if here.name is not None else lambda _: None
         serves = None if every else serving(platform)
         copied = copier.copy(here.reference, there.reference, serves, permit)
+        taken: Sequence[str] = ()
+        if with_referrers and isinstance(from_, RegistrySource):
+            taken = copier.copy_referrers(from_.referrers, attached_tags)
         if key is not None and there.name is not None:
             there_again = RegistrySource(client.repository(there.name).without_mirrors())
             attach_signature(there.name, copied.digest, there_again, to, key)
     write_digest(digestfile, copied.digest)
     if as_json:
-        write_json(_row(here, there, copied))
+        write_json(_row(here, there, copied) | {"referrers": list(taken)})
     elif not quiet:
         write_line(copied.digest)
 
@@ -108,6 +122,61 @@ def _row(here: Place, there: Place, copied: Copied) -> dict[str, object]:
         "blobs_sent": copied.blobs,
         "bytes_sent": copied.sent_bytes,
     }
+
+
+def referrers(
+    image: Annotated[str, typer.Argument(metavar="NAME", help="An image of a registry.")],
+    *,
+    artifact_type: Annotated[
+        str, typer.Option("--artifact-type", metavar="TYPE", help="Only artefacts of this type.")
+    ] = "",
+    platform: Platform = "",
+    tls_verify: TlsVerify = None,
+    as_json: Json = False,
+) -> None:
+    """List what refers to an image in its registry: signatures, attestations, other artefacts.
+
+    Of an index, what refers to the index; --platform asks for one of its images. Copy one of
+    them, or look into it, by its digest: layerstore copy NAME@DIGEST oci:DIR.
+    """
+    from layerstore.cli.registries import registry_client
+    from layerstore.cli.transports import named_reference
+    from layerstore.formats.reference import DEFAULT_TAG
+    from layerstore.image.copying import chosen_documents
+    from layerstore.image.registry_places import RegistrySource
+
+    name = named_reference(image)
+    with registry_client(tls_verify) as client:
+        source = RegistrySource(client.repository(name))
+        document = source.document(name.digest or name.tag or DEFAULT_TAG)
+        if platform:
+            document = chosen_documents(source, document, serving(platform))[0]
+        found = source.referrers(document.digest, artifact_type)
+    _print_referrers(document.digest, found, as_json=as_json)
+
+
+def _print_referrers(subject: str, found: Sequence[oci.Descriptor], *, as_json: bool) -> None:
+    from layerstore.cli.output import write_table
+    from layerstore.registry.referrers import artifact_type_of
+    from layerstore.units import format_size
+
+    if as_json:
+        rows = [
+            {
+                "digest": each.digest,
+                "media_type": each.media_type,
+                "artifact_type": artifact_type_of(each),
+                "size": each.size,
+                "annotations": dict(each.annotations),
+            }
+            for each in found
+        ]
+        write_json({"subject": subject, "referrers": rows})
+        return
+    write_table(
+        ["DIGEST", "TYPE", "SIZE"],
+        [[each.digest, artifact_type_of(each) or "-", format_size(each.size)] for each in found],
+    )
 
 
 def serving(platform: str) -> Callable[[OciPlatform], bool]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.errors import FormatError
+from layerstore.errors import FormatError, LimitExceededError, NotFoundError
 from layerstore.formats import oci
 from layerstore.image.exchange import READ_BYTES, VerifiedBlob, read_document
 
@@ -43,6 +43,10 @@ class Copied(NamedTuple):
     sent_bytes: int
 
 
+MAX_REFERRERS = 10_000
+"""Referrers, and referrers of those, that one copy takes along."""
+
+
 class Copier:
     """Copies images from one place to another.
 
@@ -66,6 +70,7 @@ class Copier:
         self._progress = progress
         self._blobs = 0
         self._bytes = 0
+        self._sent: dict[Digest, None] = {}
 
     def copy(
         self,
@@ -91,35 +96,64 @@ class Copier:
         """
         found = [self._source.document(reference)]
         if serves is not None:
-            found = self._chosen(found[0], serves)
+            found = chosen_documents(self._source, found[0], serves)
         document = found[0]
         permit([each.digest for each in found])
         with ThreadPoolExecutor(self._parallel, "layerstore-copy") as workers:
             self._send(document, target, workers, 0)
         return Copied(document.digest, self._blobs, self._bytes)
 
-    def _chosen(self, document: Document, serves: Callable[[oci.Platform], bool]) -> list[Document]:
-        """Return the manifest for a platform, and the indexes that led to it, the lowest first."""
-        from layerstore.errors import NotFoundError
+    def copy_referrers(
+        self,
+        referring: Callable[[Digest], Sequence[oci.Descriptor]],
+        tags_of: Callable[[Digest], Sequence[str]],
+    ) -> Sequence[Digest]:
+        """Copy whatever refers to the documents copied so far, and whatever refers to that.
 
-        path = [document]
-        for _ in range(oci.INDEX_DEPTH + 1):
-            document = path[0]
-            if document.media_type not in oci.INDEX_TYPES:
-                return path
-            index = oci.decode_index(document.raw, media_type=document.media_type)
-            fits = [
-                each for each in index.manifests if each.platform is None or serves(each.platform)
-            ]
-            if not fits:
-                raise NotFoundError(
-                    f"{self._source.name} has no image for this platform",
-                    hint="--platform names another one, --all copies them all",
-                )
-            path.insert(0, read_document(self._source, fits[0]))
-        raise FormatError(
-            f"{self._source.name}: indexes are nested more than {oci.INDEX_DEPTH} deep"
-        )
+        Args:
+            referring: Tells what has a manifest as its subject.
+            tags_of: Tells the tags under which clients keep what belongs to a manifest and does
+                not say so; most are not there.
+
+        Returns:
+            The digests of the referrers.
+
+        Raises:
+            LimitExceededError: There are more than anybody has use for.
+            FormatError: One of them is malformed.
+            IntegrityError: One of them is not what its descriptor says.
+        """
+        asked: set[Digest] = set()
+        taken: list[Digest] = []
+        with ThreadPoolExecutor(self._parallel, "layerstore-copy") as workers:
+            while waiting := [each for each in self._sent if each not in asked]:
+                for subject in waiting:
+                    asked.add(subject)
+                    for descriptor in referring(subject):
+                        if descriptor.digest in self._sent:
+                            continue
+                        if len(taken) == MAX_REFERRERS:
+                            raise LimitExceededError(
+                                f"{self._source.name} has more than {MAX_REFERRERS} referrers "
+                                "of this image"
+                            )
+                        # Named by nothing: who looks for it asks for its subject.
+                        self._send(read_document(self._source, descriptor), "", workers, 0)
+                        taken.append(descriptor.digest)
+                    taken += self._send_tagged(tags_of(subject), workers)
+        return taken
+
+    def _send_tagged(self, tags: Sequence[str], workers: ThreadPoolExecutor) -> list[Digest]:
+        """Send what there is under these tags, under the same."""
+        sent = []
+        for tag in tags:
+            try:
+                document = self._source.document(tag)
+            except NotFoundError:
+                continue
+            self._send(document, tag, workers, 0)
+            sent.append(document.digest)
+        return sent
 
     def _send(
         self, document: Document, target: str | None, workers: ThreadPoolExecutor, depth: int
@@ -137,6 +171,7 @@ class Copier:
             descriptors = {each.digest: each for each in (*manifest.layers, manifest.config)}
             self._send_blobs(list(descriptors.values()), workers)
         self._destination.put_document(document, target)
+        self._sent[document.digest] = None
 
     def _send_blobs(self, descriptors: list[oci.Descriptor], workers: ThreadPoolExecutor) -> None:
         self._progress.start("layers", sum(each.size for each in descriptors))
@@ -166,3 +201,28 @@ class Copier:
             yield piece
             self._progress.advance(len(piece))
         blob.finish()
+
+
+def chosen_documents(
+    source: ImageSource, document: Document, serves: Callable[[oci.Platform], bool]
+) -> list[Document]:
+    """Return the manifest for a platform, and the indexes that led to it, the lowest first.
+
+    Raises:
+        NotFoundError: No image is for this platform.
+        FormatError: A document is malformed, or indexes are nested deeper than three.
+    """
+    path = [document]
+    for _ in range(oci.INDEX_DEPTH + 1):
+        document = path[0]
+        if document.media_type not in oci.INDEX_TYPES:
+            return path
+        index = oci.decode_index(document.raw, media_type=document.media_type)
+        fits = [each for each in index.manifests if each.platform is None or serves(each.platform)]
+        if not fits:
+            raise NotFoundError(
+                f"{source.name} has no image for this platform",
+                hint="--platform names another one, --all copies them all",
+            )
+        path.insert(0, read_document(source, fits[0]))
+    raise FormatError(f"{source.name}: indexes are nested more than {oci.INDEX_DEPTH} deep")

@@ -59,6 +59,17 @@ class RegistrySource:
         """
         return self._repository.open_blob(descriptor.digest, descriptor.size)
 
+    def referrers(self, digest: Digest, artifact_type: str = "") -> Sequence[oci.Descriptor]:
+        """Return what has a manifest as its subject: signatures, attestations, other artefacts.
+
+        Raises:
+            RegistryError: The registry cannot be asked.
+            FormatError: It answers with something else.
+        """
+        from layerstore.registry.referrers import referrers
+
+        return referrers(self._repository, digest, artifact_type)
+
 
 class RegistryDestination:
     """A repository that images are pushed to. For several threads.

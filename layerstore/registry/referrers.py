@@ -65,6 +65,14 @@ def referrers_tag(digest: Digest) -> str:
     return f"{digest.partition(':')[0]}-{hex_of(digest)}"
 
 
+def attached_tags(digest: Digest) -> tuple[str, ...]:
+    """Return the tags under which cosign keeps what it makes for a manifest.
+
+    Source: cosign, "Signature Specification", and its attestations and SBOMs named alike.
+    """
+    return tuple(f"{referrers_tag(digest)}.{suffix}" for suffix in ("sig", "att", "sbom"))
+
+
 def is_of_a_manifest(tag: str) -> bool:
     """Tell whether a tag is one under which clients keep what belongs to a manifest.
 

@@ -149,6 +149,41 @@ def test_layers_that_the_store_has_are_not_fetched(
     assert len(asked) == 2  # the config and the one new layer
 
 
+def test_what_refers_to_an_image_is_listed_and_copied(
+    server: Server, cli: Cli, tmp_path: Path
+) -> None:
+    env = {**server.environment, "COSIGN_PASSWORD": ""}
+    name, copy = f"{server.name}/referred/a", f"{server.name}/referred/b"
+    imported(cli, tmp_path, f"{name}:1", a="referred" * 1000)
+    subject = pushed(cli, server, f"{name}:1", "--delta")
+    (one,) = (found := json.loads(cli.ok("referrers", f"{name}:1", "--json", **env).out))[
+        "referrers"
+    ]
+    assert found["subject"] == subject
+    table = cli.ok("referrers", f"{name}:1", **env).lines
+    assert table[0].split() == ["DIGEST", "TYPE", "SIZE"]
+    assert table[1].split()[:2] == [one["digest"], one["artifact_type"]]
+    other = ("referrers", f"{name}:1", "--artifact-type", "application/other", "--json")
+    assert json.loads(cli.ok(*other, **env).out)["referrers"] == []
+
+    cli.ok("generate-key-pair", "--output-key-prefix", tmp_path / "key", **env)
+    cli.ok("sign", "--key", tmp_path / "key.key", f"{name}:1", **env)
+    cli.ok("copy", f"{name}:1", f"{copy}:bare", **env)
+    bare = json.loads(cli.ok("referrers", f"{copy}:bare", "--json", **env).out)
+    assert bare == {"subject": subject, "referrers": []}
+    copied = json.loads(
+        cli.ok("copy", "--referrers", f"{name}:1", f"{copy}:1", "--json", **env).out
+    )
+    assert len(copied["referrers"]) == 2  # the parcels, and the signature by its tag
+    (there,) = json.loads(cli.ok("referrers", f"{copy}:1", "--json", **env).out)["referrers"]
+    assert there == one
+    layout = tmp_path / "layout"
+    cli.ok("copy", "--referrers", f"{name}:1", f"oci:{layout}:1", **env)
+    listed = json.loads((layout / "index.json").read_text())["manifests"]
+    assert {one["digest"], subject} < {each["digest"] for each in listed}
+    assert "only a registry" in cli.fails(2, "copy", "--referrers", f"oci:{layout}:1", f"{copy}:2")
+
+
 def test_digest_files_all_tags_and_quiet(server: Server, cli: Cli, tmp_path: Path) -> None:
     name = f"{server.name}/many"
     imported(cli, tmp_path, f"{name}:1", a="1")
