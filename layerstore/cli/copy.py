@@ -68,8 +68,9 @@ def copy(
 ) -> None:
     """Copy an image from one place to another, byte for byte, without storing it.
 
-    Places are docker://NAME (or NAME alone), oci:DIR[:TAG], oci-archive:FILE[:TAG], and, to copy
-    from, docker-archive:FILE.
+    Places are docker://NAME (or NAME alone), oci:DIR[:TAG], oci-archive:FILE[:TAG],
+    docker-daemon:NAME, containers-storage:NAME (podman's, by its socket), and, to copy from,
+    docker-archive:FILE.
     """
     from functools import partial
 
@@ -92,15 +93,15 @@ def copy(
         registry_client(tls_verify) as client,
         terminal_progress(quiet=quiet) as progress,
     ):
-        from_ = open_source(here, client, stack)
-        to = stack.enter_context(destination(there, client, here))
+        from_, reference = open_source(here, client, progress, stack)
+        to = stack.enter_context(destination(there, client, progress, here))
         # Files are written one after the other.
         parallel = PARALLEL if there.transport == "docker" else 1
         copier = Copier(from_, to, progress, parallel)
         # A policy of images that are not a registry's would go by their paths.
         permit = partial(gate, here.name, from_) if here.name is not None else lambda _: None
         serves = None if every else serving(platform)
-        copied = copier.copy(here.reference, there.reference, serves, permit)
+        copied = copier.copy(reference, there.reference, serves, permit)
         taken: Sequence[str] = ()
         if with_referrers and isinstance(from_, RegistrySource):
             taken = copier.copy_referrers(from_.referrers, attached_tags)

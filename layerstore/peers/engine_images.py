@@ -10,6 +10,7 @@ Source: moby, image/tarexport (what loading reads).
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
@@ -133,34 +134,54 @@ def _take(
     asked = names[:1] or (hex_of(image_id),)
     with (
         store.begin(f"load from {engine.name}") as session,
-        engine.export(asked) as stream,
+        exported(engine, asked, lambda: session.temporary("archive.tar"), progress) as files,
     ):
-        progress.start("reading archive", None)
-        counted = _Counted(stream, progress)
-        scratch = ArchiveFile(cast("BinaryIO", counted), lambda: session.temporary("archive.tar"))
-        with scratch as files:
-            counted.drain()
-            progress.finish()
-            loading = loading_of(files, engine.name)
-            for listed in loading.images:
-                found = find_image(loading.source, listed.reference, serves)
-                digests = {found.manifest.config.digest}
-                digests |= {document.digest for document in found.documents}
-                if image_id not in digests:
-                    continue
-                adopted = adopt_image(
-                    session,
-                    loading.source,
-                    found,
-                    names=list(names),
-                    originals=Originals.AUTO,
-                    progress=progress,
-                )
-                return Taken(adopted.image, names, was_here=False)
+        loading = loading_of(files, engine.name)
+        for listed in loading.images:
+            found = find_image(loading.source, listed.reference, serves)
+            digests = {found.manifest.config.digest}
+            digests |= {document.digest for document in found.documents}
+            if image_id not in digests:
+                continue
+            adopted = adopt_image(
+                session,
+                loading.source,
+                found,
+                names=list(names),
+                originals=Originals.AUTO,
+                progress=progress,
+            )
+            return Taken(adopted.image, names, was_here=False)
     raise IntegrityError(
         f"{engine.name} was asked for {image_id} and sent another image",
         hint="look at what it lists: layerstore images --of",
     )
+
+
+@contextlib.contextmanager
+def exported(
+    engine: Engine, names: Sequence[str], scratch: Callable[[], str], progress: Progress
+) -> Iterator[ArchiveFile]:
+    """Give what an engine exports, whole, open for the block.
+
+    Args:
+        engine: Which one.
+        names: Of images, or their ids.
+        scratch: Returns the name that a scratch file has for a moment.
+        progress: Hears the bytes that the engine sends.
+
+    Raises:
+        NotFoundError: It has no such image.
+        EngineError: It failed.
+        FormatError: What it sends is no archive.
+    """
+    with engine.export(names) as stream:
+        progress.start("reading archive", None)
+        counted = _Counted(stream, progress)
+        with ArchiveFile(cast("BinaryIO", counted), scratch) as files:
+            counted.drain()
+            progress.finish()
+            yield files
 
 
 class _Counted(io.RawIOBase):
@@ -275,12 +296,14 @@ def docker_archive(store: Store, images: Sequence[SentImage]) -> Iterator[bytes]
     listed = []
     for image in images:
         parts = image.parts
-        yield from _member(f"{hex_of(parts.image_id)}.json", [parts.config], len(parts.config))
+        yield from archive_member(
+            f"{hex_of(parts.image_id)}.json", [parts.config], len(parts.config)
+        )
         for diff_id in parts.layers[image.omitted :]:
             if diff_id not in written:
                 written.add(diff_id)
                 size = store.layer(diff_id).tar_size
-                yield from _member(_layer_file(diff_id), verified_tar(store, diff_id), size)
+                yield from archive_member(_layer_file(diff_id), verified_tar(store, diff_id), size)
         listed.append(
             {
                 "Config": f"{hex_of(parts.image_id)}.json",
@@ -289,7 +312,7 @@ def docker_archive(store: Store, images: Sequence[SentImage]) -> Iterator[bytes]
             }
         )
     manifest = strict_json.encode(listed)
-    yield from _member("manifest.json", [manifest], len(manifest))
+    yield from archive_member("manifest.json", [manifest], len(manifest))
     yield TAR_END
 
 
@@ -297,7 +320,8 @@ def _layer_file(diff_id: DiffId) -> str:
     return f"{hex_of(diff_id)}.tar"
 
 
-def _member(name: str, pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+def archive_member(name: str, pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yield a file of an archive: its header, its bytes, its padding."""
     yield member_header(Entry(name.encode(), Kind.FILE, 0o644, size=size))
     yield from pieces
     yield padding(size)

@@ -152,6 +152,26 @@ def test_an_image_of_the_engines_own_is_taken_as_it_is(cli: Cli, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ENGINES)
+def test_copies_go_past_the_store(cli: Cli, tmp_path: Path, name: str) -> None:
+    app = resolve(cli, "app:1")
+    layout = tmp_path / "layout"
+    cli.ok("save", "app:1", "--format", "oci-dir", "-o", layout)
+    transport = {"docker": "docker-daemon", "podman": "containers-storage"}[name]
+    with engine(name, tmp_path) as peer:
+        env = {{"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}[name]: peer.where[1]}
+        nowhere = Cli(tmp_path / "nowhere")
+        nowhere.ok("copy", f"oci:{layout}:app:1", f"{transport}:copied:2", **env)
+        assert peer.image_id("copied:2") == app.image_id[7:]
+        back = tmp_path / "back"
+        nowhere.ok("copy", f"{transport}:copied:2", f"oci:{back}:3", **env)
+        assert "has no image" in nowhere.fails(3, "copy", f"{transport}:no:1", f"oci:{back}", **env)
+        assert not nowhere.store.exists()
+    other = Cli(tmp_path / "other")
+    other.ok("load", "-i", back)
+    assert [image["id"] for image in other.ok("images", "--json").json()] == [app.image_id]
+
+
+@pytest.mark.parametrize("name", ENGINES)
 def test_addresses_come_from_the_environment(cli: Cli, tmp_path: Path, name: str) -> None:
     variable = "DOCKER_HOST" if name == "docker" else "CONTAINER_HOST"
     with engine(name, tmp_path) as peer:
