@@ -32,8 +32,9 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Final, Protocol
 
-from fuse_mount import protocol
+from fuse_mount import object_requests, protocol
 from fuse_mount.errno_map import errno_for
+from fuse_mount.object_requests import FIRST_OBJECT, FIRST_PREFIX, answer_next
 from fuse_mount.protocol import Opcode
 from layerstore.digest import ObjectId
 from layerstore.errors import LayerstoreError, UnsupportedError
@@ -58,15 +59,6 @@ STAGE_MAX_BYTES: Final = 1024 * 1024
 
 MAKE = "make"
 LAST = "last"
-
-_MAKE: Final = 2
-_LAST: Final = 3
-_FIRST_PREFIX: Final = 4
-_FIRST_OBJECT: Final = _FIRST_PREFIX + 256
-"""Node ids: the root, its two directories, one for each first byte of an id, the objects."""
-
-_ENDED = {errno.ENODEV, errno.EBADF}
-_AGAIN = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
 
 
 class ObjectContent(Protocol):
@@ -141,7 +133,7 @@ class ObjectLayer:
         self._device = device
         self._content = content
         self._ids: Sequence[ObjectId] = sorted(objects)
-        self._nodes = {name: _FIRST_OBJECT + at for at, name in enumerate(self._ids)}
+        self._nodes = {name: FIRST_OBJECT + at for at, name in enumerate(self._ids)}
         self._objects = objects
         self._failed = failed
         # Its cache of decoded chunks serves reads that are shorter than a chunk.
@@ -176,33 +168,8 @@ class ObjectLayer:
 
     def _loop(self) -> None:
         buffer = bytearray(protocol.REQUEST_MAX_BYTES)
-        while True:
-            try:
-                count = os.readv(self._device, [buffer])
-            except OSError as err:
-                if err.errno in _ENDED:
-                    return
-                if err.errno in _AGAIN:
-                    continue
-                raise
-            if not count:
-                return  # the other end of a socket is closed; the kernel's device never says so
-            self._dispatch(buffer, count)
-
-    def _dispatch(self, buffer: bytearray, count: int) -> None:
-        try:
-            opcode, unique, node = protocol.parse_header(buffer, count)
-        except protocol.MalformedRequestError as err:
-            _log.error("passed over: %s", err.message)
-            return
-        if opcode in protocol.UNANSWERED:
-            return
-        code, part = self._result(opcode, node, buffer, count)
-        try:
-            os.writev(self._device, [protocol.answer(unique, len(part), code), part])
-        except OSError as err:
-            if err.errno not in (errno.ENOENT, *_ENDED):  # ENOENT: who asked was killed
-                raise
+        while answer_next(self._device, buffer, self._result):
+            pass
 
     def _result(self, opcode: int, node: int, buffer: bytearray, count: int) -> tuple[int, bytes]:
         """Return the errno and what an answer holds."""
@@ -225,17 +192,19 @@ class ObjectLayer:
     def _lookup(self, node: int, buffer: bytearray, count: int) -> bytes:
         name = os.fsdecode(protocol.parse_name(buffer, count))
         if node == protocol.ROOT and name in (MAKE, LAST):
-            return protocol.entry_answer(_MAKE if name == MAKE else _LAST, _directory())
-        if node == _LAST:
+            return protocol.entry_answer(
+                object_requests.MAKE if name == MAKE else object_requests.LAST, _directory()
+            )
+        if node == object_requests.LAST:
             raise OSError(errno.EIO, "it should have been found before", name)
         try:
             raw = bytes.fromhex(name)
         except ValueError:
             raise FileNotFoundError(name) from None
-        if node == _MAKE and len(raw) == 1:
-            return protocol.entry_answer(_FIRST_PREFIX + raw[0], _directory())
+        if node == object_requests.MAKE and len(raw) == 1:
+            return protocol.entry_answer(FIRST_PREFIX + raw[0], _directory())
         found = ObjectId(raw)
-        if found not in self._nodes or node != _FIRST_PREFIX + raw[0] or self._is_staged(found):
+        if found not in self._nodes or node != FIRST_PREFIX + raw[0] or self._is_staged(found):
             raise FileNotFoundError(name)
         return protocol.entry_answer(self._nodes[found], self._attributes(found))
 
@@ -253,7 +222,7 @@ class ObjectLayer:
             return False
 
     def _getattr(self, node: int, _buffer: bytearray, _count: int) -> bytes:
-        if node < _FIRST_OBJECT:
+        if node < FIRST_OBJECT:
             return protocol.attributes_answer(node, _directory())
         return protocol.attributes_answer(node, self._attributes(self._object(node)))
 
@@ -283,9 +252,9 @@ class ObjectLayer:
         return protocol.totals_answer(Totals(len(self._ids), 0))
 
     def _object(self, node: int) -> ObjectId:
-        if not _FIRST_OBJECT <= node < _FIRST_OBJECT + len(self._ids):
+        if not FIRST_OBJECT <= node < FIRST_OBJECT + len(self._ids):
             raise FileNotFoundError(node)
-        return self._ids[node - _FIRST_OBJECT]
+        return self._ids[node - FIRST_OBJECT]
 
     def _attributes(self, found: ObjectId) -> Attributes:
         size = self._content.size(found)

@@ -31,6 +31,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from fuse_mount import protocol
+from fuse_mount.object_requests import FIRST_PREFIX, LAST, MAKE, answer_next
 from fuse_mount.protocol import Opcode
 from layerstore.digest import ObjectId
 from layerstore.errors import LayerstoreError, MountError, UnsupportedError
@@ -51,12 +52,6 @@ it is; a longer one would take more room than its making takes time."""
 
 SWITCH_SECONDS: Final = 0.001
 """How long another thread may compute while a step waits for an answer: a fifth of the default."""
-
-_MAKE: Final = 2
-_LAST: Final = 3
-_FIRST_PREFIX: Final = 4
-_ENDED = {errno.ENODEV, errno.EBADF}
-_AGAIN = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
 
 
 class ObjectMaker:
@@ -148,32 +143,10 @@ class ObjectMaker:
             return
         buffer = bytearray(protocol.REQUEST_MAX_BYTES)
         try:
-            while self._answer_one(buffer):
+            while answer_next(self._device, buffer, self._result):
                 pass
         finally:
             os.close(self._device)
-
-    def _answer_one(self, buffer: bytearray) -> bool:
-        """Answer one request; return whether more may come."""
-        try:
-            count = os.readv(self._device, [buffer])
-            opcode, unique, node = protocol.parse_header(buffer, count)
-        except OSError as err:
-            if err.errno in _AGAIN:
-                return True
-            if err.errno in _ENDED:
-                return False
-            raise
-        except protocol.MalformedRequestError:
-            return True
-        if opcode not in protocol.UNANSWERED:
-            code, part = self._result(opcode, node, buffer, count)
-            try:
-                os.writev(self._device, [protocol.answer(unique, len(part), code), part])
-            except OSError as err:
-                if err.errno not in (errno.ENOENT, *_ENDED):  # ENOENT: who asked was killed
-                    raise
-        return True
 
     def _result(self, opcode: int, node: int, buffer: bytearray, count: int) -> tuple[int, bytes]:
         """Return the errno and what an answer holds."""
@@ -189,18 +162,18 @@ class ObjectMaker:
         return errno.ENOSYS, b""
 
     def _look_up(self, node: int, name: str) -> tuple[int, bytes]:
-        if node == _LAST:
+        if node == LAST:
             return errno.EIO, b""
-        found = {"make": _MAKE, "last": _LAST}.get(name) if node == protocol.ROOT else None
+        found = {"make": MAKE, "last": LAST}.get(name) if node == protocol.ROOT else None
         try:
             raw = bytes.fromhex(name) if found is None else b""
         except ValueError:
             return errno.ENOENT, b""
-        if node == _MAKE and len(raw) == 1:
-            found = _FIRST_PREFIX + raw[0]
+        if node == MAKE and len(raw) == 1:
+            found = FIRST_PREFIX + raw[0]
         if found is not None:
             return 0, protocol.entry_answer(found, _directory(found))
-        if raw and node == _FIRST_PREFIX + raw[0]:
+        if raw and node == FIRST_PREFIX + raw[0]:
             return self._make(ObjectId(raw)), b""
         return errno.ENOENT, b""
 
