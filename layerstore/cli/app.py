@@ -32,6 +32,7 @@ def build_app() -> typer.Typer:
         bundles,
         check,
         copy,
+        diff,
         doctor,
         image,
         init,
@@ -83,6 +84,7 @@ def build_app() -> typer.Typer:
     for name in ("mount", "mounts", "umount"):
         fast_command(app, name)
     views.register(app)
+    diff.register(app)
     for name in CONTAINER_COMMANDS:
         fast_command(app, name)
     podman_store.register(app)

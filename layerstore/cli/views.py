@@ -1,4 +1,4 @@
-"""Commands about what was written into views and containers: commit and diff."""
+"""What was written into views and containers: commit, and what diff lists of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerstore.cli.common import Json, Quiet, settings_of
-from layerstore.cli.output import write_json, write_line, write_note
+from layerstore.cli.output import write_note
 from layerstore.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ _View = Annotated[
 def register(app: typer.Typer) -> None:
     """Add this noun's commands."""
     app.command("commit")(commit)
-    app.command("diff")(diff)
 
 
 def commit(
@@ -74,13 +73,13 @@ def commit(
     )
     settings = settings_of(context)
     with settings.open_store() as store, terminal_progress(quiet=quiet) as progress:
-        made = make_image(store, _written(settings.root, view), spec, progress=progress)
+        made = make_image(store, written(settings.root, view), spec, progress=progress)
     for path, why in made.skipped:
         write_note(f"not in the image: /{os.fsdecode(path)} ({why})")
     tell_new_image(made.image, made.stats, spec.names, quiet=quiet, as_json=as_json)
 
 
-def _written(root: str, word: str) -> Written:
+def written(root: str, word: str) -> Written:
     """Return what was written into the view or the container that is meant.
 
     Raises:
@@ -104,18 +103,3 @@ def _configured(config: ContainerConfig, changes: Sequence[str]) -> ContainerCon
     from layerstore.cli.changes import apply_changes
 
     return apply_changes(changes, config)
-
-
-def diff(context: typer.Context, view: _View, *, as_json: Json = False) -> None:
-    """List what was written into a view or a container: A added, C changed, D deleted."""
-    from fuse_mount.committing import changes_in
-
-    settings = settings_of(context)
-    with settings.open_store() as store:
-        found = changes_in(store, _written(settings.root, view))
-    paths = [(change.kind.value, "/" + os.fsdecode(change.path)) for change in found]
-    if as_json:
-        write_json([{"kind": kind, "path": path} for kind, path in paths])
-        return
-    for kind, path in paths:
-        write_line(f"{kind} {path}")
