@@ -34,6 +34,7 @@ def build_app() -> typer.Typer:
         copy,
         diff,
         doctor,
+        fleet,
         image,
         init,
         load,
@@ -91,6 +92,7 @@ def build_app() -> typer.Typer:
     unshare.register(app)
     snapshotter.register(app)
     measure.register(app)
+    fleet.register(app)
     gc_command.register(app)
     check.register(app)
     init.register(app)

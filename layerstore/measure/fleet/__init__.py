@@ -1,0 +1,1 @@
+"""Many stores at once: what they hold, and what they would hold as one."""

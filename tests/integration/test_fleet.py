@@ -1,0 +1,145 @@
+"""Many stores together: one store's sums are its savings', and every engine gives the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from layerstore.measure.fleet.analysis import LocalEngine, Place, analyse
+from layerstore.measure.savings import Scheme, take_savings
+from layerstore.store.store import Store
+from tests.support.cli import Cli
+from tests.support.measure import build, noise
+
+BASE = {b"bin/%d" % n: noise(n, 9000 + n) for n in range(40)} | {b"big": noise("big", 2_500_000)}
+LIBRARY = {b"lib/%d" % n: noise(("lib", n), 15_000) for n in range(20)}
+
+
+def app(name: str) -> dict[bytes, bytes]:
+    return {b"app/%d" % n: noise((name, n), 20_000) for n in range(5)}
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Three hosts' stores that share a base, a library, an image, and have parts of their own."""
+    place = tmp_path_factory.mktemp("hosts")
+    contents = {
+        "a": {"base": (BASE,), "one": (BASE, app("one"))},
+        "b": {"base": (BASE,), "two": (BASE, LIBRARY, app("two")), "three": (LIBRARY,)},
+        "c": {"four": (LIBRARY, BASE, app("four")), "one": (BASE, app("one"))},
+    }
+    for host, images in contents.items():
+        with Store.open(place / host, create=True) as store:
+            for number, (name, layers) in enumerate(images.items()):
+                build(store, name, *layers, created=number)
+    return [place / host for host in contents]
+
+
+def local(*roots):
+    with LocalEngine() as engine:
+        return analyse([Place("", str(root)) for root in roots], engine, top=10)
+
+
+def test_one_store_alone_is_what_its_savings_say(stores):
+    for root in stores:
+        fleet = local(root)
+        with Store.open(root) as store:
+            savings = take_savings(store)
+        for row in fleet.schemes:
+            assert row.separate == row.shared == savings.size_of(row.scheme), row
+        assert fleet.content_shared == savings.stored_content_size
+        assert fleet.stores[0].exclusive_size == savings.stored_content_size
+        assert not (fleet.shared_images)
+        assert not (fleet.shared_layers)
+        assert not (fleet.shared_chunks)
+
+
+def test_stores_together_keep_what_is_equal_once(stores, tmp_path):
+    fleet = local(*stores)
+    for row in fleet.schemes:
+        alone = [local(root).scheme(row.scheme).shared for root in stores]
+        assert row.separate == sum(alone)
+        assert max(alone) <= row.shared <= row.separate
+    # The same images in one real store: what is not compressed is the same to the byte.
+    with Store.open(tmp_path / "all", create=True) as store:
+        build(store, "base", BASE, created=0)
+        build(store, "one", BASE, app("one"), created=1)
+        build(store, "two", BASE, LIBRARY, app("two"), created=1)
+        build(store, "three", LIBRARY, created=2)
+        build(store, "four", LIBRARY, BASE, app("four"), created=0)
+        savings = take_savings(store)
+    for scheme in (Scheme.PLAIN_LAYERS, Scheme.WHOLE_FILES, Scheme.CHUNKS):
+        assert fleet.scheme(scheme).shared == savings.size_of(scheme)
+    stored = fleet.content_shared
+    assert abs(stored - savings.stored_content_size) < 0.1 * savings.stored_content_size
+
+
+def test_what_is_shared_is_listed_with_what_it_saves(stores):
+    fleet = local(*stores)
+    names = {image.names: image for image in fleet.shared_images}
+    assert {("base:latest",), ("one:latest",)} == set(names)
+    assert all(image.stores == 2 for image in fleet.shared_images)
+    base = fleet.shared_layers[0]
+    assert base.stores == 3
+    assert base.saved == 2 * base.size
+    assert fleet.shared_chunks[0].saved >= fleet.shared_chunks[-1].saved > 0
+    held = {row.stores: row for row in fleet.held_by}
+    assert sum(row.size for row in held.values()) == fleet.content_shared
+    assert held[1].size == sum(store.exclusive_size for store in fleet.stores)
+
+
+def test_dask_gives_the_same_to_the_byte(stores):
+    pytest.importorskip("distributed")
+    run = Cli(stores[0])
+    here = run.ok("fleet", *stores, "--json")
+    there = run.ok("fleet", *stores, "--engine", "dask", "--workers", "2", "--format", "json")
+    assert here.out == there.out
+    assert len(json.loads(here.out)["stores"]) == 3
+
+
+def test_a_damaged_or_absent_store_is_named_by_every_engine(stores, tmp_path):
+    pytest.importorskip("distributed")
+    broken = tmp_path / "broken"
+    shutil.copytree(stores[0], broken)
+    (broken / "catalog.sqlite").unlink()
+    absent = tmp_path / "absent"
+    for bad in (broken, absent):
+        codes = set()
+        for engine in ("local", "dask"):
+            done = Cli(stores[0])("fleet", stores[0], bad, "--engine", engine)
+            assert str(bad) in done.err
+            assert "Traceback" not in done.err
+            codes.add(done.code)
+        assert len(codes) == 1
+        assert codes < {3, 10}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("A", "A"), "named twice"),
+        (("A", "--engine", "spark"), "'spark' is no engine"),
+        (("A", "--workers", "2"), "add --engine dask"),
+        (("host:/var/lib/x",), "a worker of a cluster"),
+        (("A", "--engine", "dask", "--scheduler", "tcp://10.0.0.1:8786"), "is not encrypted"),
+        (("A", "--engine", "dask", "--scheduler", "nonsense"), "no scheduler's address"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(stores, words, message):
+    line = [str(stores[0]) if word == "A" else word for word in words]
+    done = Cli(stores[0])("fleet", *line)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_without_the_extra_the_engine_says_what_to_install(stores, tmp_path, monkeypatch):
+    from layerstore.errors import UnsupportedError
+    from layerstore.measure.fleet.dask_engine import DaskEngine
+
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UnsupportedError) as caught:
+        DaskEngine()
+    assert "pip install distributed" in str(caught.value.hint)
