@@ -91,6 +91,7 @@ def build_app() -> typer.Typer:
     podman_store.register(app)
     unshare.register(app)
     snapshotter.register(app)
+    fast_command(app, "df")
     measure.register(app)
     fleet.register(app)
     gc_command.register(app)

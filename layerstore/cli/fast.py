@@ -457,6 +457,23 @@ def _umount(options: argparse.Namespace, root: str) -> int:
     return 0
 
 
+# -- df
+
+
+def _df_options(parser: argparse.ArgumentParser) -> None:
+    from layerstore.cli import disk_usage
+
+    disk_usage.add_options(parser)
+    _json_option(parser)
+
+
+def _df(options: argparse.Namespace, root: str) -> int:
+    from layerstore.cli.disk_usage import show_disk_usage
+
+    show_disk_usage(options, root)
+    return 0
+
+
 # -- shared
 
 
@@ -489,6 +506,7 @@ def _open_catalog(root: str) -> Catalog:
 
 
 _COMMANDS: dict[str, Command] = {
+    "df": (_df_options, _df, "Show what the store holds on disk, and what gc could free."),
     "images": (_images_options, _images, "List images, newest first."),
     "import": (_import_options, _import, "Make an image from a root file system."),
     "mount": (_mount_options, _mount, "Show an image at a directory."),

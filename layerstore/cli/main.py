@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 FAST_COMMANDS = (
-    "images", "import", "mount", "mounts", "umount",
+    "images", "import", "mount", "mounts", "umount", "df",
     "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
     "container", "volume", "bundle", "generate",
 )  # fmt: skip

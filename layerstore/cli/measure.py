@@ -1,4 +1,4 @@
-"""Commands that measure: df and savings."""
+"""Commands that measure: savings. What the disk holds is :mod:`layerstore.cli.disk_usage`'s."""
 
 from __future__ import annotations
 
@@ -22,33 +22,7 @@ BAR_CELLS = 40
 
 def register(app: typer.Typer) -> None:
     """Add this noun's commands."""
-    app.command("df")(disk_usage)
     app.command("savings")(savings)
-
-
-def disk_usage(
-    context: typer.Context,
-    *,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Each image's bytes, and the ledger exactly.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Show what the store holds on disk, and what gc could free."""
-    import msgspec
-
-    from layerstore.measure.df import df_images_table, df_table, ledger_table, take_df
-
-    with settings_of(context).open_store() as store:
-        usage = take_df(store)
-    if as_json:
-        write_json(msgspec.to_builtins(usage))
-        return
-    _print_table(df_table(usage))
-    if verbose:
-        for table in (df_images_table(usage), ledger_table(usage.ledger)):
-            write_line()
-            _print_table(table)
 
 
 def savings(

@@ -121,8 +121,8 @@ class _Freed(NamedTuple):
 
 def _freed(store: Store, removals: list[_Removal], *, force: bool) -> _Freed:
     from layerstore.measure.attribution import attribute
-    from layerstore.measure.inventory import take_inventory
-    from layerstore.measure.ledger import ChunkReader, freed_by_removing
+    from layerstore.measure.inventory import ChunkReader, take_inventory
+    from layerstore.measure.ledger import freed_by_removing
     from layerstore.store.removal import removal_effect
 
     gone = {name for removal in removals for name in removal.names}

@@ -17,7 +17,7 @@ from layerstore.measure.apportion import share
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Container, Iterable, Mapping
 
     from layerstore.digest import ChunkId, DiffId
     from layerstore.measure.inventory import Inventory
@@ -127,6 +127,23 @@ class _Needs:
         return items
 
 
+class Sums(NamedTuple):
+    """What the index holds of the packs in use, if all of them are on disk.
+
+    Attributes:
+        groups: Items by owner.
+        stored: Bytes of the blocks of each pack, by its number.
+    """
+
+    groups: tuple[Group, ...]
+    stored: Mapping[int, int]
+
+    @property
+    def indexed(self) -> int:
+        """Bytes of blocks that an index entry reaches."""
+        return sum(group.stored for group in self.groups)
+
+
 def attribute(
     inventory: Inventory, file_chunks: Callable[[DiffId], Collection[ChunkId]]
 ) -> Attribution:
@@ -134,7 +151,46 @@ def attribute(
 
     Args:
         inventory: The store.
-        file_chunks: The chunks of file data that a layer refers to, each once.
+        file_chunks: The chunks of file data that a layer refers to, each once; not asked where
+            the inventory has sums.
+    """
+    stored = inventory.sums.stored if inventory.sums else stored_by_pack(inventory)
+    files, retired, unknown = _pack_files(inventory, stored)
+    sums = inventory.sums or sum_up(inventory, file_chunks, files)
+    in_blocks = sum(size for pack, size in stored.items() if pack in files)
+    return Attribution(
+        groups=sums.groups,
+        dead=in_blocks - sums.indexed,
+        framing=sum(files.values()) - in_blocks,
+        retired=retired,
+        unknown=unknown,
+    )
+
+
+def stored_by_pack(inventory: Inventory) -> dict[int, int]:
+    """Return the bytes of blocks of each pack in use, by the pack's number."""
+    stored: dict[int, int] = {}
+    for block in inventory.blocks:
+        stored[block.pack] = stored.get(block.pack, 0) + block.stored_length
+    return stored
+
+
+def has_every_pack(inventory: Inventory, stored: Mapping[int, int]) -> bool:
+    """Return whether every pack that has blocks lies on disk, so that sums of all count."""
+    return stored.keys() <= _pack_files(inventory, stored)[0].keys()
+
+
+def sum_up(
+    inventory: Inventory,
+    file_chunks: Callable[[DiffId], Collection[ChunkId]],
+    packs: Container[int] | None = None,
+) -> Sums:
+    """Sum the items of packs by the layers that need them.
+
+    Args:
+        inventory: The store, with rows.
+        file_chunks: See :func:`attribute`.
+        packs: Numbers of those that are on disk; None for all.
     """
     sets = _Sets()
     needs = _Needs(inventory)
@@ -143,22 +199,17 @@ def attribute(
         items.update(chunk_id for _, chunk_id in record.tree + record.recipe)
         items.add(layer_item_id(inventory.layer_bytes[diff_id]))
         sets.add_layer(diff_id, needs.with_bases(items))
-    files, retired, unknown = _pack_files(inventory)
-    blocks = {(row.pack, row.block): row for row in inventory.blocks if row.pack in files}
+    blocks = {
+        (row.pack, row.block): row for row in inventory.blocks if packs is None or row.pack in packs
+    }
     sums = [_Sums() for _ in sets.members]
-    indexed = _charge_items(inventory, sets.of_item, blocks, sums)
-    in_blocks = sum(row.stored_length for row in blocks.values())
-    return Attribution(
-        groups=tuple(
-            Group(frozenset(layers), s.data_stored, s.data_raw, s.meta_stored, s.meta_raw)
-            for layers, s in zip(sets.members, sums, strict=True)
-            if s.data_raw or s.meta_raw
-        ),
-        dead=in_blocks - indexed,
-        framing=sum(files.values()) - in_blocks,
-        retired=retired,
-        unknown=unknown,
+    _charge_items(inventory, sets.of_item, blocks, sums)
+    groups = tuple(
+        Group(frozenset(layers), s.data_stored, s.data_raw, s.meta_stored, s.meta_raw)
+        for layers, s in zip(sets.members, sums, strict=True)
+        if s.data_raw or s.meta_raw
     )
+    return Sums(groups, stored_by_pack(inventory))
 
 
 def _charge_items(
@@ -166,15 +217,13 @@ def _charge_items(
     set_of_item: Mapping[ChunkId, int],
     blocks: Mapping[tuple[int, int], BlockRow],
     sums: list[_Sums],
-) -> int:
-    """Add every indexed item's share to its group; return all shares together."""
-    charged = 0
+) -> None:
+    """Add every indexed item's share to its group."""
     for chunk_id, pack, block, offset, length in inventory.chunks:
         row = blocks.get((pack, block))
         if row is None:
             continue  # its pack is not on disk: check reports it, there is nothing to charge
         stored = share(offset, length, row.raw_length, row.stored_length)
-        charged += stored
         own = sums[set_of_item.get(chunk_id, NO_LAYER)]
         if row.kind == ItemKind.DATA:
             own.data_stored += stored
@@ -182,14 +231,15 @@ def _charge_items(
         else:
             own.meta_stored += stored
             own.meta_raw += length
-    return charged
 
 
-def _pack_files(inventory: Inventory) -> tuple[dict[int, int], int, int]:
-    """Return sizes of the pack files in use by number, and bytes of retired and unknown ones."""
-    stored: dict[int, int] = {}
-    for block in inventory.blocks:
-        stored[block.pack] = stored.get(block.pack, 0) + block.stored_length
+def _pack_files(inventory: Inventory, stored: Mapping[int, int]) -> tuple[dict[int, int], int, int]:
+    """Return sizes of the pack files in use by number, and bytes of retired and unknown ones.
+
+    Args:
+        inventory: The store.
+        stored: Bytes of each pack's blocks; a file that is shorter is not that pack.
+    """
     in_use: dict[int, int] = {}
     retired = unknown = 0
     for file in inventory.files:

@@ -7,15 +7,13 @@ their sizes add up to the disk, as the ledger's do.
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from layerstore.measure.inventory import take_inventory
 from layerstore.measure.ledger import Ledger, Owner, take_ledger
+from layerstore.measure.summary import take_summarised
 from layerstore.measure.table import Table, columns
-from layerstore.store.eviction import find_evictable
 from layerstore.store.resting import resting_key
 from layerstore.store.usage import image_uses
 from layerstore.units import format_size
@@ -23,6 +21,7 @@ from layerstore.units import format_size
 if TYPE_CHECKING:
     from layerstore.measure.inventory import Inventory
     from layerstore.store.eviction import Evictable
+    from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
 UNPACKED = "Unpacked for views"
@@ -45,6 +44,7 @@ _ROWS = (
             Owner.CONFIG,
             Owner.RESERVE,
             Owner.SCANS,
+            Owner.MEASURED,
             Owner.BUILDS,
             Owner.CONTAINERS,
             Owner.VIEWS,
@@ -89,17 +89,33 @@ class DiskUsage(msgspec.Struct, frozen=True):
     last_used: dict[str, float] = {}
 
 
-def take_df(store: Store) -> DiskUsage:
+def take_df(store: Store, *, with_images: bool = True) -> DiskUsage:
     """Return the disk usage of a store as it is now.
+
+    Args:
+        store: The store.
+        with_images: Whether to say of each image what it has and when it was last used.
 
     Raises:
         IntegrityError: The catalog or a layer's record is damaged.
         StorageError: The store cannot be read.
     """
-    inventory = take_inventory(store)
-    usage = disk_usage(inventory, take_ledger(store, inventory), find_evictable(store.paths))
-    uses = image_uses(store.paths, [image.image_id for image in usage.ledger.images])
+    inventory = take_summarised(store)
+    ledger = take_ledger(store, inventory, with_images=with_images)
+    usage = disk_usage(inventory, ledger, _evictable(store.paths))
+    if not with_images:
+        return usage
+    uses = image_uses(store.paths, [image.image_id for image in ledger.images])
     return msgspec.structs.replace(usage, last_used=uses)
+
+
+def _evictable(paths: StorePaths) -> Evictable | None:
+    """Return what could be evicted of the unpacked files; None, looked for by nobody, of none."""
+    if not any(map(os.path.isdir, (paths.objects, paths.metadata, paths.pack_images))):
+        return None
+    from layerstore.store.eviction import find_evictable  # lazily: 10 ms
+
+    return find_evictable(paths)
 
 
 def disk_usage(
@@ -220,6 +236,8 @@ def ledger_table(ledger: Ledger) -> Table:
 
 
 def _day(moment: float | None) -> str:
+    from datetime import UTC, datetime  # lazily: only --verbose says when
+
     return "" if moment is None else datetime.fromtimestamp(moment, UTC).date().isoformat()
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
+from blake3 import blake3
 
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import IntegrityError, NotFoundError
@@ -20,16 +21,20 @@ from layerstore.formats.tree import decode_changeset
 from layerstore.measure.disk import FileSize, walk_sizes
 from layerstore.store.leases import live_leases
 from layerstore.store.records import LayerRecord, decode_layer
+from layerstore.store.references import tree_chunks
 from layerstore.store.resting import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import ChunkId, ImageId
     from layerstore.formats.tree import Changeset
+    from layerstore.measure.attribution import Sums
     from layerstore.store.catalog import Catalog
     from layerstore.store.catalog_rows import BlockRow, ChunkRow, ImageRecord, PackRow
     from layerstore.store.store import Store
+
+_STAMP_CONTEXT: Final = "layerstore 2026-11-26 stamp of the index v1"
 
 
 class View(msgspec.Struct, frozen=True):
@@ -59,7 +64,11 @@ class Inventory(NamedTuple):
         held_images: Images that views show or running commands hold, whatever their names.
         views: Mounted views, read-only and writable ones.
         packs: Packs by their hexadecimal id.
+        blocks: Of packs in use; empty where ``sums`` stand for them, as ``chunks`` and ``bases``.
         files: Everything under the root, the root first.
+        stamp: Equal for two inventories of a store only if packs, blocks, chunks and layers are.
+        sums: What :mod:`layerstore.measure.summary` knows of these, instead of the rows.
+        unreadable: Layers that could not be read when the sums were made.
     """
 
     root: Path
@@ -79,6 +88,9 @@ class Inventory(NamedTuple):
     chunks: list[ChunkRow]
     bases: dict[tuple[int, int], list[ChunkId]]
     files: list[FileSize]
+    stamp: bytes = b""
+    sums: Sums | None = None
+    unreadable: tuple[DiffId, ...] = ()
 
     def tagged(self) -> list[ImageRecord]:
         """Return the images that have a name, oldest first."""
@@ -93,29 +105,33 @@ def take_inventory(store: Store) -> Inventory:
         FormatError: A layer's record is damaged.
         StorageError: The root cannot be read.
     """
+    with one_moment(store.catalog):
+        inventory = with_rows(read_claims(store), store.catalog)
+    return walked(inventory)
+
+
+def read_claims(store: Store) -> Inventory:
+    """Read who claims what: an inventory without rows and files.
+
+    Call inside :func:`one_moment`.
+    """
     catalog = store.catalog
-    with _one_moment(catalog):
-        images = sorted(catalog.images(), key=lambda image: (image.created, image.image_id))
-        tags = catalog.tags()
-        layer_bytes = dict(catalog.layers())
-        records = {record.key: record.diff_id for record in store.cache_records()}
-        cache = [diff_id for key, diff_id in records.items() if not key.startswith(PREFIX)]
-        packs = {row.pack_id.hex(): row for row in catalog.pack_rows()}
-        blocks = catalog.block_rows()
-        chunks = catalog.chunk_rows()
-        bases: dict[tuple[int, int], list[ChunkId]] = {}
-        for pack, block, base in catalog.base_rows():
-            bases.setdefault((pack, block), []).append(base)
-        views = _views(store)
-        held_layers, held_images = _held(store, views)
-    names: dict[ImageId, tuple[str, ...]] = {}
-    for name, image_id in tags.items():
-        names[image_id] = (*names.get(image_id, ()), name)
+    images = sorted(catalog.images(), key=lambda image: (image.created, image.image_id))
+    layer_bytes = dict(catalog.layers())
+    records = {record.key: record.diff_id for record in store.cache_records()}
+    cache = [diff_id for key, diff_id in records.items() if not key.startswith(PREFIX)]
+    packs = catalog.pack_rows()
+    views = _views(store)
+    origins = {image.image_id: found for image in images if (found := _origins(store, image))}
+    held_layers, held_images = _held(catalog, views, images, origins)
+    names: dict[ImageId, list[str]] = {}
+    for name, image_id in catalog.tags().items():
+        names.setdefault(image_id, []).append(name)
     return Inventory(
         root=Path(store.root),
         images=tuple(images),
-        origins={image.image_id: found for image in images if (found := _origins(store, image))},
-        names=names,
+        origins=origins,
+        names={image_id: tuple(found) for image_id, found in names.items()},
         layers={diff_id: decode_layer(data) for diff_id, data in layer_bytes.items()},
         layer_bytes=layer_bytes,
         cache_layers=frozenset(diff_id for diff_id in cache if diff_id is not None),
@@ -124,12 +140,41 @@ def take_inventory(store: Store) -> Inventory:
         held_layers=held_layers,
         held_images=held_images,
         views=views,
-        packs=packs,
-        blocks=blocks,
-        chunks=chunks,
-        bases=bases,
-        files=list(walk_sizes(Path(store.root))),
+        packs={row.pack_id.hex(): row for row in packs},
+        blocks=[],
+        chunks=[],
+        bases={},
+        files=[],
+        stamp=_stamp(catalog.epoch(), packs, layer_bytes),
     )
+
+
+def with_rows(inventory: Inventory, catalog: Catalog) -> Inventory:
+    """Return claims with the rows of blocks and chunks; inside the same moment."""
+    bases: dict[tuple[int, int], list[ChunkId]] = {}
+    for pack, block, base in catalog.base_rows():
+        bases.setdefault((pack, block), []).append(base)
+    return inventory._replace(blocks=catalog.block_rows(), chunks=catalog.index_rows(), bases=bases)
+
+
+def walked(inventory: Inventory) -> Inventory:
+    """Return an inventory with what lies on the disk now."""
+    return inventory._replace(files=list(walk_sizes(inventory.root)))
+
+
+def _stamp(epoch: int, packs: Sequence[PackRow], layers: Mapping[DiffId, bytes]) -> bytes:
+    """Return a digest of everything that decides what the rows of the index are.
+
+    Rows of blocks and bases come and go with their pack. Those of chunks are given with a
+    pack's row too; whoever moves them between packs in use begins an epoch. So does who takes
+    a pack out of use, and a catalog that is made anew has an epoch that none had before.
+    """
+    facts = (
+        epoch,
+        [(row.pack, row.pack_id, row.size, row.retired) for row in packs],
+        list(layers.items()),
+    )
+    return blake3(msgspec.msgpack.encode(facts), derive_key_context=_STAMP_CONTEXT).digest()
 
 
 def _origins(store: Store, image: ImageRecord) -> Origins:
@@ -148,8 +193,29 @@ def read_changeset(store: Store, record: LayerRecord) -> Changeset:
     return decode_changeset(store.read_refs(record.tree))
 
 
+class ChunkReader:
+    """Finds the file chunks of layers; a layer that cannot be read is remembered, not raised.
+
+    Attributes:
+        unreadable: Layers whose trees are damaged or missing.
+    """
+
+    def __init__(self, store: Store, inventory: Inventory) -> None:
+        self._store = store
+        self._records = inventory.layers
+        self.unreadable: list[DiffId] = []
+
+    def __call__(self, diff_id: DiffId) -> Collection[ChunkId]:
+        """Return the chunks of a layer's files, each once."""
+        try:
+            return tree_chunks(read_changeset(self._store, self._records[diff_id]))
+        except (IntegrityError, NotFoundError):
+            self.unreadable.append(diff_id)
+            return ()
+
+
 @contextlib.contextmanager
-def _one_moment(catalog: Catalog) -> Iterator[None]:
+def one_moment(catalog: Catalog) -> Iterator[None]:
     """Let every statement in the block see the same state of the catalog."""
     catalog.query("BEGIN")
     try:
@@ -158,18 +224,22 @@ def _one_moment(catalog: Catalog) -> Iterator[None]:
         catalog.query("COMMIT")
 
 
-def _held(store: Store, views: Iterable[View]) -> tuple[frozenset[DiffId], frozenset[str]]:
+def _held(
+    catalog: Catalog,
+    views: Iterable[View],
+    all_images: Iterable[ImageRecord],
+    origins: Mapping[ImageId, Origins],
+) -> tuple[frozenset[DiffId], frozenset[str]]:
     """Return the layers and images that views and living leases hold; gc keeps the same."""
-    catalog = store.catalog
     alive = {lease.lease_id for lease in live_leases(catalog)}
     rows = catalog.query("SELECT lease, kind, id FROM lease_holds")
     holds = [(kind, str(what)) for lease, kind, what in rows if lease in alive]
     images = {what for kind, what in holds if kind == "image"}
     images.update(view.image_id for view in views)
     layers = {DiffId(Digest(what)) for kind, what in holds if kind == "layer"}
-    for image in catalog.images():
+    for image in all_images:
         if image.image_id in images:
-            layers.update((*image.layers, *_origins(store, image).kept))
+            layers.update((*image.layers, *origins.get(image.image_id, NO_ORIGINS).kept))
     for view in views:
         layers.update(DiffId(Digest(name)) for name in view.layers)
     return frozenset(layers), frozenset(images)

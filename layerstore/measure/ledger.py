@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from layerstore.digest import hex_of
-from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.origins import NO_ORIGINS
 from layerstore.measure.attribution import Attribution, Group, attribute
-from layerstore.measure.inventory import Inventory, read_changeset, take_inventory
-from layerstore.store.references import tree_chunks
+from layerstore.measure.inventory import ChunkReader, Inventory
+from layerstore.measure.summary import take_summarised
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from layerstore.digest import ChunkId, DiffId, ImageId
+    from layerstore.digest import DiffId, ImageId
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
@@ -60,6 +59,7 @@ class Owner(enum.StrEnum):
     WORK = "work_in_progress"
     QUARANTINE = "quarantine"
     SCANS = "remembered_scans"
+    MEASURED = "remembered_sums"
     BUILDS = "records_of_builds"
     OTHER = "other"
 
@@ -89,6 +89,7 @@ LABELS = {
     Owner.WORK: "work in progress",
     Owner.QUARANTINE: "quarantine",
     Owner.SCANS: "remembered scans",
+    Owner.MEASURED: "remembered sums of df",
     Owner.BUILDS: "records of builds",
     Owner.OTHER: "other files",
 }
@@ -104,6 +105,7 @@ _AREAS = {
     "tmp": Owner.WORK,
     "quarantine": Owner.QUARANTINE,
     "scans": Owner.SCANS,
+    "measured": Owner.MEASURED,
     "builds": Owner.BUILDS,
     "catalog.sqlite": Owner.CATALOG,
     "catalog.sqlite-wal": Owner.CATALOG,
@@ -218,9 +220,13 @@ class Census:
 
 
 def ledger_of(
-    inventory: Inventory, attribution: Attribution, census: Census | None = None
+    inventory: Inventory,
+    attribution: Attribution,
+    census: Census | None = None,
+    *,
+    with_images: bool = True,
 ) -> Ledger:
-    """Account for every file of an inventory."""
+    """Account for every file of an inventory; ``images`` are left out unless they are wanted."""
     census = census or Census(inventory)
     sizes = dict.fromkeys(Owner, 0)
     for group in attribution.groups:
@@ -239,7 +245,7 @@ def ledger_of(
         file_size=file_size,
         slack=disk_size - file_size,
         disk_size=disk_size,
-        images=_image_shares(inventory, attribution, census),
+        images=_image_shares(inventory, attribution, census) if with_images else (),
         writable=_writable(inventory),
         unpacked_disk_size=_allocated(inventory, blobs, Owner.OBJECTS),
         cache_mounts_disk_size=_allocated(inventory, blobs, Owner.MOUNTS),
@@ -257,40 +263,27 @@ def assert_exact(ledger: Ledger) -> None:
         raise AssertionError("a part of the ledger is negative")
 
 
-def take_ledger(store: Store, inventory: Inventory | None = None) -> Ledger:
+def take_ledger(
+    store: Store, inventory: Inventory | None = None, *, with_images: bool = True
+) -> Ledger:
     """Return the ledger of a store as it is now, or as it was when ``inventory`` was taken.
+
+    Args:
+        store: The store.
+        inventory: Of it.
+        with_images: Whether to say what each image has, too.
 
     Raises:
         IntegrityError: The catalog or a layer's record is damaged. A damaged tree is not
             an error: see ``unreadable_layers``.
         StorageError: The store cannot be read.
     """
-    inventory = take_inventory(store) if inventory is None else inventory
+    inventory = take_summarised(store) if inventory is None else inventory
     reader = ChunkReader(store, inventory)
-    ledger = ledger_of(inventory, attribute(inventory, reader))
+    ledger = ledger_of(inventory, attribute(inventory, reader), with_images=with_images)
     assert_exact(ledger)
-    return msgspec.structs.replace(ledger, unreadable_layers=tuple(reader.unreadable))
-
-
-class ChunkReader:
-    """Finds the file chunks of layers; a layer that cannot be read is remembered, not raised.
-
-    Attributes:
-        unreadable: Layers whose trees are damaged or missing.
-    """
-
-    def __init__(self, store: Store, inventory: Inventory) -> None:
-        self._store = store
-        self._records = inventory.layers
-        self.unreadable: list[DiffId] = []
-
-    def __call__(self, diff_id: DiffId) -> Collection[ChunkId]:
-        """Return the chunks of a layer's files, each once."""
-        try:
-            return tree_chunks(read_changeset(self._store, self._records[diff_id]))
-        except (IntegrityError, NotFoundError):
-            self.unreadable.append(diff_id)
-            return ()
+    unreadable = dict.fromkeys((*inventory.unreadable, *reader.unreadable))
+    return msgspec.structs.replace(ledger, unreadable_layers=tuple(unreadable))
 
 
 def _add_group(sizes: dict[Owner, int], group: Group, census: Census) -> None:

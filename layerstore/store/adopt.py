@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerstore.store.commit import insert_blocks, insert_pack
+from layerstore.store.commit import begin_epoch, insert_blocks, insert_pack
 from layerstore.store.failures import CorruptPackError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def adopt_missing(
         if retired is not None:
             insert_pack(connection, pack_id, size, blocks, lease, effort)
         else:
+            begin_epoch(connection)
             insert_blocks(connection, number, blocks)
         left -= held
     return left

@@ -182,6 +182,11 @@ class Catalog(CatalogFile):
         """Return the whole chunk index in order of position: pack, block, offset."""
         return sorted(self.scan_chunks(), key=lambda row: row[1:])
 
+    def index_rows(self) -> list[ChunkRow]:
+        """Return the whole chunk index, in no order, through this connection's transaction."""
+        rows = self.query(f"SELECT id, pack, block, offset, length FROM chunks WHERE {IN_USE}")  # noqa: S608 -- a constant
+        return list(map(ChunkRow._make, rows))
+
     def block_rows(self) -> list[BlockRow]:
         """Return every block of every pack in use."""
         rows = self.query(

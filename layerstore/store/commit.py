@@ -67,6 +67,15 @@ def _clear_the_way(paths: StorePaths, pack_id: PackId) -> None:
         os.rename(path, f"{paths.quarantine}/{pack_id.hex()}.{os.urandom(4).hex()}")
 
 
+def begin_epoch(connection: sqlite3.Connection) -> None:
+    """Say, inside a write transaction, that rows of the index change otherwise than with new packs.
+
+    Within an epoch the rows follow from those of ``packs``: what is remembered of the index
+    (:mod:`layerstore.measure.summary`) counts on it.
+    """
+    connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+
+
 def insert_pack(
     connection: sqlite3.Connection,
     pack_id: PackId,
@@ -91,6 +100,7 @@ def insert_pack(
         number = int(cursor.lastrowid or 0)
     else:
         number = int(row[0])
+        begin_epoch(connection)
         connection.execute(
             "UPDATE packs SET retired = NULL, lease = ? WHERE pack = ?", (lease, number)
         )
@@ -152,6 +162,7 @@ def _move_chunks(
     connection: sqlite3.Connection, number: int, blocks: Iterable[Block], moving: Collection[bytes]
 ) -> None:
     """Let the chunks in ``moving`` have their place in pack ``number``, wherever they had it."""
+    begin_epoch(connection)
     rows = [row for row in _chunk_rows(number, blocks) if row[0] in moving]
     connection.executemany("REPLACE INTO chunks VALUES (?, ?, ?, ?, ?)", rows)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import ID_BYTES
 from layerstore.formats.pack import ALIGNMENT_BYTES, BLOCK_ENTRY_2, ITEM_ENTRY
-from layerstore.store.commit import publish_pack
+from layerstore.store.commit import begin_epoch, publish_pack
 from layerstore.store.item_table import PackItems
 from layerstore.store.pacing import Pace, turns
 from layerstore.store.rewrite import rewrite_packs
@@ -198,6 +198,7 @@ def _move_rows(catalog: Catalog, table: ItemTable, pack: SealedPack, number: int
     moves.sort()  # in key order each turn touches few pages
     for some in turns(moves, Pace(1024)):
         with catalog.write() as connection:
+            begin_epoch(connection)
             connection.executemany(
                 "UPDATE chunks SET pack = ?2, block = ?3, offset = ?4 WHERE id = ?1 AND pack = ?5",
                 some,

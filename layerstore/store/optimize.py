@@ -23,7 +23,7 @@ from layerstore.formats.pack import PREFIX_MAX_BYTES, Item, ItemKind
 from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.progress import Silent
 from layerstore.store.catalog_rows import ChunkPlace
-from layerstore.store.commit import publish_pack
+from layerstore.store.commit import begin_epoch, publish_pack
 from layerstore.store.config import require_writable
 from layerstore.store.depths import refresh_depths_beside_writers
 from layerstore.store.differences import (
@@ -423,6 +423,7 @@ class _Optimization:
                 if item.item_id not in self._staying:
                     moved.append((number, index, offset, item.item_id))
                 offset += item.length
+        begin_epoch(connection)
         connection.executemany(
             "UPDATE chunks SET pack = ?, block = ?, offset = ? WHERE id = ?", moved
         )

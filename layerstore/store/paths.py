@@ -44,6 +44,7 @@ class StorePaths:
         "gc_lock",
         "locks",
         "lowers",
+        "measured",
         "metadata",
         "names_log",
         "next_lock",
@@ -77,6 +78,7 @@ class StorePaths:
         self.builds = f"{root}/builds"
         self.cache_mounts = f"{root}/cache-mounts"
         self.scans = f"{root}/scans"
+        self.measured = f"{root}/measured"
         self.tmp = f"{root}/tmp"  # noqa: S108 -- inside the store, mode 0700
         self.locks = f"{root}/locks"
         self.catalog_lock = f"{root}/locks/catalog"

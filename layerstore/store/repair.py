@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.linux.files import fsync_directory
-from layerstore.store.commit import publish_pack
+from layerstore.store.commit import begin_epoch, publish_pack
 from layerstore.store.config import require_writable
 from layerstore.store.exclusion import alone
 from layerstore.store.failures import CorruptPackError, storage_errors
@@ -127,7 +127,7 @@ def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
             for table in ("chunks", "blocks", "bases", "packs"):
                 # Table names are ours, not input.
                 connection.execute(f"DELETE FROM {table} WHERE pack = ?", row)  # noqa: S608
-            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+            begin_epoch(connection)
             for pack in packs:
                 publish_pack(connection, store.paths, pack, None)
     finally:

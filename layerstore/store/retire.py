@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layerstore.store.commit import begin_epoch
 from layerstore.store.pacing import Pace, turns
 from layerstore.store.sweep import oldest_lease_epoch
 
@@ -27,7 +28,7 @@ def retire_packs(connection: sqlite3.Connection, numbers: Iterable[int]) -> None
     """Take packs out of use in a new epoch, inside a write transaction."""
     leaving = [(number,) for number in numbers]
     if leaving:
-        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+        begin_epoch(connection)
         connection.executemany(
             "UPDATE packs SET lease = NULL,"
             " retired = (SELECT value FROM meta WHERE key = 'epoch') WHERE pack = ?",

@@ -8,18 +8,19 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from layerstore.image.similar import SimilarFiles
 from layerstore.measure.attribution import attribute
-from layerstore.measure.inventory import take_inventory
-from layerstore.measure.ledger import ChunkReader, freed_by_removing
+from layerstore.measure.inventory import ChunkReader, take_inventory
+from layerstore.measure.ledger import freed_by_removing
 from layerstore.store.check import check
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.records import CacheRecord
 from layerstore.store.removal import COMPACT_DEAD_FRACTION, removal_effect
 from layerstore.store.retention import KeepRules
 from layerstore.store.store import Store
+from tests.support.measure import assert_sums_are_true
 from tests.support.store import (
     Files,
     blobs_of,
@@ -63,6 +64,10 @@ class RemovalMachine(RuleBasedStateMachine):
         assert set(self.store.tags()) == set(self.names)
         self.store.close()
         shutil.rmtree(self.root)
+
+    @invariant()
+    def what_is_remembered_of_packs_is_true(self) -> None:
+        assert_sums_are_true(self.store)
 
     @rule(name=NAMES, layers=st.lists(NUMBERS, min_size=1, max_size=3), waste=st.booleans())
     def publish(self, name: str, layers: list[int], waste: bool) -> None:

@@ -16,15 +16,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from layerstore.image.optimize import contents_in_order
 from layerstore.measure.attribution import attribute
 from layerstore.measure.df import take_df
-from layerstore.measure.inventory import take_inventory
-from layerstore.measure.ledger import ChunkReader, Owner, assert_exact, freed_by_removing
+from layerstore.measure.inventory import ChunkReader, take_inventory
+from layerstore.measure.ledger import Owner, assert_exact, freed_by_removing
 from layerstore.measure.savings import Scheme, take_savings
 from layerstore.store.gc import execute, plan_gc
+from layerstore.store.optimize import optimize
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
-from tests.support.measure import noise, put_image, put_layer
+from tests.support.measure import assert_sums_are_true, noise, put_image, put_layer
 
 NAMES = st.sampled_from(["a", "b", "c"])
 FILES = st.dictionaries(
@@ -109,6 +111,14 @@ class LedgerMachine(RuleBasedStateMachine):
         execute(plan_gc(self.store, keep_cache=keep_cache, rewrite_dead_fraction=0.0))
         ledger = take_df(self.store).ledger
         assert ledger.size_of(Owner.UNREFERENCED) == 0
+
+    @rule()
+    def optimize(self):
+        optimize(self.store, contents_in_order(self.store), level=3)
+
+    @invariant()
+    def what_is_remembered_is_true(self):
+        assert_sums_are_true(self.store)
 
     @invariant()
     def everything_adds_up(self):

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from layerstore.digest import ChunkId, DiffId, sha256_digest
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
+from layerstore.measure.attribution import Attribution, attribute
+from layerstore.measure.inventory import ChunkReader, Inventory, take_inventory
+from layerstore.measure.summary import take_summarised
 from layerstore.store.records import LayerRecord
 from tests.support.encoding import encode_changeset
 
@@ -135,3 +138,17 @@ def build(store: Store, name: str, *layers: dict[bytes, bytes], created: int = 0
     with store.begin(f"test {name}") as session:
         ids = [put_layer(session, files) for files in layers]
         return put_image(session, ids, name, created=created)
+
+
+def assert_sums_are_true(store: Store) -> None:
+    """Hold what is remembered of a store to what its rows say now."""
+    remembered = take_summarised(store)
+    assert remembered.sums is not None
+    assert _in_order(store, remembered) == _in_order(store, take_inventory(store))
+
+
+def _in_order(store: Store, inventory: Inventory) -> Attribution:
+    found = attribute(inventory, ChunkReader(store, inventory))
+    return found._replace(
+        groups=tuple(sorted(found.groups, key=lambda group: sorted(group.layers)))
+    )

@@ -9,9 +9,8 @@ import subprocess
 import pytest
 
 from layerstore.measure.attribution import attribute
-from layerstore.measure.inventory import take_inventory
+from layerstore.measure.inventory import ChunkReader, take_inventory
 from layerstore.measure.ledger import (
-    ChunkReader,
     Owner,
     assert_exact,
     freed_by_removing,
