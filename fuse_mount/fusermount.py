@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from layerstore.errors import UnsupportedError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux import mounts
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ On the fast path: joining an instance imports nothing of the store.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from typing import TYPE_CHECKING
 
 from fuse_mount.lazy_lowers import data_layers
+from layerstore import light_json as json
 from layerstore.errors import MountError, UnsupportedError
+from layerstore.light_re import Pattern
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, read_file, replace_private
 from layerstore.linux.locks import is_held
@@ -51,7 +51,7 @@ are, which programs take for a mount (tar --one-file-system leaves such files ou
 
 _FLAGS = mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV
 _STATE_MAX_BYTES = 256 * 1024
-_PACK_MOUNT = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}/[0-9a-f]{12}")
+_PACK_MOUNT = Pattern(r"[0-9a-f]{64}\.[0-9a-f]{16}/[0-9a-f]{12}")
 
 
 def start(

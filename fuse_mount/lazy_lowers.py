@@ -5,9 +5,9 @@ On the fast path: imports next to nothing.
 
 from __future__ import annotations
 
-import json
 import os
 
+from layerstore import light_json as json
 from layerstore.light_typing import NamedTuple
 from layerstore.linux.files import read_file
 

@@ -31,14 +31,13 @@ On the fast path: imports nothing that bare Python lacks but ctypes, json and fc
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from typing import TYPE_CHECKING
 
 from fuse_mount import kernel_lowers
 from fuse_mount.starting import FUSE, FUSEPY, SERVED, start_other_server, start_server
+from layerstore import light_json as json
 from layerstore.digest import chain_id, hex_of
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, open_private, replace_private
 from layerstore.linux.locks import FileLock, is_held

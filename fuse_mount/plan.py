@@ -11,12 +11,10 @@ On the fast path: what runtimes call in loops must not import much.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fuse_mount import kernel_lowers
 from fuse_mount.lowers import KERNELS
 from layerstore.errors import UnsupportedError
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.idmaps import parse_id_map
 from layerstore.linux.mounts import Overlay
 from layerstore.linux.planned import (

@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING
 
 from fuse_mount import fusermount
+from layerstore import light_json as json
 from layerstore.errors import LayerstoreError, MountError, UnsupportedError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux import mounts
 from layerstore.linux.files import open_private
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from fuse_mount.holders import describe_users_elsewhere
 from layerstore.errors import LayerstoreError, MountError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.namespaces import in_user_namespace

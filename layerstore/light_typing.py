@@ -9,14 +9,24 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any as Any
     from typing import NamedTuple as NamedTuple
     from typing import NewType as NewType
+    from typing import NoReturn as NoReturn
     from typing import Protocol as Protocol
+    from typing import Self as Self
+    from typing import TypedDict as TypedDict
 else:
     from collections import namedtuple
 
     Protocol = object
+    Any = NoReturn = Self = None  # for annotations, which nobody evaluates
+
+    class TypedDict(dict):
+        """A dict, whatever a class says of its keys."""
+
+        def __init_subclass__(cls, *, total: bool = True) -> None:
+            """Take note of nothing."""
 
     def NewType(_name: str, of: type) -> type:  # noqa: N802 -- as typing calls it
         """Return the type itself."""

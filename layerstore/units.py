@@ -5,10 +5,10 @@ Sizes print in powers of 1000 (kB, MB, GB), as docker and podman print them.
 
 from __future__ import annotations
 
-import re
 import time
 
 from layerstore.errors import InputError
+from layerstore.light_re import Pattern
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB")
 _FACTORS = {
@@ -21,7 +21,7 @@ _FACTORS = {
 
 
 _AGE_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
-_AGE_TERM = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdwy])", re.ASCII)
+_AGE_TERM = Pattern(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdwy])")
 
 
 def format_size(size_bytes: float) -> str:

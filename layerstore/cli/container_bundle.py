@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from layerstore.cli.container_flags import add_run_options, refuse_unsupported
 from layerstore.cli.container_options import settings_of
 from layerstore.errors import InputError
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

@@ -6,9 +6,8 @@ for starting.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from layerstore.errors import InputError
+from layerstore.light_typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
 from layerstore.cli.settings import current_root
 from layerstore.errors import ConflictError, InputError, LayerstoreError, NotFoundError
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

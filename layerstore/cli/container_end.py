@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from layerstore.cli.container_commands import reference_of
 from layerstore.cli.container_options import signal_number
 from layerstore.cli.failure import tell_all
@@ -11,6 +9,7 @@ from layerstore.cli.output import write_line
 from layerstore.cli.settings import current_run_base
 from layerstore.containers.records import find
 from layerstore.errors import ConflictError, InputError, LayerstoreError
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

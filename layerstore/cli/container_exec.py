@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # see attach
 import contextlib
-import json
 import os
-import signal
-from typing import TYPE_CHECKING, Any
 
+from layerstore import light_json as json
 from layerstore.cli.container_options import variables
 from layerstore.cli.failure import describe, show
 from layerstore.containers.errors import CANNOT_START, StartFailedError
 from layerstore.errors import BuildError, ConflictError, InputError
+from layerstore.light_typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -72,7 +72,7 @@ def _execute(options: argparse.Namespace, root: str) -> int:
     path = f"{container.run_dir}/exec-{os.urandom(6).hex()}"
     fd = os.open(f"{path}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as file:
-        json.dump(process, file)
+        file.write(json.dumps(process))
     try:
         return _run(options, container, path)
     finally:
@@ -88,7 +88,7 @@ def _process(options: argparse.Namespace, container: Container, pid: int) -> dic
 
     try:
         with open(f"{container.run_dir}/config.json", encoding="utf-8") as file:
-            process: dict[str, Any] = json.load(file)["process"]
+            process: dict[str, Any] = json.loads(file.read())["process"]
     except (OSError, ValueError, KeyError) as err:
         raise ConflictError(
             f"container {container.name} cannot be entered: {err}",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
 
 from layerstore.errors import InputError
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
@@ -73,16 +74,16 @@ def add_run_options(parser: argparse.ArgumentParser, *, runs: bool) -> None:
 
 
 def _add_refused(add: _Add) -> None:
-    from argparse import SUPPRESS  # imported by whoever gave us a parser
-
+    # Of whoever gave us a parser; a light one prints no help.
+    suppress = getattr(sys.modules.get("argparse"), "SUPPRESS", "")
     short = {"--publish": ("-p",), "--publish-all": ("-P",)}
     for option in REFUSED:
         names, dest = (option, *short.get(option, ())), f"refused{option}"
         if option in _WITHOUT_VALUE:
-            add(*names, dest=dest, action="store_const", const="", help=SUPPRESS)
+            add(*names, dest=dest, action="store_const", const="", help=suppress)
         else:
-            add(*names, dest=dest, help=SUPPRESS)
-    add("--no-healthcheck", action="store_true", help=SUPPRESS)  # none is run
+            add(*names, dest=dest, help=suppress)
+    add("--no-healthcheck", action="store_true", help=suppress)  # none is run
 
 
 _PULL_HELP = "when to bring the image out of its registry first (default: missing)"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 from layerstore.cli.output import write_json, write_line, write_table
 from layerstore.errors import ConflictError, InputError, LayerstoreError
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
@@ -46,7 +46,7 @@ def group(options: argparse.Namespace, root: str) -> int:
 
 def _rm(words: list[str], root: str) -> int:
     from layerstore.cli.container_end import rm, rm_options
-    from layerstore.cli.fast import make_parser
+    from layerstore.cli.parsers import make_parser
 
     parser = make_parser("container rm", "Remove containers.")
     rm_options(parser)

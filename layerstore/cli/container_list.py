@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import (
@@ -27,6 +26,7 @@ from layerstore.containers.records import (
 )
 from layerstore.containers.states import CREATED, EXITED, RESTARTING, RUNNING, State
 from layerstore.errors import FormatError, InputError, LayerstoreError
+from layerstore.light_typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import argparse

@@ -7,8 +7,6 @@ refused with what does it here.
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING
 
 from layerstore.cli.container_flags import SECURITY_HELP
 from layerstore.cli.container_mounts import mounts_of
@@ -21,6 +19,8 @@ from layerstore.containers.settings import (
     Settings,
 )
 from layerstore.errors import InputError
+from layerstore.light_re import Pattern
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from layerstore.containers.image_config import ImageDefaults
 
 _FILE_MAX_BYTES = 4 << 20
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
-_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62})", re.ASCII)
+_NAME = Pattern(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_HOSTNAME = Pattern(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62})")
 _INITS = (
     "/usr/bin/catatonit", "/usr/libexec/podman/catatonit", "/usr/bin/tini-static",
     "/usr/bin/docker-init", "/usr/libexec/docker/docker-init", "/sbin/tini-static",

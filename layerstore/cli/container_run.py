@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from layerstore.cli.container_flags import add_run_options, refuse_unsupported
 from layerstore.cli.container_options import settings_of
@@ -20,6 +19,7 @@ from layerstore.errors import (
     NotFoundError,
     UnsupportedError,
 )
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

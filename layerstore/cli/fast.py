@@ -7,13 +7,10 @@ that ``mounts`` does not pay for the catalog nor ``images`` for mounting.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-from typing import TYPE_CHECKING, NoReturn
 
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import (
-    HELP_WIDTH,
     age,
     short_id,
     write_json,
@@ -23,38 +20,28 @@ from layerstore.cli.output import (
 )
 from layerstore.cli.settings import COMMANDS_WITH_COMMANDS, current_root
 from layerstore.errors import InputError, LayerstoreError, NotFoundError
+from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator, Sequence
 
     from fuse_mount.lazy_lowers import LazySource
     from fuse_mount.mounts import ListedMount
     from fuse_mount.plan import ViewPlan
     from fuse_mount.records import MountRecord, UnreadableRecordError
+    from layerstore.cli.light_parser import LightParser
     from layerstore.linux.idmaps import IdMap
     from layerstore.progress import Progress
     from layerstore.store.catalog import Catalog
     from layerstore.store.catalog_rows import ImageRecord
 
-PROGRAM = "layerstore"
 Command = tuple[
     "Callable[[argparse.ArgumentParser], None]",
     "Callable[[argparse.Namespace, str], int]",
     str,
 ]
 """Declares options; does the work; one line of help."""
-
-# Looking for a translation of argparse's words imports locale and searches the disk, 1 ms; ours
-# are English, and a mixture is no help. There is no public way to say so.
-vars(argparse)["_"] = str
-vars(argparse)["ngettext"] = lambda one, many, count: one if count == 1 else many
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises our error instead of printing its own and exiting."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message, hint=f"'{self.prog} --help' lists what it takes")
 
 
 def run(command: str, arguments: Sequence[str], store: str | None) -> int:
@@ -77,6 +64,14 @@ def parse(command: str, arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         InputError: They are none of the command's.
     """
+    if command in ("run", "create", "exec"):
+        from layerstore.cli.light_parser import LightParser
+
+        light = LightParser()
+        _declare(command, light)
+        plain = light.parse(arguments)
+        if plain is not None:
+            return plain
     parser = parser_of(command)
     if command not in COMMANDS_WITH_COMMANDS:
         return parser.parse_args(arguments)
@@ -98,26 +93,19 @@ def _command(name: str) -> Command:
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """Return the parser of a fast command, which also formats its help."""
-    fill, _, summary = _command(command)
-    takes_commands = command in COMMANDS_WITH_COMMANDS
-    parser = make_parser(command, summary, has_help=not takes_commands)
-    if takes_commands:  # where -h is --hostname
-        parser.add_argument("--help", action="help", help="show this help message and exit")
-        parser.add_argument("--store", metavar="DIR", help="the store, unless it stands in front")
-    fill(parser)
+    from layerstore.cli.parsers import make_parser
+
+    has_help = command not in COMMANDS_WITH_COMMANDS
+    parser = make_parser(command, summary_of(command), has_help=has_help)
+    _declare(command, parser)
     return parser
 
 
-def make_parser(name: str, summary: str, *, has_help: bool = True) -> argparse.ArgumentParser:
-    """Return an empty parser that raises our errors."""
-    return _Parser(
-        prog=f"{PROGRAM} {name}",
-        description=summary,
-        allow_abbrev=False,
-        add_help=has_help,
-        # A width of its own: asking for the terminal's imports shutil, 3 ms.
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=HELP_WIDTH),
-    )
+def _declare(command: str, parser: argparse.ArgumentParser | LightParser) -> None:
+    if command in COMMANDS_WITH_COMMANDS:  # where -h is --hostname
+        parser.add_argument("--help", action="help", help="show this help message and exit")
+        parser.add_argument("--store", metavar="DIR", help="the store, unless it stands in front")
+    _command(command)[0](parser)  # type: ignore[arg-type]  # a light one takes the same
 
 
 def summary_of(command: str) -> str:

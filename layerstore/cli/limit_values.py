@@ -5,10 +5,9 @@ On the fast path of containers: no typer.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from layerstore.errors import InputError
+from layerstore.light_re import Pattern
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.runtime.settings import ULIMITS, Limits, Ulimit
 from layerstore.units import parse_size
 
@@ -19,14 +18,14 @@ HOST_GATEWAY = "host-gateway"
 _GATEWAY_ADDRESS = "127.0.0.1"
 """Steps share the host's network, so the host is where they are themselves."""
 
-_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
+_HOST_NAME = Pattern(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 _CPU_PERIOD_US = 100_000
 _CPU_PERIODS_US = (1000, 1_000_000)
-_CPU_LIST = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", re.ASCII)
+_CPU_LIST = Pattern(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
 _MEMORY_MIN = 6 << 20
 """What docker takes at least: below it a container does not even start."""
 
-_NUMBER = re.compile(r"-?\d{1,19}", re.ASCII)
+_NUMBER = Pattern(r"-?\d{1,19}")
 
 
 def parse_extra_hosts(words: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -8,11 +8,11 @@ typer, which costs more than the commands themselves; so is ``build`` when its a
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
 import atexit
 import contextlib
 import gc
 import os
-import signal
 import sys
 
 from layerstore.cli.failure import Terminated, guarded

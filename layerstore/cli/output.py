@@ -8,19 +8,20 @@ nothing heavy is imported.
 
 from __future__ import annotations
 
-import re
 import sys
 
+from layerstore.light_re import Pattern
 from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Sequence
 
 SHORT_ID_DIGITS = 12
 HELP_WIDTH = 80
 
 # C0 and C1 controls, DEL, line separators, and what turns the direction of writing.
-_HARMFUL = re.compile(
+_HARMFUL = Pattern(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 
@@ -39,6 +40,8 @@ _UNITS = (
 
 def printable(text: str) -> str:
     r"""Return ``text`` with every character that acts instead of showing written as ``\x1b``."""
+    if text.isascii() and text.isprintable():
+        return text  # without the time that compiling takes
     return _HARMFUL.sub(_escape, text)
 
 

@@ -6,14 +6,13 @@ of its own. Detach keys (control-P, control-Q) leave it running.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
 import contextlib
 import os
 import select
-import signal
-from typing import TYPE_CHECKING
 
 from layerstore.containers import monitor
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.files import write_all
 
 if TYPE_CHECKING:

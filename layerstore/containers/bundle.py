@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 from layerstore.containers.records import Container, new_id
 from layerstore.containers.roots import (
@@ -21,6 +20,7 @@ from layerstore.containers.roots import (
 )
 from layerstore.containers.spec import Prepared, runtime_config
 from layerstore.errors import ConflictError, InputError, StorageError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.namespaces import held_capabilities
 from layerstore.linux.removal import remove_tree
 from layerstore.runtime.cgroups import counts_swap

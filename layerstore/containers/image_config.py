@@ -8,11 +8,9 @@ On the fast path.
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
+from layerstore import light_json as json
 from layerstore.errors import FormatError
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import Any, NamedTuple
 
 
 class ImageDefaults(NamedTuple):

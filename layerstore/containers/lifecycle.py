@@ -7,13 +7,12 @@ Who starts or removes a container holds its ``alive``, so never two at once.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
 import _socket  # without socket, whose enumerations take 4 ms to make
 import contextlib
 import os
 import select
-import signal
 import time
-from typing import TYPE_CHECKING
 
 from layerstore.containers import monitor
 from layerstore.containers.monitor_files import remove_cgroups
@@ -50,6 +49,7 @@ from layerstore.containers.states import (
 )
 from layerstore.containers.volumes import make_volume, remove_volume, volume_names
 from layerstore.errors import ConflictError, ContainerError, FormatError, LayerstoreError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock, is_held
 from layerstore.linux.namespaces import mapped_ids

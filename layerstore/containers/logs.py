@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.containers.records import directory_of
 from layerstore.containers.states import alive_path
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.locks import is_held
 
 if TYPE_CHECKING:

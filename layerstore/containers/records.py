@@ -19,11 +19,9 @@ On the fast path: imports little.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
-from typing import TYPE_CHECKING
 
+from layerstore import light_json as json
 from layerstore.containers.settings import Settings, settings_from_json
 from layerstore.digest import DiffId, Digest, ImageId
 from layerstore.errors import (
@@ -32,7 +30,8 @@ from layerstore.errors import (
     InputError,
     NotFoundError,
 )
-from layerstore.light_typing import NamedTuple
+from layerstore.light_re import DIGITS, HEX, LETTERS, only
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.files import (
     fsync_directory,
     make_private_dir,
@@ -52,8 +51,8 @@ _RUN_HEX = 24
 """Of the id in paths of sockets, which hold 107 bytes (unix(7)): unlike the rest, no guessing."""
 
 _RECORD_MAX_BYTES = 4 << 20
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)
-_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_NAME_MAX = 128
+_FIRST_OF_NAME = LETTERS + DIGITS
 _VERSION = 1
 
 
@@ -114,13 +113,25 @@ def containers_lock(store_root: str) -> FileLock:
     return FileLock(f"{store_root}/locks/containers")
 
 
+def _is_id(text: str) -> bool:
+    return len(text) == ID_HEX and only(text, HEX)
+
+
+def _may_be_name(text: str) -> bool:
+    return (
+        1 <= len(text) <= _NAME_MAX
+        and text[0] in _FIRST_OF_NAME
+        and only(text, _FIRST_OF_NAME + "_.-")
+    )
+
+
 def check_name(name: str) -> None:
     """Refuse what cannot be a container's name.
 
     Raises:
         InputError: It is none.
     """
-    if _NAME.fullmatch(name) is None or _ID.fullmatch(name) is not None:
+    if not _may_be_name(name) or _is_id(name):
         raise InputError(
             f"{name!r} cannot be the name of a container",
             hint="letters, digits, '_', '.' and '-', the first a letter or a digit, at most 128",
@@ -186,14 +197,14 @@ def give_up_name(store_root: str, name: str, container_id: str) -> None:
 
 def id_of_name(store_root: str, name: str) -> str:
     """Return the id of who is called that, "" for nobody."""
-    if _NAME.fullmatch(name) is None:
+    if not _may_be_name(name):
         return ""
     try:
         text = read_file(f"{store_root}/containers/names/{name}", max_bytes=ID_HEX)
     except OSError:
         return ""
     found = text.decode("ascii", "replace")
-    return found if _ID.fullmatch(found) else ""
+    return found if _is_id(found) else ""
 
 
 def container_ids(store_root: str) -> list[str]:
@@ -202,7 +213,7 @@ def container_ids(store_root: str) -> list[str]:
         names = os.listdir(f"{store_root}/containers")
     except FileNotFoundError:
         return []
-    return [name for name in names if _ID.fullmatch(name)]
+    return [name for name in names if _is_id(name)]
 
 
 def get_container(store_root: str, container_id: str) -> Container | None:
@@ -266,13 +277,13 @@ def find_id(store_root: str, reference: str) -> str:
         NotFoundError: No container is called that.
         InputError: Several ids begin like that.
     """
-    if _ID.fullmatch(reference) and os.path.isdir(directory_of(store_root, reference)):
+    if _is_id(reference) and os.path.isdir(directory_of(store_root, reference)):
         return reference
     named = id_of_name(store_root, reference)
     if named and os.path.isdir(directory_of(store_root, named)):
         return named
     found = []
-    if re.fullmatch(r"[0-9a-f]{1,64}", reference, re.ASCII):
+    if 1 <= len(reference) <= ID_HEX and only(reference, HEX):
         found = [one for one in container_ids(store_root) if one.startswith(reference)]
     if len(found) > 1:
         raise InputError(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
-from typing import TYPE_CHECKING
 
 from layerstore.containers.spec import INIT_PATH, DeviceFile
 from layerstore.containers.volumes import fill_volume, volume_data
 from layerstore.errors import ContainerError, InputError
+from layerstore.light_re import Pattern
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import (
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _FILE_MAX_BYTES = 1 << 20
 _IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _HOST_LINES = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-_MAGIC = re.compile(r"/proc/.+|/dev/(fd|stdin|stdout|stderr)(/.*)?|/sys/.+")
+_MAGIC = Pattern(r"/proc/.+|/dev/(fd|stdin|stdout|stderr)(/.*)?|/sys/.+")
 """Where the kernel's links lead out of a root: no directory to begin in (CVE-2024-21626)."""
 
 _TMPFS = ("noexec", "nosuid", "nodev")
@@ -50,7 +50,7 @@ def working_directory(root: str, wanted: str) -> str:
     if not wanted.startswith("/"):
         wanted = f"/{wanted}"
     (path,) = real_targets(root, [wanted])
-    if _MAGIC.fullmatch(path):
+    if path.startswith(("/proc", "/dev", "/sys")) and _MAGIC.fullmatch(path):
         raise InputError(
             f"the working directory {wanted} leads to {path}, where no container may begin",
             hint="-w /, or another directory of the image",

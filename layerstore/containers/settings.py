@@ -5,9 +5,7 @@ Reading this costs nothing; :mod:`layerstore.cli.run_options` makes the values o
 
 from __future__ import annotations
 
-from typing import Any
-
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import Any, NamedTuple
 from layerstore.runtime.settings import Limits, Ulimit
 
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")

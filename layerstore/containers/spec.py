@@ -8,10 +8,8 @@ Source: OCI runtime spec 1.0; docker's defaults (moby, oci/defaults.go, daemon/o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from layerstore.errors import InputError
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, Any, NamedTuple
 from layerstore.runtime.capabilities import capabilities_of
 from layerstore.runtime.oci_spec import ContainerProcess, ExtraMount, Isolation, container_config
 from layerstore.runtime.seccomp import profile
@@ -173,7 +171,7 @@ def custom_seccomp(text: str, capabilities: frozenset[str], machine: str) -> dic
     Raises:
         InputError: It is none.
     """
-    import json
+    from layerstore import light_json as json
 
     try:
         given = json.loads(text)

@@ -13,23 +13,22 @@ happens to the child, its end of the socket closes and the client says so.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
 import _socket  # without socket, whose enumerations take 4 ms to make
 import contextlib
 import ctypes
 import errno
 import gc
-import json
 import marshal
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from fuse_mount import lowers
 from fuse_mount.lowers import KERNEL
 from fuse_mount.plan import writable_overlay
 from fuse_mount.starting import FUSE
 from fuse_mount.uppers import make_upper
+from layerstore import light_json as json
 from layerstore.containers import monitor
 from layerstore.containers.errors import CANNOT_START, StartFailedError
 from layerstore.containers.records import directory_of, upper_of
@@ -49,7 +48,7 @@ from layerstore.errors import (
     StorageError,
     UnsupportedError,
 )
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple, NoReturn
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock, LockBusyError

@@ -11,11 +11,10 @@ On the fast path: imports little.
 from __future__ import annotations
 
 import contextlib
-import json
-from typing import TYPE_CHECKING
 
+from layerstore import light_json as json
 from layerstore.containers.records import directory_of, publish
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.files import read_file
 from layerstore.linux.locks import is_held
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from typing import TYPE_CHECKING
 
 from layerstore.errors import ConflictError, ContainerError, InputError, NotFoundError
+from layerstore.light_re import Pattern
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
@@ -20,7 +20,7 @@ from layerstore.linux.removal import remove_tree
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}", re.ASCII)
+_NAME = Pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
 """What rename(2) says of a name that somebody else has made."""
 

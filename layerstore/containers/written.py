@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fuse_mount.committing import Written
 from layerstore.containers.records import upper_of
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.runtime.oci_spec import STANDARD_DIRECTORIES
 
 if TYPE_CHECKING:

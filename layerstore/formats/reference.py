@@ -10,12 +10,10 @@ distribution spec, "Pulling manifests".
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from layerstore.digest import Digest, parse_digest
 from layerstore.errors import FormatError, InputError
-from layerstore.light_typing import NamedTuple
+from layerstore.light_re import DIGITS, HEX, LETTERS, LOWER, Pattern, only
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -30,11 +28,11 @@ PREFIX_MIN_HEX = 4
 
 _DEFAULT_HOSTS = (DEFAULT_HOST, "index.docker.io", "registry-1.docker.io")
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?", re.ASCII)
-_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", re.ASCII)
-_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
-_MAYBE_ID = re.compile(rf"(?:sha256:)?[0-9a-f]{{{PREFIX_MIN_HEX},64}}", re.ASCII)
-_HEX_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_HOST = Pattern(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?")
+_COMPONENT = Pattern(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_TAG_MAX = 128
+_ID_HEX = 64
+_WORD = LETTERS + DIGITS + "_"
 
 
 class ReferenceSyntaxError(InputError):
@@ -63,7 +61,7 @@ class Reference(NamedTuple):
             return f"{self.host}/{self.path}"
         short = self.path.removeprefix("library/")
         # Read again, these would mean something else.
-        return self.path if "/" in short or _HEX_ID.fullmatch(short) else short
+        return self.path if "/" in short or _is_hex_id(short) else short
 
     @property
     def digest_name(self) -> str:
@@ -74,6 +72,15 @@ class Reference(NamedTuple):
     def name(self) -> str:
         """Repository and tag as people write them, with ``latest`` when no tag was given."""
         return f"{self.repository}:{self.tag or DEFAULT_TAG}"
+
+
+def _is_plain(component: str) -> bool:
+    """Tell at once of most components that they are some; of others it takes a pattern."""
+    return bool(component) and only(component, LOWER + DIGITS)
+
+
+def _is_hex_id(text: str) -> bool:
+    return len(text) == _ID_HEX and only(text, HEX)
 
 
 def parse_reference(text: str) -> Reference:
@@ -88,16 +95,16 @@ def parse_reference(text: str) -> Reference:
     host, path = _split_host(rest)
     if len(rest) > MAX_NAME_CHARACTERS:
         raise _wrong(text, f"it has {len(rest)} characters, at most {MAX_NAME_CHARACTERS} are")
-    if not _HOST.fullmatch(host):
+    if host != DEFAULT_HOST and not _HOST.fullmatch(host):
         raise _wrong(text, f"{_short(host)} is not a host name")
     for component in path.split("/"):
-        if not _COMPONENT.fullmatch(component):
+        if not (_is_plain(component) or _COMPONENT.fullmatch(component)):
             raise _wrong(text, _component_trouble(component))
     if host == DEFAULT_HOST and "/" in path and _is_host(path.partition("/")[0]):
         raise _wrong(text, f"{_short(path)} on {host} would be stored like that on another host")
-    if tag is not None and not _TAG.fullmatch(tag):
+    if tag is not None and not is_tag(tag):
         raise _wrong(text, f"{_short(tag)} is not a tag (letters, digits, _ . -; at most 128)")
-    if host == DEFAULT_HOST and _HEX_ID.fullmatch(path):
+    if host == DEFAULT_HOST and _is_hex_id(path):
         raise _wrong(text, "64 hex digits are an image id, not a name")
     if host == DEFAULT_HOST and "/" not in path:
         path = f"library/{path}"
@@ -106,7 +113,7 @@ def parse_reference(text: str) -> Reference:
 
 def is_tag(text: str) -> bool:
     """Return whether a text can be a tag."""
-    return _TAG.fullmatch(text) is not None
+    return 1 <= len(text) <= _TAG_MAX and text[0] in _WORD and only(text, _WORD + ".-")
 
 
 def parse_tag_name(text: str) -> str:
@@ -170,19 +177,20 @@ def lookup_form(text: str) -> str:
     Raises:
         ReferenceSyntaxError: Neither an id nor a name.
     """
-    if _MAYBE_ID.fullmatch(text):
+    if may_be_id(text):
         return text
     return parse_stored_name(text)
 
 
 def is_id(form: str) -> bool:
     """Tell whether a lookup form is an id or its beginning, even if a name could be called so."""
-    return form.startswith("sha256:") or _HEX_ID.fullmatch(form) is not None
+    return form.startswith("sha256:") or _is_hex_id(form)
 
 
 def may_be_id(form: str) -> bool:
     """Tell whether a lookup form is the beginning of an id if it is not a name."""
-    return _MAYBE_ID.fullmatch(form) is not None
+    digits = form.removeprefix("sha256:")
+    return PREFIX_MIN_HEX <= len(digits) <= _ID_HEX and only(digits, HEX)
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -16,10 +16,9 @@ import errno
 import fcntl
 import itertools
 import os
-from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, MountError
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.namespaces import CLONE_NEWUSER, unshare
 
 if TYPE_CHECKING:

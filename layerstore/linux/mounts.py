@@ -16,10 +16,9 @@ import ctypes
 import errno
 import os
 import struct
-from typing import Self
 
 from layerstore.errors import MountError, UnsupportedError
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import NamedTuple, Self
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2

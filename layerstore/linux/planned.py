@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, UnsupportedError
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux import mounts
 from layerstore.linux.idmaps import (
     parse_id_map,

@@ -12,9 +12,9 @@ import ctypes
 import os
 import struct
 import tempfile
-from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import LayerstoreError
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux import data_layers, mounts, namespaces, planned
 from layerstore.linux.idmaps import parse_id_map
 

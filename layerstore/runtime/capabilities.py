@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from layerstore.errors import InputError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.runtime.oci_spec import ALL_CAPABILITIES, DEFAULT_CAPABILITIES
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ A limit that is passed over in silence is worse than none: whoever asked for it 
 from __future__ import annotations
 
 import resource
-from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, UnsupportedError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.runtime.cgroups import ROOT, controllers, counts_swap
 
 if TYPE_CHECKING:

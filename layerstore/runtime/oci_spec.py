@@ -9,9 +9,7 @@ Source: OCI runtime spec 1.0; docker's defaults (moby, oci/defaults.go, oci/caps
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.runtime.seccomp import profile
 from layerstore.runtime.settings import RunOptions
 

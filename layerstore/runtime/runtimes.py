@@ -8,10 +8,9 @@ when the first command under it fails is it tried with one that cannot fail.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from layerstore.errors import InputError, UnsupportedError
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.runtime.oci_spec import ContainerProcess, container_config
 
 if TYPE_CHECKING:

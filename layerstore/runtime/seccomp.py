@@ -7,7 +7,7 @@ are applied when the container has it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from layerstore.light_typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,9 +12,7 @@ its context lasts, a directory that shows a chain of layers read-only.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,9 +11,9 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from layerstore.errors import MountError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux import mounts
 from layerstore.linux.namespaces import in_user_namespace
 from layerstore.linux.xattrs import read_xattrs

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from layerstore.digest import Digest, parse_digest, sha256_digest
 from layerstore.errors import FormatError, LimitExceededError, NotFoundError
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import publish_bytes, read_file
 from layerstore.store.failures import CorruptBlobError, storage_error, storage_errors
 

@@ -5,8 +5,6 @@ On the fast path.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from layerstore.errors import InputError
 from layerstore.formats.reference import (
     is_digest_name,
@@ -15,6 +13,7 @@ from layerstore.formats.reference import (
     may_be_id,
     parse_stored_name,
 )
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.store.failures import DanglingReferenceError, ImageNotFoundError
 
 if TYPE_CHECKING:

@@ -1,0 +1,132 @@
+"""What stands in for slow modules of the library says what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layerstore import light_json
+from layerstore.cli import fast
+from layerstore.cli.light_parser import LightParser
+from layerstore.errors import InputError
+from layerstore.formats.reference import is_tag, may_be_id
+from layerstore.light_re import HEX, Pattern, only
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+WORDS = (
+    "-i", "-t", "-it", "-ti", "-d", "-e", "-eA=b", "-e=A", "A=b", "--env", "--env=A=b", "--rm",
+    "--rm=1",
+    "--name", "--name=x", "x", "-", "--", "", "--pids-limit", "--pids-limit=5", "5", "-5", "--pull",
+    "always", "--pull=never", "--pull=x", "-p", "80:80", "--gpus=all", "--no-healthcheck", "--what",
+    "-h", "-q", "-m", "1g", "--net", "none", "--memory=1g", "-v", "/a:/b", "image", "--entrypoint=",
+)  # fmt: skip
+
+
+@given(VALUES)
+def test_json_is_written_and_read_as_json_does(value: object) -> None:
+    text = json.dumps(value)
+    assert light_json.dumps(value) == text
+    assert light_json.dumps(value, sort_keys=True) == json.dumps(value, sort_keys=True)
+    assert light_json.loads(text) == value
+    assert light_json.loads(f" {text}\n".encode()) == value
+
+
+@given(st.text("{}[]:,\"'0123456789.eE+- \\ntrufalsN\ufeff\x00", max_size=12))
+def test_what_is_no_json_is_told_in_the_same_words(text: str) -> None:
+    for given_ in (text, text.encode(), text.encode("utf-16"), text.encode("utf-8-sig")):
+        assert _told(light_json.loads, given_) == _told(json.loads, given_)
+
+
+def _told(loads, text: str | bytes) -> str:
+    try:
+        return repr(loads(text))
+    except ValueError as err:
+        return f"{type(err).__name__}: {err}"
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes"])
+def test_what_json_cannot_say_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match="is not JSON serializable"):
+        light_json.dumps([value])
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=7))
+def test_a_plain_command_line_is_what_argparse_makes_of_it(words: list[str]) -> None:
+    light = LightParser()
+    fast._declare("run", light)
+    plain = light.parse(words)
+    if plain is None:
+        return
+    assert vars(plain) == vars(_by_argparse(words))
+
+
+def _by_argparse(words: list[str]):
+    from layerstore.cli.container_commands import split_command_line
+
+    parser = fast.parser_of("run")
+    own, rest = split_command_line(parser, words)
+    options = parser.parse_args(own)
+    options.command = rest
+    return options
+
+
+def test_plain_command_lines_need_no_argparse() -> None:
+    light = LightParser()
+    fast._declare("run", light)
+    words = ["--rm", "-it", "-e", "A=b", "--name=x", "--pids-limit", "5", "image", "ls", "-l"]
+    options = light.parse(words)
+    assert options is not None
+    assert (options.rm, options.tty, options.interactive, options.detach) == (
+        True,
+        True,
+        True,
+        False,
+    )
+    assert (options.env, options.name, options.pids_limit) == (["A=b"], "x", 5)
+    assert (options.image, options.command) == ("image", ["ls", "-l"])
+
+
+def test_what_is_wrong_is_told_by_argparse() -> None:
+    with pytest.raises(InputError, match="--pids-limit: invalid int value"):
+        fast.parse("run", ["--pids-limit", "five", "image"])
+
+
+def test_patterns_match_as_those_of_re_do() -> None:
+    pattern = Pattern(r"(\d+)([smh])")
+    assert pattern.fullmatch("12s")
+    assert not pattern.fullmatch("12x")
+    assert not pattern.fullmatch("\u0661s")  # classes are ASCII
+    assert pattern.findall("1s2h") == [("1", "s"), ("2", "h")]
+
+
+@given(st.text(HEX + "sha256:g\n", max_size=70))
+def test_ids_and_tags_are_what_their_patterns_say(text: str) -> None:
+    assert may_be_id(text) == bool(Pattern(r"(?:sha256:)?[0-9a-f]{4,64}").fullmatch(text))
+    assert is_tag(text) == bool(Pattern(r"\w[\w.-]{0,127}").fullmatch(text))
+    assert only(text, HEX) == bool(Pattern(r"[0-9a-f]*").fullmatch(text))
+
+
+def test_starting_imports_no_slow_module() -> None:
+    program = (
+        "import sys; from layerstore.cli import fast, main, container_run\n"
+        "from layerstore.containers import lifecycle, starting, attach\n"
+        "from layerstore.store import catalog, names, usage\n"
+        "fast.parse('run', ['--rm', 'image', 'true'])\n"
+        "print([name for name in ('typing', 're', 'enum', 'json', 'argparse', 'signal', 'sqlite3',"
+        " 'socket', 'threading', 'pathlib', 'subprocess', 'dataclasses') if name in sys.modules])"
+    )
+    path = ":".join(filter(None, sys.path))
+    said = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path = {path!r}.split(':'); {program}"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said == "[]\n"
