@@ -101,3 +101,9 @@ class ContainerError(LayerstoreError):
     """A container cannot do what it is asked."""
 
     exit_code = 16
+
+
+class GateError(LayerstoreError):
+    """An image does not keep a limit that was set for it: not a failure, but a verdict."""
+
+    exit_code = 17

@@ -52,6 +52,7 @@ def build_app() -> typer.Typer:
         transfer,
         unshare,
         views,
+        waste,
         why,
     )
     from layerstore.cli import gc as gc_command
@@ -94,6 +95,7 @@ def build_app() -> typer.Typer:
     fast_command(app, "df")
     measure.register(app)
     fleet.register(app)
+    waste.register(app)
     gc_command.register(app)
     check.register(app)
     init.register(app)

@@ -27,24 +27,32 @@ class ChainTree:
         root: The tree; the names in a directory are in byte order.
     """
 
-    __slots__ = ("_links", "_shared", "root")
+    __slots__ = ("_links", "_names", "_shared", "root")
 
     def __init__(self, root: Node, links: tuple[tuple[Node, bytes], ...]) -> None:
         self.root = root
         # Every name that a file with several once had; layers above may have taken some.
         self._links = links
+        self._names: dict[int, frozenset[bytes]] | None = None
         self._shared: frozenset[int] | None = None
 
     @property
     def shared(self) -> frozenset[int]:
         """The id() of each node of a file that has several names."""
         if self._shared is None:
+            self._shared = frozenset(self.names)
+        return self._shared
+
+    @property
+    def names(self) -> dict[int, frozenset[bytes]]:
+        """All names of each file that has several, by the id() of its node."""
+        if self._names is None:
             names: dict[int, set[bytes]] = {}
             for node, path in self._links:
                 if lookup(self.root, path) is node:
                     names.setdefault(id(node), set()).add(path)
-            self._shared = frozenset(key for key, paths in names.items() if len(paths) > 1)
-        return self._shared
+            self._names = {key: frozenset(all_) for key, all_ in names.items() if len(all_) > 1}
+        return self._names
 
     def over(self, layer: Changeset) -> ChainTree:
         """Return the tree of these layers with one more on top.

@@ -1,0 +1,319 @@
+"""What images could do without, step by step: what plain layers pay for it, and what is paid here.
+
+*Size* is logical bytes in layers: what an engine pays that unpacks every layer. *Stored* is what
+the packs of this store would not need if nothing that is listed were there: content that something
+else needs as well, be it another path, layer or image, costs nothing here. Metadata is not counted.
+
+Over several images every needless file is counted once, however many images share its layer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.image.images import load_config, steps_of
+from layerstore.image.layers import load_changeset
+from layerstore.measure.beyond import stored_sizes
+from layerstore.measure.chains import ChainNode, trie_of, walk_trees
+from layerstore.measure.waste_rules import ADVICE, Rule, fix_of
+from layerstore.measure.waste_scan import Needless, Owners, hidden_files, left_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from layerstore.digest import ChunkId, DiffId, ImageId
+    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.store import Store
+
+PATHS_TOLD = 5
+"""Paths of a finding that are told by name, the largest."""
+
+
+class Step(NamedTuple):
+    """What made a layer.
+
+    Attributes:
+        number: Of the layer, from 1 for the lowest.
+        text: The instruction, or what else the history says; empty when it says nothing.
+        place: Where it stands, ``[builder 2/5]`` say, when a build of it is remembered.
+    """
+
+    number: int
+    diff_id: DiffId
+    text: str
+    place: str = ""
+
+
+class WastedFile(NamedTuple):
+    """One path and its bytes."""
+
+    path: bytes
+    size: int
+
+
+class Finding(NamedTuple):
+    """Needless files of one image that one step made, of one cause.
+
+    Attributes:
+        step: Whose layer holds the bytes.
+        by: The step that makes them needless: a later one hides them, an earlier one has the
+            same content; None when they are simply left in the image.
+        files: How many.
+        size: Logical bytes.
+        stored: Stored bytes that this store would not need without them.
+        paths: The largest.
+        fix: What to type instead.
+        advice: Whether it may well be wanted and is in no sum.
+    """
+
+    rule: Rule
+    cause: str
+    step: Step
+    by: Step | None
+    files: int
+    size: int
+    stored: int
+    paths: tuple[WastedFile, ...]
+    fix: str
+    advice: bool
+
+
+class ImageWaste(NamedTuple):
+    """What one image could do without, the largest finding first.
+
+    Attributes:
+        layers_size: Logical bytes of all its layers.
+    """
+
+    image_id: ImageId
+    layers_size: int
+    findings: tuple[Finding, ...]
+
+    def size(self, rule: Rule | None = None) -> int:
+        """Return the logical bytes of a rule, or of all that do more than advise."""
+        return sum(each.size for each in self.findings if _counts(each, rule))
+
+    def stored(self, rule: Rule | None = None) -> int:
+        """Return the stored bytes of the same."""
+        return sum(each.stored for each in self.findings if _counts(each, rule))
+
+
+class CauseTotal(NamedTuple):
+    """One cause over all images, shared layers counted once."""
+
+    rule: Rule
+    cause: str
+    images: int
+    files: int
+    size: int
+    stored: int
+    advice: bool
+
+
+class Waste(NamedTuple):
+    """What several images could do without.
+
+    Attributes:
+        images: In the order asked for.
+        causes: Over all of them, the largest first.
+    """
+
+    images: tuple[ImageWaste, ...]
+    causes: tuple[CauseTotal, ...]
+
+
+def take_waste(
+    store: Store,
+    images: Sequence[ImageRecord],
+    places: Mapping[DiffId, tuple[str, str]] | None = None,
+) -> Waste:
+    """Find what images could do without.
+
+    Args:
+        store: Of the images.
+        images: In the order in which they are reported.
+        places: Place and instruction of the steps that builds are remembered of, by their layer.
+
+    Raises:
+        IntegrityError: The store is damaged.
+    """
+    chosen = {image.image_id: image for image in images}
+    found = _scan(store, chosen.values())
+    sizes = _freed(store, chosen.values(), found)
+    reports = tuple(
+        _report(store, image, found[image.image_id], sizes, places or {})
+        for image in chosen.values()
+    )
+    return Waste(reports, _causes(found, sizes))
+
+
+_Found = dict["ImageId", list[Needless]]
+
+
+def _scan(store: Store, images: Iterable[ImageRecord]) -> _Found:
+    """Return the needless files of each image."""
+    found: _Found = {image.image_id: [] for image in images}
+    owners = Owners()
+    hidden: dict[ChainNode, list[Needless]] = {}
+    for applied in walk_trees(trie_of(images), lambda diff_id: load_changeset(store, diff_id)):
+        owners.note(applied)
+        node = applied.node
+        hidden[node] = list(hidden_files(applied, owners))
+        for image in node.ends:
+            mine = found[image.image_id]
+            for below in node.chain():
+                mine.extend(hidden[below])
+            told = {id(item.entry) for item in mine}
+            mine.extend(left_files(store, applied.after, owners, told))
+    return found
+
+
+def _freed(store: Store, images: Iterable[ImageRecord], found: _Found) -> dict[ChunkId, int]:
+    """Return the stored bytes of the chunks that only needless files refer to.
+
+    A file of a layer is needless if it is so in every image of the store that has the layer.
+    """
+    wasted: dict[tuple[DiffId, bytes], set[ImageId]] = {}
+    for image_id, items in found.items():
+        for item in items:
+            assert item.layer.diff_id is not None
+            wasted.setdefault((item.layer.diff_id, item.entry.path), set()).add(image_id)
+    holders: dict[DiffId, set[ImageId]] = {}
+    for image in (*store.images(), *images):
+        for diff_id in image.layers:
+            holders.setdefault(diff_id, set()).add(image.image_id)
+    needless = {key for key, where in wasted.items() if holders[key[0]] <= where}
+    chunks = {
+        chunk
+        for items in found.values()
+        for item in items
+        if (item.layer.diff_id, item.entry.path) in needless
+        for _, chunk in item.entry.extents
+        if chunk is not None
+    }
+    if not chunks:
+        return {}
+    for diff_id in holders:  # one tree in memory at a time
+        for entry in load_changeset(store, diff_id).entries:
+            if entry.extents and (diff_id, entry.path) not in needless:
+                chunks.difference_update(chunk for _, chunk in entry.extents if chunk is not None)
+    chunks.difference_update(base for _, _, base in store.catalog.base_rows())
+    return {chunk: stored for chunk, (stored, _) in stored_sizes(store, chunks).items()}
+
+
+def _report(
+    store: Store,
+    image: ImageRecord,
+    items: list[Needless],
+    sizes: Mapping[ChunkId, int],
+    places: Mapping[DiffId, tuple[str, str]],
+) -> ImageWaste:
+    steps = steps_of_layers(store, image, places)
+    groups: dict[tuple[Rule, str, int, int], list[Needless]] = {}
+    for item in items:
+        cause = "packages" if item.rule is Rule.BUILD_TOOLS else item.cause
+        by = item.by.depth if item.by is not None else 0
+        groups.setdefault((item.rule, cause, item.layer.depth, by), []).append(item)
+    left = dict(sizes)
+    findings = []
+    # What counts is charged first: a chunk that a piece of advice has as well is charged once.
+    for (rule, cause, depth, by), group in sorted(groups.items(), key=_order):
+        step, other = steps[depth - 1], steps[by - 1] if by else None
+        source = other if rule is Rule.ATTRIBUTES and other is not None else step
+        findings.append(
+            Finding(
+                rule=rule,
+                cause=cause,
+                step=step,
+                by=other,
+                files=len(group),
+                size=sum(item.entry.size for item in group),
+                stored=_charge(group, left),
+                paths=_largest(group),
+                fix=fix_of(rule, cause, source.text),
+                advice=rule in ADVICE,
+            )
+        )
+    findings.sort(key=lambda each: (each.advice, -each.size))
+    return ImageWaste(image.image_id, image.size, tuple(findings))
+
+
+def _order(group: tuple[tuple[Rule, str, int, int], list[Needless]]) -> tuple[object, ...]:
+    (rule, cause, depth, by), _ = group
+    return rule in ADVICE, rule, cause, depth, by
+
+
+def _charge(items: Iterable[Needless], left: dict[ChunkId, int]) -> int:
+    """Take the stored bytes of files out of what is not charged yet."""
+    return sum(
+        left.pop(chunk, 0) for item in items for _, chunk in item.entry.extents if chunk is not None
+    )
+
+
+def _largest(items: list[Needless]) -> tuple[WastedFile, ...]:
+    ranked = sorted(items, key=lambda item: (-item.entry.size, item.path))
+    return tuple(WastedFile(item.path, item.entry.size) for item in ranked[:PATHS_TOLD])
+
+
+def _causes(found: _Found, sizes: Mapping[ChunkId, int]) -> tuple[CauseTotal, ...]:
+    groups: dict[tuple[bool, Rule, str], dict[tuple[ChainNode, bytes], Needless]] = {}
+    images: dict[tuple[bool, Rule, str], int] = {}
+    for items in found.values():
+        kinds = set()
+        for item in items:
+            cause = "packages" if item.rule is Rule.BUILD_TOOLS else item.cause
+            kind = (item.rule in ADVICE, item.rule, cause)
+            kinds.add(kind)
+            groups.setdefault(kind, {})[item.layer, item.entry.path] = item
+        for kind in kinds:
+            images[kind] = images.get(kind, 0) + 1
+    left = dict(sizes)
+    totals = [
+        CauseTotal(
+            rule=kind[1],
+            cause=kind[2],
+            images=images[kind],
+            files=len(group),
+            size=sum(item.entry.size for item in group.values()),
+            stored=_charge(group.values(), left),
+            advice=kind[0],
+        )
+        for kind, group in sorted(groups.items(), key=lambda pair: pair[0])
+    ]
+    totals.sort(key=lambda total: (total.advice, -total.size))
+    return tuple(totals)
+
+
+def _counts(finding: Finding, rule: Rule | None) -> bool:
+    return finding.rule is rule if rule is not None else not finding.advice
+
+
+def steps_of_layers(
+    store: Store, image: ImageRecord, places: Mapping[DiffId, tuple[str, str]]
+) -> list[Step]:
+    """Return what made each layer of an image, lowest first.
+
+    Raises:
+        IntegrityError: The image's config is damaged.
+    """
+    made = [step for step in steps_of(load_config(store, image.image_id)) if not step.empty_layer]
+    steps = []
+    for number, diff_id in enumerate(image.layers, start=1):
+        history = made[number - 1] if number <= len(made) else None
+        text = "" if history is None else instruction_of(history.created_by) or history.comment
+        place, known = places.get(diff_id, ("", ""))
+        steps.append(Step(number, diff_id, known or text, place))
+    return steps
+
+
+def instruction_of(created_by: str) -> str:
+    """Return a line of a history as it stood in a Dockerfile, as far as that can be told.
+
+    Source: docker's and BuildKit's words for steps (behaviour).
+    """
+    text = " ".join(created_by.split()).removesuffix("# buildkit").rstrip()
+    for start in ("RUN /bin/sh -c ", "/bin/sh -c "):
+        if text.startswith(start):
+            rest = text.removeprefix(start)
+            return rest.removeprefix("#(nop)").strip() if "#(nop)" in rest[:6] else f"RUN {rest}"
+    return text
