@@ -5,17 +5,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from layerstore.cli.output import write_json, write_line
+from layerstore.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
 
     from layerstore.measure.table import Table
 
+ROWS_SHOWN = 20
+"""Rows of a table when nobody said how many."""
+
+_DIGITS_MAX = 9
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of df."""
     parser.add_argument(
+        "image", nargs="*", metavar="IMAGE", help="with --by: these images only, names or ids"
+    )
+    parser.add_argument(
         "-v", "--verbose", action="store_true", help="each image's bytes, and the ledger exactly"
+    )
+    parser.add_argument(
+        "--by",
+        choices=("image", "layer", "step", "directory", "file"),
+        help="what file contents take, by what; step: the line of the image's history",
+    )
+    parser.add_argument(
+        "--sort",
+        choices=("share", "exclusive", "shared", "size", "name"),
+        help="with --by: the order of rows (default: share)",
+    )
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        help=f"with --by: at most N rows, 0 for all; {ROWS_SHOWN} in tables",
+    )
+    parser.add_argument(
+        "--depth", metavar="N", help="with --by directory: levels of directories (default: 2)"
     )
 
 
@@ -26,6 +53,10 @@ def show_disk_usage(options: argparse.Namespace, root: str) -> None:
         LayerstoreError: The store cannot be read.
     """
     as_json = options.format == "json"
+    if options.by is not None:
+        _show_by(options, root)
+        return
+    _refuse_without_by(options)
     from layerstore.measure.df import df_images_table, df_table, ledger_table, take_df
     from layerstore.store.store import Store
 
@@ -41,6 +72,50 @@ def show_disk_usage(options: argparse.Namespace, root: str) -> None:
         for table in (df_images_table(usage), ledger_table(usage.ledger)):
             write_line()
             _print_table(table)
+
+
+def _show_by(options: argparse.Namespace, root: str) -> None:
+    import msgspec
+
+    from layerstore.measure.usage_by import DEPTH, By, Sort, take_usage_by, usage_by_table
+    from layerstore.store.store import Store
+
+    if options.verbose:
+        raise InputError("--verbose is of df without --by")
+    if options.depth is not None and options.by != By.DIRECTORY:
+        raise InputError("--depth is of --by directory")
+    as_json = options.format == "json"
+    limit = _number("--limit", options.limit, 0 if as_json else ROWS_SHOWN)
+    with Store.open(root) as store:
+        usage = take_usage_by(
+            store,
+            By(options.by),
+            options.image,
+            depth=_number("--depth", options.depth, DEPTH),
+            sort=Sort(options.sort or "share"),
+            limit=limit or None,
+        )
+    if as_json:
+        write_json(msgspec.to_builtins(usage))
+    else:
+        _print_table(usage_by_table(usage))
+
+
+def _refuse_without_by(options: argparse.Namespace) -> None:
+    for name in ("image", "sort", "limit", "depth"):
+        if getattr(options, name) not in (None, []):
+            what = "images are" if name == "image" else f"--{name} is"
+            raise InputError(
+                f"{what} of --by", hint="layerstore df --by image|layer|step|directory|file"
+            )
+
+
+def _number(option: str, text: str | None, otherwise: int) -> int:
+    if text is None:
+        return otherwise
+    if not text.isdecimal() or len(text) > _DIGITS_MAX:
+        raise InputError(f"{option} takes a number from 0, not {text!r}")
+    return int(text)
 
 
 def _print_table(table: Table) -> None:

@@ -10,7 +10,7 @@ from the groups.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from layerstore.formats.pack import ItemKind
 from layerstore.measure.apportion import share
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from layerstore.digest import ChunkId, DiffId
     from layerstore.measure.inventory import Inventory
     from layerstore.store.catalog_rows import BlockRow
+
+K = TypeVar("K")
 
 NO_LAYER = 0
 """Number of the group that no layer refers to."""
@@ -84,27 +86,32 @@ class _Sums:
         self.data_stored = self.data_raw = self.meta_stored = self.meta_raw = 0
 
 
-class _Sets:
-    """Gives a small number to every distinct set of layers that occurs."""
+class Sets(Generic[K]):
+    """Gives a small number to every distinct set of keys that occurs.
+
+    Attributes:
+        members: The sets by their numbers, each in the order in which keys were added.
+        of_item: Number of the set of keys that refer to an item.
+    """
 
     def __init__(self) -> None:
-        self.members: list[tuple[DiffId, ...]] = [()]
+        self.members: list[tuple[K, ...]] = [()]
         self.of_item: dict[ChunkId, int] = {}
 
-    def add_layer(self, diff_id: DiffId, items: Iterable[ChunkId]) -> None:
-        """Record that a layer refers to ``items``."""
-        with_layer: dict[int, int] = {}
+    def add(self, key: K, items: Iterable[ChunkId]) -> None:
+        """Record that a key, which is new, refers to ``items``, each given once."""
+        with_key: dict[int, int] = {}
         of_item, members = self.of_item, self.members
         for item in items:
             before = of_item.get(item, NO_LAYER)
-            after = with_layer.get(before)
+            after = with_key.get(before)
             if after is None:
-                after = with_layer[before] = len(members)
-                members.append((*members[before], diff_id))
+                after = with_key[before] = len(members)
+                members.append((*members[before], key))
             of_item[item] = after
 
 
-class _Needs:
+class Needs:
     """What reading an item takes beside its own block: the bases of that block, and theirs."""
 
     def __init__(self, inventory: Inventory) -> None:
@@ -175,6 +182,11 @@ def stored_by_pack(inventory: Inventory) -> dict[int, int]:
     return stored
 
 
+def packs_on_disk(inventory: Inventory) -> Container[int]:
+    """Return the numbers of the packs in use whose files are there."""
+    return _pack_files(inventory, stored_by_pack(inventory))[0]
+
+
 def has_every_pack(inventory: Inventory, stored: Mapping[int, int]) -> bool:
     """Return whether every pack that has blocks lies on disk, so that sums of all count."""
     return stored.keys() <= _pack_files(inventory, stored)[0].keys()
@@ -192,13 +204,13 @@ def sum_up(
         file_chunks: See :func:`attribute`.
         packs: Numbers of those that are on disk; None for all.
     """
-    sets = _Sets()
-    needs = _Needs(inventory)
+    sets: Sets[DiffId] = Sets()
+    needs = Needs(inventory)
     for diff_id, record in inventory.layers.items():
         items = set(file_chunks(diff_id))
         items.update(chunk_id for _, chunk_id in record.tree + record.recipe)
         items.add(layer_item_id(inventory.layer_bytes[diff_id]))
-        sets.add_layer(diff_id, needs.with_bases(items))
+        sets.add(diff_id, needs.with_bases(items))
     blocks = {
         (row.pack, row.block): row for row in inventory.blocks if packs is None or row.pack in packs
     }

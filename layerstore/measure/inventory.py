@@ -207,11 +207,16 @@ class ChunkReader:
 
     def __call__(self, diff_id: DiffId) -> Collection[ChunkId]:
         """Return the chunks of a layer's files, each once."""
+        changeset = self.changeset(diff_id)
+        return tree_chunks(changeset) if changeset is not None else ()
+
+    def changeset(self, diff_id: DiffId) -> Changeset | None:
+        """Return a layer's entries; None, and remembered, if they cannot be read."""
         try:
-            return tree_chunks(read_changeset(self._store, self._records[diff_id]))
+            return read_changeset(self._store, self._records[diff_id])
         except (IntegrityError, NotFoundError):
             self.unreadable.append(diff_id)
-            return ()
+            return None
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from layerstore.measure.inventory import ChunkReader, Inventory
 from layerstore.measure.summary import take_summarised
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from layerstore.digest import DiffId, ImageId
     from layerstore.store.catalog_rows import ImageRecord
@@ -188,13 +188,14 @@ class Ledger(msgspec.Struct, frozen=True):
 class Census:
     """Classifies groups of items by the named images, cache entries and holders behind them."""
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, among: Iterable[ImageRecord] | None = None) -> None:
+        """Classify by the named images, or by those ``among`` them that count."""
         self._cache = inventory.cache_layers
         self._held = inventory.held_layers
         self._resting = frozenset(inventory.resting.values())
         self._images: dict[DiffId, set[ImageId]] = {}
         self._originals: set[DiffId] = set()
-        for image in inventory.tagged():
+        for image in inventory.tagged() if among is None else among:
             for diff_id in image.layers:
                 self._images.setdefault(diff_id, set()).add(image.image_id)
             origins = inventory.origins.get(image.image_id, NO_ORIGINS)
