@@ -34,6 +34,7 @@ def build_app() -> typer.Typer:
         copy,
         diff,
         doctor,
+        find,
         fleet,
         image,
         init,
@@ -96,6 +97,7 @@ def build_app() -> typer.Typer:
     measure.register(app)
     fleet.register(app)
     waste.register(app)
+    find.register(app)
     gc_command.register(app)
     check.register(app)
     init.register(app)

@@ -13,7 +13,6 @@ from layerstore.errors import GateError, InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from layerstore.digest import DiffId
     from layerstore.measure.gate import Verdict, WasteLimit
     from layerstore.measure.waste import Waste
     from layerstore.store.catalog_rows import ImageRecord
@@ -64,6 +63,7 @@ def waste(
 
     Exits with 17 if a limit is not kept.
     """
+    from layerstore.cli.step_places import step_places
     from layerstore.cli.waste_report import print_waste, waste_to_json
     from layerstore.measure.gate import parse_limit
     from layerstore.measure.waste import take_waste
@@ -77,7 +77,7 @@ def waste(
         raise InputError("--since is for --max-new-bytes", hint="--max-new-bytes 50m --since BASE")
     with settings_of(context).open_store() as store:
         chosen = _chosen(store, images or ())
-        found = take_waste(store, list(chosen.values()), _places(store))
+        found = take_waste(store, list(chosen.values()), step_places(store))
         verdicts = _verdicts(store, chosen, found, limits, most, since)
     if junit is not None:
         _write_junit(junit, verdicts)
@@ -102,22 +102,6 @@ def _chosen(store: Store, references: Sequence[str]) -> dict[str, ImageRecord]:
             seen.add(image.image_id)
             names[name] = image
     return names
-
-
-def _places(store: Store) -> Mapping[DiffId, tuple[str, str]]:
-    """Return place and instruction of every step that a build is remembered of."""
-    from layerstore.build.labels import text_of
-    from layerstore.build.records import BuildRecords
-    from layerstore.digest import DiffId, Digest
-
-    places: dict[DiffId, tuple[str, str]] = {}
-    for builds in BuildRecords(store.paths).all():
-        for step in (step for build in builds for step in build.steps):
-            if step.layer is not None:
-                text = " ".join(text_of(step.label).split())
-                place = step.label.partition("]")[0] + "]" if step.label.startswith("[") else ""
-                places.setdefault(DiffId(Digest(step.layer)), (place, text))
-    return places
 
 
 def _verdicts(
