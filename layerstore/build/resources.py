@@ -20,7 +20,7 @@ import msgspec
 from layerstore.build.errors import BuildCanceledError
 from layerstore.build.target import TargetTree
 from layerstore.digest import chain_id
-from layerstore.linux.spreading import spread_children
+from layerstore.linux.spreading import make_apart, spread_children
 from layerstore.progress import Silent
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class BuildResources:
         self.epoch = epoch
         self._session: WriteSession | None = None
         self._scratch: Path | None = None
+        self._is_spread = False
         self._changesets: dict[DiffId, Changeset] = {}
         self._trees: dict[ChainId, ChainTree] = {}
 
@@ -124,10 +125,19 @@ class BuildResources:
             if self._scratch is None:
                 path = Path(self.session.temporary("build"))
                 path.mkdir(mode=0o700)
-                spread_children(str(path))
+                self._is_spread = spread_children(str(path))
                 self._scratch = path
                 self.stack.callback(self.discard, path)
             return self._scratch
+
+    def make_scratch(self, name: str) -> Path:
+        """Make a directory for much that is removed soon, and return it."""
+        path = self.scratch / name
+        if self._is_spread:
+            make_apart(str(path))
+        else:
+            path.mkdir(mode=0o700)
+        return path
 
     def step_name(self, number: int) -> str:
         """Return a name for a step's directory and container that no other build has."""

@@ -96,7 +96,7 @@ class Running:
         step = self._prepare_running()
         assert self._lowers is not None
         name = self._resources.step_name(number)
-        scratch = self._resources.scratch / f"step-{name}"
+        scratch = self._resources.make_scratch(f"step-{name}")
         sources = _Sources(self, vertex, inputs, scratch)
         sources.prepare(op, self._lowers)
         self._lowers.prepare(inputs[0].layers)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import array
 import fcntl
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.linux.spreading import spread_children
+from layerstore.linux import spreading
+from layerstore.linux.spreading import make_apart, spread_children
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +45,43 @@ def test_the_directory_is_marked_and_its_other_flags_stay(tmp_path: Path) -> Non
 
 
 def test_file_systems_without_flags_are_left_alone() -> None:
-    spread_children("/proc/self")
+    assert not spread_children("/proc/self")
 
 
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         spread_children(str(tmp_path / "nowhere"))
+
+
+def test_one_directory_is_made_and_no_other_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_apart(str(tmp_path / "first"))
+    # No group is fresh enough: every place is tried, and the best is taken.
+    monkeypatch.setattr(spreading, "_FRESH_INODES", -1)
+    make_apart(str(tmp_path / "second"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+    assert all(path.is_dir() and not list(path.iterdir()) for path in tmp_path.iterdir())
+
+
+def test_the_group_with_the_first_free_inode_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = iter([8192 + 2804, 3 * 8192 + 700, 5 * 8192 + 901])
+
+    def stat(path: str) -> SimpleNamespace:
+        made[path] = next(places)
+        return SimpleNamespace(st_ino=made[path])
+
+    made: dict[str, int] = {}
+    kept: list[str] = []
+    monkeypatch.setattr(spreading, "_TRIES", 3)
+    monkeypatch.setattr(spreading.os, "stat", stat)
+    monkeypatch.setattr(spreading.os, "rename", lambda old, _: kept.append(old))
+    make_apart(str(tmp_path / "scratch"))
+    assert [made[name] for name in kept] == [3 * 8192 + 700]
+
+
+def test_a_taken_name_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError):
+        make_apart(str(tmp_path))
