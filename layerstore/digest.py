@@ -67,6 +67,10 @@ def hex_of(digest: str) -> str:
     return digest.partition(":")[2]
 
 
+_own: list[Any] = []
+"""The constructor, once it was looked for."""
+
+
 def sha256_digest(data: bytes | memoryview) -> Digest:
     """Return the SHA-256 digest of ``data``."""
     if len(data) <= _SMALL_BYTES:
@@ -78,6 +82,12 @@ def sha256_digest(data: bytes | memoryview) -> Digest:
 
 def _own_sha256() -> Any:  # noqa: ANN401 -- a constructor that typeshed has only as hashlib's
     """Return the interpreter's own SHA-256, which loads no OpenSSL: that takes 2 to 5 ms."""
+    if not _own:
+        _own.append(_find_own_sha256())
+    return _own[0]
+
+
+def _find_own_sha256() -> Any:  # noqa: ANN401
     import importlib
 
     for name in ("_sha2", "_sha256"):  # since Python 3.12, and before

@@ -133,12 +133,13 @@ class Running:
         With inode numbers of its own (xino) an overlay marks every new directory, to look no
         further; without it does not. A layer must not depend on who showed the layers below.
         """
-        from layerstore.image.layer_image import exists_below
+        from layerstore.image.layer_image import existing_below
 
         if not outcome.opaques:
             return []
         layers = [self._resources.changeset(diff_id) for diff_id in below]
-        return [path for path in outcome.opaques if exists_below(layers, path)]
+        existing = existing_below(layers, outcome.opaques)
+        return [path for path in outcome.opaques if path in existing]
 
     def _keep_upper(
         self, outcome: RunOutcome, inputs: Sequence[Result], diff_id: DiffId | None, vertex: Vertex

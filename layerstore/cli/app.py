@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerstore.cli.collector import collect_rarely
-from layerstore.cli.common import Settings, fast_command
+from layerstore.cli.common import fast_command
 from layerstore.cli.container_commands import NAMES as CONTAINER_COMMANDS
 from layerstore.cli.output import HELP_WIDTH
+from layerstore.cli.settings import Settings
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from pathlib import Path  # noqa: TC003 -- typer reads the annotations
 from typing import Annotated
 
@@ -220,16 +219,14 @@ def build_image(
     as_json: Json = False,
 ) -> None:
     """Build an image from a Dockerfile or a native spec."""
-    from layerstore.build.api import build_all
-    from layerstore.build.known import Overhearing
     from layerstore.cli import build_again, build_told
     from layerstore.cli.build_attest import with_attestations
     from layerstore.cli.build_bases import registry_puller, with_bases
     from layerstore.cli.build_context import parse_named_contexts
     from layerstore.cli.build_output import uses_stdout
+    from layerstore.cli.build_plain import build_and_remember
     from layerstore.cli.build_steps import with_steps
     from layerstore.cli.build_ui import check_progress, watching
-    from layerstore.linux.namespaces import mapped_ids
 
     settings = settings_of(context)
     become_root(settings)
@@ -290,19 +287,15 @@ def build_image(
             from layerstore.cli.build_verify import verified
 
             request = verified(store, request, ui, as_json=as_json)
-        heard, began = Overhearing(ui), (time.time_ns(), store.catalog.epoch())
         if update_lock:
             from layerstore.cli.build_native import write_lock
 
             write_lock(store, request, ui, quiet=quiet)
-        built = build_all(store, request, heard)
-        # With one id alone commands fare otherwise than they might the next time.
-        if request == plain and request.dockerfile_text is None and mapped_ids() != 1:
-            asked = build_again.Asked(
-                str(directory), tuple(tags or ()), tuple(build_args or ()), tuple(labels or ()),
-                tuple(secrets or ()), file or "", target or "", network,
-            )  # fmt: skip
-            build_again.remember(store, asked, built[0].result, heard, began)
+        asked = build_again.Asked(
+            str(directory), tuple(tags or ()), tuple(build_args or ()), tuple(labels or ()),
+            tuple(secrets or ()), file or "", target or "", network,
+        )  # fmt: skip
+        built = build_and_remember(store, request, plain, asked, ui)
     build_told.leave_files(built, iidfile, metadata_file)
     build_told.tell(
         built, progress=progress, quiet=quiet, as_json=as_json, id_too=not is_stdout_taken

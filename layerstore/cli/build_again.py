@@ -1,8 +1,8 @@
 """The build command's way around a build whose answer is known.
 
-Command lines of the common options alone are read here without typer; what cannot be answered so
-goes to :mod:`layerstore.cli.build`, which has the options, their help and their errors. On the
-fast path.
+Command lines of the common options alone are read here without typer; what is not known goes to
+:mod:`layerstore.cli.build_plain`. All others go to :mod:`layerstore.cli.build`, which has the
+options, their help and their errors. On the fast path.
 """
 
 from __future__ import annotations
@@ -77,16 +77,27 @@ class Asked(NamedTuple):
 
 
 def answer(arguments: Sequence[str], store: str | None) -> int | None:
-    """Answer a build command if its answer is known; None when it has to be built.
+    """Answer a build command if its answer is known, or build; None for other options.
 
     Args:
         arguments: What follows ``build``.
         store: Value of ``--store``.
+
+    Raises:
+        LayerstoreError: The build failed.
     """
     parsed = _parsed(arguments)
     if parsed is None:
         return None
     asked, progress, quiet = parsed
+    if _is_answered(asked, progress, store, quiet=quiet):
+        return 0
+    from layerstore.cli.build_plain import build
+
+    return build(asked, progress, store, quiet=quiet)
+
+
+def _is_answered(asked: Asked, progress: str, store: str | None, *, quiet: bool) -> bool:
     from layerstore.build.known import recall, tell_again
     from layerstore.store.paths import StorePaths
 
@@ -94,9 +105,9 @@ def answer(arguments: Sequence[str], store: str | None) -> int | None:
     try:
         key = asked.key(paths)
         if not os.path.exists(f"{paths.scans}/{key}"):
-            return None
+            return False
     except OSError:
-        return None
+        return False
     from layerstore.cli.build_ui import summary, watching
     from layerstore.store.catalog import Catalog
 
@@ -104,16 +115,16 @@ def answer(arguments: Sequence[str], store: str | None) -> int | None:
         with contextlib.closing(Catalog(paths)) as catalog:
             known = recall(catalog, key)
     except LayerstoreError:
-        return None
+        return False
     if known is None:
-        return None
+        return False
     with watching(progress, quiet=quiet) as ui:
         tell_again(known, ui)
     write_line(known.image_id)
     if not quiet:
         count = len(known.labels)
         write_note(summary(known.names, known.size, count, count))
-    return 0
+    return True
 
 
 def remember(

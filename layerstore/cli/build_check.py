@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import SourceSpan
     from layerstore.build.lint.rules import Finding
     from layerstore.build.request import BuildRequest
-    from layerstore.cli.common import Settings
+    from layerstore.cli.settings import Settings
     from layerstore.store.store import Store
 
 METHODS = ("build", "check", "outline", "targets")

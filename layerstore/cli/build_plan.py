@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from layerstore.build.planning import PlannedVertex
     from layerstore.build.request import BuildRequest
-    from layerstore.cli.common import Settings
+    from layerstore.cli.settings import Settings
 
 FORMATS = ("text", "dot", "json")
 DEPTH_MAX = 50

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from layerstore.cli.settings import current_root
-
-if TYPE_CHECKING:
-    from layerstore.store.store import Store
+from layerstore.cli.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines; also --format json.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
 NoTrunc = Annotated[bool, typer.Option("--no-trunc", help="Do not shorten ids and commands.")]
-
-
-class Settings:
-    """What the root's options say."""
-
-    __slots__ = ("store_option",)
-
-    def __init__(self, store_option: str | None) -> None:
-        self.store_option = store_option
-
-    @property
-    def root(self) -> str:
-        """Path of the store."""
-        return current_root(self.store_option)
-
-    def open_store(self, *, create: bool = False) -> Store:
-        """Open the store, for writing commands making it when it is absent.
-
-        Raises:
-            NotFoundError: There is no store and the command only reads.
-        """
-        from pathlib import Path
-
-        from layerstore.store.store import Store
-
-        return Store.open(Path(self.root), create=create)
 
 
 def settings_of(context: typer.Context) -> Settings:

@@ -14,7 +14,7 @@ from layerstore.errors import LayerstoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.cli.common import Settings
+    from layerstore.cli.settings import Settings
 
 
 def become_root(settings: Settings) -> None:

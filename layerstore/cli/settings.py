@@ -13,6 +13,8 @@ from layerstore.light_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from layerstore.store.store import Store
+
 ROOT_VARIABLE = "LAYERSTORE_ROOT"
 DEBUG_VARIABLE = "LAYERSTORE_DEBUG"
 RUNTIME_VARIABLE = "LAYERSTORE_RUNTIME"
@@ -53,6 +55,32 @@ def store_root(option: str | None, environ: Mapping[str, str], *, is_root: bool)
 def current_root(option: str | None) -> str:
     """Return the store's path for this process."""
     return store_root(option, os.environ, is_root=os.geteuid() == 0)
+
+
+class Settings:
+    """What the root's options say."""
+
+    __slots__ = ("store_option",)
+
+    def __init__(self, store_option: str | None) -> None:
+        self.store_option = store_option
+
+    @property
+    def root(self) -> str:
+        """Path of the store."""
+        return current_root(self.store_option)
+
+    def open_store(self, *, create: bool = False) -> Store:
+        """Open the store, for writing commands making it when it is absent.
+
+        Raises:
+            NotFoundError: There is no store and the command only reads.
+        """
+        from pathlib import Path
+
+        from layerstore.store.store import Store
+
+        return Store.open(Path(self.root), create=create)
 
 
 def chosen_runtime(environ: Mapping[str, str]) -> str:

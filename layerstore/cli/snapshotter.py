@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from layerstore.cli.common import Settings, settings_of
+from layerstore.cli.common import settings_of
 from layerstore.cli.output import write_note
+from layerstore.cli.settings import Settings
 from layerstore.errors import UnsupportedError
 
 ADDRESS = "/run/layerstore/snapshotter.sock"

@@ -24,6 +24,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from layerstore.errors import FormatError
+from layerstore.formats.erofs_sums import crc32c, xxh32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,6 +44,12 @@ XATTR_VALUE_MAX_BYTES: Final = 0xFFFF
 
 _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23s")
 _INODE = struct.Struct("<HHHHQIIIIQII16s")
+_TIME = struct.Struct("<QI")
+_TIME_OFFSET: Final = 32
+"""Of an inode's time in it."""
+_CHECKSUM = struct.Struct("<I")
+_CHECKSUM_OFFSET: Final = SUPER_OFFSET + 4
+_UUID_OFFSET: Final = SUPER_OFFSET + 48
 _DIRENT = struct.Struct("<QHBB")
 _XATTR_HEADER = struct.Struct("<IB7s")
 _XATTR_ENTRY = struct.Struct("<BBH")
@@ -167,6 +174,7 @@ def write_image(
     *,
     uuid: bytes = bytes(16),
     backing: Backing | None = None,
+    offsets: list[int] | None = None,
 ) -> int:
     """Write an image of inodes, the first of which is the root; return its size in bytes.
 
@@ -177,6 +185,7 @@ def write_image(
         out: Where to write.
         uuid: 16 bytes that name the image.
         backing: Of an image with compressed files.
+        offsets: Gets where each inode lies, for :func:`retime`.
 
     Raises:
         FormatError: EROFS has no place for an attribute: its value takes 65,536 bytes, it is
@@ -198,10 +207,29 @@ def write_image(
     if backing is not None:
         _put_backing(image, backing)
     _SUPER.pack_into(image, SUPER_OFFSET, MAGIC, 0, *fields)
-    checksum = _crc32c(bytes(image[SUPER_OFFSET:BLOCK_BYTES]))
+    checksum = crc32c(bytes(image[SUPER_OFFSET:BLOCK_BYTES]))
     _SUPER.pack_into(image, SUPER_OFFSET, MAGIC, checksum, *fields)
+    if offsets is not None:
+        offsets += [place.nid * _SLOT_BYTES for place in layout.places]
     out.write(image)
     return len(image)
+
+
+def retime(image: bytearray, uuid: bytes, times: Iterable[tuple[int, int]]) -> None:
+    """Make an image one of the same inodes with other times.
+
+    Args:
+        image: As :func:`write_image` wrote it.
+        uuid: 16 bytes that name the new one.
+        times: Offset of an inode, and its new time in nanoseconds since the epoch.
+    """
+    for offset, mtime_ns in times:
+        seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
+        _TIME.pack_into(image, offset + _TIME_OFFSET, seconds & _U64_MAX, nanoseconds)
+    image[_UUID_OFFSET : _UUID_OFFSET + len(uuid)] = uuid
+    _CHECKSUM.pack_into(image, _CHECKSUM_OFFSET, 0)
+    checksum = crc32c(bytes(image[SUPER_OFFSET:BLOCK_BYTES]))
+    _CHECKSUM.pack_into(image, _CHECKSUM_OFFSET, checksum)
 
 
 def has_no_acls(head: bytes) -> bool:
@@ -279,42 +307,7 @@ def _name_filter(xattrs: Xattrs) -> int:
 @functools.lru_cache(maxsize=1024)
 def _filter_bit(name: bytes) -> int:
     number, suffix = _split_name(name)
-    return 1 << (_xxh32(suffix, _FILTER_SEED + number) & _FILTER_BITS - 1)
-
-
-def _xxh32(data: bytes, seed: int) -> int:
-    """Return XXH32 of ``data``.
-
-    Source: the xxHash specification, "XXH32 algorithm description".
-    """
-    one, two, three, four, five = 2654435761, 2246822519, 3266489917, 668265263, 374761393
-    whole = len(data) & ~15
-    if whole:
-        lanes = [seed + one + two, seed + two, seed, seed - one]
-        for at in range(0, whole, 16):
-            words = struct.unpack_from("<4I", data, at)
-            for lane, word in enumerate(words):
-                lanes[lane] = _rotated(lanes[lane] + word * two, 13) * one
-        turns = zip(lanes, (1, 7, 12, 18), strict=True)
-        total = sum(_rotated(lane, turn) for lane, turn in turns)
-    else:
-        total = seed + five
-    total += len(data)
-    words_end = len(data) & ~3
-    for at in range(whole, words_end, 4):
-        (word,) = struct.unpack_from("<I", data, at)
-        total = _rotated(total + word * three, 17) * four
-    for byte in data[words_end:]:
-        total = _rotated(total + byte * five, 11) * one
-    total &= _U32
-    total = (total ^ total >> 15) * two & _U32
-    total = (total ^ total >> 13) * three & _U32
-    return total ^ total >> 16
-
-
-def _rotated(value: int, turn: int) -> int:
-    value &= _U32
-    return (value << turn | value >> 32 - turn) & _U32
+    return 1 << (xxh32(suffix, _FILTER_SEED + number) & _FILTER_BITS - 1)
 
 
 def _data_bytes(inodes: Sequence[Inode], index: int) -> int:
@@ -519,20 +512,3 @@ def _put_backing(image: bytearray, backing: Backing) -> None:
     config = _ZSTD_CONFIG.size - 2, 0, _ZSTD_WINDOW_LOG - 10
     _ZSTD_CONFIG.pack_into(image, _SUPER_END, *config)
     _DEVICE.pack_into(image, _DEVICE_OFFSET, b"", backing.blocks, DEVICE_BLOCK, 0, 0)
-
-
-def _crc32c(data: bytes) -> int:
-    """Return the CRC-32C register after ``data``, neither starting nor ending inverted twice.
-
-    The kernel keeps the register as it is (fs/erofs/super.c, erofs_superblock_csum_verify).
-    """
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-        table.append(crc)
-    crc = 0xFFFF_FFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from layerstore.digest import chain_id, hex_of
 from layerstore.errors import IntegrityError, StorageError, UnsupportedError
+from layerstore.formats.erofs import retime
 from layerstore.formats.tree import Changeset, Kind
-from layerstore.image.layer_image import implied_directories, write_layer_image
+from layerstore.image.layer_image import implied_directories, times_apart, write_layer_image
 from layerstore.image.metadata_image import made_metadata_image, open_metadata_image
 from layerstore.linux.files import open_private, replace_private
 from layerstore.store.failures import storage_errors
@@ -71,6 +72,21 @@ class Part(NamedTuple):
     is_base: bool = False
 
 
+class _Written(NamedTuple):
+    """An image of a layer that another one may be like.
+
+    Attributes:
+        implied: Directories that the layer does not name.
+        path: Of the image.
+        directories: Where their inodes lie in it.
+    """
+
+    layer: Changeset
+    implied: Mapping[bytes, Entry]
+    path: str
+    directories: Mapping[bytes, int]
+
+
 class ChainImages:
     """Makes the parts of chains. Not for several threads at once.
 
@@ -92,6 +108,7 @@ class ChainImages:
         self._uppers: dict[str, Part] = {}
         self._bases: dict[str, tuple[DiffId, ...]] = {}
         self._layers: dict[_LayerKey, Part] = {}
+        self._written: list[_Written] = []
         self._missing: set[ObjectId] = set()
 
     def __enter__(self) -> Self:
@@ -104,6 +121,7 @@ class ChainImages:
         """Close all images and let eviction have the objects; harmless when repeated."""
         self._images.clear()
         self._layers.clear()
+        self._written.clear()
         self._uppers.clear()
         self._present = None
         self._stack.close()
@@ -186,13 +204,32 @@ class ChainImages:
         return record.content_size <= SMALL_MAX_BYTES and record.entry_count <= SMALL_MAX_ENTRIES
 
     def _image(self, chain: str, layer: Changeset, implied: Mapping[bytes, Entry]) -> int:
-        data = write_layer_image(self._store, layer, implied, bytes.fromhex(chain[:32]))
         path = f"{self._directory}/{chain}.erofs"
+        uuid = bytes.fromhex(chain[:32])
+        data = self._like_another(layer, implied, uuid)
+        if data is None:
+            image = write_layer_image(self._store, layer, implied, uuid)
+            data = image.data
+            self._written.append(_Written(layer, implied, path, image.directories))
         with storage_errors("write a layer's image"):
             replace_private(path, data)
-            image = open_private(path, os.O_RDONLY)
-        self._stack.callback(os.close, image)
-        return image
+            opened = open_private(path, os.O_RDONLY)
+        self._stack.callback(os.close, opened)
+        return opened
+
+    def _like_another(
+        self, layer: Changeset, implied: Mapping[bytes, Entry], uuid: bytes
+    ) -> memoryview | None:
+        """Return an image made of one that has other times, None if there is none."""
+        for known in self._written:
+            times = times_apart(known.layer, known.implied, layer, implied)
+            if times is not None:
+                with storage_errors("read a layer's image"), open(known.path, "rb") as file:
+                    image = bytearray(file.read())
+                at = known.directories
+                retime(image, uuid, [(at[path], mtime_ns) for path, mtime_ns in times.items()])
+                return memoryview(image)
+        return None
 
     def _base(self, layers: tuple[DiffId, ...], chain: str, *, lasting: bool) -> Part:
         if self._present is None:

@@ -17,7 +17,10 @@ from __future__ import annotations
 import io
 import stat
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
 
 from layerstore.errors import FormatError, UnsupportedError
 from layerstore.formats.erofs import Inode, write_image
@@ -27,7 +30,7 @@ from layerstore.image.stack import implied_directory
 from layerstore.store.objects import object_id, read_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import ObjectId
     from layerstore.store.store import Store
@@ -35,9 +38,21 @@ if TYPE_CHECKING:
 _OPAQUE = (b"trusted.overlay.opaque", b"y")
 
 
+class LayerImage(NamedTuple):
+    """An image of a layer, as long as it is in memory.
+
+    Attributes:
+        data: The image.
+        directories: Where the inodes of directories lie in it, by path.
+    """
+
+    data: memoryview
+    directories: dict[bytes, int]
+
+
 def write_layer_image(
     store: Store, layer: Changeset, implied: Mapping[bytes, Entry], uuid: bytes
-) -> memoryview:
+) -> LayerImage:
     """Return the EROFS image of a layer; its content is held in memory twice.
 
     Args:
@@ -52,13 +67,48 @@ def write_layer_image(
     """
     files = [entry for entry in layer.entries if entry.kind is Kind.FILE and entry.size]
     named = {object_id(entry.extents): entry.extents for entry in files}
-    inodes = layer_inodes(layer, implied, read_objects(store, named))
+    shown = _shown(layer, implied, read_objects(store, named))
     out = io.BytesIO()
+    offsets: list[int] = []
     try:
-        write_image(inodes, out, uuid=uuid)
+        write_image(shown.inodes, out, uuid=uuid, offsets=offsets)
     except FormatError as err:
         raise UnsupportedError(f"the kernel cannot show this layer: {err.message}") from err
-    return out.getbuffer()
+    directories = {
+        path: offsets[number]
+        for path, number in shown.names.items()
+        if stat.S_ISDIR(shown.inodes[number].mode)
+    }
+    return LayerImage(out.getbuffer(), directories)
+
+
+def times_apart(
+    old: Changeset,
+    old_implied: Mapping[bytes, Entry],
+    new: Changeset,
+    new_implied: Mapping[bytes, Entry],
+) -> dict[bytes, int] | None:
+    """Return the times of directories by which two layers' images differ, by path.
+
+    One COPY in two stages makes two layers, for what they are copied into changed at different
+    times.
+
+    Returns:
+        Those of the new one; None if they differ in more.
+    """
+    if len(old.entries) != len(new.entries) or old_implied.keys() != new_implied.keys():
+        return None
+    if (old.whiteouts, old.opaques) != (new.whiteouts, new.opaques):
+        return None
+    times: dict[bytes, int] = {}
+    implied = ((old_implied[path], entry) for path, entry in new_implied.items())
+    for one, other in chain(zip(old.entries, new.entries, strict=True), implied):
+        if one == other:
+            continue
+        if other.kind is not Kind.DIR or replace(one, mtime_ns=other.mtime_ns) != other:
+            return None
+        times[other.path] = other.mtime_ns
+    return times
 
 
 def implied_directories(layer: Changeset, below: Sequence[Changeset]) -> dict[bytes, Entry]:
@@ -102,12 +152,18 @@ def layer_inodes(
         UnsupportedError: It has a hard link to a file of another layer, hides everything at
             once, or has what overlayfs would take for something else.
     """
+    return _shown(layer, implied, contents).inodes
+
+
+def _shown(
+    layer: Changeset, implied: Mapping[bytes, Entry], contents: Mapping[ObjectId, bytes]
+) -> _Inodes:
     if b"" in layer.opaques:
         raise UnsupportedError("the layer hides everything below it")
-    return _LayerImage(layer, implied, contents).inodes
+    return _Inodes(layer, implied, contents)
 
 
-class _LayerImage:
+class _Inodes:
     """Gathers inodes, each directory before what is in it."""
 
     def __init__(
@@ -117,7 +173,7 @@ class _LayerImage:
         self._contents = contents
         # A whiteout beside an entry of the same name hides what is below it and nothing else.
         self._opaques = {*layer.opaques, *layer.whiteouts}
-        self._names: dict[bytes, int] = {}
+        self.names: dict[bytes, int] = {}
         self.inodes: list[Inode] = []
         entries = layer.entries
         root = implied.get(b"") or entries[0]
@@ -126,7 +182,7 @@ class _LayerImage:
             if entry.path:
                 self._take(entry)
         for path in layer.whiteouts:  # what is above one comes before what is below it
-            if path not in self._names and self._has_directory(path.rpartition(b"/")[0]):
+            if path not in self.names and self._has_directory(path.rpartition(b"/")[0]):
                 self._put(path, _whiteout(self._parent(path)))
         for path in layer.opaques:
             if self._has_directory(path):
@@ -134,7 +190,7 @@ class _LayerImage:
         self._finish()
 
     def _has_directory(self, path: bytes) -> bool:
-        number = self._names.get(path)
+        number = self.names.get(path)
         if number is None:
             return path in self._implied
         return stat.S_ISDIR(self.inodes[number].mode)
@@ -170,7 +226,7 @@ class _LayerImage:
         )
 
     def _link(self, path: bytes, target: bytes) -> None:
-        number = self._names.get(target)
+        number = self.names.get(target)
         if number is None:
             raise UnsupportedError("the layer has a hard link to a file of another layer")
         inode = self.inodes[number]
@@ -182,7 +238,7 @@ class _LayerImage:
 
     def _directory(self, path: bytes) -> int:
         """Return the number of a directory, which is made as implied if it is not there."""
-        number = self._names.get(path)
+        number = self.names.get(path)
         if number is not None:
             return number
         parent = self._parent(path)
@@ -196,11 +252,11 @@ class _LayerImage:
 
     def _append(self, path: bytes, inode: Inode) -> int:
         self.inodes.append(inode)
-        self._names[path] = len(self.inodes) - 1
+        self.names[path] = len(self.inodes) - 1
         return len(self.inodes) - 1
 
     def _name(self, path: bytes, number: int, parent: int) -> None:
-        self._names[path] = number
+        self.names[path] = number
         children = self.inodes[parent].children
         assert isinstance(children, list), "what is below a directory was refused otherwise"
         children.append((path.rpartition(b"/")[2], number))
@@ -236,16 +292,40 @@ def directory_below(layers: Sequence[Changeset], path: bytes) -> Entry | None:
     return implied_directory(path) if is_implied else None
 
 
-def exists_below(layers: Sequence[Changeset], path: bytes) -> bool:
-    """Whether a chain of layers, lowest first, shows anything at a path."""
+def existing_below(layers: Sequence[Changeset], paths: Iterable[bytes]) -> set[bytes]:
+    """Return those of the paths at which a chain of layers, lowest first, shows anything."""
+    left = set(paths)
+    found = left & {b""}
     for layer in reversed(layers):
-        at = _place(layer, path_key(path))
-        found = layer.entries[at] if at < len(layer.entries) else None
-        if found is not None and (found.path == path or found.path.startswith(path + b"/")):
-            return True
-        if _hides(layer, path):
-            return False
-    return False
+        left -= found
+        if not left:
+            break
+        named = {entry.path: entry.kind for entry in layer.entries}
+        implied: set[bytes] = set()
+        for path in named:
+            above = path.rpartition(b"/")[0]
+            while above and above not in named and above not in implied:
+                implied.add(above)
+                above = above.rpartition(b"/")[0]
+        found |= {path for path in left if path in named or path in implied}
+        whiteouts, opaques = set(layer.whiteouts), {*layer.opaques, *layer.whiteouts}
+        left = {
+            path
+            for path in left
+            if path not in whiteouts
+            and not any(
+                above in opaques or named.get(above, Kind.DIR) is not Kind.DIR
+                for above in _above(path)
+            )
+        }
+    return found
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """Yield the directories above a path, the root last."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
 
 
 def _place(layer: Changeset, key: bytes) -> int:

@@ -84,20 +84,19 @@ class SimilarFiles:
         self._store = store
         self._near = near
         self._only_near = only_near
-        self._files: list[_LayerFiles] | None = None
+        self._files: list[_LayerFiles] = []
+        self._further = self._load()
 
     def find(self, path: bytes) -> Refs:
         """Return the content of a stored file at ``path`` or one like it; nothing if there is none.
 
         Holes are left out.
         """
-        if self._files is None:
-            self._files = list(self._load())
         extents = self._at(path) or self._like(path) or ()
         return tuple((length, chunk) for length, chunk in extents if chunk is not None)
 
     def _at(self, path: bytes) -> tuple[Extent, ...] | None:
-        for files in self._files or ():
+        for files in self._read_and_further():
             extents = files.by_path.get(path)
             if extents is not None:
                 return extents
@@ -105,11 +104,18 @@ class SimilarFiles:
 
     def _like(self, path: bytes) -> tuple[Extent, ...] | None:
         pattern = path_pattern(path)
-        for files in self._files or ():
+        for files in self._files:  # all of them: nothing is at the path itself
             extents = files.like(pattern)
             if extents is not None:
                 return extents
         return None
+
+    def _read_and_further(self) -> Iterator[_LayerFiles]:
+        """Yield what was read, then what is read only if nobody is content with that."""
+        yield from self._files
+        for files in self._further:
+            self._files.append(files)
+            yield files
 
     def _load(self) -> Iterator[_LayerFiles]:
         left = ENTRIES_MAX

@@ -6,15 +6,23 @@ are opaque, attributes from the uppermost, and whiteouts.
 
 from __future__ import annotations
 
+import io
 import stat
 from typing import TYPE_CHECKING
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layerstore.formats.erofs import retime, write_image
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 from layerstore.image.kernel_tree import inode_of
-from layerstore.image.layer_image import exists_below, implied_directories, layer_inodes
+from layerstore.image.layer_image import (
+    existing_below,
+    implied_directories,
+    layer_inodes,
+    times_apart,
+)
 from layerstore.image.stack import lookup, stack, walk
 from layerstore.store.objects import object_id
 from tests.property.test_stack_diff_laws import NAMES, trees
@@ -132,7 +140,54 @@ def test_what_is_removed_and_made_again_has_nothing_from_below(a: Node) -> None:
     assert merged(images_of(layers)) == expected(layers)
 
 
-@given(trees(), st.lists(sparse_layers(), max_size=3), _paths)
-def test_what_exists_is_known_without_a_tree(a: Node, above: list[Changeset], path: bytes) -> None:
+@given(trees(), st.lists(sparse_layers(), max_size=3), st.sets(_paths, max_size=6))
+def test_what_exists_is_known_without_a_tree(
+    a: Node, above: list[Changeset], paths: set[bytes]
+) -> None:
     layers = [flatten(a), *above]
-    assert exists_below(layers, path) == (lookup(stack(layers), path) is not None)
+    root = stack(layers)
+    there = {path for path in paths if lookup(root, path) is not None}
+    assert existing_below(layers, paths) == there
+
+
+@given(trees(), trees(), st.dictionaries(_paths, st.integers(0, 2**40), max_size=4))
+def test_an_image_of_a_layer_with_other_times_is_made_of_the_first(
+    a: Node, b: Node, times: dict[bytes, int]
+) -> None:
+    layer = diff(a, b)
+    entries = tuple(
+        msgspec.structs.replace(entry, mtime_ns=times.get(entry.path, entry.mtime_ns))
+        for entry in layer.entries
+    )
+    other = Changeset(entries, layer.whiteouts, layer.opaques)
+    implied = implied_directories(layer, [flatten(a)])
+    apart = times_apart(layer, implied, other, implied)
+    changed = [old for old, new in zip(layer.entries, entries, strict=True) if old != new]
+    if any(entry.kind is not Kind.DIR for entry in changed):
+        assert apart is None
+        return
+    assert apart is not None
+    assert set(apart) == {entry.path for entry in changed}
+    first, offsets = image_of(layer, implied, bytes(16))
+    second, _ = image_of(other, implied, bytes(range(16)))
+    retime(first, bytes(range(16)), [(offsets[path], time) for path, time in apart.items()])
+    assert first == second
+
+
+def image_of(
+    layer: Changeset, implied: dict[bytes, Entry], uuid: bytes
+) -> tuple[bytearray, dict[bytes, int]]:
+    out = io.BytesIO()
+    offsets: list[int] = []
+    contents = {
+        object_id(entry.extents): bytes(entry.size) for entry in layer.entries if entry.extents
+    }
+    inodes = layer_inodes(layer, implied, contents)
+    write_image(inodes, out, uuid=uuid, offsets=offsets)
+    paths = {0: b""}
+    for number, inode in enumerate(inodes):
+        for name, child in inode.children:
+            paths[child] = paths[number] + b"/" + name if paths[number] else name
+    return bytearray(out.getvalue()), {
+        path: offsets[number] for number, path in paths.items() if stat.S_ISDIR(inodes[number].mode)
+    }
