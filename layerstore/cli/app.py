@@ -41,13 +41,13 @@ def build_app() -> typer.Typer:
         init,
         load,
         login,
-        measure,
         optimize,
         originals,
         pin,
         podman_store,
         pull,
         remove,
+        savings,
         signatures,
         snapshotter,
         store,
@@ -95,7 +95,7 @@ def build_app() -> typer.Typer:
     unshare.register(app)
     snapshotter.register(app)
     fast_command(app, "df")
-    measure.register(app)
+    savings.register(app)
     fleet.register(app)
     waste.register(app)
     find.register(app)
@@ -195,6 +195,9 @@ def _format_as_flag(arguments: Sequence[str]) -> list[str]:
         value = value if equals else next(rest, "")
         if arguments[:1] == ["save"] and value != "json":
             line.append(f"--format={value}")  # docker's and podman's word for kinds of archives
+            continue
+        if arguments[:1] == ["savings"] and value == "csv":
+            line.append("--csv")
             continue
         if value not in _FORMATS:
             raise InputError(f"{value!r} is not a format", hint="--format table or --format json")

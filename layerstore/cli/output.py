@@ -10,20 +10,14 @@ from __future__ import annotations
 
 import sys
 
-from layerstore.light_re import Pattern
 from layerstore.light_typing import TYPE_CHECKING
+from layerstore.printable import printable as printable  # whoever writes knows it from here
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Sequence
 
 SHORT_ID_DIGITS = 12
 HELP_WIDTH = 80
-
-# C0 and C1 controls, DEL, line separators, and what turns the direction of writing.
-_HARMFUL = Pattern(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
 
 _DAY_S = 86400
 # (below this many seconds, count in units of so many, unit): where docker changes its unit.
@@ -36,19 +30,6 @@ _UNITS = (
     (730 * _DAY_S, 30 * _DAY_S, "month"),
     (float("inf"), 365 * _DAY_S, "year"),
 )
-
-
-def printable(text: str) -> str:
-    r"""Return ``text`` with every character that acts instead of showing written as ``\x1b``."""
-    if text.isascii() and text.isprintable():
-        return text  # without the time that compiling takes
-    return _HARMFUL.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    names = {9: r"\t", 10: r"\n", 13: r"\r"}
-    return names.get(code) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 def write_line(text: str = "") -> None:

@@ -1,6 +1,6 @@
 """What sharing saves, each figure against a named baseline.
 
-Five ways to keep the same containers on a disk:
+Ways to keep the same containers on a disk:
 
 full copies
     Every container has a root file system of its own, as virtual machines do:
@@ -9,70 +9,68 @@ plain layers
     Every layer is unpacked once and mounted under the layers above it, as Docker's
     overlay2 does. Like there, a layer is identified by its chain ID: the same
     changeset above another parent is another directory.
+compressed layers
+    Every layer once as registries keep it and pulls transfer it. Nothing can run off them.
 whole files
     Every distinct file content once, not compressed, as in OSTree or composefs.
+fixed blocks
+    Every distinct block of 4 KiB of files once, as disks that deduplicate keep them.
 chunks
     Every distinct chunk once, not compressed.
 stored
     What this store takes: the chunks compressed, with all trees, recipes,
     configs, pack framing, catalog and allocation slack.
+optimized
+    The same after ``optimize``, where that was done in a scratch copy.
 
-The first three are computed with :mod:`layerstore.measure.host_model`: what ``du``
-would print after unpacking to ext4. Writable layers of containers cost the same in every
+Full copies, plain layers and whole files are computed with
+:mod:`layerstore.measure.host_model`: what ``du`` would print after unpacking to ext4. Compressed
+layers and blocks need all content to be read (:mod:`layerstore.measure.forms`), and
+are there if somebody asked. Writable layers of containers cost the same in every
 scheme; their measured size stands beside the table and in none of the rows.
 """
 
 from __future__ import annotations
 
 import enum
-from collections import Counter
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from layerstore.digest import chain_id
-from layerstore.errors import InputError
-from layerstore.measure.apportion import share
-from layerstore.measure.attribution import attribute
-from layerstore.measure.contents import LayerContent, image_sizes, layer_content
-from layerstore.measure.inventory import read_changeset, take_inventory
-from layerstore.measure.ledger import (
-    Ledger,
-    Owner,
-    assert_exact,
-    blob_sizes,
-    blobs_of,
-    ledger_of,
-)
+from layerstore.measure import survey as counting
+from layerstore.measure.survey import Survey, take_survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from layerstore.digest import DiffId, ImageId
-    from layerstore.formats.tree import Changeset
-    from layerstore.measure.attribution import Attribution
-    from layerstore.measure.contents import Chain, Content, ContentSize
-    from layerstore.measure.inventory import Inventory
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.measure.forms import Forms
+    from layerstore.measure.survey import Stored
     from layerstore.store.store import Store
 
 
 class Scheme(enum.StrEnum):
-    """A way to keep images on a disk, most expensive first."""
+    """A way to keep images on a disk."""
 
     FULL_COPIES = "full_copies"
     PLAIN_LAYERS = "plain_layers"
+    COMPRESSED_LAYERS = "compressed_layers"
     WHOLE_FILES = "whole_files"
+    FIXED_BLOCKS = "fixed_blocks"
     CHUNKS = "chunks"
     STORED = "stored"
+    OPTIMIZED = "optimized"
 
 
 SCHEME_LABELS = {
     Scheme.FULL_COPIES: "full copies (virtual machines)",
     Scheme.PLAIN_LAYERS: "plain layers (docker overlay2)",
+    Scheme.COMPRESSED_LAYERS: "compressed layers (registries)",
     Scheme.WHOLE_FILES: "whole files once, plain",
+    Scheme.FIXED_BLOCKS: "blocks of 4 KiB once, plain",
     Scheme.CHUNKS: "chunks once, plain",
     Scheme.STORED: "layerstore, on disk",
+    Scheme.OPTIMIZED: "layerstore, optimized",
 }
 
 
@@ -81,11 +79,13 @@ class SchemeSize(msgspec.Struct, frozen=True):
 
     Attributes:
         size: Bytes: of allocated blocks for the schemes that unpack files, of plain
-            chunks for ``chunks``, of the store's disk for ``stored``.
+            chunks for ``chunks``, of the store's disk for ``stored`` and ``optimized``.
+        growth: The same after each of the images, in their order; the last is ``size``.
     """
 
     scheme: Scheme
     size: int
+    growth: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
@@ -120,7 +120,7 @@ class Savings(msgspec.Struct, frozen=True):
     """The comparison for a set of images.
 
     Attributes:
-        schemes: Most expensive way first, ``stored`` last.
+        schemes: In the order of :class:`Scheme`; what nobody asked for is left out.
         images: In the order given, or oldest first.
         containers: Root file systems counted.
         logical_size: File bytes as all containers see them.
@@ -144,8 +144,12 @@ class Savings(msgspec.Struct, frozen=True):
     not_counted_size: int
 
     def size_of(self, scheme: Scheme) -> int:
-        """Return one scheme's bytes."""
-        return next(item.size for item in self.schemes if item.scheme is scheme)
+        """Return one scheme's bytes; 0 if it was not counted."""
+        return next((item.size for item in self.schemes if item.scheme is scheme), 0)
+
+    def has(self, scheme: Scheme) -> bool:
+        """Return whether a scheme was counted."""
+        return any(item.scheme is scheme for item in self.schemes)
 
     def saved(self, baseline: Scheme) -> int:
         """Return the bytes saved here against ``baseline``; negative when it is cheaper."""
@@ -157,186 +161,77 @@ class Savings(msgspec.Struct, frozen=True):
         return self.size_of(baseline) / stored if stored else 0.0
 
 
-class _Layers:
-    """Changesets of a store's layers and their counts; a changeset is read and dropped."""
-
-    def __init__(self, store: Store, inventory: Inventory) -> None:
-        self._store = store
-        self._records = inventory.layers
-        self._contents: dict[DiffId, LayerContent] = {}
-
-    def changeset(self, diff_id: DiffId) -> Changeset:
-        """Read a layer."""
-        changeset = read_changeset(self._store, self._records[diff_id])
-        if diff_id not in self._contents:
-            self._contents[diff_id] = layer_content(changeset)
-        return changeset
-
-    def content(self, diff_id: DiffId) -> LayerContent:
-        """Return a layer's counts, reading it if it was not read before."""
-        if diff_id not in self._contents:
-            self.changeset(diff_id)
-        return self._contents[diff_id]
-
-
 def take_savings(
     store: Store, references: Sequence[str] = (), *, copies: int | None = 1
 ) -> Savings:
-    """Compare the schemes for images of a store.
+    """Compare the schemes for images of a store; arguments and errors as of ``take_survey``."""
+    return compare(take_survey(store, references, copies=copies))
+
+
+def compare(
+    survey: Survey, forms: Forms | None = None, optimized: Savings | None = None
+) -> Savings:
+    """Compare the schemes for a selection of images.
 
     Args:
-        store: Where the images are.
-        references: Names or ids, in the order they were built; none means all named
-            images, oldest first. An image named twice counts once.
-        copies: Containers of each image. None counts its mounted views, and without
-            references leaves out images that have none.
-
-    Raises:
-        NotFoundError: A reference names nothing.
-        InputError: A negative number of copies.
-        IntegrityError: The catalog or a layer's tree is damaged.
+        survey: The selection.
+        forms: What reading all content told; without it those schemes are left out.
+        optimized: The same selection of an optimized copy of the store.
     """
-    inventory = take_inventory(store)
-    layers = _Layers(store, inventory)
-    if copies is not None and copies < 0:
-        raise InputError(f"{copies} copies of an image make no sense: expected 0 or more")
-    chosen = _choose(store, inventory, references)
-    if copies is None:
-        views = Counter(view.image_id for view in inventory.views)
-        chosen = [image for image in chosen if references or views[image.image_id]]
-        numbers = {image.image_id: views[image.image_id] for image in chosen}
-    else:
-        numbers = {image.image_id: copies for image in chosen}
-    sizes = image_sizes([image.layers for image in chosen], layers.changeset)
-    attribution = attribute(inventory, lambda diff_id: layers.content(diff_id).chunks)
-    return _compare(inventory, attribution, chosen, numbers, sizes, layers)
-
-
-def _choose(store: Store, inventory: Inventory, references: Sequence[str]) -> list[ImageRecord]:
-    if not references:
-        return list(inventory.tagged())
-    chosen = {image.image_id: image for image in map(store.resolve, references)}
-    return list(chosen.values())
-
-
-def _compare(
-    inventory: Inventory,
-    attribution: Attribution,
-    chosen: list[ImageRecord],
-    copies: dict[ImageId, int],
-    sizes: dict[Chain, ContentSize],
-    layers: _Layers,
-) -> Savings:
-    distinct = {diff_id: layers.content(diff_id) for i in chosen for diff_id in i.layers}
-    tally = _tally(inventory, attribution, chosen)
-    images = [_image_row(inventory, image, copies, sizes, tally) for image in chosen]
-    content = sum(row.added_size for row in images)
-    ledger = ledger_of(inventory, attribution)
-    assert_exact(ledger)
-    overhead, writable = _overhead(ledger, content)
-    schemes = (
-        SchemeSize(Scheme.FULL_COPIES, sum(row.copy_size * row.copies for row in images)),
-        SchemeSize(Scheme.PLAIN_LAYERS, _plain_layers(chosen, distinct)),
-        SchemeSize(Scheme.WHOLE_FILES, _whole_files(distinct.values())),
-        SchemeSize(Scheme.CHUNKS, tally.unique_size),
-        SchemeSize(Scheme.STORED, content + overhead),
-    )
+    tally = counting.stored(survey)
+    content, overhead = sum(tally.added), sum(tally.overhead)
+    writable = counting.writable_size(survey.ledger)
     return Savings(
-        schemes=schemes,
-        images=tuple(images),
-        containers=sum(copies.values()),
-        logical_size=sum(row.logical_size * row.copies for row in images),
-        unique_size=tally.unique_size,
+        schemes=tuple(_schemes(survey, tally, forms, optimized)),
+        images=tuple(_image_row(survey, rank, tally) for rank in range(len(survey.chosen))),
+        containers=sum(survey.copies.values()),
+        logical_size=sum(
+            survey.sizes[image.layers].logical_size * survey.copies[image.image_id]
+            for image in survey.chosen
+        ),
+        unique_size=sum(tally.unique),
         stored_content_size=content,
         overhead_size=overhead,
         writable_size=writable,
-        not_counted_size=ledger.disk_size - writable - content - overhead,
+        not_counted_size=survey.ledger.disk_size - writable - content - overhead,
     )
 
 
-class _Tally:
-    """Stored bytes of the selection, image by image."""
-
-    def __init__(self, blobs: dict[ImageId, int]) -> None:
-        self.exclusive = dict(blobs)
-        self.shared = dict.fromkeys(blobs, 0)
-        self.added = dict(blobs)
-        self.unique_size = 0
-
-
-def _tally(inventory: Inventory, attribution: Attribution, chosen: list[ImageRecord]) -> _Tally:
-    blobs = blob_sizes(inventory)
-    tally = _Tally({i.image_id: sum(blobs[d] for d in blobs_of(inventory, i)) for i in chosen})
-    ranks: dict[DiffId, set[int]] = {}
-    for rank, image in enumerate(chosen):
-        for diff_id in image.layers:
-            ranks.setdefault(diff_id, set()).add(rank)
-    for group in attribution.groups:
-        owners = set().union(*(ranks.get(diff_id, ()) for diff_id in group.layers))
-        if not owners:
-            continue
-        tally.unique_size += group.data_raw
-        tally.added[chosen[min(owners)].image_id] += group.stored
-        part = tally.exclusive if len(owners) == 1 else tally.shared
-        for rank in owners:
-            part[chosen[rank].image_id] += group.stored
-    return tally
+def _schemes(
+    survey: Survey, tally: Stored, forms: Forms | None, optimized: Savings | None
+) -> list[SchemeSize]:
+    added = {
+        Scheme.FULL_COPIES: counting.full_copies(survey),
+        Scheme.PLAIN_LAYERS: counting.plain_layers(survey),
+        Scheme.WHOLE_FILES: counting.whole_files(survey),
+        Scheme.CHUNKS: tally.unique,
+        Scheme.STORED: [own + part for own, part in zip(tally.added, tally.overhead, strict=True)],
+    }
+    if forms is not None:
+        added[Scheme.COMPRESSED_LAYERS] = forms.compressed
+        added[Scheme.FIXED_BLOCKS] = forms.blocks
+    found = {each: tuple(accumulate(sizes)) for each, sizes in added.items()}
+    if optimized is not None:
+        found[Scheme.OPTIMIZED] = next(
+            item.growth for item in optimized.schemes if item.scheme is Scheme.STORED
+        )
+    return [
+        SchemeSize(scheme, found[scheme][-1] if found[scheme] else 0, found[scheme])
+        for scheme in Scheme
+        if scheme in found
+    ]
 
 
-def _image_row(
-    inventory: Inventory,
-    image: ImageRecord,
-    copies: dict[ImageId, int],
-    sizes: dict[Chain, ContentSize],
-    tally: _Tally,
-) -> ImageSavings:
-    size, image_id = sizes[image.layers], image.image_id
+def _image_row(survey: Survey, rank: int, tally: Stored) -> ImageSavings:
+    image = survey.chosen[rank]
+    size = survey.sizes[image.layers]
     return ImageSavings(
-        image_id=image_id,
-        names=inventory.names.get(image_id, ()),
-        copies=copies[image_id],
+        image_id=image.image_id,
+        names=survey.inventory.names.get(image.image_id, ()),
+        copies=survey.copies[image.image_id],
         logical_size=size.logical_size,
         copy_size=size.allocated_size,
-        exclusive_size=tally.exclusive[image_id],
-        shared_size=tally.shared[image_id],
-        added_size=tally.added[image_id],
+        exclusive_size=tally.exclusive[rank],
+        shared_size=tally.shared[rank],
+        added_size=tally.added[rank],
     )
-
-
-def _plain_layers(chosen: list[ImageRecord], layers: Mapping[DiffId, LayerContent]) -> int:
-    """Unpack every layer of every distinct chain once, each in a directory of its own."""
-    unpacked: dict[str, int] = {}
-    for image in chosen:
-        for depth in range(1, len(image.layers) + 1):
-            chain = image.layers[:depth]
-            unpacked[chain_id(chain)] = layers[chain[-1]].allocated_size
-    return sum(unpacked.values())
-
-
-def _whole_files(layers: Iterable[LayerContent]) -> int:
-    contents: dict[Content, int] = {}
-    for layer in layers:
-        contents.update((key, allocated) for key, (_, allocated) in layer.contents.items())
-    return sum(contents.values())
-
-
-def _overhead(ledger: Ledger, content: int) -> tuple[int, int]:
-    """Return the selection's part of the store's overhead, and the writable layers' disk size."""
-    writable = sum(layer.disk_size for layer in ledger.writable)
-    charged = (
-        Owner.EXCLUSIVE,
-        Owner.SHARED,
-        Owner.METADATA,
-        Owner.BLOBS,
-        Owner.CACHE,
-        Owner.RESTING,
-        Owner.HELD,
-        Owner.UNREFERENCED,
-    )
-    all_content = sum(ledger.size_of(owner) for owner in charged)
-    apart = writable + ledger.unpacked_disk_size + ledger.cache_mounts_disk_size
-    apart += ledger.size_of(Owner.ORIGINALS)  # no other scheme of the table keeps them
-    overhead = ledger.disk_size - apart - all_content
-    if not content:
-        return 0, writable
-    return share(0, content, all_content, overhead), writable

@@ -5,19 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from layerstore.measure.savings import Savings, Scheme
-from layerstore.measure.table import Bar, BarChart, Table, columns
+from layerstore.measure.table import Bar, BarChart, Table, columns, sparkline
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
-    from layerstore.measure.savings import ImageSavings
+    from collections.abc import Iterator
 
-_HOW = {
+    from layerstore.measure.savings import ImageSavings
+    from layerstore.measure.transfers import Transfers
+
+HOW = {
     Scheme.FULL_COPIES: "every container a file system of its own",
     Scheme.PLAIN_LAYERS: "every layer unpacked once",
+    Scheme.COMPRESSED_LAYERS: "every layer once, as pulls transfer it",
     Scheme.WHOLE_FILES: "every distinct file once, not compressed",
+    Scheme.FIXED_BLOCKS: "every distinct block once, not compressed",
     Scheme.CHUNKS: "every distinct chunk once, not compressed",
     Scheme.STORED: "chunks compressed, with all metadata and slack",
+    Scheme.OPTIMIZED: "the same after optimize, in a scratch copy",
 }
+"""What each scheme keeps, in a few words."""
 
 _IMAGES_NOTES = (
     "logical and full copy count one container, in the last row all of them;",
@@ -31,9 +38,9 @@ def schemes_table(savings: Savings) -> Table:
     rows = tuple(
         (
             item.label,
-            _HOW[item.scheme],
+            HOW[item.scheme],
             format_size(item.size),
-            _ratio(savings, item.scheme),
+            ratio_text(savings, item.scheme),
             "" if item.scheme is Scheme.STORED else format_size(savings.saved(item.scheme)),
         )
         for item in savings.schemes
@@ -49,7 +56,7 @@ def schemes_table(savings: Savings) -> Table:
 def schemes_chart(savings: Savings) -> BarChart:
     """Return the waterfall: the same containers, scheme by scheme, on one scale."""
     bars = tuple(
-        Bar(item.label, item.size, f"{format_size(item.size)}  {_ratio(savings, item.scheme)}")
+        Bar(item.label, item.size, f"{format_size(item.size)}  {ratio_text(savings, item.scheme)}")
         for item in savings.schemes
     )
     return BarChart("", bars)
@@ -76,8 +83,13 @@ def images_table(savings: Savings) -> Table:
     )
 
 
+def image_name(image: ImageSavings) -> str:
+    """Return what people call an image: its names, else the beginning of its id."""
+    return ", ".join(image.names) or image.image_id.partition(":")[2][:12]
+
+
 def _image_row(image: ImageSavings) -> tuple[str, ...]:
-    name = ", ".join(image.names) or image.image_id.partition(":")[2][:12]
+    name = image_name(image)
     sizes = (
         image.logical_size,
         image.copy_size,
@@ -97,7 +109,8 @@ def _title(savings: Savings) -> str:
     )
 
 
-def _ratio(savings: Savings, scheme: Scheme) -> str:
+def ratio_text(savings: Savings, scheme: Scheme) -> str:
+    """Return how many times what the store has a scheme takes: ``3.5x``."""
     ratio = savings.ratio(scheme)
     return f"{ratio:.1f}x" if ratio < 99.95 else f"{ratio:,.0f}x"
 
@@ -115,3 +128,62 @@ def _notes(savings: Savings) -> tuple[str, ...]:
             "build cache, unreferenced bytes, files unpacked for views (see df)"
         )
     return tuple(notes)
+
+
+def growth_lines(savings: Savings, width: int = 60) -> list[str]:
+    """Return how each scheme grows, a line of blocks each, on the scale of all but full copies.
+
+    Nothing for fewer than three images: two points are no curve.
+    """
+    if len(savings.images) < 3:
+        return []
+    chosen = [item for item in savings.schemes if item.scheme is not Scheme.FULL_COPIES]
+    largest = max((item.size for item in chosen), default=0)
+    label = max(len(item.label) for item in chosen)
+    lines = ["growth as the images came in this order, without full copies:"]
+    return lines + [
+        f"{item.label.rjust(label)} │{sparkline(item.growth, largest, width)} "
+        f"{format_size(item.size)}"
+        for item in chosen
+    ]
+
+
+def transfers_table(taken: Transfers) -> Table:
+    """Return what pulls carry."""
+    ours = taken.parcels_size
+    rows = tuple(
+        (label, how, format_size(size), f"{size / ours:.1f}x" if ours else "")
+        for label, how, size in (
+            ("full copies", "every file of every image", taken.full_size),
+            ("compressed layers (docker pull)", "each layer once a host", taken.layers_size),
+            ("layerstore, by parcels", "what a host lacks, as differences", ours),
+        )
+    )
+    title = (
+        f"{taken.pulls} pull{'s' * (taken.pulls != 1)} by {taken.hosts} "
+        f"host{'s' * (taken.hosts != 1)} that had nothing"
+    )
+    return Table(title, columns(["SCHEME", "WHAT TRAVELS"], ["NETWORK", "TIMES OURS"]), rows)
+
+
+def csv_rows(savings: Savings) -> Iterator[str]:
+    """Yield lines of CSV (RFC 4180), a number each: of which kind, of what, in bytes."""
+    rows: list[tuple[str, str, str, int]] = []
+    rows += [("scheme", "", item.scheme.value, item.size) for item in savings.schemes]
+    for rank, image in enumerate(savings.images):
+        name = image_name(image)
+        rows += [
+            ("image", name, field, getattr(image, f"{field}_size"))
+            for field in ("logical", "copy", "exclusive", "shared", "added")
+        ]
+        rows += [("growth", name, item.scheme.value, item.growth[rank]) for item in savings.schemes]
+    yield "kind,image,measure,bytes"
+    for kind, name, measure, size in rows:
+        yield f"{kind},{_csv_cell(name)},{measure},{size}"
+
+
+def _csv_cell(text: str) -> str:
+    if not any(char in text for char in ',"\r\n'):
+        return text
+    doubled = text.replace('"', '""')
+    return f'"{doubled}"'

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+_HEIGHTS = "▁▂▃▄▅▆▇█"
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -98,3 +99,15 @@ def chart_lines(chart: BarChart, width: int = 48) -> list[str]:
         f"{bar.label.rjust(label)} │{block_bar(bar.value, largest, width)} {bar.text}"
         for bar in chart.bars
     ]
+
+
+def sparkline(values: Sequence[int], largest: int, width: int) -> str:
+    """Return values as blocks of growing height, at most ``width`` of them, full at ``largest``.
+
+    Of more values than cells every so-manieth is shown, always the last one.
+    """
+    if largest <= 0 or not values:
+        return ""
+    count = min(len(values), width)
+    shown = [values[(cell + 1) * len(values) // count - 1] for cell in range(count)]
+    return "".join(_HEIGHTS[min(7, value * 8 // largest)] if value > 0 else " " for value in shown)

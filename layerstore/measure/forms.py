@@ -1,0 +1,150 @@
+"""Ways to keep images that only their whole content tells: compressed layers, fixed blocks.
+
+Every layer of a selection is read once for each; that takes a minute of processor time for
+each 1.5 GB or so of layers, nearly all of it zlib's. Nothing is kept of it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from blake3 import blake3
+
+from layerstore.formats.origins import NO_ORIGINS
+from layerstore.image.export_layer import layer_tar
+from layerstore.measure.host_model import BLOCK_BYTES
+from layerstore.progress import Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from layerstore.digest import DiffId
+    from layerstore.formats.tree import Entry
+    from layerstore.measure.contents import Content
+    from layerstore.measure.survey import Survey
+    from layerstore.progress import Progress
+    from layerstore.store.store import Store
+
+GZIP_LEVEL = 6
+"""What docker and most builders take: gzip's own default."""
+
+_GZIP_WINDOW_BITS = 31
+_DIGEST_BYTES = 12
+"""Enough to tell 2**40 blocks apart but for one chance in 2**16."""
+
+
+class Forms(NamedTuple):
+    """What each image of a selection adds in forms that are not the store's.
+
+    Attributes:
+        compressed: Bytes of compressed layers that were new with it.
+        blocks: Bytes of blocks of files that were new with it.
+        layer_sizes: Bytes of each layer when compressed.
+    """
+
+    compressed: list[int]
+    blocks: list[int]
+    layer_sizes: dict[DiffId, int]
+
+
+def take_forms(store: Store, survey: Survey, progress: Progress | None = None) -> Forms:
+    """Read all content of a selection and count it in other forms.
+
+    Args:
+        store: Of the survey.
+        survey: The selection.
+        progress: Told bytes of layers.
+
+    Raises:
+        IntegrityError: Content is damaged or missing.
+    """
+    progress = progress or Silent()
+    sizes = compressed_layers(store, survey, progress)
+    compressed = [0] * len(survey.chosen)
+    for rank, diff_id in survey.new_layers():
+        compressed[rank] += sizes[diff_id]
+    return Forms(compressed, _fixed_blocks(store, survey, progress), sizes)
+
+
+def compressed_layers(store: Store, survey: Survey, progress: Progress) -> dict[DiffId, int]:
+    """Return what each layer takes in a registry.
+
+    That of the bytes under which it came, where the store knows them; else what gzip makes
+    of its tar. Of several the smallest.
+    """
+    sizes: dict[DiffId, int] = {}
+    for image in survey.chosen:
+        origins = survey.inventory.origins.get(image.image_id, NO_ORIGINS)
+        for each in origins.encodings.values():
+            sizes[each.diff_id] = min(each.size, sizes.get(each.diff_id, each.size))
+    wanted = [diff_id for _, diff_id in survey.new_layers()]
+    todo = [diff_id for diff_id in wanted if diff_id not in sizes]
+    progress.start("compressing layers", sum(store.layer(diff_id).tar_size for diff_id in todo))
+    for diff_id in todo:
+        sizes[diff_id] = _gzip_size(layer_tar(store, store.layer(diff_id)), progress)
+    progress.finish()
+    return {diff_id: sizes[diff_id] for diff_id in wanted}
+
+
+def _gzip_size(pieces: Iterable[bytes], progress: Progress) -> int:
+    coder = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW_BITS)
+    size = 0
+    for piece in pieces:
+        size += len(coder.compress(piece))
+        progress.advance(len(piece))
+    return size + len(coder.flush())
+
+
+def _fixed_blocks(store: Store, survey: Survey, progress: Progress) -> list[int]:
+    """Return the bytes of distinct blocks of files that each image adds.
+
+    What a disk that keeps equal blocks once would hold: files begin at blocks and the last
+    is filled up with zeros; blocks of zeros take nothing.
+    """
+    layers = list(survey.new_layers())
+    total = sum(survey.layers.content(diff_id).logical_size for _, diff_id in layers)
+    progress.start("comparing blocks", total)
+    added = [0] * len(survey.chosen)
+    contents: set[Content] = set()
+    blocks = {_name(bytes(BLOCK_BYTES))}
+    for rank, diff_id in layers:
+        for entry in survey.layers.changeset(diff_id).entries:
+            extents = entry.extents
+            if not extents:
+                continue
+            progress.advance(entry.size)
+            key = extents[0][1] if len(extents) == 1 and extents[0][1] is not None else extents
+            if key not in contents:
+                contents.add(key)
+                before = len(blocks)
+                blocks.update(map(_name, _blocks(store, entry)))
+                added[rank] += (len(blocks) - before) * BLOCK_BYTES
+    progress.finish()
+    return added
+
+
+def _name(block: bytes) -> bytes:
+    return blake3(block).digest(_DIGEST_BYTES)
+
+
+def _blocks(store: Store, entry: Entry) -> Iterator[bytes]:
+    """Yield the blocks of a file that hold data, each whole; whole blocks of holes are left out."""
+    rest = b""
+    for length, chunk_id in entry.extents:
+        if chunk_id is None:
+            head = min(length, -len(rest) % BLOCK_BYTES) if rest else 0
+            rest += bytes(head)
+            if len(rest) == BLOCK_BYTES:
+                yield rest
+                rest = b""
+            if not rest:
+                rest = bytes((length - head) % BLOCK_BYTES)
+            continue
+        data = rest + store.read_chunk(chunk_id)
+        whole = len(data) - len(data) % BLOCK_BYTES
+        for at in range(0, whole, BLOCK_BYTES):
+            yield data[at : at + BLOCK_BYTES]
+        rest = data[whole:]
+    if rest:
+        yield rest + bytes(BLOCK_BYTES - len(rest))

@@ -1,0 +1,130 @@
+"""Everything that a report tells, taken from a store."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from layerstore.measure.forms import compressed_layers, take_forms
+from layerstore.measure.memory import Memory, take_memory
+from layerstore.measure.places import Place, take_places
+from layerstore.measure.savings import Savings, compare
+from layerstore.measure.savings_report import image_name
+from layerstore.measure.sharing import Sharing, take_sharing
+from layerstore.measure.survey import take_survey
+from layerstore.measure.transfers import Transfers, take_transfers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from layerstore.measure.survey import Survey
+    from layerstore.measure.transfers import Hosts
+    from layerstore.progress import Progress
+    from layerstore.store.store import Store
+
+WIDE_ROWS = 60
+NARROW_ROWS = 22
+
+
+class Report(Savings, frozen=True):
+    """The comparison, and what else was asked.
+
+    Attributes:
+        sharing: Images by images.
+        places: Where the stored bytes are.
+        transfers: What pulls carry; None if nobody asked.
+        memory: What running views hold in memory; None if nobody asked.
+    """
+
+    sharing: Sharing | None = None
+    places: tuple[Place, ...] = ()
+    transfers: Transfers | None = None
+    memory: Memory | None = None
+
+
+class Wishes(NamedTuple):
+    """What a report is to tell.
+
+    Attributes:
+        copies: Containers of each image; None counts the mounted views.
+        reads_content: Whether all content is read for the schemes that only it tells.
+        hosts: Gives the hosts whose pulls are counted; None for none.
+        memory: Whether the kernel is asked what running views hold in memory.
+        details: Whether sharing and places are told as well; trees are read once more for it.
+    """
+
+    copies: int | None = 1
+    reads_content: bool = False
+    hosts: Callable[[Store, Survey], Sequence[Hosts]] | None = None
+    memory: bool = False
+    details: bool = True
+
+
+class Collected(NamedTuple):
+    """A report, and what narrow screens get instead of its matrix."""
+
+    report: Report
+    narrow_sharing: Sharing | None
+
+
+def collect(
+    store: Store,
+    references: Sequence[str],
+    wishes: Wishes,
+    progress: Progress,
+    optimized: Callable[[Survey], Savings] | None = None,
+) -> Collected:
+    """Take a report of some images of a store.
+
+    Args:
+        store: Where they are; written to only where pulls are counted, for what waits.
+        references: Names or ids in order; none for all named images, oldest first.
+        wishes: What is wanted.
+        progress: Told bytes, where content is read.
+        optimized: Gives the same selection of an optimized copy.
+
+    Raises:
+        NotFoundError: A reference names nothing.
+        InputError: A negative number of copies.
+        IntegrityError: The catalog, a tree or content is damaged.
+        StorageError: No room for what waits.
+        UnsupportedError: The kernel does not tell what is in memory.
+    """
+    survey = take_survey(store, references, copies=wishes.copies)
+    hosts = wishes.hosts(store, survey) if wishes.hosts is not None else None
+    memory = None
+    if wishes.memory:
+        memory = take_memory(store, [image.image_id for image in survey.chosen])
+    forms = take_forms(store, survey, progress) if wishes.reads_content else None
+    savings = compare(survey, forms, optimized(survey) if optimized is not None else None)
+    transfers = None
+    if hosts is not None:
+        sizes = forms.layer_sizes if forms else compressed_layers(store, survey, progress)
+        transfers = take_transfers(store, survey, sizes, hosts, progress)
+    report = Report(
+        **{name: getattr(savings, name) for name in Savings.__struct_fields__},
+        transfers=transfers,
+        memory=memory,
+    )
+    if not wishes.details:
+        return Collected(report, None)
+    names = [image_name(image) for image in savings.images]
+    detailed = msgspec.structs.replace(
+        report, sharing=take_sharing(survey, names, WIDE_ROWS), places=take_places(survey)
+    )
+    return Collected(detailed, take_sharing(survey, names, NARROW_ROWS))
+
+
+def to_builtins(report: Report) -> object:
+    """Return a report as JSON has it; docs/reference/savings.schema.json."""
+    return msgspec.to_builtins(report)
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of ``savings --json``, the text of docs/reference/savings.schema.json.
+
+    python -c 'from layerstore.measure.report.collect import json_schema; print(json_schema())'
+    """
+    return json.dumps(msgspec.json.schema(Report), indent=1)

@@ -1,0 +1,135 @@
+"""The page: it asks for nothing, runs nothing, and says what the numbers say."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from layerstore.measure.report.collect import Report, Wishes, collect, json_schema, to_builtins
+from layerstore.measure.report.page import POLICY, page
+from layerstore.measure.savings import Scheme
+from layerstore.measure.savings_report import csv_rows
+from layerstore.measure.transfers import same_hosts
+from layerstore.progress import Silent
+from layerstore.store.store import Store
+from layerstore.units import format_size
+from tests.support.measure import build, noise
+
+BASE = {b"usr/lib/%d" % n: noise(n, 9000) for n in range(30)}
+NASTY = b"usr/share/<script>alert(1)<\x2fscript>\x1b[31m\xff"
+
+
+class Elements(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "store", create=True) as store:
+        for number in range(3):
+            own = {b"srv/app%d/%d" % (number, n): noise((number, n), 7000) for n in range(4)}
+            build(store, f"app:{number}", BASE, own | {NASTY + b"/f": noise("f", 90_000)},
+                  created=number)  # fmt: skip
+        yield store
+
+
+def taken(store, *names, **wishes):
+    return collect(store, names, Wishes(**wishes), Silent())
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(store):
+    text = page(taken(store, reads_content=True), "")
+    elements = Elements(text)
+    assert elements.open == []
+    names = {tag for tag, _ in elements.tags}
+    assert names.isdisjoint({"script", "link", "img", "iframe", "object", "embed", "a", "form"})
+    for tag, attributes in elements.tags:
+        assert not any(name.startswith("on") for name in attributes), tag
+        assert not {"src", "href", "xlink:href"} & set(attributes)
+    policies = [a["content"] for t, a in elements.tags if a.get("http-equiv")]
+    assert policies == [POLICY]
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_names_of_strangers_are_text(store):
+    text = page(taken(store), "")
+    assert "<script" not in text
+    assert "\x1b" not in text
+    assert "<script>alert(1)" in Elements(text).text
+
+
+def test_every_number_of_the_schemes_is_on_the_page(store):
+    collected = taken(store, copies=7, reads_content=True)
+    shown = Elements(page(collected, "")).text
+    assert "3 images as 21 containers" in shown
+    assert {item.scheme for item in collected.report.schemes} == set(Scheme) - {Scheme.OPTIMIZED}
+    for item in collected.report.schemes:
+        assert item.label in shown
+        assert format_size(item.size) in shown
+        assert item.growth[-1] == item.size
+        assert list(item.growth) == sorted(item.growth)
+
+
+def test_ids_are_unique_and_pictures_name_what_they_show(store):
+    elements = Elements(page(taken(store, reads_content=True), ""))
+    ids = [a["id"] for _, a in elements.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    pictures = [a for tag, a in elements.tags if tag == "svg"]
+    assert len(pictures) >= 8
+    for attributes in pictures:
+        assert attributes["role"] == "img"
+        assert set(attributes["aria-labelledby"].split()) <= set(ids)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_store_of_nothing_or_one_image_has_a_page(tmp_path, count):
+    with Store.open(tmp_path / "other", create=True) as store:
+        for number in range(count):
+            build(store, f"app:{number}", BASE)
+        assert Elements(page(taken(store, reads_content=True), "")).open == []
+
+
+def test_the_schema_is_that_of_the_reference_and_json_obeys_it(store):
+    reference = Path(__file__).parents[3] / "docs" / "reference" / "savings.schema.json"
+    assert reference.read_text() == json_schema() + "\n"
+    report = taken(store, reads_content=True, hosts=lambda _, survey: same_hosts(survey, 2)).report
+    text = json.dumps(to_builtins(report))
+    assert msgspec.json.decode(text, type=Report) == report
+
+
+def test_spreadsheets_get_the_same_numbers(store):
+    report = taken(store).report
+    rows = list(csv.DictReader(csv_rows(report)))
+    schemes = {row["measure"]: int(row["bytes"]) for row in rows if row["kind"] == "scheme"}
+    assert schemes == {item.scheme.value: item.size for item in report.schemes}
+    last = {r["measure"]: int(r["bytes"]) for r in rows if r["kind"] == "growth"}
+    assert last == schemes
+    added = [int(r["bytes"]) for r in rows if (r["kind"], r["measure"]) == ("image", "added")]
+    assert sum(added) == report.stored_content_size
