@@ -8,8 +8,8 @@ PYTEST_WORKERS ?= 2
 FUZZ_SECONDS ?= 120
 DIFFERENTIAL_ARCHIVES ?= 50000
 
-.PHONY: help demo test conformance crash-nightly crash-release hostile fuzz differential lint format lock bench bench-views bench-builds setup
-.PHONY: setup-system setup-test-system protos clean
+.PHONY: help demo test conformance crash-nightly crash-release hostile fuzz differential lint format lock bench bench-quick setup
+.PHONY: setup-system setup-test-system setup-bench-system protos clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,19 +57,19 @@ format: $(VENV)/.ready ## Format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup-system $(VENV)/.ready ## Ingest a Debian root file system here and with the peers at hand
-	$(BIN)/python -m tests.bench.ingest $(BENCH_ARGS)
+bench: setup-bench-system $(VENV)/.ready ## Run all benchmarks beside the peers and write docs/performance.md, an hour (BENCH_ARGS="--only views")
+	$(BIN)/python -m tests.bench.suite $(BENCH_ARGS)
 
-bench-views: setup-system $(VENV)/.ready ## Read one root file system through every kind of view, here and by the peers at hand
-	$(BIN)/python -m tests.bench.paths $(BENCH_ARGS)
-
-bench-builds: setup-system $(VENV)/.ready ## Build a project of thirty steps here, with docker and with buildah
-	$(BIN)/python -m tests.bench.builds $(BENCH_ARGS)
+bench-quick: setup-bench-system $(VENV)/.ready ## The same with fewer benchmarks and rounds, ten minutes
+	$(BIN)/python -m tests.bench.suite --quick $(BENCH_ARGS)
 
 setup: setup-system $(VENV)/.ready ## Install what layerstore needs to run
 
 setup-system:
 	@.ci/system-packages run
+
+setup-bench-system:
+	@.ci/system-packages bench
 
 setup-test-system:
 	@.ci/system-packages test

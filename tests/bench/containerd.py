@@ -1,6 +1,6 @@
 """containerd with our snapshotter beside its own overlayfs: import, start, disk.
 
-    python -m tests.bench.containerd V1.tar V2.tar [--rounds N]
+    python -m tests.bench.containerd V1.tar V2.tar [--rounds N] [--json FILE]
 
 takes OCI archives (``layerstore save``) of two versions of one image. Each round imports both
 into a new containerd, with the one snapshotter and with the other, in turns. What an archive
@@ -28,6 +28,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.bench.harness import version_of
+from tests.bench.result import Result
 from tests.support.containerd import Containerd
 from tests.support.snapshotter import Plugin, end_mounts_below
 
@@ -130,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("archives", nargs=2, type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     options = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {THEIRS: [], OURS: [], PACKS: []}
     for number in range(options.rounds):
@@ -147,6 +150,23 @@ def main() -> None:
         medians = [statistics.median(each[what] for each in found[name]) for name in found]
         scale, unit = (1e6, "MB") if what.startswith("disk") else (1, "s")
         print(f"{what:14}" + "".join(f"{median / scale:10.2f}{unit:>2}" for median in medians))
+    if options.json:
+        result_of(found).write(options.json)
+
+
+def result_of(found: dict[str, list[dict[str, float]]]) -> Result:
+    """Return every round, a group for each thing that was measured."""
+    version = version_of(("containerd", "--version"))
+    result = Result({"containerd": version} if version else {})
+    for name, rounds in found.items():
+        for what in rounds[0]:
+            values = [each[what] for each in rounds]
+            if what.startswith("disk"):
+                result.add(what, name, "disk", "B", values)
+            else:
+                counted = "CPU" if what.endswith(" cpu") else "time"
+                result.add(what.removesuffix(" cpu"), name, counted, "s", values)
+    return result
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast an import makes bytes durable, beside ``dd conv=fsync`` on the same disk.
 
-    python -m tests.bench.durable [--bytes N] [-n ROUNDS] [--work DIR] [--gate]
+    python -m tests.bench.durable [--bytes N] [-n ROUNDS] [--work DIR] [--gate] [--json FILE]
 
 The input is a directory of files of 16 KiB to 16 MiB, a third of their bytes random and the rest
 words, read once before the clock starts. An import counts from its start to its end, when
@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from tests.bench.harness import environment, grid, interleave, megabytes, run_costed, say, warm
+from tests.bench.result import Result
 
 TARGET_BYTES_S = 200e6
 _SIZES = (16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)
@@ -50,6 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--bytes", type=int, default=2_000_000_000)
     parser.add_argument("-n", "--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when the target is missed")
     return parser.parse_args()
 
@@ -96,6 +98,15 @@ def main() -> int:
     )
     ours, disk = (statistics.median(found) for found in rates.values())
     missed = ours < TARGET_BYTES_S <= disk
+    if given.json:
+        result = Result(notes=[f"{megabytes(size)} MB of files, {megabytes(stored)} MB in packs."])
+        for name, found in rates.items():
+            result.add("durable", name, "MB a second", "", [rate / 1e6 for rate in found])
+        wanted = f"at least {megabytes(TARGET_BYTES_S)} MB/s where the disk allows it"
+        said = f"{megabytes(ours)} MB/s, dd {megabytes(disk)}"
+        met = None if disk < TARGET_BYTES_S else not missed
+        result.promise("durable import", wanted, said, met=met)
+        result.write(given.json)
     print(f"MISSED: under {megabytes(TARGET_BYTES_S)} MB/s" if missed else "target met")
     return 1 if missed and given.gate else 0
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.docker_load import DockerDaemon, docker_version, write_archive
 from tests.bench.harness import clean_environment, fresh, interleave, run_costed, say, version_of
+from tests.bench.result import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ class Contender:
         self._commands = {"load": load, "save": save}
         self._env = {**clean_environment(), **env}
         self.costs: dict[str, list[float]] = {"load": [], "save": []}
+        self.walls: dict[str, list[float]] = {"load": [], "save": []}
 
     def begin(self) -> None:
         """Forget everything."""
@@ -51,7 +53,9 @@ class Contender:
     def run(self, task: str, archive: Path, out: Path) -> None:
         """Do one task."""
         words = [word.format(archive=archive, out=out) for word in self._commands[task]]
-        self.costs[task].append(run_costed(words, env=self._env).cpu_seconds)
+        cost = run_costed(words, env=self._env)
+        self.costs[task].append(cost.cpu_seconds)
+        self.walls[task].append(cost.wall_seconds)
         out.unlink(missing_ok=True)
 
     def end(self) -> None:
@@ -75,8 +79,9 @@ class Docker(Contender):
         )
         process = self._daemon._process.pid
         before = cpu_seconds(process)
-        client = run_costed([*self._daemon.client, *words]).cpu_seconds
-        self.costs[task].append(client + cpu_seconds(process) - before)
+        client = run_costed([*self._daemon.client, *words])
+        self.costs[task].append(client.cpu_seconds + cpu_seconds(process) - before)
+        self.walls[task].append(client.wall_seconds)
         out.unlink(missing_ok=True)
 
     def end(self) -> None:
@@ -133,11 +138,27 @@ def contenders(top: Path) -> list[Contender]:
     return found
 
 
+def result_of(taking_part: Sequence[Contender], megabytes: float) -> Result:
+    """Return all costs of who took part."""
+    programs = {"podman": "podman", "skopeo": "skopeo", "docker": "dockerd"}
+    result = Result(notes=[f"An image of {megabytes:.0f} MB in one layer."])
+    for each in taking_part:
+        for task, costs in each.costs.items():
+            result.add(task, each.name, "CPU", "s", costs)
+            result.add(task, each.name, "time", "s", each.walls[task])
+        name = each.name.partition(" ")[0]
+        version = version_of((programs[name], "--version")) if name in programs else None
+        if version:
+            result.versions[name] = version
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tar", type=Path, required=True, help="a root file system")
     parser.add_argument("-n", "--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-exchange-", dir="/var/tmp") as scratch:
         top = Path(scratch)
@@ -161,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         interleave(options.rounds, [task_of(each) for each in taking_part], say=say)
         size = archive.stat().st_size / 1e6
+    if options.json:
+        result_of(taking_part, size).write(options.json)
     best = {task: statistics.median(taking_part[0].costs[task]) for task in ("load", "save")}
     print(f"{size:.0f} MB, {options.rounds} rounds, load average {os.getloadavg()[0]:.1f}")
     print(f"{'CPU seconds (times ours)':36} {'load':>16} {'save':>16}")

@@ -1,6 +1,6 @@
 """What fanotify's permission events do for lazy views: why these are not built on them.
 
-    python -m tests.bench.fanotify [--events N]
+    python -m tests.bench.fanotify [--events N] [--json FILE]
 
 Makes an overlay whose file redirects to a sparse file of a data-only layer, in a mount
 namespace of its own, and tries: which marks are taken, on whose reads and maps events
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from layerstore.linux import mounts, namespaces
 from layerstore.linux.data_layers import FOLLOWING
 from tests.bench.harness import say
+from tests.bench.result import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,14 +124,15 @@ def touch_map(path: Path) -> None:
         assert mapped[4096] == 0
 
 
-def which_events(shown: Path, content: Path) -> None:
-    """Say which marks are taken and what brings events."""
+def which_events(shown: Path, content: Path) -> list[str]:
+    """Return which marks are taken and what brings events."""
     trials = [
         ("FAN_PRE_ACCESS, the content's inode", 0, PRE_ACCESS, content),
         ("FAN_PRE_ACCESS, the content's mount", MARK_MOUNT, PRE_ACCESS, content.parent),
         ("FAN_PRE_ACCESS, the overlay", MARK_FILESYSTEM, PRE_ACCESS, shown.parent),
         ("FAN_OPEN_PERM, the overlay", MARK_FILESYSTEM, OPEN_PERM, shown.parent),
     ]
+    found = []
     for name, flags, mask, place in trials:
         listener = Listener()
         taken = listener.mark(flags, mask, place)
@@ -141,12 +143,15 @@ def which_events(shown: Path, content: Path) -> None:
             in_child(act)
             counts.append(len(listener.events) - before)
         listener.forget()
-        say(f"{name}: mark {taken}; events: read of the overlay {counts[0]}, map of it "
-            f"{counts[1]}, read of the content itself {counts[2]}")  # fmt: skip
+        found.append(
+            f"{name}: mark {taken}; events: read of the overlay {counts[0]}, map of it "
+            f"{counts[1]}, read of the content itself {counts[2]}."
+        )
+    return found
 
 
-def what_death_does(content: Path) -> None:
-    """Say what a reader gets whose listener is killed while it waits."""
+def what_death_does(content: Path) -> str:
+    """Return what a reader gets whose listener is killed while it waits."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -165,12 +170,12 @@ def what_death_does(content: Path) -> None:
     os.waitpid(pid, 0)
     reader.join()
     zeros = got == [bytes(4096)]
-    say(f"listener killed while a read of a hole waits: the reader gets "
-        f"{'zeros' if zeros else 'no content'}")  # fmt: skip
+    said = "zeros" if zeros else "no content"
+    return f"Listener killed while a read of a hole waits: the reader gets {said}."
 
 
-def what_an_event_costs(content: Path, events: int) -> None:
-    """Say how much longer a read takes with an event."""
+def what_an_event_costs(content: Path, events: int) -> float:
+    """Return how much longer a read takes with an event."""
     taken = {}
     for watched in (False, True):
         listener = Listener()
@@ -187,7 +192,7 @@ def what_an_event_costs(content: Path, events: int) -> None:
         in_child(reads)
         taken[watched] = time.perf_counter() - begun
         listener.forget()
-    say(f"an event: {1e6 * (taken[True] - taken[False]) / events:.0f} us")
+    return (taken[True] - taken[False]) / events
 
 
 def main() -> int:
@@ -196,6 +201,7 @@ def main() -> int:
     )
     parser.add_argument("--events", type=int, default=5000)
     parser.add_argument("--work", type=Path, help="a directory on ext4, xfs or btrfs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     if os.geteuid() != 0:
         say("needs root: fanotify takes privileges")
@@ -205,9 +211,13 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="layerstore-bench-", dir=given.work))
     try:
         shown, content = make(work)
-        which_events(shown, content)
-        what_death_does(content)
-        what_an_event_costs(content, given.events)
+        result = Result(notes=[*which_events(shown, content), what_death_does(content)])
+        cost = what_an_event_costs(content, given.events)
+        result.add("a read of 4 KiB", "an event of fanotify", "time", "s", [cost])
+        say("\n".join(result.notes))
+        say(f"an event: {1e6 * cost:.0f} us")
+        if given.json:
+            result.write(given.json)
     finally:
         for name in ("root", "data"):
             mounts.unmount(str(work / name), lazy=True)

@@ -1,6 +1,7 @@
 """FUSE servers side by side: our own, fusepy, mfusepy over libfuse 2 and 3, and a plain directory.
 
     python -m tests.bench.fuse_servers [--tree DIR | --tar FILE] [-n ROUNDS] [--mfusepy DIR]
+                                       [--json FILE]
 
 Four jobs, interleaved: walk and stat everything, open and read the small files, read the large
 ones, read 4 KiB at random places; cold (caches dropped, mounted anew) and warm (the same job
@@ -29,6 +30,7 @@ from typing import NamedTuple
 from layerstore.linux import mounts
 from layerstore.linux.mounts import identify
 from tests.bench.harness import environment, grid, interleave, say
+from tests.bench.result import Result
 from tests.bench.trees import unpack_or_copy
 from tests.support.views import server_pids
 
@@ -126,6 +128,14 @@ class Bench:
                 read_whole(root, self.large)
             case _:
                 read_at_random(root, self.large)
+
+    def result(self) -> Result:
+        """Return every sample."""
+        result = Result()
+        for (place, job, state), found in self.samples.items():
+            result.add(f"{state} {job}", place, "time", "s", [sample.wall for sample in found])
+            result.add(f"{state} {job}", place, "server", "s", [sample.server for sample in found])
+        return result
 
     def report(self, places: list[str]) -> str:
         rows = []
@@ -237,6 +247,7 @@ def main() -> int:
     parser.add_argument("-n", "--rounds", type=int, default=7)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--mfusepy", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     if os.geteuid() != 0:
         say("needs root: dropping caches takes privileges")
@@ -250,6 +261,8 @@ def main() -> int:
         with contextlib.suppress(KeyboardInterrupt):  # what was measured is printed
             interleave(given.rounds, [lambda p=p: bench.round_of(p) for p in places], say=say)
         print(bench.report(places))
+        if given.json:
+            bench.result().write(given.json)
         print(f"{len(bench.small)} small files, {len(bench.large)} large ones; {environment()}")
     finally:
         shutil.rmtree(work, ignore_errors=True)

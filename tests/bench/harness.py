@@ -10,7 +10,6 @@ own floor.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
@@ -18,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -147,19 +146,6 @@ def environment() -> dict[str, object]:
         "python": sys.version.split()[0],
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def as_json(series: Iterable[Series], versions: dict[str, str], **more: object) -> str:
-    """Return every run, not only the medians."""
-    return json.dumps(
-        {
-            "environment": environment(),
-            "versions": versions,
-            "series": [asdict(item) for item in series],
-            **more,
-        },
-        indent=2,
-    )
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

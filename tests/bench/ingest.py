@@ -1,6 +1,6 @@
 """Ingest benchmark: the same trees into layerstore and into its peers, in the same run.
 
-    python -m tests.bench.ingest [--tree DIR | --tar FILE] [--second DIR] [-n ROUNDS] [--json]
+    python -m tests.bench.ingest [--tree DIR | --tar FILE] [--second DIR] [-n ROUNDS] [--json FILE]
 
 Stores a Debian root file system (``first``), the same once more, unchanged (``again``), and then
 a related one (``second``), all into the same repository, and prints medians of CPU seconds (user
@@ -23,7 +23,6 @@ from pathlib import Path
 from tests.bench.contenders import CONTENDERS, REFERENCE, Contender, found
 from tests.bench.harness import (
     Series,
-    as_json,
     disk_bytes,
     environment,
     fresh,
@@ -35,6 +34,7 @@ from tests.bench.harness import (
     warm,
 )
 from tests.bench.related import make_related
+from tests.bench.result import Result
 from tests.bench.trees import copy, pack, unpack_or_copy
 
 CPU_TARGETS = {
@@ -172,6 +172,34 @@ def missed_targets(bench: Bench) -> list[str]:
     return missed
 
 
+def result_of(bench: Bench, versions: dict[str, str], missing: list[str]) -> Result:
+    """Return every run, and what became of the promises."""
+    result = Result(versions, missing=missing)
+    for (name, task), series in bench.series.items():
+        result.add(task, name, "CPU", "s", [run.cpu_seconds for run in series.runs])
+        result.add(task, name, "time", "s", [run.wall_seconds for run in series.runs])
+        result.add(task, name, "memory", "B", [run.rss_bytes for run in series.runs])
+        result.add(task, name, "disk", "B", [series.disk_allocated])
+    base = bench.series[REFERENCE, "first"]
+    for name, target in CPU_TARGETS.items():
+        series = bench.series.get((name, "first"))
+        if series is None or not series.runs:
+            continue
+        ratio = series.median("cpu_seconds") / base.median("cpu_seconds")
+        wanted = f"at most {target:g} times the CPU of {REFERENCE}"
+        result.promise(name, wanted, f"{ratio:.2f} times", met=ratio <= target)
+        peak = series.median("rss_bytes")
+        wanted = f"at most {megabytes(RSS_TARGET_BYTES)} MB of memory"
+        result.promise(name, wanted, f"{megabytes(peak)} MB", met=peak <= RSS_TARGET_BYTES)
+    share = share_of_again(bench)
+    if share is not None:
+        wanted = f"at most {AGAIN_TARGET:.0%} of the first time's CPU"
+        result.promise(f"{UNCHANGED}, unchanged", wanted, f"{share:.1%}", met=share <= AGAIN_TARGET)
+    floor = megabytes(run_costed(["true"]).rss_bytes)
+    result.notes.append(f"Memory is that of the largest process, at least {floor} MB this way.")
+    return result
+
+
 def share_of_again(bench: Bench) -> float | None:
     """Return what adding the unchanged directory again costs, as a part of adding it first."""
     first, again = (bench.series.get((UNCHANGED, task)) for task in ("first", "again"))
@@ -191,7 +219,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-n", "--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", help="contenders whose name holds this text")
     parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
-    parser.add_argument("--json", action="store_true", help="print every run as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a target is missed")
     return parser.parse_args()
 
@@ -208,13 +236,12 @@ def main() -> int:
         shutil.rmtree(work, ignore_errors=True)
     missed = missed_targets(bench)
     if given.json:
-        print(as_json(bench.series.values(), versions, missing=missing, missed=missed))
-    else:
-        print(report(bench, versions, missing))
-        share = share_of_again(bench)
-        if share is not None:
-            print(f"\n{UNCHANGED}: again costs {share:.1%} of first")
-        print("\n".join(f"MISSED: {sentence}" for sentence in missed) or "targets met")
+        result_of(bench, versions, missing).write(given.json)
+    print(report(bench, versions, missing))
+    share = share_of_again(bench)
+    if share is not None:
+        print(f"\n{UNCHANGED}: again costs {share:.1%} of first")
+    print("\n".join(f"MISSED: {sentence}" for sentence in missed) or "targets met")
     return 1 if missed and given.gate else 0
 
 

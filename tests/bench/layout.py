@@ -1,6 +1,7 @@
 """Layout by measurement: what cut, grouping, order and level cost, simulated on real trees.
 
     python -m tests.bench.layout CACHE [CORPUS] [--scheme TEXT] [--sample N]
+                                 [--json FILE]
 
 Simulates how a corpus of ``tests.bench.corpora`` would lie in a store, tree after tree,
 every content once, and prints for each scheme the bytes of frames and of what finds them.
@@ -33,6 +34,7 @@ from layerstore.image.similar import path_pattern
 from layerstore.store.codec import compress_block, compress_difference
 from tests.bench.corpora import CORPORA, make_corpus
 from tests.bench.harness import environment, grid, megabytes, say
+from tests.bench.result import Result
 from tests.support.cuts import cut_lengths
 
 if TYPE_CHECKING:
@@ -304,6 +306,17 @@ def report(corpus: Corpus, outcomes: Iterable[Outcome]) -> str:
     return grid(head, rows)
 
 
+def result_of(name: str, corpus: Corpus, outcomes: Iterable[Outcome]) -> Result:
+    """Return the outcome of each scheme."""
+    result = Result(notes=[f"{corpus.files:,} files, {megabytes(corpus.logical)} MB."])
+    for one in outcomes:
+        result.add(name, str(one.scheme), "total", "B", [one.total])
+        result.add(name, str(one.scheme), "ratio", "x", [corpus.logical / one.total])
+        result.add(name, str(one.scheme), "chunks", "", [one.chunks])
+        result.add(name, str(one.scheme), "CPU", "s", [one.cpu_seconds])
+    return result
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.bench.layout", description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path, help="where the corpora are, or are made")
@@ -311,6 +324,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--scheme", action="append", help="schemes whose name holds this text")
     parser.add_argument("--slow", action="store_true", help="level 19 too")
     parser.add_argument("--sample", type=int, default=1, help="compress one group in N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the outcomes there")
     return parser.parse_args()
 
 
@@ -325,6 +339,8 @@ def main() -> int:
         outcomes.append(simulate(corpus.contents, scheme, given.sample))
         say(f"{scheme}: {megabytes(outcomes[-1].total)} MB")
     print(report(corpus, outcomes))
+    if given.json:
+        result_of(given.corpus, corpus, outcomes).write(given.json)
     print(
         f"{given.corpus}: {len(trees)} trees, {corpus.files:,} files, "
         f"{megabytes(corpus.logical)} MB; {len(corpus.contents):,} distinct; "

@@ -1,7 +1,7 @@
 """Lazy views of a real root: what is fetched, how long a start takes, what an event costs.
 
     python -m tests.bench.lazy [--remote STORE --image NAME] [--work DIR] [--rounds N]
-                               [--delay-ms N] [--backends kernel,fuse]
+                               [--delay-ms N] [--backends kernel,fuse] [--json FILE]
 
 The image is Debian with Python, NumPy, gcc and perl, made by `layerstore bootstrap` unless
 a store that has one is given. Each round shows it from an empty local store, with the remote
@@ -31,6 +31,7 @@ from layerstore.linux import mounts as syscalls
 from layerstore.linux import namespaces
 from layerstore.store.store import Store
 from tests.bench.harness import environment, grid, say
+from tests.bench.result import Result, Unit
 from tests.support.lazy import LazyPlace, Wrapped, wait_until, wrap_remotes
 
 if TYPE_CHECKING:
@@ -206,7 +207,15 @@ def make_remote(work: Path) -> Path:
     return remote
 
 
-def report(bench: LazyBench, backend: str, rounds: int) -> None:
+SAID = {
+    "mount_s": "mount",
+    "start_s": "start of Python",
+    "whole_s": "with the reads",
+    "started_bytes": "fetched at the start",
+}
+
+
+def report(bench: LazyBench, backend: str, rounds: int, result: Result) -> None:
     trace = bench.work / "trace"
     plain, helped = [], []
     for number in range(rounds):
@@ -217,6 +226,12 @@ def report(bench: LazyBench, backend: str, rounds: int) -> None:
             f"{helped[-1].whole_s:.2f} s with the trace")  # fmt: skip
     rows = []
     for name, runs in (("", plain), (", trace fetched ahead", helped)):
+        for field, what in SAID.items():
+            values = [getattr(run, field) for run in runs]
+            unit: Unit = "s" if field.endswith("_s") else "B"
+            result.add("a start, then 5 %", f"{backend}{name}", what, unit, values)
+        fetched = [(run.fetched_bytes - run.started_bytes) / bench.size * 100 for run in runs]
+        result.add("a start, then 5 %", f"{backend}{name}", "fetched for the 5 %", "%", fetched)
         middle = Run(*(statistics.median(values) for values in zip(*runs, strict=True)))
         rows.append([
             f"{backend}{name}", f"{middle.mount_s:.2f}", f"{middle.start_s:.2f}",
@@ -236,6 +251,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="0: only what an event costs")
     parser.add_argument("--delay-ms", type=float, default=5)
     parser.add_argument("--backends", default="kernel,fuse")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     if os.geteuid() != 0:
         say("needs root: mounting takes privileges")
@@ -244,15 +260,18 @@ def main() -> int:
     syscalls.set_propagation("/", syscalls.MS_PRIVATE)
     work = Path(tempfile.mkdtemp(prefix="layerstore-bench-", dir=given.work))
     bench = None
+    result = Result()
     try:
         bench = LazyBench(work, given.remote or make_remote(work), given.image)
         say(f"the image: {bench.size / 1e6:.0f} MB of files; "
             f"the remote answers after {given.delay_ms:g} ms")  # fmt: skip
         wrap_remotes(Patches(), delayed(given.delay_ms / 1000))
         for backend in given.backends.split(",") if given.rounds else ():
-            report(bench, backend, given.rounds)
+            report(bench, backend, given.rounds, result)
         for backend in given.backends.split(","):
             first, again = bench.events(backend)
+            result.add("a small file that is here", backend, "first", "s", [first / 1e6])
+            result.add("a small file that is here", backend, "again", "s", [again / 1e6])
             say(f"{backend}: opening and reading a small file that is here: {first:.0f} us first, "
                 f"{again:.0f} us again")  # fmt: skip
             if backend == "kernel":
@@ -260,6 +279,19 @@ def main() -> int:
                     f"{bench.event():.0f} us")  # fmt: skip
             bench.place.unmount(bench.target)
         say(str(environment()))
+        if given.json:
+            part = max(
+                (one.median for one in result.figures if one.what == "fetched for the 5 %"),
+                default=None,
+            )
+            said = "not measured" if part is None else f"{part:.1f} %"
+            met = None if part is None else part < 10
+            result.promise("reading 5 % of an image", "fetches under 10 %", said, met=met)
+            result.notes.append(
+                f"{bench.size / 1e6:.0f} MB of files; the remote answers after "
+                f"{given.delay_ms:g} ms."
+            )
+            result.write(given.json)
     finally:
         if bench is not None and bench.place.store.exists():
             for item in mounts.mounts(str(bench.place.store)):

@@ -1,6 +1,6 @@
 """Start a program of an image that is 20 ms away and not here: what is fetched, how long it takes.
 
-    python -m tests.bench.lazy_registry CACHE [TREE]
+    python -m tests.bench.lazy_registry CACHE [TREE] [--json FILE]
 
 The image is one of the corpora's trees (``related/03-app-1`` unless told otherwise), pushed once
 with ``push --delta``. A lazy view of it is mounted from docker-registry behind the link of
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.corpora import trees_of
 from tests.bench.harness import grid, megabytes
+from tests.bench.result import Result
 from tests.bench.updates import LAYERSTORE, ROUND_TRIP_S, Sender, registry
 from tests.support.slow_link import SlowLink, slow_link
 
@@ -48,8 +49,8 @@ def timed(link: SlowLink, command: Sequence[str], env: dict[str, str]) -> tuple[
     return time.perf_counter() - begun, link.take()[0]
 
 
-def measure(tree: Path, work: Path) -> list[tuple[str, ...]]:
-    """Return the rows of the table."""
+def measure(tree: Path, work: Path, result: Result) -> list[tuple[str, ...]]:
+    """Return the rows of the table, and fill the result."""
     rows: list[tuple[str, ...]] = []
     home = work / "home"
     home.mkdir()
@@ -69,14 +70,21 @@ def measure(tree: Path, work: Path) -> list[tuple[str, ...]]:
                 for command in words:
                     seconds, size = timed(link, [*LAYERSTORE, *command], env)
                     rows.append((f"{title}: {command[0]}", f"{seconds:.2f}", megabytes(size), ""))
+                    result.add(command[0], title, "time", "s", [seconds])
+                    result.add(command[0], title, "fetched", "B", [size])
                 try:
                     for program, run in PROGRAMS.items():
                         first = timed(link, [*INSIDE, str(view), *run], env)
                         again = timed(link, [*INSIDE, str(view), *run], env)
-                        seconds = f"{first[0]:.2f}"
                         rows.append(
-                            (f"  {program}", seconds, megabytes(first[1]), f"{again[0]:.2f}")
-                        )
+                            (
+                                f"  {program}", f"{first[0]:.2f}", megabytes(first[1]),
+                                f"{again[0]:.2f}",
+                            )
+                        )  # fmt: skip
+                        result.add(program, title, "time", "s", [first[0]])
+                        result.add(program, title, "fetched", "B", [first[1]])
+                        result.add(f"{program}, again", title, "time", "s", [again[0]])
                 finally:
                     subprocess.run(
                         [*LAYERSTORE, "umount", str(view)], env={**os.environ, **env}, check=True
@@ -90,12 +98,16 @@ def main() -> int:
     )
     parser.add_argument("cache", type=Path, help="directory that keeps the corpora")
     parser.add_argument("tree", nargs="?", default="03-app-1", help="of the corpus 'related'")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
+    result = Result()
     trees = {tree.name: tree for tree in trees_of(given.cache.absolute(), "related")}
     with tempfile.TemporaryDirectory(dir=given.cache, prefix="lazy-") as work:
-        rows = measure(trees[given.tree], Path(work))
+        rows = measure(trees[given.tree], Path(work), result)
     print(f"load {os.getloadavg()[0]:.1f}")
     print(grid(("", "s", "MB", "again, s"), rows))
+    if given.json:
+        result.write(given.json)
     return 0
 
 

@@ -1,6 +1,7 @@
 """What the default view of the disk costs: ``df`` on a store of many images over one base.
 
     python -m tests.bench.ledger --images 500 [--base-files 60000] [--files 200] [--store DIR]
+                                 [--json FILE]
 
 Makes the store (or measures the one at DIR if there is one), then runs ``layerstore df`` as
 people do, each time a process of its own: first without the summaries that ``df`` keeps, then
@@ -20,10 +21,12 @@ import tempfile
 from pathlib import Path
 
 from layerstore.store.store import Store
+from tests.bench.result import Result
 from tests.support.measure import noise, put_image, put_layer
 
 BASE_DIRECTORIES = 600
 FILE_BYTES = 600
+PROMISED_IMAGES, PROMISED_SECONDS = 500, 0.2
 
 
 def make_store(root: Path, images: int, base_files: int, files: int) -> None:
@@ -61,17 +64,17 @@ def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
-def measure(root: Path, repeat: int) -> dict[str, float]:
-    """Return CPU seconds by what was run."""
+def measure(root: Path, repeat: int) -> dict[str, list[float]]:
+    """Return CPU seconds of all runs by what was run."""
 
-    def least(*arguments: str) -> float:
-        return round(min(cpu_seconds(root, *arguments) for _ in range(repeat)), 3)
+    def all_of(*arguments: str) -> list[float]:
+        return [cpu_seconds(root, *arguments) for _ in range(repeat)]
 
     cpu_seconds(root, "df")
-    found = {"start only (--version)": least("--version"), "df": least("df")}
-    found["df --json"] = least("df", "--json")
-    found["df --verbose"] = least("df", "--verbose")
-    found["savings"] = least("savings")
+    found = {"start only (--version)": all_of("--version"), "df": all_of("df")}
+    found["df --json"] = all_of("df", "--json")
+    found["df --verbose"] = all_of("df", "--verbose")
+    found["savings"] = all_of("savings")
     named, published, cold = [], [], []
     for number in range(repeat):
         with Store.open(root) as store:
@@ -82,10 +85,23 @@ def measure(root: Path, repeat: int) -> dict[str, float]:
         published.append(cpu_seconds(root, "df"))
         shutil.rmtree(root / "measured", ignore_errors=True)
         cold.append(cpu_seconds(root, "df"))
-    found["df after a name was set"] = round(min(named), 3)
-    found["df after a layer was published"] = round(min(published), 3)
-    found["df without any summary"] = round(min(cold), 3)
+    found["df after a name was set"] = named
+    found["df after a layer was published"] = published
+    found["df without any summary"] = cold
     return found
+
+
+def result_of(found: dict[str, list[float]], images: int) -> Result:
+    """Return all runs, and what became of the promise for 500 images."""
+    result = Result()
+    for what, seconds in found.items():
+        result.add(f"{images} images", what, "CPU", "s", seconds)
+    if images == PROMISED_IMAGES:
+        least = min(found["df"])
+        said, met = f"{least:.3f} s", least < PROMISED_SECONDS
+        wanted = f"under {PROMISED_SECONDS:g} s of CPU, the interpreter included"
+        result.promise(f"df of {images} images", wanted, said, met=met)
+    return result
 
 
 def main() -> int:
@@ -96,12 +112,16 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=200, help="of each image's own")
     parser.add_argument("--store", type=Path, help="kept; made if it is not there")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ledger-") as scratch:
         root = options.store or Path(scratch) / "store"
         if not root.exists():
             make_store(root, options.images, options.base_files, options.files)
-        print(json.dumps(measure(root, options.repeat), indent=2))
+        found = measure(root, options.repeat)
+    print(json.dumps({what: round(min(seconds), 3) for what, seconds in found.items()}, indent=2))
+    if options.json:
+        result_of(found, options.images).write(options.json)
     return 0
 
 

@@ -4,7 +4,7 @@ Builds pairs of images over one Debian base in a new store: with all packages of
 set, and with what they have in common as a set of its own in front. Packages come through apt's
 cache, filled by a build that is not counted, so no network is measured.
 
-    python -m tests.bench.package_sets [--base TAR]
+    python -m tests.bench.package_sets [--base TAR] [--json FILE]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from layerstore.build.request import BuildRequest
 from layerstore.build.ui import SilentUi
 from layerstore.store.store import Store
 from layerstore.units import format_size
+from tests.bench.result import Result
 from tests.support.cli import Cli
 from tests.support.debian_base import debian_base_tar
 
@@ -31,13 +32,20 @@ PAIRS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, help="a Debian root file system as a tar")
-    base = parser.parse_args().base or debian_base_tar()
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
+    given = parser.parse_args()
+    base = given.base or debian_base_tar()
+    result = Result()
     print("| | second image took | new bytes before compression |")
     print("|---|--:|--:|")
     with tempfile.TemporaryDirectory() as scratch:
         for number, (name, pair) in enumerate(PAIRS.items()):
             seconds, new_bytes = measure(Path(scratch) / str(number), base, *pair)
             print(f"| {name} | {seconds:.1f} s | {format_size(new_bytes)} |")
+            result.add("the second image", name, "time", "s", [seconds])
+            result.add("the second image", name, "new bytes before compression", "B", [new_bytes])
+    if given.json:
+        result.write(given.json)
 
 
 def measure(directory: Path, base: Path, first: list, second: list) -> tuple[float, int]:

@@ -1,6 +1,7 @@
 """Packs mounted in place: every byte of every image compared, and what that costs.
 
     python -m tests.bench.packs_in_place [--store DIR] [--optimize LEVEL] [-n ROUNDS] [--work DIR]
+                                         [--json FILE]
 
 Mounts each image of a store with ``--backend kernel-packs`` and compares every entry - kind,
 mode, owner, time, links, device, target, attributes - and every byte with what the store's own
@@ -34,6 +35,7 @@ from layerstore.store.paths import StorePaths
 from layerstore.store.store import Store
 from layerstore.vfs.view import ImageView
 from tests.bench.harness import environment, grid, say
+from tests.bench.result import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,8 +159,8 @@ def differences(view: ImageView, node: Node, place: bytes) -> Iterator[bool]:
                 yield view.read(node, at, READ_BYTES) == os.pread(file.fileno(), READ_BYTES, at)
 
 
-def run(bench: Bench, rounds: int, what: str) -> bool:
-    """Compare and time every image; return whether nothing differs."""
+def run(bench: Bench, rounds: int, what: str, result: Result) -> bool:
+    """Compare and time every image, into the result; return whether nothing differs."""
     images = bench.images()
     rows, right = [], True
     for name, image in images:
@@ -168,6 +170,15 @@ def run(bench: Bench, rounds: int, what: str) -> bool:
         for _ in range(rounds):
             for backend, taken in costs.items():
                 taken.append(bench.cost(image, backend))
+        for backend, taken in costs.items():
+            for field in FIELDS:
+                times = [getattr(cost, field) for cost in taken]
+                result.add(f"{name}, {what}", backend, f"{field} mount", "s", times)
+            disk = [cost.disk for cost in taken]
+            result.add(f"{name}, {what}", backend, "disk beside the store", "B", disk)
+        met = not compared.different
+        said = f"{compared.entries:,} entries, {len(compared.different)} differ"
+        result.promise(f"{name}, {what}: read out of packs", "no difference", said, met=met)
         for path in compared.different[:10]:
             say(f"{name}: {path} differs")
         counts = (compared.entries, compared.content // MEGABYTE, len(compared.different))
@@ -197,6 +208,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--optimize", metavar="LEVEL")
     parser.add_argument("-n", "--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     return parser.parse_args()
 
 
@@ -214,12 +226,16 @@ def main() -> int:
                 include = ("--include", ",".join(packages)) if packages else ()
                 layerstore(store, "bootstrap", "debian:bookworm", "-t", f"{name}:1", *include)
         bench = Bench(store, work)
-        right = run(bench, given.rounds, "as ingested")
+        result = Result()
+        right = run(bench, given.rounds, "as ingested", result)
         if given.optimize:
             say("optimizing")
             layerstore(store, "optimize", "--level", given.optimize)
-            right = run(bench, given.rounds, f"optimized at level {given.optimize}") and right
+            what = f"optimized at level {given.optimize}"
+            right = run(bench, given.rounds, what, result) and right
         print(environment())
+        if given.json:
+            result.write(given.json)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return 0 if right else 1

@@ -1,6 +1,6 @@
 """What FUSE_PASSTHROUGH would gain and cost: our server with it and without.
 
-    python -m tests.bench.passthrough [--tree DIR | --tar FILE] [-n ROUNDS]
+    python -m tests.bench.passthrough [--tree DIR | --tar FILE] [-n ROUNDS] [--json FILE]
 
 With it the kernel reads a file's content from another file (here the tree itself, in views it
 would be the object tier) and the server answers nothing but opens: those it must answer then,
@@ -41,6 +41,7 @@ from tests.bench.fuse_servers import (
     walk_and_stat,
 )
 from tests.bench.harness import environment, grid, interleave, say
+from tests.bench.result import Result
 from tests.bench.trees import unpack_or_copy
 from tests.support.views import changeset_of, publish_changeset
 
@@ -149,6 +150,14 @@ class Bench:
         else:
             read_whole(root, self.small if job == "small files" else self.large)
 
+    def result(self) -> Result:
+        """Return every sample."""
+        result = Result()
+        for (place, job, state), found in self.samples.items():
+            result.add(f"{state} {job}", place, "time", "s", [sample.wall for sample in found])
+            result.add(f"{state} {job}", place, "server", "s", [sample.server for sample in found])
+        return result
+
     def report(self) -> str:
         rows = [
             (f"{state} {place}", *(self._cell(place, job, state) for job in JOBS))
@@ -170,6 +179,7 @@ def main() -> int:
     source.add_argument("--tar", type=Path)
     parser.add_argument("-n", "--rounds", type=int, default=7)
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     if os.geteuid() != 0:
         say("needs root: mounting and backing files take privileges")
@@ -181,6 +191,8 @@ def main() -> int:
         bench = Bench(work, tree)
         interleave(given.rounds, [lambda p=p: bench.round_of(p) for p in PLACES], say=say)
         print(bench.report())
+        if given.json:
+            bench.result().write(given.json)
         print(environment())
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -10,7 +10,7 @@ round brings the first, runs a container, brings the second, runs a container:
 Bytes are allocated blocks of podman's storage and of the store, the files that it has unpacked
 for the kernel told apart. CPU is that of the commands; what a container does counts for nobody.
 
-    python -m tests.bench.podman_store [--tar FILE] [-n ROUNDS]
+    python -m tests.bench.podman_store [--tar FILE] [-n ROUNDS] [--json FILE]
 
 Needs root, podman, runc, skopeo and docker-registry.
 """
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench.harness import disk_bytes, run_costed, say, version_of
+from tests.bench.result import Result, Unit
 from tests.support.debian_base import debian_base_tar
 from tests.support.podman import Podman
 
@@ -179,10 +180,25 @@ def show(rows: dict[tuple[str, str], list]) -> None:
         print(f"{image + ', ' + name:28}" + "".join(f"{value:13.2f}" for value in values))
 
 
+def result_of(rows: dict[tuple[str, str], list]) -> Result:
+    """Return every round, a group for each image."""
+    version = version_of(["podman", "--version"])
+    result = Result({"podman": version} if version else {})
+    whats: list[tuple[str, Unit, float]] = [
+        ("bring", "s", 1), ("bring, CPU", "s", 1), ("first run", "s", 1), ("further run", "s", 1),
+        ("further run, CPU", "s", 1), ("kept", "B", 1e6), ("unpacked", "B", 1e6),
+    ]  # fmt: skip
+    for (image, name), runs in rows.items():
+        for (what, unit, scale), values in zip(whats, zip(*runs, strict=True), strict=True):
+            result.add(image, name, what, unit, [value * scale for value in values])
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tar", type=Path, help="a root file system; Debian's by default")
     parser.add_argument("-n", "--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     options = parser.parse_args(arguments)
     tar = options.tar or debian_base_tar()
     rows: dict[tuple[str, str], list] = {}
@@ -194,6 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 say(f"round {number + 1} of {options.rounds}")
                 one_round(work, host, source, rows)
     show(rows)
+    if options.json:
+        result_of(rows).write(options.json)
     load = os.getloadavg()[0]
     print(
         f"{version_of(['podman', '--version'])}, {tar.stat().st_size / 1e6:.0f} MB, load {load:.1f}"

@@ -13,13 +13,12 @@ What a peer does not give back is named. Bars: tests/bench/README.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ from tests.bench.harness import (
     warm,
 )
 from tests.bench.manifest import Manifest, compare, manifest_of
+from tests.bench.result import Result as Document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -265,7 +265,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="leave optimize out")
     parser.add_argument("--harder", action="store_true", help="peers with all their effort too")
     parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a bar is not met")
     return parser.parse_args()
 
@@ -278,52 +278,61 @@ def main() -> int:
     tables: list[str] = []
     results: list[Result] = []
     bars: list[Bar] = []
-    described = {}
+    described: dict[str, Corpus] = {}
     try:
         bench = Bench(work, optimize=not given.quick)
         for name in given.corpora or list(CORPORA):
             corpus = load(given.cache.absolute(), name)
             of_corpus = [one for who in contenders for one in bench.run(corpus, who)]
             results += of_corpus
-            described[name] = {
-                "trees": [tree.name for tree in corpus.trees],
-                "entries": corpus.entries,
-                "logical_bytes": corpus.logical,
-            }
+            described[name] = corpus
             tables.append(report(corpus, of_corpus))
             bars += bars_of(corpus.name, corpus.logical, of_corpus)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if given.json:
-        print(_as_json(results, bars, described, versions, missing))
-    else:
-        print("\n\n".join(tables), end="\n\n")
-        print("\n".join(str(bar) for bar in bars), end="\n\n")
-        print("\n".join(f"{name}: {version}" for name, version in versions.items()))
-        print("".join(f"{name}: not installed, left out\n" for name in missing), end="")
-        where = environment()
-        print(f"{where['kernel']}, {where['cpus']} CPUs, {where['at']}")
+        result_of(results, bars, described, versions, missing).write(given.json)
+    print("\n\n".join(tables), end="\n\n")
+    print("\n".join(str(bar) for bar in bars), end="\n\n")
+    print("\n".join(f"{name}: {version}" for name, version in versions.items()))
+    print("".join(f"{name}: not installed, left out\n" for name in missing), end="")
+    where = environment()
+    print(f"{where['kernel']}, {where['cpus']} CPUs, {where['at']}")
     return 1 if given.gate and not all(bar.met for bar in bars) else 0
 
 
-def _as_json(
+def result_of(
     results: list[Result],
     bars: list[Bar],
-    corpora: dict[str, object],
+    corpora: dict[str, Corpus],
     versions: dict[str, str],
     missing: list[str],
-) -> str:
-    return json.dumps(
-        {
-            "environment": environment(),
-            "versions": versions,
-            "missing": missing,
-            "corpora": corpora,
-            "results": [{**asdict(one), "valid": one.valid} for one in results],
-            "bars": [asdict(bar) for bar in bars],
-        },
-        indent=2,
-    )
+) -> Document:
+    """Return what was stored and restored; who did not give everything back has no figure."""
+    document = Document(versions, missing=missing)
+    for one in results:
+        if not one.valid:
+            why = (one.error or f"not restored: {one.lost}").splitlines()[0]
+            document.notes.append(f"{one.corpus}, {one.name}: no figure ({why}).")
+            continue
+        logical = corpora[one.corpus].logical
+        document.add(one.corpus, one.name, "stored", "B", [one.total])
+        document.add(one.corpus, one.name, "ratio", "x", [logical / one.total])
+        if one.name != OPTIMIZED:
+            document.add(one.corpus, one.name, "last adds", "B", [one.last_added])
+        document.add(one.corpus, one.name, "disk", "B", [one.disk])
+        document.add(one.corpus, one.name, "CPU", "s", [one.cpu_seconds])
+        document.add(one.corpus, one.name, "restore CPU", "s", [one.restore_cpu_seconds])
+        if one.lost != "-":
+            document.notes.append(f"{one.corpus}: {one.name} does not give back {one.lost}.")
+    for name, corpus in corpora.items():
+        document.notes.append(
+            f"{name}: {len(corpus.trees)} trees, {corpus.entries:,} entries, "
+            f"{megabytes(corpus.logical)} MB in files."
+        )
+    for bar in bars:
+        document.promise(bar.what, bar.wanted, bar.measured or "not measured", met=bar.met)
+    return document
 
 
 if __name__ == "__main__":

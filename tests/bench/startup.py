@@ -4,7 +4,7 @@ Runs each command many times, interleaved with ``python -c pass``, and prints th
 medians of user and system CPU time as ratios. No verdict: machines differ, ratios are
 for people to watch.
 
-    python -m tests.bench.startup [--rounds N] [--mounts]
+    python -m tests.bench.startup [--rounds N] [--mounts] [--json FILE]
 
 ``--mounts`` also mounts and unmounts a view, which takes root and /dev/fuse; the CPU
 of mount(2) itself is included, that of the FUSE server is not: it is warm.
@@ -21,6 +21,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.bench.result import Result
+
 
 def cpu_s(command: list[str], env: dict[str, str]) -> float:
     """Return the CPU seconds that one run of a command takes."""
@@ -30,8 +32,10 @@ def cpu_s(command: list[str], env: dict[str, str]) -> float:
     return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 
 
-def measure(commands: dict[str, list[list[str]]], rounds: int, env: dict[str, str]) -> None:
-    """Print one line per subject: median CPU in ms and its ratio to bare Python."""
+def measure(
+    commands: dict[str, list[list[str]]], rounds: int, env: dict[str, str]
+) -> dict[str, list[float]]:
+    """Return CPU seconds of all rounds; print medians and ratios to bare Python."""
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, sequence in commands.items():
@@ -40,18 +44,23 @@ def measure(commands: dict[str, list[list[str]]], rounds: int, env: dict[str, st
     for name, taken in times.items():
         median = statistics.median(taken)
         print(f"{name:34} {median * 1000:7.1f} ms {median / bare:6.1f}x")
+    return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--mounts", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     options = parser.parse_args()
+    result = Result()
     with tempfile.TemporaryDirectory(prefix="layerstore-startup-") as work:
-        run(Path(work), options.rounds, mounts=options.mounts)
+        run(Path(work), options.rounds, result, mounts=options.mounts)
+    if options.json:
+        result.write(options.json)
 
 
-def run(work: Path, rounds: int, *, mounts: bool) -> None:
+def run(work: Path, rounds: int, result: Result, *, mounts: bool) -> None:
     layerstore = [str(Path(sys.executable).parent / "layerstore"), "--store", str(work / "store")]
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     (work / "rootfs" / "etc").mkdir(parents=True)
@@ -80,7 +89,9 @@ def run(work: Path, rounds: int, *, mounts: bool) -> None:
             [*layerstore, "umount", str(view)],
         ]
     try:
-        measure(subjects, rounds, env)
+        times = measure(subjects, rounds, env)
+        for name, taken in times.items():
+            result.add("CPU of a command", name, "CPU", "s", taken)
     finally:
         subprocess.run([*layerstore, "umount", "--all"], env=env, check=False)
 

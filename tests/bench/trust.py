@@ -1,6 +1,6 @@
 """What trusting nothing costs: checking what is reused, reading a store back, healing.
 
-    python -m tests.bench.trust [--tree DIR | --tar FILE] [-n ROUNDS] [--chunks N] [--json]
+    python -m tests.bench.trust [--tree DIR | --tar FILE] [-n ROUNDS] [--chunks N] [--json FILE]
 
 Prints, as medians: CPU of adding a tree, of adding it again, and how much of the latter
 went into making sure that what is reused can be read; the rates of ``check`` and
@@ -12,7 +12,6 @@ runs in this process; nothing else is measured beside it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -29,7 +28,8 @@ from layerstore.progress import Silent
 from layerstore.store.check import check
 from layerstore.store.soundness import Soundness
 from layerstore.store.store import Store
-from tests.bench.harness import environment, grid, say, warm
+from tests.bench.harness import grid, say, warm
+from tests.bench.result import Result
 from tests.bench.trees import unpack_or_copy
 from tests.support.views import publish_changeset, publish_image
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from layerstore.store.findings import CheckReport
 
+SHARE_TARGET = 0.03
+CHECK_TARGET_SECONDS = 60.0
 LAYER_CHUNKS = 50_000
 SPEC = ImportSpec(("bench:1",), ContainerConfig(), "", "2026-11-23T00:00:00Z")
 
@@ -152,6 +154,32 @@ def medians(rounds: list[list[Figure]]) -> list[Figure]:
     return found
 
 
+def result_of(rounds: list[list[Figure]], generated: list[Figure]) -> Result:
+    """Return all rounds, and what became of the promises."""
+    result = Result()
+    for runs in [*zip(*rounds, strict=True), *((one,) for one in generated)]:
+        task = runs[0].task
+        result.add(task, "layerstore", "CPU", "s", [run.cpu for run in runs])
+        result.add(task, "layerstore", "time", "s", [run.wall for run in runs])
+        if any(run.share for run in runs):
+            result.add(task, "layerstore", "CPU of making sure", "s", [run.share for run in runs])
+        if any(run.megabytes for run in runs):
+            sizes = [run.megabytes * 1e6 for run in runs]
+            result.add(task, "layerstore", "read or stored", "B", sizes)
+    found = {one.task: one for one in medians(rounds)}
+    share = found["add again, read"].share / found["add"].cpu
+    wanted = f"at most {SHARE_TARGET:.0%} of the CPU of adding it first"
+    result.promise(
+        "making sure of what is reused", wanted, f"{share:.1%}", met=share <= SHARE_TARGET
+    )
+    for one in generated:
+        if "1000000" in one.task and "--read-data" not in one.task:
+            met = one.wall <= CHECK_TARGET_SECONDS
+            wanted = f"within {CHECK_TARGET_SECONDS:g} s"
+            result.promise("a million chunks checked", wanted, f"{one.wall:.0f} s", met=met)
+    return result
+
+
 def report(figures: list[Figure]) -> str:
     head = ("", "CPU s", "wall s", "of it soundness s", "MB", "MB/s")
     rows = [
@@ -175,7 +203,7 @@ def main() -> None:
     source.add_argument("--tar", type=Path)
     parser.add_argument("-n", "--rounds", type=int, default=3)
     parser.add_argument("--chunks", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     spent = Spent()
     with tempfile.TemporaryDirectory(prefix="layerstore-bench-") as scratch:
@@ -195,9 +223,7 @@ def main() -> None:
                 figures.append(checked(work / "many", task, read_data=read_data))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if given.json:
-        found = {"environment": environment(), "figures": [f._asdict() for f in figures]}
-        print(json.dumps({**found, "peak_bytes": peak}, indent=2))
-        return
+        result_of(rounds, figures[len(rounds[0]) :]).write(given.json)
     print(report(figures))
     print(f"peak memory of everything together: {peak / 1e6:.0f} MB")
 

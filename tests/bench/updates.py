@@ -1,6 +1,6 @@
 """Pull an image and then its next version from a registry that is 20 ms away, with everybody.
 
-    python -m tests.bench.updates CACHE [PAIR ...]
+    python -m tests.bench.updates CACHE [PAIR ...] [--json FILE]
 
 The registry is Debian's docker-registry on this machine, behind a link that delays every byte by
 half a round trip and counts what comes back. Each pair of versions is made of the corpora's trees
@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.bench.corpora import trees_of
 from tests.bench.docker_load import DockerDaemon
-from tests.bench.harness import Cost, grid, megabytes, run_costed, say
+from tests.bench.harness import Cost, grid, megabytes, run_costed, say, version_of
+from tests.bench.result import Result
 from tests.support.slow_link import SlowLink, slow_link
 
 if TYPE_CHECKING:
@@ -74,6 +75,13 @@ class Pulled(NamedTuple):
     cpu_s: float | None
     received: int
     connections: int
+
+
+class Bundle(NamedTuple):
+    """The second version without what is in the first, as a file."""
+
+    size: int
+    cpu_s: float
 
 
 @contextlib.contextmanager
@@ -180,8 +188,10 @@ def pull_all(
     return pulls
 
 
-def measure(pair: Pair, trees: dict[str, Path], work: Path) -> tuple[dict[str, list[Pulled]], str]:
-    """Return what each client took for the two versions, and a line about sizes."""
+def measure(
+    pair: Pair, trees: dict[str, Path], work: Path
+) -> tuple[dict[str, list[Pulled]], Bundle]:
+    """Return what each client took for the two versions, and what a bundle does."""
     home = work / "home"
     (home / ".config/containers").mkdir(parents=True)
     sender = Sender(work / "sender", home)
@@ -215,15 +225,14 @@ def measure(pair: Pair, trees: dict[str, Path], work: Path) -> tuple[dict[str, l
                 results["docker"] = pull_all(link, commands, env, own_cpu=False)
             finally:
                 daemon.stop()
-    return results, bundle_size(sender, names, work)
+    return results, bundle_of(sender, names, work)
 
 
-def bundle_size(sender: Sender, names: Sequence[str], work: Path) -> str:
-    """Return a line about what ``save --since`` writes."""
+def bundle_of(sender: Sender, names: Sequence[str], work: Path) -> Bundle:
+    """Return what ``save --since`` writes, and what that takes."""
     bundle = work / "bundle"
     cost = sender.run("save", names[1], "--since", names[0], "-o", str(bundle))
-    size = megabytes(bundle.stat().st_size)
-    return f"save --since: {size} MB, {cost.cpu_seconds:.0f} CPU s"
+    return Bundle(bundle.stat().st_size, cost.cpu_seconds)
 
 
 def report(results: dict[str, list[Pulled]]) -> str:
@@ -241,6 +250,28 @@ def report(results: dict[str, list[Pulled]]) -> str:
     return grid(head, rows)
 
 
+def add_pair(result: Result, pair: str, results: dict[str, list[Pulled]], bundle: Bundle) -> None:
+    """Add what everybody took for a pair, a group for each version."""
+    for client, pulls in results.items():
+        for number, pull in enumerate(pulls, 1):
+            group = f"{pair}, version {number}"
+            result.add(group, client, "fetched", "B", [pull.received])
+            result.add(group, client, "time", "s", [pull.wall_s])
+            if pull.cpu_s is not None:
+                result.add(group, client, "CPU", "s", [pull.cpu_s])
+            result.add(group, client, "connections", "", [pull.connections])
+    group = f"{pair}, version 2"
+    result.add(group, "save --since, as a file", "fetched", "B", [bundle.size])
+    result.add(group, "save --since, as a file", "CPU", "s", [bundle.cpu_s])
+
+
+def versions() -> dict[str, str]:
+    """Return what is installed of everybody who takes part."""
+    programs = {"docker": "dockerd", "podman": "podman", "skopeo": "skopeo"}
+    found = {name: version_of((program, "--version")) for name, program in programs.items()}
+    return {name: version for name, version in found.items() if version is not None}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="tests.bench.updates", description=(__doc__ or "").splitlines()[0]
@@ -248,19 +279,29 @@ def main() -> int:
     parser.add_argument("cache", type=Path, help="directory that keeps the corpora")
     parser.add_argument("pairs", nargs="*", metavar="PAIR", help=f"of {', '.join(PAIRS)}")
     parser.add_argument("--gate", action="store_true", help="exit 1 if the bar is not met")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     missed = False
+    result = Result(versions())
     for name in given.pairs or PAIRS:
         pair = PAIRS[name]
         trees = {tree.name: tree for tree in trees_of(given.cache.absolute(), pair.corpus)}
         if missing := {pair.base, pair.old, pair.new} - {"", *trees}:
             parser.error(f"no {', '.join(missing)}: python -m tests.bench.corpora {given.cache}")
         with tempfile.TemporaryDirectory(dir=given.cache, prefix="updates-") as work:
-            results, line = measure(pair, trees, Path(work))
-        print(f"{name}, load {os.getloadavg()[0]:.1f}\n{report(results)}\n{line}\n", flush=True)
+            results, bundle = measure(pair, trees, Path(work))
+        print(f"{name}, load {os.getloadavg()[0]:.1f}\n{report(results)}")
+        print(f"save --since: {megabytes(bundle.size)} MB, {bundle.cpu_s:.0f} CPU s\n", flush=True)
+        add_pair(result, name, results, bundle)
         if "docker" in results:
             ours, theirs = (results[c][1].received for c in ("layerstore", "docker"))
-            missed = missed or ours > theirs * FRACTION_OF_DOCKER
+            met = ours <= theirs * FRACTION_OF_DOCKER
+            missed = missed or not met
+            wanted = f"at most {FRACTION_OF_DOCKER:g} of docker's bytes"
+            said = f"{ours / theirs:.3f}, {megabytes(ours)} of {megabytes(theirs)} MB"
+            result.promise(f"{name}, pull of the second version", wanted, said, met=met)
+    if given.json:
+        result.write(given.json)
     return 1 if given.gate and missed else 0
 
 

@@ -1,6 +1,6 @@
 """What views by the kernel cost to make: the first, further ones, and a thousand at once.
 
-    python -m tests.bench.views [--inodes N] [--views N] [--images N] [--work DIR]
+    python -m tests.bench.views [--inodes N] [--views N] [--images N] [--work DIR] [--json FILE]
 
 Makes an image of so many inodes and others that add a layer to it, then prints how fast
 files are unpacked, how long the first view takes with all files unpacked (with and without
@@ -29,6 +29,7 @@ from layerstore.store.objects import object_sizes
 from layerstore.store.paths import StorePaths
 from layerstore.store.store import Store
 from tests.bench.harness import environment, say
+from tests.bench.result import Result
 from tests.support.views import publish_changeset, publish_image
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class ViewBench:
         self.work = work
         self.store = str(work / "store")
         self.images = images
+        self.result = Result()
+
+    def note(self, what: str, *seconds: float) -> None:
+        """Keep what one act takes."""
+        self.result.add(what, "layerstore", "time", "s", seconds)
 
     def mount(self, number: int, *, rw: bool = False) -> str:
         target = str(self.work / f"view-{number}")
@@ -106,8 +112,13 @@ class ViewBench:
             f"{rate:.0f} MB/s; {plain_rate(self.work, sizes):.0f} MB/s for plain files as many "
             "and large"
         )
+        self.result.notes.append(f"{len(files):,} files, {size / 1e6:.0f} MB.")
+        self.note("unpacking", unpacking - anew)
+        self.note("first view, files unpacked", again)
+        self.note("first view, its metadata made as well", anew)
         say(f"first view, files unpacked: {again:.3f} s; its metadata made as well: {anew:.3f} s")
         times = [timed(lambda n=n: self.mount(len(self.images) * n))[0] for n in range(1, FURTHER)]
+        self.note("any further view", *times)
         say(f"any further: median {1000 * statistics.median(times):.1f} ms, "
             f"worst {1000 * max(times):.1f} ms")  # fmt: skip
         for item in mounts.mounts(self.store):
@@ -121,12 +132,17 @@ class ViewBench:
         targets = [self.mount(number, rw=True) for number in range(count)]
         taken = time.perf_counter() - begun
         memory = (kernel_memory() - before) / count
+        group = f"each of {count} writable views of {len(self.images)} images"
+        self.note(group, taken / count)
+        self.result.add(group, "layerstore", "kernel memory", "B", [memory])
         say(f"{count} writable views of {len(self.images)} images: {taken:.1f} s, "
             f"{memory / 1024:.0f} KiB of kernel memory each")  # fmt: skip
         begun = time.perf_counter()
         for target in targets:
             self.unmount(target)
-        say(f"unmounted: {time.perf_counter() - begun:.1f} s")
+        taken = time.perf_counter() - begun
+        self.note("unmounting each of them", taken / count)
+        say(f"unmounted: {taken:.1f} s")
 
 
 def plain_rate(work: Path, sizes: list[int]) -> float:
@@ -171,6 +187,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--views", type=int, default=1000)
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     if os.geteuid() != 0:
         say("needs root: mounting takes privileges")
@@ -184,6 +201,8 @@ def main() -> int:
         bench.first_views()
         bench.many(given.views)
         say(str(environment()))
+        if given.json:
+            bench.result.write(given.json)
     finally:
         for item in mounts.mounts(str(work / "store")):
             mounts.unmount(str(work / "store"), item.record.view_id, lazy=True)

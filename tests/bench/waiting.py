@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from layerstore.store.store import Store
+from tests.bench.result import Result
 
 
 def write(root: Path, until: float) -> list[float]:
@@ -37,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--writers", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "store"
@@ -66,6 +68,15 @@ def main() -> int:
         f"waited: median {merged[len(merged) // 2] * 1000:.1f} ms, 99 % "
         f"{merged[int(len(merged) * 0.99)] * 1000:.1f} ms, longest {merged[-1] * 1000:.1f} ms"
     )
+    if options.json:
+        result = Result()
+        group = f"{options.writers} writers"
+        result.add(group, "layerstore", "wait, median", "s", [merged[len(merged) // 2]])
+        result.add(group, "layerstore", "wait, 99 %", "s", [merged[int(len(merged) * 0.99)]])
+        result.add(group, "layerstore", "wait, longest", "s", [merged[-1]])
+        result.add(group, "layerstore", "commits of the unluckiest", "", [counts[0]])
+        result.add(group, "layerstore", "commits of the luckiest", "", [counts[-1]])
+        result.write(options.json)
     return 0
 
 

@@ -11,11 +11,9 @@ fills it. Prints medians, ratios and bars.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +23,9 @@ from tests.bench.builds.examples import examples
 from tests.bench.builds.packages import PackageCache
 from tests.bench.builds.project import BASE, made_project
 from tests.bench.builds.rebuilds import Stored, measure_rebuilds
-from tests.bench.builds.report import print_report, verdicts
+from tests.bench.builds.report import print_report, result_of, verdicts
 from tests.bench.builds.trees import compare_trees
-from tests.bench.harness import environment, say
+from tests.bench.harness import say
 from tests.bench.trees import bootstrap
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 NOT_REBUILT = ("buildah",)
 """Stores like docker's classic builder, and takes as long as everybody else together."""
 
-CACHE = Path(__file__).parents[3] / ".cache" / "bench-builds"
+CACHE = Path(__file__).parents[3] / ".cache" / "bench" / "builds"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -107,14 +105,7 @@ def main() -> int:
         shutil.rmtree(work, ignore_errors=True)
     print_report(versions, measured, stored, differences)
     if given.json:
-        document = {
-            "environment": environment(),
-            "versions": versions,
-            "measured": [asdict(each) for each in measured],
-            "stored": [asdict(each) for each in stored],
-            "differences": differences,
-        }
-        given.json.write_text(json.dumps(document, indent=2))
+        result_of(versions, measured, stored, differences).write(given.json)
     return 1 if given.gate and not all(bar.met for bar in verdicts(measured, stored)) else 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tests.bench.bars import Bar
 from tests.bench.builds.cases import CACHED
 from tests.bench.harness import environment, grid, megabytes
+from tests.bench.result import Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,6 +84,32 @@ def _of(measured: Sequence[Measured], project: str, case: str, builder: str) -> 
         if (each.project, each.case, each.builder) == (project, case, builder):
             return each
     return None
+
+
+def result_of(
+    versions: Mapping[str, str],
+    measured: Sequence[Measured],
+    stored: Sequence[Stored],
+    differences: Mapping[str, Sequence[str]],
+) -> Result:
+    """Return everything in the form that is kept; cases of the made project by their own names."""
+    result = Result(dict(versions))
+    first = measured[0].project if measured else ""
+    for each in measured:
+        group = each.case if each.project == first else f"{each.project}, {each.case}"
+        result.add(group, each.builder, "time", "s", [run.wall_seconds for run in each.runs])
+        result.add(group, each.builder, "CPU", "s", [run.cpu_seconds for run in each.runs])
+    for each in stored:
+        after = f"after {each.rebuilds} rebuilds"
+        sizes = {"first build": each.first, after: each.last, "pruned": each.pruned}
+        for group, size in sizes.items():
+            result.add(group, each.builder, "disk", "B", [size])
+    for project, lines in differences.items():
+        said = "agree" if not lines else f"differ in {len(lines)} places"
+        result.notes.append(f"{project}: the builders' images {said}.")
+    for bar in verdicts(measured, stored):
+        result.promise(bar.what, bar.wanted, bar.measured or "not measured", met=bar.met)
+    return result
 
 
 def verdicts(measured: Sequence[Measured], stored: Sequence[Stored]) -> list[Bar]:

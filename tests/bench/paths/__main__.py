@@ -1,8 +1,8 @@
 """Reads through every way to show one root file system, here and by others, interleaved.
 
     python -m tests.bench.paths [--work DIR] [-n ROUNDS] [--cold-rounds N] [--quick]
-        [--columns NAME,...] [--contenders NAME,...] [--json FILE] [--svg FILE] [--gate]
-    python -m tests.bench.paths --from FILE [--by cpu] [--against plain] [--svg FILE] [--gate]
+        [--columns NAME,...] [--contenders NAME,...] [--json FILE] [--gate]
+    python -m tests.bench.paths --from FILE [--by cpu] [--against plain] [--gate]
 
 Makes a Debian root file system with Python, node, gcc and large packages (kept in DIR, by default
 .cache/bench), gives it to everybody who is installed, and does the same jobs in every place: list
@@ -24,16 +24,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from layerstore.errors import LayerstoreError
 from layerstore.linux import mounts, namespaces
-from tests.bench.harness import CommandError, environment, say
+from tests.bench.harness import CommandError, say
 from tests.bench.paths import report
-from tests.bench.paths.chart import chart
 from tests.bench.paths.contenders import Contender, contenders, make_store, new_place
 from tests.bench.paths.jobs import COLUMNS, Column, Prober
 from tests.bench.paths.root import make_root
+from tests.bench.result import Result, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -176,15 +176,17 @@ class Bench:
             except _FAILURES as err:
                 say(f"{contender.name}: {err}")
 
-    def found(self) -> dict[str, object]:
+    def found(self) -> Result:
         """Return everything there is to know of this run."""
-        return {
-            "environment": environment(),
-            "versions": self.versions,
-            "notes": self.notes,
-            "met": {name: met[1:] for name, met in self._met.items()},
-            "samples": [sample._asdict() for sample in self.samples],
-        }
+        result = report.result_of_samples(self.samples)
+        result.versions = self.versions
+        result.missing = [one.name for one in self._chosen if one.name not in self.versions]
+        result.notes += [f"{name}: {note}." for name, note in self.notes.items() if note]
+        result.notes += [
+            f"{name}: {things:,} things, {size:,} bytes in every place."
+            for name, (_, things, size) in self._met.items()
+        ]
+        return result
 
 
 def drop_caches() -> None:
@@ -193,7 +195,7 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def measure(given: argparse.Namespace) -> dict[str, object]:
+def measure(given: argparse.Namespace) -> Result:
     """Make the root file system and measure; return what is known of the run."""
     columns = [column for column in COLUMNS if column.name in given.columns]
     given.work.mkdir(parents=True, exist_ok=True)
@@ -219,10 +221,9 @@ def _is_chosen(contender: Contender, names: list[str] | None) -> bool:
     return names is None or contender.name in {report.REFERENCE, *names}
 
 
-def show(found: dict[str, Any], given: argparse.Namespace) -> int:
+def show(found: Result, given: argparse.Namespace) -> int:
     """Print tables and bars; return how many bars are not met."""
-    samples = [report.Sample(**sample) for sample in found["samples"]]
-    results = report.Results(samples)
+    results = report.Results(report.samples_of(found))
     by = report.CPU if given.by == "cpu" else report.WALL
     for measure in (report.WALL, report.CPU):
         for state in filter(results.rounds, ("warm", "cold")):
@@ -231,12 +232,10 @@ def show(found: dict[str, Any], given: argparse.Namespace) -> int:
     views = [name for name in results.contenders if name.startswith(report.DEFAULT_VIEW)]
     bars = [bar for view in views for bar in report.bars_of(results, view, by)]
     print(f"by {given.by} time", *bars, sep="\n")
-    if given.svg:
-        given.svg.write_text(chart(results, by))
-    loads = [sample.load_average for sample in samples]
-    print(f"load average {min(loads):.1f} to {max(loads):.1f}; {found['environment']}")
-    for name, version in found["versions"].items():
-        print(f"{name}: {version}; {found['notes'].get(name) or 'no options'}")
+    print(found.environment)
+    for name, version in found.versions.items():
+        print(f"{name}: {version}")
+    print(*found.notes, sep="\n")
     return sum(not bar.met for bar in bars)
 
 
@@ -261,10 +260,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few rounds, for a first look")
     parser.add_argument("--columns", type=_names(columns), default=columns)
     parser.add_argument("--contenders", type=_names(everybody), help="and overlay2, the reference")
-    parser.add_argument("--json", type=Path, help="keep every sample there")
+    parser.add_argument("--json", type=Path, help="keep what every round took there")
     parser.add_argument("--from", dest="source", type=Path, help="report on such a file again")
-    parser.add_argument("--svg", type=Path, help="draw the speeds there")
-    parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="judge by, and draw")
+    parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="judge by")
     parser.add_argument("--against", choices=everybody, default=report.REFERENCE)
     parser.add_argument("--gate", action="store_true", help="exit 1 when a bar is not met")
     given = parser.parse_args()
@@ -277,7 +275,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     given = parse_arguments()
     if given.source:
-        found = json.loads(given.source.read_text())
+        found = result_of(json.loads(given.source.read_text()))
     elif os.geteuid() != 0:
         say("needs root: mounting and dropping caches take privileges")
         return 1
@@ -288,7 +286,7 @@ def main() -> int:
         mounts.set_propagation("/", mounts.MS_PRIVATE)
         found = measure(given)
         if given.json:
-            given.json.write_text(json.dumps(found, indent=1) + "\n")
+            found.write(given.json)
     missed = show(found, given)
     return 1 if missed and given.gate else 0
 

@@ -1,4 +1,4 @@
-"""What the rounds say: speeds against a reference, the bars, and a picture.
+"""What the rounds say: speeds against a reference, and the bars.
 
 A speed is the reference's seconds divided by the contender's, round by round; what is printed
 is the median of the rounds, so that what else the machine did in a round hits both. 1 is as
@@ -11,6 +11,7 @@ import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.bench.harness import grid
+from tests.bench.result import Result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,6 @@ class Sample(NamedTuple):
 
     Attributes:
         state: ``warm`` or ``cold``.
-        load_average: Of the last minute, when it began.
     """
 
     contender: str
@@ -40,7 +40,6 @@ class Sample(NamedTuple):
     round: int
     wall_seconds: float
     cpu_seconds: float
-    load_average: float
 
 
 class Results:
@@ -64,6 +63,11 @@ class Results:
         runs = self._by.get((contender, column, state), {})
         return statistics.median(getattr(run, measure) for run in runs.values()) if runs else None
 
+    def values(self, contender: str, column: str, state: str, measure: str) -> list[float]:
+        """Return a contender's seconds in all rounds."""
+        runs = self._by.get((contender, column, state), {})
+        return [getattr(runs[number], measure) for number in sorted(runs)]
+
     def speeds(
         self, contender: str, column: str, state: str, measure: str, reference: str
     ) -> list[float]:
@@ -75,6 +79,40 @@ class Results:
             for number in ours
             if number in theirs
         ]
+
+
+_WHATS = {WALL: "time", CPU: "CPU"}
+
+
+def result_of_samples(samples: Sequence[Sample]) -> Result:
+    """Return samples as figures, a group for each state and column, with what became of bars."""
+    result = Result()
+    results = Results(samples)
+    for state in ("warm", "cold"):
+        for column in results.columns:
+            for contender in results.contenders:
+                for measure, what in _WHATS.items():
+                    values = results.values(contender, column, state, measure)
+                    result.add(f"{state} {column}", contender, what, "s", values)
+    for view in (name for name in results.contenders if name.startswith(DEFAULT_VIEW)):
+        for bar in bars_of(results, view, WALL):
+            said = "not measured" if bar.speed is None else f"{bar.speed:.2f}"
+            what = f"{bar.contender}, {bar.state} {bar.column}, speed against {REFERENCE}"
+            met = None if bar.speed is None else bar.met
+            result.promise(what, f"at least {bar.least:.2f}", said, met=met)
+    return result
+
+
+def samples_of(result: Result) -> list[Sample]:
+    """Return the samples that a result was made of."""
+    samples = []
+    for figure in result.figures:
+        state, _, column = figure.group.partition(" ")
+        other = result.find(figure.group, figure.who, _WHATS[CPU])
+        if figure.what == _WHATS[WALL] and other is not None:
+            pairs = enumerate(zip(figure.values, other.values, strict=True))
+            samples += [Sample(figure.who, column, state, n, *both) for n, both in pairs]
+    return samples
 
 
 class Bar(NamedTuple):

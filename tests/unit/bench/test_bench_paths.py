@@ -1,4 +1,4 @@
-"""The comparison of read paths: speeds, bars, the picture, and the program that reads."""
+"""The comparison of read paths: speeds, bars, what is kept, and the program that reads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import pytest
 
 from tests.bench.harness import CommandError
 from tests.bench.paths import jobs, report
-from tests.bench.paths.chart import chart
 from tests.bench.paths.jobs import COLUMNS, Column, Prober
 from tests.bench.paths.layers import installed_layers
 from tests.bench.paths.report import CPU, WALL, Results, Sample
@@ -25,7 +23,7 @@ def _samples(
     contender: str, *walls: float, column: str = "stat", state: str = "warm"
 ) -> list[Sample]:
     return [
-        Sample(contender, column, state, number, wall, 2 * wall, 0.5)
+        Sample(contender, column, state, number, wall, 2 * wall)
         for number, wall in enumerate(walls)
     ]
 
@@ -79,11 +77,16 @@ def test_the_spread_is_half_of_the_interquartile_range() -> None:
     assert report.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 1.0
 
 
-def test_the_picture_has_a_bar_for_every_speed() -> None:
-    samples = _samples("overlay2", 1.0) + _samples(VIEW, 0.5) + _samples("<other>", 100.0)
-    root = ET.fromstring(chart(Results(samples), WALL))
-    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert texts == ["warm stat", "2.00", "0.01", VIEW, "<other>"]
+def test_what_is_kept_gives_the_samples_again() -> None:
+    samples = _samples("overlay2", 1.0, 2.0) + _samples(VIEW, 0.5, 4.0)
+    samples += _samples(VIEW, 3.0, column="python", state="cold")
+    result = report.result_of_samples(samples)
+    assert report.samples_of(result) == samples
+    assert [(promise.wanted, promise.measured, promise.met) for promise in result.promises] == [
+        ("at least 0.80", "1.25", True),
+        ("at least 0.95", "not measured", None),
+        ("at least 0.77", "not measured", None),
+    ]
 
 
 def _tree(root: Path) -> Path:
