@@ -82,7 +82,7 @@ OF_STORING = (
         ),
         promise="at most 1/7.0 of the files' bytes at ingest, 1/9.5 after `optimize`",
         words=("{cache}", "related"),
-        minutes=(12, 1),
+        minutes=(11, 1),
     ),
     Benchmark(
         **_sizes(
@@ -188,7 +188,7 @@ OF_STORING = (
         promise="under 0.2 s of CPU, the interpreter included",
         module="tests.bench.ledger",
         full=("--images", "500", "--repeat", "5"),
-        minutes=(2, 1),
+        minutes=(1, 1),
         needs=(),
         ours="df",
         variants=("df",),
