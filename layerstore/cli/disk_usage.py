@@ -28,8 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--by",
-        choices=("image", "layer", "step", "directory", "file"),
-        help="what file contents take, by what; step: the line of the image's history",
+        choices=("image", "layer", "step", "package", "directory", "file"),
+        help="what file contents take, by what; step: the line of the image's history; package: "
+        "of dpkg, apk, rpm, pip and npm",
     )
     parser.add_argument(
         "--sort",
@@ -106,7 +107,7 @@ def _refuse_without_by(options: argparse.Namespace) -> None:
         if getattr(options, name) not in (None, []):
             what = "images are" if name == "image" else f"--{name} is"
             raise InputError(
-                f"{what} of --by", hint="layerstore df --by image|layer|step|directory|file"
+                f"{what} of --by", hint="layerstore df --by image|layer|step|package|directory|file"
             )
 
 

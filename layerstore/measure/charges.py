@@ -223,12 +223,17 @@ def _spread(keys: Iterable[K], groups: Iterable[tuple[Sequence[K], int]]) -> dic
     return {key: Holding(alone[key], shared[key], parts[key]) for key in alone}
 
 
-def take_charges(store: Store, references: Sequence[str] = ()) -> Charges:
+def take_charges(
+    store: Store,
+    references: Sequence[str] = (),
+    look: Callable[[DiffId, Changeset], None] | None = None,
+) -> Charges:
     """Return what the contents of images take in a store as it is now.
 
     Args:
         store: The store.
         references: Names or ids; none means all named images, oldest first.
+        look: Is shown every layer's entries as they are read.
 
     Raises:
         NotFoundError: A reference names nothing.
@@ -239,7 +244,14 @@ def take_charges(store: Store, references: Sequence[str] = ()) -> Charges:
     inventory = take_inventory(store)
     chosen = {image.image_id: image for image in map(store.resolve, references)}
     reader = ChunkReader(store, inventory)
-    found = Charges(inventory, list(chosen.values()) or inventory.tagged(), reader.changeset)
+
+    def read(layer: DiffId) -> Changeset | None:
+        changeset = reader.changeset(layer)
+        if changeset is not None and look is not None:
+            look(layer, changeset)
+        return changeset
+
+    found = Charges(inventory, list(chosen.values()) or inventory.tagged(), read)
     found.unreadable = tuple(reader.unreadable)
     return found
 

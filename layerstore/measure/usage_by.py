@@ -1,4 +1,4 @@
-"""``df --by``: what file contents take, by image, layer, step, directory or file.
+"""``df --by``: what file contents take, by image, layer, step, package, directory or file.
 
 Every table has one column that adds up: each row's own bytes and an equal part of what it shares
 (:mod:`layerstore.measure.charges`). With what the images' metadata and the rest of the store take
@@ -43,6 +43,7 @@ class By(enum.StrEnum):
     IMAGE = "image"
     LAYER = "layer"
     STEP = "step"
+    PACKAGE = "package"
     DIRECTORY = "directory"
     FILE = "file"
 
@@ -147,12 +148,7 @@ def take_usage_by(
         IntegrityError: The catalog or a layer's record is damaged.
         StorageError: The store cannot be read.
     """
-    charges = take_charges(store, references)
-    left_out: tuple[str, ...] = ()
-    if by is By.IMAGE:
-        rows = _image_rows(store, charges)
-    else:
-        rows = _rows(charges, _key_function(store, charges, by, depth))
+    charges, rows, left_out = _charged(store, by, references, depth)
     rows.sort(key=lambda row: row.name)
     if sort is not Sort.NAME:
         field = "size" if sort is Sort.SIZE else f"{sort}_size"
@@ -172,6 +168,28 @@ def take_usage_by(
         unreadable_layers=charges.unreadable,
         left_out=left_out,
     )
+
+
+def _charged(
+    store: Store, by: By, references: Sequence[str], depth: int
+) -> tuple[Charges, list[Row], tuple[str, ...]]:
+    """Return the charges of images, their rows in no order, and what could not be read."""
+    if by is not By.PACKAGE:
+        charges = take_charges(store, references)
+        if by is By.IMAGE:
+            return charges, _image_rows(store, charges), ()
+        return charges, _rows(charges, _key_function(store, charges, by, depth)), ()
+    from layerstore.measure.owners import PartReader, owners_of  # lazily: what reads databases
+
+    reader = PartReader()
+    charges = take_charges(store, references, reader)
+    owners = owners_of(store, charges, reader.parts)
+    originals = charges.originals
+
+    def package(layer: DiffId, file: LayerFile) -> _Key:
+        return (ORIGINALS, "") if layer in originals else owners.package(layer, file.path)
+
+    return charges, _rows(charges, package), owners.left_out
 
 
 def _key_function(
@@ -270,8 +288,8 @@ def _text(path: bytes) -> str:
 
 def usage_by_table(usage: UsageBy) -> Table:
     """Return the table for people."""
-    has_detail = usage.by is By.LAYER
-    detail = {By.LAYER: "STEP"}.get(usage.by)
+    has_detail = usage.by in (By.LAYER, By.PACKAGE)
+    detail = {By.LAYER: "STEP", By.PACKAGE: "KIND"}.get(usage.by)
     heads = [usage.by.upper(), *([detail] if detail else [])]
     blank = ("",) * (len(heads) - 1)
 

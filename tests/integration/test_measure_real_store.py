@@ -109,6 +109,30 @@ def test_every_byte_of_a_real_store_has_an_owner(cli, trees, tmp_path):
     assert usage["disk_size"] - SHARED_MEMORY_BYTES <= du(cli.store) < before
 
 
+def test_packages_have_the_files_that_dpkg_lists(cli, trees):
+    base, app = trees
+    cli.ok("import", base, "-t", "base:1")
+    cli.ok("import", app, "-t", "app:1")
+    usage = cli.ok("df", "--by", "package", "base:1", "--json").json()
+    assert sum(row["share_size"] for row in usage["rows"]) == usage["contents_size"]
+    parts = usage["contents_size"] + usage["metadata_size"] + usage["rest_size"]
+    assert parts == usage["disk_size"]
+    assert usage["left_out"] == []
+    counted = {row["name"].partition(" ")[0]: row["files"] for row in usage["rows"]}
+    info = base / "var" / "lib" / "dpkg" / "info"
+    for package in ("coreutils", "bash", "dpkg", "tar"):
+        # Through the links of a merged /usr, which is the host's way of asking the same.
+        listed = {
+            os.path.realpath(os.path.dirname(f"{base}{line}")) + "/" + os.path.basename(line)
+            for line in (info / f"{package}.list").read_text().splitlines()
+        }
+        files = {path for path in listed if os.path.isfile(path) and not os.path.islink(path)}
+        inodes = {os.stat(path).st_ino for path in files}  # further names are no files of a layer
+        assert counted[package] == len(inodes), package
+    both = cli.ok("df", "--by", "package", "--json").json()
+    assert both["contents_size"] > usage["contents_size"]
+
+
 def test_the_tables_read_well(cli, tmp_path):
     tree = tmp_path / "tree"
     (tree / "etc").mkdir(parents=True)

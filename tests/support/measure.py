@@ -96,6 +96,11 @@ def put_layer(session: WriteSession, files: dict[bytes, bytes], *, tar_size: int
         for path, content in files.items()
     ]
     changeset = Changeset(entries=tuple(sorted(found, key=lambda entry: path_key(entry.path))))
+    return put_tree(session, changeset, tar_size=tar_size)
+
+
+def put_tree(session: WriteSession, changeset: Changeset, *, tar_size: int = 0) -> DiffId:
+    """Publish a layer of entries whose content was put. Its diff id stands for no tar, either."""
     encoded = encode_changeset(changeset)
     diff_id = DiffId(sha256_digest(encoded))
     session.publish_layer(
@@ -105,8 +110,8 @@ def put_layer(session: WriteSession, files: dict[bytes, bytes], *, tar_size: int
             tree=session.put_bytes(encoded, meta=True),
             recipe=(),
             recipe_format="canonical-1",
-            entry_count=len(found),
-            content_size=sum(map(len, files.values())),
+            entry_count=len(changeset.entries),
+            content_size=sum(entry.size for entry in changeset.entries),
         )
     )
     return diff_id

@@ -13,15 +13,23 @@ if TYPE_CHECKING:
 TAGS = {
     "name": 1000, "version": 1001, "release": 1002, "epoch": 1003, "vendor": 1011,
     "license": 1014, "url": 1020, "arch": 1022, "source": 1044,
+    "dir_indexes": 1116, "base_names": 1117, "dir_names": 1118,
 }  # fmt: skip
 PLAIN = "CREATE TABLE Packages (hnum INTEGER PRIMARY KEY AUTOINCREMENT, blob BLOB NOT NULL)"
 
 
-def header(**fields: str | int) -> bytes:
+def header(**fields: str | int | list[str] | list[int]) -> bytes:
     """Return an rpm header; numbers are 32 bits wide."""
     entries, data = [], b""
     for name, value in fields.items():
-        if isinstance(value, int):
+        if isinstance(value, list) and isinstance(value[0], str):
+            entries.append((TAGS[name], 8, len(data), len(value)))
+            data += b"".join(each.encode() + b"\0" for each in value)
+        elif isinstance(value, list):
+            data += bytes(-len(data) % 4)
+            entries.append((TAGS[name], 4, len(data), len(value)))
+            data += struct.pack(f">{len(value)}I", *value)
+        elif isinstance(value, int):
             data += bytes(-len(data) % 4)
             entries.append((TAGS[name], 4, len(data), 1))
             data += struct.pack(">I", value)

@@ -19,7 +19,7 @@ from layerstore.image.sbom.files import MAX_DATABASE_BYTES
 from layerstore.image.sbom.packages import Package, word
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from layerstore.image.sbom.files import ImageFiles
 
@@ -44,6 +44,8 @@ _ROLLBACK: Final = b"\x01\x01"
 _HEAD = struct.Struct(">II")  # entries, bytes of data
 _ENTRY = struct.Struct(">IIII")  # tag, type, offset, count
 _INT32, _STRING, _I18N = 4, 6, 9
+_STRINGS = 8
+_DIR_INDEXES, _BASE_NAMES, _DIR_NAMES = 1116, 1117, 1118
 _TAGS = {
     1000: "name",
     1001: "version",
@@ -59,6 +61,32 @@ _TAGS = {
 
 def rpm_packages(files: ImageFiles, namespace: str, distribution: str) -> Iterator[Package]:
     """Yield what rpm has installed; what of it cannot be read is left out, and told."""
+    for path, blob in _headers(files):
+        package = _package(header_fields(blob), path, namespace, distribution)
+        if package is not None:
+            yield package
+
+
+def rpm_file_lists(files: ImageFiles, limit: int) -> dict[tuple[str, str], Sequence[bytes]]:
+    """Return the paths of each package's files, relative to the root, by name and version.
+
+    Args:
+        files: Of an image.
+        limit: Of paths; some more may come, and no package after that.
+    """
+    found: dict[tuple[str, str], Sequence[bytes]] = {}
+    for path, blob in _headers(files):
+        package = _package(header_fields(blob), path, "", "")
+        if package is not None:
+            paths = found[package.name, package.version] = header_paths(blob)
+            limit -= len(paths)
+        if limit < 0:
+            break  # who asked says so
+    return found
+
+
+def _headers(files: ImageFiles) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the path of the database and each of its headers."""
     for directory in _DIRECTORIES:
         path = directory + _DATABASE
         data = files.read(path, MAX_DATABASE_BYTES)
@@ -68,9 +96,7 @@ def rpm_packages(files: ImageFiles, namespace: str, distribution: str) -> Iterat
             files.leave_out(path + b"-wal", "what rpm has not moved to its database is not read")
         try:
             for blob in _blobs(data):
-                package = _package(header_fields(blob), path, namespace, distribution)
-                if package is not None:
-                    yield package
+                yield path, blob
         # The module decodes what SQLite says of a damaged schema, strictly.
         except (sqlite3.Error, UnicodeDecodeError) as err:
             files.leave_out(path, f"not a database of rpm that can be read: {word(str(err))}")
@@ -138,6 +164,37 @@ def header_fields(blob: bytes) -> dict[str, str]:
             end = blob.find(b"\0", at)
             found[name] = word(blob[at : end if end >= 0 else None].decode("utf-8", "replace"))
     return found
+
+
+def header_paths(blob: bytes) -> list[bytes]:
+    """Return the paths of a header's files, relative to the root; none if it is no header."""
+    if len(blob) < _HEAD.size:
+        return []
+    count, size = _HEAD.unpack_from(blob)
+    start = _HEAD.size + count * _ENTRY.size
+    if start + size > len(blob):
+        return []
+    data = blob[start : start + size]
+    entries = {tag: rest for tag, *rest in _ENTRY.iter_unpack(blob[_HEAD.size : start])}
+    names = _strings(data, entries.get(_BASE_NAMES))
+    folders = _strings(data, entries.get(_DIR_NAMES))
+    kind, offset, number = entries.get(_DIR_INDEXES, (0, 0, 0))
+    if kind != _INT32 or offset + 4 * number > size or number != len(names):
+        return []
+    places = struct.unpack_from(f">{number}I", data, offset)
+    return [
+        (folders[place] + name).strip(b"/")
+        for place, name in zip(places, names, strict=True)
+        if place < len(folders)
+    ]
+
+
+def _strings(data: bytes, entry: list[int] | None) -> list[bytes]:
+    """Return an array of strings that end with zeros; each takes a byte at least."""
+    if entry is None or entry[0] != _STRINGS or entry[2] > len(data) - entry[1]:
+        return []
+    found = data[entry[1] :].split(b"\0", entry[2])
+    return found[:-1] if len(found) == entry[2] + 1 else []
 
 
 def _package(

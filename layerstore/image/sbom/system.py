@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from layerstore.image.sbom.files import ImageFiles
 
 _STATUS = b"var/lib/dpkg/status"
-_STATUS_PARTS = b"var/lib/dpkg/status.d"
+STATUS_PARTS = b"var/lib/dpkg/status.d"
 """Images without dpkg itself (distroless) keep one file a package here."""
-_INSTALLED = b"lib/apk/db/installed"
+INSTALLED = b"lib/apk/db/installed"
 _MAX_PARTS = 20_000
 
 
@@ -34,7 +34,7 @@ def system_packages(files: ImageFiles) -> Iterator[Package]:
             package = _deb(stanza, path, system or "debian", distribution)
             if package is not None:
                 yield package
-    data = files.read(_INSTALLED, MAX_DATABASE_BYTES)
+    data = files.read(INSTALLED, MAX_DATABASE_BYTES)
     for stanza in stanzas(_text(data)) if data is not None else ():
         package = _apk(stanza, system or "alpine", distribution)
         if package is not None:
@@ -80,10 +80,10 @@ def _dpkg_texts(files: ImageFiles) -> Iterator[tuple[bytes, str]]:
     data = files.read(_STATUS, MAX_DATABASE_BYTES)
     if data is not None:
         yield _STATUS, _text(data)
-    for name in files.names(_STATUS_PARTS)[:_MAX_PARTS]:
+    for name in files.names(STATUS_PARTS)[:_MAX_PARTS]:
         if name.endswith(b".md5sums"):
             continue
-        path = _STATUS_PARTS + b"/" + name
+        path = STATUS_PARTS + b"/" + name
         data = files.read(path, MAX_METADATA_BYTES)
         if data is not None:
             yield path, _text(data)
@@ -120,7 +120,7 @@ def _apk(stanza: dict[str, str], namespace: str, distribution: str) -> Package |
         namespace=namespace,
         name=name,
         version=version,
-        source=_shown(_INSTALLED),
+        source=_shown(INSTALLED),
         architecture=stanza.get("A", ""),
         distribution=distribution,
         supplier=stanza.get("m", ""),
