@@ -150,6 +150,8 @@ def result_of(taking_part: Sequence[Contender], megabytes: float) -> Result:
         version = version_of((programs[name], "--version")) if name in programs else None
         if version:
             result.versions[name] = version
+    there = {each.name.partition(" ")[0] for each in taking_part}
+    result.missing = [name for name in programs if name not in there]
     return result
 
 

@@ -89,6 +89,7 @@ def make_images(work: Path, tar: Path, host: str) -> Path:
     (view / "etc/more").write_text("more\n")
     run_costed([*LAYERSTORE, "commit", str(view), f"{host}/{IMAGES[1]}"], env=env)
     run_costed([*LAYERSTORE, "umount", str(view)], env=env)
+    run_costed([*LAYERSTORE, "gc", "--all"], env=env)  # the first round, too, unpacks
     for image in IMAGES:
         run_costed([*LAYERSTORE, "push", f"{host}/{image}"], env=env)
     return store

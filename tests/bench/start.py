@@ -235,6 +235,7 @@ def versions() -> dict[str, str]:
 def report(costs: dict[str, list[Cost]], result: Result) -> bool:
     """Print a table and fill the result; return whether the bar is kept."""
     base = costs["bare runc"]
+    result.missing = [name for name in ("docker", "podman") if name not in costs]
     print(f"{'':18} {'wall ms':>9} {'least':>7} {'above':>7} {'CPU ms':>8} {'above':>7}")
     wall = {name: statistics.median(cost.wall for cost in runs) for name, runs in costs.items()}
     cpu = {name: statistics.median(cost.cpu for cost in runs) for name, runs in costs.items()}
@@ -279,7 +280,7 @@ def many(work: Path, tar: Path, count: int, result: Result) -> None:
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"layerstore.containers.monitor" in words:
+            if b"layerstore.containers.monitor" in words and _has_open(pid, work):
                 monitors.append(_private_and_shared(pid))
     private = sum(own for own, _ in monitors)
     proportional = sum(share for _, share in monitors)
@@ -303,6 +304,14 @@ def many(work: Path, tar: Path, count: int, result: Result) -> None:
     result.add(group, "layerstore", "ps", "s", [listed])
     ours.ask("container", "rm", "--force", *names)
     ours.close()
+
+
+def _has_open(pid: str, place: Path) -> bool:
+    """Return whether a process has a file below a place open: others have monitors, too."""
+    return any(
+        os.readlink(f"/proc/{pid}/fd/{number}").startswith(f"{place}/")
+        for number in os.listdir(f"/proc/{pid}/fd")
+    )
 
 
 def _private_and_shared(pid: str) -> tuple[int, int]:

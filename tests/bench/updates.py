@@ -282,7 +282,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     missed = False
-    result = Result(versions())
+    result = Result(there := versions())
+    result.missing = [name for name in ("docker", "podman", "skopeo") if name not in there]
     for name in given.pairs or PAIRS:
         pair = PAIRS[name]
         trees = {tree.name: tree for tree in trees_of(given.cache.absolute(), pair.corpus)}

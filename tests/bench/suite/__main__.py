@@ -1,13 +1,14 @@
 """Run all benchmarks, keep what they measured, and make the page of it.
 
     python -m tests.bench.suite [--quick] [--all | --only NAME ...] [--results DIR] [--resume]
-    python -m tests.bench.suite --report [--results DIR]
+    python -m tests.bench.suite --report [--results DIR] [--against DIR]
     python -m tests.bench.suite --list
 
 Results are kept in DIR, by default ``docs/performance``, and the page beside it (DIR.md).
 ``--report`` makes the page again of what is kept. One benchmark may be run again alone with
 ``--only`` on a quiet machine. What benchmarks print is in logs below the cache. Exits with 1 if
-one failed.
+one failed. ``--against`` says which ratios are others than those kept in another directory, such
+as ``docs/performance``, another machine's.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench.harness import say
+from tests.bench.suite import comparing
 from tests.bench.suite.benchmarks import BENCHMARKS
 from tests.bench.suite.inputs import missing_inputs
+from tests.bench.suite.kept import best_of
 from tests.bench.suite.page import write_page
 from tests.bench.suite.running import Progress, Runner
 from tests.bench.suite.surroundings import TOP, described
@@ -46,6 +49,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--cache", type=Path, default=CACHE, help="where inputs and logs are kept")
     parser.add_argument("--resume", action="store_true", help="go on where a run was interrupted")
     parser.add_argument("--report", action="store_true", help="make the page, run nothing")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="compare ratios with those")
     parser.add_argument("--list", action="store_true", help="show the table of benchmarks")
     given = parser.parse_args(arguments)
     known = [one.name for one in BENCHMARKS]
@@ -121,6 +125,10 @@ def main() -> int:
     try:
         failed = 0 if given.report else run_all(chosen_of(given), given)
         say(f"written: {write_page(TOP / given.results, BENCHMARKS)}")
+        if given.against:
+            names = [one.name for one in BENCHMARKS]
+            places = (TOP / given.results, TOP / given.against)
+            print(comparing.report(BENCHMARKS, *(best_of(place, names) for place in places)))
     except KeyboardInterrupt:
         say("interrupted: --resume goes on from here")
         return 130

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.bench.result import Result
+from tests.bench.result import Figure, Result
 from tests.bench.suite import __main__ as suite
-from tests.bench.suite import page, running
+from tests.bench.suite import comparing, page, running
 from tests.bench.suite.benchmarks import BENCHMARKS
 from tests.bench.suite.cells import Number, markdown, number_of, ratio_of, spoken
 from tests.bench.suite.kept import (
@@ -177,6 +177,25 @@ def test_values_are_said_as_people_read_them(values: list[float], unit: str, tex
     assert spoken(number_of(values), unit) == text
 
 
+def test_ratios_of_two_machines_are_compared() -> None:
+    one = a_benchmark("one")
+    here, there = some_result(), some_result()
+    there.figures[0] = Figure("cold", "layerstore", "time", "s", (3.0, 3.0, 3.0))
+    assert comparing.ratios(one, here) == {("cold", "layerstore", "time"): 1.0}
+    said = [
+        comparing.report(
+            [one], {"one": Kept(some_run("one"), here)}, {"one": Kept(some_run("one"), other)}
+        )
+        for other in (here, there)
+    ]
+    assert said[0] == "one: 1 of 1 ratios alike, median of here/there 1.00"
+    assert said[1].splitlines() == [
+        "one: 0 of 1 ratios alike, median of here/there 0.67",
+        "    cold, layerstore, time: 1.00 here, 1.50 there",
+    ]
+    assert comparing.report([one], {}, {}) == "nothing that both have"
+
+
 # What is kept
 
 
@@ -251,7 +270,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 GOOD = """\
 import sys
 from pathlib import Path
-from tests.bench.result import Result
+from tests.bench.result import Figure, Result
 result = Result()
 result.add("g", "layerstore", " ".join(sys.argv[1:-2]), "s", [1.5])
 result.write(Path(sys.argv[-1]))
