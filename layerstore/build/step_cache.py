@@ -44,8 +44,7 @@ class StoreCache:
     def put(self, records: Sequence[CacheRecord]) -> None:
         """Remember steps."""
         self.records += records
-        for record in records:
-            self._executor.session.cache_put(record)
+        self._executor.session.cache_put(*records)
 
 
 @contextlib.contextmanager

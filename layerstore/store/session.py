@@ -150,6 +150,8 @@ class WriteSession:
         self._healed: set[bytes] = set()
         self._written: set[PackId] = set()
         self._used_steps: set[str] = set()
+        self._held: set[DiffId] = set()
+        self._held_epoch = self._lease.epoch
         self._unsettled: list[_Unsettled] = []
         self._unsettled_bytes = 0
         self._new_bytes = self._reused_bytes = self._stored_bytes = self._new_chunks = 0
@@ -479,6 +481,7 @@ class WriteSession:
                 (record.diff_id, item_id, encoded),
             )
             hold(connection, self._lease.lease_id, "layer", [record.diff_id])
+        self._held.add(record.diff_id)
 
     def _epoch(self) -> int:
         return self._catalog.epoch()
@@ -585,31 +588,41 @@ class WriteSession:
     def hold_layers(self, diff_ids: Sequence[DiffId]) -> None:
         """Keep layers of the store from gc until this session ends.
 
-        Call it before relying on layers found in the store, such as a base image's.
+        Call it before relying on layers found in the store, such as a base image's. What the
+        session holds already costs nothing as long as the epoch lasts: no row disappears in it.
 
         Raises:
             LayerNotFoundError: One is not (or no longer) there.
         """
+        epoch = self._epoch()
+        if epoch != self._held_epoch:
+            self._held.clear()
+            self._held_epoch = epoch
+        wanted = [diff_id for diff_id in diff_ids if diff_id not in self._held]
+        if not wanted:
+            return
         with self._catalog.write() as connection:
-            for diff_id in diff_ids:
+            for diff_id in wanted:
                 if self._catalog.layer(diff_id) is None:
                     raise LayerNotFoundError(f"the store holds no layer {diff_id}")
-            hold(connection, self._lease.lease_id, "layer", diff_ids)
+            hold(connection, self._lease.lease_id, "layer", wanted)
+        self._held.update(wanted)
 
     def note_step_use(self, key: str) -> None:
         """Remember that a build step was used; written when the session ends."""
         self._used_steps.add(key)
 
-    def cache_put(self, record: CacheRecord) -> None:
-        """Remember a build step; its layer must be published.
+    def cache_put(self, *records: CacheRecord) -> None:
+        """Remember build steps, all of them or none; their layers must be published.
 
         Raises:
-            LayerNotFoundError: It is not.
+            LayerNotFoundError: One is not.
         """
         with self._catalog.write() as connection:
-            if record.diff_id is not None and self._catalog.layer(record.diff_id) is None:
-                raise LayerNotFoundError(f"the store holds no layer {record.diff_id}")
-            connection.execute(
-                "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?, ?)",
-                (record.key, record.diff_id, record.value, record.created, cache_seal(record)),
-            )
+            for record in records:
+                if record.diff_id is not None and self._catalog.layer(record.diff_id) is None:
+                    raise LayerNotFoundError(f"the store holds no layer {record.diff_id}")
+                connection.execute(
+                    "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?, ?)",
+                    (record.key, record.diff_id, record.value, record.created, cache_seal(record)),
+                )

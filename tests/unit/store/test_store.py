@@ -474,3 +474,28 @@ def test_images_are_read_in_one_statement(tmp_path: Path, monkeypatch: pytest.Mo
         assert store.catalog.image(first.image_id) == first
         assert store.catalog.image("sha256:" + "0" * 64) is None
     assert len(asked) == 3
+
+
+def test_several_steps_are_remembered_together_or_not_at_all(root: Path) -> None:
+    missing = CacheRecord("k2", DiffId(Digest("sha256:" + "0" * 64)), b"", 0)
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        layer = put_layer(session, {b"f": b"x"}).diff_id
+        first, second = CacheRecord("k1", layer, b"v", 1.5), CacheRecord("k3", None, b"", 2.5)
+        with pytest.raises(LayerNotFoundError):
+            session.cache_put(first, missing)
+        assert store.cache_records() == []
+        session.cache_put(first, second)
+        assert store.cache_records() == [first, second]
+
+
+def test_a_layer_is_held_again_after_a_collection(root: Path) -> None:
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        layer = put_layer(session, {b"f": b"x"}).diff_id
+        with store.catalog.write() as connection:
+            connection.execute("DELETE FROM lease_holds")
+        session.hold_layers([layer])  # in one epoch a row that was written is there
+        assert store.catalog.query("SELECT id FROM lease_holds") == []
+        with store.catalog.write() as connection:
+            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+        session.hold_layers([layer])
+        assert store.catalog.query("SELECT id FROM lease_holds") == [(layer,)]
