@@ -20,7 +20,7 @@ from layerstore.errors import BuildError, InputError, LayerstoreError, MountErro
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from layerstore.build.contexts import Contexts
@@ -84,8 +84,12 @@ class BuildExecutor:
         """What the refs of git sources meant that were asked for so far."""
         return self._fetcher.commits
 
-    def fetch(self, vertex: Vertex, *, fresh: bool) -> Source:
+    def fetch(
+        self, vertex: Vertex, *, fresh: bool, told: Callable[[int, int | None], object]
+    ) -> Source:
         """Return a remote source's layer, fetched if what is known of it is not current.
+
+        ``told`` hears how many bytes of a file there are, and of how many.
 
         Raises:
             BuildStepError: It cannot be had.
@@ -94,7 +98,7 @@ class BuildExecutor:
             op = vertex.op
             fetcher = self._fetcher.get()
             if isinstance(op, HttpOp):
-                return Source(*fetcher.http(op, fresh=fresh))
+                return Source(*fetcher.http(op, fresh=fresh, told=told))
             assert isinstance(op, GitOp)
             return Source(*fetcher.git(op, fresh=fresh))
 

@@ -197,6 +197,7 @@ class Overhearing:
         self.canceled = ui.canceled
         self.waiting = ui.waiting
         self.output = ui.output
+        self.fetched = ui.fetched
 
     def finished(self, number: int, label: str, outcome: StepOutcome) -> None:
         """Keep the step's label."""

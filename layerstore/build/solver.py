@@ -29,7 +29,7 @@ from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from layerstore.build.ui import BuildUi
     from layerstore.build.workers import Ended
     from layerstore.digest import DiffId
+
+    Told = Callable[[int, int | None], object]
 
 
 class Result(NamedTuple):
@@ -85,8 +87,11 @@ class Executor(Protocol):
     def stop(self, *, abort: bool) -> None:
         """Set ``stopping`` and kill what runs; give up layers being written as well."""
 
-    def fetch(self, vertex: Vertex, *, fresh: bool) -> Source:
-        """Return a remote source; ``fresh`` as if nothing were known of it."""
+    def fetch(self, vertex: Vertex, *, fresh: bool, told: Told) -> Source:
+        """Return a remote source; ``fresh`` as if nothing were known of it.
+
+        ``told`` hears how many bytes of a file there are, and of how many.
+        """
 
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a vertex takes from its inputs are named in its key."""
@@ -327,7 +332,7 @@ class Solver:
     def _carry_out(self, task: _Task) -> _Done:
         """Run a step unless another build did it meanwhile; in a thread of its own."""
         if not task.keys:
-            return self._fetch(task.vertex)
+            return self._fetch(task)
         if self._locks is None or self._cache is None or task.vertex.no_cache:
             return self._execute(task)
         with self._locks.held(task.keys[-1], task.vertex.label):
@@ -339,10 +344,12 @@ class Solver:
             self._know(task, known, task.keys[:-1])
             return known
 
-    def _fetch(self, vertex: Vertex) -> _Done:
+    def _fetch(self, task: _Task) -> _Done:
+        vertex = task.vertex
         began = time.monotonic()
         fresh = self._cache is None or vertex.no_cache
-        source = self._executor.fetch(vertex, fresh=fresh)
+        told = partial(self._ui.fetched, task.number)
+        source = self._executor.fetch(vertex, fresh=fresh, told=told)
         outcome = StepOutcome(
             cached=source.cached,
             seconds=time.monotonic() - began,

@@ -70,6 +70,9 @@ class BuildUi(Protocol):
     def output(self, number: int, data: bytes) -> None:
         """A command wrote something, in pieces that may end within a line or character."""
 
+    def fetched(self, number: int, done: int, total: int | None) -> None:
+        """A step has so many bytes of a file from a URL, of so many if that is known."""
+
     def warning(self, notice: Notice) -> None:
         """The Dockerfile holds something worth a word."""
 
@@ -102,6 +105,9 @@ class SilentUi:
         """Ignore it."""
 
     def output(self, number: int, data: bytes) -> None:
+        """Ignore it."""
+
+    def fetched(self, number: int, done: int, total: int | None) -> None:
         """Ignore it."""
 
     def warning(self, notice: Notice) -> None:
@@ -169,6 +175,11 @@ class CountingUi:
         """Pass it on."""
         with self._lock:
             self._ui.output(number, data)
+
+    def fetched(self, number: int, done: int, total: int | None) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._ui.fetched(number, done, total)
 
     def warning(self, notice: Notice) -> None:
         """Pass it on."""

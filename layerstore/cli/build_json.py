@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import Notice
     from layerstore.build.ui import Reason, StepOutcome
 
+FETCHED_S = 0.5
+"""Between two events of one download, at least."""
+
 
 class JsonUi:
     """See the module."""
@@ -27,6 +30,7 @@ class JsonUi:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._logs: dict[int, StepLog] = {}
+        self._told: dict[int, float] = {}
 
     @contextlib.contextmanager
     def telling_errors(self) -> Iterator[JsonUi]:
@@ -82,6 +86,14 @@ class JsonUi:
         """Write the lines that are complete."""
         for line in self._logs.setdefault(number, StepLog()).feed(data):
             self._write("output", step=number, line=line)
+
+    def fetched(self, number: int, done: int, total: int | None) -> None:
+        """Write how many bytes there are, now and then and when all are there."""
+        now = time.monotonic()
+        if done != total and now - self._told.get(number, 0.0) < FETCHED_S:
+            return
+        self._told[number] = now
+        self._write("fetched", step=number, bytes=done, total=total)
 
     def warning(self, notice: Notice) -> None:
         """Write a warning."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 from layerstore.build.ui import SilentUi
 from layerstore.cli.build_ui import StepLog, one_line, outcome_words
 from layerstore.cli.output import printable
-from layerstore.units import format_duration
+from layerstore.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +53,7 @@ class TerminalUi(SilentUi):
         self._color = not os.environ.get("NO_COLOR")
         self._lock = threading.Lock()
         self._running: dict[int, _Running] = {}
+        self._fetched: dict[int, str] = {}
         self._began = time.monotonic()
         self._total = self._done = 0
         self._drawn = 0
@@ -120,6 +121,12 @@ class TerminalUi(SilentUi):
             if number in self._running:
                 self._running[number].log.feed(data)
 
+    def fetched(self, number: int, done: int, total: int | None) -> None:
+        """Remember how much of a file there is for the next frame."""
+        of = "" if total is None else f" of {format_size(total)}"
+        with self._lock:
+            self._fetched[number] = f"  {format_size(done)}{of}"
+
     def warning(self, notice: Notice) -> None:
         """Print a warning."""
         self._say([f"{self._styled('!', _YELLOW)} {printable(str(notice))}"])
@@ -143,8 +150,10 @@ class TerminalUi(SilentUi):
         tail = min(TAIL_LINES, spare // len(self._running))
         count = f" ({self._done}/{self._total})" if self._total else ""
         lines = [f"building {format_duration(now - self._began)}{count}"]
-        for step in list(self._running.values()):
-            lines.append(self._styled(f"▸ {format_duration(now - step.began)} {step.label}", _BOLD))
+        for number, step in list(self._running.items()):
+            took = format_duration(now - step.began)
+            fetched = self._fetched.get(number, "")
+            lines.append(self._styled(f"▸ {took} {step.label}{fetched}", _BOLD))
             if tail:
                 lines += [self._styled(f"    {line}", _DIM) for line in list(step.log.tail)[-tail:]]
         return lines[: max(1, height - 1)]

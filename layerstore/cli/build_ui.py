@@ -168,6 +168,9 @@ class PlainUi:
         """Print a line."""
         self._stream.write(printable(text) + "\n")
 
+    def fetched(self, number: int, done: int, total: int | None) -> None:
+        """Print nothing: logs are for lines that stay true."""
+
     def waiting(self, what: str) -> None:
         """Print what is waited for."""
         self._stream.write(f"waiting for {printable(what)}\n")

@@ -1,7 +1,9 @@
 """A download over HTTP or HTTPS: whole and as the server has it, or an error.
 
 The body goes to whatever takes it while it is hashed; nothing is published here. Bodies are
-bounded, must be as long as they claim, and are asked for unencoded. How the server is asked, and
+bounded, must be as long as they claim, and are asked for unencoded. Of a body that breaks off only
+the rest is asked for, if the server says which version it sent: what it then sends must be of that
+version and begin where the first part ended. How the server is asked, and
 where its redirects may lead: :mod:`layerstore.net.transport`. Imported when something is fetched.
 
 Source: RFC 9110; Go's net/http for what docker's users are used to.
@@ -26,8 +28,13 @@ if TYPE_CHECKING:
     from layerstore.net.urls import HttpUrl
 
 ATTEMPTS = 3
+"""Without a byte more of the body."""
+
+RESUMES_MAX = 20
+"""Times the rest of one body is asked for: a server may cut it off wherever it likes."""
+
 _TRANSIENT = frozenset({429, 502, 503, 504})
-_OK, _NOT_MODIFIED = 200, 304
+_OK, _PARTIAL, _NOT_MODIFIED, _NO_SUCH_RANGE = 200, 206, 304, 416
 
 
 class Body(NamedTuple):
@@ -36,10 +43,12 @@ class Body(NamedTuple):
     Attributes:
         begin: Called before the first byte, and again when a broken download starts anew.
         write: Takes the next bytes.
+        told: Hears how many bytes there are by now, and how many there will be if that is known.
     """
 
     begin: Callable[[], None]
     write: Callable[[bytes], None]
+    told: Callable[[int, int | None], object] = lambda _done, _total: None
 
 
 class Wanted(NamedTuple):
@@ -79,6 +88,51 @@ class Response(NamedTuple):
     disposition_name: str | None
 
 
+class _Part:
+    """What earlier attempts have brought of a body.
+
+    Attributes:
+        size: Bytes of it.
+        version: The strong ETag of what it is a part of; empty if the rest cannot be asked for.
+        head: What the server said when it began: ETag, Last-Modified, Content-Disposition's name.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.size = 0
+        self.version = ""
+        self.head: tuple[str, str, str | None] = ("", "", None)
+        self.hasher = hashlib.sha256()
+
+    def begin(self, answer: Answer) -> None:
+        """Take the head of an answer that has the whole body."""
+        self.forget()
+        etag = answer.header("ETag")
+        self.head = (etag, answer.header("Last-Modified"), answer.headers.get_filename())
+        # RFC 9110, 13.1.5: weak validators are for no ranges. What is decoded has other offsets.
+        if etag.startswith('"') and _encoding(answer) == "identity":
+            self.version = etag
+
+    def headers(self, etag: str) -> dict[str, str]:
+        """Return what asks for the rest; of a body of which nothing is there, for all of it."""
+        if self.size and self.version:
+            return {"Range": f"bytes={self.size}-", "If-Range": self.version}
+        return {"If-None-Match": etag} if etag else {}
+
+    def is_continued_by(self, answer: Answer) -> bool:
+        """Whether an answer has the rest of the same version."""
+        unit, _, where = answer.header("Content-Range").strip().partition(" ")
+        return (
+            unit.lower() == "bytes"
+            and where.strip().partition("-")[0] == str(self.size)
+            and answer.header("ETag") in ("", self.version)
+            and _encoding(answer) == "identity"
+        )
+
+
 class Downloader:
     """Downloads files; keeps no connection and no state between them.
 
@@ -105,72 +159,91 @@ class Downloader:
     def _fetch(self, wanted: Wanted, body: Body) -> Response:
         url = parse_http_url(wanted.url)
         lifelines = self._transport.lifelines
-        for attempt in range(1, ATTEMPTS + 1):
+        part = _Part()
+        failures = resumes = 0
+        while True:
+            before = part.size
             try:
-                return self._try(url, wanted, body)
+                return self._try(url, wanted, body, part)
             except NetworkError as err:
                 if lifelines.is_cut:
                     raise lifelines.canceled() from err
+                has_more = part.version and part.size > before and resumes < RESUMES_MAX
+                failures, resumes = (0, resumes + 1) if has_more else (failures + 1, resumes)
                 message = f"cannot fetch {url.shown}: {err.message}"
-                if not err.transient or attempt == ATTEMPTS:
+                if not err.transient or failures == ATTEMPTS:
                     raise NetworkError(message, hint=_hint(err)) from err
             except LimitExceededError as err:
                 raise LimitExceededError(f"{url.shown}: {err.message}", hint=err.hint) from err
-            self._transport.pause(0.5 * 4 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
+            self._transport.pause(0.5 * 4 ** max(failures - 1, 0))
 
-    def _try(self, url: HttpUrl, wanted: Wanted, body: Body) -> Response:
+    def _try(self, url: HttpUrl, wanted: Wanted, body: Body, part: _Part) -> Response:
         request = Request(
             url,
-            headers={
-                "Connection": "close",
-                **({"If-None-Match": wanted.etag} if wanted.etag else {}),
-            },
+            headers={"Connection": "close", **part.headers(wanted.etag)},
             authorization=wanted.authorization,
             pinned=wanted.pinned,
         )
         with self._transport.follow(request) as answer:
-            return self._take(answer, wanted, body)
+            return self._take(answer, wanted, body, part)
 
-    def _take(self, answer: Answer, wanted: Wanted, body: Body) -> Response:
-        unchanged = answer.status == _NOT_MODIFIED and bool(wanted.etag)
-        if not unchanged and answer.status != _OK:
+    def _take(self, answer: Answer, wanted: Wanted, body: Body, part: _Part) -> Response:
+        if answer.status == _NOT_MODIFIED and wanted.etag and not part.size:
+            return Response(
+                unchanged=True,
+                url=answer.url,
+                size=0,
+                sha256="",
+                etag=answer.header("ETag") or wanted.etag,
+                last_modified=answer.header("Last-Modified"),
+                disposition_name=answer.headers.get_filename(),
+            )
+        if answer.status == _OK:
+            part.begin(answer)
+            body.begin()
+        elif not (answer.status == _PARTIAL and part.size and part.is_continued_by(answer)):
+            was_part = part.size and answer.status in (_PARTIAL, _NO_SUCH_RANGE)
+            if was_part:
+                part.forget()  # the next attempt asks for all of it
             raise NetworkError(
                 f"{answer.url.shown} says {answer.status} {answer.reason}".rstrip(),
-                transient=answer.status in _TRANSIENT,
+                transient=bool(was_part) or answer.status in _TRANSIENT,
             )
-        size, sha256 = 0, ""
-        if not unchanged:
-            body.begin()
-            size, sha256 = self._read(answer, body.write)
+        self._read(answer, body, part)
+        etag, last_modified, name = part.head
         return Response(
-            unchanged=unchanged,
+            unchanged=False,
             url=answer.url,
-            size=size,
-            sha256=sha256,
-            etag=answer.header("ETag") or (wanted.etag if unchanged else ""),
-            last_modified=answer.header("Last-Modified"),
-            disposition_name=answer.headers.get_filename(),
+            size=part.size,
+            sha256=part.hasher.hexdigest(),
+            etag=etag,
+            last_modified=last_modified,
+            disposition_name=name,
         )
 
-    def _read(self, answer: Answer, write: Callable[[bytes], None]) -> tuple[int, str]:
+    def _read(self, answer: Answer, body: Body, part: _Part) -> None:
         limit = self._settings.max_bytes
-        if answer.length is not None and answer.length > limit:
-            raise _too_large(f"it has {answer.length} bytes", limit)
-        hasher = hashlib.sha256()
-        size = 0
+        total = None if answer.length is None else part.size + answer.length
+        if total is not None and total > limit:
+            raise _too_large(f"it has {total} bytes", limit)
+        if _encoding(answer) != "identity":
+            total = None
         for piece in _decoded(answer):
-            size += len(piece)
-            if size > limit:
+            part.size += len(piece)
+            if part.size > limit:
                 raise _too_large("it does not end", limit)
-            hasher.update(piece)
-            write(piece)
-        return size, hasher.hexdigest()
+            part.hasher.update(piece)
+            body.write(piece)
+            body.told(part.size, total)
+
+
+def _encoding(answer: Answer) -> str:
+    return (answer.header("Content-Encoding") or "identity").strip().lower()
 
 
 def _decoded(answer: Answer) -> Iterator[bytes]:
     """Yield the body; servers that compress unasked are understood as Go's client does."""
-    encoding = (answer.header("Content-Encoding") or "identity").strip().lower()
+    encoding = _encoding(answer)
     if encoding == "identity":
         yield from answer.pieces()
         return

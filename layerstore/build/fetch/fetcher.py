@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
+    Told = Callable[[int, int | None], object]
+
 _VERSION = "layerstore fetch 1"
 _DOWNLOADED_MODE = 0o600
 """Of a file from a URL, as under BuildKit."""
@@ -125,12 +127,13 @@ class SourceFetcher:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def http(self, op: HttpOp, *, fresh: bool = False) -> Fetched:
+    def http(self, op: HttpOp, *, fresh: bool = False, told: Told | None = None) -> Fetched:
         """Return the layer that holds nothing but the file of a URL.
 
         Args:
             op: What to fetch.
             fresh: Ask as if nothing were known.
+            told: Hears how many bytes there are, and of how many.
 
         Raises:
             FetchError: It cannot be had.
@@ -145,7 +148,7 @@ class SourceFetcher:
         if known is not None and op.checksum and known.sha256 != op.checksum:
             known = None
         with _Download(self._spool) as download:
-            response = self._download(op, known.etag if known else "", download)
+            response = self._download(op, known.etag if known else "", download, told)
             if response.unchanged:
                 assert record is not None
                 return _cached(record)
@@ -155,7 +158,7 @@ class SourceFetcher:
 
     # -- HTTP
 
-    def _download(self, op: HttpOp, etag: str, download: _Download) -> Response:
+    def _download(self, op: HttpOp, etag: str, download: _Download, told: Told | None) -> Response:
         from layerstore.build.fetch.errors import FetchError
         from layerstore.net.download import Body, Downloader, Wanted
         from layerstore.net.errors import NetworkError
@@ -173,7 +176,8 @@ class SourceFetcher:
         )
         client = Downloader(settings, self._settings.lifelines)
         try:
-            return client.fetch(wanted, Body(download.begin, download.write))
+            body = Body(download.begin, download.write, told or (lambda _done, _total: None))
+            return client.fetch(wanted, body)
         except NetworkError as err:
             raise FetchError(err.message, hint=err.hint) from err
 

@@ -297,3 +297,30 @@ def test_lines_around_a_failed_instruction():
     long = source_lines(text, SourceSpan("F", 20, 1, 38)).splitlines()
     assert long[2] == "  18 |     line 18"
     assert long[-3:] == ["  31 | >>> line 31", "     | >>> ... to line 38", "-" * 20]
+
+
+def test_a_terminal_shows_how_much_of_a_file_there_is(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    with TerminalUi(io.StringIO(), os.terminal_size((80, 24))) as ui:
+        ui.started(1, "ADD http://x/y /")
+        ui.fetched(1, 1_500_000, None)
+        assert ui.picture()[1].endswith("ADD http://x/y /  1.5MB")
+        ui.fetched(1, 2_500_000, 5_000_000)
+        assert ui.picture()[1].endswith("ADD http://x/y /  2.5MB of 5MB")
+
+
+def test_programs_hear_of_bytes_now_and_then_and_at_the_end():
+    stream = io.StringIO()
+    ui = JsonUi(stream)
+    for done in range(1, 101):
+        ui.fetched(1, done, 100)
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert (events[0]["event"], events[0]["step"], events[0]["bytes"]) == ("fetched", 1, 1)
+    assert (events[-1]["bytes"], events[-1]["total"]) == (100, 100)
+    assert len(events) < 100
+
+
+def test_logs_say_nothing_of_bytes():
+    stream = io.StringIO()
+    PlainUi(stream).fetched(1, 1, 2)
+    assert stream.getvalue() == ""

@@ -12,7 +12,7 @@ import pytest
 
 from layerstore.errors import InputError, LimitExceededError
 from layerstore.net import guarded
-from layerstore.net.download import Body, Downloader, Wanted
+from layerstore.net.download import ATTEMPTS, RESUMES_MAX, Body, Downloader, Wanted
 from layerstore.net.errors import NetworkError
 from layerstore.net.guarded import GuardedStream
 from layerstore.net.transport import HttpSettings, is_inward, system_authorities
@@ -187,6 +187,97 @@ def test_a_broken_download_begins_anew(server: LocalServer) -> None:
     server.routes["/x"] = route
     taken = fetch(server.url("/x"))[1]
     assert (taken.data, taken.begun) == (b"abc", 2)
+
+
+CONTENT = bytes(range(256)) * 400
+
+
+def breaking(server: LocalServer, cuts: list[int], *, etag: str = '"v1"', **changes: str) -> str:
+    """Return the URL of a file that breaks off after so many bytes, one cut each time."""
+
+    def route(handler: Handler) -> None:
+        begin, status, more = 0, "200 OK", ""
+        asked = handler.headers["Range"]
+        if asked and handler.headers["If-Range"] == changes.get("current", etag):
+            begin = int(asked.removeprefix("bytes=").removesuffix("-"))
+            status = "206 Partial Content"
+            shown = int(changes.get("shown", begin))
+            more = f"Content-Range: bytes {shown}-{len(CONTENT) - 1}/{len(CONTENT)}\r\n"
+        end = begin + cuts.pop(0) if cuts else len(CONTENT)
+        head = (
+            f"HTTP/1.1 {status}\r\nETag: {changes.get('current', etag)}\r\n{more}"
+            f"Content-Length: {len(CONTENT) - begin}\r\n\r\n"
+        )
+        handler.raw(head.encode(), CONTENT[begin:end])
+
+    server.routes["/broken"] = route
+    return server.url("/broken")
+
+
+def ranges_of(server: LocalServer) -> list[str | None]:
+    return [headers.get("Range") for _, headers in server.requests]
+
+
+def test_of_what_breaks_off_the_rest_is_asked_for(server: LocalServer) -> None:
+    cuts = [1000, 1, 50_000, 20, 3000]
+    response, taken = fetch(breaking(server, list(cuts)))
+    assert taken.data == CONTENT
+    assert taken.begun == 1
+    assert response.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert (response.size, response.etag) == (len(CONTENT), '"v1"')
+    assert ranges_of(server) == [None, *(f"bytes={sum(cuts[:n])}-" for n in range(1, 6))]
+
+
+def test_another_version_begins_anew(server: LocalServer) -> None:
+    """If-Range does not match: the server sends all of what it has now."""
+    first = server.url("/broken")
+
+    def old(handler: Handler) -> None:
+        breaking(server, [], etag='"v2"')
+        handler.raw(b'HTTP/1.1 200 OK\r\nETag: "v1"\r\nContent-Length: 9\r\n\r\n', b"old")
+
+    server.routes["/broken"] = old
+    response, taken = fetch(first)
+    assert taken.data == CONTENT
+    assert taken.begun == 2
+    assert response.etag == '"v2"'
+    assert ranges_of(server) == [None, "bytes=3-"]
+
+
+@pytest.mark.parametrize("etag", ['W/"v1"', "", "v1"])
+def test_without_a_strong_version_all_is_asked_for_again(server: LocalServer, etag: str) -> None:
+    _, taken = fetch(breaking(server, [1000], etag=etag))
+    assert taken.data == CONTENT
+    assert ranges_of(server) == [None, None]
+
+
+def test_a_rest_that_begins_elsewhere_is_not_taken(server: LocalServer) -> None:
+    _, taken = fetch(breaking(server, [1000], shown="999"))
+    assert taken.data == CONTENT
+    assert taken.begun == 2
+    assert ranges_of(server) == [None, "bytes=1000-", None]
+
+
+def test_a_server_that_always_cuts_off_is_given_up(server: LocalServer) -> None:
+    with pytest.raises(NetworkError, match="ended"):
+        fetch(breaking(server, [1] * 1000))
+    assert len(server.requests) == RESUMES_MAX + ATTEMPTS
+    server.requests.clear()
+    with pytest.raises(NetworkError, match="ended"):
+        fetch(breaking(server, [10, *[0] * 1000]))
+    assert len(server.requests) == 1 + ATTEMPTS
+
+
+def test_how_much_is_there_is_told(server: LocalServer) -> None:
+    told: list[tuple[int, int | None]] = []
+    taken = Taken()
+    url = breaking(server, [1000])
+    body = Body(taken.begin, taken.write, lambda done, total: told.append((done, total)))
+    Downloader(HttpSettings(pause=lambda _: None)).fetch(Wanted(url), body)
+    assert {total for _, total in told} == {len(CONTENT)}
+    assert told[0][0] <= 1000
+    assert told[-1][0] == len(CONTENT)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
 
 
 def test_errors_of_servers(server: LocalServer) -> None:
