@@ -97,6 +97,7 @@ class DaskEngine:
         self._held: list[Any] = []
         if scheduler:
             check_scheduler(scheduler)
+        security = _security(distributed, scheduler, certificates)
         with contextlib.ExitStack() as stack:
             target: Any = scheduler
             if not scheduler:
@@ -105,8 +106,8 @@ class DaskEngine:
                         n_workers=workers,
                         threads_per_worker=1,
                         host=LOOPBACK,
-                        dashboard_address=None,
-                        worker_dashboard_address=None,
+                        dashboard_address=f"{LOOPBACK}:0",
+                        worker_dashboard_address=f"{LOOPBACK}:0",
                     )
                 )
             try:
@@ -115,7 +116,7 @@ class DaskEngine:
                         target,
                         timeout=_CONNECT_S,
                         set_as_default=False,
-                        security=_security(distributed, scheduler, certificates),
+                        security=security,
                     )
                 )
             except (OSError, TimeoutError, TypeError, RuntimeError) as err:
@@ -200,12 +201,25 @@ def _security(distributed: Any, scheduler: str, certificates: Certificates | Non
     if not scheduler.startswith("tls://"):
         return None
     given = certificates or Certificates()
-    return distributed.Security(
-        tls_ca_file=given.authority or None,
-        tls_client_cert=given.certificate or None,
-        tls_client_key=given.key or None,
-        require_encryption=True,
+    files = {
+        "tls_ca_file": given.authority,
+        "tls_client_cert": given.certificate,
+        "tls_client_key": given.key,
+    }
+    # What is not given stays Dask's configuration's.
+    security = distributed.Security(
+        require_encryption=True, **{name: path for name, path in files.items() if path}
     )
+    try:
+        ready = security.get_connection_args("client").get("ssl_context") is not None
+    except OSError as err:
+        raise InputError(f"the certificates cannot be used: {str(err)[:300]}") from err
+    if not ready:
+        raise InputError(
+            f"{scheduler} takes certificates, and none are given",
+            hint="--tls-ca FILE --tls-cert FILE --tls-key FILE",
+        )
+    return security
 
 
 # -- what runs on workers; errors travel as plain values, for ours do not unpickle everywhere
