@@ -70,6 +70,10 @@ _FAREWELL_S = 600.0
 _STEADY_S = 10.0
 """A container that ran so long is restarted without delay, as docker has it."""
 
+_CONFIG_LOOK_S = 0.05
+"""How often to look whether a runtime has read its config; one that reads on waits so long."""
+
+_FIONREAD = 0x541B  # ioctl_pipe(2)
 _BACKOFF_S = 0.1
 _BACKOFF_MAX_S = 60.0
 _START_FAILED = 125
@@ -197,6 +201,7 @@ class Monitor:
         self._stdin = -1
         self._master = -1
         self._console = -1
+        self._config = -1
         self._input: list[bytes] = []
         self._input_ends = False
         self._window = b""
@@ -236,6 +241,7 @@ class Monitor:
         self._pid = 0
         self._ended = {}
         self._stdin, self._console = started["stdin"], started["console"]
+        self._config = started.get("config", -1)
         self._streams = {}
         for name, kind in (("stdout", b"1"), ("stderr", b"2")):
             if started[name] >= 0:
@@ -256,7 +262,9 @@ class Monitor:
     def _wait_for_start(self) -> bytes | None:
         while self._runtime_pid not in self._ended:
             # Output waits in its pipe: what a runtime that fails has to say is in its log.
-            self._poll(None, output=False)
+            self._poll(_CONFIG_LOOK_S if self._config >= 0 else None, output=False)
+            self._end_config()
+        self._end_config(is_read=True)
         self._started_s = time.time()
         if exit_code(self._ended[self._runtime_pid]) != 0:
             return (
@@ -277,6 +285,17 @@ class Monitor:
         if not self._restarts:
             self._tell(b"S")
         return None
+
+    def _end_config(self, *, is_read: bool = False) -> None:
+        """Let the config end when the runtime has read it; see containers/early.py."""
+        if self._config < 0:
+            return
+        if not is_read:
+            left = fcntl.ioctl(self._config, _FIONREAD, b"\0" * 4)
+            is_read = not any(left)
+        if is_read:
+            posix.close(self._config)
+            self._config = -1
 
     def _wait_for_end(self) -> None:
         while self._pid not in self._ended:

@@ -3,7 +3,7 @@
     client                      child, later the monitor
     lower, upper
     fork  --------------------> session and mount namespace of its own, subreaper
-                                root mounted, config.json written, runtime started
+                                runtime started, root mounted, config.json written
     waits for S or F <--------- becomes the monitor of monitor.py: the light program, or
                                 without a new interpreter while a client stays attached
 
@@ -30,6 +30,7 @@ from fuse_mount.starting import FUSE
 from fuse_mount.uppers import make_upper
 from layerstore import light_json as json
 from layerstore.containers import monitor
+from layerstore.containers.early import EarlyRuntime
 from layerstore.containers.errors import CANNOT_START, StartFailedError
 from layerstore.containers.records import directory_of, upper_of
 from layerstore.containers.roots import (
@@ -50,7 +51,7 @@ from layerstore.errors import (
 )
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple, NoReturn
 from layerstore.linux import mounts
-from layerstore.linux.files import make_private_dir, open_private, write_all
+from layerstore.linux.files import make_private_dir, write_all
 from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.linux.namespaces import (
     CLONE_NEWNS,
@@ -291,7 +292,6 @@ def _become(
         spec["listener"] = listener.fileno()
         spec["lock"] = lock.fileno()
         spec["outside"] = outside
-        spec["started"] = monitor.start_runtime(spec)
         _leave_the_client(spec)
         if attached:
             connection.detach()  # the monitor's now, which may close it
@@ -322,18 +322,40 @@ def _set_subreaper() -> None:
 def _prepare(
     store_root: str, container: Container, runtime: Runtime, root: _Root
 ) -> dict[str, object]:
-    """Mount the root, write the bundle, and return what the monitor is told."""
-    run_dir = container.run_dir
-    _make_run_directories(run_dir, open_to_all=bool(root.idmap))
+    """Mount the root, write the bundle, start the runtime, and return what the monitor is told."""
+    _make_run_directories(container.run_dir, open_to_all=bool(root.idmap))
     unshare(CLONE_NEWNS)
     mounts.set_propagation("/", mounts.MS_SLAVE)
-    place = f"{run_dir}/rootfs"
+    ids = mapped_ids()
+    parent = container.settings.limits.cgroup_parent.strip("/")
+    cgroup = "" if ids else os.path.join("/", parent, f"layerstore-{container.container_id}")
+    spec = _monitor_spec(store_root, container, runtime, cgroup, rootless=bool(ids))
+    early = EarlyRuntime(runtime, spec)
+    try:
+        config = _config(store_root, container, root, cgroup, ids)
+        spec["started"] = early.configure(json.dumps(config).encode())
+    except BaseException:
+        early.call_off()
+        raise
+    return spec
+
+
+def _config(
+    store_root: str, container: Container, root: _Root, cgroup: str, ids: int
+) -> dict[str, object]:
+    """Mount the root and return the runtime's config.
+
+    Args:
+        store_root: The store.
+        container: Whose.
+        root: What its root is made of.
+        cgroup: Path of its control group, "" for none.
+        ids: How many ids our user namespace has, 0 outside one.
+    """
+    place = f"{container.run_dir}/rootfs"
     _mount_root(root, place, keeps=not container.settings.auto_remove)
     require_no_swap_of_root(place)
     settings = container.settings
-    ids = mapped_ids()
-    parent = settings.limits.cgroup_parent.strip("/")
-    cgroup = "" if ids else os.path.join("/", parent, f"layerstore-{container.container_id}")
     prepared = Prepared(
         root=place,
         user=_user(place, container),
@@ -348,13 +370,7 @@ def _prepare(
         idmap=root.idmap,
         swap=counts_swap() if settings.limits.memory else False,
     )
-    config = runtime_config(settings, prepared)
-    fd = open_private(f"{run_dir}/config.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        write_all(fd, json.dumps(config).encode())
-    finally:
-        os.close(fd)
-    return _monitor_spec(store_root, container, runtime, cgroup, rootless=bool(ids))
+    return runtime_config(settings, prepared)
 
 
 def _root_id(idmap: IdMap) -> int:
@@ -473,6 +489,7 @@ def _leave_the_client(spec: dict[str, object]) -> None:
     assert isinstance(started, dict)
     kept = [spec["client"], spec["listener"], spec["lock"], spec["outside"]]
     kept += [started[name] for name in ("stdin", "stdout", "stderr", "console")]
+    kept.append(started.get("config", -1))
     spec["inherited"] = inherited = sorted({fd for fd in kept if isinstance(fd, int) and fd >= 0})
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for number in (0, 1, 2):

@@ -1,0 +1,80 @@
+"""A runtime that starts while its container's config is still being made.
+
+A Go program takes some milliseconds until it looks for its config. So runc is started first, on
+a bundle whose ``config.json`` is a FIFO; meanwhile the root is mounted and the config made. Then
+the file takes the FIFO's name, and the FIFO gets the same content: whether runc has opened the
+one by then, or opens the other, it reads all of it. We keep a writing end of the FIFO, so that
+an early reader waits for content and finds no end of file, until it has taken what is there.
+
+Only for runc, which opens its config once and reads to the end of the value.
+"""
+
+from __future__ import annotations
+
+import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
+import contextlib
+import os
+
+from layerstore.containers import monitor
+from layerstore.light_typing import TYPE_CHECKING
+from layerstore.linux.files import open_private, write_all
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from layerstore.runtime.runtimes import Runtime
+
+_PIPE_BYTES = 64 << 10
+"""What a FIFO takes without a reader (pipe(7)); configs have 12 KiB, and more with long lists."""
+
+
+class EarlyRuntime:
+    """A runtime that waits for its config, if it is one that can."""
+
+    def __init__(self, runtime: Runtime, spec: dict[str, Any]) -> None:
+        """Start it.
+
+        Args:
+            runtime: Which.
+            spec: What the monitor is told, and :func:`monitor.start_runtime`.
+        """
+        self._spec = spec
+        self._path = f"{spec['bundle']}/config.json"
+        self._fifo = -1
+        self._started: dict[str, Any] | None = None
+        if os.path.basename(os.path.realpath(runtime.path)) != "runc":
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        os.mkfifo(self._path, 0o600)
+        self._fifo = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._started = monitor.start_runtime(spec)
+
+    def configure(self, config: bytes) -> dict[str, Any]:
+        """Give it its config; return what :func:`monitor.start_runtime` does of it."""
+        staging = f"{self._path}.tmp"
+        fd = open_private(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            write_all(fd, config)
+        finally:
+            os.close(fd)
+        os.rename(staging, self._path)
+        if self._started is not None and len(config) > _PIPE_BYTES:
+            self.call_off()
+        if self._started is None:
+            return monitor.start_runtime(self._spec)
+        os.write(self._fifo, config)
+        self._started["config"] = self._fifo
+        return self._started
+
+    def call_off(self) -> None:
+        """End one that waits still: nothing is made yet that would have to be removed."""
+        if self._started is None:
+            return
+        os.kill(self._started["pid"], signal.SIGKILL)
+        os.waitpid(self._started["pid"], 0)
+        for name in ("stdin", "stdout", "stderr", "console"):
+            if self._started[name] >= 0:
+                os.close(self._started[name])
+        os.close(self._fifo)
+        self._started = None
