@@ -1,9 +1,14 @@
-"""``python -m layerstore``: the command line."""
+"""``python -m layerstore``: the command line, as ``bin/layerstore`` has it."""
 
 from __future__ import annotations
 
 import sys
 
-from layerstore.cli.main import main
+from layerstore.cli.warm_client import answer
 
-sys.exit(main())
+code = answer(sys.argv[1:])
+if code is None:
+    from layerstore.cli.main import main
+
+    code = main()
+sys.exit(code)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
-    "container", "volume", "bundle", "generate",
+    "container", "volume", "bundle", "generate", "warm",
 )  # fmt: skip
 """What is added to the commands of images and views, in the order of the help."""
 
@@ -81,6 +81,7 @@ COMMANDS: dict[str, Command] = {
     "container": _entry("container_group", "group", "Commands of containers alone: rm, ls ..."),
     "volume": _entry("container_group", "volume", "List, make and remove volumes."),
     "bundle": _entry("container_bundle", "bundle", "Write an image as a bundle for runtimes."),
+    "warm": _entry("warm", "warm", "Leave a process loaded that run is faster with."),
     "generate": _entry("container_unit", "generate", "Print a systemd unit for a container."),
 }
 

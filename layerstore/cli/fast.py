@@ -68,7 +68,7 @@ def parse(command: str, arguments: Sequence[str]) -> argparse.Namespace:
         from layerstore.cli.light_parser import LightParser
 
         light = LightParser()
-        _declare(command, light)
+        declare(command, light)
         plain = light.parse(arguments)
         if plain is not None:
             return plain
@@ -97,11 +97,12 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
     has_help = command not in COMMANDS_WITH_COMMANDS
     parser = make_parser(command, summary_of(command), has_help=has_help)
-    _declare(command, parser)
+    declare(command, parser)
     return parser
 
 
-def _declare(command: str, parser: argparse.ArgumentParser | LightParser) -> None:
+def declare(command: str, parser: argparse.ArgumentParser | LightParser) -> None:
+    """Declare the options of a fast command."""
     if command in COMMANDS_WITH_COMMANDS:  # where -h is --hostname
         parser.add_argument("--help", action="help", help="show this help message and exit")
         parser.add_argument("--store", metavar="DIR", help="the store, unless it stands in front")

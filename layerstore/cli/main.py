@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FAST_COMMANDS = (
     "images", "import", "mount", "mounts", "umount", "df",
     "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
-    "container", "volume", "bundle", "generate",
+    "container", "volume", "bundle", "generate", "warm",
 )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def main() -> int:
         from layerstore.cli.descriptors import occupy_closed
 
         occupy_closed()
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     code = guarded(lambda: dispatch(sys.argv[1:]))
     if "layerstore.cli.app" not in sys.modules:
         _leave(code)
@@ -84,5 +84,6 @@ def dispatch(arguments: Sequence[str]) -> int:
     return app.run(rest, store)
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
+def terminate(_signal: int, _frame: object) -> NoReturn:
+    """Unwind at SIGTERM: a handler of signals."""
     raise Terminated

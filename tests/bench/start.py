@@ -7,7 +7,7 @@ its end, interleaved. The reference is a bare ``runc run`` of the very bundle th
 makes. The bar: the time above that is at most a fifth of what docker and podman add.
 
 ``warm`` has another container of the image running, so that the image is shown already; ``cold``
-has none. CPU is that of the command and its children; a daemon's is that of its control group.
+has none. ``helped`` is ``warm`` with the helper of ``layerstore warm``. CPU is that of the command and its children; a daemon's is that of its control group.
 ``--many`` starts so many containers at once and adds up the memory of what attends them.
 """
 
@@ -119,6 +119,34 @@ class Ours:
         self.ask("umount", "--all", "--lazy")
 
 
+class Helped:
+    """layerstore with the helper of ``layerstore warm``, both in a control group of their own."""
+
+    def __init__(self, ours: Ours) -> None:
+        self.group = DaemonGroup(f"bench-warm-{os.getpid()}")
+        self._ours = ours
+        self._environ = {**clean_environment(), "LAYERSTORE_WARM": str(ours.store / "../warm.sock")}
+        self._do("warm", "--idle", "1h")
+
+    def _do(self, *words: str) -> None:
+        subprocess.run(
+            [*self._ours.words, *words], check=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, env=self._environ, preexec_fn=self.group.join,
+        )  # fmt: skip
+
+    def run(self) -> Cost:
+        """Run one; the CPU is that of the group, in which everybody is."""
+        before = self.group.cpu_seconds()
+        begun = time.perf_counter()
+        self._do("run", "--rm", "--cgroup-parent", self.group.containers, IMAGE, "true")
+        wall = time.perf_counter() - begun
+        return Cost(wall, self.group.cpu_seconds() - before)
+
+    def close(self) -> None:
+        self._do("warm", "--stop")
+        self.group.remove()
+
+
 class Docker:
     """A dockerd of our own, in a control group of its own."""
 
@@ -207,12 +235,14 @@ def measure(work: Path, tar: Path, rounds: int) -> dict[str, list[Cost]]:
     costs: dict[str, list[Cost]] = {}
     others = peers(work, tar)
     start = [*ours.words, "run", "--rm", IMAGE, "true"]
+    helped = Helped(ours)
     try:
         bundle = ours.bundle(work)
         with ours.running():
             for _ in range(rounds):
                 costs.setdefault("bare runc", []).append(bare_runc(bundle, work))
                 costs.setdefault("layerstore, warm", []).append(timed(start))
+                costs.setdefault("layerstore, helped", []).append(helped.run())
                 for peer in others:
                     costs.setdefault(peer.name, []).append(peer.run())
         ours.close()
@@ -221,6 +251,7 @@ def measure(work: Path, tar: Path, rounds: int) -> dict[str, list[Cost]]:
     finally:
         for peer in others:
             peer.close()
+        helped.close()
         ours.close()
     return costs
 
@@ -256,14 +287,16 @@ def report(costs: dict[str, list[Cost]], result: Result) -> bool:
     for name in ("docker", "podman"):
         if name not in costs:
             continue
-        for what, values in (("time", wall), ("CPU", cpu)):
-            ours = values["layerstore, warm"] - values["bare runc"]
-            ratio = ours / (values[name] - values["bare runc"])
-            print(f"{what} above bare runc, of {name}'s: {ratio:.2f} (bar {BAR})")
-            if what == "time":
-                kept &= ratio <= BAR
-                wanted = f"at most {BAR:g} of what {name} adds to bare runc"
-                result.promise("time of a start", wanted, f"{ratio:.2f}", met=ratio <= BAR)
+        for way in ("layerstore, warm", "layerstore, helped"):
+            for what, values in (("time", wall), ("CPU", cpu)):
+                ours = values[way] - values["bare runc"]
+                ratio = ours / (values[name] - values["bare runc"])
+                print(f"{way}: {what} above bare runc, of {name}'s: {ratio:.2f} (bar {BAR})")
+                if what == "time":
+                    kept &= ratio <= BAR
+                    wanted = f"at most {BAR:g} of what {name} adds to bare runc"
+                    title = f"time of a start ({way})"
+                    result.promise(title, wanted, f"{ratio:.2f}", met=ratio <= BAR)
     print(f"{len(base)} rounds, load {os.getloadavg()[0]:.1f}")
     return kept
 

@@ -70,11 +70,13 @@ def cgroups_of(ids: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def containers_in(directory: Path) -> Iterator[Containers]:
+def containers_in(
+    directory: Path, kind: type[Containers] = Containers
+) -> Iterator[Containers]:
     """Give a store with a busybox image, and take every container away at the end."""
     with Store.open(directory / "store", create=True) as store:
         add_base(store)
-    containers = Containers(directory / "store")
+    containers = kind(directory / "store")
     try:
         yield containers
     finally:

@@ -62,7 +62,7 @@ def test_what_json_cannot_say_is_refused(value: object) -> None:
 @given(st.lists(st.sampled_from(WORDS), max_size=7))
 def test_a_plain_command_line_is_what_argparse_makes_of_it(words: list[str]) -> None:
     light = LightParser()
-    fast._declare("run", light)
+    fast.declare("run", light)
     plain = light.parse(words)
     if plain is None:
         return
@@ -81,7 +81,7 @@ def _by_argparse(words: list[str]):
 
 def test_plain_command_lines_need_no_argparse() -> None:
     light = LightParser()
-    fast._declare("run", light)
+    fast.declare("run", light)
     words = ["--rm", "-it", "-e", "A=b", "--name=x", "--pids-limit", "5", "image", "ls", "-l"]
     options = light.parse(words)
     assert options is not None

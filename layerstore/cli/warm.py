@@ -1,0 +1,350 @@
+"""``layerstore warm``: a helper that has everything loaded and runs ``run`` for who asks.
+
+A start costs an interpreter and what it imports, more than all that is done then. Who starts
+containers in loops may have one process do that once: it listens, forks for each command line,
+and the fork runs it with the asker's streams, directory, environment and mask, as the asker would
+have. Nothing depends on it: killed, gone after some idle time, of another version, or unlike
+the asker in anything that a process inherits, and the command runs the usual way.
+
+There is no crossing of privileges. Its socket is in a directory of the user's alone, and it
+compares what the kernel says of the asker with what it says of itself: ids, groups, capabilities,
+namespaces, root, control group, limits, label of the LSM, signals ignored. Unless all is the
+same, it declines.
+
+    to us    marshalled request
+    from us  P pid      who is to run it
+    to us    G          with descriptors of streams and directory; signals are passed on from here
+    from us  X code     it has ended
+             N          declined, instead of P
+"""
+
+from __future__ import annotations
+
+import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
+import _socket
+import contextlib
+import gc
+import marshal
+import os
+import select
+import struct
+import sys
+from io import TextIOWrapper
+
+from layerstore.cli import warm_client
+from layerstore.cli.failure import guarded
+from layerstore.errors import ConflictError, NotFoundError, UnsupportedError
+from layerstore.light_typing import TYPE_CHECKING
+from layerstore.linux.files import make_private_dir
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+_DESCRIPTORS = 4
+_BACKLOG = 64
+_LOADING_FAILED = 1
+_PATIENCE_S = 5.0
+_STATUS = (
+    b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb", b"NoNewPrivs",
+    b"Seccomp", b"Seccomp_filters", b"SigBlk", b"SigIgn", b"Cpus_allowed", b"Mems_allowed",
+)  # fmt: skip
+_NAMESPACES = (
+    "cgroup",
+    "ipc",
+    "mnt",
+    "net",
+    "pid_for_children",
+    "time_for_children",
+    "user",
+    "uts",
+)
+_FILES = ("cgroup", "limits", "oom_score_adj", "attr/current", "personality")
+_MODULES = (
+    "layerstore.cli.container_run", "layerstore.cli.container_commands", "layerstore.cli.fast",
+    "layerstore.cli.light_parser", "layerstore.cli.limit_values", "layerstore.cli.main",
+    "layerstore.containers.attach", "layerstore.containers.image_config",
+    "layerstore.containers.lifecycle", "layerstore.containers.starting",
+    "layerstore.store.blobs", "layerstore.store.catalog", "layerstore.store.names",
+    "layerstore.store.paths", "layerstore.store.usage", "encodings.ascii", "encodings.utf_8",
+)  # fmt: skip
+"""What running a container imports."""
+
+
+def warm_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``warm`` takes."""
+    parser.add_argument(
+        "--idle", default="10m", metavar="TIME", help="end after so long unasked (default: 10m)"
+    )
+    parser.add_argument("--stop", action="store_true", help="end the one that waits")
+    parser.add_argument("--foreground", action="store_true", help="stay, for systemd and the like")
+
+
+def warm(options: argparse.Namespace, _root: str) -> int:
+    """Leave a helper waiting, or end it."""
+    path = warm_client.socket_path()
+    if not path:
+        raise UnsupportedError(
+            "there is no directory in memory for the helper's socket",
+            hint="set XDG_RUNTIME_DIR, or LAYERSTORE_WARM to a path; run works without as well",
+        )
+    if options.stop:
+        return _stop(path)
+    from layerstore.units import parse_age
+
+    idle_s = parse_age(options.idle)
+    identity = identity_of("self")
+    listener = _bind(path)
+    ready, ours = os.pipe2(os.O_CLOEXEC)
+    if not options.foreground and os.fork():
+        os.close(ours)
+        return 0 if os.read(ready, 1) else _LOADING_FAILED
+    _settle_down(foreground=options.foreground)
+    listener.listen(_BACKLOG)
+    os.write(ours, b"R")
+    os.close(ours)
+    _Helper(listener, identity, idle_s).run()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    os._exit(0)
+
+
+def _stop(path: str) -> int:
+    with contextlib.closing(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)) as connection:
+        try:
+            connection.connect(path)
+            connection.send(marshal.dumps({"stop": True}))
+            connection.recv(1)
+        except OSError as err:
+            raise NotFoundError("no helper waits", hint="layerstore warm") from err
+    return 0
+
+
+def _bind(path: str) -> _socket.socket:
+    make_private_dir(os.path.dirname(path), durable=False)
+    with contextlib.closing(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        else:
+            raise ConflictError("a helper waits already", hint="layerstore warm --stop")
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    old = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(old)
+    return listener
+
+
+def identity_of(process: str) -> dict[str, object]:
+    """Return what of a process its children inherit and a request cannot tell.
+
+    Args:
+        process: Its name below ``/proc``.
+
+    Raises:
+        OSError: It has gone, or may not be looked at.
+    """
+    place = f"/proc/{process}"
+    found: dict[str, object] = {"root": os.readlink(f"{place}/root")}
+    for name in _NAMESPACES:
+        found[name] = os.readlink(f"{place}/ns/{name}")
+    for name in _FILES:
+        found[name] = _read(f"{place}/{name}")
+    lines = (line.partition(b":") for line in _read(f"{place}/status").splitlines())
+    found["status"] = [value for name, _, value in lines if name in _STATUS]
+    pid = 0 if process == "self" else int(process)
+    found["nice"] = os.getpriority(os.PRIO_PROCESS, pid)
+    found["policy"] = os.sched_getscheduler(pid)
+    return found
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 16)
+    except OSError:  # of an LSM that is not on
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _settle_down(*, foreground: bool) -> None:
+    """Let go of who started us, and load what a start needs."""
+    import importlib
+
+    if not foreground:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        os.close(null)
+    os.chdir("/")
+    for name in _MODULES:
+        importlib.import_module(name)
+    from layerstore.cli.fast import parse
+
+    parse("run", ["--rm", "image", "true"])
+    gc.collect()
+    gc.freeze()
+
+
+class _Helper:
+    """The loop of who waits."""
+
+    def __init__(
+        self, listener: _socket.socket, identity: dict[str, object], idle_s: float
+    ) -> None:
+        self._listener = listener
+        self._identity = identity
+        self._idle_s = idle_s
+        self._stamps = [
+            (path, _stamp(path))
+            for module in list(sys.modules.values())
+            if (path := getattr(module, "__file__", None) or "").endswith(".py")
+        ]
+        self._executable = sys.executable
+        self._flags = list(sys.flags)
+
+    def run(self) -> None:
+        """Serve until nobody has asked for the idle time, or we are of yesterday."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects our forks
+        poll = select.poll()
+        poll.register(self._listener.fileno(), select.POLLIN)
+        while poll.poll(self._idle_s * 1000):
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]
+            connection = _socket.socket(fileno=fd)
+            try:
+                if not self._serve(connection):
+                    return
+            except (OSError, ValueError, EOFError, TypeError, KeyError):
+                pass  # its asker goes the usual way
+            finally:
+                connection.close()
+
+    def _serve(self, connection: _socket.socket) -> bool:
+        """Serve one asker; return whether to go on."""
+        connection.settimeout(_PATIENCE_S)
+        told = marshal.loads(connection.recv(warm_client.MESSAGE_MAX_BYTES))  # noqa: S302 -- ours
+        if told.get("stop"):
+            return False
+        if any(_stamp(path) != stamp for path, stamp in self._stamps):
+            connection.send(b"N")
+            return False
+        if not (_is_plain(told["arguments"]) and self._is_like(connection, told)):
+            connection.send(b"N")
+            return True
+        if os.fork() == 0:
+            self._listener.close()
+            _run(connection, told)
+        return True
+
+    def _is_like(self, connection: _socket.socket, told: dict[str, Any]) -> bool:
+        """Tell whether our fork would be what the asker is."""
+        if told["executable"] != self._executable or told["flags"] != self._flags:
+            return False
+        if _of_python(told["environ"]) != _of_python(os.environb):
+            return False
+        size = struct.calcsize("3i")
+        credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
+        pid, _, _ = struct.unpack("3i", credentials)
+        return identity_of(str(pid)) == self._identity
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0, 0
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _of_python(environ: Any) -> dict[bytes, bytes]:  # noqa: ANN401 -- the world's, or told by somebody
+    return {name: value for name, value in environ.items() if name.startswith(b"PYTHON")}
+
+
+def _is_plain(arguments: list[str]) -> bool:
+    """Tell whether a command line is one that we run: ``run`` without a terminal."""
+    from layerstore.cli import fast
+    from layerstore.cli.light_parser import LightParser
+    from layerstore.cli.settings import take_store_option
+
+    _, words = take_store_option(arguments)
+    light = LightParser()
+    fast.declare("run", light)
+    options = light.parse(words[1:]) if words[:1] == ["run"] else None
+    return options is not None and not options.tty
+
+
+def _run(connection: _socket.socket, told: dict[str, Any]) -> NoReturn:
+    """Be the fork that runs a command line as its asker would."""
+    code = warm_client.CLIENTS_FAULT
+    try:
+        connection.send(b"P%d" % os.getpid())
+        _take_over(connection)
+        _end_with(connection)
+        os.umask(told["umask"])
+        os.environb.clear()
+        os.environb.update(told["environ"])
+        sys.argv[1:] = told["arguments"]
+        for stream, (encoding, errors) in zip(
+            (sys.stdin, sys.stdout, sys.stderr), told["encodings"], strict=True
+        ):
+            assert isinstance(stream, TextIOWrapper)
+            is_terminal = os.isatty(stream.fileno())
+            stream.reconfigure(encoding=encoding, errors=errors, line_buffering=is_terminal)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        code = _dispatch(told["arguments"])
+        connection.send(b"X%d" % code)
+    finally:
+        os._exit(code)
+
+
+def _take_over(connection: _socket.socket) -> None:
+    """Make our asker's streams and directory ours."""
+    room = _socket.CMSG_SPACE(4 * _DESCRIPTORS)
+    word, ancillary, _, _ = connection.recvmsg(1, room, _socket.MSG_CMSG_CLOEXEC)
+    descriptors = [
+        int.from_bytes(words[at : at + 4], sys.byteorder)
+        for level, kind, words in ancillary
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS
+        for at in range(0, len(words), 4)
+    ]
+    if word != b"G" or len(descriptors) != _DESCRIPTORS:
+        raise EOFError  # it does without us
+    for number, fd in enumerate(descriptors[:3]):
+        os.dup2(fd, number)
+    os.fchdir(descriptors[3])
+    for fd in descriptors:
+        os.close(fd)
+
+
+def _end_with(connection: _socket.socket) -> None:
+    """Be killed when our asker is: its end of the connection closes."""
+    import fcntl
+
+    connection.setblocking(True)
+    fd = connection.fileno()
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+_F_SETSIG = 10
+"""fcntl(2); Python has no name for it."""
+
+
+def _dispatch(arguments: list[str]) -> int:
+    from layerstore.cli import main
+
+    signal.signal(signal.SIGTERM, main.terminate)
+    run: Callable[[], int] = lambda: main.dispatch(arguments)  # noqa: E731 -- guarded calls it
+    code = guarded(run)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return code

@@ -1,0 +1,218 @@
+"""``run`` by a helper that waits is ``run``: streams, status, surroundings, signals, kills."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.build import needs_runc
+from tests.support.running import Containers, containers_in, is_running, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = needs_runc
+
+
+class Warm(Containers):
+    """Containers, and a helper of their own that runs them."""
+
+    @property
+    def socket(self) -> str:
+        return f"{self.store}/../warm"
+
+    def environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
+        return {**super().environment(extra), "LAYERSTORE_WARM": os.path.realpath(self.socket)}
+
+    @property
+    def helper(self) -> int:
+        """The helper's pid."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.connect(os.path.realpath(self.socket))
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int.from_bytes(credentials[:4], "little")
+
+    def runner_of(self, name: str) -> int:
+        """Return the parent of a container's monitor: who runs the command line."""
+        wait_until(lambda: name in self.ok("ps").out, "the container's start")
+        record = self.ok("container", "inspect", "--json", name).json()
+        assert isinstance(record, list)
+        with open(f"{self.store}/containers/{record[0]['Id']}/state.json") as file:
+            monitor = int(file.read().split('"monitor": ')[1].split(",")[0])
+        return _parent(monitor)
+
+
+def _parent(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    with containers_in(tmp_path_factory.mktemp("warm"), Warm) as containers:
+        assert isinstance(containers, Warm)
+        yield containers
+
+
+@pytest.fixture
+def box(shared: Warm) -> Iterator[Warm]:
+    shared.ok("warm")
+    yield shared
+    shared("warm", "--stop")
+    shared.clear()
+
+
+def _in_its_hands(box: Warm, name: str, client: int) -> bool:
+    """Tell whether the helper runs a container that a client attends."""
+    runner = box.runner_of(name)
+    return runner != client and _parent(runner) == box.helper
+
+
+def test_streams_status_and_surroundings_are_the_askers(box: Warm, tmp_path: Path) -> None:
+    script = "cat; echo err >&2; echo $FROM; exit 7"
+    done = subprocess.run(
+        box.command("run", "-i", "--rm", "--cidfile=id", "-eFROM", "box", "sh", "-c", script),
+        input=b"in\n", capture_output=True, cwd=tmp_path, check=False, umask=0o137,
+        env=box.environment({"FROM": "outside"}),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"in\noutside\n", b"err\n")
+    assert (tmp_path / "id").stat().st_mode & 0o777 == 0o640
+    assert box.leftovers() == []
+
+
+def test_it_is_really_the_helper_that_runs_it(box: Warm) -> None:
+    running = box.popen("run", "--rm", "--name", "mine", "box", "sleep", "100")
+    assert _in_its_hands(box, "mine", running.pid)
+    box.ok("stop", "-t", "0", "mine")
+    assert running.wait(60) == 137
+
+
+@pytest.mark.parametrize(("words", "code"), [(["nosuch"], 127), (["/etc"], 126)])
+def test_failures_have_their_status_and_words(box: Warm, words: list[str], code: int) -> None:
+    done = box("run", "--rm", "box", *words)
+    assert done.code == code
+    assert done.err.startswith("layerstore: error: container ")
+    assert box.leftovers() == []
+
+
+def test_signals_to_the_asker_are_the_containers(box: Warm) -> None:
+    script = "trap 'echo got it; exit 6' USR1; echo ready; while :; do sleep 0.05; done"
+    running = box.popen("run", "--rm", "box", "sh", "-c", script, stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"ready\n"
+    running.send_signal(signal.SIGUSR1)
+    assert running.communicate(timeout=60)[0] == b"got it\n"
+    assert running.returncode == 6
+
+
+def test_an_asker_that_is_killed_leaves_its_container_and_nobody_else(box: Warm) -> None:
+    running = box.popen("run", "--rm", "--name", "orphan", "box", "sleep", "100")
+    runner = box.runner_of("orphan")
+    running.kill()
+    running.wait(60)
+    wait_until(lambda: not is_running(runner), "the end of who ran it for the asker")
+    assert box.state("orphan")["Running"]
+    box.ok("stop", "-t", "0", "orphan")
+    wait_until(lambda: box.leftovers() == [], "the end of all of it")
+
+
+def test_a_runner_that_is_killed_is_told(box: Warm) -> None:
+    running = box.popen(
+        "run", "--rm", "--name", "lost", "box", "sleep", "100", stderr=subprocess.PIPE
+    )
+    os.kill(box.runner_of("lost"), signal.SIGKILL)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 125
+    assert said == b"layerstore: error: the helper's process for this command was killed\n"
+    assert box.state("lost")["Running"]
+
+
+def test_detached_ones_outlive_the_helper(box: Warm) -> None:
+    box.ok("run", "-d", "--name", "stays", "box", "sleep", "100")
+    os.kill(box.helper, signal.SIGKILL)
+    assert box.state("stays")["Running"]
+    assert box.ok("run", "--rm", "box", "echo", "without").out == "without\n"
+
+
+def test_who_is_unlike_the_helper_is_not_served(box: Warm) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
+
+    words = ("run", "--rm", "--name", "other", "box", "sleep", "100")
+    for options in ({"preexec_fn": limited}, {"preexec_fn": lambda: os.nice(1)}):
+        running = box.popen(*words, **options)
+        assert box.runner_of("other") == running.pid
+        box.ok("stop", "-t", "0", "other")
+        assert running.wait(60) == 137
+
+
+def test_one_in_other_namespaces_is_not_served(box: Warm) -> None:
+    words = [
+        "unshare",
+        "--net",
+        *box.command("run", "--rm", "--name", "net", "box", "sleep", "100"),
+    ]
+    running = subprocess.Popen(words, env=box.environment())
+    assert not _in_its_hands(box, "net", running.pid)
+    box.ok("stop", "-t", "0", "net")
+    running.wait(60)
+
+
+def test_a_helper_that_is_stopped_keeps_nobody(box: Warm) -> None:
+    helper = box.helper
+    os.kill(helper, signal.SIGSTOP)
+    try:
+        assert box.ok("run", "--rm", "box", "echo", "anyway").out == "anyway\n"
+    finally:
+        os.kill(helper, signal.SIGKILL)
+    wait_until(lambda: not is_running(helper), "the helper's end")
+    box.ok("warm")  # in the place of the one that was killed
+    assert box.helper != helper
+
+
+def test_it_ends_when_nobody_asks(box: Warm) -> None:
+    box.ok("warm", "--stop")
+    box.ok("warm", "--idle", "1s")
+    helper = box.helper
+    wait_until(lambda: not is_running(helper), "the end of an idle helper")
+    assert not os.path.exists(box.socket)
+
+
+def test_there_is_one_and_it_can_be_stopped(box: Warm) -> None:
+    assert "waits already" in box.fails(4, "warm")
+    box.ok("warm", "--stop")
+    assert "no helper waits" in box.fails(3, "warm", "--stop")
+
+
+def test_many_at_once(box: Warm) -> None:
+    begun = [box.popen("run", "--rm", "box", "sh", "-c", f"exit {code}") for code in range(1, 9)]
+    assert [one.wait(120) for one in begun] == list(range(1, 9))
+    assert box.leftovers() == []
+
+
+def test_a_socket_of_somebody_else_gets_nothing(box: Warm) -> None:
+    box.ok("warm", "--stop")
+    path = os.path.realpath(box.socket)
+    got, report = os.pipe()
+    if os.fork() == 0:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(path)
+        os.seteuid(65534)
+        listener.listen(1)  # whose credentials these are
+        os.write(report, b"listening")
+        os.write(report, listener.accept()[0].recv(1))
+        os._exit(0)
+    os.close(report)
+    assert os.read(got, 9) == b"listening"
+    assert box.ok("run", "--rm", "box", "echo", "own").out == "own\n"
+    os.wait()
+    assert os.read(got, 1) == b""
+    os.close(got)
+    os.unlink(path)
