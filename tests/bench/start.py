@@ -7,7 +7,8 @@ its end, interleaved. The reference is a bare ``runc run`` of the very bundle th
 makes. The bar: the time above that is at most a fifth of what docker and podman add.
 
 ``warm`` has another container of the image running, so that the image is shown already; ``cold``
-has none. ``helped`` is ``warm`` with the helper of ``layerstore warm``. CPU is that of the command and its children; a daemon's is that of its control group.
+has none. ``helped`` is ``warm`` with the helper of ``layerstore warm``. CPU is that of the command
+and its children; a daemon's, and a helper's with who asks it, is that of its control group.
 ``--many`` starts so many containers at once and adds up the memory of what attends them.
 """
 

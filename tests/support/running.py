@@ -70,9 +70,7 @@ def cgroups_of(ids: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def containers_in(
-    directory: Path, kind: type[Containers] = Containers
-) -> Iterator[Containers]:
+def containers_in(directory: Path, kind: type[Containers] = Containers) -> Iterator[Containers]:
     """Give a store with a busybox image, and take every container away at the end."""
     with Store.open(directory / "store", create=True) as store:
         add_base(store)
