@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 
-from layerstore.cli.failure import tell_all
+from layerstore.cli.failure import describe, show, tell_all
 from layerstore.cli.output import (
     age,
     short_id,
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from layerstore.store.catalog import Catalog
     from layerstore.store.catalog_rows import ImageRecord
 
+USAGE = 125
+"""docker's status for words that are no command line."""
+
+_AS_DOCKERS = ("run", "create", "exec")
 Command = tuple[
     "Callable[[argparse.ArgumentParser], None]",
     "Callable[[argparse.Namespace, str], int]",
@@ -55,6 +59,11 @@ def run(command: str, arguments: Sequence[str], store: str | None) -> int:
         options = parse(command, arguments)
     except SystemExit as err:  # after printing its help
         return int(err.code or 0)
+    except InputError as err:
+        if command not in _AS_DOCKERS:
+            raise
+        show(describe(err), err)
+        return USAGE
     return execute(options, current_root(store or getattr(options, "store", None)))
 
 

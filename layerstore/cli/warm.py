@@ -1,7 +1,7 @@
 """``layerstore warm``: a helper that has everything loaded and runs ``run`` for who asks.
 
 A start costs an interpreter and what it imports, more than all that is done then. Who starts
-containers in loops may have one process do that once: it listens, forks for each command line,
+containers in loops may have one process do that once: it forks for each command line,
 and the fork runs it with the asker's streams, directory, environment and mask, as the asker would
 have. Nothing depends on it: killed, gone after some idle time, of another version, or unlike
 the asker in anything that a process inherits, and the command runs the usual way.
@@ -36,6 +36,7 @@ from layerstore.cli.failure import guarded
 from layerstore.errors import ConflictError, NotFoundError, UnsupportedError
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import make_private_dir
+from layerstore.linux.processes import die_with_parent, own_pages
 
 if TYPE_CHECKING:
     import argparse
@@ -46,6 +47,9 @@ _DESCRIPTORS = 4
 _BACKLOG = 64
 _LOADING_FAILED = 1
 _PATIENCE_S = 5.0
+_STAND_BACK_MS = 30
+"""Before the next fork, unless somebody asks: the one that starts a container needs processors."""
+
 _STATUS = (
     b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb", b"NoNewPrivs",
     b"Seccomp", b"Seccomp_filters", b"SigBlk", b"SigIgn", b"Cpus_allowed", b"Mems_allowed",
@@ -211,23 +215,45 @@ class _Helper:
         self._flags = list(sys.flags)
 
     def run(self) -> None:
-        """Serve until nobody has asked for the idle time, or we are of yesterday."""
+        """Serve until nobody has asked for the idle time, or we are of yesterday.
+
+        One fork is always there already and listens: what a fork costs is paid before.
+        """
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects our forks
+        waiting = select.poll()
+        waiting.register(self._listener.fileno(), select.POLLIN)
+        while True:
+            taken, spare = os.pipe2(os.O_CLOEXEC)
+            if os.fork() == 0:
+                os.close(taken)
+                self._listen(spare)
+                os._exit(0)
+            os.close(spare)
+            is_over = not os.read(taken, 1)
+            os.close(taken)
+            if is_over:
+                return
+            waiting.poll(_STAND_BACK_MS)
+
+    def _listen(self, spare: int) -> None:
+        """Be the fork that waits, until it runs a command line or all is over."""
+        die_with_parent(signal.SIGKILL)
+        own_pages()
         poll = select.poll()
         poll.register(self._listener.fileno(), select.POLLIN)
         while poll.poll(self._idle_s * 1000):
             fd, _ = self._listener._accept()  # type: ignore[attr-defined]
             connection = _socket.socket(fileno=fd)
             try:
-                if not self._serve(connection):
+                if not self._serve(connection, spare):
                     return
             except (OSError, ValueError, EOFError, TypeError, KeyError):
                 pass  # its asker goes the usual way
             finally:
                 connection.close()
 
-    def _serve(self, connection: _socket.socket) -> bool:
-        """Serve one asker; return whether to go on."""
+    def _serve(self, connection: _socket.socket, spare: int) -> bool:  # noqa: RET503 -- _run is the end
+        """Serve one asker, or decline; return whether to go on listening."""
         connection.settimeout(_PATIENCE_S)
         told = marshal.loads(connection.recv(warm_client.MESSAGE_MAX_BYTES))  # noqa: S302 -- ours
         if told.get("stop"):
@@ -238,10 +264,11 @@ class _Helper:
         if not (_is_plain(told["arguments"]) and self._is_like(connection, told)):
             connection.send(b"N")
             return True
-        if os.fork() == 0:
-            self._listener.close()
-            _run(connection, told)
-        return True
+        self._listener.close()
+        die_with_parent(0)
+        os.write(spare, b"T")
+        os.close(spare)
+        _run(connection, told)
 
     def _is_like(self, connection: _socket.socket, told: dict[str, Any]) -> bool:
         """Tell whether our fork would be what the asker is."""

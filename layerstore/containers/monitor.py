@@ -221,7 +221,8 @@ class Monitor:
                 self._tell(b"F%c%s" % (code, failure))
                 break
             if not self._again(code):
-                self._write_state("exited", exit_code=code, error=failure, durable=True)
+                if self._spec["durable"]:  # else it goes at its end, and nobody reads of it
+                    self._write_state("exited", exit_code=code, error=failure, durable=True)
                 self._tell(b"X%d" % code)
                 break
             self._restarts += 1

@@ -54,6 +54,11 @@ def _parent(pid: int) -> int:
         return int(file.read().rpartition(")")[2].split()[1])
 
 
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return list(map(int, file.read().split()))
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     with containers_in(tmp_path_factory.mktemp("warm"), Warm) as containers:
@@ -167,12 +172,14 @@ def test_one_in_other_namespaces_is_not_served(box: Warm) -> None:
 
 def test_a_helper_that_is_stopped_keeps_nobody(box: Warm) -> None:
     helper = box.helper
-    os.kill(helper, signal.SIGSTOP)
+    waiting = _children(helper)
+    for pid in (helper, *waiting):
+        os.kill(pid, signal.SIGSTOP)
     try:
         assert box.ok("run", "--rm", "box", "echo", "anyway").out == "anyway\n"
     finally:
         os.kill(helper, signal.SIGKILL)
-    wait_until(lambda: not is_running(helper), "the helper's end")
+    wait_until(lambda: not any(map(is_running, (helper, *waiting))), "the end of both")
     box.ok("warm")  # in the place of the one that was killed
     assert box.helper != helper
 
