@@ -52,6 +52,8 @@ class BuildRequest:
         allow: Entitlements that the Dockerfile may use: ``security.insecure``, ``network.host``.
         extra_hosts: Names and addresses that every RUN finds in its ``/etc/hosts``.
         run: How commands run: limits, the runtime.
+        hostname: Of every RUN, instead of the usual one. It is in no key, so what such a build
+            makes is not remembered.
         ssh: Agents or keys by id, for ``RUN --mount=type=ssh``.
         source_date_epoch: Seconds: no time in the image is later. A build argument
             SOURCE_DATE_EPOCH means the same and goes first.
@@ -88,6 +90,7 @@ class BuildRequest:
     allow: frozenset[str] = frozenset()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     run: RunOptions = DEFAULT_OPTIONS
+    hostname: str = ""
     ssh: Mapping[str, SshSource] = field(default_factory=dict)
     source_date_epoch: int | None = None
     outputs: Sequence[Output] = (Output(kind=OutputKind.IMAGE),)

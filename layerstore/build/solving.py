@@ -18,7 +18,7 @@ from layerstore.build.request import source_date_epoch
 from layerstore.build.result import StoredImages
 from layerstore.build.run.settings import RunSettings
 from layerstore.build.solver import Solver
-from layerstore.build.step_cache import StoreCache, importing
+from layerstore.build.step_cache import Forgetful, StoreCache, importing
 from layerstore.build.step_locks import StepLocks
 from layerstore.build.ui import CountingUi
 from layerstore.build.waiting import Patience
@@ -76,7 +76,7 @@ def open_solver(
         solver = Solver(
             executor,
             cache=None if request.no_cache else cache,
-            remember=local,
+            remember=Forgetful() if request.hostname else local,
             notes=notes,
             ui=counter,
             epoch=epoch,
@@ -162,4 +162,5 @@ def _run_settings(store: Store, request: BuildRequest) -> RunSettings:
         cache_root=Path(store.paths.cache_mounts),
         options=request.run,
         ssh=request.ssh,
+        hostname=request.hostname,
     )

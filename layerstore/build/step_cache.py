@@ -47,6 +47,17 @@ class StoreCache:
         self._executor.session.cache_put(*records)
 
 
+class Forgetful:
+    """Remembers nothing: for builds whose steps run as no other build's do."""
+
+    def get(self, key: str) -> CacheRecord | None:  # noqa: ARG002 -- the protocol's
+        """Return None."""
+        return None
+
+    def put(self, records: Sequence[CacheRecord]) -> None:
+        """Forget them."""
+
+
 @contextlib.contextmanager
 def importing(
     store: Store, local: StoreCache, imports: Sequence[CacheImport], ui: BuildUi

@@ -6,13 +6,15 @@ differs is where it begins. Files are compared by their entries, contents by the
 differing byte. Times count only as far as the image keeps them: both builds have one
 SOURCE_DATE_EPOCH.
 
-What differs only between hosts (kernel, time zone of the host, number of processors) is not
-seen here: build on two hosts and compare the ids for that.
+The second build is carried out as it might be elsewhere: what of that a caller can change
+(:mod:`layerstore.cli.elsewhere`) it does. What only another host has (kernel, file system, the
+order in which that lists directories) is not seen here: build on two hosts and compare the ids.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +29,7 @@ from layerstore.image.layers import load_changeset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from layerstore.build.record import MadeStep
     from layerstore.build.request import BuildRequest, BuildResult
@@ -110,10 +113,19 @@ def verify(
     *,
     now_s: Callable[[], float] = time.time,
     wait: Callable[[float], None] = time.sleep,
+    elsewhere: Callable[[BuildRequest], AbstractContextManager[BuildRequest]] = nullcontext,
 ) -> Verification:
     """Build twice without the cache and compare; nothing gets a name or leaves the store.
 
     Without SOURCE_DATE_EPOCH both builds get the present time.
+
+    Args:
+        store: To build in.
+        request: What to build.
+        ui: Hears of both builds.
+        now_s: The clock.
+        wait: Lets time pass.
+        elsewhere: Gives the second build other surroundings while it runs.
 
     Raises:
         LayerstoreError: As :func:`layerstore.build.api.build`.
@@ -128,13 +140,14 @@ def verify(
         args = {name: v for name, v in request.build_args.items() if name != "SOURCE_DATE_EPOCH"}
         request = replace(request, build_args=args, source_date_epoch=int(now_s()))
     nowhere = (Output(kind=OutputKind.CACHE_ONLY),)
-    alone = replace(request, no_cache=True, tags=(), outputs=nowhere, cache_to=())
+    alone = replace(request, no_cache=True, tags=(), outputs=nowhere, cache_from=(), cache_to=())
     ui.message("verify: the first build")
     first = build(store, alone, ui)
     # What has the time in it to a second must not pass because both were made within one.
     wait(1.0 - now_s() % 1.0)
     ui.message("verify: the second build")
-    second = build(store, alone, ui)
+    with elsewhere(alone) as changed:
+        second = build(store, changed, ui)
     difference = None
     if first.image_id != second.image_id:
         difference = first_difference(store, first, second)

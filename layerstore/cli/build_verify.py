@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from layerstore.build.verify import NotReproducibleError, verify
+from layerstore.cli.elsewhere import elsewhere, told
 from layerstore.cli.output import write_json, write_line
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def verified(store: Store, request: BuildRequest, ui: BuildUi, *, as_json: bool)
     Raises:
         NotReproducibleError: Two builds differ; where was printed.
     """
-    found = verify(store, request, ui)
+    ui.message(f"verify: the second build gets {told()}")
+    found = verify(store, request, ui, elsewhere=elsewhere)
     if found.difference is None:
         ui.message(f"verified: two builds without the cache made {found.result.image_id}")
         return replace(found.request, no_cache=False, no_cache_stages=())

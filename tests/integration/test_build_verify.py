@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,3 +50,45 @@ def test_a_build_that_is_the_same_is_kept(box: Builder, cli: Cli) -> None:  # no
     assert "verified: two builds without the cache made" in result.err
     assert box.store.resolve("x").image_id == result.out.strip()
     assert box.store.resolve("x").image_id in result.err
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("hostname > /accident", "/accident"),
+        ("cat /etc/hosts > /accident", "/accident"),
+        pytest.param(
+            "grep -c ^Cpus_allowed_list:.*[-,] /proc/self/status > /accident || true",
+            "/accident",
+            marks=pytest.mark.skipif(
+                len(os.sched_getaffinity(0)) < 2, reason="there is one processor alone"
+            ),
+        ),
+    ],
+)
+def test_what_depends_on_the_host_by_accident(
+    box: Builder,  # noqa: F811
+    cli: Cli,
+    command: str,
+    path: str,
+) -> None:
+    box.write({"Dockerfile": f"FROM box\nRUN {command}\n"})
+    result = cli("build", "--verify", "--json", "-t", "x", box.context)
+    assert result.code == 14, result
+    assert json.loads(result.out)["path"] == path
+    # What the other surroundings made is not what later builds find.
+    assert "CACHED" not in cli.ok("build", "--progress=plain", "-t", "x", box.context).err or (
+        "elsewhere" not in cli.ok("run", "--rm", "x", "cat", "/accident").out
+    )
+
+
+def test_umask_language_and_time_zone_do_not_matter(box: Builder, cli: Cli) -> None:  # noqa: F811
+    box.write(
+        {
+            "Dockerfile": "FROM box\nRUN umask > /u; env > /e; date +%Z > /z; mkdir /d; pwd > /p\n"
+            "COPY f d/f\nWORKDIR /w\n",
+            "f": b"x",
+        }
+    )
+    result = cli.ok("build", "--verify", "-t", "x", box.context)
+    assert "another umask" in result.err

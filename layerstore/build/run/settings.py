@@ -38,6 +38,7 @@ class RunSettings(NamedTuple):
         cache_root: Directory of the cache mounts.
         options: How commands run. In no key.
         ssh: Agents by id.
+        hostname: Of steps; empty for the usual one.
     """
 
     proxies: Mapping[str, str]
@@ -45,3 +46,4 @@ class RunSettings(NamedTuple):
     cache_root: Path
     options: RunOptions = DEFAULT_OPTIONS
     ssh: Mapping[str, SshSource] = MappingProxyType({})
+    hostname: str = ""

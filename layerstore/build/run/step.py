@@ -112,6 +112,7 @@ class RunStep:
         self._agents = Agents(sandbox, settings.ssh)
         self._patience = patience
         self._wake = wake
+        self._hostname = settings.hostname or HOSTNAME
         self._network_files: dict[tuple[tuple[str, str], ...], tuple[ExtraMount, ...]] = {}
 
     def close(self) -> None:
@@ -231,7 +232,9 @@ class RunStep:
         )
         isolation = self._sandbox.isolation(name, network=op.network, insecure=op.insecure)
         root = str(prepared.snapshot.root)
-        return container_config(root, process, prepared.mounts, isolation)
+        config = container_config(root, process, prepared.mounts, isolation)
+        config["hostname"] = self._hostname
+        return config
 
     def _mapped(self, user: RunUser, text: str) -> RunUser:
         """Return the user as this build's user namespace can have it.
@@ -269,7 +272,10 @@ class RunStep:
         if extra_hosts not in self._network_files:
             directory = self._sandbox.scratch / f"etc-{len(self._network_files)}"
             directory.mkdir(mode=0o755, exist_ok=True)
-            lines = [("127.0.0.1", HOSTNAME), *((address, name) for name, address in extra_hosts)]
+            lines = [
+                ("127.0.0.1", self._hostname),
+                *((address, name) for name, address in extra_hosts),
+            ]
             hosts = "".join(f"\n{address} {name}" for address, name in lines) + "\n"
             self._network_files[extra_hosts] = (
                 _copied(directory, _RESOLV_CONF, b"", b""),
