@@ -51,6 +51,7 @@ def build_app() -> typer.Typer:
         signatures,
         snapshotter,
         store,
+        suggest,
         transfer,
         unshare,
         views,
@@ -99,6 +100,7 @@ def build_app() -> typer.Typer:
     fleet.register(app)
     waste.register(app)
     find.register(app)
+    suggest.register(app)
     gc_command.register(app)
     check.register(app)
     init.register(app)

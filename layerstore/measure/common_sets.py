@@ -1,0 +1,111 @@
+"""What many sets have in common, as sets laid over each other: the bases that images could share.
+
+Pure. A common set with its members saves its size once for each member but the first. Found
+greedily: the best set for some of the images, then the best for what is left of those over it, and
+for the others. Candidates are intersections, so the result is good and not proven to be the best.
+
+Source: closed item sets of frequent-set mining (Pasquier et al., 1999), of which pairs and what
+grows of them are looked at.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+SETS_MAX = 64
+"""Distinct sets whose pairs are looked at: the largest. All sets may be members."""
+
+GROWN_MAX = 8
+"""Candidates that are looked at further: the best."""
+
+COMMON_MAX = 8
+"""Bases are layers and work for people: more are not proposed."""
+
+
+class Common(NamedTuple):
+    """Items that several sets have.
+
+    Attributes:
+        items: Without those of the set below.
+        members: Names of the sets that have them.
+        below: Number of the common set that it lies over; None for the bottom.
+    """
+
+    items: frozenset[str]
+    members: tuple[str, ...]
+    below: int | None
+
+
+_Sets = dict[str, frozenset[str]]
+
+
+def common_sets(
+    sets: Mapping[str, Collection[str]], saving: Callable[[frozenset[str], int], int]
+) -> list[Common]:
+    """Return common sets that save something, each after the one that it lies over.
+
+    Args:
+        sets: Items by the names of the sets.
+        saving: Says what a set of items saves that so many have; never more for fewer items.
+    """
+    found: list[Common] = []
+    pending: list[tuple[_Sets, int | None]] = [
+        ({name: frozenset(items) for name, items in sorted(sets.items())}, None)
+    ]
+    while pending and len(found) < COMMON_MAX:
+        group, below = pending.pop(0)
+        items = _best(group, saving)
+        if items is None:
+            continue
+        members = {name: own - items for name, own in group.items() if items <= own}
+        number = len(found)
+        found.append(Common(items, tuple(members), below))
+        pending.append((members, number))
+        pending.append(({name: own for name, own in group.items() if name not in members}, below))
+    return found
+
+
+def _best(group: _Sets, saving: Callable[[frozenset[str], int], int]) -> frozenset[str] | None:
+    """Return the items that save most; None if none do."""
+    distinct = sorted(set(group.values()), key=lambda own: (-len(own), sorted(own)))[:SETS_MAX]
+    candidates = {left & right for left, right in combinations(distinct, 2)}
+    candidates |= {own for own in distinct if sum(own <= each for each in group.values()) > 1}
+    if distinct:
+        candidates.add(frozenset.intersection(*distinct))
+    ranked = sorted(
+        ((_saved(items, group, saving), sorted(items), items) for items in candidates if items),
+        reverse=True,
+    )
+    best, most = None, 0
+    for saved, _, items in ranked[:GROWN_MAX]:
+        grown, more = _grown(items, saved, group, distinct, saving)
+        if more > most:
+            best, most = grown, more
+    return best
+
+
+def _grown(
+    items: frozenset[str],
+    saved: int,
+    group: _Sets,
+    distinct: list[frozenset[str]],
+    saving: Callable[[frozenset[str], int], int],
+) -> tuple[frozenset[str], int]:
+    """Return a set, smaller where more members make up for it, and what it saves."""
+    while True:
+        smaller = {items & own for own in distinct} - {items, frozenset()}
+        ranked = [(_saved(each, group, saving), sorted(each), each) for each in smaller]
+        best = max(ranked, default=None)
+        if best is None or best[0] <= saved:
+            return items, saved
+        saved, _, items = best
+
+
+def _saved(
+    items: frozenset[str], group: _Sets, saving: Callable[[frozenset[str], int], int]
+) -> int:
+    return saving(items, sum(items <= own for own in group.values()))
