@@ -44,25 +44,28 @@ def copy_memory(figures: Figures) -> float:
 def disk_series(figures: Figures) -> dict[str, list[tuple[int, float]]]:
     """Return (applications, bytes on the disk) of everybody, the distribution included.
 
-    Who was given fewer applications than others is continued by :func:`per_application`.
+    Who was given fewer applications than others is continued as :func:`disk_at` does.
     """
     engines = figures["disk"]["engines"]
-    most = max(engines.values(), key=lambda measured: measured["apps"])
+    most = max(engines.values(), key=lambda measured: int(measured["apps"]))
     counts = [point["apps"] for point in most["curve"]]
-    series = {
-        name: [(count, _disk_at(measured["curve"], count)) for count in counts]
-        for name, measured in engines.items()
-    }
-    if "copies" in figures:
-        series[COPIES] = [(count, copy_bytes(figures) * count) for count in counts]
-    return series
+    names = [*engines, *([COPIES] if "copies" in figures else [])]
+    return {name: [(count, disk_at(figures, name, count)[0]) for count in counts] for name in names}
 
 
-def _disk_at(curve: list[dict[str, float]], apps: int) -> float:
+def disk_at(figures: Figures, name: str, apps: int) -> tuple[float, bool]:
+    """Return bytes on the disk with so many applications, and whether that was measured.
+
+    What was not is continued by :func:`per_application`: of layerstore, which has ever less to
+    add, rather too much. Copies count as measured for as many as were made.
+    """
+    if name == COPIES:
+        return copy_bytes(figures) * apps, apps <= measured_apps(figures, COPIES)
+    curve = figures["disk"]["engines"][name]["curve"]
     for point in curve:
         if point["apps"] == apps:
-            return point["disk"]
-    return curve[-1]["disk"] + (apps - curve[-1]["apps"]) * _slope(curve)
+            return float(point["disk"]), True
+    return curve[-1]["disk"] + (apps - curve[-1]["apps"]) * _slope(curve), False
 
 
 def measured_apps(figures: Figures, name: str) -> int:
@@ -77,6 +80,12 @@ def per_application(figures: Figures, name: str) -> float:
     if name == COPIES:
         return copy_bytes(figures)
     return _slope(figures["disk"]["engines"][name]["curve"])
+
+
+def shared_part(figures: Figures) -> float:
+    """Return the part of the applications' bytes whose file an earlier one has, too."""
+    last = figures["disk"]["shares"][-1]
+    return 1 - float(last["distinct_bytes"]) / last["app_bytes"]
 
 
 def _slope(curve: list[dict[str, float]]) -> float:

@@ -136,6 +136,8 @@ class Layerstore(_Grouped):
         return timed([*self.words, "run", *_HOST, *parent, *words], self.group, inside=True)
 
     def remove_all(self) -> None:
+        if not self._store.exists():
+            return
         names = _ask([*self.words, "ps", "--all", "--quiet", "--no-trunc"]).split()
         if names:
             _ask([*self.words, "container", "rm", "--force", *names])

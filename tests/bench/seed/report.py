@@ -12,6 +12,7 @@ from tests.bench.seed.arithmetic import (
     measured_apps,
     memory_series,
     per_application,
+    shared_part,
     start_rows,
 )
 
@@ -40,9 +41,9 @@ def disk_table(figures: Figures) -> str:
     rows = [
         (
             name,
-            *(_size(points[count]) for count in counts),
+            *(size(points[count]) for count in counts),
             f"{points[counts[-1]] / series[OURS][counts[-1]]:.1f}x",
-            _size(per_application(figures, name)),
+            size(per_application(figures, name)),
             str(measured_apps(figures, name)),
         )
         for name, points in series.items()
@@ -61,31 +62,25 @@ def disk_table(figures: Figures) -> str:
     )
 
 
-def shared_part(figures: Figures) -> float:
-    """Return the part of the applications' bytes whose file an earlier one has, too."""
-    last = figures["disk"]["shares"][-1]
-    return 1 - float(last["distinct_bytes"]) / last["app_bytes"]
-
-
 def memory_table(figures: Figures) -> str:
     """Bytes in memory while so many run."""
     rows = []
     for name, measured in figures["memory"]["engines"].items():
         last = measured["curve"][-1]
-        rows.append((name, *_parts(last), _size(last["total"] / last["running"])))
+        rows.append((name, *_parts(last), size(last["total"] / last["running"])))
     running = figures["memory"]["running"]
     if "copies" in figures:
         last = figures["copies"]["memory"]["curve"][-1]
         times = running / last["running"]
         scaled = {key: value * times for key, value in last.items()}
-        rows.append((f"{COPIES} (model)", *_parts(scaled), _size(copy_memory(figures))))
+        rows.append((f"{COPIES} (model)", *_parts(scaled), size(copy_memory(figures))))
     head = (f"memory, {running} run", "all", "processes", "files", "kernel", "attendants", "each")
     return grid(head, rows)
 
 
 def _parts(point: dict[str, float]) -> list[str]:
     names = ("total", "anonymous", "files", "kernel", "attendants_total")
-    return [_size(point[name]) for name in names]
+    return [size(point[name]) for name in names]
 
 
 def memory_ratio(figures: Figures, name: str) -> float:
@@ -118,12 +113,12 @@ def commands_table(figures: Figures) -> str:
         (f"layerstore {name}", f"{cost['cpu_seconds']:.2f}", f"{cost['rss_bytes'] / 1e6:.0f}")
         for name, cost in measured["costs"].items()
     ]
-    sizes = ", ".join(f"{name} {_size(size)}" for name, size in measured["bytes"].items())
+    sizes = ", ".join(f"{name} {size(size)}" for name, size in measured["bytes"].items())
     head = (f"{measured['apps']} applications", "CPU s", "peak MB")
     return f"{grid(head, rows)}\n{sizes}"
 
 
-def _size(size: float) -> str:
+def size(size: float) -> str:
     """Return bytes as docs have them: three digits, powers of 1000."""
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if size >= unit:
