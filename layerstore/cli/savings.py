@@ -1,27 +1,33 @@
-"""The command ``savings``: what the same containers cost, kept in one way or another."""
+"""The command ``savings``: what the same containers cost, kept in one way or another.
+
+How it is shown is :mod:`layerstore.cli.savings_output`'s.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from layerstore.cli.common import Json, settings_of
-from layerstore.cli.output import write_json, write_line, write_note
+from layerstore.cli.engines import EngineHost  # noqa: TC001 - typer reads it
+from layerstore.cli.output import write_note
 from layerstore.cli.progress import terminal_progress
 from layerstore.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from layerstore.cli.settings import Settings
     from layerstore.measure.report.collect import Collected, Wishes
+    from layerstore.measure.savings import Savings
     from layerstore.measure.survey import Survey
-    from layerstore.measure.table import Table
     from layerstore.measure.transfers import Hosts
+    from layerstore.progress import Progress
     from layerstore.store.store import Store
-
-BAR_CELLS = 40
-"""Characters of the longest bar: the chart fits 100 columns with its labels."""
 
 _HOSTS_FILE_BYTES = 64 << 20
 
@@ -60,6 +66,13 @@ def savings(
             "processor time for 1.5 GB; with --html, --plot and --hosts unless you say no.",
         ),
     ] = None,
+    with_optimize: Annotated[
+        bool,
+        typer.Option(
+            "--with-optimize",
+            help="What 'optimize' would make of it, tried in a scratch copy: minutes a gigabyte.",
+        ),
+    ] = False,
     hosts: Annotated[
         str | None,
         typer.Option(
@@ -68,8 +81,32 @@ def savings(
             "each line a host and its images.",
         ),
     ] = None,
+    of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Of images that are not here: an archive, an OCI layout, a root file system as "
+            "tar or directory, docker:NAME, podman:NAME, 'docker:*' for all; repeatable. The "
+            "store is left alone.",
+        ),
+    ] = None,
+    host: EngineHost = None,
+    work: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --of and --with-optimize: where a store is made and removed again; "
+            "$TMPDIR or /var/tmp if not given.",
+        ),
+    ] = None,
     html: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write a report with pictures, one file.")
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.png|FILE.svg", help="Draw schemes and growth; needs the extra 'plots'."
+        ),
     ] = None,
     csv: Annotated[
         bool, typer.Option("--csv", help="Print numbers for spreadsheets; also --format csv.")
@@ -77,45 +114,85 @@ def savings(
     as_json: Json = False,
 ) -> None:
     """Compare full copies, plain layers and this store."""
+    from layerstore.cli.savings_output import Output, write_memory, write_savings
     from layerstore.measure.report.collect import Wishes
 
-    if csv and as_json:
-        raise InputError("--csv and --json exclude each other")
     if memory and html is None:
-        if mounted or copies is not None:
-            raise InputError("--memory is of running views: leave out --copies and --mounted")
-        _memory(context, images or (), as_json=as_json)
+        if mounted or copies is not None or of:
+            raise InputError("--memory is of running views: leave out --copies, --mounted and --of")
+        write_memory(settings_of(context), images or (), as_json=as_json)
         return
     if mounted and copies is not None:
         raise InputError("--mounted counts the containers: leave out --copies")
+    if of and (mounted or memory or images):
+        raise InputError(
+            "--of is of images that are not here: leave out names, --mounted and --memory",
+            hint="name several sources by several --of",
+        )
+    if host is not None and not of:
+        raise InputError("--host is where the engine of --of docker:NAME listens")
+    output = Output(html=html, plot=plot, csv=csv, as_json=as_json)
+    output.refuse_impossible()
     wishes = Wishes(
         copies=None if mounted else 1 if copies is None else copies,
-        reads_content=bool(html or hosts) if all_schemes is None else all_schemes,
+        reads_content=bool(html or plot or hosts) if all_schemes is None else all_schemes,
         hosts=None if hosts is None else _hosts(hosts),
         memory=memory,
         details=as_json or html is not None,
     )
-    with settings_of(context).open_store() as store:
-        collected = _collected(store, images or (), wishes)
-    if html is not None:
-        _write_page(collected, html)
-    if as_json:
-        from layerstore.measure.report.collect import to_builtins
-
-        write_json(to_builtins(collected.report))
-    elif csv:
-        _print_csv(collected)
-    elif html != "-":
-        _print_savings(collected)
-    if html not in (None, "-"):
-        write_note(f"wrote {html}")
+    place = _Place(settings_of(context), of or (), host, work or _work_directory())
+    write_savings(place.measured(images or (), wishes, with_optimize=with_optimize), output)
 
 
-def _collected(store: Store, names: Sequence[str], wishes: Wishes) -> Collected:
-    from layerstore.measure.report.collect import collect
+class _Place:
+    """Where the images are, and where there is room to work."""
 
-    with terminal_progress() as progress:
-        return collect(store, names, wishes, progress)
+    def __init__(
+        self, settings: Settings, sources: Sequence[str], host: str | None, work: str
+    ) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._host = host
+        self._work = work
+
+    def measured(self, names: Sequence[str], wishes: Wishes, *, with_optimize: bool) -> Collected:
+        """Take the report; what was made for it is gone again when this returns."""
+        from layerstore.measure.report.collect import collect
+
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(terminal_progress())
+            if self._sources:
+                from layerstore.cli.savings_of import store_of
+
+                made = store_of(self._sources, self._host, self._work, progress)
+                store, names = stack.enter_context(made)
+            else:
+                store = stack.enter_context(self._settings.open_store())
+            optimized = self._rehearsal(store, stack, progress) if with_optimize else None
+            collected = collect(store, names, wishes, progress, optimized)
+            if self._sources:
+                self._tell_scratch(store)
+        return collected
+
+    def _rehearsal(
+        self, store: Store, stack: contextlib.ExitStack, progress: Progress
+    ) -> Callable[[Survey], Savings]:
+        from layerstore.measure.rehearsal import optimized_savings
+        from layerstore.measure.scratch import scratch_directory
+
+        scratch = stack.enter_context(scratch_directory(self._work))
+        return lambda survey: optimized_savings(store, survey, f"{scratch}/copy", progress)
+
+    def _tell_scratch(self, store: Store) -> None:
+        from layerstore.measure.disk import walk_sizes
+        from layerstore.units import format_size
+
+        size = sum(file.allocated_size for file in walk_sizes(Path(store.root)))
+        write_note(f"measured in a store of {format_size(size)} in {self._work}, which is removed")
+
+
+def _work_directory() -> str:
+    return os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108 - a private directory is made there
 
 
 def _hosts(text: str) -> Callable[[Store, Survey], Sequence[Hosts]]:
@@ -141,71 +218,3 @@ def _hosts(text: str) -> Callable[[Store, Survey], Sequence[Hosts]]:
         ) from err
     lines = raw.decode("utf-8", "replace").splitlines()
     return lambda store, survey: read_hosts(store, survey, lines, text)
-
-
-def _memory(context: typer.Context, names: Sequence[str], *, as_json: bool) -> None:
-    import msgspec
-
-    from layerstore.measure.memory import memory_table, take_memory
-
-    with settings_of(context).open_store() as store:
-        taken = take_memory(store, {store.resolve(name).image_id for name in names})
-    if as_json:
-        write_json(msgspec.to_builtins(taken))
-    elif taken.images:
-        _print_table(memory_table(taken))
-    else:
-        write_line("no views are running")
-
-
-def _write_page(collected: Collected, path: str) -> None:
-    import time
-
-    from layerstore.cli.outfile import output_stream
-    from layerstore.measure.report.page import page
-
-    made = time.strftime(" on %Y-%m-%d at %H:%M UTC", time.gmtime())
-    text = page(collected, made)
-    with output_stream(path, what="a page") as stream:
-        stream.write(text.encode())
-
-
-def _print_csv(collected: Collected) -> None:
-    from layerstore.measure.savings_report import csv_rows
-
-    for row in csv_rows(collected.report):
-        write_line(row)
-
-
-def _print_savings(collected: Collected) -> None:
-    from layerstore.measure.savings_report import (
-        growth_lines,
-        images_table,
-        schemes_chart,
-        schemes_table,
-        transfers_table,
-    )
-    from layerstore.measure.table import chart_lines
-
-    report = collected.report
-    _print_table(schemes_table(report))
-    write_line()
-    for line in chart_lines(schemes_chart(report), BAR_CELLS):
-        write_line(line)
-    write_line()
-    growth = growth_lines(report)
-    for line in growth:
-        write_line(line)
-    if growth:
-        write_line()
-    if report.transfers is not None:
-        _print_table(transfers_table(report.transfers))
-        write_line()
-    _print_table(images_table(report))
-
-
-def _print_table(table: Table) -> None:
-    from layerstore.measure.table import table_lines
-
-    for line in table_lines(table):
-        write_line(line)

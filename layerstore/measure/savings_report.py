@@ -26,6 +26,9 @@ HOW = {
 }
 """What each scheme keeps, in a few words."""
 
+OURS = (Scheme.STORED, Scheme.OPTIMIZED)
+"""What is compared with the others."""
+
 _IMAGES_NOTES = (
     "logical and full copy count one container, in the last row all of them;",
     "exclusive, shared and added are compressed bytes in this store,",
@@ -41,7 +44,7 @@ def schemes_table(savings: Savings) -> Table:
             HOW[item.scheme],
             format_size(item.size),
             ratio_text(savings, item.scheme),
-            "" if item.scheme is Scheme.STORED else format_size(savings.saved(item.scheme)),
+            "" if item.scheme in OURS else format_size(savings.saved(item.scheme)),
         )
         for item in savings.schemes
     )

@@ -11,7 +11,7 @@ from layerstore.measure.report.svg import shown
 from layerstore.measure.report.tables import OPEN_ROWS_MAX, folded, table
 from layerstore.measure.report.treemap import Tile, treemap
 from layerstore.measure.savings import SCHEME_LABELS, Scheme
-from layerstore.measure.savings_report import HOW, image_name, ratio_text
+from layerstore.measure.savings_report import HOW, OURS, image_name, ratio_text
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ COMPARED_WITH = {
     Scheme.OPTIMIZED: Scheme.STORED,
 }
 
-OURS = (Scheme.STORED, Scheme.OPTIMIZED)
 _MAGNIFIED_FROM = 2.5
 """Full copies that are so many times all others are left out of a second picture."""
 _PAIRS = 20
@@ -92,7 +91,7 @@ def schemes(savings: Savings) -> str:
     steps = scheme_steps(savings, savings.schemes)
     rows = [
         (s.label, HOW[s.scheme], format_size(s.size), ratio_text(savings, s.scheme),
-         "" if s.scheme is Scheme.STORED else format_size(savings.saved(s.scheme)))
+         "" if s.scheme in OURS else format_size(savings.saved(s.scheme)))
         for s in savings.schemes
     ]  # fmt: skip
     parts = [

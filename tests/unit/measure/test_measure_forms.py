@@ -1,0 +1,113 @@
+"""Compressed layers, fixed blocks, sharing and places of stores that can be counted by hand."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from layerstore.image.export_layer import layer_tar
+from layerstore.linux.locks import FileLock
+from layerstore.measure.forms import take_forms
+from layerstore.measure.places import take_places
+from layerstore.measure.scratch import PREFIX, scratch_directory
+from layerstore.measure.sharing import take_sharing
+from layerstore.measure.survey import take_survey
+from layerstore.measure.table import sparkline
+from layerstore.store.store import Store
+from tests.support.measure import build, noise
+
+BASE = {b"usr/bin/%d" % n: noise(n, 9000) for n in range(20)}
+OWN = {b"srv/a/%d" % n: noise(("a", n), 5000 + n) for n in range(5)}
+SAME_AND_MORE = {b"srv/b/0": BASE[b"usr/bin/0"], b"srv/b/1": noise(1, 9000) + b"tail"}
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "store", create=True) as store:
+        build(store, "one", BASE, OWN, created=1)
+        build(store, "two", BASE, SAME_AND_MORE, created=2)
+        yield store
+
+
+def blocks(*layers):
+    found = set()
+    for files in layers:
+        for content in files.values():
+            whole = content + bytes(-len(content) % 4096)
+            found |= {whole[at : at + 4096] for at in range(0, len(whole), 4096)}
+    return found - {bytes(4096)}
+
+
+def test_blocks_are_those_of_the_files(store):
+    forms = take_forms(store, take_survey(store))
+    one, both = blocks(BASE, OWN), blocks(BASE, OWN, SAME_AND_MORE)
+    assert forms.blocks == [4096 * len(one), 4096 * (len(both) - len(one))]
+
+
+def test_layers_are_as_gzip_makes_them_and_count_once(store):
+    survey = take_survey(store)
+    forms = take_forms(store, survey)
+    for diff_id, size in forms.layer_sizes.items():
+        tar = b"".join(layer_tar(store, store.layer(diff_id)))
+        assert size == pytest.approx(len(gzip.compress(tar, 6)), rel=0.01)
+    base, own, more = (forms.layer_sizes[diff_id] for _, diff_id in survey.new_layers())
+    assert forms.compressed == [base + own, more]
+
+
+def test_the_matrix_has_what_images_share(store):
+    sharing = take_sharing(take_survey(store), ["one", "two"], 60)
+    (one, common), (again, two) = sharing.shared_sizes
+    assert common == again < min(one, two)
+    assert common > 20 * 4500
+    assert sharing.shares()[0][0] == 1
+
+
+@pytest.mark.parametrize("most", [2, 3])
+def test_a_large_matrix_is_folded_by_repository_and_then_by_order(tmp_path, most):
+    with Store.open(tmp_path / "many", create=True) as store:
+        for number in range(6):
+            own = {b"f": noise(number, 6000)}
+            build(store, f"app{number % 3}:{number}", BASE, own, created=number)
+        survey = take_survey(store)
+        names = [f"app{n % 3}:{n}" for n in range(6)]
+        sharing = take_sharing(survey, names, most)
+    assert len(sharing.names) == most
+    assert sum(sharing.members) == 6
+    if most == 3:
+        assert sharing.names == ("app0 (2 images)", "app1 (2 images)", "app2 (2 images)")
+    whole = take_sharing(survey, names, 1)
+    assert whole.members == (6,)
+    assert all(row[i] <= whole.shared_sizes[0][0] for i, row in enumerate(sharing.shared_sizes))
+
+
+def test_places_hold_all_stored_contents_once(store):
+    survey = take_survey(store)
+    places = take_places(survey)
+    stored = sum(group.data_stored for group in survey.attribution.groups)
+    assert sum(place.size for place in places) == stored
+    assert {place.path for place in places} == {"/usr/bin/", "/srv/a/", "/srv/b/"}
+    assert [place.size for place in places] == sorted((p.size for p in places), reverse=True)
+    (all_of_it,) = take_places(survey, most=1)
+    assert all_of_it == type(all_of_it)("/", stored)
+
+
+def test_a_sparkline_ends_with_the_last_value():
+    assert sparkline([0, 1, 50, 100], 100, 10) == " ▁▅█"
+    assert sparkline(range(1, 101), 100, 5)[-1] == "█"
+    assert len(sparkline(range(1, 101), 100, 5)) == 5
+    assert sparkline([], 5, 5) == ""
+
+
+def test_scratch_directories_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+    dead, alive, foreign = (tmp_path / f"{PREFIX}{n}" for n in ("dead", "alive", "foreign"))
+    dead.mkdir()
+    (dead / "file").write_text("x")
+    alive.mkdir()
+    foreign.symlink_to(tmp_path)
+    (tmp_path / "other").mkdir()
+    with FileLock(str(alive / "lock")), scratch_directory(str(tmp_path)) as own:
+        (tmp_path / own / "file").write_text("x")
+        assert not dead.exists()
+        assert alive.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, foreign.name, "other"]
