@@ -6,8 +6,9 @@ one. Links are copied as links. Only regular files are opened; fifos and devices
 are refused by name, sockets do not exist for a build, as for docker. Owners become
 root and only file capabilities are kept of the extended attributes.
 
-What was hashed for the cache key is what a layer gets: content is hashed again while it
-is copied and a difference is an error. Steps of several threads may read from one context.
+What was hashed for the cache key is what a layer gets: small files stay in memory, up to a bound,
+from the key to every COPY of them; content of others is hashed again while it is copied and a
+difference is an error. Steps of several threads may read from one context.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ MAX_CONTENT_BYTES = 100 << 30
 READ_BYTES = 1 << 20
 WHOLE_BYTES = 1 << 20
 """Files up to this size are read in one go: nearly all are."""
+
+KEPT_MAX_BYTES = 32 << 20
+"""Content that a build keeps in memory: of most projects all of it, read once for two stages."""
 
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
@@ -84,6 +88,8 @@ class Context:
         self._directory: tuple[bytes, int] | None = None
         self._lock = threading.Lock()
         self.digests: dict[bytes, bytes] = {}
+        self.kept: dict[bytes, bytes] = {}
+        self._kept_bytes = 0
         self.looked: list[bytes] = []
         real = os.path.realpath(root)
         ordinary = real.startswith(_SHARED_MEMORY + "/")
@@ -173,6 +179,13 @@ class Context:
                 f"the files taken from the build context hold more than {MAX_CONTENT_BYTES} bytes",
                 hint="name what the build does not need in .dockerignore",
             )
+
+    def keep(self, path: bytes, data: bytes) -> None:
+        """Keep the whole content of a file, if there is room."""
+        with self._lock:
+            if self._kept_bytes + len(data) <= KEPT_MAX_BYTES and path not in self.kept:
+                self._kept_bytes += len(data)
+                self.kept[path] = data
 
     def _node(self, dir_fd: int, name: bytes, path: bytes) -> ContextNode | None:
         self._entries += 1
@@ -276,8 +289,11 @@ class ContextNode(SourceNode):
         return io.BufferedReader(checked, READ_BYTES)
 
     def _whole(self) -> bytes:
-        """Return the content of a small file, compared with what was hashed before."""
+        """Return the content of a small file as it was hashed, or compared with that."""
         size, path = self.entry.size, self.entry.path
+        kept = self._context.kept.get(path)
+        if kept is not None:
+            return kept
         fd = self._descriptor()
         try:
             data = os.read(fd, size + 1)
@@ -288,6 +304,7 @@ class ContextNode(SourceNode):
         digest = blake3(data).digest()
         if len(data) != size or self._context.digests.setdefault(path, digest) != digest:
             raise _changed(path)
+        self._context.keep(path, data)
         return data
 
     def _descriptor(self) -> int:

@@ -80,8 +80,11 @@ def test_user_xattrs_stay_behind(builder: Builder) -> None:  # noqa: F811
     assert node.entry.xattrs == ()
 
 
-@pytest.mark.parametrize("size", [5, 3 << 20])
-def test_a_file_that_changes_between_hashing_and_copying(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "room"), [(5, 4), (5, 0), (3 << 20, 100 << 20)])
+def test_a_file_that_changes_between_hashing_and_copying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, room: int
+) -> None:
+    monkeypatch.setattr("layerstore.build.context.KEPT_MAX_BYTES", room)
     (tmp_path / "a").write_bytes(b"1" * size)
     with Context(tmp_path, IgnoreRules(), now_ns=0) as context:
         node = context.tree().children()[b"a"]
@@ -93,6 +96,20 @@ def test_a_file_that_changes_between_hashing_and_copying(tmp_path: Path, size: i
         assert opener is not None
         with pytest.raises(InputError, match="a changed while"), opener() as file:
             file.read(size)
+
+
+def test_what_was_hashed_is_copied_if_it_was_kept(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"hashed")
+    with Context(tmp_path, IgnoreRules(), now_ns=0) as context:
+        node = context.tree().children()[b"a"]
+        digest = node.content_digest()
+        (tmp_path / "a").unlink()
+        for _ in range(2):  # by two stages
+            opener = node.opener()
+            assert opener is not None
+            with opener() as file:
+                assert file.read() == b"hashed"
+        assert node.content_digest() == digest
 
 
 def test_a_file_that_is_swapped_or_grows(tmp_path: Path) -> None:
