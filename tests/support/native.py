@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.build.graph import topological
 from layerstore.build.lower_options import LowerOptions
 from layerstore.build.native.frontend import Document, lower_targets
-from layerstore.build.native.lockfile import NoLocks
+from layerstore.build.native.lockfile import NoLocks, chain_text
 from layerstore.build.platforms import Platform
 from layerstore.digest import DiffId
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
@@ -47,6 +47,7 @@ class FakeSources:
         self.files: dict[str, str] = {}
         self.conflicting: Sequence[str] = ()
         self.bootstrapped: list[object] = []
+        self.digests: dict[str, str] = {}
 
     def find(self, reference: str) -> ImageConfig | None:
         return self.images.get(reference)
@@ -57,6 +58,12 @@ class FakeSources:
     def bootstrap(self, wish: object, span: object) -> str:
         self.bootstrapped.append(wish)
         return "debian"
+
+    def registry_digest(self, name: str) -> str:
+        return self.digests.get(name, "")
+
+    def has_base(self, name: str, layers: str) -> bool:
+        return name in self.images and chain_text(self.images[name].diff_ids) == layers
 
     def conflicts(self, stacks: Sequence[tuple[DiffId, ...]]) -> Sequence[str]:
         return self.conflicting

@@ -35,6 +35,12 @@ class Sources(Protocol):
     def bootstrap(self, wish: Bootstrap, span: SourceSpan) -> str:
         """Return the name of the image that a bootstrap makes, making it if it is missing."""
 
+    def registry_digest(self, name: str) -> str:
+        """Return what the store's image of a name was called in its registry; else nothing."""
+
+    def has_base(self, name: str, layers: str) -> bool:
+        """Whether the store has an image of that name with these layers (a chain ID)."""
+
     def conflicts(self, stacks: Sequence[tuple[DiffId, ...]]) -> Sequence[str]:
         """Return paths that two stacks' own layers have with different content."""
 

@@ -120,6 +120,14 @@ class AssumedSources:
         """Return the empty root."""
         return "scratch"
 
+    def registry_digest(self, name: str) -> str:  # noqa: ARG002
+        """Return none."""
+        return ""
+
+    def has_base(self, name: str, layers: str) -> bool:  # noqa: ARG002
+        """Take what is there."""
+        return True
+
     def conflicts(self, stacks: Sequence[tuple[DiffId, ...]]) -> Sequence[str]:  # noqa: ARG002
         """Return none."""
         return ()

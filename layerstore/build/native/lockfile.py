@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from layerstore.build.graph import RunOp, Vertex
     from layerstore.digest import DiffId
 
-VERSION = 1
+VERSION = 2
+_WITHOUT_DIGESTS = 1
+"""A version that is still read: its bases have no digests."""
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DEB = re.compile(r"[A-Za-z0-9][A-Za-z0-9%+._~-]{0,250}\.deb")
 _URI = re.compile(r"(?:https?|file|copy)://?[\x21-\x7e]{1,2000}")
@@ -77,10 +80,13 @@ class Base(Entry, frozen=True, kw_only=True):
     Attributes:
         name: As the spec has it.
         layers: Chain ID of its layers.
+        digest: What the name meant in its registry, a manifest's or an index's; empty for an
+            image that comes from elsewhere.
     """
 
     name: str
     layers: str
+    digest: str = ""
 
 
 class Apt(Entry, frozen=True, kw_only=True):
@@ -145,8 +151,11 @@ class Wish(msgspec.Struct, frozen=True):
 class Locks(Protocol):
     """Answers wishes; None means that the newest will do."""
 
-    def base(self, name: str, chain: str, span: SourceSpan) -> None:
-        """Hear of a base image and its layers."""
+    def pinned(self, name: str) -> Base | None:
+        """Return which image a base was; None if its registry does not decide that."""
+
+    def base(self, base: Base, span: SourceSpan) -> None:
+        """Hear of a base image that is used."""
 
     def apt(self, wish: Wish) -> tuple[AptPackage, ...] | None:
         """Return the packages of a set."""
@@ -202,16 +211,21 @@ def decode(data: bytes, what: str) -> Lock:
         )
     try:
         lock = msgspec.convert(value, Lock, strict=True)
-        if lock.version != VERSION:
+        if lock.version not in (VERSION, _WITHOUT_DIGESTS):
             raise msgspec.ValidationError(f"its version is {lock.version}")
     except msgspec.ValidationError as err:
         raise _damaged(what, str(err)) from err
     _check(lock, what)
-    return lock
+    if lock.version == _WITHOUT_DIGESTS and any(each.digest for each in lock.bases):
+        raise _damaged(what, "bases have no digests in version 1")
+    return msgspec.structs.replace(lock, version=VERSION)
 
 
 def _check(lock: Lock, what: str) -> None:
     """Refuse words that would mean something else on a command line or to a shell."""
+    for base in lock.bases:
+        if base.digest and not _DIGEST.fullmatch(base.digest):
+            raise _damaged(what, f"the base {base.name!r} has a strange digest")
     for apt in lock.apt:
         for each in apt.install:
             if not (
@@ -252,7 +266,10 @@ def _damaged(what: str, reason: str) -> FormatError:
 class NoLocks:
     """No lock file: the newest of everything."""
 
-    def base(self, name: str, chain: str, span: SourceSpan) -> None:
+    def pinned(self, name: str) -> None:
+        """Take what the name means today."""
+
+    def base(self, base: Base, span: SourceSpan) -> None:
         """Take any."""
 
     def apt(self, wish: Wish) -> None:
@@ -276,19 +293,24 @@ class FileLocks:
     """
 
     def __init__(self, lock: Lock) -> None:
-        self._bases = {each.name: each.layers for each in lock.bases}
+        self._bases = {each.name: each for each in lock.bases}
         self._apt = {(each.over, each.packages): each.install for each in lock.apt}
         self._pip = {(each.over, each.requirements): each.install for each in lock.pip}
         self._npm = {(each.over, each.packages): each.lock for each in lock.npm}
         self.missing: dict[str, SourceSpan] = {}
 
-    def base(self, name: str, chain: str, span: SourceSpan) -> None:
-        """Compare a base with what it was."""
+    def pinned(self, name: str) -> Base | None:
+        """Return the locked image, if its registry has a digest for it."""
         known = self._bases.get(name)
+        return known if known is not None and known.digest else None
+
+    def base(self, base: Base, span: SourceSpan) -> None:
+        """Compare a base with what it was."""
+        known = self._bases.get(base.name)
         if known is None:
-            self.missing[f"the base {name} is not in the lock file"] = span
-        elif known != chain:
-            self.missing[f"the base {name} has other layers than in the lock file"] = span
+            self.missing[f"the base {base.name} is not in the lock file"] = span
+        elif known.layers != base.layers:
+            self.missing[f"the base {base.name} has other layers than in the lock file"] = span
 
     def apt(self, wish: Wish) -> tuple[AptPackage, ...] | None:
         """Return the locked packages."""

@@ -80,9 +80,12 @@ class ResolvingLocks:
             npm=tuple(self._npm.values()),
         )
 
-    def base(self, name: str, chain: str, span: SourceSpan) -> None:  # noqa: ARG002 - protocol's
+    def pinned(self, name: str) -> None:
+        """Take what the name means today."""
+
+    def base(self, base: Base, span: SourceSpan) -> None:  # noqa: ARG002 - protocol's
         """Remember a base."""
-        self._bases[name] = Base(name=name, layers=chain)
+        self._bases[base.name] = base
 
     def apt(self, wish: Wish) -> tuple[AptPackage, ...]:
         """Ask apt.

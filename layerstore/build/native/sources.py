@@ -13,8 +13,10 @@ from layerstore.build.cache_key import layers_input, step_key
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.graph import MergeOp
 from layerstore.build.native.limits import MAX_FILE_BYTES, limit_exceeded
+from layerstore.build.native.lockfile import chain_text
 from layerstore.build.source import resolve
 from layerstore.errors import InputError, NotFoundError
+from layerstore.formats.reference import parse_reference
 from layerstore.formats.tree import Kind
 from layerstore.store.records import CacheRecord
 
@@ -62,6 +64,26 @@ class StoreSources:
         self._tell = tell
         self._read_only = read_only
         self._texts: dict[str, str] = {}
+
+    def registry_digest(self, name: str) -> str:
+        """Return what the store's image of a name was called in its registry; else nothing.
+
+        Of several names that one image had there, the same is returned each time.
+        """
+        assert self._store is not None
+        repository = parse_reference(name).repository
+        image_id = self._store.resolve(name).image_id
+        names = [known for known, of in self._store.tags().items() if of == image_id]
+        digests = [each.partition("@")[2] for each in names if each.startswith(f"{repository}@")]
+        return min(digests, default="")
+
+    def has_base(self, name: str, layers: str) -> bool:
+        """Whether the store has an image of that name with these layers (a chain ID)."""
+        assert self._store is not None
+        try:
+            return chain_text(self._store.resolve(name).layers) == layers
+        except NotFoundError:
+            return False
 
     def bootstrap(self, wish: Bootstrap, span: SourceSpan) -> str:
         """Return the name of the image that a bootstrap makes, making it if it is missing.

@@ -31,12 +31,13 @@ from layerstore.build.native.container import (
     check_variable,
 )
 from layerstore.build.native.limits import MAX_BASES, MAX_STEPS, MAX_USERS, limit_exceeded
-from layerstore.build.native.lockfile import Wish, chain_text, lineage
+from layerstore.build.native.lockfile import Base, Wish, chain_text, lineage
 from layerstore.build.native.mounting import Mounts
 from layerstore.build.native.packages import apt_sets, npm_sets, pip_sets
 from layerstore.build.native.spec import BaseSource, Command, FileSource, Npm, Pip
 from layerstore.build.native.templates import expand_environment
 from layerstore.build.stage import StageState
+from layerstore.formats.reference import parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,15 +126,27 @@ class StageLowering:
             raise limit_exceeded(span, "too many bases", MAX_BASES)
         return self._begin_with(names, span)
 
+    def _locked_name(self, name: str) -> str:
+        """Return under which name a base is asked for: by digest, if only that is what is locked.
+
+        An image in the store that has the locked layers serves whatever it is called.
+        """
+        locked = self._lowering.locks.pinned(name)
+        if locked is None or self._lowering.sources.has_base(name, locked.layers):
+            return name
+        return f"{parse_reference(name).repository}@{locked.digest}"
+
     def _begin_with(self, names: Sequence[str], span: SourceSpan, told: str = "") -> StageState:
         lowering = self._lowering
-        found = [lowering.image(name, span) for name in names]
+        taken = [name if told else self._locked_name(name) for name in names]
+        found = [lowering.image(name, span) for name in taken]
         below = []
-        for name, (_, config) in zip(names, found, strict=True):
+        for name, used, (_, config) in zip(names, taken, found, strict=True):
             chain = chain_text(config.diff_ids)
             below.append(f"base {chain}")
             if name != SCRATCH:
-                lowering.locks.base(told or name, chain, span)
+                digest = "" if told else lowering.sources.registry_digest(used)
+                lowering.locks.base(Base(name=told or name, layers=chain, digest=digest), span)
         self._below = tuple(below)
         vertex, config = found[0]
         if len(found) > 1:

@@ -9,8 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError
-from layerstore.build.graph import RunOp
+from layerstore.build.graph import BaseOp, RunOp
+from layerstore.build.ignore import IgnoreRules
 from layerstore.build.native.lockfile import (
     Apt,
     AptPackage,
@@ -20,13 +22,17 @@ from layerstore.build.native.lockfile import (
     Npm,
     Pip,
     PipPackage,
+    chain_text,
     decode,
     encode,
 )
 from layerstore.build.native.locking import ResolvingLocks
 from layerstore.build.native.schema import schema
+from layerstore.build.native.sources import StoreSources
 from layerstore.errors import FormatError, UnsupportedVersionError
-from tests.support.native import FakeSources, image, lowered
+from layerstore.store.store import Store
+from tests.support.native import FakeSources, image, layer, lowered
+from tests.support.store import add_image
 
 SHA = "0" * 64
 DEB = AptPackage(
@@ -135,6 +141,64 @@ def test_a_lock_file_answers_while_the_question_is_the_same(managers):
     assert missing(SPEC, sources)[0] == "the base debian has other layers than in the lock file"
 
 
+def test_a_base_is_the_one_that_its_registry_gave(managers):
+    digest = "sha256:" + "d" * 64
+    sources = FakeSources()
+    sources.digests["debian"] = digest
+    lock = resolved(managers, sources=sources)
+    assert lock.bases == (Base(name="debian", layers=str(sources_chain(1)), digest=digest),)
+    sources.images["debian"] = image(9)  # the tag means another image now
+    sources.images[f"debian@{digest}"] = image(1)
+    locks = FileLocks(lock)
+    made = lowered(SPEC, locks=locks, sources=sources)
+    assert locks.missing == {}
+    assert BaseOp((layer(1),)) in made.ops
+    # What the registry gives under the digest is compared, too.
+    sources.images[f"debian@{digest}"] = image(8)
+    locks = FileLocks(lock)
+    lowered(SPEC, locks=locks, sources=sources)
+    assert "the base debian has other layers than in the lock file" in locks.missing
+    del sources.images[f"debian@{digest}"]
+    with pytest.raises(SpecError, match=f"no image 'debian@{digest}'"):
+        lowered(SPEC, locks=FileLocks(lock), sources=sources)
+    # Layers are what counts: whoever imported the same image needs no registry.
+    sources.images["debian"] = image(1)
+    locks = FileLocks(lock)
+    lowered(SPEC, locks=locks, sources=sources)
+    assert locks.missing == {}
+
+
+def sources_chain(*layers: int) -> str:
+    return chain_text(image(*layers).diff_ids)
+
+
+def test_the_stores_digest_of_a_base(tmp_path):
+    digests = [f"sha256:{letter * 64}" for letter in "cab"]
+    put = add_image(tmp_path, "debian:latest", {b"f": b"1"})
+    other = add_image(tmp_path, "x:1", {b"f": b"2"})
+    with Store.open(tmp_path) as store:
+        store.name_document(f"debian@{digests[0]}", put.image_id)
+        store.name_document(f"debian@{digests[1]}", put.image_id)
+        store.name_document(f"ubuntu@sha256:{'0' * 64}", put.image_id)
+        sources = StoreSources(store, None, IgnoreRules(), now="", tell=lambda _: None)
+        assert sources.registry_digest("debian") == digests[1]
+        assert sources.registry_digest("x:1") == ""
+        assert sources.has_base("debian", chain_text(put.layers))
+        assert not sources.has_base("debian", chain_text(other.layers))
+        assert not sources.has_base("nothing", chain_text(put.layers))
+
+
+def test_lock_files_of_the_first_version_are_read():
+    old = json.loads(encode(FULL))
+    for base in old["bases"]:
+        del base["digest"]
+    old["version"] = 1
+    assert encode(decode(json.dumps(old).encode(), "f")) == encode(FULL)
+    old["bases"][0]["digest"] = "sha256:" + "0" * 64
+    with pytest.raises(FormatError, match="no digests in version 1"):
+        decode(json.dumps(old).encode(), "f")
+
+
 def test_variants_share_answers(managers):
     text = 'base = "debian"\npackages.apt = ["curl"]\nrun = "{{v}}"\n[matrix]\nv = ["1", "2"]'
     assert len(resolved(managers, text).apt) == 1
@@ -213,6 +277,7 @@ def with_deb(**members: object) -> bytes:
         b'{"version": 1, "version": 1}',
         changed(version="1"),
         changed(version=0),
+        changed(bases=[{"name": "a", "layers": "x", "digest": "sha256:../x"}]),
         changed(version=True),
         changed(unknown=1),
         changed(apt=[{}]),
@@ -252,8 +317,8 @@ def test_damaged_lock_files_are_refused(data):
 
 
 def test_newer_lock_files_are_named_as_such():
-    with pytest.raises(UnsupportedVersionError, match="has version 2"):
-        decode(changed(version=2), "f")
+    with pytest.raises(UnsupportedVersionError, match="has version 3"):
+        decode(changed(version=3), "f")
 
 
 def test_the_schema_beside_the_reference_is_the_one_of_the_records():
