@@ -131,8 +131,14 @@ def _memory(figures: dict[str, Figures]) -> str:
         f"{running} containers", "all", "memory of processes", "files", "kernel",
         "processes of daemons, shims, monitors", "each more", "times ours",
     )  # fmt: skip
+    stored = one["memory"]["engines"][OURS]["stored"]
+    unpacked = (
+        f"While they run, the disk holds {size(stored['disk'])} of the store and beside it "
+        f"{size(stored['unpacked'])} of files unpacked for views: the distribution and these "
+        f"{running} applications, each distinct file once. docker has them unpacked at all times."
+    )
     picture = f"![Memory while containers run]({FIGURES.name}/seed-memory.svg)"
-    return f"{picture}\n\n{_table(head, rows)}\n\n{_load(one['memory'])}"
+    return f"{picture}\n\n{_table(head, rows)}\n\n{unpacked} {_load(one['memory'])}"
 
 
 def _marginal(figures: Figures, name: str) -> float:

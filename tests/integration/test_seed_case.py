@@ -93,6 +93,7 @@ def test_every_phase_measures_something_real(
     assert memory["curve"][-1]["attendants_anonymous"] > 0, "monitors are counted"
     assert memory["curve"][-1]["total"] > memory["curve"][1]["total"]
     assert len(dropped) == 2
+    assert memory["stored"]["unpacked"] > 0, "of views, told apart"
 
     starts = measure_starts(engines, "typical", 2, 2)
     assert all(cost["cpu_seconds"] > 0 for cost in itertools.chain(*starts["nth"].values()))

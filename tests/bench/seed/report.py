@@ -113,7 +113,7 @@ def commands_table(figures: Figures) -> str:
         (f"layerstore {name}", f"{cost['cpu_seconds']:.2f}", f"{cost['rss_bytes'] / 1e6:.0f}")
         for name, cost in measured["costs"].items()
     ]
-    sizes = ", ".join(f"{name} {size(size)}" for name, size in measured["bytes"].items())
+    sizes = ", ".join(f"{name} {size(found)}" for name, found in measured["bytes"].items())
     head = (f"{measured['apps']} applications", "CPU s", "peak MB")
     return f"{grid(head, rows)}\n{sizes}"
 

@@ -50,9 +50,10 @@ def measure_memory(
                 _wait(engine.group, number + 1)
                 curve.append(_memory(number + 1, engine.group))
                 say(f"  {engine.name}, {number + 1} run: {curve[-1]['total'] / 1e6:,.0f} MB")
+        stored = engine.stored()
     finally:
         engine.end()
-    return {"curve": curve, "starts": costs}
+    return {"curve": curve, "starts": costs, "stored": stored}
 
 
 def measure_copies_memory(copies: Path, count: int) -> dict[str, object]:

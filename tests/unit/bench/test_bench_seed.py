@@ -234,7 +234,13 @@ def test_the_report_has_all_that_was_measured() -> None:
     assert "25.0% are in files that an earlier one has" in text
     assert "memory, 4 run" in text
     assert "docker run --rm true" in text
-    assert "commands" not in text
+    assert "catalog" not in text
+    cost = {"cpu_seconds": 1.25, "rss_bytes": 50_000_000}
+    more = report({**_figures(), "commands": {
+        "apps": 4, "costs": {"df": cost}, "bytes": {"catalog.sqlite": 1_500_000},
+    }})  # fmt: skip
+    assert more.startswith(text)
+    assert more.endswith("layerstore df    1.25       50\ncatalog.sqlite 1.50 MB")
 
 
 def test_a_later_run_replaces_its_own_phase_and_engine_alone() -> None:
