@@ -33,16 +33,6 @@ REFUSED = {
     "--isolation": "containers are those of runc or crun",
     "--storage-opt": "what a container writes is limited by the disk of the store",
     "--log-driver": "logs are files: --log-opt max-size=10m, or max-size=-1 for none",
-    **dict.fromkeys(
-        (
-            "--health-cmd",
-            "--health-interval",
-            "--health-retries",
-            "--health-timeout",
-            "--health-start-period",
-        ),
-        "nothing here asks; run the check with layerstore exec, from a timer",
-    ),
     "--oom-kill-disable": "give it more --memory",
     "--kernel-memory": "the kernel has given it up",
     "--blkio-weight": "set it on the control group: --cgroup-parent",
@@ -67,6 +57,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, runs: bool) -> None:
     add("--platform", metavar="OS/ARCH", help="refuse an image for another one")
     add("-q", "--quiet", action="store_true", help="print nothing on the way")
     _add_process_options(add)
+    _add_health(add)
     _add_limits(add)
     _add_places(add)
     _add_rights(add)
@@ -83,7 +74,6 @@ def _add_refused(add: _Add) -> None:
             add(*names, dest=dest, action="store_const", const="", help=suppress)
         else:
             add(*names, dest=dest, help=suppress)
-    add("--no-healthcheck", action="store_true", help=suppress)  # none is run
 
 
 _PULL_HELP = "when to bring the image out of its registry first (default: missing)"
@@ -109,6 +99,16 @@ def _add_process_options(add: _Add) -> None:
     add("--stop-signal", metavar="SIGNAL", help="what stop sends (default: the image's, or TERM)")
     add("--stop-timeout", type=int, metavar="SECONDS", help="until KILL (default: 10)")
     _many(add, "--log-opt", metavar="NAME=VALUE", help="max-size=10m, max-file=2")
+
+
+def _add_health(add: _Add) -> None:
+    add("--health-cmd", metavar="COMMAND", help="check its health so, by a shell; none for none")
+    add("--health-interval", metavar="TIME", help="between checks (default: 30s)")
+    add("--health-timeout", metavar="TIME", help="that a check may take (default: 30s)")
+    add("--health-retries", type=int, metavar="N", help="failures that count (default: 3)")
+    add("--health-start-period", metavar="TIME", help="in which none counts (default: 0s)")
+    add("--health-start-interval", metavar="TIME", help="between checks then (default: 5s)")
+    add("--no-healthcheck", action="store_true", help="none, whatever the image says")
 
 
 _RESTART_HELP = "no, on-failure[:TIMES], always or unless-stopped (default: no)"

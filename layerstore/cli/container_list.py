@@ -24,7 +24,7 @@ from layerstore.containers.records import (
     find,
     upper_of,
 )
-from layerstore.containers.states import CREATED, EXITED, RESTARTING, RUNNING, State
+from layerstore.containers.states import CREATED, EXITED, RESTARTING, RUNNING, State, health_of
 from layerstore.errors import FormatError, InputError, LayerstoreError
 from layerstore.light_typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
+    from layerstore.containers.settings import HealthCheck
+
 _COMMAND_WIDTH = 20
 _FILTERS = (
     "id", "name", "status", "label", "ancestor", "exited", "restart-policy", "volume", "network",
+    "health",
 )  # fmt: skip
 
 
@@ -139,6 +142,8 @@ def _passes(row: Row, name: str, value: str) -> bool:
             )
         case "exited":
             return state.status == EXITED and str(state.exit_code) == value
+        case "health":
+            return value == (_health_word(row) or "none")
         case "restart-policy":
             return settings.restart == value
         case "volume":
@@ -147,14 +152,26 @@ def _passes(row: Row, name: str, value: str) -> bool:
             return settings.network == value
 
 
-def describe_state(state: State) -> str:
+def _health_word(row: Row) -> str:
+    """Return what a container's checks say while it runs; "" if nothing says anything."""
+    container, state = row
+    if state.status != RUNNING or not state.monitor:
+        return ""
+    health = health_of(container)
+    return health.status if health is not None else ""
+
+
+def describe_state(state: State, health: str = "") -> str:
     """Return a state as docker's ``ps`` says it."""
     now_s = time.time()
     if state.status == CREATED:
         return "Created"
     if state.status == RUNNING:
         for_how_long = age(_rfc3339(state.started), now_s).removesuffix(" ago")
-        return f"Up {for_how_long}" + ("" if state.monitor else " (its monitor is gone)")
+        if not state.monitor:
+            return f"Up {for_how_long} (its monitor is gone)"
+        shown = "health: starting" if health == "starting" else health
+        return f"Up {for_how_long}" + (f" ({shown})" if shown else "")
     when = age(_rfc3339(state.finished), now_s)
     if state.status == RESTARTING:
         return f"Restarting ({state.exit_code}) {when}"
@@ -181,7 +198,7 @@ def _fields(row: Row, *, cut: bool) -> dict[str, str]:
         "Command": f'"{shorten(command[1:-1], _COMMAND_WIDTH)}"' if cut else command,
         "CreatedAt": _rfc3339(container.created),
         "RunningFor": age(_rfc3339(container.created), time.time()),
-        "Status": describe_state(state),
+        "Status": describe_state(state, _health_word(row)),
         "State": state.status,
         "Ports": "",
         "Names": container.name,
@@ -245,6 +262,7 @@ def row_to_json(row: Row) -> dict[str, object]:
         "created": _rfc3339(container.created),
         "labels": dict(container.settings.labels),
         "status": state.status,
+        "health": _health_word(row) or None,
         "pid": state.pid,
         "exit_code": state.exit_code,
         "started": _rfc3339(state.started) if state.started else None,
@@ -277,6 +295,7 @@ def inspect_container(root: str, container: Container) -> dict[str, Any]:
             "Error": state.error,
             "StartedAt": _rfc3339(state.started),
             "FinishedAt": _rfc3339(state.finished),
+            **_inspect_health(container, state),
         },
         "Image": container.image_id,
         "ImageName": container.image,
@@ -312,7 +331,40 @@ def inspect_container(root: str, container: Container) -> dict[str, Any]:
             "Labels": dict(settings.labels),
             "StopSignal": str(settings.stop_signal),
             "StopTimeout": settings.stop_timeout_s,
+            **_inspect_check(settings.health),
         },
+    }
+
+
+def _inspect_health(container: Container, state: State) -> dict[str, Any]:
+    health = health_of(container) if state.status == RUNNING else None
+    if health is None:
+        return {}
+    checks = [
+        {
+            "Start": _rfc3339(check["start"]),
+            "End": _rfc3339(check["end"]),
+            "ExitCode": check["exit_code"],
+            "Output": check["output"],
+        }
+        for check in health.checks
+    ]
+    found = {"Status": health.status, "FailingStreak": health.failures, "Log": checks}
+    return {"Health": found}
+
+
+def _inspect_check(check: HealthCheck | None) -> dict[str, Any]:
+    if check is None:
+        return {}
+    return {
+        "Healthcheck": {
+            "Test": ["CMD", *check.args],
+            "Interval": int(check.interval_s * 1e9),
+            "Timeout": int(check.timeout_s * 1e9),
+            "StartPeriod": int(check.start_period_s * 1e9),
+            "StartInterval": int(check.start_interval_s * 1e9),
+            "Retries": check.retries,
+        }
     }
 
 

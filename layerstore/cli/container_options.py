@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from layerstore.cli.container_flags import SECURITY_HELP
+from layerstore.cli.container_health import health_of
 from layerstore.cli.container_mounts import mounts_of
 from layerstore.containers.settings import (
     DEFAULT_STOP_SIGNAL,
@@ -97,6 +98,7 @@ def settings_of(
         log_max_bytes=log_max_bytes,
         log_files=log_files,
         runtime=_runtime(options.runtime),
+        health=health_of(options, config),
     )
     return _without_contradictions(_secured(settings, options.security_opt))
 

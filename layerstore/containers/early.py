@@ -53,11 +53,7 @@ class EarlyRuntime:
     def configure(self, config: bytes) -> dict[str, Any]:
         """Give it its config; return what :func:`monitor.start_runtime` does of it."""
         staging = f"{self._path}.tmp"
-        fd = open_private(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        try:
-            write_all(fd, config)
-        finally:
-            os.close(fd)
+        write_private(staging, config)
         os.rename(staging, self._path)
         if self._started is not None and len(config) > _PIPE_BYTES:
             self.call_off()
@@ -78,3 +74,12 @@ class EarlyRuntime:
                 os.close(self._started[name])
         os.close(self._fifo)
         self._started = None
+
+
+def write_private(path: str, data: bytes) -> None:
+    """Write a file of a container's directory in memory."""
+    fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        write_all(fd, data)
+    finally:
+        os.close(fd)

@@ -12,6 +12,23 @@ from layerstore import light_json as json
 from layerstore.errors import FormatError
 from layerstore.light_typing import Any, NamedTuple
 
+_SHELL = ("/bin/sh", "-c")
+
+
+class ImageHealth(NamedTuple):
+    """What a HEALTHCHECK says; times in nanoseconds, 0 for the usual one.
+
+    Attributes:
+        args: The command, none for NONE.
+    """
+
+    args: tuple[str, ...]
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+    retries: int = 0
+
 
 class ImageDefaults(NamedTuple):
     """The platform, and fields named and meant as those of ``ContainerConfig`` there."""
@@ -26,6 +43,8 @@ class ImageDefaults(NamedTuple):
     stop_signal: str = ""
     stop_timeout_s: int | None = None
     platform: str = ""
+    shell: tuple[str, ...] = _SHELL
+    health: ImageHealth | None = None
 
 
 def image_defaults(raw: bytes) -> ImageDefaults:
@@ -48,12 +67,30 @@ def image_defaults(raw: bytes) -> ImageDefaults:
             labels={str(key): str(value) for key, value in (config.get("Labels") or {}).items()},
             stop_signal=_text(config, "StopSignal"),
             stop_timeout_s=None if timeout is None else int(timeout),
+            shell=_texts(config, "Shell") or _SHELL,
+            health=_health(config),
             platform=f"{_text(whole, 'os')}/{_text(whole, 'architecture')}",
         )
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as err:
         raise FormatError(
             f"the image's config cannot be used: {err}", hint="layerstore check"
         ) from err
+
+
+def _health(config: dict[str, Any]) -> ImageHealth | None:
+    found = config.get("Healthcheck")
+    if not found:
+        return None
+    test = _texts(found, "Test")
+    if not test:
+        return None
+    kind, *words = test
+    if kind == "CMD-SHELL":
+        words = [*(_texts(config, "Shell") or _SHELL), *words]
+    elif kind != "CMD":  # NONE
+        words = []
+    names = ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")
+    return ImageHealth(tuple(words), *(max(0, int(found.get(name) or 0)) for name in names))
 
 
 def _text(fields: dict[str, Any], name: str) -> str:

@@ -51,6 +51,7 @@ from layerstore.containers.monitor_files import (
     to_json,
     unlink,
 )
+from layerstore.containers.monitor_health import Health
 from layerstore.containers.monitor_log import Log
 
 TYPE_CHECKING = False
@@ -202,6 +203,7 @@ class Monitor:
         self._master = -1
         self._console = -1
         self._config = -1
+        self._health: Health | None = None
         self._input: list[bytes] = []
         self._input_ends = False
         self._window = b""
@@ -254,6 +256,8 @@ class Monitor:
         self._reap()
         failure = self._wait_for_start()
         if failure is None:
+            told = self._spec.get("health")
+            self._health = Health(told, self._spec) if told else None
             self._wait_for_end()
             self._oom_killed = self._was_killed_for_memory()
         self._close_streams()
@@ -299,8 +303,13 @@ class Monitor:
             self._config = -1
 
     def _wait_for_end(self) -> None:
+        health = self._health
         while self._pid not in self._ended:
-            self._poll(None)
+            self._poll(None if health is None else health.wait_s())
+            if health is not None:
+                health.step(self._ended)
+        if health is not None:
+            health.end()
         # What is left fits into pipes: clients that are behind get it all the same.
         until = time.monotonic() + _DRAIN_S
         while self._streams and (left := until - time.monotonic()) > 0:
@@ -352,14 +361,35 @@ class Monitor:
             output: Whether the container's output is read.
             patient: Whether clients that are behind stop it.
         """
+        if patient and any(client.queued > QUEUE_MAX_BYTES for client in self._clients.values()):
+            output = False
+        poll = self._poll_of(output=output)
+        timeout_ms = None if timeout_s is None else max(0, int(timeout_s * 1000) + 1)
+        for fd, event in poll.poll(timeout_ms):
+            if fd == self._wake:
+                self._reap()
+            elif fd == self._listener.fileno():
+                self._accept()
+            elif self._health is not None and fd == self._health.output:
+                self._health.read()
+            elif fd in self._clients:
+                self._serve(self._clients[fd], event)
+            else:
+                if event & select.POLLOUT:
+                    self._feed()
+                if fd in self._streams and event & _READABLE:
+                    self._pass_on(fd)
+
+    def _poll_of(self, *, output: bool) -> select.poll:
+        """Return what is to be waited for."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         poll.register(self._listener.fileno(), select.POLLIN)
-        if patient and any(client.queued > QUEUE_MAX_BYTES for client in self._clients.values()):
-            output = False
         if output:
             for fd in self._streams:
                 poll.register(fd, select.POLLIN)
+        if self._health is not None and self._health.output >= 0:
+            poll.register(self._health.output, select.POLLIN)
         pending = sum(map(len, self._input))
         sink = self._sink()
         if sink >= 0 and self._input:
@@ -369,19 +399,7 @@ class Monitor:
         for fd, client in self._clients.items():
             wanted = select.POLLIN if pending <= QUEUE_MAX_BYTES else 0
             poll.register(fd, wanted | (select.POLLOUT if client.queue else 0))
-        timeout_ms = None if timeout_s is None else max(0, int(timeout_s * 1000) + 1)
-        for fd, event in poll.poll(timeout_ms):
-            if fd == self._wake:
-                self._reap()
-            elif fd == self._listener.fileno():
-                self._accept()
-            elif fd in self._clients:
-                self._serve(self._clients[fd], event)
-            else:
-                if event & select.POLLOUT:
-                    self._feed()
-                if fd in self._streams and event & _READABLE:
-                    self._pass_on(fd)
+        return poll
 
     def _reap(self) -> None:
         try:

@@ -46,6 +46,24 @@ class Device(NamedTuple):
     access: str = "rwm"
 
 
+class HealthCheck(NamedTuple):
+    """A command that says whether a container does what it is for, as HEALTHCHECK has it.
+
+    Attributes:
+        args: What is run in it; 0 means that all is well.
+        retries: Failures in a row that make it unhealthy.
+        start_period_s: Seconds in which failures do not count, until the first success.
+        start_interval_s: Seconds between checks in them.
+    """
+
+    args: tuple[str, ...]
+    interval_s: float = 30.0
+    timeout_s: float = 30.0
+    retries: int = 3
+    start_period_s: float = 0.0
+    start_interval_s: float = 5.0
+
+
 class Settings(NamedTuple):
     """What was asked for; see docker's ``run`` for what the fields of these names mean.
 
@@ -66,6 +84,7 @@ class Settings(NamedTuple):
         log_max_bytes: Size at which the log is turned over; 0 for never, -1 for no log.
         log_files: How many there are then.
         runtime: Name or path of the OCI runtime; empty for what works.
+        health: Its check, run by its monitor.
     """
 
     args: tuple[str, ...]
@@ -104,6 +123,7 @@ class Settings(NamedTuple):
     log_max_bytes: int = 10 << 20
     log_files: int = 2
     runtime: str = ""
+    health: HealthCheck | None = None
 
 
 def settings_from_json(value: object) -> Settings:
@@ -120,7 +140,9 @@ def settings_from_json(value: object) -> Settings:
     limits = Limits(*words)._replace(ulimits=tuple(Ulimit(*one) for one in numbers))
     mounts = tuple(MountRequest(*mount) for mount in plain.pop("mounts"))
     devices = tuple(Device(*device) for device in plain.pop("devices"))
-    return Settings(**plain, limits=limits, mounts=mounts, devices=devices)
+    health = plain.pop("health", None)  # that of older records there is not
+    health = None if health is None else HealthCheck(*health)
+    return Settings(**plain, limits=limits, mounts=mounts, devices=devices, health=health)
 
 
 def _tuples(item: object) -> object:

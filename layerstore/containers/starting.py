@@ -30,7 +30,7 @@ from fuse_mount.starting import FUSE
 from fuse_mount.uppers import make_upper
 from layerstore import light_json as json
 from layerstore.containers import monitor
-from layerstore.containers.early import EarlyRuntime
+from layerstore.containers.early import EarlyRuntime, write_private
 from layerstore.containers.errors import CANNOT_START, StartFailedError
 from layerstore.containers.records import directory_of, upper_of
 from layerstore.containers.roots import (
@@ -40,7 +40,7 @@ from layerstore.containers.roots import (
     working_directory,
 )
 from layerstore.containers.spec import Prepared, runtime_config
-from layerstore.containers.states import alive_path, boot_id
+from layerstore.containers.states import alive_path, boot_id, health_path
 from layerstore.errors import (
     ConflictError,
     ContainerError,
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from layerstore.containers.records import Container
+    from layerstore.containers.settings import HealthCheck
     from layerstore.linux.idmaps import IdMap
     from layerstore.progress import Progress
     from layerstore.runtime.runtimes import Runtime
@@ -333,6 +334,8 @@ def _prepare(
     early = EarlyRuntime(runtime, spec)
     try:
         config = _config(store_root, container, root, cgroup, ids)
+        if container.settings.health is not None:
+            spec["health"] = _health(container.run_dir, container.settings.health, config)
         spec["started"] = early.configure(json.dumps(config).encode())
     except BaseException:
         early.call_off()
@@ -371,6 +374,26 @@ def _config(
         swap=counts_swap() if settings.limits.memory else False,
     )
     return runtime_config(settings, prepared)
+
+
+def _health(run_dir: str, check: HealthCheck, config: dict[str, object]) -> dict[str, object]:
+    """Write down what a check runs, and return what the monitor is told of it."""
+    process = config["process"]
+    assert isinstance(process, dict)
+    process = {**process, "args": check.args, "terminal": False}
+    process.pop("consoleSize", None)
+    path = f"{run_dir}/health-process.json"
+    write_private(path, json.dumps(process).encode())
+    return {
+        "process": path,
+        "pid_file": f"{run_dir}/health-pid",
+        "state": health_path(run_dir),
+        "interval": check.interval_s,
+        "timeout": check.timeout_s,
+        "retries": check.retries,
+        "start_period": check.start_period_s,
+        "start_interval": check.start_interval_s,
+    }
 
 
 def _root_id(idmap: IdMap) -> int:

@@ -14,7 +14,7 @@ import contextlib
 
 from layerstore import light_json as json
 from layerstore.containers.records import directory_of, publish
-from layerstore.light_typing import TYPE_CHECKING, NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, Any, NamedTuple
 from layerstore.linux.files import read_file
 from layerstore.linux.locks import is_held
 
@@ -103,6 +103,39 @@ def write_state(store_root: str, container_id: str, state: State) -> None:
     """Write down how a container that has no monitor fares."""
     path = f"{directory_of(store_root, container_id)}/state.json"
     publish(path, json.dumps(state._asdict()).encode(), durable=True)
+
+
+class Health(NamedTuple):
+    """What the checks of a container said, as docker calls it.
+
+    Attributes:
+        status: ``starting``, ``healthy`` or ``unhealthy``.
+        failures: The last ones, in a row.
+        checks: The last few, each with ``start``, ``end``, ``exit_code`` and ``output``.
+    """
+
+    status: str
+    failures: int
+    checks: tuple[dict[str, Any], ...]
+
+
+def health_path(run_dir: str) -> str:
+    """Return the file in memory that says what the checks of a container said."""
+    return f"{run_dir}/health.json"
+
+
+def health_of(container: Container) -> Health | None:
+    """Return what the checks of a container say that runs; None if it has none."""
+    if container.settings.health is None:
+        return None
+    try:
+        value = json.loads(read_file(health_path(container.run_dir), max_bytes=_STATE_MAX_BYTES))
+        names = ("start", "end", "exit_code", "output")
+        numbers = range(sum(key.startswith("start_") for key in value))
+        checks = tuple({name: value[f"{name}_{at}"] for name in names} for at in numbers)
+        return Health(str(value["status"]), int(value["failures"]), checks)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return Health("starting", 0, ())
 
 
 def is_process(state: State) -> bool:

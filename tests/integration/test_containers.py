@@ -238,6 +238,65 @@ def test_always_is_restarted_until_it_is_stopped(box: Containers) -> None:
     assert box.ok("ps", "-q").out == ""
 
 
+def _health(box: Containers, name: str) -> dict:
+    return box.state(name)["Health"]
+
+
+def test_checks_make_it_healthy_and_unhealthy(box: Containers) -> None:
+    words = ("--health-cmd", "echo said; test -e /ok", "--health-interval", "100ms")
+    box.ok("run", "-d", "--name", "ill", *words, "--health-retries=2", "box", "sleep", "1000")
+    wait_until(lambda: _health(box, "ill")["Status"] == "unhealthy", "an unhealthy one")
+    assert "(unhealthy)" in box.ok("ps").out
+    assert _health(box, "ill")["FailingStreak"] >= 2
+    assert _health(box, "ill")["Log"][-1]["ExitCode"] == 1
+    assert _health(box, "ill")["Log"][-1]["Output"] == "said\n"
+    box.ok("exec", "ill", "touch", "/ok")
+    wait_until(lambda: _health(box, "ill")["Status"] == "healthy", "a healthy one")
+    assert "(healthy)" in box.ok("ps").out
+    assert box.ok("ps", "-q", "--filter", "health=healthy").lines != []
+    assert box.ok("ps", "-q", "--filter", "health=unhealthy").lines == []
+    assert len(_health(box, "ill")["Log"]) <= 5
+    box.ok("stop", "-t", "0", "ill")
+    assert "Health" not in box.state("ill")
+
+
+def test_a_check_that_takes_too_long_is_killed_and_failures_at_first_do_not_count(
+    box: Containers,
+) -> None:
+    words = ("--health-cmd", "exec sleep 1000", "--health-timeout", "100ms")
+    early = ("--health-start-period", "1h", "--health-start-interval", "100ms")
+    box.ok("run", "-d", "--name", "slow", *words, *early, "box", "sleep", "1000")
+    wait_until(lambda: len(_health(box, "slow")["Log"]) == 5, "five checks")
+    health = _health(box, "slow")
+    assert (health["Status"], health["FailingStreak"]) == ("starting", 0)
+    assert "(health: starting)" in box.ok("ps").out
+    assert {check["ExitCode"] for check in health["Log"]} == {-1}
+    assert health["Log"][-1]["Output"] == "Health check exceeded timeout (0.1s)"
+    names = "for file in /proc/[0-9]*/comm; do read name < $file; echo $name; done"
+    inside = box.ok("exec", "slow", "sh", "-c", names).lines
+    assert 1 <= inside.count("sleep") <= 2  # the command, and the check that runs now
+
+
+def test_much_output_of_a_check_is_cut_and_one_without_a_program_fails(box: Containers) -> None:
+    words = ("--health-interval", "100ms", "--health-retries", "1")
+    box.ok("run", "-d", "--name", "loud", "--health-cmd", "yes | head -c 100000", *words, "box",
+           "sleep", "1000")  # fmt: skip
+    wait_until(lambda: _health(box, "loud")["Status"] == "healthy", "a healthy one")
+    assert len(_health(box, "loud")["Log"][-1]["Output"]) == 4096
+    box.ok("run", "-d", "--name", "not", "--health-cmd", "/no/such", *words, "box", "sleep", "1000")
+    wait_until(lambda: _health(box, "not")["Status"] == "unhealthy", "an unhealthy one")
+
+
+def test_a_check_begins_anew_when_it_is_restarted(box: Containers) -> None:
+    words = ("--health-cmd", "true", "--health-interval", "100ms", "--restart", "always")
+    script = "[ -e /on ] && exec sleep 1000; until [ -e /on ]; do sleep 0.1; done; exit 3"
+    box.ok("run", "-d", "--name", "again", *words, "box", "sh", "-c", script)
+    wait_until(lambda: _health(box, "again")["Status"] == "healthy", "a healthy one")
+    box.ok("exec", "again", "touch", "/on")
+    wait_until(lambda: '"RestartCount": 1' in box.ok("inspect", "again").out, "its restart")
+    wait_until(lambda: box.state("again").get("Health", {}).get("Status") == "healthy", "another")
+
+
 def test_memory_limit_really_kills(box: Containers) -> None:
     eat = "a=x; while :; do a=$a$a; done"
     done = box("run", "--memory", "32m", "--name", "eater", "box", "sh", "-c", eat)
