@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from layerstore.errors import InputError
 from layerstore.light_typing import TYPE_CHECKING, Any, NamedTuple
+from layerstore.runtime.apparmor import UNCONFINED
 from layerstore.runtime.capabilities import capabilities_of
 from layerstore.runtime.oci_spec import ContainerProcess, ExtraMount, Isolation, container_config
 from layerstore.runtime.seccomp import profile
@@ -42,6 +43,7 @@ class Prepared(NamedTuple):
         ids: As :class:`layerstore.runtime.oci_spec.Isolation` has it.
         idmap: Ids of its user namespace, empty for the host's.
         swap: The kernel counts swap.
+        apparmor: The host's profile for containers, "" for none, None where AppArmor is off.
     """
 
     root: str
@@ -55,6 +57,7 @@ class Prepared(NamedTuple):
     ids: int = 0
     idmap: IdMap = ()
     swap: bool = False
+    apparmor: str | None = None
 
 
 class DeviceFile(NamedTuple):
@@ -106,7 +109,8 @@ def runtime_config(settings: Settings, prepared: Prepared) -> dict[str, Any]:
         if prepared.user.uid:
             # As docker: who is not root has no capability at work, but may gain those there are.
             process["capabilities"] = {"bounding": capabilities}
-    _confine(settings, capabilities, prepared.machine, process, linux)
+    _confine(settings, capabilities, prepared.machine, linux)
+    _label(settings, prepared.apparmor, process)
     config["root"]["readonly"] = settings.read_only
     config["hostname"] = settings.hostname
     if settings.oom_score is not None:
@@ -149,16 +153,22 @@ def _confine(
     settings: Settings,
     capabilities: list[str],
     machine: str,
-    process: dict[str, Any],
     linux: dict[str, Any],
 ) -> None:
-    """Add the filter of system calls, and the labels of security modules."""
+    """Add the filter of system calls."""
     if settings.seccomp == "default" and not settings.privileged:
         linux["seccomp"] = profile(frozenset(capabilities), machine)
     elif settings.seccomp not in ("default", "unconfined"):
         linux["seccomp"] = custom_seccomp(settings.seccomp, frozenset(capabilities), machine)
-    if settings.apparmor:
-        process["apparmorProfile"] = settings.apparmor
+
+
+def _label(settings: Settings, host_profile: str | None, process: dict[str, Any]) -> None:
+    """Add the labels of security modules: as docker, the host's profile but for the privileged."""
+    profile_name = settings.apparmor or ("" if settings.privileged else host_profile)
+    if profile_name == UNCONFINED and host_profile is None:
+        profile_name = ""  # as everything is there; runtimes refuse the word
+    if profile_name:
+        process["apparmorProfile"] = profile_name
     if settings.selinux:
         process["selinuxLabel"] = settings.selinux
 

@@ -61,6 +61,7 @@ from layerstore.linux.namespaces import (
     unshare,
 )
 from layerstore.linux.planned import describe_overlay, execute
+from layerstore.runtime.apparmor import default_profile
 from layerstore.runtime.cgroups import counts_swap
 from layerstore.runtime.limits import require_enforceable
 from layerstore.runtime.runtimes import installed_runtimes
@@ -372,6 +373,7 @@ def _config(
         ids=ids or min((one.size for one in root.idmap), default=0),
         idmap=root.idmap,
         swap=counts_swap() if settings.limits.memory else False,
+        apparmor=default_profile(),
     )
     return runtime_config(settings, prepared)
 
