@@ -136,11 +136,11 @@ def _become(process: dict[str, Any], user: str, pid: int, env: dict[str, str]) -
 
 
 def _run(options: argparse.Namespace, container: Container, path: str) -> int:
+    from layerstore.containers.starting import runtime_of
     from layerstore.linux.namespaces import mapped_ids
-    from layerstore.runtime.runtimes import installed_runtimes
 
     rootless = bool(mapped_ids())
-    runtime = installed_runtimes(container.settings.runtime, rootless=rootless)[0]
+    runtime = runtime_of(container, rootless=rootless)
     words = [runtime.path, "--root", f"{os.path.dirname(container.run_dir)}/runtime"]
     words += ["--log", f"{path}.log", "--log-format", "json", "exec"]
     if options.detach:

@@ -34,7 +34,7 @@ from layerstore.containers.records import (
     take_name,
     write_keeper,
 )
-from layerstore.containers.starting import hold, release, runtime_options
+from layerstore.containers.starting import hold, release, runtime_of, runtime_options
 from layerstore.containers.states import (
     EXITED,
     RESTARTING,
@@ -54,7 +54,6 @@ from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock, is_held
 from layerstore.linux.namespaces import mapped_ids
 from layerstore.linux.removal import remove_tree
-from layerstore.runtime.runtimes import installed_runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,7 +224,7 @@ def clear_runtime(container: Container) -> None:
 
 def _delete_by_runtime(container: Container) -> None:
     rootless = bool(mapped_ids())
-    runtime = installed_runtimes(container.settings.runtime, rootless=rootless)[0]
+    runtime = runtime_of(container, rootless=rootless)
     words = [runtime.path, *runtime_options(container.run_dir, runtime, rootless=rootless)]
     words += ["delete", "--force", container.container_id]
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]

@@ -196,6 +196,7 @@ class Monitor:
         self._delay_s = _BACKOFF_S
         self._started_s = 0.0
         self._pid = 0
+        self._refused = b""
         self._runtime_pid = 0
         self._ended: dict[int, int] = {}
         self._streams: dict[int, bytes] = {}
@@ -219,6 +220,10 @@ class Monitor:
             failure = self._live(started)
             code = start_code(failure) if failure else exit_code(self._ended[self._pid])
             if failure and not self._restarts:
+                if self._takes_another_runtime(code, failure):
+                    started = start_runtime(self._spec)
+                    continue
+                failure = self._refused or failure
                 self._write_state("created", exit_code=code, error=failure)
                 self._tell(b"F%c%s" % (code, failure))
                 break
@@ -230,6 +235,19 @@ class Monitor:
             self._restarts += 1
             started = start_runtime(self._spec)
         self._farewell()
+
+    def _takes_another_runtime(self, code: int, failure: bytes) -> bool:
+        """Take the next runtime where one cannot start the container, for whatever reason.
+
+        What the first one said is told if none can.
+        """
+        if code != _START_FAILED or not self._spec["others"]:
+            return False
+        self._refused = self._refused or failure
+        path, options = self._spec["others"].pop(0)
+        self._spec["runtime"], self._spec["runtime_options"] = path, options
+        # Which one knows the container is looked up here by exec, among others.
+        return publish(self._spec["runtime_file"], path.encode(), durable=False)
 
     def _on_term(self, *_: object) -> None:
         self._asked_to_stop = True

@@ -51,7 +51,7 @@ from layerstore.errors import (
 )
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple, NoReturn
 from layerstore.linux import mounts
-from layerstore.linux.files import make_private_dir, write_all
+from layerstore.linux.files import make_private_dir, read_file, write_all
 from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.linux.namespaces import (
     CLONE_NEWNS,
@@ -80,6 +80,7 @@ if TYPE_CHECKING:
 _PR_SET_CHILD_SUBREAPER = 36
 _MESSAGE_MAX_BYTES = monitor.READ_BYTES + 1
 _LOCK_TRIES = 50
+_PATH_MAX_BYTES = 4096
 _LOCK_RETRY_S = 0.02
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -157,7 +158,7 @@ def start(
     settings = container.settings
     rootless = bool(mapped_ids())
     require_enforceable(settings.limits, rootless=rootless, pids=settings.pids)
-    runtime = installed_runtimes(settings.runtime, rootless=rootless)[0]
+    runtimes = installed_runtimes(settings.runtime, rootless=rootless)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{directory_of(store_root, container.container_id)}/stopped")
     root = _make_root(store_root, container, progress, tell)
@@ -167,7 +168,7 @@ def start(
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _become(store_root, container, lock, runtime, root, theirs, attached=attached)
+        _become(store_root, container, lock, runtimes, root, theirs, attached=attached)
     theirs.close()
     lock.close()
     started = Started(ours, pid)
@@ -274,7 +275,7 @@ def _become(
     store_root: str,
     container: Container,
     lock: FileLock,
-    runtime: Runtime,
+    runtimes: list[Runtime],
     root: _Root,
     connection: _socket.socket,
     *,
@@ -287,7 +288,7 @@ def _become(
             signal.signal(number, signal.SIG_DFL)
         _set_subreaper()
         outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        spec = _prepare(store_root, container, runtime, root)
+        spec = _prepare(store_root, container, runtimes, root)
         listener = _listen(f"{container.run_dir}/attach")
         spec["client"] = connection.fileno()
         spec["attached"] = attached
@@ -322,7 +323,7 @@ def _set_subreaper() -> None:
 
 
 def _prepare(
-    store_root: str, container: Container, runtime: Runtime, root: _Root
+    store_root: str, container: Container, runtimes: list[Runtime], root: _Root
 ) -> dict[str, object]:
     """Mount the root, write the bundle, start the runtime, and return what the monitor is told."""
     _make_run_directories(container.run_dir, open_to_all=bool(root.idmap))
@@ -331,8 +332,9 @@ def _prepare(
     ids = mapped_ids()
     parent = container.settings.limits.cgroup_parent.strip("/")
     cgroup = "" if ids else os.path.join("/", parent, f"layerstore-{container.container_id}")
-    spec = _monitor_spec(store_root, container, runtime, cgroup, rootless=bool(ids))
-    early = EarlyRuntime(runtime, spec)
+    spec = _monitor_spec(store_root, container, runtimes, cgroup, rootless=bool(ids))
+    write_private(runtime_file(container.run_dir), runtimes[0].path.encode())
+    early = EarlyRuntime(runtimes[0], spec)
     try:
         config = _config(store_root, container, root, cgroup, ids)
         if container.settings.health is not None:
@@ -465,6 +467,25 @@ def _listen(path: str) -> _socket.socket:
     return listener
 
 
+def runtime_file(run_dir: str) -> str:
+    """Return the file that has the path of the runtime that knows a container."""
+    return f"{run_dir}/runtime"
+
+
+def runtime_of(container: Container, *, rootless: bool) -> Runtime:
+    """Return the runtime that knows a container which runs.
+
+    Raises:
+        InputError: The one that was asked for is gone.
+        UnsupportedError: None is installed any more.
+    """
+    chosen = container.settings.runtime
+    with contextlib.suppress(OSError):
+        path = read_file(runtime_file(container.run_dir), max_bytes=_PATH_MAX_BYTES)
+        chosen = os.fsdecode(path) or chosen
+    return installed_runtimes(chosen, rootless=rootless)[0]
+
+
 def runtime_options(run_dir: str, runtime: Runtime, *, rootless: bool) -> list[str]:
     """Return the words that every call of a runtime for a container begins with."""
     words = ["--root", f"{os.path.dirname(run_dir)}/runtime"]
@@ -475,16 +496,19 @@ def runtime_options(run_dir: str, runtime: Runtime, *, rootless: bool) -> list[s
 
 
 def _monitor_spec(
-    store_root: str, container: Container, runtime: Runtime, cgroup: str, *, rootless: bool
+    store_root: str, container: Container, runtimes: list[Runtime], cgroup: str, *, rootless: bool
 ) -> dict[str, object]:
     """Return what :class:`layerstore.containers.monitor.Monitor` is told: plain values only."""
     settings = container.settings
     directory = directory_of(store_root, container.container_id)
     run_dir = container.run_dir
+    calls = [(one.path, runtime_options(run_dir, one, rootless=rootless)) for one in runtimes]
     cleaner = [sys.executable, "-P", "-m", "layerstore.containers.cleaner"]
     return {
-        "runtime": runtime.path,
-        "runtime_options": runtime_options(run_dir, runtime, rootless=rootless),
+        "runtime": calls[0][0],
+        "runtime_options": calls[0][1],
+        "others": calls[1:],
+        "runtime_file": runtime_file(run_dir),
         "runtime_state": f"{os.path.dirname(run_dir)}/runtime",
         "runtime_log": f"{run_dir}/runtime.log",
         "container": container.container_id,

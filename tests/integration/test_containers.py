@@ -297,6 +297,26 @@ def test_a_check_begins_anew_when_it_is_restarted(box: Containers) -> None:
     wait_until(lambda: box.state("again").get("Health", {}).get("Status") == "healthy", "another")
 
 
+def test_a_runtime_that_cannot_start_it_makes_place_for_the_next(
+    box: Containers, tmp_path: Path
+) -> None:
+    real = shutil.which("runc")
+    (tmp_path / "runc").write_text("#!/bin/sh\necho no such kernel >&2\nexit 1\n")
+    (tmp_path / "crun").write_text(f'#!/bin/sh\nexec {real} "$@"\n')
+    for name in ("runc", "crun"):
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert box.ok("run", "--rm", "box", "echo", "by another", PATH=path).out == "by another\n"
+    box.ok("run", "-d", "--name", "next", "box", "sleep", "1000", PATH=path)
+    assert box.ok("exec", "next", "echo", "in", PATH=path).out == "in\n"  # not by the first
+    box.ok("rm", "-f", "next")
+    (tmp_path / "crun").write_text("#!/bin/sh\necho nor here >&2\nexit 1\n")
+    done = box("run", "--rm", "box", "true", env={"PATH": path})
+    assert done.code == 125
+    assert "no such kernel" in done.err
+    assert box.leftovers() == []
+
+
 def test_memory_limit_really_kills(box: Containers) -> None:
     eat = "a=x; while :; do a=$a$a; done"
     done = box("run", "--memory", "32m", "--name", "eater", "box", "sh", "-c", eat)
