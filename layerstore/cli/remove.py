@@ -8,10 +8,11 @@ import typer
 
 from layerstore.cli.common import DryRun, Json, settings_of
 from layerstore.cli.failure import tell_all
-from layerstore.cli.output import short_id, write_json, write_line
+from layerstore.cli.output import short_id, write_json, write_line, write_table
 
 if TYPE_CHECKING:
     from layerstore.errors import LayerstoreError
+    from layerstore.measure.removing import RemovalShare
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.removal import RemovalEffect
     from layerstore.store.store import Store
@@ -113,43 +114,63 @@ def _execute_removal(store: Store, removal: _Removal, *, force: bool) -> None:
 
 
 class _Freed(NamedTuple):
-    """What is attributed to what goes, and what collecting would then free."""
+    """What is attributed to what goes, image by image, and what collecting would then free."""
 
-    attributed_bytes: int
+    shares: list[RemovalShare]
     effect: RemovalEffect
+
+    @property
+    def attributed_bytes(self) -> int:
+        """What only the images need that go."""
+        return sum(share.added_bytes for share in self.shares)
 
 
 def _freed(store: Store, removals: list[_Removal], *, force: bool) -> _Freed:
     from layerstore.measure.attribution import attribute
-    from layerstore.measure.inventory import ChunkReader, take_inventory
-    from layerstore.measure.ledger import freed_by_removing
+    from layerstore.measure.inventory import ChunkReader
+    from layerstore.measure.removing import removal_shares
+    from layerstore.measure.summary import take_summarised
     from layerstore.store.removal import removal_effect
 
     gone = {name for removal in removals for name in removal.names}
     tags = store.tags()
-    nameless = {tags[name] for name in gone if name in tags} - {
-        image_id for name, image_id in tags.items() if name not in gone
-    }
-    inventory = take_inventory(store)
+    staying = {image_id for name, image_id in tags.items() if name not in gone}
+    nameless = dict.fromkeys(
+        removal.image.image_id for removal in removals if removal.image.image_id not in staying
+    )
+    inventory = take_summarised(store)
     attribution = attribute(inventory, ChunkReader(store, inventory))
-    attributed = freed_by_removing(inventory, attribution, nameless)
+    shares = removal_shares(inventory, attribution, list(nameless))
     unpinned = [removal.image.image_id for removal in removals if removal.is_last and force]
-    return _Freed(attributed, removal_effect(store, gone, unpinned))
+    return _Freed(shares, removal_effect(store, gone, unpinned))
 
 
 def _to_json(removals: list[_Removal], freed: _Freed | None) -> dict[str, object]:
-    return {
+    plain: dict[str, object] = {
         "dry_run": freed is not None,
         "untagged": [name for removal in removals for name in removal.names],
         "deleted": [removal.image.image_id for removal in removals if removal.is_last],
-        "freed": freed and {"attributed_bytes": freed.attributed_bytes, **freed.effect._asdict()},
+        "freed": None,
     }
+    if freed is not None:
+        plain["freed"] = {
+            "attributed_bytes": freed.attributed_bytes,
+            **freed.effect._asdict(),
+            "images": [share._asdict() for share in freed.shares],
+        }
+    return plain
 
 
 def _tell_freed(freed: _Freed) -> None:
     from layerstore.units import format_size
 
     effect = freed.effect
+    if len(freed.shares) > 1:
+        rows = [
+            [short_id(s.image_id), format_size(s.alone_bytes), format_size(s.added_bytes)]
+            for s in freed.shares
+        ]
+        write_table(["IMAGE ID", "ALONE", "IN THIS ORDER"], rows)
 
     def say(what: str, size: int) -> None:
         write_line(f"{what} {format_size(size)} ({size} bytes)")

@@ -25,7 +25,7 @@ from layerstore.measure.inventory import ChunkReader, Inventory
 from layerstore.measure.summary import take_summarised
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from layerstore.digest import DiffId, ImageId
     from layerstore.store.catalog_rows import ImageRecord
@@ -307,40 +307,16 @@ def blob_sizes(inventory: Inventory) -> dict[str, int]:
     }
 
 
-def freed_by_removing(
-    inventory: Inventory, attribution: Attribution, image_ids: Collection[ImageId]
-) -> int:
-    """Return the bytes that become unreferenced when these named images lose all their names.
-
-    Exact for what is referenced; gc then frees them, and a little more or less with the
-    headers and footers of the packs it writes anew.
-    """
-    census = Census(inventory)
-    gone = frozenset(image_ids)
-    freed = 0
-    for group in attribution.groups:
-        owners = census.images(group)
-        if owners and owners <= gone and census.others(group) is None:
-            freed += group.stored
-    blobs = blob_sizes(inventory)
-    tagged = inventory.tagged()
-    staying = {d for i in tagged if i.image_id not in gone for d in blobs_of(inventory, i)}
-    losing = {
-        d
-        for i in tagged
-        if i.image_id in gone and i.image_id not in inventory.held_images
-        for d in blobs_of(inventory, i)
-    }
-    return freed + sum(blobs[digest] for digest in losing - staying)
-
-
 def _blob_owners(inventory: Inventory) -> dict[str, Owner]:
-    """Return the owner of each blob file that an image names."""
+    """Return the owner of each blob file that an image names; of several images the firmest."""
     owners: dict[str, Owner] = {}
-    for image in sorted(inventory.images, key=lambda image: image.image_id in inventory.names):
-        named = image.image_id in inventory.names
-        held = image.image_id in inventory.held_images
-        owner = Owner.BLOBS if named else Owner.HELD if held else Owner.UNREFERENCED
+    ranks = (Owner.UNREFERENCED, Owner.HELD, Owner.BLOBS)
+
+    def rank(image: ImageRecord) -> int:
+        return 2 if image.image_id in inventory.names else image.image_id in inventory.held_images
+
+    for image in sorted(inventory.images, key=rank):
+        owner = ranks[rank(image)]
         owners.update((_blob_path(digest), owner) for digest in blobs_of(inventory, image))
     return owners
 
@@ -373,21 +349,14 @@ def _image_shares(
     inventory: Inventory, attribution: Attribution, census: Census
 ) -> tuple[ImageShare, ...]:
     images = inventory.tagged()
-    blobs = blob_sizes(inventory)
-    exclusive = {
-        i.image_id: sum(blobs[digest] for digest in blobs_of(inventory, i)) for i in images
-    }
-    shared = dict.fromkeys(exclusive, 0)
-    freed = {
-        i.image_id: 0 if i.image_id in inventory.held_images else exclusive[i.image_id]
-        for i in images
-    }
-    for group in attribution.groups:
-        owners = census.images(group)
+    exclusive = dict.fromkeys((image.image_id for image in images), 0)
+    shared = dict(exclusive)
+    freed = dict(exclusive)
+    for owners, size, is_free in uses_of(inventory, attribution, census):
         alone = len(owners) == 1
         for image_id in owners:
-            (exclusive if alone else shared)[image_id] += group.stored
-            freed[image_id] += group.stored if alone and census.others(group) is None else 0
+            (exclusive if alone else shared)[image_id] += size
+            freed[image_id] += size if alone and is_free else 0
     return tuple(
         ImageShare(
             image.image_id,
@@ -398,6 +367,29 @@ def _image_shares(
         )
         for image in images
     )
+
+
+def uses_of(
+    inventory: Inventory, attribution: Attribution, census: Census
+) -> Iterator[tuple[Collection[ImageId], int, bool]]:
+    """Yield what named images need: which do, its bytes, and whether nothing else keeps it."""
+    for group in attribution.groups:
+        owners = census.images(group)
+        if owners:
+            yield owners, group.stored, census.others(group) is None
+    sizes = blob_sizes(inventory)
+    held = {
+        digest
+        for image in inventory.images
+        if image.image_id in inventory.held_images
+        for digest in blobs_of(inventory, image)
+    }
+    users: dict[str, list[ImageId]] = {}
+    for image in inventory.tagged():
+        for digest in dict.fromkeys(blobs_of(inventory, image)):
+            users.setdefault(digest, []).append(image.image_id)
+    for digest, owners_of_blob in users.items():
+        yield owners_of_blob, sizes[digest], digest not in held
 
 
 def _writable(inventory: Inventory) -> tuple[WritableLayer, ...]:

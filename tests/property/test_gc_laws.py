@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from layerstore.image.similar import SimilarFiles
 from layerstore.measure.attribution import attribute
 from layerstore.measure.inventory import ChunkReader, take_inventory
-from layerstore.measure.ledger import freed_by_removing
+from layerstore.measure.removing import freed_by_removing
 from layerstore.store.check import check
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.records import CacheRecord

@@ -16,11 +16,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from layerstore.digest import sha256_digest
+from layerstore.formats.origins import Encoding, Origins
 from layerstore.image.optimize import contents_in_order
 from layerstore.measure.attribution import attribute
+from layerstore.measure.charges import take_charges
 from layerstore.measure.df import take_df
 from layerstore.measure.inventory import ChunkReader, take_inventory
-from layerstore.measure.ledger import Owner, assert_exact, freed_by_removing
+from layerstore.measure.ledger import Owner, assert_exact
+from layerstore.measure.removing import freed_by_removing, removal_shares
 from layerstore.measure.savings import Scheme, take_savings
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.optimize import optimize
@@ -75,18 +79,41 @@ class LedgerMachine(RuleBasedStateMachine):
     def forget_steps(self):
         self.store.cache_drop([record.key for record in self.store.cache_records()])
 
+    @rule(name=NAMES, files=FILES, index=st.sampled_from([b'{"index":1}', b'{"index":2}']))
+    def load(self, name, files, index):
+        """With compressed originals that are kept, and an index that other images came under."""
+        self.steps += 1
+        with self.store.begin("load") as session:
+            layer = put_layer(session, {p: noise(seed, size) for p, (seed, size) in files.items()})
+            kept = put_layer(session, {b"original": noise(("gz", layer), 30_000)})
+            encoding = Encoding(layer, 30_000, kept=kept)
+            origins = Origins(
+                {sha256_digest(index): "application/x"}, {sha256_digest(layer.encode()): encoding}
+            )
+            put_image(
+                session, [layer], name, created=self.steps % 28, origins=origins, documents=[index]
+            )
+
     @precondition(lambda self: self.store.tags())
     @rule(data=st.data())
-    def drop_a_name(self, data):
-        name = data.draw(st.sampled_from(sorted(self.store.tags())))
-        image_id = self.store.tags()[name]
+    def drop_names(self, data):
+        tags = self.store.tags()
+        names = data.draw(st.lists(st.sampled_from(sorted(tags)), min_size=1, unique=True))
+        staying = {image_id for name, image_id in tags.items() if name not in names}
+        gone = [tags[name] for name in names if tags[name] not in staying]
         inventory = take_inventory(self.store)
         attribution = attribute(inventory, ChunkReader(self.store, inventory))
-        last = list(self.store.tags().values()).count(image_id) == 1
-        freed = freed_by_removing(inventory, attribution, [image_id]) if last else 0
-        before = take_df(self.store).ledger.size_of(Owner.UNREFERENCED)
-        self.store.untag(name)
-        assert take_df(self.store).ledger.size_of(Owner.UNREFERENCED) - before == freed
+        shares = removal_shares(inventory, attribution, gone)
+        ledger = take_df(self.store).ledger
+        freed_alone = {image.image_id: image.freed_size for image in ledger.images}
+        for share in shares:
+            assert share.alone_bytes == freed_alone[share.image_id] <= share.added_bytes
+        before = ledger.size_of(Owner.UNREFERENCED)
+        for name in names:
+            self.store.untag(name)
+        freed = take_df(self.store).ledger.size_of(Owner.UNREFERENCED) - before
+        assert freed == sum(share.added_bytes for share in shares)
+        assert freed == freed_by_removing(inventory, attribution, gone)
 
     @precondition(lambda self: self.store.tags())
     @rule(data=st.data(), size=st.integers(0, 20_000))
@@ -119,6 +146,20 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_remembered_is_true(self):
         assert_sums_are_true(self.store)
+
+    @invariant()
+    def parts_of_rows_are_the_file_contents(self):
+        charges = take_charges(self.store)
+        ledger = take_df(self.store).ledger
+        owners = (Owner.EXCLUSIVE, Owner.SHARED, Owner.ORIGINALS)
+        assert charges.contents_size == sum(map(ledger.size_of, owners))
+        for rows in (
+            charges.rows_by_image(),
+            charges.rows(lambda layer, _: layer),
+            charges.rows(lambda _, file: file.path),
+        ):
+            assert sum(row.share_size for row in rows.values()) == charges.contents_size
+        assert sum(f.holding.share_size for f in charges.of_files()) == charges.contents_size
 
     @invariant()
     def everything_adds_up(self):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from layerstore.digest import ChunkId, DiffId, sha256_digest
+from layerstore.formats.origins import NO_ORIGINS, Origins, replace_origins
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 from layerstore.measure.attribution import Attribution, attribute
 from layerstore.measure.inventory import ChunkReader, Inventory, take_inventory
@@ -118,7 +119,12 @@ def put_tree(session: WriteSession, changeset: Changeset, *, tar_size: int = 0) 
 
 
 def put_image(
-    session: WriteSession, layers: Sequence[DiffId], *names: str, created: int = 0
+    session: WriteSession,
+    layers: Sequence[DiffId],
+    *names: str,
+    created: int = 0,
+    origins: Origins = NO_ORIGINS,
+    documents: Sequence[bytes] = (),
 ) -> ImageRecord:
     """Publish an image of published layers; its manifest is a stand-in."""
     config = {
@@ -135,7 +141,9 @@ def put_image(
         "size": len(encoded),
     }
     manifest = json.dumps({"schemaVersion": 2, "config": descriptor, "layers": []}).encode()
-    return session.publish_image(encoded, manifest, layers, names=names)
+    if origins:
+        manifest = replace_origins(manifest, origins)
+    return session.publish_image(encoded, manifest, layers, names=names, documents=documents)
 
 
 def build(store: Store, name: str, *layers: dict[bytes, bytes], created: int = 0) -> ImageRecord:

@@ -13,9 +13,9 @@ from layerstore.measure.inventory import ChunkReader, take_inventory
 from layerstore.measure.ledger import (
     Owner,
     assert_exact,
-    freed_by_removing,
     take_ledger,
 )
+from layerstore.measure.removing import freed_by_removing
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
 from tests.support.measure import build, noise, put_image, put_layer
