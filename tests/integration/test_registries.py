@@ -328,6 +328,28 @@ def test_builds_begin_with_images_of_the_registry(server: Server, cli: Cli, tmp_
 
 
 @pytest.mark.root
+def test_a_locked_base_comes_by_its_digest(server: Server, cli: Cli, tmp_path: Path) -> None:
+    """The tag has moved on, and the store that builds has neither."""
+    name = f"{server.name}/locked"
+    imported(cli, tmp_path, f"{name}:1", file="as it was locked")
+    digest = pushed(cli, server, f"{name}:1")
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "layerstore.toml").write_text(f'base = "{name}:1"\n')
+    cli.ok("lock", context, **server.environment)
+    lock = json.loads((context / "layerstore.lock").read_text())
+    assert lock["bases"][0]["digest"] == digest
+    imported(cli, tmp_path, f"{name}:1", file="as the tag is now")
+    assert pushed(cli, server, f"{name}:1") != digest
+    for number, store in enumerate([cli, Cli(tmp_path / "fresh")]):
+        store.ok("build", "--locked", "-t", "x", context, **server.environment)
+        store.ok("export", "x", "-o", tmp_path / f"{number}.tar")
+        with tarfile.open(tmp_path / f"{number}.tar") as archive:
+            file = archive.extractfile("file")
+            assert file is not None
+            assert file.read() == b"as it was locked"
+
+
 def test_build_caches_lie_in_registries(server: Server, cli: Cli, tmp_path: Path) -> None:
     context = tmp_path / "context"
     context.mkdir()
