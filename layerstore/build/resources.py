@@ -24,7 +24,7 @@ from layerstore.linux.spreading import make_apart, spread_children
 from layerstore.progress import Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from layerstore.build.contexts import Contexts
     from layerstore.build.source import SourceNode
@@ -208,12 +208,18 @@ class BuildResources:
         opaques: Iterable[bytes] = (),
         whiteouts: Sequence[bytes] = (),
         near: Sequence[DiffId] = (),
+        was_read: Callable[[], object] | None = None,
     ) -> DiffId | None:
-        """Publish a layer; return None when there is nothing in it."""
+        """Publish a layer; return None when there is nothing in it.
+
+        ``was_read`` is called before it is published, when all that it is made of was read.
+        """
         from layerstore.image.layer_writer import write_layer
 
         opaque_list = list(opaques)
         if not items and not opaque_list and not whiteouts:
+            if was_read is not None:
+                was_read()
             return None
         session = self.session
         with self._writing:
@@ -222,7 +228,7 @@ class BuildResources:
             record = write_layer(
                 session, self.store, self._clamped(items), whiteouts=whiteouts,
                 opaques=opaque_list, near=near, progress=_GivesUp(self),
-                told=told,
+                told=told, was_read=was_read,
             )  # fmt: skip
             after = session.stats
         self._remember(record.diff_id, told.changeset)

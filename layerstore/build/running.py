@@ -121,6 +121,12 @@ class Running:
         for path, why in outcome.skipped:
             self._resources.ui.message(f"not in the layer: /{os.fsdecode(path)} ({why})")
         opaques = self._opaques(outcome, inputs[0].layers)
+        if id(vertex) not in self._before_commands:
+            # What was read is removed while it is forced to the disk: nobody looks at it again.
+            return self._resources.publish(
+                outcome.items, opaques, outcome.whiteouts, near=inputs[0].layers,
+                was_read=lambda: self._discard(scratch, None),
+            )  # fmt: skip
         diff_id = self._resources.publish(
             outcome.items, opaques, outcome.whiteouts, near=inputs[0].layers
         )

@@ -60,6 +60,7 @@ def write_layer(
     near: Sequence[DiffId] = (),
     progress: Progress | None = None,
     told: Callable[[Changeset], object] | None = None,
+    was_read: Callable[[], object] | None = None,
 ) -> LayerRecord:
     """Store and publish a layer; when this returns it is durable.
 
@@ -76,6 +77,8 @@ def write_layer(
             is stored as a difference.
         progress: Hears the bytes of content.
         told: Hears what the layer holds, as it could be read from the store from then on.
+        was_read: Called when nothing of the items is opened any more, before the layer is
+            published: what they come from may go, whatever becomes of the layer.
 
     Raises:
         UnsafeContentError: The items contradict each other (an entry below a file, a
@@ -98,6 +101,8 @@ def write_layer(
             else:
                 assert entry is not None
                 writer.take(entry, sources.get(entry.path))
+        if was_read is not None:
+            was_read()
         record = writer.publish(changeset.whiteouts, changeset.opaques)
     if told is not None:
         told(msgspec.structs.replace(changeset, entries=tuple(writer.entries)))
