@@ -96,9 +96,9 @@ def run_all(chosen: Sequence[Benchmark], given: argparse.Namespace) -> int:
     kind: Kind = "quick" if given.quick else "full"
     for line in described(chosen, TOP / given.cache):
         say(line)
-    minutes = sum(one.minutes[given.quick] for one in chosen)
+    minutes = max(1, sum(one.minutes[given.quick] for one in chosen))
     needed = dict.fromkeys(name for one in chosen for name in one.inputs_of(kind))
-    say(f"{len(chosen)} benchmarks, about {minutes:.0f} minutes on two idle processors")
+    say(f"{len(chosen)} to run, about {minutes:.0f} minutes on two idle processors")
     if absent := missing_inputs(TOP / given.cache, list(needed)):
         say(f"before that, inputs are made: {', '.join(absent)}")
     runner = Runner(given.cache, TOP / given.results, kind)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -316,6 +321,51 @@ def test_an_interrupted_run_goes_on_with_what_was_not_measured(tmp_path: Path) -
     assert Progress.begin(path, "full", resume=False).done == {}
     path.write_text("half of a fi")
     assert Progress.begin(path, "full", resume=True).done == {}
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "--resume goes on"),
+        (ValueError("x.json: none"), 1, "error: x.json: none"),
+    ],
+)
+def test_however_a_run_ends_it_is_said(
+    how: BaseException,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ends(*_: object) -> int:
+        raise how
+
+    monkeypatch.setattr(suite, "run_all", ends)
+    monkeypatch.setattr(suite.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["suite"])
+    assert suite.main() == status
+    assert said in capsys.readouterr().err
+
+
+def test_an_interrupted_benchmark_is_asked_to_end_and_ends_as_it_likes(programs: Path) -> None:
+    (programs / "slow.py").write_text(
+        "import time\nopen('begun', 'w').close()\n"
+        "try:\n    time.sleep(60)\nfinally:\n    open('cleaned', 'w').close()\n"
+    )
+    runner = Runner(Path("cache"), programs / "results", "full")
+    pid = os.getpid()
+
+    def interrupt() -> None:
+        while not (programs / "begun").exists():
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(a_benchmark("slow", module="slow"))
+    thread.join()
+    assert (programs / "cleaned").exists()
 
 
 def test_documents_in_a_form_of_their_own_are_read_by_the_table(programs: Path) -> None:
