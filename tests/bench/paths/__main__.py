@@ -159,7 +159,7 @@ class Bench:
         self.samples.append(
             report.Sample(
                 contender.name, column.name, state, number,
-                cost.wall_seconds, cost.cpu_seconds, os.getloadavg()[0],
+                cost.wall_seconds, cost.cpu_seconds,
             )
         )  # fmt: skip
 
