@@ -100,7 +100,7 @@ class Benchmark:
         needs: Without which there is nothing to run: ``root``, or programs.
         disk_gb: About how much disk it needs for a while.
         explores: It decided how layerstore works and compares nobody a user would choose
-            between: it is run with ``--all`` or by name.
+            between, or it has a page of its own: it is run with ``--all`` or by name.
         ours: Who is layerstore's default way.
         variants: How names of layerstore's other ways begin.
         tables: What is shown.

@@ -41,8 +41,8 @@ KEPT = TOP / "docs/performance"
 NAMES = [one.name for one in BENCHMARKS]
 HELPERS = {"bare_import", "corpora", "mfusepy_server"}
 """Programs that measure nothing by themselves."""
-APART = {"growth", "savings_page", "seed"}
-"""Those whose results stand in docs/savings.md."""
+APART = {"savings_page"}
+"""Makes docs/savings.md."""
 
 
 def source_of(module: str) -> str:
