@@ -68,9 +68,13 @@ def main() -> int:
         run_in_every_view(views)
         show_isolation(views)
         heading("What it costs, and what it would cost otherwise")
+        report = options.store.parent / "demo-report.html"
         layerstore(
-            "savings", *(example.name for example in EXAMPLES), "--copies", str(options.copies)
+            "savings",
+            *(example.name for example in EXAMPLES),
+            *("--copies", str(options.copies), "--html", str(report), "--memory"),
         )
+        print(f"the same with pictures, to open in a browser: {report}")
         layerstore("df")
     print(f"\ndone in {time.monotonic() - started:.0f} s; the store stays in {options.store}")
     print("run it again and every step comes from the cache")

@@ -139,6 +139,7 @@ def savings(
         hosts=None if hosts is None else _hosts(hosts),
         memory=memory,
         details=as_json or html is not None,
+        waste=html is not None,
     )
     place = _Place(settings_of(context), of or (), host, work or _work_directory())
     write_savings(place.measured(images or (), wishes, with_optimize=with_optimize), output)

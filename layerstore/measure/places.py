@@ -21,6 +21,11 @@ _WORTH = 0.012
 """A directory is opened only if it holds this part of everything: smaller areas show nothing."""
 
 
+_MANY = 0.1
+_LARGEST = 8
+"""A directory of more than that part, all of whose directories are small, shows its largest."""
+
+
 class Place(msgspec.Struct, frozen=True):
     """A directory of the images.
 
@@ -96,6 +101,8 @@ def _opened(root: _Directory, most: int) -> list[Place]:
         if node is None:
             break
         worthy = [child for child in node.below.values() if child.total > smallest]
+        if not worthy and node.total > _MANY * root.total:
+            worthy = sorted(node.below.values(), key=lambda each: -each.total)[:_LARGEST]
         if len(shown) + len(places) + len(worthy) > most or not worthy:
             shown.remove(node)
             places.append(Place(_text(node.path) + "/", node.total))

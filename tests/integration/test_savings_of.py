@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.integration.test_engines import ENGINES, engine
 from tests.support.cli import Cli
 from tests.support.measure import noise
 
@@ -190,3 +191,24 @@ def test_reports_in_every_form(cli, tmp_path):
     assert json.loads(cli.ok("savings", "--format", "json").out)["sharing"]["names"] == [
         "one:1", "two:1",
     ]  # fmt: skip
+
+
+@pytest.mark.root
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_an_engine_has_is_measured_by_its_socket(cli, other, tmp_path, name):
+    with engine(name, tmp_path) as peer:
+        cli.ok("save", "--to", name, *peer.where, "one:1", "two:1")
+        found = other.ok("savings", "--of", f"{name}:*", *peer.where, "--work", tmp_path, "--json")
+        assert sorted(image["names"][0] for image in found.json()["images"]) == ["one:1", "two:1"]
+        one = other.ok("savings", "--of", f"{name}:one:1", *peer.where, "--json").json()
+        assert [image["names"] for image in one["images"]] == [["one:1"]]
+        other.fails(3, "savings", "--of", f"{name}:absent*", *peer.where)
+    real = Cli(tmp_path / "real")
+    cli.ok("save", "one:1", "two:1", "-o", tmp_path / "both.tar")
+    real.ok("load", "-i", tmp_path / "both.tar")
+    sizes_there = {i["names"][0]: i["copy_size"] for i in found.json()["images"]}
+    here = real.ok("savings", "--json").json()["images"]
+    assert sizes_there == {image["names"][0]: image["copy_size"] for image in here}
+    assert not other.store.exists()
+    assert not list(tmp_path.glob("layerstore-savings-*"))

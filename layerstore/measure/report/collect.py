@@ -15,12 +15,14 @@ from layerstore.measure.savings_report import image_name
 from layerstore.measure.sharing import Sharing, take_sharing
 from layerstore.measure.survey import take_survey
 from layerstore.measure.transfers import Transfers, take_transfers
+from layerstore.measure.waste import take_waste
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from layerstore.measure.survey import Survey
     from layerstore.measure.transfers import Hosts
+    from layerstore.measure.waste import CauseTotal
     from layerstore.progress import Progress
     from layerstore.store.store import Store
 
@@ -53,6 +55,7 @@ class Wishes(NamedTuple):
         hosts: Gives the hosts whose pulls are counted; None for none.
         memory: Whether the kernel is asked what running views hold in memory.
         details: Whether sharing and places are told as well; trees are read once more for it.
+        waste: Whether what images could do without is looked for.
     """
 
     copies: int | None = 1
@@ -60,13 +63,20 @@ class Wishes(NamedTuple):
     hosts: Callable[[Store, Survey], Sequence[Hosts]] | None = None
     memory: bool = False
     details: bool = True
+    waste: bool = False
 
 
 class Collected(NamedTuple):
-    """A report, and what narrow screens get instead of its matrix."""
+    """A report, and what only a page shows.
+
+    Attributes:
+        narrow_sharing: What narrow screens get instead of the matrix.
+        waste: What the images could do without, by cause; ``layerstore waste`` tells all of it.
+    """
 
     report: Report
     narrow_sharing: Sharing | None
+    waste: tuple[CauseTotal, ...] = ()
 
 
 def collect(
@@ -114,7 +124,8 @@ def collect(
     detailed = msgspec.structs.replace(
         report, sharing=take_sharing(survey, names, WIDE_ROWS), places=take_places(survey)
     )
-    return Collected(detailed, take_sharing(survey, names, NARROW_ROWS))
+    waste = take_waste(store, survey.chosen).causes if wishes.waste else ()
+    return Collected(detailed, take_sharing(survey, names, NARROW_ROWS), waste)
 
 
 def to_builtins(report: Report) -> object:

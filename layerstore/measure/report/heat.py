@@ -69,8 +69,8 @@ def _draw_row(
         told = f"{share:.0%} of {names[row]} is in {names[column]}"
         svg.rect(x, y, cell - gap, cell - gap, "f-heat", title=told, opacity=share * _DARKEST)
         if len(shares) <= _VALUES_MAX and cell >= 26:
-            # White on what is dark enough, ink on the rest: 4.5 to 1 either way.
-            colour = "on" if share * _DARKEST > 0.55 else "ink"
+            # White on what is dark enough, ink on the rest: 4 to 1 and more, in light and dark.
+            colour = "on" if share * _DARKEST > 0.7 else "ink"
             svg.text(x + cell / 2, y + cell / 2 + 4, f"{share:.0%}", colour, anchor="middle",
                      size=SMALL_PX)  # fmt: skip
 

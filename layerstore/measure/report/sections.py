@@ -12,6 +12,7 @@ from layerstore.measure.report.tables import OPEN_ROWS_MAX, folded, table
 from layerstore.measure.report.treemap import Tile, treemap
 from layerstore.measure.savings import SCHEME_LABELS, Scheme
 from layerstore.measure.savings_report import HOW, OURS, image_name, ratio_text
+from layerstore.measure.waste_rules import MEANING
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from layerstore.measure.savings import Savings, SchemeSize
     from layerstore.measure.sharing import Sharing
     from layerstore.measure.transfers import Transfers
+    from layerstore.measure.waste import CauseTotal
 
 COMPARED_WITH = {
     Scheme.PLAIN_LAYERS: Scheme.FULL_COPIES,
@@ -237,6 +239,39 @@ def places(found: Sequence[Place]) -> str:
 def _top(path: str) -> str:
     parts = path.split("/")
     return "/".join(parts[:3] if parts[1] == "usr" else parts[:2])
+
+
+def waste(causes: Sequence[CauseTotal]) -> str:
+    """Return what images could do without."""
+    counted = [each for each in causes if not each.advice and each.size]
+    if not counted:
+        return ""
+    total = sum(each.size for each in counted)
+    tiles = [Tile(_cause(each), each.size, each.rule.value) for each in counted]
+    title = "Needless bytes in layers by cause"
+
+    def draw(width: int, ident: str) -> Svg:
+        return treemap(tiles, (width, 300 if width > 600 else 340), title, ident)
+
+    rows = [
+        (_cause(each), MEANING[each.rule], str(each.images), f"{each.files:,}",
+         format_size(each.size), format_size(each.stored))
+        for each in counted
+    ]  # fmt: skip
+    stored = sum(each.stored for each in counted)
+    heads = ["Cause", "What it is", "Images", "Files", "In plain layers", "Stored here"]
+    last = ("all", "", "", "", format_size(total), format_size(stored))
+    told = table(title, heads, rows, texts=2, total=last)
+    return (
+        "<section><h2>What images could do without</h2>\n<p>"
+        f"{shown(format_size(total))} of plain layers, {shown(format_size(stored))} as they are "
+        "stored here. <code>layerstore waste</code> names the steps, and what to type "
+        f"instead.</p>\n{_twice(draw, 'waste')}{folded('The numbers', told)}</section>"
+    )
+
+
+def _cause(each: CauseTotal) -> str:
+    return f"{each.rule.value}: {each.cause}"
 
 
 def transfers(taken: Transfers) -> str:

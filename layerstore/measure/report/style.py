@@ -10,14 +10,14 @@ from __future__ import annotations
 _LIGHT = """
 --paper:#ffffff;--raised:#f5f6f8;--ink:#1a1d21;--soft:#5b626c;--grid:#e3e6ea;--axis:#9aa1ab;
 --full_copies:#6f7782;--plain_layers:#c45500;--compressed_layers:#a87400;--whole_files:#b05a8c;
---fixed_blocks:#3185bd;--chunks:#0060a0;--stored:#00865f;--optimized:#005c42;--heat:#0060a0;
+--fixed_blocks:#3185bd;--chunks:#0060a0;--stored:#00865f;--optimized:#005c42;--heat:#00508a;--on:#ffffff;
 --t0:#0072b2;--t1:#009e73;--t2:#e69f00;--t3:#cc79a7;--t4:#d55e00;--t5:#56b4e9;--t6:#7d8590;
 """
 
 _DARK = """
 --paper:#14171b;--raised:#1d2126;--ink:#e8eaed;--soft:#a4abb5;--grid:#2b3037;--axis:#69717c;
 --full_copies:#9aa2ad;--plain_layers:#ee7d30;--compressed_layers:#e0a52c;--whole_files:#d98bb9;
---fixed_blocks:#6cc0f0;--chunks:#3d9bdc;--stored:#1fbf8f;--optimized:#7adcbc;--heat:#4fa8e6;
+--fixed_blocks:#6cc0f0;--chunks:#3d9bdc;--stored:#1fbf8f;--optimized:#7adcbc;--heat:#1b6fae;--on:#ffffff;
 --t0:#3d9bdc;--t1:#1fbf8f;--t2:#e0a52c;--t3:#d98bb9;--t4:#ee7d30;--t5:#6cc0f0;--t6:#8d95a0;
 """
 
@@ -31,7 +31,7 @@ _PICTURE = """
 font-variant-numeric:tabular-nums}
 .paper{fill:var(--paper)}
 text.ink{fill:var(--ink)}text.soft{fill:var(--soft)}text.strong{fill:var(--ink);font-weight:600}
-text.on{fill:var(--paper)}
+text.on{fill:var(--on)}
 line.grid{stroke:var(--grid)}line.axis{stroke:var(--axis)}
 .gap{stroke:var(--paper);stroke-width:1.5}.empty{fill:var(--raised)}
 polyline{stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
