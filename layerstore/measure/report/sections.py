@@ -262,11 +262,13 @@ def waste(causes: Sequence[CauseTotal]) -> str:
     heads = ["Cause", "What it is", "Images", "Files", "In plain layers", "Stored here"]
     last = ("all", "", "", "", format_size(total), format_size(stored))
     told = table(title, heads, rows, texts=2, total=last)
+    # One tile would be no picture.
+    pictures = _twice(draw, "waste") + folded("The numbers", told) if len(tiles) > 1 else told
     return (
         "<section><h2>What images could do without</h2>\n<p>"
         f"{shown(format_size(total))} of plain layers, {shown(format_size(stored))} as they are "
         "stored here. <code>layerstore waste</code> names the steps, and what to type "
-        f"instead.</p>\n{_twice(draw, 'waste')}{folded('The numbers', told)}</section>"
+        f"instead.</p>\n{pictures}</section>"
     )
 
 
