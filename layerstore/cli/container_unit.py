@@ -36,7 +36,8 @@ def generate(options: argparse.Namespace, root: str) -> int:
         )
     program = f"{sys.executable} -P -m layerstore --store {_quoted(root)}"
     policy = _RESTARTS[options.restart_policy or settings.restart]
-    timeout = max(settings.stop_timeout_s, 0) + _GRACE_S
+    seconds = settings.stop_timeout_s
+    timeout = "infinity" if seconds < 0 else str(seconds + _GRACE_S)
     sys.stdout.write(
         f"""\
 # Written by: layerstore generate systemd {container.name}

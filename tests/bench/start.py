@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 IMAGE = "bench:1"
 BAR = 0.2
 _START_SECONDS = 60
+_CONMONS = 20
 _DOCKER = "/usr/bin/docker"
 _LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096")
 """podman would raise them, which who is root of a part of a machine only may not."""
@@ -338,6 +339,32 @@ def many(work: Path, tar: Path, count: int, result: Result) -> None:
     result.add(group, "layerstore", "ps", "s", [listed])
     ours.ask("container", "rm", "--force", *names)
     ours.close()
+    if shutil.which("podman") is not None:
+        _conmons(work, tar, min(count, _CONMONS), result, group)
+
+
+def _conmons(work: Path, tar: Path, count: int, result: Result, group: str) -> None:
+    """Measure what podman has beside a container: conmon, written in C."""
+    podman = Podman(work, tar)
+    try:
+        for _ in range(count):
+            words = ("run", "--detach", "--network", "host", *_LIMITS, IMAGE, "sleep", "infinity")
+            subprocess.run([*podman.words, *words], check=True, capture_output=True)
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                words_of = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"conmon" in words_of.split(b"\0")[0] and str(work).encode() in words_of:
+                    found.append(_private_and_shared(pid))
+    finally:
+        subprocess.run([*podman.words, "rm", "--all", "--force", "--time", "0"], check=False,
+                       capture_output=True)  # fmt: skip
+    private = statistics.mean(own for own, _ in found)
+    share = statistics.mean(share for _, share in found)
+    print(f"{len(found)} conmons, private {private / 1024:.2f} MiB each, proportional "
+          f"{share / 1024:.2f} MiB each")  # fmt: skip
+    result.add(group, "podman", "private memory of a monitor", "B", [private * 1024])
+    result.add(group, "podman", "its share of shared memory", "B", [share * 1024])
 
 
 def _has_open(pid: str, place: Path) -> bool:

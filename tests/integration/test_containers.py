@@ -317,6 +317,29 @@ def test_a_runtime_that_cannot_start_it_makes_place_for_the_next(
     assert box.leftovers() == []
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ((), "TimeoutStopSec=30"),
+        (("--stop-timeout", "-1", "--restart", "on-failure:3"), "TimeoutStopSec=infinity"),
+        (("--stop-timeout", "0", "--restart", "unless-stopped"), "TimeoutStopSec=20"),
+    ],
+)
+def test_systemd_takes_a_generated_unit(
+    box: Containers, tmp_path: Path, options: tuple[str, ...], line: str
+) -> None:
+    box.ok("create", "--name", "unit", *options, "box", "sleep", "1000")
+    unit = tmp_path / "unit-of-box.service"
+    unit.write_text(box.ok("generate", "systemd", "unit").out)
+    assert line in unit.read_text().splitlines()
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert unit.name not in done.stderr  # it warns of what it would ignore
+
+
 def test_memory_limit_really_kills(box: Containers) -> None:
     eat = "a=x; while :; do a=$a$a; done"
     done = box("run", "--memory", "32m", "--name", "eater", "box", "sh", "-c", eat)
