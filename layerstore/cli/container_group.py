@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from layerstore.cli.output import write_json, write_line, write_table
-from layerstore.errors import ConflictError, InputError, LayerstoreError
+from layerstore.errors import ConflictError, InputError, LayerstoreError, NotFoundError
 from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -92,13 +92,14 @@ def volume_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("names", nargs="*", metavar="NAME", help="names of volumes")
     parser.add_argument("-q", "--quiet", action="store_true", help="print names only")
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask; nothing here asks")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
 def volume(options: argparse.Namespace, root: str) -> int:
     """List, make and remove volumes."""
     from layerstore.cli.failure import tell_all
-    from layerstore.containers.lifecycle import drop_volume, unused_volumes
+    from layerstore.containers.lifecycle import drop_volume
     from layerstore.containers.volumes import (
         check_volume_name,
         make_volume,
@@ -111,8 +112,8 @@ def volume(options: argparse.Namespace, root: str) -> int:
         _list(volume_names(root), root, options)
         return 0
     if options.volume_command == "prune":
-        names = unused_volumes(root)
-    elif options.volume_command == "create" and not names:
+        return _prune_volumes(root)
+    if options.volume_command == "create" and not names:
         import os
 
         names = [os.urandom(32).hex()]
@@ -143,6 +144,18 @@ def volume(options: argparse.Namespace, root: str) -> int:
         else:
             write_line(name)
     tell_all(failures)
+    return 0
+
+
+def _prune_volumes(root: str) -> int:
+    """Remove every volume that no container has."""
+    from layerstore.containers.lifecycle import drop_volume, unused_volumes
+
+    for name in unused_volumes(root):
+        # Between the two looks somebody may have taken it, or removed it.
+        with contextlib.suppress(ConflictError, NotFoundError):
+            drop_volume(root, name)
+            write_line(name)
     return 0
 
 

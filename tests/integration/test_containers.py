@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.cli import fast
+from layerstore.containers import lifecycle
 from layerstore.linux import probe
 from layerstore.store.store import Store
 from tests.support import rootless
@@ -379,6 +381,23 @@ def test_volumes(box: Containers, tmp_path: Path) -> None:
     box.ok("volume", "rm", "data")
     box.ok("run", "--rm", "-v", "/anonymous", "box", "touch", "/anonymous/x")
     assert box.ok("volume", "ls", "-q").out == ""
+
+
+def test_a_volume_that_is_taken_while_unused_ones_are_removed_stays(
+    box: Containers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box.ok("volume", "create", "late")
+    box.ok("volume", "create", "unused")
+    root = str(box.store)
+    found = [*lifecycle.unused_volumes(root), "gone"]  # as prune finds out first
+    assert {"late", "unused"} <= set(found)
+    monkeypatch.setattr(lifecycle, "unused_volumes", lambda _root: found)
+    box.ok("create", "--name", "takes", "-v", "late:/data", "box", "true")
+    assert fast.run("volume", ["prune", "--force"], root) == 0
+    assert capsys.readouterr().out.split() == ["unused"]
+    assert box.ok("volume", "ls", "-q").lines == ["late"]
+    box.ok("rm", "takes")
+    box.ok("volume", "rm", "late")
 
 
 def test_networks(box: Containers) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +13,7 @@ from types import SimpleNamespace
 
 import layerstore
 from layerstore.containers.logs import follow_log, parse_line
-from layerstore.containers.monitor import exit_code, start_code
+from layerstore.containers.monitor import Monitor, exit_code, start_code
 from layerstore.containers.monitor_files import to_json
 from layerstore.containers.monitor_log import Log
 from layerstore.containers.records import directory_of, new_id
@@ -86,3 +89,42 @@ def test_following_goes_on_in_a_newer_log_that_is_smaller(tmp_path: Path) -> Non
     log.close()
     lines = follow_log(str(tmp_path), container, 10_000)  # type: ignore[arg-type] -- its id alone
     assert [line.text for line in lines] == [b"newer\n"]
+
+
+def test_a_runtime_that_ended_before_the_monitor_listened_is_seen(tmp_path: Path) -> None:
+    """No signal tells of it: SIGCHLD came when nobody had a handler."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"{tmp_path}/attach")
+    listener.listen(1)
+    child = os.fork()
+    if child == 0:
+        try:
+            ended = os.posix_spawn("/bin/false", ["false"], {})
+            os.waitid(os.P_PID, ended, os.WEXITED | os.WNOWAIT)  # it is a zombie, not collected
+            Monitor(_spec(tmp_path, ended, theirs.detach(), listener.detach())).run()
+        finally:
+            os._exit(0)
+    theirs.close()
+    listener.close()
+    ours.settimeout(30)
+    try:
+        assert ours.recv(1000) == b"F\x7dit said nothing"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        ours.close()
+    assert json.loads((tmp_path / "state").read_text())["status"] == "created"
+
+
+def _spec(place: Path, runtime: int, client: int, listener: int) -> dict[str, object]:
+    """Return what a monitor is told about an attached start of a runtime with no streams."""
+    paths = ("pid_file", "runtime_log", "state", "stopped", "runtime_state", "runtime_file")
+    none = dict.fromkeys(("stdin", "stdout", "stderr", "console"), -1)
+    return {
+        **{name: f"{place}/{name}" for name in paths},
+        "started": {"pid": runtime, **none}, "inherited": [], "client": client, "attached": True,
+        "listener": listener, "log": "", "log_max_bytes": 0, "log_files": 1, "others": [],
+        "restart": ("no", 0), "durable": False, "boot_id": "", "container": "x", "cgroup": "",
+        "tty": False, "interactive": False, "stop_signal": 15,
+    }  # fmt: skip
