@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from layerstore.formats.pack import ItemKind
-from layerstore.measure.apportion import share
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId, DiffId
     from layerstore.measure.inventory import Inventory
-    from layerstore.store.catalog_rows import BlockRow
 
 K = TypeVar("K")
 
@@ -77,15 +75,6 @@ class Attribution(NamedTuple):
         return owned + self.dead + self.framing + self.retired + self.unknown
 
 
-class _Sums:
-    """Running sums of one group."""
-
-    __slots__ = ("data_raw", "data_stored", "meta_raw", "meta_stored")
-
-    def __init__(self) -> None:
-        self.data_stored = self.data_raw = self.meta_stored = self.meta_raw = 0
-
-
 class Sets(Generic[K]):
     """Gives a small number to every distinct set of keys that occurs.
 
@@ -118,13 +107,13 @@ class Needs:
         self._bases = inventory.bases
         self._block_of = {
             row.chunk_id: (row.pack, row.block)
-            for row in inventory.chunks
+            for row in (inventory.chunks if inventory.bases else ())
             if (row.pack, row.block) in inventory.bases
         }
 
     def with_bases(self, items: set[ChunkId]) -> set[ChunkId]:
         """Return items and everything that they are, directly or not, differences against."""
-        todo = [item for item in items if item in self._block_of]
+        todo = [item for item in items if item in self._block_of] if self._block_of else []
         while todo:
             for base in self._bases[self._block_of[todo.pop()]]:
                 if base not in items:
@@ -211,15 +200,11 @@ def sum_up(
         items.update(chunk_id for _, chunk_id in record.tree + record.recipe)
         items.add(layer_item_id(inventory.layer_bytes[diff_id]))
         sets.add(diff_id, needs.with_bases(items))
-    blocks = {
-        (row.pack, row.block): row for row in inventory.blocks if packs is None or row.pack in packs
-    }
-    sums = [_Sums() for _ in sets.members]
-    _charge_items(inventory, sets.of_item, blocks, sums)
+    data, meta = _charge_items(inventory, sets.of_item, len(sets.members), packs)
     groups = tuple(
-        Group(frozenset(layers), s.data_stored, s.data_raw, s.meta_stored, s.meta_raw)
-        for layers, s in zip(sets.members, sums, strict=True)
-        if s.data_raw or s.meta_raw
+        Group(frozenset(layers), *of_data, *of_meta)
+        for layers, of_data, of_meta in zip(sets.members, data, meta, strict=True)
+        if of_data[1] or of_meta[1]
     )
     return Sums(groups, stored_by_pack(inventory))
 
@@ -227,22 +212,39 @@ def sum_up(
 def _charge_items(
     inventory: Inventory,
     set_of_item: Mapping[ChunkId, int],
-    blocks: Mapping[tuple[int, int], BlockRow],
-    sums: list[_Sums],
-) -> None:
-    """Add every indexed item's share to its group."""
+    count: int,
+    packs: Container[int] | None,
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return the stored and the plain bytes of each set's data, and of its metadata.
+
+    Args:
+        inventory: With rows.
+        set_of_item: Numbers of sets below ``count``; items in none have ``NO_LAYER``.
+        count: Of sets.
+        packs: As :func:`sum_up` is told.
+    """
+    # One list of numbers: metadata lies behind data.
+    stored, raw = [0] * (2 * count), [0] * (2 * count)
+    blocks = {
+        (row.pack, row.block): (
+            row.raw_length,
+            row.stored_length,
+            0 if row.kind == ItemKind.DATA else count,
+        )
+        for row in inventory.blocks
+        if packs is None or row.pack in packs
+    }
+    none = (0, 0, 0)
     for chunk_id, pack, block, offset, length in inventory.chunks:
-        row = blocks.get((pack, block))
-        if row is None:
+        whole, kept, place = blocks.get((pack, block), none)
+        if not whole:
             continue  # its pack is not on disk: check reports it, there is nothing to charge
-        stored = share(offset, length, row.raw_length, row.stored_length)
-        own = sums[set_of_item.get(chunk_id, NO_LAYER)]
-        if row.kind == ItemKind.DATA:
-            own.data_stored += stored
-            own.data_raw += length
-        else:
-            own.meta_stored += stored
-            own.meta_raw += length
+        place += set_of_item.get(chunk_id, NO_LAYER)
+        # apportion.share, inlined: a call for every chunk of a store is most of the work
+        stored[place] += (offset + length) * kept // whole - offset * kept // whole
+        raw[place] += length
+    both = list(zip(stored, raw, strict=True))
+    return both[:count], both[count:]
 
 
 def _pack_files(inventory: Inventory, stored: Mapping[int, int]) -> tuple[dict[int, int], int, int]:
