@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.harness import Series, interleave, run_costed, say
+from tests.bench.harness import Series, absolute, interleave, run_costed, say
 from tests.bench.result import Result
 from tests.bench.trees import bootstrap, pack
 
@@ -65,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     source.add_argument("--tree", type=Path)
     source.add_argument("--tar", type=Path)
     parser.add_argument("-n", "--rounds", type=int, default=7)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=absolute)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when the target is missed")
     return parser.parse_args()

@@ -18,7 +18,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.harness import environment, grid, interleave, megabytes, run_costed, say, warm
+from tests.bench.harness import (
+    absolute,
+    environment,
+    grid,
+    interleave,
+    megabytes,
+    run_costed,
+    say,
+    warm,
+)
 from tests.bench.result import Result
 
 TARGET_BYTES_S = 200e6
@@ -50,7 +59,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--bytes", type=int, default=2_000_000_000)
     parser.add_argument("-n", "--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
+    parser.add_argument(
+        "--work", type=absolute, help="where to work (default: a temporary directory)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when the target is missed")
     return parser.parse_args()

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.linux import mounts, namespaces
 from layerstore.linux.data_layers import FOLLOWING
-from tests.bench.harness import say
+from tests.bench.harness import absolute, say
 from tests.bench.result import Result
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def main() -> int:
         prog="tests.bench.fanotify", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--events", type=int, default=5000)
-    parser.add_argument("--work", type=Path, help="a directory on ext4, xfs or btrfs")
+    parser.add_argument("--work", type=absolute, help="a directory on ext4, xfs or btrfs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     if os.geteuid() != 0:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from layerstore.linux import mounts
 from layerstore.linux.mounts import identify
-from tests.bench.harness import environment, grid, interleave, say
+from tests.bench.harness import absolute, environment, grid, interleave, say
 from tests.bench.result import Result
 from tests.bench.trees import unpack_or_copy
 from tests.support.views import server_pids
@@ -245,7 +245,7 @@ def main() -> int:
     source.add_argument("--tree", type=Path)
     source.add_argument("--tar", type=Path)
     parser.add_argument("-n", "--rounds", type=int, default=7)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=absolute)
     parser.add_argument("--mfusepy", type=Path)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()

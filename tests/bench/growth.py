@@ -34,6 +34,7 @@ from tests.bench.docker_load import write_archive
 from tests.bench.harness import (
     CommandError,
     Cost,
+    absolute,
     environment,
     fresh,
     grid,
@@ -329,7 +330,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("cache", type=Path, help="where the corpora are, or are made")
     parser.add_argument("--only", action="append", help="those whose name holds this text")
     parser.add_argument("--optimize", action="store_true", help="layerstore optimize at the end")
-    parser.add_argument("--work", type=Path, help="where to work (default: for temporary files)")
+    parser.add_argument(
+        "--work", type=absolute, help="where to work (default: for temporary files)"
+    )
     parser.add_argument("--json", type=Path, help="keep the figures there")
     return parser.parse_args()
 

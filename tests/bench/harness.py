@@ -18,11 +18,11 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,11 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def megabytes(size: float) -> str:
     return f"{size / 1e6:.1f}"
+
+
+def absolute(text: str) -> Path:
+    """Return a path of the command line in full: servers that are started know no other."""
+    return Path(text).absolute()
 
 
 def fresh(path: Path) -> Path:

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from tests.bench.harness import Cost, clean_environment, grid, megabytes, run_costed, say
+from tests.bench.harness import Cost, absolute, clean_environment, grid, megabytes, run_costed, say
 from tests.bench.result import Result
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--directories", type=int, action="append", help="files of trees on disk; may be repeated"
     )
-    parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
+    parser.add_argument(
+        "--work", type=absolute, help="where to work (default: a temporary directory)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a target is missed")
     parser.add_argument("--write-tar", type=int, help=argparse.SUPPRESS)

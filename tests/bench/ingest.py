@@ -23,6 +23,7 @@ from pathlib import Path
 from tests.bench.contenders import CONTENDERS, REFERENCE, Contender, found
 from tests.bench.harness import (
     Series,
+    absolute,
     disk_bytes,
     environment,
     fresh,
@@ -218,7 +219,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("-n", "--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", help="contenders whose name holds this text")
-    parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
+    parser.add_argument(
+        "--work", type=absolute, help="where to work (default: a temporary directory)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a target is missed")
     return parser.parse_args()

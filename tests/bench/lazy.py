@@ -30,7 +30,7 @@ from fuse_mount.lazy_lowers import LazySource
 from layerstore.linux import mounts as syscalls
 from layerstore.linux import namespaces
 from layerstore.store.store import Store
-from tests.bench.harness import environment, grid, say
+from tests.bench.harness import absolute, environment, grid, say
 from tests.bench.result import Result, Unit
 from tests.support.lazy import LazyPlace, Wrapped, wait_until, wrap_remotes
 
@@ -247,7 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.bench.lazy", description=__doc__.splitlines()[0])
     parser.add_argument("--remote", type=Path)
     parser.add_argument("--image", default="deb:1")
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=absolute)
     parser.add_argument("--rounds", type=int, default=3, help="0: only what an event costs")
     parser.add_argument("--delay-ms", type=float, default=5)
     parser.add_argument("--backends", default="kernel,fuse")

@@ -34,7 +34,7 @@ from layerstore.store.objects import object_sizes
 from layerstore.store.paths import StorePaths
 from layerstore.store.store import Store
 from layerstore.vfs.view import ImageView
-from tests.bench.harness import environment, grid, say
+from tests.bench.harness import absolute, environment, grid, say
 from tests.bench.result import Result
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--store")
     parser.add_argument("--optimize", metavar="LEVEL")
     parser.add_argument("-n", "--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=absolute)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     return parser.parse_args()
 

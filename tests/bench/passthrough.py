@@ -40,7 +40,7 @@ from tests.bench.fuse_servers import (
     read_whole,
     walk_and_stat,
 )
-from tests.bench.harness import environment, grid, interleave, say
+from tests.bench.harness import absolute, environment, grid, interleave, say
 from tests.bench.result import Result
 from tests.bench.trees import unpack_or_copy
 from tests.support.views import changeset_of, publish_changeset
@@ -178,7 +178,7 @@ def main() -> int:
     source.add_argument("--tree", type=Path)
     source.add_argument("--tar", type=Path)
     parser.add_argument("-n", "--rounds", type=int, default=7)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=absolute)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     if os.geteuid() != 0:

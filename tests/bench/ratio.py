@@ -27,6 +27,7 @@ from tests.bench.contenders import ARCHIVES, HARDER, LAYERSTORE, Contender, foun
 from tests.bench.corpora import CORPORA, add_corpora, make_corpus
 from tests.bench.harness import (
     CommandError,
+    absolute,
     disk_bytes,
     environment,
     grid,
@@ -264,7 +265,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", help="peers whose name holds this text")
     parser.add_argument("--quick", action="store_true", help="leave optimize out")
     parser.add_argument("--harder", action="store_true", help="peers with all their effort too")
-    parser.add_argument("--work", type=Path, help="where to work (default: a temporary directory)")
+    parser.add_argument(
+        "--work", type=absolute, help="where to work (default: a temporary directory)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a bar is not met")
     return parser.parse_args()

@@ -33,7 +33,7 @@ from layerstore.linux import namespaces
 from layerstore.progress import Silent
 from layerstore.store.objects import kept_objects, sync_file_system, unpack
 from layerstore.store.store import Store
-from tests.bench.harness import environment, say
+from tests.bench.harness import absolute, environment, say
 from tests.bench.result import Result
 from tests.bench.views import make_images
 
@@ -139,7 +139,7 @@ def main() -> int:
     parser.add_argument("--inodes", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--writers", type=int, default=2)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=absolute)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:

@@ -28,7 +28,7 @@ from layerstore.linux import namespaces
 from layerstore.store.objects import object_sizes
 from layerstore.store.paths import StorePaths
 from layerstore.store.store import Store
-from tests.bench.harness import environment, say
+from tests.bench.harness import absolute, environment, say
 from tests.bench.result import Result
 from tests.support.views import publish_changeset, publish_image
 
@@ -186,7 +186,7 @@ def main() -> int:
     parser.add_argument("--inodes", type=int, default=60_000)
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--views", type=int, default=1000)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=absolute)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run there")
     given = parser.parse_args()
     if os.geteuid() != 0:

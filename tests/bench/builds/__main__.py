@@ -25,7 +25,7 @@ from tests.bench.builds.project import BASE, made_project
 from tests.bench.builds.rebuilds import Stored, measure_rebuilds
 from tests.bench.builds.report import print_report, result_of, verdicts
 from tests.bench.builds.trees import compare_trees
-from tests.bench.harness import say
+from tests.bench.harness import absolute, say
 from tests.bench.trees import bootstrap
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rebuilds", type=int, default=50, help="0 leaves them out")
     parser.add_argument("--tar", type=Path, help="the base's root file system; made by default")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="builders; all by default")
-    parser.add_argument("--work", type=Path, help="where stores lie")
+    parser.add_argument("--work", type=absolute, help="where stores lie")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every run")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a bar is missed")
     return parser.parse_args()

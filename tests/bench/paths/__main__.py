@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.errors import LayerstoreError
 from layerstore.linux import mounts, namespaces
-from tests.bench.harness import CommandError, say
+from tests.bench.harness import CommandError, absolute, say
 from tests.bench.paths import report
 from tests.bench.paths.contenders import Contender, contenders, make_store, new_place
 from tests.bench.paths.jobs import COLUMNS, Column, Prober
@@ -254,7 +254,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.bench.paths", description=__doc__.splitlines()[0])
     columns = [column.name for column in COLUMNS]
     everybody = [one.name for one in contenders(Path())]
-    parser.add_argument("--work", type=Path, default=Path(".cache/bench"))
+    parser.add_argument("--work", type=absolute, default=Path(".cache/bench"))
     parser.add_argument("-n", "--rounds", type=int, default=WARM_ROUNDS)
     parser.add_argument("--cold-rounds", type=int, default=COLD_ROUNDS)
     parser.add_argument("--quick", action="store_true", help="few rounds, for a first look")

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench.harness import environment, say
+from tests.bench.harness import absolute, environment, say
 from tests.bench.seed.applications import APP_BYTES, MIXES, SEED
 from tests.bench.seed.disk import (
     measure_commands,
@@ -166,7 +166,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--engine", action="append", choices=("layerstore", "docker"), help="default: both"
     )
-    parser.add_argument("--work", type=Path, help="keep everything there")
+    parser.add_argument("--work", type=absolute, help="keep everything there")
     parser.add_argument("--cache", type=Path, default=_CACHE, help="distribution and libraries")
     parser.add_argument("--json", type=Path, help="keep the figures there")
     given = parser.parse_args()
