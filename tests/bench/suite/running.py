@@ -148,6 +148,7 @@ class Runner:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,  # Ctrl-C reaches it through us, once
+                preexec_fn=_heed_interrupts,
             )
             try:
                 status = process.wait(limit)
@@ -158,6 +159,11 @@ class Runner:
         if status != 0:
             tail = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
             raise RuntimeError("\n    ".join([f"exit {status}; log: {log}", *tail]))
+
+
+def _heed_interrupts() -> None:
+    """Undo what shells do to jobs in the background: Python would not hear that it is to end."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -6,11 +6,12 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 TOP = Path(__file__).parents[3]
 KEPT = TOP / "docs/performance"
 NAMES = [one.name for one in BENCHMARKS]
+POPEN = subprocess.Popen
 
 
 def source_of(module: str) -> str:
@@ -342,13 +344,25 @@ def test_however_a_run_ends_it_is_said(
     assert said in capsys.readouterr().err
 
 
-def test_an_interrupted_benchmark_is_asked_to_end_and_ends_as_it_likes(programs: Path) -> None:
+def with_interrupts_ignored(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program as a shell in the background starts its jobs."""
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return POPEN(*words, **options)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+def test_an_interrupted_benchmark_is_asked_to_end_and_ends_as_it_likes(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (programs / "slow.py").write_text(
         "import time\nopen('begun', 'w').close()\n"
         "try:\n    time.sleep(60)\nfinally:\n    open('cleaned', 'w').close()\n"
     )
     runner = Runner(Path("cache"), programs / "results", "full")
     pid = os.getpid()
+    monkeypatch.setattr(running.subprocess, "Popen", with_interrupts_ignored)
 
     def interrupt() -> None:
         while not (programs / "begun").exists():
