@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import UnsafeContentError
-from layerstore.formats.tree import DIR, FILE
+from layerstore.formats.tree import DIR, FILE, path_key
 from layerstore.image.sbom.files import MAX_METADATA_BYTES, ImageFiles
 from layerstore.image.sbom.system import system_packages
 from layerstore.image.stack import lookup, resolve, walk
@@ -111,19 +111,27 @@ def hidden_files(applied: AppliedLayer, owners: Owners) -> Iterator[Needless]:
 def _touched(applied: AppliedLayer) -> Iterator[tuple[bytes, Node]]:
     """Yield every leaf of the tree below at a path that the layer says something of."""
     below = applied.before.root
-    for path in applied.changeset.opaques:
+    changeset = applied.changeset
+    done: set[bytes] = set()  # hostile layers take a tree away once for each of its directories
+    for path in sorted((*changeset.opaques, *changeset.whiteouts), key=path_key):
         node = lookup(below, path)
-        if node is not None and node.children is not None:
-            yield from _leaves(path, node)
-    for path in applied.changeset.whiteouts:
-        node = lookup(below, path)
-        if node is not None:
-            yield from _leaves(path, node)
-    for entry in applied.changeset.entries:
+        if node is None or _is_below(path, done):
+            continue
+        if node.children is not None:
+            done.add(path)
+        yield from _leaves(path, node)
+    for entry in changeset.entries:
         if entry.path:
             node = lookup(below, entry.path)
             if node is not None and (node.children is None or entry.kind is not DIR):
                 yield from _leaves(entry.path, node)
+
+
+def _is_below(path: bytes, directories: AbstractSet[bytes]) -> bool:
+    """Return whether a path is one of some directories or lies in one."""
+    while path and path not in directories:
+        path = path.rpartition(b"/")[0]
+    return path in directories
 
 
 def _leaves(path: bytes, node: Node) -> Iterator[tuple[bytes, Node]]:

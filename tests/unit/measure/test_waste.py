@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from layerstore.errors import InputError
 from layerstore.formats.pack import ItemKind
+from layerstore.measure import waste_scan
 from layerstore.measure.gate import Verdict, judge, parse_limit
 from layerstore.measure.junit import junit_xml
 from layerstore.measure.waste import instruction_of, take_waste
@@ -130,6 +131,28 @@ def test_a_file_with_two_names_lives_while_one_is_left(store):
     assert findings(store, one) == {}
     both = image_of(store, "both", lower, Layer({}, whiteouts=(b"a", b"b")))
     assert findings(store, both)[Rule.DELETED, "files", 1].size == 9000
+
+
+def test_a_tree_that_is_taken_away_many_times_is_looked_at_once(store, monkeypatch):
+    deep = b"/".join([b"d"] * 100)
+    paths = [deep[: 2 * length - 1] for length in range(1, 101)]
+    image = image_of(
+        store,
+        "a",
+        Layer({deep + b"/%d" % n: noise(n, 100) for n in range(50)}),
+        Layer({}, whiteouts=tuple(paths), opaques=tuple(paths)),
+    )
+    seen = []
+    plain = waste_scan._leaves
+
+    def counted(path, node):
+        for leaf in plain(path, node):
+            seen.append(leaf)
+            yield leaf
+
+    monkeypatch.setattr(waste_scan, "_leaves", counted)
+    assert findings(store, image)[Rule.DELETED, "files", 1].files == 50
+    assert len(seen) == 50
 
 
 def test_what_is_left_in_the_image(store):
