@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layerstore.digest import sha256_digest
 from layerstore.store.store import Store
@@ -21,6 +22,9 @@ from tests.support.cli import Cli
 from tests.support.debian_base import debian_base_tar
 from tests.support.insight import Layer, put_tree
 from tests.support.measure import noise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COMMANDS = (
     ("diff", "app:1", "app:2"),
@@ -68,6 +72,25 @@ def fill(store: Store, count: int) -> None:
             session.publish_image(config, encoded, layers, names=(f"app:{number}",))
 
 
+def _fill_at(path: Path, count: int) -> None:
+    with Store.open(path) as store:
+        fill(store, count)
+
+
+def _in_a_child(work: Callable[[], None]) -> None:
+    """Let another process do it: what this one grew to counts for all that it starts."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit("the store could not be filled")
+
+
 def cost(cli: Cli, command: tuple[str, ...]) -> tuple[float, int]:
     """Run a command; return its seconds of CPU and its largest resident size in bytes."""
     child = subprocess.Popen(
@@ -85,8 +108,7 @@ def main(count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="layerstore-bench-") as folder:
         cli = Cli(Path(folder) / "store")
         cli.ok("import", debian_base_tar(), "-t", "base:1")
-        with Store.open(cli.store) as store:
-            fill(store, count)
+        _in_a_child(lambda: _fill_at(cli.store, count))
         print(f"{count} images over one Debian base")
         for command in COMMANDS:
             seconds, size = cost(cli, command)
