@@ -235,19 +235,19 @@ def _rows(charges: Charges, key: Callable[[DiffId, LayerFile], _Key]) -> list[Ro
 
 def _image_rows(store: Store, charges: Charges) -> list[Row]:
     names = _names(store)
-    rows = []
-    for image in charges.images:
-        tally = _Tally()
-        for layer, images in charges.layers.items():
-            if image in images:
-                files = charges.files(layer)
-                tally.layers.add(layer)
-                tally.files += len(files)
-                tally.size += sum(file.size for file in files)
-        name = ", ".join(names.get(image.image_id, ())) or "<none>"
-        rows.append(((name, image.image_id), tally, image.image_id))
-    held = charges.rows_by_image()
-    return [_row(key, tally, held[image_id]) for key, tally, image_id in rows]
+    tallies = {image.image_id: _Tally() for image in charges.images}
+    for layer, images in charges.layers.items():
+        files = charges.files(layer)
+        size = sum(file.size for file in files)
+        for image in images:
+            tally = tallies[image.image_id]
+            tally.layers.add(layer)
+            tally.files += len(files)
+            tally.size += size
+    return [
+        _row((", ".join(names.get(image_id, ())) or "<none>", image_id), tallies[image_id], holding)
+        for image_id, holding in charges.rows_by_image().items()
+    ]
 
 
 def _row(key: _Key, tally: _Tally, holding: Holding) -> Row:

@@ -74,6 +74,8 @@ def measure(root: Path, repeat: int) -> dict[str, list[float]]:
     found = {"start only (--version)": all_of("--version"), "df": all_of("df")}
     found["df --json"] = all_of("df", "--json")
     found["df --verbose"] = all_of("df", "--verbose")
+    for what in ("image", "package", "file"):
+        found[f"df --by {what}"] = all_of("df", "--by", what)
     found["savings"] = all_of("savings")
     named, published, cold = [], [], []
     for number in range(repeat):
