@@ -28,7 +28,7 @@ from layerstore.image.layer_image import implied_directories, times_apart, write
 from layerstore.image.metadata_image import made_metadata_image, open_metadata_image
 from layerstore.linux.files import open_private, replace_private
 from layerstore.store.failures import storage_errors
-from layerstore.store.objects import kept_objects, object_id, present_objects
+from layerstore.store.objects import kept_objects, object_id, present_among
 from layerstore.store.usage import note_chain_use
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ChainImages:
         self._directory = directory
         self._changeset = changeset
         self._stack = contextlib.ExitStack()
-        self._present: set[ObjectId] | None = None
+        self._keeps = False
         self._images: dict[str, Part] = {}
         self._uppers: dict[str, Part] = {}
         self._bases: dict[str, tuple[DiffId, ...]] = {}
@@ -123,7 +123,7 @@ class ChainImages:
         self._layers.clear()
         self._written.clear()
         self._uppers.clear()
-        self._present = None
+        self._keeps = False
         self._stack.close()
 
     def add_upper(self, layers: Sequence[DiffId], directory: str) -> None:
@@ -232,9 +232,9 @@ class ChainImages:
         return None
 
     def _base(self, layers: tuple[DiffId, ...], chain: str, *, lasting: bool) -> Part:
-        if self._present is None:
+        if not self._keeps:
             self._stack.enter_context(kept_objects(self._store.paths))
-            self._present = present_objects(self._store.paths)
+            self._keeps = True
         found = open_metadata_image(self._store, layers)
         if found is None and not lasting:
             raise UnsupportedError("nothing was unpacked for it")
@@ -242,5 +242,5 @@ class ChainImages:
         self._stack.callback(os.close, image)
         note_chain_use(self._store.paths, chain)
         self._bases[chain] = layers
-        self._missing |= sidecar.objects - self._present
+        self._missing |= sidecar.objects - present_among(self._store.paths, sidecar.objects)
         return Part(chain, image=image, is_base=True)

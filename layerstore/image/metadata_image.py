@@ -25,7 +25,7 @@ from layerstore.image.stack import load_root
 from layerstore.linux.files import make_private_dir, open_private, read_file, replace_private
 from layerstore.store.failures import storage_errors
 from layerstore.store.mountable import is_image_of
-from layerstore.store.objects import SIDECAR_MAX_BYTES, present_objects, unpack
+from layerstore.store.objects import SIDECAR_MAX_BYTES, present_among, unpack
 from layerstore.store.pack_images import prepare_packs
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> 
     chain = hex_of(chain_id(layers))
     fd, sidecar, tree = _image(store, layers, chain)
     try:
-        if not sidecar.objects <= present_objects(store.paths):
+        if not sidecar.objects <= present_among(store.paths, sidecar.objects):
             tree = tree or kernel_tree(load_root(store, layers))
             unpack(store, tree.objects, progress)
     except BaseException:

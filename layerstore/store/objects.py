@@ -100,6 +100,24 @@ def present_objects(paths: StorePaths) -> set[ObjectId]:
     return {found for found, _ in object_files(paths)}
 
 
+def present_among(paths: StorePaths, wanted: Iterable[ObjectId]) -> set[ObjectId]:
+    """Return which of some objects are there.
+
+    A tier of many images holds far more than one of them wants: its names are compared by
+    directory and made ids of for none.
+    """
+    below: dict[str, dict[str, ObjectId]] = {}
+    for name in wanted:
+        text = name.hex()
+        below.setdefault(text[:2], {})[text] = name
+    found: set[ObjectId] = set()
+    for prefix, names in below.items():
+        directory = f"{paths.objects}/{prefix}"
+        if not os.path.islink(directory):
+            found.update(names[text] for text in names.keys() & _names(directory))
+    return found
+
+
 def object_files(paths: StorePaths) -> Iterator[tuple[ObjectId, str]]:
     """Yield every object with its path, in no particular order; passes over what is none."""
     for prefix in _names(paths.objects):
@@ -152,7 +170,7 @@ def unpack(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress)
     with storage_errors("lock the objects"):
         lock = FileLock(store.paths.unpack_lock)
     with lock:
-        present = present_objects(store.paths)
+        present = present_among(store.paths, wanted)
         missing = {name: wanted[name] for name in wanted.keys() - present}
         if not missing:
             return 0

@@ -31,7 +31,14 @@ from layerstore.store.eviction import (
 )
 from layerstore.store.failures import StoreFullError
 from layerstore.store.findings import Problem
-from layerstore.store.objects import kept_objects, object_id, object_sizes, present_objects, unpack
+from layerstore.store.objects import (
+    kept_objects,
+    object_id,
+    object_sizes,
+    present_among,
+    present_objects,
+    unpack,
+)
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
 from layerstore.store.usage import age_reference, note_chain_use
@@ -99,6 +106,21 @@ class TestNames:
         zeros = ChunkId(bytes(32))
         lists = [((7, None),), ((7, zeros), (1, None)), ((7, None), (1, zeros)), ((8, None),)]
         assert len({object_id(extents) for extents in lists}) == 4
+
+
+class TestPresence:
+    def test_of_what_is_wanted_alone_and_not_behind_links(
+        self, store: Store, image: ImageRecord, tmp_path: Path
+    ) -> None:
+        prepare(store, image)
+        there = sorted(present_objects(store.paths))
+        wanted = {there[0], there[-1], ObjectId(bytes(32))}
+        assert present_among(store.paths, wanted) == {there[0], there[-1]}
+        assert present_among(store.paths, ()) == set()
+        moved = f"{store.paths.objects}/{there[0].hex()[:2]}"
+        os.rename(moved, tmp_path / "elsewhere")
+        os.symlink(tmp_path / "elsewhere", moved)
+        assert present_among(store.paths, wanted) == present_objects(store.paths) & wanted
 
 
 class TestUnpacking:
