@@ -115,8 +115,8 @@ class PodmanTrees:
 
     def start(self, place: Path) -> None:
         self._place = place
-        run = place.with_name(f"{place.name}.run")
-        self._words = ["podman", "--root", str(place), "--runroot", str(run)]
+        self._run = Path(tempfile.mkdtemp(prefix="growth-"))  # podman wants a short name
+        self._words = ["podman", "--root", str(place), "--runroot", str(self._run)]
         self._words += ["--storage-driver", "overlay"]
 
     def add(self, tree: Path) -> Cost:
@@ -127,6 +127,7 @@ class PodmanTrees:
 
     def finish(self) -> None:
         subprocess.run(["umount", "--quiet", str(self._place / "overlay")], capture_output=True)
+        shutil.rmtree(self._run, ignore_errors=True)
 
 
 class LayerstoreBuilds:
@@ -333,7 +334,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=absolute, help="where to work (default: for temporary files)"
     )
-    parser.add_argument("--json", type=Path, help="keep the figures there")
+    parser.add_argument("--json", type=Path, help="keep the figures there, beside those of others")
     return parser.parse_args()
 
 
@@ -351,14 +352,17 @@ def main() -> int:
         for tree in trees:
             warm(tree)
         figures = described(trees)
-        forms: dict[str, Callable[[], tuple[list[Adder], list[Path]]]] = {
-            "builds": lambda: (of_builds(), contexts(trees, work / "contexts")),
-            "trees": lambda: (of_trees(), trees),
+        if given.json and given.json.exists():
+            known = json.loads(given.json.read_text())
+            figures |= {name: known[name] for name in ("versions", "trees", "builds")}
+        forms: dict[str, tuple[list[Adder], Callable[[], list[Path]]]] = {
+            "builds": (chosen(of_builds()), lambda: contexts(trees, work / "contexts")),
+            "trees": (chosen(of_trees()), lambda: trees),
         }
-        for form, prepare in forms.items():
+        for form, (adders, prepare) in forms.items():
             say(form)
-            adders, sources = prepare()
-            for adder in chosen(adders):
+            sources = prepare() if adders else []
+            for adder in adders:
                 optimized = given.optimize and adder.name == "layerstore"
                 curves, version = measure(adder, sources, work, optimized=optimized)
                 figures[form] |= curves

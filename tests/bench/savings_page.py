@@ -134,8 +134,9 @@ def _memory(figures: dict[str, Figures]) -> str:
     stored = one["memory"]["engines"][OURS]["stored"]
     unpacked = (
         f"While they run, the disk holds {size(stored['disk'])} of the store and beside it "
-        f"{size(stored['unpacked'])} of files unpacked for views: the distribution and these "
-        f"{running} applications, each distinct file once. docker has them unpacked at all times."
+        f"{size(stored['unpacked'])} of files unpacked for views, the distribution and these "
+        f"{running} applications, each distinct file once; docker has "
+        f"{size(disk_at(one, DOCKER, running)[0])}, at all times."
     )
     picture = f"![Memory while containers run]({FIGURES.name}/seed-memory.svg)"
     return f"{picture}\n\n{_table(head, rows)}\n\n{unpacked} {_load(one['memory'])}"
@@ -253,12 +254,17 @@ def draw(place: Path, figures: dict[str, Figures]) -> None:
         )
         for mix, one in mixes
     ]
-    title = "Bytes on the disk, less is better (logarithmic)"
+    title = "Bytes on the disk, less is better (logarithmic; fewer were measured: see the table)"
+    if all(disk_at(one, name, CASE)[1] for _, one in mixes for name in (DOCKER, OURS)):
+        title = "Bytes on the disk, less is better (logarithmic; full copies multiplied)"
     draw_bars(place / "seed-disk.svg", panels, title=title, unit="B", log=True)
+    typical = dict(mixes)["typical"]
     lines = []
-    for name, points in disk_series(dict(mixes)["typical"]).items():
-        known = [point for point in points if point[0]]
-        lines.append(Line(name, known, kinds[name], dashed=name == COPIES))
+    for name, points in disk_series(typical).items():
+        known, count = [point for point in points if point[0]], measured_apps(typical, name)
+        computed = count < known[-1][0]
+        label = f"{name} (from {count} on computed)" if computed else name
+        lines.append(Line(label, known, kinds[name], dashed=computed))
     draw_lines(
         place / "seed-growth.svg", lines, title="Typical applications on one distribution",
         x_label="applications", y_label="on the disk", y_unit="B", log_x=True, log_y=True,

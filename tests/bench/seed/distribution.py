@@ -43,7 +43,11 @@ def make_distribution(place: Path) -> Path:
 
 
 def allocated(*places: Path) -> int:
-    """Return the bytes that directories take on the disk, as ``du`` counts: links once."""
-    words = ["du", "--summarize", "--total", "--block-size=1", *map(str, places)]
+    """Return the bytes that directories take on the disk, as ``du`` counts: links once.
+
+    What is mounted below them is not theirs.
+    """
+    words = ["du", "--summarize", "--total", "--one-file-system", "--block-size=1"]
+    words += map(str, places)
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     return int(done.stdout.splitlines()[-1].split()[0])

@@ -121,8 +121,9 @@ class Layerstore(_Grouped):
 
     def stored(self) -> dict[str, int]:
         disk = allocated(self._store)
-        objects = self._store / "objects"
-        unpacked = allocated(objects) if objects.exists() else 0
+        # Of views: files, and images of everything but content.
+        caches = [place for name in ("objects", "views") if (place := self._store / name).exists()]
+        unpacked = allocated(*caches) if caches else 0
         return {"disk": disk - unpacked, "unpacked": unpacked}
 
     def start(self, tag: str) -> Cost:
