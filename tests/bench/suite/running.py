@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ class Runner:
         document = json.loads(output.read_text())
         output.unlink()
         run = Run(
-            benchmark.name, self._kind, " ".join(["python", "-m", *words]), commit(), at,
+            benchmark.name, self._kind, shlex.join(["python", "-m", *words]), commit(), at,
             round(seconds, 1), before, load(),
         )  # fmt: skip
         return Kept(run, (benchmark.read or result_of)(document))

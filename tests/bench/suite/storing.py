@@ -176,7 +176,7 @@ OF_STORING = (
         promise="gc within 60 s and 512 MB, builders wait at most 1 s",
         module="tests.bench.scale",
         full=("--chunks", "1000000"),
-        minutes=(3, 1),
+        minutes=(2.5, 1),
         needs=(),
         disk_gb=4,
         tables=[Table("phase", rows="group", columns="what")],
