@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.cli.output import write_json, write_line, write_note
@@ -46,6 +47,10 @@ class Output(NamedTuple):
             raise InputError("--csv and --json exclude each other")
         if self.html == _STDOUT and (self.csv or self.as_json):
             raise InputError("stdout takes one thing: name a file with --html")
+        if self.html == _STDOUT and sys.stdout.isatty():
+            raise InputError(
+                "refusing to write a page to a terminal", hint="name a file with --html FILE"
+            )
         if self.plot is not None:
             from layerstore.measure.plots import require_plots
 

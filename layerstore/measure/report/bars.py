@@ -53,7 +53,7 @@ def bars(steps: Sequence[Step], width: int, title: str, ident: str) -> Svg:
     row = _NARROW_ROW_PX if narrow else _ROW_PX
     described = "; ".join(f"{step.label}: {_value(step)}" for step in steps)
     svg = Svg(width, row * len(steps) + 4, title, described or "nothing", ident)
-    left = 0.0 if narrow else min(300.0, max((_label_width(s) for s in steps), default=0) + 16)
+    left = 0.0 if narrow else min(336.0, max((_label_width(s) for s in steps), default=0) + 16)
     values = max((_value_width(step) for step in steps), default=0) + 10
     room = width - left - values
     largest = max((max(step.size, step.before) for step in steps), default=0)
