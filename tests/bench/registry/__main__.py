@@ -1,0 +1,116 @@
+"""A registry of thousands of images, simulated: what every scheme would hold of it.
+
+    python -m tests.bench.registry fetch CACHE       # a sample of real packages, 0.9 GB
+    python -m tests.bench.registry sample CACHE      # unpack, store, measure them
+    python -m tests.bench.registry build CACHE       # real images of drawn specs, as root
+    python -m tests.bench.registry optimize CACHE    # optional, then sample again: an hour of CPU
+    python -m tests.bench.registry calibrate CACHE [--json FILE]
+    python -m tests.bench.registry simulate CACHE --images 10000 --json FILE
+    python -m tests.bench.registry page FILE         # docs/simulation.md out of the result
+
+CACHE takes about 15 GB. Method and limits: docs/simulation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.bench.registry import builds, calibrate, fetch, page, sample
+from tests.bench.registry.cost import Constants, Costs
+from tests.bench.registry.ecosystems import Needs
+from tests.bench.registry.index import Resolver, read_index
+from tests.bench.registry.model import Parameters, Registry
+from tests.bench.registry.packages import apt_rank
+from tests.bench.registry.simulate import run, sensitivity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STEPS = ("fetch", "sample", "build", "optimize", "calibrate", "simulate", "page")
+
+
+def main() -> int:
+    """Run one step."""
+    parser = argparse.ArgumentParser(prog="tests.bench.registry", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("place", type=Path, help="the cache, or the result that page shows")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--json", type=Path, help="where the result goes")
+    given = parser.parse_args()
+    place = given.place.absolute()
+    if given.step == "fetch":
+        fetch.fetch_all(place)
+    elif given.step == "sample":
+        sample.main(place)
+    elif given.step == "build":
+        builds.build_all(place)
+    elif given.step == "optimize":
+        sample.optimize_copies(place)
+    elif given.step == "page":
+        result = json.loads(place.read_text())
+        page.draw(result, place.parent / "curves.svg")
+        (place.parent.parent / "simulation.md").write_text(page.page(result))
+    else:
+        found = _calibrate(place) if given.step == "calibrate" else _simulate(place, given.images)
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1) + "\n")
+        print(page.summary(found))
+    return 0
+
+
+def _costs(cache: Path) -> tuple[Costs, Callable[[Parameters], Registry]]:
+    index = read_index()
+    resolver, rank, needs = Resolver(index), apt_rank(index), Needs(cache)
+    costs = Costs(json.loads((cache / "samples.json").read_text()), index)
+    return costs, lambda parameters: Registry(parameters, index, resolver, rank, needs)
+
+
+def _calibrate(cache: Path) -> dict[str, Any]:
+    costs, _ = _costs(cache)
+    found = calibrate.calibrate(cache, costs)
+    (cache / "constants.json").write_text(json.dumps(vars(costs.constants)) + "\n")
+    kept = {"calibration": found, "extrapolation": costs.leave_one_out(), **described(costs, cache)}
+    (cache / "calibration.json").write_text(json.dumps(kept) + "\n")
+    return kept
+
+
+def described(costs: Costs, cache: Path) -> dict[str, Any]:
+    """Return what the sample is and says, for the page."""
+    samples = json.loads((cache / "samples.json").read_text())
+    count: dict[str, int] = {}
+    size: dict[str, int] = {}
+    for row in samples["packages"]:
+        count[row["ecosystem"]] = count.get(row["ecosystem"], 0) + 1
+        size[row["ecosystem"]] = size.get(row["ecosystem"], 0) + row["sizes"][0]
+    pairs: dict[str, int] = {}
+    for pair in samples["pairs"]:
+        pairs[pair["ecosystem"]] = pairs.get(pair["ecosystem"], 0) + 1
+    return {
+        "sample": {
+            "packages": count,
+            "bytes": size,
+            "pairs": pairs,
+            "renewed": costs.renewed,
+            "shared": costs.shared,
+            "recompiled": costs.recompiled,
+            "constants": vars(costs.constants),
+        }
+    }
+
+
+def _simulate(cache: Path, images: int) -> dict[str, Any]:
+    costs, registry_of = _costs(cache)
+    costs.constants = Constants(**json.loads((cache / "constants.json").read_text()))
+    kept = json.loads((cache / "calibration.json").read_text())
+    kept["registry"] = run(Parameters(), images, costs, registry_of)
+    kept["sensitivity"] = sensitivity(images, costs, registry_of)
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main())

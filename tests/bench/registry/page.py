@@ -1,0 +1,293 @@
+# ruff: noqa: E501 -- lines of the page are as long as those of other pages
+"""docs/simulation.md and its pictures, out of the kept result: no number there is typed by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layerstore.units import format_size
+from tests.bench.registry.builds import SERVICES, TRAINING
+from tests.bench.registry.contents import FIXED_BYTES, SCHEMES
+from tests.bench.registry.cost import ALL_SCHEMES
+from tests.bench.registry.model import LANGUAGES
+from tests.bench.registry.sample import OPTIMIZE_LEVEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+NAMES = {
+    "full_copies": "full copies",
+    "plain_layers": "plain layers",
+    "whole_files": "whole files",
+    "fixed_chunks": f"fixed chunks of {FIXED_BYTES // 1024} KiB",
+    "chunks": "our chunks, plain",
+    "stored": "layerstore",
+    "optimized": f"layerstore, optimized (level {OPTIMIZE_LEVEL})",
+}
+_SHOWN = (1, 10, 100, 1000, 10_000)
+BOUND = 0.15
+"""Errors that the page calls fit for use: of sums over the held-out images."""
+
+_HEAD = """\
+# A registry of {images:,} images, simulated
+
+Nobody has room here for {images:,} images, and an answer for them is wanted: what would each scheme hold? So real packages
+were taken apart, images composed from what they hold, and the composition held against real builds that it had not seen.
+**This is a model.** What is measured on real stores is in [measuring](measuring.md) and what many stores hold in [fleet](how-to/fleet.md); below stand the
+errors first, then the curves.
+
+    python -m tests.bench.registry fetch CACHE && python -m tests.bench.registry sample CACHE
+    python -m tests.bench.registry build CACHE && python -m tests.bench.registry calibrate CACHE
+    python -m tests.bench.registry simulate CACHE --images {images} --json docs/simulation/registry.json
+    python -m tests.bench.registry page docs/simulation/registry.json
+
+The last one writes this page and its pictures from [the kept result](simulation/registry.json).
+"""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown, numbers to the right."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def percent(value: float) -> str:
+    """Return a part of one as signed hundredths."""
+    return f"{100 * value:+.1f} %"
+
+
+def schemes_of(registry: dict[str, Any]) -> list[tuple[int, str]]:
+    """Return place and name of the schemes there are numbers of: optimizing is optional."""
+    last = registry["curve"][-1][1:]
+    return [(place, scheme) for place, scheme in enumerate(ALL_SCHEMES) if last[place]]
+
+
+def page(result: dict[str, Any]) -> str:
+    """Return the page."""
+    registry = result["registry"]
+    parts = [
+        _HEAD.format(images=registry["curve"][-1][0]),
+        _calibration(result["calibration"]),
+        _curves(registry),
+        _sensitivity(result),
+        _method(result),
+        _limits(result),
+    ]
+    return "\n".join(parts)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Return what a terminal is shown of a result."""
+    text = _calibration(result["calibration"])
+    return text + ("\n" + _curves(result["registry"]) if "registry" in result else "")
+
+
+def _calibration(found: dict[str, Any]) -> str:
+    held, training = found["held_out"], found["training"]
+    rows = [
+        (
+            NAMES[scheme],
+            format_size(round(row["real"])),
+            format_size(round(row["simulated"])),
+            percent(row["error"]),
+            percent(row["median"])[1:],
+            percent(row["worst"])[1:],
+        )
+        for scheme, row in held["schemes"].items()
+    ]
+    failing = [NAMES[s] for s, row in held["schemes"].items() if abs(row["error"]) > BOUND]
+    verdict = (
+        f"Every sum is within {BOUND:.0%}."
+        if not failing
+        else f"Outside of {BOUND:.0%}, and so no more than a hint: {', '.join(failing)}."
+    )
+    ending = [
+        NAMES[scheme]
+        for scheme, row in held["schemes"].items()
+        if abs(row["error"]) > 0.95 * row["worst"]
+    ]
+    growing = (
+        f" Largest at the end, where updates come in, and so perhaps larger beyond it: {', '.join(ending)}."
+        if ending
+        else ""
+    )
+    return (
+        "## How far to trust it\n\n"
+        f"{held['images']} images of {held['services']} services were built by `layerstore build` from specs that the model drew, first versions "
+        f"of all and then second ones, and kept out of everything the model learned from ({training['images']} other builds gave its constants). All of them "
+        "together, simulated and real; then the errors of the curve after each image, without sign:\n\n"
+        + table(("scheme", "real", "simulated", "error", "median", "worst"), rows)
+        + f"\n{verdict}{growing} Framing, catalog, locks and slack of the "
+        f"store ({format_size(found['overhead'])} here, most of it whatever the store holds) are in neither.\n"
+    )
+
+
+def _curves(registry: dict[str, Any]) -> str:
+    by_count = {row[0]: row[1:] for row in registry["curve"]}
+    shown = [count for count in _SHOWN if count in by_count]
+    place = SCHEMES.index("stored") + 1
+    known = schemes_of(registry)
+    rows = [
+        (NAMES[scheme], *(format_size(by_count[count][number]) for count in shown))
+        for number, scheme in known
+    ]
+    times = [
+        (NAMES[s], *(f"{by_count[c][n] / by_count[c][place]:,.1f}" for c in shown))
+        for n, s in known
+    ]
+    head = [f"{count:,} image{'s' * (count > 1)}" for count in shown]
+    return (
+        "## The curves\n\n"
+        "![bytes by scheme as images come](simulation/curves.svg)\n\n"
+        + table(("scheme", *head), rows)
+        + "\nTimes what layerstore takes:\n\n"
+        + table(("scheme", *head), times)
+        + f"\n{registry['services']} services over {registry['weeks']} weeks; {registry['cpu_s']:.0f} s of CPU and {registry['peak_mb']} MB. "
+        f"{100 * registry['sampled_part']:.0f} % of the unpacked bytes of packages are of packages whose files were read.\n"
+    )
+
+
+def _sensitivity(result: dict[str, Any]) -> str:
+    default = result["registry"]["parameters"]
+    end = dict(zip(ALL_SCHEMES, result["registry"]["curve"][-1][1:], strict=True))
+    rows = [("as above", "", *_ratios(end))]
+    rows += [
+        (
+            f"`{row['parameter']}`",
+            f"{row['value']:g} (not {default[row['parameter']]:g})",
+            *_ratios(row["end"]),
+        )
+        for row in result["sensitivity"]
+    ]
+    others = [NAMES[scheme] for _, scheme in schemes_of(result["registry"]) if scheme != "stored"]
+    head = ("parameter", "value", "layerstore", *others)
+    return (
+        "## What moves them\n\n"
+        "One parameter changed at a time; after all images: what layerstore takes, and how many times that the others do.\n\n"
+        + table(head, rows)
+    )
+
+
+def _ratios(end: dict[str, float]) -> tuple[str, ...]:
+    ours = end["stored"]
+    others = (size for scheme, size in end.items() if scheme != "stored" and size)
+    return (format_size(round(ours)), *(f"{size / ours:.1f}" for size in others))
+
+
+def _at(values: Sequence[float], places: Sequence[int]) -> list[float]:
+    return [values[place] for place in places]
+
+
+def _method(result: dict[str, Any]) -> str:
+    sample, p = result["sample"], result["registry"]["parameters"]
+    known = [place - 1 for place, _ in schemes_of(result["registry"]) if place > 1]
+    renewed = [
+        (
+            f"{label} ({sample['pairs'].get(eco, 0)} pairs)",
+            *(f"{100 * part:.0f} %" for part in _at(sample["renewed"][eco], known)),
+        )
+        for eco, label in (
+            ("deb", "Debian, an update"),
+            ("pip", "pip, a release"),
+            ("npm", "npm, a release"),
+        )
+    ]
+    renewed.append(
+        (
+            "pip, compiled again",
+            *(f"{100 * part:.0f} %" for part in _at(sample["recompiled"], known)),
+        )
+    )
+    shared = [
+        (label, *(f"{100 * part:.1f} %" for part in _at(sample["shared"][eco], known)))
+        for eco, label in (("deb", "Debian"), ("pip", "pip"), ("npm", "npm"))
+    ]
+    schemes = [NAMES[SCHEMES[place]] for place in known]
+    errors = [
+        (NAMES[s], *(f"{100 * e[k]:.0f} %" for k in ("one_package", "fifty_packages")))
+        for s, e in result["extrapolation"].items()
+        if SCHEMES.index(s) in (0, *known)
+    ]
+    languages = ", ".join(f"{name} {100 * part:.0f} %" for name, part in LANGUAGES.items())
+    optimized = (
+        f", and off a copy of it after `optimize --level {OPTIMIZE_LEVEL}`"
+        if SCHEMES.index("optimized") in known
+        else ""
+    )
+    count = ", ".join(f"{n} of {eco}" for eco, n in sample["packages"].items())
+    return f"""## Method
+
+**Packages.** {count} ({format_size(sum(sample["bytes"].values()))} unpacked; `next` is the next release of Debian) were unpacked as their installers do, with
+dpkg's files of each and Python's compiled ones, and imported dozens at a time into a store: its cutter, its compressor, its differences against earlier
+versions. What each package takes is read off that store, by scheme{optimized}. Of Debian those are sampled that the
+model's images hold most bytes of, and some at random.
+
+A further version adds what sampled pairs of versions added, as a part of the whole, again for each step that versions lie apart:
+
+{table(("version", *schemes), renewed)}
+Packages share files with each other; so many of their bytes are left when all of a sample are kept together:
+
+{table(("packages", *schemes), shared)}
+**Debian's other packages** are extrapolated from Installed-Size by one ratio for each scheme. Each sampled package so guessed from the others, the median error of
+one, and of sums of fifty:
+
+{table(("scheme", "one", "fifty"), errors)}
+**What belongs to no package** (dpkg's status, caches that installing rewrites, certificates) is a constant for each kind of layer: the median of what the simulation lacks in the
+{2 * TRAINING} builds of {TRAINING} of the {SERVICES} services, which are not in the errors above. A version of a package renews what its own sampled pairs say, else what all pairs of its ecosystem do.
+
+**Images.** {p["services"]} services appear over {p["spread"]} weeks; in each week one is rebuilt with a probability of {p["rebuild"]}. Languages: {languages}. Layers are in the order of
+Dockerfiles: base, runtime, apt, libraries, code. {100 * p["shared_runtime"]:.0f} % of the services build on a shared image of their runtime, the others install it themselves.
+Beside it apt installs 1.5 packages by name on average, libraries have a median of 6 and what they need; both are drawn by Zipf's law with exponent {p["zipf"]}. Popularity
+is modelled, not measured: the head of the ranks is a list in `tests/bench/registry/catalogue.py`, its tail for Debian the number of dependants, for pip and npm {p["tail"]} invented names each, with
+the sizes of sampled ones. Every {p["refresh"]} weeks the base is refreshed: packages have had as many updates by then as their version says they had since the release, evenly spread, and all
+layers are made again; in between a rebuild finds its lower layers in the cache. A library is another release in {100 * p["bump"]:.0f} % of rebuilds, and {100 * p["changed_code"]:.0f} % of the code changes.
+
+**Schemes.** Full copies: a file system for each image. Plain layers: unpacked, once for each chain of layers. The others keep once what is equal, wherever it is.
+"""
+
+
+def _limits(result: dict[str, Any]) -> str:
+    after = (
+        "- What `optimize` would make of such a registry is not simulated: the copies that it takes were not made for this run.\n"
+        if all(scheme != "optimized" for _, scheme in schemes_of(result["registry"]))
+        else ""
+    )
+    spread = [row["end"]["plain_layers"] / row["end"]["stored"] for row in result["sensitivity"]]
+    return f"""## Limits
+
+- Which packages real registries hold is not known here; the table above says what that can change: plain layers take between {min(spread):.1f} and {max(spread):.1f} times
+  layerstore's bytes over all its rows.
+- Code of services is invented (text, archives, half-random machine code), in the real builds as in the model. It is a small part for interpreted languages, a large one for java and native.
+- Versions of one package are taken to have one size, and equal steps between them. Fat jars, models, data sets and vendored trees are not modelled.
+- One distribution, one architecture. The next release of Debian is in the sample's JSON (`next`), in no image.
+- Content that two layers make by different ways (a file compiled twice, a cache rewritten) is equal or not as it was in the training builds.
+{after}- Nothing here says what a scheme costs to write or read; [performance](performance.md) does.
+"""
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the curves."""
+    from tests.bench.plots import Line, draw_lines
+
+    curve = result["registry"]["curve"]
+    kinds = {"stored": "ours", "optimized": "variant"}
+    lines = [
+        Line(
+            NAMES[scheme],
+            [(row[0], row[number + 1]) for row in curve],
+            kind=kinds.get(scheme, "peer"),  # type: ignore[arg-type]
+        )
+        for number, scheme in schemes_of(result["registry"])
+    ]
+    draw_lines(
+        path,
+        lines,
+        title="A simulated registry: bytes by scheme",
+        x_label="images",
+        y_label="bytes",
+        y_unit="B",
+        log_x=True,
+        log_y=True,
+    )
