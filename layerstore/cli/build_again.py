@@ -77,7 +77,21 @@ class Asked(NamedTuple):
 
 
 def answer(arguments: Sequence[str], store: str | None) -> int | None:
-    """Answer a build command if its answer is known, or build; None for other options.
+    """Answer a build command if its answer is known; None when it has to be built.
+
+    Args:
+        arguments: What follows ``build``.
+        store: Value of ``--store``.
+    """
+    parsed = _parsed(arguments)
+    if parsed is None:
+        return None
+    asked, progress, quiet = parsed
+    return 0 if _is_answered(asked, progress, store, quiet=quiet) else None
+
+
+def run(arguments: Sequence[str], store: str | None) -> int | None:
+    """Answer a build command, or build; None if it has options that are not understood here.
 
     Args:
         arguments: What follows ``build``.

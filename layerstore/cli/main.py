@@ -74,9 +74,9 @@ def dispatch(arguments: Sequence[str]) -> int:
         if code is not None:
             return code
     if rest and rest[0] == "build":
-        from layerstore.cli.build_again import answer
+        from layerstore.cli import build_again
 
-        code = answer(rest[1:], store)
+        code = build_again.run(rest[1:], store)
         if code is not None:
             return code
     from layerstore.cli import app
