@@ -224,7 +224,8 @@ dpkg's files of each and Python's compiled ones, and imported dozens at a time i
 versions. What each package takes is read off that store, by scheme{optimized}. Of Debian those are sampled that the
 model's images hold most bytes of, and some at random.
 
-A further version adds what sampled pairs of versions added, as a part of the whole, again for each step that versions lie apart:
+A further version adds what sampled pairs of versions added, as a part of the first one's whole, again for each step that versions lie apart. Releases of pip's and npm's were
+imported one after another where the last one lay, for that is where differences are looked for; small wheels were also compiled twice, as two builds do:
 
 {table(("version", *schemes), renewed)}
 Packages share files with each other; so many of their bytes are left when all of a sample are kept together:
