@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bench.suite.readers import read_growth, read_seed
+from tests.bench.suite.readers import read_growth, read_registry, read_seed
 from tests.bench.suite.table import Benchmark, Curves, Table
 
 _IMAGES = ("1", "3", "5", "8", "11")
@@ -66,5 +66,26 @@ OF_GROWTH = (
             Curves("disk", "Bytes on the disk", "disk", "applications", log_y=True),
         ],
         read=read_seed,
+    ),
+    Benchmark(
+        name="registry",
+        title="A registry of ten thousand images, simulated",
+        question="What would every scheme hold of thousands of images?",
+        module="tests.bench.registry",
+        words=("simulate", "{cache}/registry"),
+        full=("--images", "10000"),
+        minutes=(1, 1),
+        inputs=("registry",),
+        disk_gb=15,
+        explores=True,
+        ours="stored",
+        variants=("optimized",),
+        tables=[
+            Table("bytes, after image", only={"what": ["disk"]}, show="both", against="stored")
+        ],
+        pictures=[
+            Curves("disk", "Bytes by scheme", "disk", "images", log_x=True, log_y=True),
+        ],
+        read=read_registry,
     ),
 )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BASE = "bookworm.tar"
 VERSIONS = ("version-1.tar", "version-2.tar")
+_REGISTRY_STEPS = ("fetch", "sample", "build", "calibrate")
+_CALIBRATED = "calibration.json"
 _VERSION_TREES = ("03-app-1", "04-app-2")
 
 
@@ -28,12 +30,13 @@ def make_inputs(cache: Path, names: Sequence[str]) -> None:
 
     Args:
         cache: Where inputs are kept.
-        names: ``base``, ``versions``, or names of corpora.
+        names: ``base``, ``versions``, ``registry``, or names of corpora.
     """
     cache.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], None]] = {
         "base": lambda: _make_base(cache),
         "versions": lambda: _make_versions(cache),
+        "registry": lambda: _make_registry(cache),
     }
     for name in names:
         makers.get(name, lambda name=name: make_corpus(cache.absolute(), name))()
@@ -47,6 +50,8 @@ def missing_inputs(cache: Path, names: Sequence[str]) -> list[str]:
 def _is_there(cache: Path, name: str) -> bool:
     if name == "base":
         return (cache / BASE).exists()
+    if name == "registry":
+        return (cache / "registry" / _CALIBRATED).exists()
     if name == "versions":
         return all((cache / file).exists() for file in VERSIONS)
     return len(trees_of(cache, name)) == len(CORPORA[name])
@@ -78,6 +83,14 @@ def _make_versions(cache: Path) -> None:
                 part = f"{work}/{file}"
                 _quietly([*store, "save", "--format", "oci-archive", name, "-o", part])
                 shutil.move(part, cache / file)
+
+
+def _make_registry(cache: Path) -> None:
+    """Fetch, measure and build what the simulation of a registry is made of; each step resumes."""
+    with _alone(cache, "registry"):
+        for step in () if _is_there(cache, "registry") else _REGISTRY_STEPS:
+            say(f"registry: {step}")
+            _quietly([sys.executable, "-m", "tests.bench.registry", step, str(cache / "registry")])
 
 
 def _quietly(command: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
+from tests.bench.registry.cost import ALL_SCHEMES
 from tests.bench.result import Result
 
 _COPIES = "full copies"
@@ -38,4 +39,14 @@ def read_seed(document: dict[str, Any]) -> Result:
         last = measured["curve"][-1]
         if last["apps"]:
             result.add("one more", who, "CPU", "s", [last["cpu_seconds"] / last["apps"]])
+    return result
+
+
+def read_registry(document: dict[str, Any]) -> Result:
+    """Return the curves of :mod:`tests.bench.registry`: a group for each number of images."""
+    result = Result(notes=["Simulated: computed of measured packages, not stored."])
+    for number, *sizes in document["registry"]["curve"]:
+        for scheme, size in zip(ALL_SCHEMES, sizes, strict=True):
+            if size:
+                result.add(str(number), scheme.replace("_", " "), "disk", "B", [size])
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.bench.suite.readers import read_growth, read_seed
+from tests.bench.suite.readers import read_growth, read_registry, read_seed
 
 KEPT = Path(__file__).parents[3] / "docs/savings"
 
@@ -38,3 +38,11 @@ def test_what_the_repository_keeps_of_them_can_be_read() -> None:
     assert {"layerstore", "full copies"} <= set(growth.names("who"))
     assert {"layerstore", "docker"} <= set(seed.names("who"))
     assert seed.names("what") == ["disk", "CPU"]
+
+
+def test_the_simulated_registry_has_a_group_for_each_point_of_its_curve() -> None:
+    document = json.loads((KEPT.with_name("simulation") / "registry.json").read_text())
+    result = read_registry(document)
+    numbers = [str(point[0]) for point in document["registry"]["curve"]]
+    assert result.names("group") == numbers
+    assert {"full copies", "plain layers", "stored"} <= set(result.names("who"))

@@ -41,8 +41,6 @@ TOP = Path(__file__).parents[3]
 KEPT = TOP / "docs/performance"
 NAMES = [one.name for one in BENCHMARKS]
 POPEN = subprocess.Popen
-SEVERAL_STEPS = {"registry"}
-"""Programs that take hours in several steps, and have a page of their own."""
 
 
 def source_of(module: str) -> str:
@@ -89,7 +87,7 @@ def test_every_program_that_keeps_what_it_measures_has_a_place_in_the_table() ->
         for path in (*top.glob("*.py"), *top.glob("*/__main__.py"))
         if '__name__ == "__main__"' in path.read_text() and '"--json"' in path.read_text()
     }
-    assert programs - SEVERAL_STEPS == {one.module.rpartition(".")[2] for one in BENCHMARKS}
+    assert programs == {one.module.rpartition(".")[2] for one in BENCHMARKS}
 
 
 @pytest.mark.parametrize("one", BENCHMARKS, ids=NAMES)
