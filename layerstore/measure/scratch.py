@@ -32,12 +32,22 @@ def scratch_directory(where: str) -> Iterator[str]:
     """
     with storage_errors(f"make a scratch directory in {where}"):
         _remove_left(where)
-        path = tempfile.mkdtemp(prefix=PREFIX, dir=where)
-        lock = FileLock(f"{path}/{_LOCK}")
+        path, lock = _locked(where)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        lock.close()
+
+
+def _locked(where: str) -> tuple[str, FileLock]:
+    """Make a directory and hold its lock."""
+    while True:
+        path = tempfile.mkdtemp(prefix=PREFIX, dir=where)
+        lock = FileLock(f"{path}/{_LOCK}")
+        # Between its making and its locking another process may have taken it for left behind.
+        if os.path.exists(f"{path}/{_LOCK}"):
+            return path, lock
         lock.close()
 
 
@@ -46,6 +56,8 @@ def _remove_left(where: str) -> None:
     with os.scandir(where) as entries:
         left = [entry.path for entry in entries if _is_ours(entry)]
     for path in left:
+        if not os.path.exists(f"{path}/{_LOCK}"):
+            continue  # somebody is just making it
         with contextlib.suppress(LockBusyError, OSError), FileLock(f"{path}/{_LOCK}", wait=False):
             shutil.rmtree(path, ignore_errors=True)
 

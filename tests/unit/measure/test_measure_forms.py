@@ -103,6 +103,7 @@ def test_scratch_directories_of_the_dead_go_and_those_of_the_living_stay(tmp_pat
     dead, alive, foreign = (tmp_path / f"{PREFIX}{n}" for n in ("dead", "alive", "foreign"))
     dead.mkdir()
     (dead / "file").write_text("x")
+    (dead / "lock").write_text("")
     alive.mkdir()
     foreign.symlink_to(tmp_path)
     (tmp_path / "other").mkdir()
