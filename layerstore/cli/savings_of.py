@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,9 @@ def store_of(
         with Store.open(f"{path}/store", create=True) as store:
             for source in sources:
                 found += _taken(store, source, host, progress)
+        # What a directory looked like is remembered for its next import: there will be none, and
+        # whether it is remembered at all depends on how long ago it was written.
+        shutil.rmtree(f"{path}/store/scans", ignore_errors=True)
         # Anew, without the log of who wrote: as who asks a store that was filled before.
         with Store.open(f"{path}/store") as store:
             yield store, list(dict.fromkeys(found))
