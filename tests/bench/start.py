@@ -146,6 +146,9 @@ class Helped:
 
     def close(self) -> None:
         self._do("warm", "--stop")
+        until = time.monotonic() + _START_SECONDS
+        while self.group.processes() and time.monotonic() < until:
+            time.sleep(0.05)  # it is about to end
         self.group.remove()
 
 

@@ -42,6 +42,10 @@ class DaemonGroup:
             return int(first[1]) / 1e6
         return int((self._top / "cpuacct.usage").read_text()) / 1e9
 
+    def processes(self) -> list[int]:
+        """Return who is in it, containers apart."""
+        return [int(word) for word in (self._daemon / "cgroup.procs").read_text().split()]
+
     def remove(self) -> None:
         """Remove it from every hierarchy; nothing runs in it any more."""
         remove_cgroups(self._name)
