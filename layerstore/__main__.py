@@ -1,4 +1,4 @@
-"""``python -m layerstore``: the command line, as ``bin/layerstore`` has it."""
+"""``python -m layerstore``: the command line, as ``cli/script/layerstore`` has it."""
 
 from __future__ import annotations
 
