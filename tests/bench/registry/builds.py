@@ -36,7 +36,7 @@ CALIBRATION = Parameters(seed=7, tail=0)
 SERVICES = 20
 TRAINING = 5
 """The first services: the model's constants are fitted to their images, and to no others."""
-_APT_MAX_BYTES = 160_000_000
+APT_MAX_BYTES = 160_000_000
 """Of archives a service's apt may fetch here; services that want more are passed over."""
 
 
@@ -56,7 +56,7 @@ def calibration_images(cache: Path) -> tuple[Registry, list[Image]]:
             for atom in layer.atoms
             if atom.ecosystem == "deb"
         }
-        if sum(index[name].size for name in asked) < _APT_MAX_BYTES:
+        if sum(index[name].size for name in asked) < APT_MAX_BYTES:
             chosen.append(service)
         number += 1
     images = []
