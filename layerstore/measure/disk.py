@@ -8,6 +8,7 @@ consistent in themselves. The walk makes no change and takes no lock.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,12 +22,20 @@ if TYPE_CHECKING:
 SECTOR_BYTES = 512
 """Unit of ``st_blocks`` (stat(2)), whatever the file system's block size."""
 
+PATH_TOLD_CHARACTERS = 4096
+"""What lies deeper goes by the directory above it: thousands of such paths would fill memory."""
+
+# A character is at most four bytes, and a path that is opened at most 4096.
+_LONG_PATH = 1000
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
 
 class FileSize(NamedTuple):
     """One inode under the root.
 
     Attributes:
-        path: Relative to the root, as the host names it.
+        path: Relative to the root, as the host names it; of what is too far down, that of a
+            directory above it.
         apparent_size: ``st_size`` of a regular file or symlink, 0 for anything else.
         allocated_size: Bytes of the blocks the file system allocates for it.
     """
@@ -40,6 +49,8 @@ class FileSize(NamedTuple):
 def walk_sizes(root: Path) -> Iterator[FileSize]:
     """Yield every inode under ``root`` once, the root itself included.
 
+    However deep: a container may nest directories until no path reaches the last.
+
     Raises:
         StorageError: The root cannot be read.
     """
@@ -48,33 +59,66 @@ def walk_sizes(root: Path) -> Iterator[FileSize]:
     except OSError as err:
         raise StorageError(f"cannot read {root}: {err.strerror}") from err
     yield FileSize("", 0, info.st_blocks * SECTOR_BYTES, is_directory=True)
-    yield from _walk(str(root), "", info.st_dev, set())
+    yield from _walk(str(root), info.st_dev)
 
 
-def _walk(host: str, prefix: str, device: int, seen: set[int]) -> Iterator[FileSize]:
-    try:
-        children = sorted(os.scandir(host), key=lambda item: item.name)
-    except FileNotFoundError:
-        return  # removed since its parent was listed
-    except OSError as err:
-        raise StorageError(f"cannot read {host}: {err.strerror}") from err
-    for item in children:
-        try:
-            info = item.stat(follow_symlinks=False)
-        except OSError:
-            continue  # removed since, or a dead mount: not ours to count
+def _walk(root: str, device: int) -> Iterator[FileSize]:
+    seen: set[int] = set()
+    levels = [("", iter(_children(root, "")))]
+    while levels:
+        told, children = levels[-1]
+        path, info = next(children, (None, None))
+        if path is None or info is None:
+            levels.pop()
+            continue
         if info.st_dev != device or (info.st_nlink > 1 and info.st_ino in seen):
             continue
-        path = prefix + item.name
+        told = path if len(path) <= PATH_TOLD_CHARACTERS else told
+        allocated = info.st_blocks * SECTOR_BYTES
         if stat.S_ISDIR(info.st_mode):
-            yield FileSize(path, 0, info.st_blocks * SECTOR_BYTES, is_directory=True)
-            yield from _walk(item.path, path + "/", device, seen)
+            yield FileSize(told, 0, allocated, is_directory=True)
+            levels.append((told, iter(_children(root, path))))
             continue
         seen.add(info.st_ino)
         has_bytes = stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)
-        yield FileSize(
-            path,
-            info.st_size if has_bytes else 0,
-            info.st_blocks * SECTOR_BYTES,
-            is_directory=False,
-        )
+        size = info.st_size if has_bytes else 0
+        yield FileSize(told, size, allocated, is_directory=False)
+
+
+def _children(root: str, path: str) -> list[tuple[str, os.stat_result]]:
+    """Return what a directory below the root holds, sorted by name."""
+    prefix = f"{path}/" if path else ""
+    found = []
+    try:
+        with _listed(root, path) as items:
+            for item in items:
+                with contextlib.suppress(OSError):  # removed since, or a dead mount: not ours
+                    found.append((prefix + item.name, item.stat(follow_symlinks=False)))
+    except FileNotFoundError:
+        return []  # removed since its parent was listed
+    except OSError as err:
+        where = f"{root}/{path[:PATH_TOLD_CHARACTERS]}".rstrip("/")
+        raise StorageError(f"cannot read {where}: {err.strerror}") from err
+    found.sort(key=lambda child: child[0])
+    return found
+
+
+@contextlib.contextmanager
+def _listed(root: str, path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """Give a directory's entries; one that is too far down for a path is opened in steps."""
+    if len(root) + len(path) < _LONG_PATH:
+        with os.scandir(f"{root}/{path}" if path else root) as items:
+            yield items
+        return
+    fd = os.open(root, _OPEN)
+    try:
+        rest = os.fsencode(path)
+        while rest:
+            cut = rest.rindex(b"/", 0, _LONG_PATH) if len(rest) > _LONG_PATH else len(rest)
+            below = os.open(rest[:cut], _OPEN | os.O_NOFOLLOW, dir_fd=fd)
+            os.close(fd)
+            fd, rest = below, rest[cut + 1 :]
+        with os.scandir(fd) as items:
+            yield items
+    finally:
+        os.close(fd)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore.formats.tree import Entry, Kind
+from layerstore.linux.removal import remove_tree
 from layerstore.measure import df
 from layerstore.measure.apportion import share, split
-from layerstore.measure.disk import walk_sizes
+from layerstore.measure.disk import PATH_TOLD_CHARACTERS, walk_sizes
 from layerstore.measure.host_model import allocated_size
 from layerstore.measure.ledger import Owner
 from layerstore.measure.table import (
@@ -75,6 +77,36 @@ def test_the_walk_counts_each_inode_once_and_follows_no_link(tmp_path):
     os.mkfifo(root / "p")
     sizes = {size.path: size.apparent_size for size in walk_sizes(root)}
     assert sizes == {"": 0, "d": 0, "d/f": 5_000, "l": len(str(outside)), "p": 0}
+
+
+def _nested(directory, depth):
+    """Make directories in each other, deeper than a path reaches, with a file in the last."""
+    fd = os.open(directory, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("dir", dir_fd=fd)
+        below = os.open("dir", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    with open("f", "xb", opener=lambda name, flags: os.open(name, flags, dir_fd=fd)) as file:
+        file.write(b"x" * 5_000)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("depth", [1_100, 2_500])  # beyond Python's stack; beyond PATH_MAX, too
+def test_the_walk_reaches_what_a_container_nests_deeper_than_a_path(tmp_path, depth):
+    root = tmp_path / "root"
+    (root / "uppers" / "a").mkdir(parents=True)
+    (root / "uppers" / "b").write_bytes(b"y" * 7)
+    _nested(root / "uppers" / "a", depth)
+    try:
+        found = list(walk_sizes(root))
+    finally:
+        remove_tree(str(root))
+    assert len(found) == 1 + 2 + 1 + depth + 1
+    assert sum(size.apparent_size for size in found) == 5_007
+    assert all(len(size.path) <= PATH_TOLD_CHARACTERS for size in found)
+    (deepest,) = (size.path for size in found if size.apparent_size == 5_000)
+    assert deepest.startswith("uppers/a/dir/dir")
 
 
 def test_bars_are_exact_to_an_eighth_and_never_hide_a_value():
