@@ -193,7 +193,9 @@ def _freed(store: Store, images: Iterable[ImageRecord], found: _Found) -> dict[C
     }
     if not chunks:
         return {}
-    for diff_id in holders:  # one tree in memory at a time
+    # Layers of no image stay for the build cache, with all that is in them.
+    cached = (record.diff_id for record in store.cache_records() if record.diff_id is not None)
+    for diff_id in dict.fromkeys((*holders, *cached)):  # one tree in memory at a time
         for entry in load_changeset(store, diff_id).entries:
             if entry.extents and (diff_id, entry.path) not in needless:
                 chunks.difference_update(chunk for _, chunk in entry.extents if chunk is not None)

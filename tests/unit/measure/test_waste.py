@@ -15,9 +15,10 @@ from layerstore.measure.gate import Verdict, judge, parse_limit
 from layerstore.measure.junit import junit_xml
 from layerstore.measure.waste import instruction_of, take_waste
 from layerstore.measure.waste_rules import CAUSES, Rule, cause_of, is_build_tool
+from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
 from tests.support.cli import Cli
-from tests.support.insight import File, Layer, image_of
+from tests.support.insight import File, Layer, image_of, put_tree
 from tests.support.measure import noise
 
 LISTS = b"var/lib/apt/lists/main"
@@ -65,6 +66,16 @@ def test_content_that_somebody_else_needs_costs_nothing_here(store):
     waste = take_waste(store, [image, other])
     assert waste.causes[0].size == 50_000
     assert waste.causes[0].stored == 0
+
+
+def test_content_that_a_remembered_step_needs_costs_nothing_here(store):
+    lists = noise("lists", 50_000)
+    image = image_of(store, "a", Layer({LISTS: lists}), Layer({}, whiteouts=(LISTS,)))
+    with store.begin("test") as session:
+        layer = put_tree(session, Layer({b"copy": lists}))
+        session.cache_put(CacheRecord("step", layer, b"", 1.0))
+    found = findings(store, image)[Rule.DELETED, "apt-lists", 1]
+    assert (found.size, found.stored) == (50_000, 0)
 
 
 def test_a_base_that_shows_the_file_needs_it(store):
