@@ -44,7 +44,7 @@ def output_stream(path: str, *, what: str = "a tar") -> Iterator[BinaryIO]:
         with open(path, "wb") if is_special else _replacing(path) as stream:
             yield stream
     except OSError as err:
-        err.filename = err.filename or path  # a failed write does not know where
+        err.filename = path  # a failed write does not know where, a failed open the temporary name
         raise
 
 

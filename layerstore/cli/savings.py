@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from layerstore.store.store import Store
 
 _HOSTS_FILE_BYTES = 64 << 20
+_MAX_COPIES = 1_000_000_000
+"""More than anybody runs; sums stay numbers that every reader of JSON and every picture has."""
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +48,12 @@ def savings(
     *,
     copies: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Containers of each image; 1 if not given."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=_MAX_COPIES,
+            help="Containers of each image; 1 if not given.",
+        ),
     ] = None,
     mounted: Annotated[
         bool, typer.Option("--mounted", help="Count the mounted views as containers.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.cli.output import write_json, write_line, write_note
-from layerstore.errors import InputError
+from layerstore.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,8 @@ class Output(NamedTuple):
         """Refuse before anything is read what could not be shown at its end.
 
         Raises:
-            InputError: Two things for stdout, or a picture of no kind.
+            InputError: Two things for stdout, or a picture of no kind, or a directory for a file.
+            NotFoundError: The directory of a file that is to be written is missing.
             UnsupportedError: What draws pictures is not installed.
         """
         if self.csv and self.as_json:
@@ -55,6 +57,16 @@ class Output(NamedTuple):
             from layerstore.measure.plots import require_plots
 
             require_plots(self.plot)
+        for path in (self.html, self.plot):
+            if path not in (None, _STDOUT):
+                _refuse_missing_directory(path)
+
+
+def _refuse_missing_directory(path: str) -> None:
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a directory, expected a file")
+    if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
+        raise NotFoundError(f"{path}: its directory does not exist")
 
 
 def write_savings(collected: Collected, output: Output) -> None:

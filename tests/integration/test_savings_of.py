@@ -110,6 +110,11 @@ def test_what_cannot_be_is_refused(cli, other, tmp_path):
     cli.fails(2, "savings", "--csv", "--json")
     cli.fails(2, "savings", "--plot", tmp_path / "picture.gif")
     cli.fails(2, "savings", "--hosts", "0")
+    cli.fails(2, "savings", "--copies", "1" + "0" * 400)
+    # Before minutes of measuring, and without the name of a temporary file.
+    assert "nowhere/p.html: " in cli.fails(3, "savings", "--html", tmp_path / "nowhere" / "p.html")
+    (tmp_path / "directory").mkdir()
+    cli.fails(2, "savings", "--html", tmp_path / "directory")
     cli.fails(3, "savings", "--hosts", tmp_path / "nothing")
     assert not other.store.exists()
 

@@ -31,7 +31,8 @@ def heat_map(
     longest = max((text_width(name, SMALL_PX + 1) for name in names), default=0)
     digits = text_width(str(count), SMALL_PX) + 8
     left = min(longest, width * (0.3 if width > 600 else 0.36)) + digits + 12
-    cell = min(60.0, (width - left) / count) if count else 0
+    # The last column's number may be wider than its cell.
+    cell = min(60.0, (width - left - digits / 2) / count) if count else 0
     size = SMALL_PX + 1 if cell >= 15 else max(7, int(cell * 0.8))
     top = 24
     svg = Svg(width, top + cell * count + 52, title, _described(names, shares), ident)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.measure.report.svg import SMALL_PX, Svg, fitted, text_width
+from layerstore.printable import printable
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _draw(svg: Svg, tile: Tile, box: Box, css: str, total: int) -> None:
     room = box.width - 14
     if box.height < 22 or room < 30:
         return
-    words = _words(tile.label, room)
+    words = _words(printable(tile.label), room)  # as it is shown, which may be wider
     if not words:
         return
     svg.text(box.x + 7, box.y + 16, words, "ink", size=SMALL_PX + 1, title=told)

@@ -126,3 +126,21 @@ def test_bars_are_as_long_as_their_bytes():
     root = parsed(bars([Step("chunks", "a", "", 100), Step("stored", "b", "", 25)], 1000, "t", "a"))
     rects = {r.get("class"): float(r.get("width")) for r in root.iter(f"{SVG}rect")}
     assert rects["f-stored"] == pytest.approx(rects["f-chunks"] / 4, abs=0.2)
+
+
+def test_labels_of_tiles_fit_as_they_are_shown():
+    tiles = [Tile("/srv/" + "\x1b" * 12 + "/", 10, "a"), Tile("/opt/", 10, "b")]
+    for text in parsed(treemap(tiles, (300, 200), "bytes", "t")).iter(f"{SVG}text"):
+        told = "".join(text.itertext()) if text.find(f"{SVG}title") is None else text[0].tail
+        assert text_width(told or "", 12) <= 150 - 14
+
+
+@pytest.mark.parametrize("count", [12, 19, 37, 60])
+@pytest.mark.parametrize("width", [368, 1000])
+def test_numbers_of_columns_are_in_the_picture(count, width):
+    names = [f"image-with-a-name-{number}:latest" for number in range(count)]
+    shares = [[1.0] * count for _ in names]
+    for text in parsed(heat_map(names, shares, width, "t", "h")).iter(f"{SVG}text"):
+        told = text.text or ""
+        if told.isdigit() and text.get("text-anchor") == "middle":
+            assert float(text.get("x", 0)) + text_width(told, 11) / 2 <= width
