@@ -102,20 +102,26 @@ def take_df(store: Store, *, with_images: bool = True) -> DiskUsage:
     """
     inventory = take_summarised(store)
     ledger = take_ledger(store, inventory, with_images=with_images)
-    usage = disk_usage(inventory, ledger, _evictable(store.paths))
+    usage = disk_usage(inventory, ledger, _evictable(store.paths, inventory))
     if not with_images:
         return usage
     uses = image_uses(store.paths, [image.image_id for image in ledger.images])
     return msgspec.structs.replace(usage, last_used=uses)
 
 
-def _evictable(paths: StorePaths) -> Evictable | None:
+def _evictable(paths: StorePaths, inventory: Inventory) -> Evictable | None:
     """Return what could be evicted of the unpacked files; None, looked for by nobody, of none."""
     if not any(map(os.path.isdir, (paths.objects, paths.metadata, paths.pack_images))):
         return None
     from layerstore.store.eviction import find_evictable  # lazily: 10 ms
+    from layerstore.store.objects import ObjectFile, object_of_path
 
-    return find_evictable(paths)
+    sizes = {
+        name: ObjectFile(file.apparent_size, file.allocated_size)
+        for file in inventory.files
+        if file.path.startswith("objects/") and (name := object_of_path(file.path[8:]))
+    }
+    return find_evictable(paths, sizes=sizes)
 
 
 def disk_usage(

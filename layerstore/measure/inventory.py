@@ -159,7 +159,7 @@ def with_rows(inventory: Inventory, catalog: Catalog) -> Inventory:
 
 def walked(inventory: Inventory) -> Inventory:
     """Return an inventory with what lies on the disk now."""
-    return inventory._replace(files=list(walk_sizes(inventory.root)))
+    return inventory._replace(files=walk_sizes(inventory.root))
 
 
 def _stamp(epoch: int, packs: Sequence[PackRow], layers: Mapping[DiffId, bytes]) -> bytes:

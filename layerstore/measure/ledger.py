@@ -236,9 +236,12 @@ def ledger_of(
     sizes[Owner.UNREFERENCED] += lost
     sizes[Owner.FRAMING] += attribution.framing
     blobs = _blob_owners(inventory)
+    allocated = dict.fromkeys(Owner, 0)
     for file in inventory.files:
         if not file.path.startswith("packs/"):
-            sizes[_area_of(file.path, blobs)] += file.apparent_size
+            owner = _area_of(file.path, blobs)
+            sizes[owner] += file.apparent_size
+            allocated[owner] += file.allocated_size
     file_size = sum(file.apparent_size for file in inventory.files)
     disk_size = sum(file.allocated_size for file in inventory.files)
     return Ledger(
@@ -248,8 +251,8 @@ def ledger_of(
         disk_size=disk_size,
         images=_image_shares(inventory, attribution, census) if with_images else (),
         writable=_writable(inventory),
-        unpacked_disk_size=_allocated(inventory, blobs, Owner.OBJECTS),
-        cache_mounts_disk_size=_allocated(inventory, blobs, Owner.MOUNTS),
+        unpacked_disk_size=allocated[Owner.OBJECTS],
+        cache_mounts_disk_size=allocated[Owner.MOUNTS],
     )
 
 
@@ -335,14 +338,9 @@ def _area_of(path: str, blobs: dict[str, Owner]) -> Owner:
     area = path.partition("/")[0]
     if area == "blobs":
         return blobs.get(path, Owner.UNREFERENCED)
-    if path.startswith(("views/meta/", "views/packs/")):
+    if area == "views" and path.startswith(("views/meta/", "views/packs/")):
         return Owner.OBJECTS  # made for them, and evicted with them
     return _AREAS.get(area, Owner.OTHER)
-
-
-def _allocated(inventory: Inventory, blobs: dict[str, Owner], owner: Owner) -> int:
-    """Return the bytes allocated for files of an area."""
-    return sum(f.allocated_size for f in inventory.files if _area_of(f.path, blobs) is owner)
 
 
 def _image_shares(

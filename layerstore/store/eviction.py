@@ -92,14 +92,19 @@ class Evictable(NamedTuple):
     recent_bytes: int = 0
 
 
-def find_evictable(paths: StorePaths, keep: KeepUnpacked | None = None) -> Evictable:
+def find_evictable(
+    paths: StorePaths,
+    keep: KeepUnpacked | None = None,
+    sizes: dict[ObjectId, ObjectFile] | None = None,
+) -> Evictable:
     """Return what :func:`evict` would remove now; reads only.
 
     Args:
         paths: The store's.
         keep: What stays beside that which views need; None for nothing.
+        sizes: All objects, of somebody who has looked at them already.
     """
-    found = object_sizes(paths)
+    found = object_sizes(paths) if sizes is None else sizes
     users, doubt = object_users(paths)
     if doubt:
         return Evictable((), (), 0, 0, len(found), doubt)

@@ -125,9 +125,19 @@ def object_files(paths: StorePaths) -> Iterator[tuple[ObjectId, str]]:
         if len(prefix) != 2 or os.path.islink(directory):
             continue  # a link leads to what is not ours: nothing behind it is read or evicted
         for name in _names(directory):
-            if len(name) == 2 * ID_BYTES and name.startswith(prefix):
-                with contextlib.suppress(ValueError):
-                    yield ObjectId(bytes.fromhex(name)), f"{directory}/{name}"
+            found = object_of_path(f"{prefix}/{name}")
+            if found is not None:
+                yield found, f"{directory}/{name}"
+
+
+def object_of_path(path: str) -> ObjectId | None:
+    """Return the object that a path below the tier's directory is, None if it is none."""
+    if len(path) != 3 + 2 * ID_BYTES or path[2] != "/" or path[:2] != path[3:5]:
+        return None
+    try:
+        return ObjectId(bytes.fromhex(path[3:]))
+    except ValueError:
+        return None
 
 
 def _names(directory: str) -> list[str]:
