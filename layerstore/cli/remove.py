@@ -88,15 +88,19 @@ class _Removal(NamedTuple):
 
 def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) -> _Removal:
     """Return what removing ``reference`` means once the names in ``gone`` are gone."""
-    from layerstore.formats.reference import names_that_go
+    from layerstore.formats.reference import lookup_form, names_that_go
+    from layerstore.store.failures import ImageNotFoundError
     from layerstore.store.pins import refuse_pinned
 
     image = store.resolve(reference)
-    names = [
-        name
-        for name, image_id in store.tags().items()
-        if image_id == image.image_id and name not in gone
-    ]
+    had = [name for name, image_id in store.tags().items() if image_id == image.image_id]
+    names = [name for name in had if name not in gone]
+    form = lookup_form(reference)
+    # A dry run takes nothing away: what was named before is gone for it as it would be.
+    if not gone.isdisjoint({form, f"{form}:latest"}) or (had and not names):
+        raise ImageNotFoundError(
+            f"image {reference!r} goes with what is named before it", hint="name it once"
+        )
     doomed = names_that_go(_doomed_names(reference, image, names, force=force), names)
     is_last = len(doomed) == len(names)
     if not force:

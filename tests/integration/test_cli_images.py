@@ -166,6 +166,20 @@ def test_rm_by_id_with_several_names_needs_force(cli, rootfs_tar):
     assert removed == ["Untagged: x:1", "Untagged: x:2", f"Deleted: {image_id}"]
 
 
+def test_a_dry_run_counts_an_image_that_is_named_twice_once(cli, rootfs_tar):
+    image_id = cli.ok("import", rootfs_tar, "-t", "x:1", "-t", "x:2", "-t", "y").out.strip()
+    for twice in (["x:1", "x:1"], ["y", "y:latest"], ["x:1", "x:2", "y", image_id]):
+        planned = cli("rm", "--dry-run", *twice)
+        assert planned.code == 3
+        gone = [line for line in planned.out.splitlines() if line.startswith(("Unt", "Del"))]
+        assert gone == list(dict.fromkeys(gone))
+        assert sum(line.startswith("Untagged") for line in gone) == len(twice) - 1
+        assert "named before it" in planned.err
+    assert len(cli.ok("images").lines) == 4
+    done = cli("rm", "x:1", "x:2", "y", image_id)
+    assert (done.code, done.out.splitlines()) == (3, gone)
+
+
 def test_one_missing_image_does_not_stop_the_others(cli, rootfs_tar):
     cli.ok("import", rootfs_tar, "-t", "x:1")
     result = cli("rm", "missing:1", "x:1", "missing:2")
