@@ -144,6 +144,46 @@ def test_no_patterns(pattern):
         path_pattern(pattern)
 
 
+def _fits(pattern, path):
+    """Whether the words of a pattern fit a path, by trying everything."""
+    if not pattern:
+        return not path
+    word, rest = pattern[0], pattern[1:]
+    if word == b"**/":
+        ends = [0, *(at + 1 for at in range(len(path)) if path[at : at + 1] == b"/")]
+    elif word in (b"*", b"**"):
+        reach = len(path) if word == b"**" else len(path.partition(b"/")[0])
+        ends = list(range(reach + 1))
+    else:
+        ends = [1] if path[:1] == word or (word == b"?" and path[:1] not in (b"", b"/")) else []
+    return any(_fits(rest, path[end:]) for end in ends)
+
+
+_NAME = st.lists(st.sampled_from([b"a", b"b", b"?", b"*"]), min_size=1, max_size=5).map(
+    lambda name: [
+        word for at, word in enumerate(name) if word != b"*" or name[at - 1 : at] != [b"*"]
+    ]
+)
+_PART = st.one_of(_NAME.map(lambda name: [*name, b"/"]), st.just([b"**/"]))
+
+
+@given(
+    st.lists(_PART, min_size=1, max_size=5),
+    st.one_of(_NAME, st.just([b"**"])),
+    st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=5),
+)
+def test_wildcards_that_are_tried_once_match_what_trying_everything_matches(parts, last, names):
+    words = [word for part in parts for word in part] + last
+    path = "/".join(names).encode()
+    assert bool(path_pattern(b"/" + b"".join(words)).fullmatch(path)) is _fits(words, path)
+
+
+def test_a_hostile_path_is_refused_without_trying_every_way():
+    names, deep = b"*a" * 40 + b"b", b"**/a/" * 40 + b"b"
+    assert path_pattern(names).fullmatch(b"a" * 255) is None  # else longer than anybody waits
+    assert path_pattern(deep).fullmatch(b"a/" * 2000 + b"x") is None
+
+
 @given(st.binary(max_size=40))
 def test_any_pattern_is_one_or_an_error(pattern):
     with contextlib.suppress(InputError):
