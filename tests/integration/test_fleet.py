@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from typing import ClassVar
 
 import pytest
 
@@ -105,8 +106,11 @@ def test_a_damaged_or_absent_store_is_named_by_every_engine(stores, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(stores[0], broken)
     (broken / "catalog.sqlite").unlink()
+    garbage = tmp_path / "garbage"
+    shutil.copytree(stores[0], garbage)
+    (garbage / "catalog.sqlite").write_bytes(b"no database " * 1000)
     absent = tmp_path / "absent"
-    for bad in (broken, absent):
+    for bad in (broken, garbage, absent):
         codes = set()
         for engine in ("local", "dask"):
             done = Cli(stores[0])("fleet", stores[0], bad, "--engine", engine)
@@ -143,3 +147,29 @@ def test_without_the_extra_the_engine_says_what_to_install(stores, tmp_path, mon
     with pytest.raises(UnsupportedError) as caught:
         DaskEngine()
     assert "pip install distributed" in str(caught.value.hint)
+
+
+def test_workers_of_another_version_are_told_as_such(stores):
+    """What such a worker answers has other fields, and errors of families that are unknown here."""
+    from layerstore.errors import ConflictError, StorageError
+    from layerstore.measure.fleet.dask_engine import DaskEngine
+
+    class Client:
+        answers: ClassVar = {"names": ["one"]}
+
+        def submit(self, *_, **__):
+            return None
+
+        def scheduler_info(self, **_):
+            return {"workers": {"tcp://w": {"name": "w", "host": "w"}}}
+
+        def gather(self, tasks):
+            return [self.answers for _ in tasks]
+
+    engine = DaskEngine.__new__(DaskEngine)
+    engine._client = Client()
+    with pytest.raises(ConflictError, match="w:/srv/x: its worker has another version"):
+        engine.summaries([Place("w", "/srv/x")])
+    Client.answers = {"error": "NewError", "message": "what nobody knows", "code": 99}
+    with pytest.raises(StorageError, match="w:/srv/x: what nobody knows"):
+        engine.summaries([Place("w", "/srv/x")])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self
 
 import msgspec
 
-from layerstore.errors import ConflictError, InputError
+from layerstore.errors import ConflictError, InputError, LayerstoreError
 from layerstore.measure.apportion import share
 from layerstore.measure.fleet.records import (
     RECORD_BYTES,
@@ -257,7 +257,13 @@ class LocalEngine:
                     f"{place.label}: {place.host} is a worker of a cluster",
                     hint="name its scheduler: --engine dask --scheduler tls://HOST:8786",
                 )
-            summary, records = summarize(place.root)
+            try:
+                summary, records = summarize(place.root)
+            except LayerstoreError as err:
+                if place.label not in err.message:
+                    err.message = f"{place.label}: {err.message}"
+                    err.hint = None  # what it tells to type would be done to another store
+                raise
             file = Path(self._place.name, str(number))
             file.write_bytes(records)
             self._files.append(file)

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from layerstore import errors
-from layerstore.errors import InputError, LayerstoreError, NotFoundError, StorageError
+from layerstore.errors import (
+    ConflictError,
+    InputError,
+    LayerstoreError,
+    NotFoundError,
+    StorageError,
+)
 from layerstore.measure.fleet.records import Merged, Range, bounds_of, merge
 from layerstore.measure.fleet.summary import StoreSummary, summarize
 
@@ -147,7 +153,13 @@ class DaskEngine:
         for place, answer in zip(places, self._gather(told), strict=True):
             if "error" in answer:
                 raise _error_of(answer, place.label)
-            found.append(msgspec.convert(answer, StoreSummary))
+            try:
+                found.append(msgspec.convert(answer, StoreSummary))
+            except msgspec.ValidationError as err:
+                raise ConflictError(
+                    f"{place.label}: its worker has another version of layerstore",
+                    hint="install the same version on every worker",
+                ) from err
         return found
 
     def merged(self, parts: Sequence[Range], top: int) -> Iterator[Merged]:
@@ -255,4 +267,6 @@ def _error_of(answer: dict[str, Any], label: str) -> LayerstoreError:
         and issubclass(family, LayerstoreError)
         and family.exit_code == answer["code"]
     ]
-    return families[0](f"{label}: {answer['message']}")
+    # A worker of another version may have families that are unknown here.
+    family = families[0] if families else StorageError
+    return family(f"{label}: {answer['message']}")
