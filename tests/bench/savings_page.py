@@ -132,11 +132,13 @@ def _memory(figures: dict[str, Figures]) -> str:
         "processes of daemons, shims, monitors", "each more", "times ours",
     )  # fmt: skip
     stored = one["memory"]["engines"][OURS]["stored"]
+    both, docker = stored["disk"] + stored["unpacked"], disk_at(one, DOCKER, running)[0]
     unpacked = (
         f"While they run, the disk holds {size(stored['disk'])} of the store and beside it "
         f"{size(stored['unpacked'])} of files unpacked for views, the distribution and these "
-        f"{running} applications, each distinct file once; docker has "
-        f"{size(disk_at(one, DOCKER, running)[0])}, at all times."
+        f"{running} applications, each distinct file once. **Together that is {size(both)}, "
+        f"{'more' if both > docker else 'less'} than docker's {size(docker)}**, which it has at "
+        "all times."
     )
     picture = f"![Memory while containers run]({FIGURES.name}/seed-memory.svg)"
     return f"{picture}\n\n{_table(head, rows)}\n\n{unpacked} {_load(one['memory'])}"
