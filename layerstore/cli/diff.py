@@ -56,7 +56,7 @@ def diff(
         ),
     ] = None,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Of images: exit with 1 if they differ.")
+        bool, typer.Option("--exit-code", help="Of images: exit with 1 if anything is listed.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -82,8 +82,9 @@ def diff(
         found = diff_images(store, old, new, packages=packages or both)
     if not times:
         found = found._replace(files=[each for each in found.files if not each.is_of_time])
-    if not (files or both):
-        found = found._replace(files=[])
+    if not both:
+        # What is asked for alone is listed alone, and is what the exit code is about.
+        found = found._replace(config=[], files=found.files if files else [])
     if as_json:
         write_json(diff_to_json(found, limit or None))
     else:

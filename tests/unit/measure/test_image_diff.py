@@ -203,8 +203,16 @@ class TestCommand:
         assert few["packages"] is None
 
     def test_one_kind_alone(self, cli):
-        assert "PATH" not in cli.ok("diff", "old", "new", "--packages").out
-        assert "PACKAGE" not in cli.ok("diff", "old", "new", "--files").out
+        for option, there, not_there in (
+            ("--packages", "PACKAGE", "PATH"),
+            ("--files", "PATH", "PACKAGE"),
+        ):
+            result = cli.ok("diff", "old", "new", option)
+            assert there in result.out
+            assert not_there not in result.out
+            assert "CONFIG" not in result.out
+            assert cli.ok("diff", "old", "new", option, "--json").json()["config"] == []
+        assert "CONFIG" in cli.ok("diff", "old", "new").out
 
     def test_exit_code(self, cli):
         assert cli("diff", "old", "new", "--exit-code").code == 1
