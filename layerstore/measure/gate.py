@@ -117,7 +117,8 @@ def judge(
 
 
 def _line(finding: Finding) -> str:
+    files = f"{finding.files} file" + ("" if finding.files == 1 else "s")
     return (
         f"step {finding.step.number}, {finding.cause}: {format_size(finding.size)} "
-        f"in {finding.files} files; {finding.fix}"
+        f"in {files}; {finding.fix}"
     )

@@ -2,7 +2,8 @@
 
 *Size* is logical bytes in layers: what an engine pays that unpacks every layer. *Stored* is what
 the packs of this store would not need if nothing that is listed were there: content that something
-else needs as well, be it another path, layer or image, costs nothing here. Metadata is not counted.
+else needs as well, be it another path, layer, image or remembered step of a build, costs nothing
+here. Metadata is not counted.
 
 Over several images every needless file is counted once, however many images share its layer.
 """
