@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.build.contexts import Contexts, context_name
 from layerstore.build.executor import BuildExecutor
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from layerstore.build.spec_file import SpecFile
     from layerstore.build.ui import BuildUi
     from layerstore.store.store import Store
-
-CACHE_MOUNTS: Final = "cache-mounts"
-"""Directory of a store that holds what RUN --mount=type=cache keeps."""
 
 
 class Solving(NamedTuple):

@@ -72,21 +72,6 @@ def trie_of(images: Iterable[ImageRecord]) -> ChainNode:
     return root
 
 
-def walk_layers(
-    root: ChainNode, load: Callable[[DiffId], Changeset]
-) -> Iterator[tuple[ChainNode, Changeset]]:
-    """Yield every layer of a trie with its changeset, each after the one it lies on.
-
-    What is not asked for again is not kept: one changeset is in memory at a time.
-    """
-    pending = list(reversed(root.above.values()))
-    while pending:
-        node = pending.pop()
-        assert node.diff_id is not None
-        yield node, load(node.diff_id)
-        pending.extend(reversed(node.above.values()))
-
-
 def walk_trees(root: ChainNode, load: Callable[[DiffId], Changeset]) -> Iterator[AppliedLayer]:
     """Yield every layer of a trie with the trees below and above it.
 
