@@ -13,15 +13,15 @@ import re
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.errors import UnsafeContentError
 from layerstore.formats.tree import FILE
 from layerstore.image.layers import load_changeset
-from layerstore.image.sbom.files import MAX_DATABASE_BYTES, MAX_METADATA_BYTES, ImageFiles
+from layerstore.image.sbom.files import MAX_DATABASE_BYTES, ImageFiles
 from layerstore.image.sbom.system import stanzas
-from layerstore.image.stack import Node, lookup, resolve, walk
+from layerstore.image.stack import Node, lookup, walk
 from layerstore.measure.beyond import layers_beyond, stored_sizes
 from layerstore.measure.chains import trie_of, walk_trees
 from layerstore.measure.common_sets import Common, common_sets
+from layerstore.measure.package_lists import PackageLists
 from layerstore.measure.waste_scan import Owners
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from layerstore.store.store import Store
 
 STATUS = b"var/lib/dpkg/status"
-_INFO = b"var/lib/dpkg/info/"
 _DATABASE = b"var/lib/dpkg"
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*", re.ASCII)
 TAR_ENTRY_BYTES = 768
@@ -211,6 +210,7 @@ class _Grouping:
             if not node.ends:
                 continue
             files = ImageFiles(self._store, root)
+            lists = PackageLists(files)
             packages = _installed(files)
 
             def is_above(node: Node) -> bool:
@@ -218,7 +218,7 @@ class _Grouping:
 
             for package in packages.values():
                 if package.key not in self._below and package.key not in self._sizes:
-                    self._sizes[package.key] = _size_of(files, package, is_above)
+                    self._sizes[package.key] = _size_of(root, lists, package, is_above)
             database = _database_size(root, is_above)
             for image in node.ends:
                 self._seen[image.image_id] = _Seen(packages, database)
@@ -280,7 +280,7 @@ def _apart(sets: Iterable[Iterable[str]]) -> int:
 
 
 def _size_of(
-    files: ImageFiles, package: _Installed, is_above: Callable[[Node], bool]
+    root: Node, lists: PackageLists, package: _Installed, is_above: Callable[[Node], bool]
 ) -> tuple[int, int]:
     """Return bytes and number of the files that a package has above the layers in common.
 
@@ -288,17 +288,10 @@ def _size_of(
     """
     architecture = package.key.partition(":")[2].partition("=")[0]
     found: dict[int, Node] = {}
-    for stem in (package.name, f"{package.name}:{architecture}"):
-        listed = files.read(_INFO + stem.encode("utf-8", "replace") + b".list", MAX_METADATA_BYTES)
-        for line in (listed or b"").split(b"\n"):
-            try:
-                path, node = resolve(files.root, line, follow_last=False) if line else (b"", None)
-            except UnsafeContentError:
-                continue
-            if node is not None and node.entry.kind is FILE:
-                found[id(node)] = node
-                if path.endswith(b".py"):
-                    found.update((id(each), each) for each in _compiled(files.root, path))
+    for path, node in lists.files_of(package.name, architecture):
+        if id(node) not in found and path.endswith(b".py"):
+            found.update((id(each), each) for each in _compiled(root, path))
+        found[id(node)] = node
     above = [node for node in found.values() if is_above(node)]
     return sum(node.entry.size for node in above), len(above)
 

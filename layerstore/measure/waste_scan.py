@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.errors import UnsafeContentError
 from layerstore.formats.tree import DIR, FILE, path_key
-from layerstore.image.sbom.files import MAX_METADATA_BYTES, ImageFiles
+from layerstore.image.sbom.files import ImageFiles
 from layerstore.image.sbom.system import system_packages
-from layerstore.image.stack import lookup, resolve, walk
+from layerstore.image.stack import lookup, walk
+from layerstore.measure.package_lists import PackageLists
 from layerstore.measure.waste_rules import ANY, Rule, cause_of, is_build_tool
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 DUPLICATE_MIN_BYTES = 4096
 """Smaller copies take one block of a disk, as a link to the other would take an inode."""
 
-_PACKAGE_FILES = b"var/lib/dpkg/info/"
 _BYTECODE = b".pyc"
 _CACHE_FOLDER = b"__pycache__"
 
@@ -212,35 +211,14 @@ def _is_bytecode(root: Node, path: bytes) -> bool:
 def _build_tools(store: Store, tree: ChainTree, owners: Owners) -> Iterator[Needless]:
     """Yield the files of packages of dpkg that serve to build others, as its lists have them."""
     files = ImageFiles(store, tree.root)
+    lists = PackageLists(files)
     seen: set[int] = set()
     for package in system_packages(files):
         if package.kind != "deb" or not is_build_tool(package.name) or "/" in package.name:
             continue
-        for stem in (package.name, f"{package.name}:{package.architecture}"):
-            listed = _PACKAGE_FILES + stem.encode() + b".list"
-            for line in (files.read(listed, MAX_METADATA_BYTES) or b"").split(b"\n"):
-                found = _file_at(tree.root, line)
-                if found is not None and id(found[1]) not in seen:
-                    path, node = found
-                    seen.add(id(node))
-                    yield Needless(
-                        Rule.BUILD_TOOLS,
-                        package.name,
-                        path,
-                        node.entry,
-                        owners.of(node.entry),
-                        None,
-                    )
-
-
-def _file_at(root: Node, line: bytes) -> tuple[bytes, Node] | None:
-    """Return the file that a line of a package's list names, through links of directories."""
-    if not line.startswith(b"/"):
-        return None
-    try:
-        path, node = resolve(root, line, follow_last=False)
-    except UnsafeContentError:
-        return None
-    if node is None or node.entry.kind is not FILE or not node.entry.size:
-        return None
-    return path, node
+        for path, node in lists.files_of(package.name, package.architecture):
+            if id(node) in seen or not node.entry.size:
+                continue
+            seen.add(id(node))
+            owner = owners.of(node.entry)
+            yield Needless(Rule.BUILD_TOOLS, package.name, path, node.entry, owner, None)
