@@ -8,10 +8,10 @@ The base is made by mmdebstrap once, or is the tar that ``LAYERSTORE_TEST_BASE``
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,8 +103,11 @@ def cost(cli: Cli, command: tuple[str, ...]) -> tuple[float, int]:
     return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
 
 
-def main(count: int) -> None:
+def main() -> None:
     """Print a row for each command."""
+    parser = argparse.ArgumentParser("tests.bench.insight", description=__doc__)
+    parser.add_argument("images", nargs="?", type=int, default=300, help="how many (default: 300)")
+    count = parser.parse_args().images
     with tempfile.TemporaryDirectory(prefix="layerstore-bench-") as folder:
         cli = Cli(Path(folder) / "store")
         cli.ok("import", debian_base_tar(), "-t", "base:1")
@@ -116,4 +119,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 300)
+    main()

@@ -9,8 +9,8 @@ that they are light or dark as their reader likes it.
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -38,11 +38,15 @@ def pictures(page: str) -> dict[str, str]:
 
 def main() -> None:
     """Write them."""
-    page, target = Path(sys.argv[1]), Path(sys.argv[2])
-    target.mkdir(parents=True, exist_ok=True)
-    for name, svg in pictures(page.read_text()).items():
-        (target / f"savings-{name}.svg").write_text(svg)
-        print(target / f"savings-{name}.svg")
+    parser = argparse.ArgumentParser("tests.bench.report_pictures", description=__doc__)
+    parser.add_argument("report", type=Path, help="what 'layerstore savings --html' wrote")
+    parser.add_argument("directory", type=Path, help="where the pictures go")
+    args = parser.parse_args()
+    args.directory.mkdir(parents=True, exist_ok=True)
+    for name, svg in pictures(args.report.read_text()).items():
+        path = args.directory / f"savings-{name}.svg"
+        path.write_text(svg)
+        print(path)
 
 
 if __name__ == "__main__":

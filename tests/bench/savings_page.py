@@ -9,6 +9,7 @@ What was not measured for so many applications is continued by what one more tak
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -300,6 +301,7 @@ def _growth_lines(figures: Figures, form: str, line: type[Line]) -> list[Line]:
 
 
 def main() -> int:
+    argparse.ArgumentParser("tests.bench.savings_page", description=__doc__).parse_args()
     top = Path(__file__).resolve().parents[2]
     figures = load(top / FIGURES)
     page = top / PAGE
