@@ -157,7 +157,7 @@ def _print(found: Suggestions, *, native: bool) -> None:
 
 
 def _print_group(group: Group, measured: tuple[Costs, Costs] | None, *, native: bool) -> None:
-    from layerstore.measure.suggest import dockerfile_of, native_spec_of
+    from layerstore.measure.suggest import NAMELESS, dockerfile_of, native_spec_of
 
     write_table(
         ["BASE", "FROM", "IMAGES", "PACKAGES", "LAYERS SAVED", "TARS SAVED", "STORED SAVED"],
@@ -177,6 +177,11 @@ def _print_group(group: Group, measured: tuple[Costs, Costs] | None, *, native: 
         write_line(f"{base.name}, instead of {base.below or 'the base'} in: {_names(base.images)}")
         for line in (native_spec_of if native else dockerfile_of)(base).splitlines():
             write_line(f"    {line}")
+        if not base.below:
+            write_line(
+                f"{NAMELESS!r} stands for what they are made from, which has no name here: "
+                "layerstore tag IMAGE NAME"
+            )
     write_line()
     rows = [["now", *_sizes(group.now)], ["predicted", *_sizes(group.predicted)]]
     if measured is not None:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 STATUS = b"var/lib/dpkg/status"
 _DATABASE = b"var/lib/dpkg"
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*", re.ASCII)
+NAMELESS = "base"
+"""In specs, for what images have in common where the store has no image of it under a name."""
+
 TAR_ENTRY_BYTES = 768
 """A header of 512 and half a block of padding, on average."""
 
@@ -61,7 +64,8 @@ class Base(NamedTuple):
 
     Attributes:
         name: Made up.
-        below: What it is made from: the name of an image or of another proposal.
+        below: What it is made from: the name of an image or of another proposal; empty if what
+            the images have in common has no name.
         images: Which could be made from it.
         packages: To install; those they depend on come by themselves.
         package_count: With those.
@@ -343,7 +347,7 @@ def dockerfile_of(base: Base) -> str:
     )
     words = " \\\n      ".join(base.packages)
     return (
-        f"FROM {base.below}\n"
+        f"FROM {base.below or NAMELESS}\n"
         f"RUN {mounts} \\\n"
         "    rm -f /etc/apt/apt.conf.d/docker-clean \\\n"
         " && apt-get update \\\n"
@@ -355,4 +359,5 @@ def dockerfile_of(base: Base) -> str:
 def native_spec_of(base: Base) -> str:
     """Return a native spec that makes a proposed base."""
     words = "".join(f'    "{name}",\n' for name in base.packages)
-    return f'base = "{base.below}"\ntags = ["{base.name}"]\n\n[packages]\napt = [\n{words}]\n'
+    below = base.below or NAMELESS
+    return f'base = "{below}"\ntags = ["{base.name}"]\n\n[packages]\napt = [\n{words}]\n'

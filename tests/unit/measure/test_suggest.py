@@ -131,6 +131,19 @@ def test_a_base_is_proposed_and_its_saving_is_what_it_saves(store):
     assert group.predicted == group.now.minus(proposed.saved)
 
 
+def test_specs_are_whole_where_what_images_have_in_common_has_no_name(store):
+    images = {
+        name: image_of(store, name, BASE, with_packages("lib", name)) for name in ("one", "two")
+    }
+    (group,) = suggest_bases(store, images)
+    assert (group.base, group.bases[0].below) == ("", "")
+    assert dockerfile_of(group.bases[0]).startswith("FROM base\n")
+    assert native_spec_of(group.bases[0]).startswith('base = "base"\n')
+    shown = Cli(store.root).ok("suggest", "one", "two").out
+    assert "FROM base\n" in shown
+    assert "'base' stands for what they are made from" in shown
+
+
 def test_other_versions_are_no_common_packages(store):
     images = {
         "one": image_of(store, "one", BASE, with_packages("lib", version="1")),
