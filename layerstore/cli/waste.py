@@ -55,7 +55,7 @@ def waste(
         ),
     ] = None,
     junit: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write the verdicts as a JUnit report.")
+        str | None, typer.Option(metavar="FILE", help="Write the verdicts as a JUnit report, - for stdout.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -63,6 +63,7 @@ def waste(
 
     Exits with 17 if a limit is not kept.
     """
+    from layerstore.cli.outfile import STDIO
     from layerstore.cli.step_places import step_places
     from layerstore.cli.waste_report import print_waste, waste_to_json
     from layerstore.measure.gate import parse_limit
@@ -71,6 +72,8 @@ def waste(
 
     if bool(images) == of_all:
         raise InputError("name images, or say --all", hint="layerstore waste IMAGE")
+    if junit == STDIO and as_json:
+        raise InputError("stdout takes one of --json and --junit -", hint="--junit waste.xml")
     limits = [parse_limit(text) for text in max_waste or ()]
     most = None if max_new_bytes is None else parse_size(max_new_bytes)
     if since is not None and most is None:
@@ -84,7 +87,7 @@ def waste(
     names: dict[str, str] = {image.image_id: name for name, image in chosen.items()}
     if as_json:
         write_json(waste_to_json(found, names, verdicts))
-    else:
+    elif junit != STDIO:  # there the report is alone
         print_waste(found, names, limit or None)
     _fail(verdicts)
 

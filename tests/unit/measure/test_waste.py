@@ -410,6 +410,11 @@ class TestCommand:
         assert not list(tmp_path.glob(".*part"))
         cli.ok("waste", "app", "--max-waste", "90%", "--max-waste", "overwritten=0")
 
+    def test_a_report_on_stdout_is_alone_there(self, cli):
+        root = check_junit(cli.ok("waste", "app", "--junit", "-").out.encode())
+        assert [each.attrib["name"] for each in root.iter("testsuite")] == ["app"]
+        assert "one of" in cli.fails(2, "waste", "app", "--junit", "-", "--json")
+
     def test_new_bytes_are_counted_beyond_a_base_or_all_others(self, cli):
         said = cli.fails(17, "waste", "app", "--max-new-bytes", "1k", "--since", "base")
         assert "new-bytes" in said
