@@ -55,7 +55,8 @@ def waste(
         ),
     ] = None,
     junit: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write the verdicts as a JUnit report, - for stdout.")
+        str | None,
+        typer.Option(metavar="FILE", help="Write the verdicts as a JUnit report, - for stdout."),
     ] = None,
     as_json: Json = False,
 ) -> None:
