@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 from layerstore.build.ignore import IgnoreRules
 from layerstore.errors import InputError
 from layerstore.net.redaction import redacted
+from layerstore.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -179,7 +180,7 @@ def context_name(source: ContextSource) -> str:
     """Return what a context is called, so that its builds can be found again."""
     match source:
         case Path():
-            return str(source.absolute())
+            return printable(str(source.absolute()))  # records are text, names of files need not be
         case StreamContext():
             return "-"
         case GitContext(text=text):

@@ -23,6 +23,7 @@ from layerstore.build.step_locks import StepLocks
 from layerstore.build.ui import CountingUi
 from layerstore.build.waiting import Patience
 from layerstore.linux.namespaces import mapped_ids
+from layerstore.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,7 +122,7 @@ def _directories(request: BuildRequest) -> dict[str, Path]:
 def _spec_name(request: BuildRequest, spec: SpecFile) -> str:
     """Return what the Dockerfile is called, so that its builds can be found again."""
     path = host_file(request, spec)
-    return spec.filename if path is None else str(path.absolute())
+    return printable(spec.filename if path is None else str(path.absolute()))
 
 
 def lower_options(request: BuildRequest) -> LowerOptions:

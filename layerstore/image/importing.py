@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from layerstore.errors import InputError, NotFoundError
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.image.images import create_image, host_platform
+from layerstore.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,6 +142,7 @@ def _refuse_odd_roots(store: Store, root: Path) -> None:
 def _finish(
     session: WriteSession, layer: LayerRecord, source: str, spec: ImportSpec
 ) -> ImportedImage:
+    source = printable(source)  # a file's name need not be text, and a config is
     architecture, variant = host_platform()
     config = ImageConfig(architecture=architecture, variant=variant, config=spec.config)
     step = History(

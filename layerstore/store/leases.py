@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.linux.files import remove_if_present
 from layerstore.linux.locks import FileLock, is_held
+from layerstore.printable import printable
 from layerstore.store.failures import storage_errors
 from layerstore.store.paths import LEASE_PREFIX
 
@@ -45,7 +46,8 @@ class Lease:
                 self.epoch = int(row[0])
                 connection.execute(
                     "INSERT INTO leases VALUES (?, ?, ?, ?, ?)",
-                    (self.lease_id, purpose, os.getpid(), self.epoch, time.time()),
+                    # Purposes name files, whose names need not be text.
+                    (self.lease_id, printable(purpose), os.getpid(), self.epoch, time.time()),
                 )
         except BaseException:
             if lock is not None:

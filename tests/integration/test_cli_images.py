@@ -233,6 +233,21 @@ def test_names_that_act_on_terminals_are_shown(cli, rootfs_tar):
     assert r"\x1b]0;owned\x07\nsecond line" in shown
 
 
+def test_files_whose_names_are_no_text_are_read(cli, rootfs, rootfs_tar, tmp_path):
+    bad = tmp_path / os.fsdecode(b"bad\xff")
+    bad.mkdir()
+    (bad / "rootfs.tar").write_bytes(rootfs_tar.read_bytes())
+    (bad / "root\udcff").symlink_to(rootfs)
+    cli.ok("import", "-q", bad / "rootfs.tar", "-t", "one")
+    cli.ok("import", "-q", bad / "root\udcff" / ".", "-t", "two")
+    (bad / "Dockerfile").write_text("FROM one\nCOPY rootfs.tar /\n")
+    cli.ok("build", "-q", "-t", "three", bad)
+    (bad / "only\udcff.tar").write_bytes(rootfs_tar.read_bytes())
+    cli.ok("import", "-q", bad / "only\udcff.tar", "-t", "four")
+    config = cli.ok("inspect", "four").out
+    assert "only\\\\udcff.tar" in config
+
+
 def test_reader_that_goes_away_is_no_error(cli, rootfs_tar):
     cli.ok("import", rootfs_tar, "-t", "x:1")
     process = subprocess.Popen(
