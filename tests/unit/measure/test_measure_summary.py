@@ -9,6 +9,8 @@ import pytest
 from layerstore.measure import summary
 from layerstore.measure.ledger import take_ledger
 from layerstore.measure.summary import take_summarised
+from layerstore.store.check import check
+from layerstore.store.repair import execute_repair, plan_repair
 from layerstore.store.store import Store
 from tests.support.measure import assert_sums_are_true, build, noise
 
@@ -89,6 +91,22 @@ def test_a_pack_that_goes_after_it_was_remembered_is_missed(store):
     lost = take_ledger(store)
     assert lost.unreadable_layers
     assert lost.images[0].exclusive_size < 2000  # its config and manifest
+
+
+def test_sums_are_true_after_a_repair_and_after_a_catalog_is_made_anew(store):
+    build(store, "two", {b"other": noise("other", 300_000)}, created=2)
+    first = take_summarised(store).stamp
+    largest = max(store.root.glob("packs/*/*.pack"), key=lambda pack: pack.stat().st_size)
+    whole = largest.read_bytes()
+    largest.write_bytes(whole[:2000] + b"\xff" * 500 + whole[2500:])
+    store.reader.close()
+    assert execute_repair(plan_repair(store, check(store, read_data=True))).packs == 1
+    assert take_summarised(store).stamp != first
+    assert_sums_are_true(store)
+    repaired = take_summarised(store)
+    store.rebuild_catalog()
+    assert take_summarised(store).stamp != repaired.stamp
+    assert_sums_are_true(store)
 
 
 def test_what_takes_too_much_room_is_not_kept(store, monkeypatch):
