@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from layerstore.measure.packages import PackageChange
 
 VALUE_WIDTH = 48
-"""Characters of a setting; JSON has all of it."""
+"""Characters of a setting, of a package's name and versions; JSON has all of it."""
 
 
 def print_diff(found: ImageDiff, names: tuple[str, str], limit: int | None) -> None:
@@ -35,8 +35,7 @@ def print_diff(found: ImageDiff, names: tuple[str, str], limit: int | None) -> N
         _print_some(["CONFIG", "OLD", "NEW"], rows, limit, "settings")
     if found.packages:
         write_line()
-        rows = [[each.name, each.kind, _versions(each.old), _versions(each.new), _became(each)]
-                for each in found.packages]  # fmt: skip
+        rows = [_package_row(each) for each in found.packages]
         _print_some(["PACKAGE", "KIND", "OLD", "NEW", "CHANGE"], rows, limit, "packages")
     if found.files:
         write_line()
@@ -127,6 +126,11 @@ def _entry_size(entry: Entry) -> str:
     return format_size(entry.size) if entry.kind is Kind.FILE else entry.kind.name.lower()
 
 
+def _package_row(change: PackageChange) -> list[str]:
+    versions = (_versions(change.old), _versions(change.new))
+    return [shorten(change.name, VALUE_WIDTH), change.kind, *versions, _became(change)]
+
+
 def _became(change: PackageChange) -> str:
     if not change.old:
         return "added"
@@ -134,7 +138,7 @@ def _became(change: PackageChange) -> str:
 
 
 def _versions(versions: Sequence[str]) -> str:
-    return ", ".join(versions)
+    return shorten(", ".join(versions), VALUE_WIDTH)
 
 
 def _value(value: object) -> str:

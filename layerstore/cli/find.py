@@ -27,6 +27,9 @@ EXIT_NOTHING = 1
 
 ROWS_SHOWN = 100
 STEP_WIDTH = 36
+WORD_WIDTH = 48
+"""Characters of what a package calls itself in a table; JSON has all of it."""
+
 IMAGES_SHOWN = 3
 _SHA256 = re.compile(r"(sha256:)?([0-9a-fA-F]{64})", re.ASCII)
 _CHUNK = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
@@ -278,8 +281,8 @@ def _find_package(
             [
                 [
                     _name(hit.image_id, where),
-                    hit.package.name,
-                    hit.package.version,
+                    shorten(hit.package.name, WORD_WIDTH),
+                    shorten(hit.package.version, WORD_WIDTH),
                     hit.package.kind,
                     _step(where, hit.image_id, hit.depth),
                 ]

@@ -307,6 +307,17 @@ class TestCommand:
             chunk = store_extents(store, store.resolve("app"), b"srv/a")[0][1].hex()
         assert "/srv/a" in cli.ok("find", chunk).out
 
+    def test_long_versions_of_strangers_leave_a_table_readable(self, store):
+        long = "9" * 290
+        for name, version in (("a", "1"), ("b", long)):
+            image_of(store, name, Layer({b"var/lib/dpkg/status": dpkg_status(evil=version)}))
+        cli = Cli(store.root)
+        found = cli.ok("find", "-p", "evil", "-i", "b", "--json").json()
+        assert found["packages"][0]["version"] == long
+        for shown in (cli.ok("find", "-p", "evil").out, cli.ok("diff", "a", "b", "--packages").out):
+            assert max(map(len, shown.splitlines())) < 200
+            assert "9…" in shown
+
     def test_packages(self, cli):
         result = cli.ok("find", "-p", "openssl<3.0.2")
         assert result.lines[1].split()[:4] == ["app:latest", "openssl", "3.0.1", "deb"]
