@@ -91,6 +91,7 @@ def summary(result: dict[str, Any]) -> str:
 
 def _calibration(found: dict[str, Any]) -> str:
     held, training = found["held_out"], found["training"]
+    part = found["overhead"] / sum(half["schemes"]["stored"]["real"] for half in (held, training))
     rows = [
         (
             NAMES[scheme],
@@ -125,7 +126,7 @@ def _calibration(found: dict[str, Any]) -> str:
         "together, simulated and real; then the errors of the curve after each image, without sign:\n\n"
         + table(("scheme", "real", "simulated", "error", "median", "worst"), rows)
         + f"\n{verdict}{growing} Framing, catalog, locks and slack of the "
-        f"store ({format_size(found['overhead'])} here, most of it whatever the store holds) are in neither.\n"
+        f"store are in neither, nor in layerstore's rows below: {format_size(found['overhead'])} for all builds, {part:.1%} of what they take beside, and they grow with it.\n"
         + _favour(held["schemes"])
         + f"\nServices whose apt would have fetched {format_size(APT_MAX_BYTES)} of archives or more were passed over.\n"
     )

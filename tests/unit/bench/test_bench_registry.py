@@ -227,3 +227,15 @@ def test_the_picture_shows_what_the_kept_result_says(tmp_path):
     page.draw(json.loads(KEPT.read_text()), tmp_path / "curves.svg")
     kept = (TOP / "docs" / "simulation" / "curves.svg").read_bytes()
     assert (tmp_path / "curves.svg").read_bytes() == kept
+
+
+def test_in_whose_favour_errors_are_is_told_and_a_new_result_has_no_history():
+    result = json.loads(KEPT.read_text())
+    told = page.page(result)
+    assert "**The errors favour us**" in told
+    assert all(note in told for note in result.pop("notes"))
+    rows = result["calibration"]["held_out"]["schemes"]
+    rows["stored"]["simulated"] = rows["stored"]["real"] * 1.2
+    anew = page.page(result)
+    assert "**The errors favour plain layers**" in anew
+    assert "put back by hand" not in anew
