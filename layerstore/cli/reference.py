@@ -30,7 +30,9 @@ command. Every command that prints a table or a report takes `--json` or `--form
 Results go to stdout, everything else to stderr. Exit codes and errors: [errors.md](errors.md).
 
 Environment: `LAYERSTORE_ROOT` (the store), `LAYERSTORE_RUNTIME` (the OCI runtime of builds),
-`SOURCE_DATE_EPOCH` (time of new images), `LAYERSTORE_DEBUG=1` (tracebacks with errors).
+`LAYERSTORE_WARM` (`no`, or another socket of `warm`), `LAYERSTORE_ORIGINALS` (what `pull` and
+`load` keep), `SOURCE_DATE_EPOCH` (time of new images), `LAYERSTORE_DEBUG=1` (tracebacks with
+errors).
 """
 
 
