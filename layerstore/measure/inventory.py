@@ -41,10 +41,11 @@ class View(msgspec.Struct, frozen=True):
     """What measuring reads of a view's record, ``views/ID.json``.
 
     Attributes:
+        image_id: None for a lower that several containers have in common, which holds its layers.
         upper: The writable layer's directory, None for a read-only view.
     """
 
-    image_id: str
+    image_id: str | None
     layers: tuple[str, ...] = ()
     upper: str | None = None
 
@@ -240,7 +241,7 @@ def _held(
     rows = catalog.query("SELECT lease, kind, id FROM lease_holds")
     holds = [(kind, str(what)) for lease, kind, what in rows if lease in alive]
     images = {what for kind, what in holds if kind == "image"}
-    images.update(view.image_id for view in views)
+    images.update(view.image_id for view in views if view.image_id is not None)
     layers = {DiffId(Digest(what)) for kind, what in holds if kind == "layer"}
     for image in all_images:
         if image.image_id in images:

@@ -16,6 +16,7 @@ from layerstore.measure.ledger import (
     take_ledger,
 )
 from layerstore.measure.removing import freed_by_removing
+from layerstore.store.gc import plan_gc
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
 from tests.support.measure import build, noise, put_image, put_layer
@@ -123,6 +124,20 @@ def test_a_view_holds_its_layers_and_writable_layers_are_counted(store):
     assert ledger.slack < 0  # the sparse file outweighs everything else
     record.unlink()
     assert ledger_of_all(store).size_of(Owner.HELD) == 0
+
+
+def test_a_lower_of_several_containers_holds_its_layers_as_gc_says(store):
+    image = build(store, "one", APP)
+    record = store.root / "views" / "lower-1.json"
+    value = {"kind": "lower", "image_id": None, "layers": image.layers, "backend": "kernel"}
+    record.write_text(json.dumps(value))
+    store.remove_image(image.image_id)
+    ledger = ledger_of_all(store)
+    assert ledger.size_of(Owner.HELD) > 100_000
+    assert plan_gc(store).freed_bytes == ledger.size_of(Owner.UNREFERENCED)  # config and manifest
+    record.unlink()
+    assert ledger_of_all(store).size_of(Owner.HELD) == 0
+    assert plan_gc(store).freed_bytes > 100_000
 
 
 def test_strange_files_are_counted_as_other_or_unreferenced(store):
