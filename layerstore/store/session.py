@@ -42,7 +42,7 @@ from layerstore.store.differences import (
     DifferenceGroup,
     window,
 )
-from layerstore.store.failures import LayerNotFoundError
+from layerstore.store.failures import ImageNotFoundError, LayerNotFoundError
 from layerstore.store.grouping import BlockGroup
 from layerstore.store.leases import Lease, hold
 from layerstore.store.origins import allow_origins, with_known_origins
@@ -607,6 +607,18 @@ class WriteSession:
                     raise LayerNotFoundError(f"the store holds no layer {diff_id}")
             hold(connection, self._lease.lease_id, "layer", wanted)
         self._held.update(wanted)
+
+    def hold_images(self, image_ids: Sequence[ImageId]) -> None:
+        """Keep images of the store, with all they need, from gc until this session ends.
+
+        Raises:
+            ImageNotFoundError: One is not (or no longer) there.
+        """
+        with self._catalog.write() as connection:
+            for image_id in image_ids:
+                if self._catalog.image(image_id) is None:
+                    raise ImageNotFoundError(f"the store holds no image {image_id}")
+            hold(connection, self._lease.lease_id, "image", image_ids)
 
     def note_step_use(self, key: str) -> None:
         """Remember that a build step was used; written when the session ends."""

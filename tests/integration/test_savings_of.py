@@ -11,6 +11,9 @@ import time
 
 import pytest
 
+from layerstore.measure.report.collect import Wishes, collect
+from layerstore.progress import Silent
+from layerstore.store.store import Store
 from tests.integration.test_engines import ENGINES, engine
 from tests.support.cli import Cli
 from tests.support.measure import noise
@@ -198,6 +201,32 @@ def test_reports_in_every_form(cli, tmp_path):
     assert json.loads(cli.ok("savings", "--format", "json").out)["sharing"]["names"] == [
         "one:1", "two:1",
     ]  # fmt: skip
+
+
+def test_images_that_are_removed_while_they_are_read_are_told_to_the_end(cli):
+    """Reading takes minutes; gc waits for it with what is read."""
+
+    class Removing(Silent):
+        removed = False
+
+        def start(self, what, total):
+            if not self.removed:
+                self.removed = True
+                cli.ok("rm", "one:1", "two:1")
+                cli.ok("gc")
+
+    wishes = Wishes(reads_content=True, waste=True)
+    before = collect_report(cli, wishes, Silent())
+    progress = Removing()
+    assert collect_report(cli, wishes, progress) == before
+    assert progress.removed
+    cli.ok("gc")
+    assert cli.ok("savings", "--json").json()["stored_content_size"] == 0
+
+
+def collect_report(cli, wishes, progress):
+    with Store.open(cli.store) as store:
+        return collect(store, (), wishes, progress).report.schemes
 
 
 @pytest.mark.root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,9 +17,10 @@ from layerstore.measure.sharing import Sharing, take_sharing
 from layerstore.measure.survey import take_survey
 from layerstore.measure.transfers import Transfers, take_transfers
 from layerstore.measure.waste import take_waste
+from layerstore.store.failures import ReadOnlyStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.measure.survey import Survey
     from layerstore.measure.transfers import Hosts
@@ -103,6 +105,29 @@ def collect(
         UnsupportedError: The kernel does not tell what is in memory.
     """
     survey = take_survey(store, references, copies=wishes.copies)
+    if not (wishes.reads_content or wishes.waste or wishes.hosts):
+        return _collected(store, survey, wishes, progress, optimized)
+    with _held(store, survey):  # reading takes minutes, and gc may come meanwhile
+        return _collected(store, survey, wishes, progress, optimized)
+
+
+@contextlib.contextmanager
+def _held(store: Store, survey: Survey) -> Iterator[None]:
+    """Keep the images of a survey from gc, where the store may be written to."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ReadOnlyStoreError):
+            session = stack.enter_context(store.begin("savings"))
+            session.hold_images([image.image_id for image in survey.chosen])
+        yield
+
+
+def _collected(
+    store: Store,
+    survey: Survey,
+    wishes: Wishes,
+    progress: Progress,
+    optimized: Callable[[Survey], Savings] | None,
+) -> Collected:
     hosts = wishes.hosts(store, survey) if wishes.hosts is not None else None
     memory = None
     if wishes.memory:
