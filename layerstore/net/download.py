@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import FormatError, LimitExceededError
@@ -34,6 +35,7 @@ RESUMES_MAX = 20
 """Times the rest of one body is asked for: a server may cut it off wherever it likes."""
 
 _TRANSIENT = frozenset({429, 502, 503, 504})
+_RANGE = re.compile(r"bytes +([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _OK, _PARTIAL, _NOT_MODIFIED, _NO_SUCH_RANGE = 200, 206, 304, 416
 
 
@@ -93,6 +95,7 @@ class _Part:
 
     Attributes:
         size: Bytes of it.
+        total: Bytes of the whole body, None where nobody has said.
         version: The strong ETag of what it is a part of; empty if the rest cannot be asked for.
         head: What the server said when it began: ETag, Last-Modified, Content-Disposition's name.
     """
@@ -103,6 +106,7 @@ class _Part:
     def forget(self) -> None:
         """Begin anew."""
         self.size = 0
+        self.total: int | None = None
         self.version = ""
         self.head: tuple[str, str, str | None] = ("", "", None)
         self.hasher = hashlib.sha256()
@@ -113,8 +117,9 @@ class _Part:
         etag = answer.header("ETag")
         self.head = (etag, answer.header("Last-Modified"), answer.headers.get_filename())
         # RFC 9110, 13.1.5: weak validators are for no ranges. What is decoded has other offsets.
-        if etag.startswith('"') and _encoding(answer) == "identity":
-            self.version = etag
+        if _encoding(answer) == "identity":
+            self.total = answer.length
+            self.version = etag if etag.startswith('"') else ""
 
     def headers(self, etag: str) -> dict[str, str]:
         """Return what asks for the rest; of a body of which nothing is there, for all of it."""
@@ -123,11 +128,16 @@ class _Part:
         return {"If-None-Match": etag} if etag else {}
 
     def is_continued_by(self, answer: Answer) -> bool:
-        """Whether an answer has the rest of the same version."""
-        unit, _, where = answer.header("Content-Range").strip().partition(" ")
+        """Whether an answer has the rest of the same version, to its end."""
+        found = _RANGE.fullmatch(answer.header("Content-Range").strip())
+        if found is None:
+            return False
+        first, last, total = map(int, found.groups())
         return (
-            unit.lower() == "bytes"
-            and where.strip().partition("-")[0] == str(self.size)
+            first == self.size
+            and last + 1 == total
+            and self.total in (None, total)
+            and answer.length in (None, total - first)
             and answer.header("ETag") in ("", self.version)
             and _encoding(answer) == "identity"
         )

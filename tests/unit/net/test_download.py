@@ -258,6 +258,28 @@ def test_a_rest_that_begins_elsewhere_is_not_taken(server: LocalServer) -> None:
     assert ranges_of(server) == [None, "bytes=1000-", None]
 
 
+@pytest.mark.parametrize(
+    "claim", ["bytes 1000-1999/102400", "bytes 1000-1999/2000", "bytes 1000-1999/*", "bytes 1000-"]
+)
+def test_a_part_of_the_rest_is_not_taken_for_all_of_it(server: LocalServer, claim: str) -> None:
+    """A server may send less than was asked for (RFC 9110, 15.3.7)."""
+
+    def route(handler: Handler) -> None:
+        head, end = f"200 OK\r\nContent-Length: {len(CONTENT)}", len(CONTENT)
+        begin = 0
+        if handler.headers["Range"]:
+            head, begin, end = "206 Partial\r\nContent-Length: 1000", 1000, 2000
+            head += f"\r\nContent-Range: {claim}"
+        elif len(server.requests) == 1:
+            end = 1000
+        handler.raw(f'HTTP/1.1 {head}\r\nETag: "v1"\r\n\r\n'.encode(), CONTENT[begin:end])
+
+    server.routes["/part"] = route
+    response, taken = fetch(server.url("/part"))
+    assert (taken.data, response.size) == (CONTENT, len(CONTENT))
+    assert ranges_of(server) == [None, "bytes=1000-", None]
+
+
 def test_a_server_that_always_cuts_off_is_given_up(server: LocalServer) -> None:
     with pytest.raises(NetworkError, match="ended"):
         fetch(breaking(server, [1] * 1000))
