@@ -2,7 +2,7 @@
 
 A Go program takes some milliseconds until it looks for its config. So runc is started first, on
 a bundle whose ``config.json`` is a FIFO; meanwhile the root is mounted and the config made. Then
-the file takes the FIFO's name, and the FIFO gets the same content: whether runc has opened the
+the FIFO gets it, and a file of the same content the FIFO's name: whether runc has opened the
 one by then, or opens the other, it reads all of it. We keep a writing end of the FIFO, so that
 an early reader waits for content and finds no end of file, until it has taken what is there.
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from layerstore.runtime.runtimes import Runtime
-
-_PIPE_BYTES = 64 << 10
-"""What a FIFO takes without a reader (pipe(7)); configs have 12 KiB, and more with long lists."""
 
 
 class EarlyRuntime:
@@ -52,14 +49,16 @@ class EarlyRuntime:
 
     def configure(self, config: bytes) -> dict[str, Any]:
         """Give it its config; return what :func:`monitor.start_runtime` does of it."""
+        # A FIFO takes 64 KiB without a reader, and less of users with many pipes (pipe(7));
+        # configs have 12 KiB, and more with long lists. As long as it has no file to read, a
+        # runtime that got a part is one that waits.
+        if self._started is not None and os.write(self._fifo, config) < len(config):
+            self.call_off()
         staging = f"{self._path}.tmp"
         write_private(staging, config)
         os.rename(staging, self._path)
-        if self._started is not None and len(config) > _PIPE_BYTES:
-            self.call_off()
         if self._started is None:
             return monitor.start_runtime(self._spec)
-        os.write(self._fifo, config)
         self._started["config"] = self._fifo
         return self._started
 
