@@ -90,7 +90,12 @@ def _health(config: dict[str, Any]) -> ImageHealth | None:
     elif kind != "CMD":  # NONE
         words = []
     names = ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")
-    return ImageHealth(tuple(words), *(max(0, int(found.get(name) or 0)) for name in names))
+    return ImageHealth(tuple(words), *(_count(found.get(name)) for name in names))
+
+
+def _count(value: Any) -> int:  # noqa: ANN401 -- a stranger's
+    """Return a number that is told, as far as it goes in Go's integers."""
+    return min(max(0, int(value or 0)), (1 << 63) - 1)
 
 
 def _text(fields: dict[str, Any], name: str) -> str:

@@ -24,9 +24,14 @@ OUTPUT_MAX_BYTES = 4096
 
 _KEPT = 5
 _READ_BYTES = 64 << 10
+_READS_MAX = 16
+"""At once: one that prints faster than we read must not keep us from all else."""
+
 _TIMED_OUT = -1
 _LOOK_S = 0.05
 _LONG_S = 3600.0
+"""poll(2) takes 24 days at most, and checks may be a year apart."""
+
 _START_MAX_S = 60.0
 """How long a runtime may take to start a check before it is given up."""
 
@@ -64,7 +69,8 @@ class Health:
         """Return how long nothing is to be done, in seconds."""
         if self._is_late:
             return _LONG_S
-        return max(0.0, (self._deadline if self._pid else self._next) - time.monotonic())
+        due = (self._deadline if self._pid else self._next) - time.monotonic()
+        return min(max(0.0, due), _LONG_S)
 
     def step(self, ended: dict[int, int]) -> None:
         """Do what is due.
@@ -86,8 +92,13 @@ class Health:
     def read(self) -> None:
         """Take what a check has printed; what is more than is kept is dropped."""
         try:
-            while data := posix.read(self.output, _READ_BYTES):
+            for _ in range(_READS_MAX):
+                data = posix.read(self.output, _READ_BYTES)
+                if not data:
+                    break
                 self._text += data[: OUTPUT_MAX_BYTES - len(self._text)]
+            else:
+                return
         except BlockingIOError:
             return
         except OSError:

@@ -289,6 +289,17 @@ def test_much_output_of_a_check_is_cut_and_one_without_a_program_fails(box: Cont
     wait_until(lambda: _health(box, "not")["Status"] == "unhealthy", "an unhealthy one")
 
 
+def test_a_check_after_a_year_and_one_that_only_prints_keep_no_monitor(box: Containers) -> None:
+    box.ok("run", "-d", "--name", "year", "--health-cmd", "true", "--health-interval", "8760h",
+           "box", "sleep", "1000")  # fmt: skip
+    words = ("--health-cmd", "yes & yes & yes", "--health-timeout", "300ms")
+    more = ("--health-interval", "100ms", "--health-retries", "1")
+    box.ok("run", "-d", "--name", "prints", *words, *more, "box", "sleep", "1000")
+    wait_until(lambda: _health(box, "prints")["Status"] == "unhealthy", "the end of its time")
+    assert box.state("year")["Running"]
+    assert _health(box, "year")["Status"] == "starting"
+
+
 def test_a_check_begins_anew_when_it_is_restarted(box: Containers) -> None:
     words = ("--health-cmd", "true", "--health-interval", "100ms", "--restart", "always")
     script = "[ -e /on ] && exec sleep 1000; until [ -e /on ]; do sleep 0.1; done; exit 3"

@@ -42,6 +42,13 @@ def test_the_images() -> None:
     assert of_shell.args == ("/bin/bash", "-c", "curl x")
 
 
+def test_numbers_beyond_all_bounds_are_the_longest() -> None:
+    image = {"Test": ["CMD", "a"], "Interval": 10**400, "Retries": 10**400}
+    found = check_of(image=image)
+    assert found is not None
+    assert (found.interval_s, found.retries) == (365 * 86400, (1 << 63) - 1)
+
+
 def test_the_users_words_come_first() -> None:
     image = {"Test": ["CMD", "a"], "Interval": 5 * SECOND}
     assert check_of("--no-healthcheck", image=image) is None
