@@ -11,7 +11,7 @@ compares what the kernel says of the asker with what it says of itself: ids, gro
 namespaces, root, control group, limits, label of the LSM, signals ignored. Unless all is the
 same, it declines.
 
-    to us    marshalled request
+    to us    marshalled request, or "stop"
     from us  P pid      who is to run it
     to us    G          with descriptors of streams and directory; signals are passed on from here
     from us  X code     it has ended
@@ -23,10 +23,12 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
 import _socket
 import contextlib
+import fcntl
 import gc
 import marshal
 import os
 import select
+import stat
 import struct
 import sys
 from io import TextIOWrapper
@@ -44,9 +46,11 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _DESCRIPTORS = 4
+_STOP = b"stop"
 _BACKLOG = 64
 _LOADING_FAILED = 1
 _PATIENCE_S = 5.0
+_POLL_MAX_MS = (1 << 31) - 1
 _STAND_BACK_MS = 30
 """Before the next fork, unless somebody asks: the one that starts a container needs processors."""
 
@@ -99,18 +103,26 @@ def warm(options: argparse.Namespace, _root: str) -> int:
 
     idle_s = parse_age(options.idle)
     identity = identity_of("self")
+    place = _hold_directory(path)
     listener = _bind(path)
+    bound = os.lstat(path)
     ready, ours = os.pipe2(os.O_CLOEXEC)
     if not options.foreground and os.fork():
         os.close(ours)
         return 0 if os.read(ready, 1) else _LOADING_FAILED
-    _settle_down(foreground=options.foreground)
+    os.close(ready)
+    if not options.foreground:
+        _let_go(place, listener.fileno(), ours)
+    _load()
     listener.listen(_BACKLOG)
     os.write(ours, b"R")
     os.close(ours)
+    fcntl.flock(place, fcntl.LOCK_UN)  # who started us has it, too
     _Helper(listener, identity, idle_s).run()
+    fcntl.flock(place, fcntl.LOCK_EX)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        if os.path.samestat(os.lstat(path), bound):
+            os.unlink(path)
     os._exit(0)
 
 
@@ -118,20 +130,33 @@ def _stop(path: str) -> int:
     with contextlib.closing(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)) as connection:
         try:
             connection.connect(path)
-            connection.send(marshal.dumps({"stop": True}))
+            connection.send(_STOP)
             connection.recv(1)
         except OSError as err:
             raise NotFoundError("no helper waits", hint="layerstore warm") from err
     return 0
 
 
+def _hold_directory(path: str) -> int:
+    """Lock the directory of a socket, from the look for a helper until ours can be found there."""
+    directory = os.path.dirname(path)
+    make_private_dir(directory, durable=False)
+    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(place, fcntl.LOCK_EX)
+    return place
+
+
 def _bind(path: str) -> _socket.socket:
-    make_private_dir(os.path.dirname(path), durable=False)
     with contextlib.closing(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)) as probe:
         try:
             probe.connect(path)
         except OSError:
             with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                    raise ConflictError(
+                        f"{path} is there already, and no socket",
+                        hint="LAYERSTORE_WARM names the helper's socket",
+                    ) from None
                 os.unlink(path)
         else:
             raise ConflictError("a helper waits already", hint="layerstore warm --stop")
@@ -177,16 +202,22 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
-def _settle_down(*, foreground: bool) -> None:
-    """Let go of who started us, and load what a start needs."""
+def _let_go(*kept: int) -> None:
+    """Leave the session of who started us, and close what it had open: locks and pipes, say."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2 and fd not in kept:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.close(fd)
+
+
+def _load() -> None:
+    """Load what a start needs."""
     import importlib
 
-    if not foreground:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        for number in (0, 1, 2):
-            os.dup2(null, number)
-        os.close(null)
     os.chdir("/")
     for name in _MODULES:
         importlib.import_module(name)
@@ -241,13 +272,13 @@ class _Helper:
         own_pages()
         poll = select.poll()
         poll.register(self._listener.fileno(), select.POLLIN)
-        while poll.poll(self._idle_s * 1000):
+        while poll.poll(min(self._idle_s * 1000, _POLL_MAX_MS)):
             fd, _ = self._listener._accept()  # type: ignore[attr-defined]
             connection = _socket.socket(fileno=fd)
             try:
                 if not self._serve(connection, spare):
                     return
-            except (OSError, ValueError, EOFError, TypeError, KeyError):
+            except (OSError, ValueError, EOFError, TypeError, LookupError, AttributeError):
                 pass  # its asker goes the usual way
             finally:
                 connection.close()
@@ -255,13 +286,22 @@ class _Helper:
     def _serve(self, connection: _socket.socket, spare: int) -> bool:  # noqa: RET503 -- _run is the end
         """Serve one asker, or decline; return whether to go on listening."""
         connection.settimeout(_PATIENCE_S)
-        told = marshal.loads(connection.recv(warm_client.MESSAGE_MAX_BYTES))  # noqa: S302 -- ours
-        if told.get("stop"):
+        message = connection.recv(warm_client.MESSAGE_MAX_BYTES)
+        size = struct.calcsize("3i")
+        credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
+        pid, uid, _ = struct.unpack("3i", credentials)
+        if uid != os.geteuid():
+            return True
+        if message == _STOP:
             return False
+        if identity_of(str(pid)) != self._identity:
+            connection.send(b"N")
+            return True
+        told = marshal.loads(message)  # noqa: S302 -- of somebody who may do what we may
         if any(_stamp(path) != stamp for path, stamp in self._stamps):
             connection.send(b"N")
             return False
-        if not (_is_plain(told["arguments"]) and self._is_like(connection, told)):
+        if not (self._is_like(told) and _is_plain(told["arguments"])):
             connection.send(b"N")
             return True
         self._listener.close()
@@ -270,16 +310,13 @@ class _Helper:
         os.close(spare)
         _run(connection, told)
 
-    def _is_like(self, connection: _socket.socket, told: dict[str, Any]) -> bool:
-        """Tell whether our fork would be what the asker is."""
+    def _is_like(self, told: dict[str, Any]) -> bool:
+        """Tell whether the asker's interpreter is what ours is."""
         if told["executable"] != self._executable or told["flags"] != self._flags:
             return False
-        if _of_python(told["environ"]) != _of_python(os.environb):
+        if told["names"] != warm_client.encoding_of_names():
             return False
-        size = struct.calcsize("3i")
-        credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
-        pid, _, _ = struct.unpack("3i", credentials)
-        return identity_of(str(pid)) == self._identity
+        return _of_python(told["environ"]) == _of_python(os.environb)
 
 
 def _stamp(path: str) -> tuple[int, int, int]:
@@ -352,8 +389,6 @@ def _take_over(connection: _socket.socket) -> None:
 
 def _end_with(connection: _socket.socket) -> None:
     """Be killed when our asker is: its end of the connection closes."""
-    import fcntl
-
     connection.setblocking(True)
     fd = connection.fileno()
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())

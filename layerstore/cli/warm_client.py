@@ -21,6 +21,7 @@ MESSAGE_MAX_BYTES = 1 << 17
 """A command line that is longer, with its environment, is not sent."""
 
 CLIENTS_FAULT = 125
+INTERRUPTED = 130
 _INT_BYTES = 4
 _PATIENCE_S = 2.0
 """A helper that is stopped, say, answers nothing: then nobody waits for it."""
@@ -56,6 +57,13 @@ def answer(arguments: Sequence[str]) -> int | None:
     """Have a helper run a command line; return its exit code, or None if nobody did."""
     if not is_for_helper(arguments):
         return None
+    try:
+        return _ask(arguments)
+    except KeyboardInterrupt:  # before the command had begun
+        return INTERRUPTED
+
+
+def _ask(arguments: Sequence[str]) -> int | None:
     path = socket_path()
     if not path:
         return None
@@ -73,6 +81,9 @@ def answer(arguments: Sequence[str]) -> int | None:
     except OSError:
         connection.close()
         return None
+    except KeyboardInterrupt:
+        connection.close()
+        raise
     try:
         here = posix.open(".", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
     except OSError:
@@ -84,7 +95,13 @@ def answer(arguments: Sequence[str]) -> int | None:
 
 
 def is_for_helper(arguments: Sequence[str]) -> bool:
-    """Tell whether a command line is one that a helper runs; it looks closer itself."""
+    """Tell whether a command line is one that a helper runs; it looks closer itself.
+
+    Not one with files that only this process has, as a shell's ``--env-file <(...)``.
+    """
+    for word in arguments:
+        if "/dev/fd/" in word or "/proc/" in word:
+            return False
     words = iter(arguments)
     for word in words:
         if word == "--store":
@@ -104,12 +121,18 @@ def _request(arguments: Sequence[str]) -> bytes:
             "umask": mask,
             "executable": sys.executable,
             "flags": list(sys.flags),
+            "names": encoding_of_names(),
             "encodings": [(one.encoding, one.errors) for one in _streams()],
         }
     )
     if len(told) > MESSAGE_MAX_BYTES:
         raise OSError
     return told
+
+
+def encoding_of_names() -> tuple[str, str]:
+    """Return how this interpreter makes text of words and of names of files."""
+    return sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 def _streams() -> list[TextIO]:

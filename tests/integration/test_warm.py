@@ -198,6 +198,68 @@ def test_there_is_one_and_it_can_be_stopped(box: Warm) -> None:
     assert "no helper waits" in box.fails(3, "warm", "--stop")
 
 
+def test_what_is_no_socket_is_left_alone(box: Warm) -> None:
+    box.ok("warm", "--stop")
+    wait_until(lambda: not os.path.exists(box.socket), "its end")
+    with open(box.socket, "w") as file:
+        file.write("somebody's")
+    try:
+        assert "no socket" in box.fails(4, "warm")
+        assert os.path.getsize(box.socket) == 10
+    finally:
+        os.unlink(box.socket)
+
+
+def test_of_two_that_begin_together_one_waits(box: Warm) -> None:
+    box.ok("warm", "--stop")
+    begun = [box.popen("warm", stderr=subprocess.DEVNULL) for _ in range(4)]
+    assert sorted(one.wait(60) for one in begun) == [0, 4, 4, 4]
+    assert box.helper > 0
+
+
+def test_idle_times_that_poll_does_not_take(box: Warm) -> None:
+    box.ok("warm", "--stop")
+    box.ok("warm", "--idle", "1y")
+    assert box.ok("run", "--rm", "box", "echo", "once").out == "once\n"
+    assert box.helper > 0
+
+
+def test_it_keeps_nothing_open_that_who_started_it_had(box: Warm) -> None:
+    box.ok("warm", "--stop")
+    reading, writing = os.pipe()
+    assert box.popen("warm", pass_fds=(writing,)).wait(60) == 0
+    os.close(writing)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+    assert box.helper > 0
+
+
+def test_files_that_only_the_asker_has_are_read(box: Warm) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"FROM=pipe\n")
+    os.close(writing)
+    words = ("run", "--rm", f"--env-file=/dev/fd/{reading}", "box", "sh", "-c", "echo $FROM")
+    running = box.popen(*words, pass_fds=(reading,), stdout=subprocess.PIPE)
+    os.close(reading)
+    assert running.communicate(timeout=60)[0] == b"pipe\n"
+    assert running.returncode == 0
+
+
+def test_one_that_is_interrupted_while_it_asks_says_nothing(box: Warm) -> None:
+    box.ok("warm", "--stop")
+    path = os.path.realpath(box.socket)
+    wait_until(lambda: not os.path.exists(path), "its end")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        running = box.popen("run", "--rm", "box", "true", stderr=subprocess.PIPE)
+        with listener.accept()[0] as connection:
+            assert connection.recv(1)
+            running.send_signal(signal.SIGINT)
+            assert (running.communicate(timeout=60)[1], running.returncode) == (b"", 130)
+    os.unlink(path)
+
+
 def test_many_at_once(box: Warm) -> None:
     begun = [box.popen("run", "--rm", "box", "sh", "-c", f"exit {code}") for code in range(1, 9)]
     assert [one.wait(120) for one in begun] == list(range(1, 9))
