@@ -336,8 +336,12 @@ def _is_plain(arguments: list[str]) -> bool:
     from layerstore.cli import fast
     from layerstore.cli.light_parser import LightParser
     from layerstore.cli.settings import take_store_option
+    from layerstore.errors import LayerstoreError
 
-    _, words = take_store_option(arguments)
+    try:
+        _, words = take_store_option(arguments)
+    except LayerstoreError:
+        return False  # the asker says so itself
     light = LightParser()
     fast.declare("run", light)
     options = light.parse(words[1:]) if words[:1] == ["run"] else None
