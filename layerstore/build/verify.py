@@ -106,6 +106,19 @@ class Verification(NamedTuple):
     request: BuildRequest
 
 
+def require_repeatable(request: BuildRequest) -> None:
+    """Refuse what cannot be built twice.
+
+    Raises:
+        InputError: Its context is a stream.
+    """
+    if isinstance(request.context, StreamContext):
+        raise InputError(
+            "--verify reads the build context twice, and a stream can be read once",
+            hint="unpack it and name the directory",
+        )
+
+
 def verify(
     store: Store,
     request: BuildRequest,
@@ -130,11 +143,7 @@ def verify(
     Raises:
         LayerstoreError: As :func:`layerstore.build.api.build`.
     """
-    if isinstance(request.context, StreamContext):
-        raise InputError(
-            "--verify reads the build context twice, and a stream can be read once",
-            hint="unpack it and name the directory",
-        )
+    require_repeatable(request)
     epoch = source_date_epoch(request)
     if epoch is None:
         args = {name: v for name, v in request.build_args.items() if name != "SOURCE_DATE_EPOCH"}

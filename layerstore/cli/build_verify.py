@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from layerstore.build.verify import NotReproducibleError, verify
+from layerstore.build.verify import NotReproducibleError, require_repeatable, verify
 from layerstore.cli.elsewhere import elsewhere, told
 from layerstore.cli.output import write_json, write_line
 
@@ -22,6 +22,7 @@ def verified(store: Store, request: BuildRequest, ui: BuildUi, *, as_json: bool)
     Raises:
         NotReproducibleError: Two builds differ; where was printed.
     """
+    require_repeatable(request)
     ui.message(f"verify: the second build gets {told()}")
     found = verify(store, request, ui, elsewhere=elsewhere)
     if found.difference is None:

@@ -27,7 +27,7 @@ _RUN_NAME_HEX = 16
 
 
 def store_root(option: str | None, environ: Mapping[str, str], *, is_root: bool) -> str:
-    """Return the absolute path of the store.
+    """Return the absolute path of the store, through no symlink: runtimes refuse such roots.
 
     ``--store`` wins over ``$LAYERSTORE_ROOT``; then root has ``/var/lib/layerstore``
     and everyone else ``$XDG_DATA_HOME/layerstore`` (XDG base directory specification).
@@ -37,9 +37,9 @@ def store_root(option: str | None, environ: Mapping[str, str], *, is_root: bool)
     """
     chosen = option or environ.get(ROOT_VARIABLE)
     if chosen:
-        return os.path.abspath(chosen)
+        return os.path.realpath(chosen)
     if is_root:
-        return SYSTEM_ROOT
+        return os.path.realpath(SYSTEM_ROOT)
     data_home = environ.get("XDG_DATA_HOME", "")
     if not os.path.isabs(data_home):  # the specification: relative values are ignored
         home = environ.get("HOME", "")
@@ -49,7 +49,7 @@ def store_root(option: str | None, environ: Mapping[str, str], *, is_root: bool)
                 hint=f"pass --store DIR or set ${ROOT_VARIABLE}",
             )
         data_home = f"{home}/.local/share"
-    return f"{data_home}/layerstore"
+    return os.path.realpath(f"{data_home}/layerstore")
 
 
 def current_root(option: str | None) -> str:

@@ -108,7 +108,7 @@ def rebuild_catalog(root: str, progress: Progress | None = None) -> RebuildRepor
         NotFoundError: No store there.
         StorageError: It cannot be written.
     """
-    paths = StorePaths(os.path.abspath(root))
+    paths = StorePaths(os.path.realpath(root))
     config = load_config(paths)
     require_writable(config)
     with (

@@ -106,7 +106,7 @@ class Store:
             CatalogDamagedError: Its catalog is missing or damaged; the hint says what to do.
             FormatError: Parts of it are missing.
         """
-        paths = StorePaths(os.path.abspath(root))
+        paths = StorePaths(os.path.realpath(root))
         if create and not os.path.exists(paths.config):
             create_store(paths)
         config = load_config(paths)

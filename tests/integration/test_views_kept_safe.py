@@ -25,6 +25,7 @@ from layerstore.linux import mounts as syscalls
 from layerstore.linux import planned
 from layerstore.linux.planned import flags_of
 from tests.support.cli import Cli
+from tests.support.running import wait_until
 from tests.support.views import (
     BACKENDS,
     image_of,
@@ -332,6 +333,8 @@ def test_a_view_whose_server_was_killed_is_restored(host: Host, backend: str) ->
     (view / "mine").write_text("mine")
     for pid in (*keeper_pids(host.store), *server_pids(host.store)):
         os.kill(pid, signal.SIGKILL)
+    # Until they are gone their locks are held, and the view counts as served.
+    wait_until(lambda: not server_pids(host.store), "the end of the servers")
     host.cli.ok("mounts", "--restore")
     assert (view / "mine").read_text() == "mine"
     assert (view / "etc" / "motd").read_text() == "hello\n"

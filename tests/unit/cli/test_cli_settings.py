@@ -24,6 +24,12 @@ def test_store_root(option, environ, is_root, root):
     assert store_root(option, environ, is_root=is_root) == root
 
 
+def test_a_link_is_followed_once(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    option = str(tmp_path / "link" / "store")
+    assert store_root(option, {}, is_root=True) == str(tmp_path / "disk" / "store")
+
+
 def test_without_home_nothing_is_guessed():
     with pytest.raises(InputError, match="HOME"):
         store_root(None, {}, is_root=False)
