@@ -149,7 +149,7 @@ def _run(options: argparse.Namespace, container: Container, path: str) -> int:
     status = _wait(words, reads=options.interactive and not options.detach, quiet=options.detach)
     failure = _failure(path) if status == _RUNTIME_FAILED or options.detach else b""
     if failure and status:
-        from layerstore.containers.monitor import start_code
+        from layerstore.containers.monitor_start import start_code
         from layerstore.containers.starting import runtime_words
 
         raise StartFailedError(

@@ -15,7 +15,7 @@ import _signal as signal  # type: ignore[import-not-found]  # signal makes enume
 import contextlib
 import os
 
-from layerstore.containers import monitor
+from layerstore.containers import monitor_start
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import open_private, write_all
 
@@ -33,7 +33,7 @@ class EarlyRuntime:
 
         Args:
             runtime: Which.
-            spec: What the monitor is told, and :func:`monitor.start_runtime`.
+            spec: What the monitor is told, and :func:`monitor_start.start_runtime`.
         """
         self._spec = spec
         self._path = f"{spec['bundle']}/config.json"
@@ -45,10 +45,10 @@ class EarlyRuntime:
             os.unlink(self._path)
         os.mkfifo(self._path, 0o600)
         self._fifo = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._started = monitor.start_runtime(spec)
+        self._started = monitor_start.start_runtime(spec)
 
     def configure(self, config: bytes) -> dict[str, Any]:
-        """Give it its config; return what :func:`monitor.start_runtime` does of it."""
+        """Give it its config; return what :func:`monitor_start.start_runtime` does of it."""
         # A FIFO takes 64 KiB without a reader, and less of users with many pipes (pipe(7));
         # configs have 12 KiB, and more with long lists. As long as it has no file to read, a
         # runtime that got a part is one that waits.
@@ -58,7 +58,7 @@ class EarlyRuntime:
         write_private(staging, config)
         os.rename(staging, self._path)
         if self._started is None:
-            return monitor.start_runtime(self._spec)
+            return monitor_start.start_runtime(self._spec)
         self._started["config"] = self._fifo
         return self._started
 

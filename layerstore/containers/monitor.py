@@ -4,9 +4,9 @@ Run as a program of its own (``python -I -S``), or in the fork of a client that 
 whose memory it shares. Written for the former: it imports only modules of the interpreter's that
 are written in C, so it starts in the time that the runtime needs anyway and keeps 3 MiB of its
 own. Who starts a container (:mod:`layerstore.containers.starting`) forks, makes the mounts in a
-mount namespace of the child, becomes a subreaper, starts the runtime through
-:func:`start_runtime` here, and only then becomes this. So the container's first process is
-reparented to us when the runtime has gone, and its exit status is ours to collect.
+mount namespace of the child, becomes a subreaper, starts the runtime
+(:mod:`layerstore.containers.monitor_start`), and only then becomes this. So the container's first
+process is reparented to us when the runtime has gone, and its exit status is ours to collect.
 
 Clients talk to it by SOCK_SEQPACKET, one message a packet, its first byte says what it is:
 
@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import _socket
-import errno
 import fcntl
 import marshal
 import posix
@@ -38,6 +37,7 @@ import select
 import sys
 import time
 
+from layerstore.containers.monitor_client import Client
 from layerstore.containers.monitor_files import (
     CGROUPS,
     TEXT_MAX_BYTES,
@@ -53,6 +53,7 @@ from layerstore.containers.monitor_files import (
 )
 from layerstore.containers.monitor_health import Health
 from layerstore.containers.monitor_log import Log
+from layerstore.containers.monitor_start import START_FAILED, exit_code, start_code, start_runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,102 +78,8 @@ _CONFIG_LOOK_S = 0.05
 _FIONREAD = 0x541B  # ioctl_pipe(2)
 _BACKOFF_S = 0.1
 _BACKOFF_MAX_S = 60.0
-_START_FAILED = 125
 
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
-
-
-def start_runtime(spec: dict[str, Any]) -> dict[str, Any]:
-    """Start the runtime on a container's bundle; return its pid and our ends of its streams.
-
-    Args:
-        spec: What the monitor is told; see :func:`layerstore.containers.starting.monitor_spec`.
-    """
-    actions: list[tuple[int, ...] | tuple[Any, ...]] = []
-    ours: dict[str, Any] = {"console": -1, "stdin": -1, "stdout": -1, "stderr": -1}
-    theirs: list[int] = []
-    null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
-    theirs.append(null)
-    words = [spec["runtime"], *spec["runtime_options"], "run", "--detach"]
-    words += ["--bundle", spec["bundle"], "--pid-file", spec["pid_file"]]
-    standard = [null, null, null]
-    if spec["tty"]:
-        unlink(spec["console_socket"])
-        listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-        listener.bind(spec["console_socket"])
-        listener.listen(1)
-        ours["console"] = listener.detach()
-        words += ["--console-socket", spec["console_socket"]]
-    else:
-        if spec["interactive"]:
-            standard[0], ours["stdin"] = posix.pipe2(posix.O_CLOEXEC)
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            ours[name], standard[number] = posix.pipe2(posix.O_CLOEXEC)
-        theirs += standard
-    # A descriptor that happens to be 0, 1 or 2 already would be overwritten before its turn.
-    lifted = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in standard]
-    actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(lifted)]
-    words.append(spec["container"])
-    unlink(spec["pid_file"])
-    unlink(spec["runtime_log"])
-    try:
-        ours["pid"] = posix.posix_spawn(
-            spec["runtime"], words, spec["environ"], file_actions=actions,
-            setsigdef=[_signal.SIGPIPE, _signal.SIGTERM, _signal.SIGINT, _signal.SIGCHLD],
-            setsigmask=[],
-        )  # fmt: skip
-    finally:
-        for fd in {*theirs, *lifted}:
-            posix.close(fd)
-    return ours
-
-
-def exit_code(status: int) -> int:
-    """Return what a shell would call a status of wait(2): 128 more than a signal's number."""
-    code = posix.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
-
-
-def start_code(words: bytes) -> int:
-    """Return the status for a runtime's words about a command that it could not start."""
-    if b"executable file not found" in words or b"no such file or directory" in words:
-        return 127
-    if b"permission denied" in words or b"is a directory" in words:
-        return 126
-    return _START_FAILED
-
-
-class Client:
-    """Somebody attached: what it has still to be sent, and whether it may write."""
-
-    def __init__(self, sock: _socket.socket) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.queue: list[bytes] = []
-        self.queued = 0
-        self.is_quiet = False
-
-    def send(self, message: bytes) -> None:
-        """Send a message as soon as it fits."""
-        self.queue.append(message)
-        self.queued += len(message)
-        self.flush()
-
-    def flush(self) -> bool:
-        """Send what fits; return False when the client is gone."""
-        while self.queue:
-            try:
-                self.sock.send(self.queue[0], _socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                return True
-            except OSError as err:
-                if err.errno == errno.ENOBUFS:
-                    return True
-                self.queue.clear()
-                self.queued = 0
-                return False
-            self.queued -= len(self.queue.pop(0))
-        return True
 
 
 class Monitor:
@@ -241,7 +148,7 @@ class Monitor:
 
         What the first one said is told if none can.
         """
-        if code != _START_FAILED or not self._spec["others"]:
+        if code != START_FAILED or not self._spec["others"]:
             return False
         self._refused = self._refused or failure
         path, options = self._spec["others"].pop(0)

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import layerstore
 from layerstore.containers.logs import follow_log, parse_line
-from layerstore.containers.monitor import Monitor, exit_code, start_code
+from layerstore.containers.monitor import Monitor
 from layerstore.containers.monitor_files import to_json
 from layerstore.containers.monitor_log import Log
+from layerstore.containers.monitor_start import exit_code, start_code
 from layerstore.containers.records import directory_of, new_id
 
 TOP = Path(layerstore.__file__).parents[1]
