@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from layerstore.image.stack import Node
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.putting import SessionStats
     from layerstore.store.records import LayerRecord
-    from layerstore.store.session import SessionStats, WriteSession
+    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
 TICK_NS = 20_000_000

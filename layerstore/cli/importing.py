@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from layerstore.image.importing import ImportedImage, ImportSpec
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import SessionStats
+    from layerstore.store.putting import SessionStats
     from layerstore.store.store import Store
 
 STDIO = "-"

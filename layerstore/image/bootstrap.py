@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import SessionStats
+    from layerstore.store.putting import SessionStats
     from layerstore.store.store import Store
 
 TOOL = "mmdebstrap"

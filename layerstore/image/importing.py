@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.putting import SessionStats
     from layerstore.store.records import LayerRecord
-    from layerstore.store.session import SessionStats, WriteSession
+    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
 

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from layerstore.chunking.cutter import CutParameters
     from layerstore.formats.pack import Block
     from layerstore.store.findings import CheckReport
+    from layerstore.store.putting import Like
     from layerstore.store.records import LayerRecord, Refs
-    from layerstore.store.session import Like, WriteSession
+    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
 

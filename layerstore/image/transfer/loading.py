@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from layerstore.formats.bundle import BaseImage, BundledImage
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import SessionStats, WriteSession
+    from layerstore.store.putting import SessionStats
+    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
 _COPY_BYTES = 1 << 20

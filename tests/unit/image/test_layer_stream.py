@@ -19,7 +19,7 @@ from layerstore.formats.tree import (
 from layerstore.image.layer_writer import write_layer, write_sorted_layer
 from layerstore.image.scan import Scanner, scan_directory
 from layerstore.linux import spool
-from layerstore.store import session as sessions
+from layerstore.store import putting
 from layerstore.store.store import Store
 from tests.support.encoding import encode_changeset, encode_plan
 
@@ -101,7 +101,7 @@ def test_walked_and_gathered_layers_are_the_same(
     with Store.open(tmp_path / "gathered", create=True) as store, store.begin("test") as session:
         records.append(write_layer(session, store, reversed(scan_directory(tree))))
     monkeypatch.setattr(spool, "SPOOL_BYTES", held)
-    monkeypatch.setattr(sessions, "KNOWN_CHUNKS", known)
+    monkeypatch.setattr(putting, "KNOWN_CHUNKS", known)
     with Store.open(tmp_path / "walked", create=True) as store, store.begin("test") as session:
         scanner = Scanner(tree, read_small=256 * 1024)
         records.append(write_sorted_layer(session, store, scanner.items()))

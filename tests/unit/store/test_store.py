@@ -419,7 +419,7 @@ def test_image_record_is_a_plain_tuple() -> None:
 def test_a_session_that_forgets_ids_writes_none_twice(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerstore.store.session.KNOWN_CHUNKS", 10)
+    monkeypatch.setattr("layerstore.store.putting.KNOWN_CHUNKS", 10)
     files = {b"f%02d" % n: b"content %d" % (n % 25) for n in range(60)}
     add_image(root, "web", files)
     assert_sound(root, {"web": [files]})
