@@ -24,6 +24,7 @@ from tests.support.running import (
     Containers,
     Terminal,
     cgroups_of,
+    check_signals_arrive,
     containers_in,
     is_running,
     wait_until,
@@ -508,13 +509,7 @@ def test_gc_beside_running_containers(box: Containers) -> None:
 
 
 def test_signals_to_run_are_the_containers(box: Containers) -> None:
-    script = "trap 'echo got it; exit 6' USR1; echo ready; while :; do sleep 0.05; done"
-    running = box.popen("run", "--rm", "box", "sh", "-c", script, stdout=subprocess.PIPE)
-    assert running.stdout is not None
-    assert running.stdout.readline() == b"ready\n"
-    running.send_signal(signal.SIGUSR1)
-    assert running.communicate(timeout=60)[0] == b"got it\n"
-    assert running.returncode == 6
+    check_signals_arrive(box)
 
 
 def test_run_that_is_killed_leaves_its_container_running(box: Containers) -> None:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.build import needs_runc
-from tests.support.running import Containers, containers_in, is_running, wait_until
+from tests.support.running import (
+    Containers,
+    check_signals_arrive,
+    containers_in,
+    is_running,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,13 +114,7 @@ def test_failures_have_their_status_and_words(box: Warm, words: list[str], code:
 
 
 def test_signals_to_the_asker_are_the_containers(box: Warm) -> None:
-    script = "trap 'echo got it; exit 6' USR1; echo ready; while :; do sleep 0.05; done"
-    running = box.popen("run", "--rm", "box", "sh", "-c", script, stdout=subprocess.PIPE)
-    assert running.stdout is not None
-    assert running.stdout.readline() == b"ready\n"
-    running.send_signal(signal.SIGUSR1)
-    assert running.communicate(timeout=60)[0] == b"got it\n"
-    assert running.returncode == 6
+    check_signals_arrive(box)
 
 
 def test_an_asker_that_is_killed_leaves_its_container_and_nobody_else(box: Warm) -> None:

@@ -84,6 +84,17 @@ def containers_in(directory: Path, kind: type[Containers] = Containers) -> Itera
             os.rmdir(containers.run_base)
 
 
+def check_signals_arrive(box: Containers) -> None:
+    """Hold ``run`` to it that a signal it gets is its container's, and the status too."""
+    script = "trap 'echo got it; exit 6' USR1; echo ready; while :; do sleep 0.05; done"
+    running = box.popen("run", "--rm", "box", "sh", "-c", script, stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"ready\n"
+    running.send_signal(signal.SIGUSR1)
+    assert running.communicate(timeout=60)[0] == b"got it\n"
+    assert running.returncode == 6
+
+
 def wait_until(true: Callable[[], object], what: str) -> None:
     """Wait for something that other processes bring about."""
     until = time.monotonic() + WAIT_SECONDS
