@@ -22,8 +22,8 @@ def _early(directory: Path) -> EarlyRuntime:
     """Start what reads its config as far as it goes, and writes down what it got."""
     program = directory / "runc"
     program.write_text(
-        f"#!/bin/sh\ncat < {directory}/config.json > {directory}/got.$$; mv {directory}/got.$$ "
-        f"{directory}/got\n"
+        f"#!/bin/sh\nexec 3< {directory}/config.json; : > {directory}/opened\n"
+        f"cat <&3 > {directory}/got.$$; mv {directory}/got.$$ {directory}/got\n"
     )
     program.chmod(0o755)
     spec = {
@@ -31,7 +31,13 @@ def _early(directory: Path) -> EarlyRuntime:
         "pid_file": f"{directory}/pid", "interactive": False, "container": "c", "environ": {},
         "runtime_log": f"{directory}/log",
     }  # fmt: skip
-    return EarlyRuntime(Runtime(str(program), "runc"), spec)
+    early = EarlyRuntime(Runtime(str(program), "runc"), spec)
+    # From here on it has no other config than what comes through the FIFO.
+    until = time.monotonic() + WAIT_SECONDS
+    while not (directory / "opened").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return early
 
 
 @pytest.mark.parametrize("size", [100, 200_000])
