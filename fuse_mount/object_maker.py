@@ -78,6 +78,7 @@ class ObjectMaker:
         self._ask = objects
         self._failed = failed
         self._objects: Mapping[ObjectId, Extents] = {}
+        self._there: set[ObjectId] = set()
         self._lasting: set[ObjectId] = set()
         self._device = -1
         self._mounted = threading.Event()
@@ -178,13 +179,19 @@ class ObjectMaker:
         return errno.ENOENT, b""
 
     def _make(self, name: ObjectId) -> int:
-        """Make an object; return the errno for who looks for it here."""
+        """Make an object unless it was; return the errno for who looks for it here.
+
+        The overlay of each step asks again: until the end of the build the tier lacks it.
+        """
+        if name in self._there:
+            return errno.ENOENT
         try:
             if name not in self._objects:
                 self._objects = self._ask()
             extents = self._objects.get(name)
             if extents is not None:
                 unpack_one(self._store, name, extents, self._made)
+                self._there.add(name)
                 if sum(length for length, _ in extents) <= KEEP_MAX_BYTES:
                     self._lasting.add(name)
         except LayerstoreError as err:

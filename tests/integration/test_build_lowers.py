@@ -184,6 +184,36 @@ def test_what_was_opened_is_there_the_next_time(
             assert len(present_objects(store.paths) - before) == (1 if not number else 0)
 
 
+def test_every_overlay_gets_what_was_made_once(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything_large(monkeypatch)
+    base, _ = chain.publish()
+    content = (chain.tree / "files" / "small").read_bytes()
+    made: list[ObjectId] = []
+    real = object_maker.unpack_one
+
+    def unpack_one(store: Store, name: ObjectId, *rest: object) -> None:
+        made.append(name)
+        real(store, name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(object_maker, "unpack_one", unpack_one)
+    with Store.open(chain.store) as store, lowers(store, tmp_path / "scratch") as shown:
+        assert shown.prepare(base.layers)
+        below, _ = shown.below(base.layers)
+        for number in range(3):  # an overlay of its own, as each step has
+            upper, work, root = (tmp_path / f"{each}-{number}" for each in ("upper", "work", "in"))
+            for place in (upper, work, root):
+                place.mkdir()
+            overlay = below._replace(upper=str(upper), work=str(work))
+            syscalls.mount_overlay(overlay, str(root), 0)
+            try:
+                assert (root / "files" / "small").read_bytes() == content
+            finally:
+                syscalls.unmount(str(root))
+    assert made == [blake3(content).digest()]
+
+
 def test_long_files_are_not_kept(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

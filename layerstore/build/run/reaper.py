@@ -26,7 +26,6 @@ import os
 import select
 import signal
 import socket
-import stat
 import struct
 import sys
 
@@ -38,6 +37,9 @@ _FS_IOC_SETFLAGS = 0x40086602
 _FS_PINNED = 0x00000010 | 0x00000020  # immutable, append-only
 _REQUEST_MAX_BYTES = 1 << 20
 _CGROUPS = "/sys/fs/cgroup"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEPTH_MAX = 16
+"""Directories open at once: nearly no tree is deeper, and moving one costs more than opening it."""
 
 
 def remove_tree(path: str) -> None:
@@ -58,67 +60,80 @@ def remove_tree(path: str) -> None:
 
 
 def _remove_below(parent_fd: int, name: str) -> None:
-    """Empty and remove a directory without recursion and with few descriptors open.
+    """Empty and remove a directory with few descriptors open, however deep it is.
 
-    A directory found inside is moved up beside the first one's children before it is
-    emptied, so depth never grows: 10,000 nested directories cost no stack and no
-    path longer than the kernel takes.
+    A directory that lies ``_DEPTH_MAX`` deep is moved up beside the first one's children
+    before it is emptied: 10,000 nested directories cost no stack and no path longer than the
+    kernel takes.
     """
     try:
-        fd = os.open(
-            name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd
-        )
+        fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
     except FileNotFoundError:
         return
     try:
-        _unpin(fd)
-        lifted = f".lifted-{os.urandom(8).hex()}-"  # not to be guessed by what is removed
-        counter = 0
-        pending = _unlink_files(fd)
-        while pending:
-            child = pending.pop()
-            child_fd = os.open(
-                child, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
-            )
-            try:
-                _unpin(child_fd)
-                for nested in _unlink_files(child_fd):
-                    counter += 1
-                    _lift(child_fd, nested, fd, f"{lifted}{counter}")
-                    pending.append(os.fsencode(f"{lifted}{counter}"))
-            finally:
-                os.close(child_fd)
-            os.rmdir(child, dir_fd=fd)
+        # Not to be guessed by what is removed.
+        lifted = _Lifted(fd, f".lifted-{os.urandom(8).hex()}-")
+        _empty(fd, lifted, 0)
+        while lifted.names:
+            _remove_directory(fd, lifted.names.pop(), lifted, 0)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent_fd)
 
 
-def _lift(source_fd: int, name: bytes, target_fd: int, target: str) -> None:
-    try:
-        os.rename(name, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
-    except PermissionError:
-        _unpin_file(source_fd, name)
-        os.rename(name, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+class _Lifted:
+    """Directories that were moved up to be emptied there."""
 
+    def __init__(self, fd: int, prefix: str) -> None:
+        self._fd = fd
+        self._prefix = prefix
+        self._count = 0
+        self.names: list[str] = []
 
-def _unlink_files(fd: int) -> list[bytes]:
-    """Remove everything in a directory but its subdirectories, whose names are returned."""
-    directories = []
-    for name in map(os.fsencode, os.listdir(fd)):
-        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
-            directories.append(name)
-            continue
+    def take(self, parent_fd: int, name: str) -> None:
+        """Move a directory up."""
+        self._count += 1
+        target = f"{self._prefix}{self._count}"
         try:
-            os.unlink(name, dir_fd=fd)
+            os.rename(name, target, src_dir_fd=parent_fd, dst_dir_fd=self._fd)
         except PermissionError:
-            _unpin_file(fd, name)
-            os.unlink(name, dir_fd=fd)
-    return directories
+            _unpin_file(parent_fd, name)
+            os.rename(name, target, src_dir_fd=parent_fd, dst_dir_fd=self._fd)
+        self.names.append(target)
 
 
-def _unpin_file(dir_fd: int, name: bytes) -> None:
+def _remove_directory(parent_fd: int, name: str, lifted: _Lifted, depth: int) -> None:
+    fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+    try:
+        _empty(fd, lifted, depth)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent_fd)
+
+
+def _empty(fd: int, lifted: _Lifted, depth: int) -> None:
+    """Remove everything in a directory, or move up what lies too deep."""
+    _unpin(fd)
+    with os.scandir(fd) as found:  # tells directories apart without a look at each file
+        entries = list(found)
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            _unlink(fd, entry.name)
+        elif depth < _DEPTH_MAX:
+            _remove_directory(fd, entry.name, lifted, depth + 1)
+        else:
+            lifted.take(fd, entry.name)
+
+
+def _unlink(parent_fd: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=parent_fd)
+    except PermissionError:
+        _unpin_file(parent_fd, name)
+        os.unlink(name, dir_fd=parent_fd)
+
+
+def _unpin_file(dir_fd: int, name: str) -> None:
     with contextlib.suppress(OSError):
         fd = os.open(
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd
