@@ -62,24 +62,44 @@ def _of(module: str, name: str) -> Callable[..., Any]:
     return call
 
 
+def _where_containers_are(execute: Callable[..., int]) -> Callable[..., int]:
+    """Return what does the same as root of the namespace of the user's containers."""
+
+    def call(options: argparse.Namespace, root: str) -> int:
+        import os
+
+        if os.geteuid() != 0:
+            from layerstore.cli.container_root import join
+
+            join(root)
+        return execute(options, root)
+
+    return call
+
+
 def _entry(module: str, name: str, summary: str) -> Command:
     return _of(module, f"{name}_options"), _of(module, name), summary
+
+
+def _inside(module: str, name: str, summary: str) -> Command:
+    options, execute, summary = _entry(module, name, summary)
+    return options, _where_containers_are(execute), summary
 
 
 COMMANDS: dict[str, Command] = {
     "run": _entry("container_run", "run", "Run a command in a new container of an image."),
     "create": _entry("container_run", "create", "Make a container that start will run."),
     "start": _entry("container_run", "start", "Start containers that do not run."),
-    "attach": _entry("container_run", "attach", "Join the streams of a running container."),
-    "exec": _entry("container_exec", "execute", "Run one more command in a container."),
-    "ps": _entry("container_list", "ps", "List containers, newest first."),
-    "logs": _entry("container_list", "logs", "Print what a container has printed."),
-    "stop": _entry("container_end", "stop", "Stop containers: TERM, and KILL in the end."),
-    "restart": _entry("container_end", "restart", "Stop containers and start them again."),
-    "kill": _entry("container_end", "kill", "Send containers a signal, KILL by default."),
-    "wait": _entry("container_end", "wait", "Wait for containers, print their exit codes."),
-    "container": _entry("container_group", "group", "Commands of containers alone: rm, ls ..."),
-    "volume": _entry("container_group", "volume", "List, make and remove volumes."),
+    "attach": _inside("container_run", "attach", "Join the streams of a running container."),
+    "exec": _inside("container_exec", "execute", "Run one more command in a container."),
+    "ps": _inside("container_list", "ps", "List containers, newest first."),
+    "logs": _inside("container_list", "logs", "Print what a container has printed."),
+    "stop": _inside("container_end", "stop", "Stop containers: TERM, and KILL in the end."),
+    "restart": _inside("container_end", "restart", "Stop containers and start them again."),
+    "kill": _inside("container_end", "kill", "Send containers a signal, KILL by default."),
+    "wait": _inside("container_end", "wait", "Wait for containers, print their exit codes."),
+    "container": _inside("container_group", "group", "Commands of containers alone: rm, ls ..."),
+    "volume": _inside("container_group", "volume", "List, make and remove volumes."),
     "bundle": _entry("container_bundle", "bundle", "Write an image as a bundle for runtimes."),
     "warm": _entry("warm", "warm", "Leave a process loaded that run is faster with."),
     "generate": _entry("container_unit", "generate", "Print a systemd unit for a container."),

@@ -8,6 +8,7 @@ import sys
 
 from layerstore.cli.container_flags import add_run_options, refuse_unsupported
 from layerstore.cli.container_options import settings_of
+from layerstore.cli.container_root import be_root
 from layerstore.cli.failure import describe, show, tell_all
 from layerstore.cli.output import write_line, write_note
 from layerstore.cli.settings import current_run_base
@@ -17,7 +18,6 @@ from layerstore.errors import (
     InputError,
     LayerstoreError,
     NotFoundError,
-    UnsupportedError,
 )
 from layerstore.light_typing import TYPE_CHECKING
 
@@ -61,11 +61,12 @@ def run(options: argparse.Namespace, root: str) -> int:
 def _run(options: argparse.Namespace, root: str) -> int:
     refuse_unsupported(options, "run")
     _require_terminal(options)
-    _be_root(attended=options.rm and not options.detach)
+    be_root(root)
     container, lock = _create(options, root)
     try:
         started = _start(root, container, lock, attached=not options.detach)
     except BaseException:
+        lock.close()  # still ours if it failed early
         _give_up(root, container)
         raise
     if options.detach:
@@ -81,29 +82,6 @@ def _run(options: argparse.Namespace, root: str) -> int:
 def _require_terminal(options: argparse.Namespace) -> None:
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise InputError("the input device is not a terminal", hint="leave out -t, keep -i")
-
-
-def _be_root(*, attended: bool) -> None:
-    """Be root, if need be of a user namespace of our own, as builds do.
-
-    Args:
-        attended: Whether we stay as long as the container. Others could not enter the namespace
-            afterwards, to look after one that we left behind.
-
-    Raises:
-        UnsupportedError: The user is not root, and a namespace is not enough or not to be had.
-    """
-    if os.geteuid() == 0:
-        return
-    from fuse_mount import unshare
-
-    if not attended or not unshare.may_enter():
-        raise UnsupportedError(
-            "without root a container runs as long as its command is attended, and where user "
-            "namespaces are allowed",
-            hint="layerstore run --rm without --detach; layerstore doctor says what is allowed",
-        )
-    unshare.enter()
 
 
 def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
@@ -257,7 +235,7 @@ def _attend(
 def create(options: argparse.Namespace, root: str) -> int:
     """Make a container and print its id."""
     refuse_unsupported(options, "create")
-    _be_root(attended=False)
+    be_root(root)
     container, lock = _create(options, root)
     lock.close()
     write_line(container.container_id)
@@ -280,7 +258,7 @@ def start(options: argparse.Namespace, root: str) -> int:
     """Start containers, one after the other."""
     from layerstore.containers.records import find
 
-    _be_root(attended=False)
+    be_root(root)
     if bool(options.containers) == options.all:
         raise InputError("name containers, or --all", hint="layerstore ps -a")
     if (options.attach or options.interactive) and len(options.containers) != 1:

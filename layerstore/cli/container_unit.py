@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from layerstore.errors import InputError
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
 
 _RESTARTS = {"no": "no", "on-failure": "on-failure", "always": "always", "unless-stopped": "always"}
 _GRACE_S = 20
+_SYSTEM = (
+    "Wants=network-online.target\nAfter=network-online.target local-fs.target\n",
+    "mixed",
+    "multi-user",
+)
+_USER = ("", "process", "default")
 
 
 def generate_options(parser: argparse.ArgumentParser) -> None:
@@ -38,14 +45,14 @@ def generate(options: argparse.Namespace, root: str) -> int:
     policy = _RESTARTS[options.restart_policy or settings.restart]
     seconds = settings.stop_timeout_s
     timeout = "infinity" if seconds < 0 else str(seconds + _GRACE_S)
+    # A user's manager knows no network, and what shows an image may show it for others' units.
+    after, kill, wanted_by = _SYSTEM if os.geteuid() == 0 else _USER
     sys.stdout.write(
         f"""\
 # Written by: layerstore generate systemd {container.name}
 [Unit]
 Description=Container {container.name} of {container.image.replace("%", "%%")}
-Wants=network-online.target
-After=network-online.target local-fs.target
-RequiresMountsFor={_quoted(root)}
+{after}RequiresMountsFor={_quoted(root)}
 
 [Service]
 Type=exec
@@ -53,10 +60,10 @@ ExecStart={program} start --attach {container.name}
 ExecStop={program} stop {container.name}
 Restart={policy}
 TimeoutStopSec={timeout}
-KillMode=mixed
+KillMode={kill}
 
 [Install]
-WantedBy=multi-user.target
+WantedBy={wanted_by}.target
 """
     )
     return 0

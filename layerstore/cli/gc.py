@@ -220,6 +220,11 @@ def _settle_containers(store: Store) -> None:
     """Take note of containers that ended unseen, and remove what kills left of others."""
     root = str(store.root)
     if os.path.isdir(f"{root}/containers"):
+        if os.geteuid() != 0:
+            from layerstore.cli.container_root import sweep_outside
+
+            sweep_outside(root)
+            return
         from layerstore.containers.lifecycle import sweep
 
         sweep(root)

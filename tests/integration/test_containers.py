@@ -8,18 +8,13 @@ import shutil
 import signal
 import stat
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from layerstore.cli import fast
 from layerstore.containers import lifecycle
-from layerstore.linux import probe
-from layerstore.store.store import Store
-from tests.support import rootless
-from tests.support.build import add_base, needs_runc
+from tests.support.build import needs_runc
 from tests.support.running import (
     Containers,
     Terminal,
@@ -32,6 +27,7 @@ from tests.support.running import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = needs_runc
 
@@ -731,28 +727,3 @@ def test_a_user_namespace_of_its_own(box: Containers, tmp_path: Path) -> None:
     assert os.stat(box.store / "volumes" / "mapped" / "_data" / "x").st_uid == 100000
     box.ok("volume", "rm", "mapped")
     assert box.leftovers() == []
-
-
-def test_without_root_while_it_is_attended() -> None:
-    if rootless.interpreter() is None:
-        pytest.skip("no Python that another user may run")
-    if not probe.user_namespaces().works or shutil.which("newuidmap") is None:
-        pytest.skip("user namespaces are not permitted, or uidmap is not installed")
-    with tempfile.TemporaryDirectory(prefix="layerstore-test-", dir="/tmp") as name:
-        os.chmod(name, 0o755)
-        place = Path(name)
-        with Store.open(place / "store", create=True) as store:
-            add_base(store)
-        rootless.give(place)
-        words = ["--store", str(place / "store"), "run"]
-        script = "id -u; cat /proc/self/uid_map; echo x > /x; chown daemon /x; exit 4"
-        done = rootless.run(place, [*words, "--rm", "box", "sh", "-c", script])
-        assert done.returncode == 4, done
-        lines = done.stdout.split()
-        assert lines[:4] == ["0", "0", str(rootless.USER), "1"]
-        assert os.listdir(place / "store" / "uppers") == []
-        limited = rootless.run(place, [*words, "--rm", "--pids-limit", "5", "box", "true"])
-        assert "--pids-limit needs control groups" in limited.stderr
-        stays = rootless.run(place, [*words, "--detach", "box", "true"])
-        assert stays.returncode == 125
-        assert "as long as its command is attended" in stays.stderr

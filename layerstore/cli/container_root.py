@@ -1,0 +1,76 @@
+"""Commands of containers for users who are not root: they become it where their containers are.
+
+As a program it sweeps a store's containers there, for commands that must not enter themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from layerstore.errors import LayerstoreError, UnsupportedError
+
+
+def be_root(store_root: str) -> None:
+    """Be root, if need be of the user namespace that all containers of this user share.
+
+    Call it before threads start.
+
+    Raises:
+        UnsupportedError: The user is not root, and a namespace is not to be had.
+        MountError: The kernel refused.
+    """
+    from layerstore.store.paths import StorePaths
+
+    if os.geteuid() == 0 or not os.path.exists(StorePaths(store_root).config):
+        return  # that there is no store is told by who opens it
+    from fuse_mount import unshare
+    from fuse_mount.common import enter_common
+
+    if not unshare.may_enter():
+        raise UnsupportedError(
+            "without root containers run where user namespaces are allowed",
+            hint="layerstore doctor says what is allowed",
+        )
+    enter_common(store_root)
+
+
+def join(store_root: str) -> None:
+    """Be root like :func:`be_root`, if there is a container in the store that takes it.
+
+    Where no namespace is to be had no container can run, and what is told of others is true.
+    """
+    if os.geteuid() == 0 or not _has_containers(store_root):
+        return
+    with contextlib.suppress(UnsupportedError, OSError):
+        be_root(store_root)
+
+
+def _has_containers(store_root: str) -> bool:
+    from layerstore.containers.records import container_ids
+
+    return bool(container_ids(store_root))
+
+
+def sweep_outside(store_root: str) -> None:
+    """Sweep the containers of a store from a process of its own, which goes where they are.
+
+    From inside nobody can tell which processes of others live, so the collector stays outside.
+    """
+    import subprocess
+
+    program = [sys.executable, "-P", "-m", "layerstore.cli.container_root", store_root]
+    subprocess.run(program, check=False, stdin=subprocess.DEVNULL)
+
+
+def _main(store_root: str) -> None:
+    from layerstore.containers.lifecycle import sweep
+
+    with contextlib.suppress(LayerstoreError):  # what is left is left for the next one
+        join(store_root)
+        sweep(store_root)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,200 @@
+"""Containers of a user who is not root, which outlive their commands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerstore import light_json as json
+from layerstore.linux import probe
+from layerstore.store.store import Store
+from tests.support import rootless
+from tests.support.build import add_base, needs_runc
+from tests.support.running import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = needs_runc
+
+_GONE = ("views/lowers", "uppers", "containers/names", "containers/run/runtime")
+
+
+class User:
+    """The user, a store, and what is left of containers in it."""
+
+    def __init__(self, place: Path, *, subordinate: bool = True) -> None:
+        self.place = place
+        self.store = place / "store"
+        self._subordinate = subordinate
+
+    def words(self, *words: str) -> list[str]:
+        full = ["--store", str(self.store), *words]
+        return rootless.command(self.place, full, subordinate=self._subordinate)
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        full = ["--store", str(self.store), *words]
+        return rootless.run(self.place, full, subordinate=self._subordinate)
+
+    def ok(self, *words: str) -> str:
+        done = self(*words)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def inspect(self, name: str) -> dict[str, object]:
+        (value,) = json.loads(self.ok("container", "inspect", name))
+        return dict(value)
+
+    def status(self, name: str) -> str:
+        return self.ok("ps", "-a", "--filter", f"name={name}", "--format", "{{.Status}}")
+
+    def leftovers(self) -> list[str]:
+        paths = (self.store / name for name in _GONE)
+        return [str(path) for each in paths if each.exists() for path in each.iterdir()]
+
+    def servers(self) -> list[int]:
+        """Return the processes that show images of the store."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                words = Path("/proc", pid, "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"fuse_mount" in words and os.fsencode(self.store) in words:
+                found.append(int(pid))
+        return found
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    if rootless.interpreter() is None:
+        pytest.skip("no Python that another user may run")
+    if not probe.user_namespaces().works or shutil.which("newuidmap") is None:
+        pytest.skip("user namespaces are not permitted, or uidmap is not installed")
+    with tempfile.TemporaryDirectory(prefix="layerstore-test-", dir="/tmp") as name:
+        os.chmod(name, 0o755)
+        with Store.open(Path(name, "store"), create=True) as store:
+            add_base(store)
+        rootless.give(Path(name))
+        yield Path(name)
+
+
+@pytest.fixture
+def user(place: Path) -> Iterator[User]:
+    user = User(place)
+    yield user
+    for name in user.ok("ps", "-aq").split():
+        user.ok("container", "rm", "--force", name)
+    wait_until(lambda: user.leftovers() == [], "the end of all of it")
+    assert user.servers() == []
+
+
+def test_attended_until_its_end(user: User) -> None:
+    script = "id -u; cat /proc/self/uid_map; echo x > /x; chown daemon /x; exit 4"
+    done = user("run", "--rm", "box", "sh", "-c", script)
+    assert done.returncode == 4, done
+    assert done.stdout.split()[:4] == ["0", "0", str(rootless.USER), "1"]
+    assert user.ok("ps", "-aq") == ""
+
+
+def test_limits_that_need_control_groups_are_refused_and_leave_nothing(user: User) -> None:
+    for words in (["--rm", "--pids-limit", "5"], ["-d", "--rm", "--memory", "10m"]):
+        limited = user("run", *words, "box", "true")
+        assert limited.returncode == 125
+        assert f"{words[-2]} needs control groups" in limited.stderr
+    assert user.ok("ps", "-aq") == ""
+
+
+def test_one_that_is_detached_is_looked_after_by_later_commands(user: User) -> None:
+    script = "echo out; echo err >&2; touch /mine; chown daemon /mine; sleep 1000"
+    identity = user.ok("run", "-d", "--name", "web", "box", "sh", "-c", script).strip()
+    assert user.ok("ps", "-q", "--no-trunc").strip() == identity
+    wait_until(lambda: user.ok("logs", "web") == "out\n", "its output")
+    inside = "stat -c %U /mine; cat /proc/1/cmdline"
+    assert user.ok("exec", "web", "sh", "-c", inside) == "daemon\nsleep\x001000\0"
+    assert user.ok("exec", "--user", "daemon", "web", "id", "-u") == "1\n"
+    assert "A /mine" in user.ok("diff", "web")
+    user.ok("commit", "web", "box:2")
+    assert user.ok("run", "--rm", "box:2", "stat", "-c", "%U", "/mine") == "daemon\n"
+    user.ok("gc")
+    assert user.ok("exec", "web", "echo", "still") == "still\n"
+    user.ok("stop", "-t", "0", "web")
+    assert user.status("web").startswith("Exited (137)")
+    assert user.servers() == []
+    user.ok("start", "web")
+    assert user.ok("exec", "web", "stat", "-c", "%U", "/mine") == "daemon\n"
+    user.ok("restart", "-t", "0", "web")
+    assert user.status("web").startswith("Up")
+
+
+def test_two_that_start_at_once_are_in_one_namespace(user: User) -> None:
+    starts = [
+        subprocess.Popen(
+            user.words("run", "-d", "--name", name, "box", "sleep", "1000"),
+            stdout=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+        )
+        for name in ("one", "two", "three")
+    ]
+    assert [start.wait() for start in starts] == [0, 0, 0]
+    pids = [user.inspect(name)["State"]["Pid"] for name in ("one", "two", "three")]  # type: ignore[index]
+    assert len({os.readlink(f"/proc/{pid}/ns/user") for pid in pids}) == 1
+    for name in ("one", "two", "three"):
+        assert user.ok("exec", name, "echo", name) == f"{name}\n"
+
+
+def test_it_is_restarted_and_its_health_is_checked(user: User) -> None:
+    user.ok("run", "-d", "--name", "again", "--restart", "on-failure:2", "box", "false")
+    assert user.ok("wait", "again") == "1\n"
+    assert user.inspect("again")["RestartCount"] == 2
+    check = ("--health-cmd", "test -e /ok", "--health-interval", "1s")
+    user.ok("run", "-d", "--name", "well", *check, "box", "sh", "-c", "touch /ok; sleep 1000")
+    wait_until(lambda: "(healthy)" in user.status("well"), "a check")
+
+
+def test_when_its_monitor_is_killed_it_can_be_entered_and_ended(user: User) -> None:
+    user.ok("run", "-d", "--name", "lone", "box", "sleep", "1000")
+    state = user.inspect("lone")["State"]
+    assert isinstance(state, dict)
+    os.kill(int(state["ConmonPid"]), signal.SIGKILL)
+    wait_until(lambda: "monitor is gone" in user.status("lone"), "its end")
+    assert user.ok("exec", "lone", "echo", "in") == "in\n"
+    user.ok("stop", "-t", "0", "lone")
+    assert user.status("lone").startswith("Exited (255)")
+
+
+def test_after_everything_was_killed_it_starts_again(user: User) -> None:
+    user.ok("run", "-d", "--name", "lost", "box", "sh", "-c", "touch /kept; sleep 1000")
+    state = user.inspect("lost")["State"]
+    assert isinstance(state, dict)
+    for pid in (int(state["ConmonPid"]), *sorted(user.servers()), int(state["Pid"])):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: user.status("lost").startswith("Exited (255)"), "its end")
+    user.ok("start", "lost")
+    assert user.ok("exec", "lost", "ls", "/kept") == "/kept\n"
+
+
+def test_gc_cleans_up_after_one_that_died_unseen(user: User) -> None:
+    script = "touch /mine; chown daemon /mine; sleep 1000"
+    user.ok("run", "-d", "--rm", "--name", "unseen", "box", "sh", "-c", script)
+    state = user.inspect("unseen")["State"]
+    assert isinstance(state, dict)
+    os.kill(int(state["ConmonPid"]), signal.SIGKILL)
+    os.kill(int(state["Pid"]), signal.SIGKILL)
+    wait_until(lambda: user.ok("gc") != "" and user.leftovers() == [], "its end")
+    assert user.servers() == []
+
+
+def test_without_subordinate_ids_the_user_alone_is_mapped(place: Path) -> None:
+    user = User(place, subordinate=False)
+    user.ok("run", "-d", "--name", "alone", "box", "sleep", "1000")
+    assert user.ok("exec", "alone", "cat", "/proc/self/uid_map").split() == ["0", "1000", "1"]
+    user.ok("container", "rm", "--force", "alone")
+    assert user.leftovers() == []
