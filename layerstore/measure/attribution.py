@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from layerstore.formats.pack import ItemKind
+from layerstore.measure.runs import renumbered
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId, DiffId
     from layerstore.measure.inventory import Inventory
+    from layerstore.measure.runs import Runs
 
 K = TypeVar("K")
 
@@ -106,9 +108,9 @@ class Needs:
     def __init__(self, inventory: Inventory) -> None:
         self._bases = inventory.bases
         self._block_of = {
-            row.chunk_id: (row.pack, row.block)
-            for row in (inventory.chunks if inventory.bases else ())
-            if (row.pack, row.block) in inventory.bases
+            chunk_id: (pack, block)
+            for chunk_id, pack, block, _, _ in (inventory.chunks if inventory.bases else ())
+            if (pack, block) in inventory.bases
         }
 
     def with_bases(self, items: set[ChunkId]) -> set[ChunkId]:
@@ -129,10 +131,12 @@ class Sums(NamedTuple):
     Attributes:
         groups: Items by owner.
         stored: Bytes of the blocks of each pack, by its number.
+        runs: Where which group lies in the packs; None if something that a layer needs is nowhere.
     """
 
     groups: tuple[Group, ...]
     stored: Mapping[int, int]
+    runs: Runs | None = None
 
     @property
     def indexed(self) -> int:
@@ -200,13 +204,15 @@ def sum_up(
         items.update(chunk_id for _, chunk_id in record.tree + record.recipe)
         items.add(layer_item_id(inventory.layer_bytes[diff_id]))
         sets.add(diff_id, needs.with_bases(items))
-    data, meta = _charge_items(inventory, sets.of_item, len(sets.members), packs)
-    groups = tuple(
-        Group(frozenset(layers), *of_data, *of_meta)
-        for layers, of_data, of_meta in zip(sets.members, data, meta, strict=True)
-        if of_data[1] or of_meta[1]
-    )
-    return Sums(groups, stored_by_pack(inventory))
+    data, meta, runs = _charge_items(inventory, sets.of_item, len(sets.members), packs)
+    groups: list[Group] = []
+    numbers: dict[int, int] = {}
+    for number, layers in enumerate(sets.members):
+        if data[number][1] or meta[number][1]:
+            numbers[number] = len(groups)
+            groups.append(Group(frozenset(layers), *data[number], *meta[number]))
+    left = None if runs is None else renumbered(runs, numbers)
+    return Sums(tuple(groups), stored_by_pack(inventory), left)
 
 
 def _charge_items(
@@ -214,8 +220,8 @@ def _charge_items(
     set_of_item: Mapping[ChunkId, int],
     count: int,
     packs: Container[int] | None,
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return the stored and the plain bytes of each set's data, and of its metadata.
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]], Runs | None]:
+    """Return the stored and the plain bytes of each set's data, and of its metadata; their runs.
 
     Args:
         inventory: With rows.
@@ -234,17 +240,29 @@ def _charge_items(
         for row in inventory.blocks
         if packs is None or row.pack in packs
     }
-    none = (0, 0, 0)
+    runs: Runs = {}
+    none, found = (0, 0, 0), 0
+    last_pack = last_block = last_number = -1
+    # Rows come in order of position: what is looked up once serves its whole block.
     for chunk_id, pack, block, offset, length in inventory.chunks:
-        whole, kept, place = blocks.get((pack, block), none)
+        if block != last_block or pack != last_pack:
+            whole, kept, kind = blocks.get((pack, block), none)
+            if pack != last_pack:
+                of_pack, last_number = runs.setdefault(pack, []), -1
+            last_pack, last_block = pack, block
         if not whole:
             continue  # its pack is not on disk: check reports it, there is nothing to charge
-        place += set_of_item.get(chunk_id, NO_LAYER)
+        number = set_of_item.get(chunk_id, NO_LAYER)
+        if number != last_number:
+            of_pack.append((block, offset, number))
+            last_number = number
+        found += number != NO_LAYER
+        place = kind + number
         # apportion.share, inlined: a call for every chunk of a store is most of the work
         stored[place] += (offset + length) * kept // whole - offset * kept // whole
         raw[place] += length
     both = list(zip(stored, raw, strict=True))
-    return both[:count], both[count:]
+    return both[:count], both[count:], runs if found == len(set_of_item) else None
 
 
 def _pack_files(inventory: Inventory, stored: Mapping[int, int]) -> tuple[dict[int, int], int, int]:

@@ -3,7 +3,8 @@
 Images share lower layers, so sizes are computed over the trie of layer chains:
 a layer shared by 500 images is applied once. Applying a layer to a running
 :class:`_FileSystem` costs its own entries only, and the way back from a
-branch undoes them. The result for one image equals a walk over
+branch undoes them; branches that only add names are added up without being
+applied. The result for one image equals a walk over
 :func:`layerstore.image.stack.stack` of its layers (a test holds the two
 together), without building that tree for every image.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from layerstore.digest import ChunkId, DiffId
-from layerstore.formats.tree import Changeset, Entry, Extent, Kind
+from layerstore.formats.tree import DIR, FILE, HARDLINK, Changeset, Entry, Extent, Kind
 from layerstore.measure.host_model import BLOCK_BYTES, allocated_size
 
 if TYPE_CHECKING:
@@ -221,6 +222,48 @@ class _FileSystem:
         self.files += sign * node.is_file
 
 
+class _Added:
+    """Layers over a file system that only add names: most of those that end an image."""
+
+    def __init__(self, system: _FileSystem) -> None:
+        self._system = system
+        self._names: set[bytes] = set()
+        self._directories: set[bytes] = set()
+        self.size = system.size()
+
+    def add(self, changeset: Changeset, content: LayerContent) -> bool:
+        """Count one layer more; return whether it only adds names."""
+        if changeset.whiteouts or changeset.opaques:
+            return False
+        below, lower = self._system.names, self._system.children
+        names, directories = self._names, self._directories
+        kept = files = 0
+        for entry in changeset.entries:
+            path, kind = entry.path, entry.kind
+            if kind is DIR:
+                if path in lower or path in directories:
+                    kept += 1
+                    continue
+                directories.add(path)
+            elif kind is FILE:
+                files += 1
+            elif kind is HARDLINK:
+                return False
+            parent = path.rpartition(b"/")[0]
+            if path in below or path in names:
+                return False
+            if parent not in lower and parent not in directories:
+                return False
+            names.add(path)
+        self.size = ContentSize(
+            self.size.logical_size + content.logical_size,
+            self.size.allocated_size + content.allocated_size - kept * BLOCK_BYTES,
+            self.size.files + files,
+            self.size.names + content.entries - kept,
+        )
+        return True
+
+
 class _ChainNode:
     """A node of the trie of chains: the layers that lie on this one."""
 
@@ -232,13 +275,16 @@ class _ChainNode:
 
 
 def image_sizes(
-    chains: Iterable[Chain], load: Callable[[DiffId], Changeset]
+    chains: Iterable[Chain],
+    load: Callable[[DiffId], Changeset],
+    count: Callable[[DiffId], LayerContent],
 ) -> dict[Chain, ContentSize]:
     """Return the sizes of the file systems that chains of layers (lowest first) make.
 
     Args:
         chains: What to size; equal chains are computed once.
-        load: Gives a layer's changeset; called once for each node of the trie of chains.
+        load: Gives a layer's changeset; called once or twice for each node of the trie of chains.
+        count: Gives what :func:`layer_content` makes of a layer that was just loaded.
     """
     root = _ChainNode()
     for chain in chains:
@@ -250,17 +296,49 @@ def image_sizes(
     system = _FileSystem()
     # An explicit stack: 512 layers would exhaust the interpreter's.
     pending: list[tuple[Chain, _ChainNode | None, int]] = [((), root, 0)]
+    branches: set[Chain] = set()
     unvisited = 1
     while unvisited:  # what is applied last need not be undone
         chain, visited, mark = pending.pop()
         if visited is None:
             system.roll_back(mark)
             continue
+        if chain in branches:
+            branches.remove(chain)
+            added = _sizes_added(system, chain, visited, load, count)
+            if added is not None:
+                sizes.update(added)
+                unvisited -= 1
+                continue
         unvisited += len(visited.above) - 1
         pending.append((chain, None, system.mark()))
         if chain:
             system.apply(load(chain[-1]))
         if visited.wanted:
             sizes[chain] = system.size()
-        pending.extend(((*chain, diff), above, 0) for diff, above in visited.above.items())
+        above = [((*chain, diff), node, 0) for diff, node in visited.above.items()]
+        pending.extend(above)
+        if len(above) > 1:
+            branches.update(chain for chain, _, _ in above)
     return sizes
+
+
+def _sizes_added(
+    system: _FileSystem,
+    chain: Chain,
+    node: _ChainNode,
+    load: Callable[[DiffId], Changeset],
+    count: Callable[[DiffId], LayerContent],
+) -> dict[Chain, ContentSize] | None:
+    """Return the sizes of a branch without branches whose layers only add names, else None."""
+    sizes: dict[Chain, ContentSize] = {}
+    added = _Added(system)
+    while True:
+        if len(node.above) > 1 or not added.add(load(chain[-1]), count(chain[-1])):
+            return None
+        if node.wanted:
+            sizes[chain] = added.size
+        if not node.above:
+            return sizes
+        [(diff_id, node)] = node.above.items()
+        chain = (*chain, diff_id)

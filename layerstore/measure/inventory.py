@@ -17,21 +17,20 @@ from blake3 import blake3
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.origins import NO_ORIGINS, Origins
-from layerstore.formats.tree import decode_changeset
+from layerstore.formats.tree import decode_changeset, decode_content
 from layerstore.measure.disk import FileSize, walk_sizes
 from layerstore.store.leases import live_leases
 from layerstore.store.records import LayerRecord, decode_layer
-from layerstore.store.references import tree_chunks
 from layerstore.store.resting import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from layerstore.digest import ChunkId, ImageId
     from layerstore.formats.tree import Changeset
     from layerstore.measure.attribution import Sums
     from layerstore.store.catalog import Catalog
-    from layerstore.store.catalog_rows import BlockRow, ChunkRow, ImageRecord, PackRow
+    from layerstore.store.catalog_rows import BlockRow, ImageRecord, IndexRow, PackRow
     from layerstore.store.store import Store
 
 _STAMP_CONTEXT: Final = "layerstore 2026-11-26 stamp of the index v1"
@@ -67,6 +66,7 @@ class Inventory(NamedTuple):
         packs: Packs by their hexadecimal id.
         blocks: Of packs in use; empty where ``sums`` stand for them, as ``chunks`` and ``bases``.
         files: Everything under the root, the root first.
+        epoch: Of the catalog.
         stamp: Equal for two inventories of a store only if packs, blocks, chunks and layers are.
         sums: What :mod:`layerstore.measure.summary` knows of these, instead of the rows.
         unreadable: Layers that could not be read when the sums were made.
@@ -86,9 +86,10 @@ class Inventory(NamedTuple):
     views: tuple[View, ...]
     packs: dict[str, PackRow]
     blocks: list[BlockRow]
-    chunks: list[ChunkRow]
+    chunks: list[IndexRow]
     bases: dict[tuple[int, int], list[ChunkId]]
     files: list[FileSize]
+    epoch: int
     stamp: bytes = b""
     sums: Sums | None = None
     unreadable: tuple[DiffId, ...] = ()
@@ -121,7 +122,7 @@ def read_claims(store: Store) -> Inventory:
     layer_bytes = dict(catalog.layers())
     records = {record.key: record.diff_id for record in store.cache_records()}
     cache = [diff_id for key, diff_id in records.items() if not key.startswith(PREFIX)]
-    packs = catalog.pack_rows()
+    packs, epoch = catalog.pack_rows(), catalog.epoch()
     views = _views(store)
     origins = {image.image_id: found for image in images if (found := _origins(store, image))}
     held_layers, held_images = _held(catalog, views, images, origins)
@@ -146,7 +147,8 @@ def read_claims(store: Store) -> Inventory:
         chunks=[],
         bases={},
         files=[],
-        stamp=_stamp(catalog.epoch(), packs, layer_bytes),
+        epoch=epoch,
+        stamp=stamp_of(epoch, packs, layer_bytes),
     )
 
 
@@ -163,7 +165,7 @@ def walked(inventory: Inventory) -> Inventory:
     return inventory._replace(files=walk_sizes(inventory.root))
 
 
-def _stamp(epoch: int, packs: Sequence[PackRow], layers: Mapping[DiffId, bytes]) -> bytes:
+def stamp_of(epoch: int, packs: Iterable[PackRow], layers: Mapping[DiffId, bytes]) -> bytes:
     """Return a digest of everything that decides what the rows of the index are.
 
     Rows of blocks and bases come and go with their pack. Those of chunks are given with a
@@ -208,8 +210,11 @@ class ChunkReader:
 
     def __call__(self, diff_id: DiffId) -> Collection[ChunkId]:
         """Return the chunks of a layer's files, each once."""
-        changeset = self.changeset(diff_id)
-        return tree_chunks(changeset) if changeset is not None else ()
+        try:
+            return decode_content(self._store.read_refs(self._records[diff_id].tree))
+        except (IntegrityError, NotFoundError):
+            self.unreadable.append(diff_id)
+            return ()
 
     def changeset(self, diff_id: DiffId) -> Changeset | None:
         """Return a layer's entries; None, and remembered, if they cannot be read."""

@@ -3,11 +3,13 @@
 Stored bytes are summed by the layers that need them: a store of 160,000 chunks has some hundreds
 of such groups, and every question that ``df`` answers is answered from these. The groups change
 when packs, layers or places of chunks do; for all of these stands a stamp
-(:attr:`~layerstore.measure.inventory.Inventory.stamp`), which is in the record, too. A record
-of another stamp, a damaged one and none are the same: everything is read and summed anew.
+(:attr:`~layerstore.measure.inventory.Inventory.stamp`), which is in the record, too. If all that
+the record's stamp stands for is still there, only what came since is read and summed. Any other
+record, a damaged one and none are the same: everything is read and summed anew.
 
 It is a cache in an area of its own, never forced to disk, not written where a layer could not
-be read. Format: docs/format/measured.md. Why: docs/decisions/0220-sums-under-a-stamp.md.
+be read. Format: docs/format/measured.md. Why: docs/decisions/0220-sums-under-a-stamp.md
+and 0250.
 """
 
 from __future__ import annotations
@@ -27,24 +29,28 @@ from layerstore.measure.inventory import (
     Inventory,
     one_moment,
     read_claims,
+    stamp_of,
     take_inventory,
     walked,
     with_rows,
 )
+from layerstore.measure.runs import Runs
 from layerstore.store.config import require_writable
 from layerstore.store.remembering import read_record, write_record
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
-VERSION: Final = 1
+VERSION: Final = 2
 RECORD_MAX_BYTES: Final = 16 * 1024 * 1024
 """Of a record; a store with so many groups that this is not enough is summed every time."""
 
 SEAL: Final = Seal(
     b"LSSUMS\0" + bytes((VERSION,)),
-    "layerstore 2026-11-26 remembered sums v1",
+    "layerstore 2026-11-26 remembered sums v2",
     max_bytes=RECORD_MAX_BYTES,
 )
 
@@ -53,18 +59,23 @@ class _Record(msgspec.Struct, frozen=True, array_like=True):
     """The body.
 
     Attributes:
-        layers: Diff ids, to which the groups' numbers refer.
+        packs: Numbers of all packs, retired ones too.
+        layers: Diff ids of all layers, to which the groups' numbers refer.
         stored: Bytes of blocks by the pack's number.
         groups: Numbers of layers, then data stored, data plain, metadata stored, metadata plain.
+        runs: As of :class:`Sums`; decoded only where something is to be added.
     """
 
     stamp: bytes
+    packs: list[int]
     layers: list[str]
     stored: dict[int, int]
     groups: list[tuple[list[int], int, int, int, int]]
+    runs: msgspec.Raw
 
 
 _DECODER = msgspec.msgpack.Decoder(_Record)
+_RUNS = msgspec.msgpack.Decoder(Runs | None)
 
 
 def take_summarised(store: Store) -> Inventory:
@@ -79,15 +90,16 @@ def take_summarised(store: Store) -> Inventory:
     """
     with one_moment(store.catalog):
         inventory = read_claims(store)
-        sums = _recall(store.paths, inventory)
+        sums, is_new = _recall(store, inventory)
         if sums is None:
             inventory = with_rows(inventory, store.catalog)
     if sums is None:
         reader = ChunkReader(store, inventory)
         sums = sum_up(inventory, reader)
         inventory = inventory._replace(unreadable=tuple(reader.unreadable))
-        if sums.groups and not reader.unreadable:
-            _remember(store, inventory.stamp, sums)
+        is_new = bool(sums.groups) and not reader.unreadable
+    if is_new:
+        _remember(store, inventory, sums)
     found = walked(inventory._replace(sums=sums, blocks=[], chunks=[], bases={}))
     if has_every_pack(found, sums.stored):
         return found
@@ -98,32 +110,52 @@ def _path(paths: StorePaths) -> str:
     return f"{paths.measured}/sums"
 
 
-def _recall(paths: StorePaths, inventory: Inventory) -> Sums | None:
-    body = read_record(_path(paths), SEAL)
+def _recall(store: Store, inventory: Inventory) -> tuple[Sums | None, bool]:
+    """Return what the record says of an inventory, and whether it had to be added to."""
+    body = read_record(_path(store.paths), SEAL)
     if body is None:
-        return None
+        return None, False
     try:
         record = _DECODER.decode(body)
-        if record.stamp != inventory.stamp:
-            return None
         layers = [DiffId(Digest(name)) for name in record.layers]
         groups = tuple(
             Group(frozenset([layers[number] for number in numbers]), *sizes)
             for numbers, *sizes in record.groups
         )
+        if record.stamp == inventory.stamp:
+            return Sums(groups, record.stored), False
+        packs = frozenset(record.packs)
+        if record.stamp != _stamp_of_part(inventory, packs, set(layers)):
+            return None, False
+        runs = _RUNS.decode(record.runs)
     except (msgspec.MsgspecError, IndexError):
-        return None
-    return Sums(groups, record.stored)
+        return None, False
+    from layerstore.measure.added_sums import Known, add_up  # lazily: most often nothing is new
+
+    reader = ChunkReader(store, inventory)
+    sums, known = Sums(groups, record.stored, runs), Known(packs, frozenset(layers))
+    grown = add_up(sums, known, inventory, store.catalog, reader)
+    return (None if reader.unreadable else grown), True
 
 
-def _remember(store: Store, stamp: bytes, sums: Sums) -> None:
-    layers = sorted(frozenset[DiffId]().union(*(group.layers for group in sums.groups)))
-    numbers = {diff_id: number for number, diff_id in enumerate(layers)}
+def _stamp_of_part(inventory: Inventory, packs: Container[int], layers: Container[DiffId]) -> bytes:
+    """Return the stamp that an inventory would have with some of its packs and layers only."""
+    return stamp_of(
+        inventory.epoch,
+        (row for row in inventory.packs.values() if row.pack in packs),
+        {diff_id: data for diff_id, data in inventory.layer_bytes.items() if diff_id in layers},
+    )
+
+
+def _remember(store: Store, inventory: Inventory, sums: Sums) -> None:
+    numbers = {diff_id: number for number, diff_id in enumerate(inventory.layers)}
     record = _Record(
-        stamp,
-        list(layers),
+        inventory.stamp,
+        [row.pack for row in inventory.packs.values()],
+        list(inventory.layers),
         dict(sums.stored),
         [(sorted(map(numbers.__getitem__, group.layers)), *group[1:]) for group in sums.groups],
+        msgspec.Raw(msgspec.msgpack.encode(sums.runs)),
     )
     sealed = SEAL.closed(msgspec.msgpack.encode(record))
     if sealed is None:

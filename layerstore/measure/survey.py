@@ -111,7 +111,7 @@ def take_survey(store: Store, references: Sequence[str] = (), *, copies: int | N
         numbers = {image.image_id: views[image.image_id] for image in chosen}
     else:
         numbers = {image.image_id: copies for image in chosen}
-    sizes = image_sizes([image.layers for image in chosen], layers.changeset)
+    sizes = image_sizes([image.layers for image in chosen], layers.changeset, layers.content)
     attribution = attribute(inventory, lambda diff_id: layers.content(diff_id).chunks)
     ledger = ledger_of(inventory, attribution)
     assert_exact(ledger)

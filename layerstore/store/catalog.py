@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.digest import PackId
+    from layerstore.store.catalog_rows import IndexRow
 
 
 class Catalog(CatalogFile):
@@ -182,10 +183,17 @@ class Catalog(CatalogFile):
         """Return the whole chunk index in order of position: pack, block, offset."""
         return sorted(self.scan_chunks(), key=lambda row: row[1:])
 
-    def index_rows(self) -> list[ChunkRow]:
-        """Return the whole chunk index, in no order, through this connection's transaction."""
-        rows = self.query(f"SELECT id, pack, block, offset, length FROM chunks WHERE {IN_USE}")  # noqa: S608 -- a constant
-        return list(map(ChunkRow._make, rows))
+    def index_rows(self, after: int = 0) -> list[IndexRow]:
+        """Return the chunk index in order of position, through this connection's transaction.
+
+        Args:
+            after: Rows of packs with higher numbers than this; by default those of all.
+        """
+        return self.query(
+            "SELECT id, pack, block, offset, length FROM chunks"  # noqa: S608 -- a constant
+            f" WHERE pack > ? AND {IN_USE} ORDER BY pack, block, offset",
+            (after,),
+        )  # type: ignore[return-value]
 
     def block_rows(self) -> list[BlockRow]:
         """Return every block of every pack in use."""

@@ -64,6 +64,10 @@ class ChunkRow(NamedTuple):
     length: int
 
 
+IndexRow = tuple[ChunkId, int, int, int, int]
+"""The same as a plain tuple, for who looks at all of them: to name its fields is half the work."""
+
+
 class BlockRow(NamedTuple):
     """One block: where it lies in its pack file, its size before compression, its depth."""
 

@@ -156,9 +156,9 @@ class Copies(NamedTuple):
 
 
 def copy_batch(
-    store: Store, table: ItemTable, packs: Sequence[PackRow], staging: Callable[[], str | None]
+    store: Store, table: ItemTable, packs: Sequence[PackRow], staging: Callable[[], str] | None
 ) -> Copies:
-    """Copy what is marked in some packs into new packs, staged or only measured.
+    """Copy what is marked in some packs into new packs, or only measure it without ``staging``.
 
     Raises:
         StorageError: The new packs could not be written; nothing is left of them.

@@ -282,7 +282,7 @@ def _measured(plan: GcPlan, progress: Progress) -> GcPlan:
     progress.start("measuring packs", len(plan.sparse_packs))
     try:
         for batch in plan.batches:
-            copies = copy_batch(plan.store, plan.marks.table, batch.packs, lambda: None)
+            copies = copy_batch(plan.store, plan.marks.table, batch.packs, None)
             written += sum(pack.size for pack in copies.packs)
             damaged += copies.damaged
             staying |= copies.staying

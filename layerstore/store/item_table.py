@@ -256,6 +256,11 @@ class ItemTable:
             for row in self._rows(item_id)
         )
 
+    def lives_wholly(self, index: int, block: int) -> bool:
+        """Return whether all of a block, by its number in the pack at ``index``, is marked."""
+        at = self._first_block[index] + block
+        return at < self._first_block[index + 1] and self._living[at] == self._raw[at]
+
     def is_row_in(self, item_id: bytes, index: int) -> bool:
         """Return whether the row of an id lies in the pack at ``index``, marked or not."""
         return any(self.pack_of_block(self._block_of[row]) == index for row in self._rows(item_id))
@@ -350,6 +355,12 @@ class PackItems:
     def __init__(self, table: ItemTable, index: int) -> None:
         self.alive = _Items(table.is_marked_in, index)
         self.held = _Items(table.is_row_in, index)
+        self._table = table
+        self._index = index
+
+    def has_all_of(self, block: int) -> bool:
+        """Return whether a block of the pack, by its number, is wholly marked."""
+        return self._table.lives_wholly(self._index, block)
 
 
 class _Items:

@@ -222,7 +222,8 @@ class Marks:
         assert isinstance(encoded, bytes)
         self._records[diff_id] = item_id
         try:
-            needed: set[bytes] = {*layer_chunks(decode_layer(encoded), store.read_refs), item_id}
+            record = decode_layer(encoded)
+            needed: set[bytes] = {*layer_chunks(record, store.read_refs, checked=False), item_id}
         except (IntegrityError, NotFoundError) as err:
             self.dangling.append(f"layer {diff_id} cannot be read: {err.message}")
             return

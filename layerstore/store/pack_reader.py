@@ -204,6 +204,16 @@ class PackReader:
         with _reading(pack_id, 0):
             return read_footer(file.fd)
 
+    def size(self, pack_id: PackId) -> int:
+        """Return the bytes of a pack file.
+
+        Raises:
+            FileNotFoundError: The pack is not there.
+        """
+        file = self._open(pack_id)
+        with _reading(pack_id, 0):
+            return os.fstat(file.fd).st_size
+
     def effort(self, pack_id: PackId) -> int:
         """Return how hard the writer of a pack tried to make it small.
 

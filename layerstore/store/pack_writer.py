@@ -43,6 +43,7 @@ class SealedPack(NamedTuple):
     """A finished pack: durable under a temporary name, not yet visible.
 
     Attributes:
+        pack_id: Of what was only measured it says nothing.
         staged: The temporary file, or None when it was only measured.
         size: Bytes of the file.
         effort: How hard its writer tried to make it small.
@@ -106,7 +107,8 @@ class PackWriter:
     def _write(self, data: bytes) -> None:
         with storage_errors("write a pack"):
             self._sink.write(data)
-        self._hash.update(data)
+        if self._staged is not None:
+            self._hash.update(data)
         self.size += len(data)
 
     def add_frame(
@@ -135,7 +137,8 @@ class PackWriter:
         """
         self._write(bytes(padding(self.size)))
         footer = encode_footer(self._blocks, self.size)
-        self._verify(footer)
+        if self._staged is not None:
+            self._verify(footer)
         self._write(footer)
         if self._staged is not None:
             with storage_errors("write a pack"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerstore.formats.tree import decode_changeset
+from layerstore.formats.tree import decode_changeset, decode_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from layerstore.store.records import LayerRecord, Refs
 
 
-def layer_chunks(record: LayerRecord, read_refs: Callable[[Refs], bytes]) -> dict[ChunkId, int]:
+def layer_chunks(
+    record: LayerRecord, read_refs: Callable[[Refs], bytes], *, checked: bool = True
+) -> dict[ChunkId, int]:
     """Return every chunk a layer needs, with its length.
 
     A recipe refers to file content only through the tree, so its own chunks
@@ -27,6 +29,8 @@ def layer_chunks(record: LayerRecord, read_refs: Callable[[Refs], bytes]) -> dic
     Args:
         record: The layer.
         read_refs: Returns the bytes of references, verified.
+        checked: Whether the tree must keep the rules of its format. Who only keeps or counts what
+            it refers to need not ask: publishing did, and check does.
 
     Raises:
         IntegrityError: The tree is damaged.
@@ -34,7 +38,8 @@ def layer_chunks(record: LayerRecord, read_refs: Callable[[Refs], bytes]) -> dic
     """
     needed = {chunk_id: length for length, chunk_id in record.tree + record.recipe}
     if record.tree:
-        needed.update(tree_chunks(decode_changeset(read_refs(record.tree))))
+        tree = read_refs(record.tree)
+        needed.update(tree_chunks(decode_changeset(tree)) if checked else decode_content(tree))
     return needed
 
 

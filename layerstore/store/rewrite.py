@@ -3,7 +3,8 @@
 Blocks that live wholly are copied as they are after verification; of others the
 living items are grouped anew, those of differences too, in blocks that stand alone.
 Every item is hashed on the way, so damage is never copied. The result depends only on
-the packs and the living ids, which lets a plan measure its exact size without writing.
+the packs and the living ids, which lets a plan measure its exact size without writing,
+and without reading what is copied as it is.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class Copied(Protocol):
     def held(self) -> Container[bytes]:
         """What else may come along, because the catalog has it in this pack."""
 
+    def has_all_of(self, block: int) -> bool:
+        """Whether a block of the pack, by its number, is known to be needed wholly."""
+
 
 class Rewritten(NamedTuple):
     """New packs, and the old ones that could not be copied because they are damaged."""
@@ -50,11 +54,13 @@ class Rewriter:
     """Feeds living items of old packs into new ones. Use :func:`rewrite_packs`."""
 
     def __init__(
-        self, store: Store, staging_path: Callable[[], str | None], effort: int = 0
+        self, store: Store, staging_path: Callable[[], str] | None, effort: int = 0
     ) -> None:
         self._store = store
         self._reader = store.reader
         self._staging_path = staging_path
+        self._measures = staging_path is None
+        self._footers: dict[PackId, list[Block]] = {}
         self._effort = effort
         self._writer: PackWriter | None = None
         self._groups = {kind: BlockGroup() for kind in ItemKind}
@@ -73,8 +79,15 @@ class Rewriter:
             CorruptPackError: Something is damaged and ``salvage`` is false, or the tables are.
         """
         whole = True
-        for block in self._reader.footer(pack_id):
-            wanted = [item for item in block.items if item.item_id in items.alive]
+        blocks = self._reader.footer(pack_id)
+        if self._measures:
+            self._footers[pack_id] = blocks
+        for number, block in enumerate(blocks):
+            lives = items.has_all_of(number)
+            if lives and self._measures:
+                self._add_frame(block, bytes(block.stored_length))  # which is only counted
+                continue
+            wanted = [item for item in block.items if lives or item.item_id in items.alive]
             if not wanted:
                 continue
             if block.bases and _is_better_whole(block, wanted, items.held):
@@ -89,8 +102,7 @@ class Rewriter:
             whole = whole and len(parts) == len(wanted)
             frame = self._frame(pack_id, block) if len(parts) == len(block.items) else None
             if frame is not None:
-                against = Against(block.bases, block.depth, block.cost)
-                self._add(block.kind, block.items, frame, block.raw_length, against)
+                self._add_frame(block, frame)
             else:
                 for item, data in parts.items():
                     self._regroup(block.kind, item, data)
@@ -140,6 +152,10 @@ class Rewriter:
             raw = b"".join(parts)
             self._add(kind, items, compress_block(raw), len(raw))
 
+    def _add_frame(self, block: Block, frame: bytes) -> None:
+        against = Against(block.bases, block.depth, block.cost)
+        self._add(block.kind, block.items, frame, block.raw_length, against)
+
     def _add(
         self,
         kind: ItemKind,
@@ -149,7 +165,8 @@ class Rewriter:
         against: Against = ALONE,
     ) -> None:
         if self._writer is None:
-            self._writer = PackWriter(self._staging_path(), self._effort)
+            path = None if self._staging_path is None else self._staging_path()
+            self._writer = PackWriter(path, self._effort)
         self._writer.add_frame(kind, tuple(items), frame, raw_length, against)
         if self._writer.full:
             self._seal()
@@ -157,7 +174,16 @@ class Rewriter:
     def _seal(self) -> None:
         if self._writer is not None:
             writer, self._writer = self._writer, None
-            self.packs.append(writer.seal())
+            pack = writer.seal()
+            self.packs.append(self._named(pack) if self._measures else pack)
+
+    def _named(self, pack: SealedPack) -> SealedPack:
+        """Give a measured pack, which has no bytes, the id of the old one that it would be."""
+        for pack_id, blocks in self._footers.items():
+            # The size tells packs of an older version, whose tables are shorter.
+            if blocks == pack.blocks and pack.size == self._reader.size(pack_id):
+                return pack._replace(pack_id=pack_id)
+        return pack
 
     def finish(self) -> list[SealedPack]:
         """Close what is open and return all new packs."""
@@ -190,14 +216,15 @@ def item_matches(kind: ItemKind, item: Item, data: bytes) -> bool:
 def rewrite_packs(
     store: Store,
     packs: Mapping[PackId, Copied],
-    staging_path: Callable[[], str | None],
+    staging_path: Callable[[], str] | None,
     effort: int = 0,
 ) -> Rewritten:
     """Copy the living items of packs, in the order given, into new packs.
 
     A damaged pack is left alone and reported; what was copied of it before the
-    damage is merely a duplicate. ``staging_path`` gives temporary paths, or None
-    to measure only; ``effort`` is what the new packs say of themselves.
+    damage is merely a duplicate. ``staging_path`` gives temporary paths; without it packs are
+    only measured, and damage is seen only in tables and in blocks that live in part.
+    ``effort`` is what the new packs say of themselves.
 
     Raises:
         StorageError: The new packs could not be written; nothing is left of them.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from layerstore.errors import FormatError
 from layerstore.formats.tree import Changeset, Kind
 from layerstore.image.stack import stack, walk
-from layerstore.measure.contents import ContentSize, image_sizes
+from layerstore.measure.contents import ContentSize, image_sizes, layer_content
 from layerstore.measure.host_model import BLOCK_BYTES, allocated_size
 from tests.support.measure import changesets
 
@@ -40,4 +40,5 @@ def test_chains_cost_what_their_stacked_trees_cost(layers, data):
             expected[chain] = size_by_walking([layers[number] for number in chain])
         except FormatError:
             assume(False)
-    assert image_sizes(chains, layers.__getitem__) == expected
+    found = image_sizes(chains, layers.__getitem__, lambda number: layer_content(layers[number]))
+    assert found == expected

@@ -16,6 +16,7 @@ import msgspec
 from layerstore.digest import ID_BYTES, blake3_id, chain_id
 from layerstore.formats.pack import ItemKind
 from layerstore.measure.apportion import share
+from layerstore.measure.attribution import Needs
 from layerstore.measure.contents import layer_content
 from layerstore.measure.fleet.records import Kind, id_of, record
 from layerstore.measure.inventory import read_changeset, take_inventory
@@ -122,7 +123,7 @@ def _items(inventory: Inventory, layers: Mapping[DiffId, LayerContent]) -> Itera
         needed.update(content.chunks)
         needed.update(chunk_id for _, chunk_id in layer.tree + layer.recipe)
         needed.add(layer_item_id(inventory.layer_bytes[diff_id]))
-    _add_bases(inventory, needed)
+    Needs(inventory).with_bases(needed)
     files = {file.path for file in inventory.files if file.path.startswith("packs/")}
     on_disk = {
         row.pack
@@ -138,19 +139,3 @@ def _items(inventory: Inventory, layers: Mapping[DiffId, LayerContent]) -> Itera
         yield record(Kind.ITEM, chunk_id, stored)
         if row.kind == ItemKind.DATA:
             yield record(Kind.CHUNK, chunk_id, length)
-
-
-def _add_bases(inventory: Inventory, needed: set[ChunkId]) -> None:
-    """Add everything that reading ``needed`` takes beside it."""
-    places = {
-        row.chunk_id: (row.pack, row.block)
-        for row in inventory.chunks
-        if (row.pack, row.block) in inventory.bases
-    }
-    todo = [item for item in needed if item in places]
-    while todo:
-        for base in inventory.bases[places[todo.pop()]]:
-            if base not in needed:
-                needed.add(base)
-                if base in places:
-                    todo.append(base)

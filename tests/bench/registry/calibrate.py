@@ -14,8 +14,8 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from layerstore.measure.contents import image_sizes
-from layerstore.measure.inventory import read_changeset
 from layerstore.measure.savings import take_savings
+from layerstore.measure.survey import Layers
 from layerstore.store.store import Store
 from tests.bench.registry.builds import TRAINING, calibration_images, name_of
 from tests.bench.registry.contents import SCHEMES, Part, Reader, layers_of, merge_into
@@ -76,9 +76,8 @@ class Measured:
         """Return what a full copy of each image takes."""
         inventory = self._reader.inventory
         chains = [tuple(layers_of(inventory, name_of(image))) for image in images]
-        sizes = image_sizes(
-            chains, lambda diff_id: read_changeset(self._store, inventory.layers[diff_id])
-        )
+        layers = Layers(self._store, inventory)
+        sizes = image_sizes(chains, layers.changeset, layers.content)
         return [sizes[chain].allocated_size for chain in chains]
 
 

@@ -6,10 +6,12 @@ import os
 
 import pytest
 
+from layerstore.image.optimize import contents_in_order
 from layerstore.measure import summary
 from layerstore.measure.ledger import take_ledger
 from layerstore.measure.summary import take_summarised
 from layerstore.store.check import check
+from layerstore.store.optimize import optimize
 from layerstore.store.repair import execute_repair, plan_repair
 from layerstore.store.store import Store
 from tests.support.measure import assert_sums_are_true, build, noise
@@ -51,6 +53,49 @@ def test_a_new_layer_is_seen(store, monkeypatch):
     assert len(take_ledger(store).images) == 2
 
 
+def test_layers_that_are_added_are_summed_alone(store, monkeypatch):
+    take_ledger(store)
+    monkeypatch.setattr(summary, "with_rows", refuse)
+    some_of_base = {path: BASE[path] for path in sorted(BASE)[3:9]}
+    build(store, "two", some_of_base, {b"new": noise("new", 50_000)}, created=2)
+    take_summarised(store)
+    build(store, "three", {**some_of_base, **APP}, created=3)
+    build(store, "four", {b"bin/7": BASE[b"bin/7"]}, APP, created=4)
+    take_summarised(store)
+    monkeypatch.undo()
+    assert_sums_are_true(store)
+
+
+def test_layers_over_differences_are_summed_alone(tmp_path, monkeypatch):
+    with Store.open(tmp_path / "s", create=True) as store:
+        content = noise("old", 200_000)
+        build(store, "old", {b"f": content}, created=1)
+        build(store, "new", {b"f": content[:90_000] + b"x" * 9 + content[90_000:]}, created=2)
+        optimize(store, contents_in_order(store), level=3)
+        assert store.catalog.base_rows()
+        take_ledger(store)
+        store.untag("old")
+        monkeypatch.setattr(summary, "with_rows", refuse)
+        tail = {b"g": content[:90_000] + b"x" * 9 + content[90_000:], b"h": b"more"}
+        build(store, "again", tail, created=3)
+        take_summarised(store)
+        monkeypatch.undo()
+        assert_sums_are_true(store)
+
+
+def test_nothing_is_added_to_sums_of_layers_that_lacked_something(store):
+    take_ledger(store)
+    with store.catalog.write() as connection:  # as if a pack had been lost with its rows
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+        connection.execute("DELETE FROM chunks WHERE length = 20000")
+    store.reader.close()
+    sums = take_summarised(store).sums
+    assert sums is not None
+    assert sums.runs is None
+    build(store, "two", APP, created=2)  # stores them again: old layers need what is new
+    assert_sums_are_true(store)
+
+
 @pytest.mark.parametrize("damage", [b"", b"LSSUMS\0\1", b"x" * 500])
 def test_a_damaged_record_is_none(store, damage):
     before = take_ledger(store)
@@ -70,7 +115,9 @@ def test_a_record_with_a_sum_that_means_nothing_is_none(store):
 def test_a_record_that_points_past_its_layers_is_none(store):
     sums = take_summarised(store).sums
     stamp = take_summarised(store).stamp
-    record = summary._Record(stamp, [], dict(sums.stored), [([5], 1, 1, 1, 1)])
+    record = summary._Record(
+        stamp, [], [], dict(sums.stored), [([5], 1, 1, 1, 1)], summary.msgspec.Raw(b"\xc0")
+    )
     record_of(store).write_bytes(summary.SEAL.closed(summary.msgspec.msgpack.encode(record)))
     assert_sums_are_true(store)
 

@@ -142,10 +142,38 @@ def test_a_bound_counts_the_ids_of_bases(tmp_path: Path) -> None:
         table = load(store)
         table.mark(row.chunk_id for row in store.catalog.scan_chunks())
         for index, pack in enumerate(table.packs):
-            copies = copy_batch(store, table, [pack], lambda: None)
+            copies = copy_batch(store, table, [pack], None)
             assert copies.staying == {pack.pack_id}, "a whole pack comes out the same"
             assert pack.size <= copy_bound(table, index)
             assert table.living_bases(index) == sum(
                 row[0] == pack.pack for row in store.catalog.base_rows()
             )
         assert sum(table.living_bases(index) for index in range(len(table.packs))) == 400
+
+
+def test_what_is_measured_is_what_is_written_and_whole_blocks_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_version(tmp_path / "store", "app:1", {b"a/%d" % n: noise(n, 9_000) for n in range(300)})
+    add_version(tmp_path / "store", "app:2", {b"b/%d" % n: noise(-n, 700) for n in range(1, 50)})
+    with Store.open(tmp_path / "store") as store:
+        table = load(store)
+        rows = list(store.catalog.scan_chunks())
+        dead = {row.chunk_id for row in rows if (row.pack, row.block) == rows[0][1:3]}
+        dead -= {rows[0].chunk_id}  # of one block a single item lives
+        table.mark(row.chunk_id for row in rows if row.chunk_id not in dead)
+        read = []
+        frame = store.reader.frame
+        monkeypatch.setattr(store.reader, "frame", lambda *at: read.append(at) or frame(*at))
+        measured = copy_batch(store, table, table.packs, None)
+        assert len(read) == 1
+        store.reader.close()
+        numbers = iter(range(99))
+        written = copy_batch(
+            store, table, table.packs, lambda: str(tmp_path / f"{next(numbers)}.pack")
+        )
+        assert [pack.blocks for pack in measured.packs] == [pack.blocks for pack in written.packs]
+        assert [pack.size for pack in measured.packs] == [pack.size for pack in written.packs]
+        for pack in written.packs:
+            assert pack.staged is not None
+            pack.staged.discard()
