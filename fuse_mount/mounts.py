@@ -29,8 +29,10 @@ from fuse_mount.lowers import KERNEL, KERNEL_PACKS
 from fuse_mount.plan import plan_of
 from fuse_mount.records import (
     FORBIDDEN,
+    SNAPSHOT,
     MountRecord,
     UnreadableRecordError,
+    is_view_id,
     read_record,
     record_path,
     view_id_of,
@@ -580,7 +582,14 @@ def _make(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountR
 
 def _find_id(store_root: str, target_or_id: str) -> str:
     if "/" not in target_or_id and os.path.exists(record_path(store_root, target_or_id)):
-        return target_or_id
+        if is_view_id(target_or_id):
+            return target_or_id
+        if target_or_id.startswith(SNAPSHOT):
+            raise ConflictError(
+                f"{target_or_id} is a snapshot of containerd's, which unmounts and removes it",
+                hint="ctr -n NAMESPACE snapshots --snapshotter layerstore rm KEY; "
+                "layerstore mounts has the key",
+            )
     view_id = view_id_of(os.path.realpath(target_or_id))
     if not target_or_id or not os.path.exists(record_path(store_root, view_id)):
         raise _no_view(target_or_id)

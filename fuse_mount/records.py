@@ -8,6 +8,7 @@ On the fast path: what runtimes call in loops must not import much.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +23,11 @@ from layerstore.linux.files import read_file
 from layerstore.linux.idmaps import parse_id_map
 from layerstore.linux.planned import FLAGS
 
+SNAPSHOT = "snapshot-"
+"""What records of containerd's snapshots begin with; they are no views (format/snapshots.md)."""
+
 _ID_HEX = 12
+_HEX_DIGITS = frozenset("0123456789abcdef")
 _RECORD_MAX_BYTES = 1 << 20
 _NO_MOUNT = -1
 """The mount id of views that another store made: equal to no mount's."""
@@ -115,7 +120,19 @@ def view_ids(store_root: str) -> list[str]:
     except FileNotFoundError:
         return []
     ids = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-    return [view_id for view_id in ids if len(view_id) == _ID_HEX]
+    return [view_id for view_id in ids if is_view_id(view_id)]
+
+
+def has_snapshots(store_root: str) -> bool:
+    """Whether containerd has snapshots in a store, whose records lie beside those of views."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(name.startswith(SNAPSHOT) for name in os.listdir(f"{store_root}/views"))
+    return False
+
+
+def is_view_id(word: str) -> bool:
+    """Whether a view may have this id; others have records there as well, by other names."""
+    return len(word) == _ID_HEX and set(word) <= _HEX_DIGITS
 
 
 def write_record(store_root: str, record: MountRecord) -> None:

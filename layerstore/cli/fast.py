@@ -394,18 +394,41 @@ def _mounts(options: argparse.Namespace, root: str) -> int:
             write_note(f"shown again: {record.image or record.image_id} at {record.target}")
     unreadable: list[UnreadableRecordError] = []
     listed = mounts(root, unreadable)
-    if options.format == "json":
-        write_json([_view_to_json(view) for view in listed])
-    elif options.quiet:
+    if options.quiet:  # what umount takes
         for view in listed:
             write_line(view.record.target)
     else:
-        _print_mounts(listed)
+        _show_mounts(root, listed, failures, as_json=options.format == "json")
     tell_all([*failures, *unreadable])
     return 0
 
 
-def _print_mounts(listed: Sequence[ListedMount]) -> None:
+def _show_mounts(
+    root: str, listed: Sequence[ListedMount], failures: list[LayerstoreError], *, as_json: bool
+) -> None:
+    """Print views, and containerd's snapshots if the store has any."""
+    from fuse_mount.records import has_snapshots
+
+    rows: list[list[str]] = []
+    shown = [_view_to_json(view) for view in listed] if as_json else []
+    if has_snapshots(root):
+        import time
+
+        from layerstore.cli import snapshot_list
+
+        for snapshot in snapshot_list.snapshots(root, failures):
+            if as_json:
+                shown.append(snapshot_list.snapshot_to_json(root, snapshot))
+            else:
+                rows.append(snapshot_list.snapshot_row(root, snapshot, time.time()))
+    if as_json:
+        write_json(shown)
+    else:
+        heads = ["VIEW", "KIND", "IMAGE", "MODE", "BACKEND", "DIRECTORY", "MOUNTED", "STATE"]
+        write_table(heads, [*_view_rows(listed), *rows])
+
+
+def _view_rows(listed: Sequence[ListedMount]) -> list[list[str]]:
     import time
 
     from layerstore.units import rfc3339
@@ -418,8 +441,9 @@ def _print_mounts(listed: Sequence[ListedMount]) -> None:
         created = age(rfc3339(record.created), now_s)
         image = record.image or short_id(record.image_id)
         backend = f"{record.backend}, lazy" if record.remote else record.backend
-        rows.append([record.view_id, image, record.mode, backend, record.target, created, state])
-    write_table(["VIEW", "IMAGE", "MODE", "BACKEND", "DIRECTORY", "MOUNTED", "STATE"], rows)
+        row = [record.view_id, "view", image, record.mode, backend, record.target, created, state]
+        rows.append(row)
+    return rows
 
 
 def _view_to_json(view: ListedMount) -> dict[str, object]:
@@ -508,7 +532,11 @@ _COMMANDS: dict[str, Command] = {
     "images": (_images_options, _images, "List images, newest first."),
     "import": (_import_options, _import, "Make an image from a root file system."),
     "mount": (_mount_options, _mount, "Show an image at a directory."),
-    "mounts": (_mounts_options, _mounts, "List views and their state."),
+    "mounts": (
+        _mounts_options,
+        _mounts,
+        "List views and snapshots, and their state.",
+    ),
     "umount": (
         _umount_options,
         _umount,

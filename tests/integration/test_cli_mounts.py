@@ -3,6 +3,7 @@
 Capabilities: fuse (/dev/fuse), root (overlay mounts on the host).
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from layerstore.snapshotter.records import Snapshot, write_record
+from layerstore.store.paths import StorePaths
 from tests.support.cli import Cli
 from tests.support.views import kill, needs_libfuse, server_pids
 
@@ -60,7 +63,16 @@ def test_views_share_an_image_and_nothing_else(cli, spots):
     assert [listed[str(spot)]["mode"] for spot in spots] == ["ro", "rw", "rw"]
     assert cli.ok("mounts", "-q").lines == sorted(map(str, spots))
     header, *rows = cli.ok("mounts").lines
-    assert header.split() == ["VIEW", "IMAGE", "MODE", "BACKEND", "DIRECTORY", "MOUNTED", "STATE"]
+    assert header.split() == [
+        "VIEW",
+        "KIND",
+        "IMAGE",
+        "MODE",
+        "BACKEND",
+        "DIRECTORY",
+        "MOUNTED",
+        "STATE",
+    ]
     assert all("web:1" in row and "mounted" in row for row in rows)
 
     cli.ok("umount", *spots)
@@ -204,3 +216,34 @@ def test_an_image_goes_while_a_record_is_damaged(cli, spots, damaged, tmp_path):
     cli.ok("import", tmp_path / "other", "-t", "other:1")
     cli.ok("rm", "other:1")
     cli.fails(4, "rm", "web:1")  # the others show it
+
+
+def test_snapshots_of_containerd_are_listed_and_left_alone(cli, spots):
+    paths = StorePaths(str(cli.store))
+    cli.ok("mount", "web:1", spots[0])
+    for number, kind in ((7, "view"), (123, "active")):  # one is as long as the id of a view
+        write_record(
+            paths,
+            Snapshot(number=number, key=f"key-{number}", kind=kind, created_ns=1, updated_ns=1,
+                     has_upper=kind == "active"),
+        )  # fmt: skip
+    view, *shown = json.loads(cli.ok("mounts", "--format", "json").out)
+    assert view["target"] == str(spots[0])
+    assert [(each["view_id"], each["mode"], each["key"]) for each in shown] == [
+        ("snapshot-7", "ro", "key-7"),
+        ("snapshot-123", "rw", "key-123"),
+    ]
+    _, first, *rest = cli.ok("mounts").lines
+    assert first.split()[1] == "view"
+    assert [line.split()[:3] for line in rest] == [
+        ["snapshot-7", "snapshot", "key-7"],
+        ["snapshot-123", "snapshot", "key-123"],
+    ]
+    assert cli.ok("mounts", "-q").lines == [str(spots[0])]
+    for name in ("snapshot-7", "snapshot-123"):
+        assert f"{name} is a snapshot of containerd's" in cli.fails(4, "umount", name)
+    cli.ok("umount", "--all")
+    assert {"snapshot-7.json", "snapshot-123.json"} <= set(os.listdir(paths.views))
+    damaged = cli.store / "views" / "snapshot-7.json"
+    damaged.write_text("{")
+    assert f"{damaged} is damaged" in cli.fails(10, "mounts")
