@@ -29,7 +29,7 @@ from layerstore.snapshot.base import Below
 from layerstore.snapshot.overlay import PLAIN_OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset
@@ -62,11 +62,13 @@ class BuildLowers:
         self._images = ChainImages(store, str(self._directory), changeset)
         self._fuse = PrivateLowers(store.root, scratch)
         self._failed = failed
+        self._making = threading.Lock()
         self._lock = threading.Lock()
         self._able: bool | None = None
         self._maker: ObjectMaker | None = None
         self._parts: dict[str, list[Part]] = {}
         self._mounts: list[str] = []
+        self._used: list[tuple[DiffId, ...]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +84,7 @@ class BuildLowers:
             layers: Lowest first.
             lasting: As for :meth:`layerstore.image.chain_images.ChainImages.parts`.
         """
-        with self._lock:
+        with self._making:
             if self._able is None:
                 self._able = not in_user_namespace() and follows_without_metacopy(PLAIN_OPTIONS)
             self._directory.mkdir(mode=0o700, exist_ok=True)
@@ -93,16 +95,52 @@ class BuildLowers:
                 with contextlib.suppress(*NO_IMAGES):
                     parts = self._images.parts(layers, lasting=lasting)
                     self._prepare_maker()
-                    self._parts[name] = parts
+                    with self._lock:
+                        self._parts[name] = parts
             return name in self._parts
+
+    @contextlib.contextmanager
+    def used(self, chains: Iterable[Sequence[DiffId]]) -> Iterator[None]:
+        """Keep what shows these chains from :meth:`drop_upper`."""
+        used = [tuple(layers) for layers in chains]
+        with self._lock:
+            self._used += used
+        try:
+            yield
+        finally:
+            with self._lock:
+                for layers in used:
+                    self._used.remove(layers)
 
     def add_upper(self, layers: Sequence[DiffId], directory: Path) -> None:
         """Learn of a directory that shows the uppermost of these layers over the others.
 
-        Nobody changes it any more, and it stays until :meth:`close`.
+        Nobody changes it any more, and it stays until :meth:`drop_upper` or :meth:`close`.
         """
-        with self._lock:
+        with self._making:
             self._images.add_upper(layers, str(directory))
+
+    def drop_upper(self, layers: tuple[DiffId, ...]) -> bool:
+        """Look no more at a directory of :meth:`add_upper`.
+
+        Returns:
+            False where somebody does, or may: a chain is being prepared.
+        """
+        if not self._making.acquire(blocking=False):
+            return False
+        try:
+            with self._lock:
+                if any(used[: len(layers)] == layers for used in self._used):
+                    return False
+                directory = self._images.drop_upper(layers)
+                self._parts = {
+                    name: parts
+                    for name, parts in self._parts.items()
+                    if all(part.directory != directory for part in parts)
+                }
+        finally:
+            self._making.release()
+        return True
 
     @contextlib.contextmanager
     def lower(self, layers: Sequence[DiffId]) -> Iterator[Path]:
@@ -119,6 +157,7 @@ class BuildLowers:
         root = str(self._directory / f"root-{chain_name(layers)}")
         with self._lock:
             if root not in self._mounts:
+                self._used.append(tuple(layers))  # it stays
                 os.mkdir(root, 0o700)
                 mounts.mount_overlay(self._readonly(overlay), root, mounts.MS_RDONLY)
                 self._mounts.append(root)

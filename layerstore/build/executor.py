@@ -21,7 +21,6 @@ from layerstore.errors import BuildError, InputError, LayerstoreError, MountErro
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
     from layerstore.build.contexts import Contexts
     from layerstore.build.facts import Selection
@@ -125,9 +124,13 @@ class BuildExecutor:
                 return self._running.selections(vertex.op, vertex, inputs)
             return []
 
-    def expect(self, before_commands: AbstractSet[int]) -> None:
-        """Hear of the id() of each vertex after which a command comes."""
-        self._running.expect(before_commands)
+    def expect(self, commands_over: Mapping[int, int]) -> None:
+        """Hear what commands there are."""
+        self._running.expect(commands_over)
+
+    def solved(self, number: int, vertex: Vertex, result: Result) -> None:
+        """Hear of a vertex that has a result."""
+        self._running.solved(number, vertex, result)
 
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:
         """Carry out an operation and publish its layer.
@@ -137,7 +140,7 @@ class BuildExecutor:
         """
         with _blaming(vertex):
             self._hold(inputs)
-            self._running.prepare_beside(vertex)
+            self._running.prepare_beside(vertex, inputs)
             match vertex.op:
                 case MkdirOp() as op:
                     diff_id = self._copying.mkdir(op, inputs[0])

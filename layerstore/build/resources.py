@@ -101,6 +101,7 @@ class BuildResources:
         self._session: WriteSession | None = None
         self._scratch: Path | None = None
         self._is_spread = False
+        self._discarding: list[threading.Thread] = []
         self._changesets: dict[DiffId, Changeset] = {}
         self._trees: dict[ChainId, ChainTree] = {}
 
@@ -127,7 +128,7 @@ class BuildResources:
                 path.mkdir(mode=0o700)
                 self._is_spread = spread_children(str(path))
                 self._scratch = path
-                self.stack.callback(self.discard, path)
+                self.stack.callback(self._discard_all, path)
             return self._scratch
 
     def make_scratch(self, name: str) -> Path:
@@ -149,6 +150,23 @@ class BuildResources:
 
         with contextlib.suppress(OSError):  # gc removes it when this build's lease has ended
             remove_tree(str(path))
+
+    def discard_beside(self, *paths: Path) -> None:
+        """Remove directories by a thread, for which the end of the build waits: it may be much."""
+
+        def discard() -> None:
+            for path in paths:
+                self.discard(path)
+
+        thread = threading.Thread(target=discard, name="build-discard", daemon=True)
+        with self.lock:
+            self._discarding.append(thread)
+        thread.start()
+
+    def _discard_all(self, scratch: Path) -> None:
+        for thread in self._discarding:
+            thread.join()
+        self.discard(scratch)
 
     def context_tree(self, name: str) -> SourceNode:
         """Return a build context as a tree to copy from; the main one has no name."""

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -22,12 +22,12 @@ from layerstore.build.foreign import require_runnable
 from layerstore.build.graph import ContextOp, RunOp
 from layerstore.build.source import Match, find, select
 from layerstore.build.target import TargetTree
+from layerstore.build.upcoming import Upcoming
 from layerstore.build.waiting import Patience
 from layerstore.errors import LayerstoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -67,11 +67,11 @@ class Running:
         self._snapshotter: Snapshotter | None = None
         self._context_layers: dict[str, tuple[DiffId, ...]] = {}
         self._beginning = threading.Lock()
-        self._before_commands: AbstractSet[int] = frozenset()
+        self._upcoming = Upcoming({})
         self._is_begun = False
         self._threads: list[threading.Thread] = []
         self._examined: set[str] = set()
-        self._kept_bytes = 0
+        self._kept: list[_Kept] = []
 
     def run_key(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how what a RUN mounts of its inputs is named in its key.
@@ -98,8 +98,6 @@ class Running:
         name = self._resources.step_name(number)
         scratch = self._resources.make_scratch(f"step-{name}")
         sources = _Sources(self, vertex, inputs, scratch)
-        sources.prepare(op, self._lowers)
-        self._lowers.prepare(inputs[0].layers)
         tail = bytearray()
 
         def on_output(data: bytes) -> None:
@@ -109,7 +107,17 @@ class Running:
 
         caches = self._with_bases(op, vertex, inputs)
         self._warn_of_holes()
-        outcome = step.run(caches, name, inputs[0].layers, sources, on_output)
+        mounted = sources.chains(op)
+        with self._lowers.used([inputs[0].layers, *mounted]):
+            for layers in mounted:
+                self._lowers.prepare(layers, lasting=False)
+            self._lowers.prepare(inputs[0].layers)
+            outcome = step.run(
+                caches, name, inputs[0].layers, sources, on_output,
+                started=lambda: self._prepare_ahead(number),
+            )  # fmt: skip
+        self._upcoming.ended(number)
+        self._release()
         self._warn_of_holes()  # another runtime may have taken over
         if outcome.status in _KILLED and self._resources.stopping.is_set():
             raise BuildCanceledError
@@ -121,16 +129,19 @@ class Running:
         for path, why in outcome.skipped:
             self._resources.ui.message(f"not in the layer: /{os.fsdecode(path)} ({why})")
         opaques = self._opaques(outcome, inputs[0].layers)
-        if id(vertex) not in self._before_commands:
+        if not self._upcoming.is_needed(vertex):
             # What was read is removed while it is forced to the disk: nobody looks at it again.
             return self._resources.publish(
                 outcome.items, opaques, outcome.whiteouts, near=inputs[0].layers,
-                was_read=lambda: self._discard(scratch, None),
+                was_read=lambda: self._resources.discard_beside(scratch),
             )  # fmt: skip
         diff_id = self._resources.publish(
             outcome.items, opaques, outcome.whiteouts, near=inputs[0].layers
         )
-        self._discard(scratch, self._keep_upper(outcome, inputs, diff_id, vertex))
+        kept = self._keep_upper(outcome, inputs, diff_id, vertex)
+        self._resources.discard_beside(
+            *([scratch] if kept is None else (path for path in scratch.iterdir() if path != kept))
+        )
         return diff_id
 
     def _opaques(self, outcome: RunOutcome, below: Sequence[DiffId]) -> list[bytes]:
@@ -152,28 +163,34 @@ class Running:
     ) -> Path | None:
         """Keep what a step has written, if commands that follow can lie over it; return it."""
         upper = outcome.upper
-        if upper is None or diff_id is None or id(vertex) not in self._before_commands:
+        if upper is None or diff_id is None:
             return None
         if self._resources.changes(outcome.items):
             return None
         size = sum(item.entry.size for item in outcome.items)
+        layers = (*inputs[0].layers, diff_id)
         with self._resources.lock:
-            if self._kept_bytes + size > KEPT_MAX_BYTES:
+            if sum(each.size for each in self._kept) + size > KEPT_MAX_BYTES:
                 return None
-            self._kept_bytes += size
+            self._kept.append(_Kept(vertex, layers, upper, size))
         assert self._lowers is not None
-        self._lowers.add_upper((*inputs[0].layers, diff_id), upper)
+        self._lowers.add_upper(layers, upper)
         return upper
 
-    def _discard(self, scratch: Path, kept: Path | None) -> None:
-        """Remove a step's scratch but for what is kept; beside the next steps: it may be much."""
-
-        def discard() -> None:
-            for path in scratch.iterdir() if kept is not None else (scratch,):
-                if path != kept:
-                    self._resources.discard(path)
-
-        self._beside(discard)
+    def _release(self) -> None:
+        """Remove what steps have written and no command that is to come lies over."""
+        unneeded: list[Path] = []
+        with self._resources.lock:
+            kept, self._kept = self._kept, []
+            for each in kept:
+                assert self._lowers is not None
+                needed = self._upcoming.is_needed(each.vertex)
+                if needed or not self._lowers.drop_upper(each.layers):
+                    self._kept.append(each)
+                else:
+                    unneeded.append(each.upper)
+        if unneeded:
+            self._resources.discard_beside(*unneeded)
 
     def _with_bases(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> RunOp:
         """Return the operation with caches told apart by what they begin with, as BuildKit does."""
@@ -238,16 +255,21 @@ class Running:
             return self._lowers.lower(layers)
         return _root_of(self._snapshotter, layers, scratch)
 
-    def expect(self, before_commands: AbstractSet[int]) -> None:
-        """Hear of the id() of each vertex after which a command comes."""
-        self._before_commands = before_commands
+    def expect(self, commands_over: Mapping[int, int]) -> None:
+        """Hear what commands there are."""
+        self._upcoming = Upcoming(commands_over)
 
-    def prepare_beside(self, vertex: Vertex) -> None:
+    def solved(self, number: int, vertex: Vertex, result: Result) -> None:
+        """Hear of a vertex that has a result."""
+        self._upcoming.solved(number, vertex, result.layers)
+        self._release()
+
+    def prepare_beside(self, vertex: Vertex, inputs: Sequence[Result]) -> None:
         """Begin to make ready what a command needs that comes after a step of another kind.
 
         What is wrong is told by the first command.
         """
-        if isinstance(vertex.op, RunOp) or id(vertex) not in self._before_commands:
+        if isinstance(vertex.op, RunOp) or not self._upcoming.comes_after(vertex):
             return
         with self._resources.lock:
             if self._is_begun:
@@ -257,8 +279,26 @@ class Running:
         def begin() -> None:
             with contextlib.suppress(LayerstoreError, OSError):
                 self._prepare_running()
+                if inputs[0].layers:
+                    self._prepare_chains([inputs[0].layers])
 
         self._beside(begin)
+
+    def _prepare_ahead(self, number: int) -> None:
+        """Make, while a command runs, what shows the layers that next ones will lie over."""
+        chains = self._upcoming.take_chains(number)
+        if chains:
+            self._beside(lambda: self._prepare_chains(chains))
+
+    def _prepare_chains(self, chains: Iterable[Sequence[DiffId]]) -> None:
+        """Prepare chains as far as nothing is wrong with them; who needs them tells what is."""
+        assert self._lowers is not None
+        for layers in chains:
+            if self._resources.stopping.is_set():
+                return
+            with contextlib.suppress(LayerstoreError, OSError):
+                self._resources.session.hold_layers(sorted(set(layers)))
+                self._lowers.prepare(layers, lasting=False)
 
     def _beside(self, function: Callable[[], None]) -> None:
         """Have something done by a thread that :meth:`close` waits for."""
@@ -337,6 +377,20 @@ class Running:
         self._resources.ui.message(f"a file of the image cannot be read: {error.message}")
 
 
+class _Kept(NamedTuple):
+    """What a step has written, over which commands are to lie.
+
+    Attributes:
+        layers: The chain that it is the uppermost part of.
+        size: Of its files, in bytes.
+    """
+
+    vertex: Vertex
+    layers: tuple[DiffId, ...]
+    upper: Path
+    size: int
+
+
 class _Sources:
     """The inputs of one RUN as directories."""
 
@@ -349,11 +403,9 @@ class _Sources:
         self._scratch = scratch
         self._shown = 0
 
-    def prepare(self, op: RunOp, lowers: BuildLowers) -> None:
-        """Make what needs a write session or threads, before the sandbox's thread asks."""
-        for spec in op.mounts:
-            if spec.input is not None:
-                lowers.prepare(self._layers(spec.input), lasting=False)
+    def chains(self, op: RunOp) -> list[tuple[DiffId, ...]]:
+        """Return the layers of what is mounted; where a session is at hand, for contexts."""
+        return [self._layers(spec.input) for spec in op.mounts if spec.input is not None]
 
     def show(self, number: int, *, writable: bool) -> AbstractContextManager[Path]:
         """Return input ``number`` as a directory; writes to it vanish."""

@@ -72,13 +72,20 @@ class Schedule:
         """Return a step's number, from 1; 0 for what is no step."""
         return self._numbers.get(id(vertex), 0)
 
-    def before_commands(self) -> frozenset[int]:
-        """Return the id() of every vertex after which a command comes."""
-        found: set[int] = set()
+    def commands_over(self) -> dict[int, int]:
+        """Return by id() of vertices the commands that lie over them or mount them.
+
+        Step n is bit n. What files are merely copied from is shown to nobody.
+        """
+        over: dict[int, int] = {}
         for vertex in reversed(self._order):
-            if isinstance(vertex.op, RunOp) or id(vertex) in found:
-                found.update(map(id, vertex.inputs))
-        return frozenset(found)
+            above = over.get(id(vertex), 0)
+            own = 1 << self.number(vertex) if isinstance(vertex.op, RunOp) else 0
+            for place, each in enumerate(vertex.inputs):
+                below = place == 0 or isinstance(vertex.op, MergeOp)
+                if commands := own | (above if below else 0):
+                    over[id(each)] = over.get(id(each), 0) | commands
+        return over
 
     def next_ready(self) -> Vertex | None:
         """Take the first vertex whose inputs are solved; None when there is none now."""

@@ -30,7 +30,6 @@ from layerstore.store.records import CacheRecord
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
 
     from layerstore.build.graph import Vertex
@@ -96,8 +95,11 @@ class Executor(Protocol):
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a vertex takes from its inputs are named in its key."""
 
-    def expect(self, before_commands: AbstractSet[int]) -> None:
-        """Hear of the id() of each vertex after which a command comes, before the first runs."""
+    def expect(self, commands_over: Mapping[int, int]) -> None:
+        """Hear what commands there are (:meth:`Schedule.commands_over`), before the first runs."""
+
+    def solved(self, number: int, vertex: Vertex, result: Result) -> None:
+        """Hear of every vertex that has a result, and of its number."""
 
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:
         """Carry out an operation and publish its layer; called from several threads."""
@@ -218,7 +220,7 @@ class Solver:
         self._schedule = Schedule(*targets)
         self._ui.planned(len(self._schedule.steps))
         self._notes.planned(self._schedule.steps)
-        self._executor.expect(self._schedule.before_commands())
+        self._executor.expect(self._schedule.commands_over())
         try:
             while not self._schedule.is_done:
                 while (vertex := self._schedule.next_ready()) is not None:
@@ -316,6 +318,7 @@ class Solver:
             vertex, result = ended.pop()
             self._results[id(vertex)] = result
             self._schedule.solved(vertex)
+            self._executor.solved(self._schedule.number(vertex), vertex, result)
             for above, done in self._over.pop(id(vertex), ()):
                 ended.append((above, _stacked(result, done)))
 

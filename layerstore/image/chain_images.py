@@ -136,6 +136,10 @@ class ChainImages:
         chain = hex_of(chain_id(layers))
         self._uppers[chain] = Part(f"upper-{chain}", directory)
 
+    def drop_upper(self, layers: Sequence[DiffId]) -> str:
+        """Forget a directory of :meth:`add_upper`, and return it."""
+        return self._uppers.pop(hex_of(chain_id(layers))).directory
+
     def uppers(self, layers: Sequence[DiffId]) -> tuple[list[Part], tuple[DiffId, ...]]:
         """Return the upper directories that a chain ends with, and the layers below them."""
         parts: list[Part] = []

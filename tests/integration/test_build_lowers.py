@@ -164,6 +164,35 @@ def test_what_a_step_wrote_is_what_the_next_lies_over(chain: Chain, tmp_path: Pa
                 assert compare_trees(scratch / "copy", path) == []
 
 
+def test_a_directory_of_a_step_goes_when_nothing_shows_it(chain: Chain, tmp_path: Path) -> None:
+    """Whoever asks for its chain later is shown the layer."""
+    base = chain.publish()[0]
+    scratch = tmp_path / "scratch"
+    with (
+        Store.open(chain.store) as store,
+        store.begin("test") as session,
+        lowers(store, scratch) as shown,
+    ):
+        shown.prepare(base.layers)
+        with OverlaySnapshotter(shown).prepare(base.layers, scratch / "one") as snapshot:
+            (snapshot.root / "new").write_text("new")
+        scan = scan_upper(snapshot.upper)
+        layers = (*base.layers, write_layer(session, store, scan.items).diff_id)
+        shown.add_upper(layers, snapshot.upper)
+        with shown.used([base.layers, layers]):
+            shown.prepare(layers)
+            with OverlaySnapshotter(shown).prepare(layers, scratch / "two") as second:
+                assert not shown.drop_upper(layers)
+                assert (second.root / "new").read_text() == "new"
+        assert shown.drop_upper(layers)
+        shutil.rmtree(snapshot.upper)
+        shown.prepare(layers)
+        with shown.used([layers]), shown.lower(layers) as path:
+            assert (path / "new").read_text() == "new"
+        shown.add_upper(layers, scratch)
+        assert not shown.drop_upper(layers), "what was mounted by lower() stays mounted"
+
+
 def test_what_was_opened_is_there_the_next_time(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

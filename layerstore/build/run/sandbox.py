@@ -170,13 +170,20 @@ class Sandbox:
             held=held_capabilities(),
         )
 
-    def run(self, config: dict[str, object], name: str, on_output: Callable[[bytes], None]) -> int:
+    def run(
+        self,
+        config: dict[str, object],
+        name: str,
+        on_output: Callable[[bytes], None],
+        started: Callable[[], None] = lambda: None,
+    ) -> int:
         """Run one container to its end and return its exit status.
 
         Args:
             config: Its config.json.
             name: Unique within this sandbox.
             on_output: Gets standard output and error as they come, in pieces.
+            started: Called when the runtime was told to.
 
         Raises:
             BuildError: The runtime's supervisor is gone.
@@ -185,7 +192,7 @@ class Sandbox:
         """
         while True:
             runtime = self._runtime
-            status = self._run(runtime, config, name, on_output)
+            status = self._run(runtime, config, name, on_output, started)
             if status == 0:
                 self._works = True
             if status == 0 or self._at_fault(runtime):
@@ -246,26 +253,34 @@ class Sandbox:
         config: dict[str, object],
         name: str,
         on_output: Callable[[bytes], None],
+        started: Callable[[], None] = lambda: None,
     ) -> int:
         bundle = self._private / f"bundle-{runtime.name}-{name}"
         self.call(_write_bundle, bundle, json.dumps(config))
         identity = f"{self._identity}-{name}"
         state = str(self._private / runtime.name)
         command = runtime.run_command(state, str(bundle), identity, rootless=bool(self.ids))
-        return self.run_command(command, on_output)
+        return self.run_command(command, on_output, started)
 
-    def run_command(self, command: list[str], on_output: Callable[[bytes], None]) -> int:
+    def run_command(
+        self,
+        command: list[str],
+        on_output: Callable[[bytes], None],
+        started: Callable[[], None] = lambda: None,
+    ) -> int:
         """Run a program of the host in the sandbox to its end and return its exit status.
 
         Args:
             command: The program and its arguments.
             on_output: Gets standard output and error as they come, in pieces.
+            started: Called once, when the supervisor was told to.
 
         Raises:
             BuildError: The supervisor is gone.
         """
         output, status = self.start(command)
         try:
+            started()
             while data := os.read(output, OUTPUT_READ_BYTES):
                 on_output(data)
             answer = os.read(status, _STATUS_MAX_BYTES)
@@ -314,11 +329,14 @@ class Sandbox:
     def close(self) -> None:
         """Kill every container and drop every mount; harmless when repeated."""
         if self._reaper is not None:
+            # Its end of the socket closes with it; Popen.wait() alone looks for its end by naps.
             with contextlib.suppress(OSError):
                 self._control.send(b"quit")
+                self._control.settimeout(_END_SECONDS)
+                self._control.recv(1)
             self._control.close()
             try:
-                self._reaper.wait(_END_SECONDS)
+                self._reaper.wait(1)
             except subprocess.TimeoutExpired:
                 self._reaper.kill()
                 self._reaper.wait()

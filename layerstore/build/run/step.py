@@ -126,6 +126,7 @@ class RunStep:
         layers: Sequence[DiffId],
         sources: MountSources,
         on_output: Callable[[bytes], None],
+        started: Callable[[], None] = lambda: None,
     ) -> RunOutcome:
         """Run a command over the layers.
 
@@ -135,6 +136,7 @@ class RunStep:
             layers: Lowest first.
             sources: What bind mounts show.
             on_output: Gets the command's output.
+            started: Called when the command has begun.
 
         Raises:
             BuildError: The user is unknown, a secret is missing, the runtime is gone.
@@ -156,7 +158,7 @@ class RunStep:
                 for agent in prepared.sockets:
                     agent.serve()
                 config = self._config(op, name, prepared)
-                status = self._sandbox.run(config, name, on_output)
+                status = self._sandbox.run(config, name, on_output, started)
             finally:
                 self._sandbox.call(stack.close)
         if status != 0:

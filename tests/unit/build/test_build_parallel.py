@@ -57,7 +57,10 @@ class Executor:
     def content_key(self, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         return []
 
-    def expect(self, before_commands: object) -> None:
+    def expect(self, commands_over: object) -> None:
+        pass
+
+    def solved(self, number: int, vertex: Vertex, result: Result) -> None:
         pass
 
     def execute(self, number: int, vertex: Vertex, inputs: Sequence[Result]) -> Made:

@@ -14,7 +14,6 @@ from layerstore.digest import DiffId, sha256_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
     from layerstore.build.ui import StepOutcome
     from layerstore.store.records import CacheRecord
@@ -40,11 +39,15 @@ class FakeExecutor:
     def __init__(self) -> None:
         self.content = "v1"
         self.executed: list[str] = []
+        self.results: dict[int, tuple[int, Result]] = {}
         self.read = 0
         self.stopping = threading.Event()
 
-    def expect(self, before_commands: AbstractSet[int]) -> None:
-        self.before_commands = before_commands
+    def expect(self, commands_over: Mapping[int, int]) -> None:
+        self.commands_over = commands_over
+
+    def solved(self, number: int, vertex: Vertex, result: Result) -> None:
+        self.results[id(vertex)] = (number, result)
 
     def stop(self, *, abort: bool) -> None:
         self.stopping.set()
@@ -248,12 +251,19 @@ def test_notes_hear_of_every_step_and_are_kept_with_its_keys() -> None:
     assert [what for what, _ in rig.notes.heard] == ["planned"] * 3 + ["hit"] * 3
 
 
-def test_it_is_known_after_what_commands_come() -> None:
+def test_it_is_known_what_commands_lie_over() -> None:
     rig = Rig()
-    first = run("first", BASE)
-    below = copy(first, CONTEXT)
-    above = copy(below, CONTEXT)
-    last = run("last", above)
-    rig.solve(copy(last, CONTEXT))
-    wanted = {id(each) for each in (BASE, CONTEXT, first, below, above)}
-    assert rig.executor.before_commands == wanted
+    first, copied, mounted = (run(name, BASE) for name in ("first", "copied from", "mounted"))
+    below = copy(first, copied)
+    last = run("last", below, mounted)
+    top = copy(last, CONTEXT)
+    result = rig.solve(top)
+    results = rig.executor.results
+    assert results[id(top)] == (6, result)
+    bit = {id(each): 1 << results[id(each)][0] for each in (first, copied, mounted, last)}
+    assert rig.executor.commands_over == {
+        id(BASE): sum(bit.values()),
+        id(first): bit[id(last)],
+        id(mounted): bit[id(last)],
+        id(below): bit[id(last)],
+    }
