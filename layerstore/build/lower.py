@@ -11,7 +11,6 @@ Source: Dockerfile reference; BuildKit, frontend/dockerfile/dockerfile2llb (beha
 from __future__ import annotations
 
 from collections import ChainMap
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -311,7 +310,7 @@ class _StageLowering:
         triggers = state.take_triggers()
         for trigger in () if self._lowering.ignores_triggers else triggers:
             inner = parse_instruction(trigger)
-            self._apply(state, replace(inner, span=self._stage.span))
+            self._apply(state, msgspec.structs.replace(inner, span=self._stage.span))
         for instruction in self._stage.instructions:
             self._apply(state, instruction)
         return state

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.parser import parse_dockerfile
@@ -72,11 +73,11 @@ def dump(tree: Dockerfile) -> str:
 def _instruction(item: Instruction, indent: str) -> str:
     span = item.span
     lines = [f"{indent}{item.KEYWORD} {span.line}:{span.column}-{span.end_line} {item.original!r}"]
-    for field in dataclasses.fields(item):
+    for field in msgspec.structs.fields(item):
         if field.name in ("span", "original", "flags"):
             continue
         value = getattr(item, field.name)
-        if field.default is not dataclasses.MISSING and value == field.default:
+        if field.default is not msgspec.NODEFAULT and value == field.default:
             continue
         if isinstance(value, Instruction):
             lines.append(_instruction(value, indent + "    "))
@@ -90,12 +91,12 @@ def _value(value: Any) -> str:
         return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, SourceSpan):
         return f"{value.line}:{value.column}"
-    if not dataclasses.is_dataclass(value):
+    if not isinstance(value, msgspec.Struct):
         return repr(value)
     shown = []
-    for field in dataclasses.fields(value):
+    for field in msgspec.structs.fields(value):
         inner = getattr(value, field.name)
-        if field.default is dataclasses.MISSING or inner != field.default:
+        if field.default is msgspec.NODEFAULT or inner != field.default:
             shown.append(f"{field.name}={_value(inner)}")
     return f"{type(value).__name__}({', '.join(shown)})"
 
@@ -168,10 +169,10 @@ def without_places(value: Any) -> Any:
     """Return a tree as plain values, without spans and the texts they were written as."""
     if isinstance(value, tuple):
         return tuple(without_places(item) for item in value)
-    if not dataclasses.is_dataclass(value):
+    if not isinstance(value, msgspec.Struct):
         return value
     left_out = ("span", "original", "trigger")
-    names = (f.name for f in dataclasses.fields(value) if f.name not in left_out)
+    names = (name for name in value.__struct_fields__ if name not in left_out)
     return (type(value).__name__, *(without_places(getattr(value, name)) for name in names))
 
 

@@ -9,8 +9,9 @@ Source: Dockerfile reference, "Environment replacement"; `shellword` has the rul
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, cast
+
+import msgspec
 
 from layerstore.build.dockerfile import limits, values
 from layerstore.build.dockerfile.errors import SpecError
@@ -157,8 +158,7 @@ class Expansion:
         return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
+class _Words(msgspec.Struct, frozen=True):
     """Expands the words of one instruction."""
 
     expansion: Expansion
@@ -169,7 +169,7 @@ class _Words:
         return self.expansion.word(word, self.env, self.span)
 
     def at(self, span: SourceSpan) -> _Words:
-        return replace(self, span=span)
+        return msgspec.structs.replace(self, span=span)
 
 
 def expand_word(
@@ -224,7 +224,7 @@ def _from(item: From, word: _Words) -> From:
         hint = "give the variable a default: ARG NAME=VALUE before the first FROM"
         raise SpecError(f"FROM {item.base} expands to nothing", item.span, hint=hint)
     platform = None if item.platform is None else word(item.platform) or None
-    return replace(item, base=base, platform=platform)
+    return msgspec.structs.replace(item, base=base, platform=platform)
 
 
 def _arg(item: Arg, word: _Words) -> Arg:
@@ -235,7 +235,7 @@ def _arg(item: Arg, word: _Words) -> Arg:
             raise SpecError("ARG needs a name", item.span)
         default = None if definition.default is None else word(definition.default)
         pairs.append(ArgDefinition(name, default))
-    return replace(item, args=tuple(pairs))
+    return msgspec.structs.replace(item, args=tuple(pairs))
 
 
 def _pairs(item: Env | Label, word: _Words) -> Env | Label:
@@ -245,12 +245,12 @@ def _pairs(item: Env | Label, word: _Words) -> Env | Label:
         if not key:
             raise SpecError(f"{item.KEYWORD} {pair.key} has no name", item.span)
         pairs.append(Pair(key, word(pair.value), pair.legacy))
-    return replace(item, pairs=tuple(pairs))
+    return msgspec.structs.replace(item, pairs=tuple(pairs))
 
 
 def _run_mounts(item: Run, word: _Words) -> Run:
     mounts = [parse_mount(each.raw, each.span, word.at(each.span)) for each in item.mounts]
-    return replace(item, mounts=tuple(mounts)) if mounts else item
+    return msgspec.structs.replace(item, mounts=tuple(mounts)) if mounts else item
 
 
 def _transfer(item: _C, word: _Words) -> _C:
@@ -262,7 +262,7 @@ def _transfer(item: _C, word: _Words) -> _C:
     chmod, chown = flag("chmod", item.chmod), flag("chown", item.chown)
     values.check_chmod(chmod, item.flag_span("chmod"))
     values.check_chown(chown, item.flag_span("chown"))
-    expanded = replace(
+    expanded = msgspec.structs.replace(
         item,
         sources=tuple(word(source) for source in item.sources),
         dest=word(item.dest),
@@ -272,11 +272,11 @@ def _transfer(item: _C, word: _Words) -> _C:
         exclude=tuple(word(pattern) for pattern in item.exclude),
     )
     if not expanded.dest:  # as BuildKit: the working directory
-        expanded = replace(expanded, dest=".")
+        expanded = msgspec.structs.replace(expanded, dest=".")
     if isinstance(expanded, Add):
         checksum = flag("checksum", expanded.checksum)
         values.check_checksum(checksum, item.flag_span("checksum"))
-        return replace(expanded, checksum=checksum)
+        return msgspec.structs.replace(expanded, checksum=checksum)
     return expanded
 
 
@@ -284,11 +284,11 @@ def _workdir(item: Workdir, word: _Words) -> Workdir:
     path = word(item.path)
     if not path:
         raise SpecError(f"WORKDIR {item.path} expands to nothing", item.span)
-    return replace(item, path=path)
+    return msgspec.structs.replace(item, path=path)
 
 
 def _user(item: User, word: _Words) -> User:
-    return replace(item, user=word(item.user))
+    return msgspec.structs.replace(item, user=word(item.user))
 
 
 def _expose(item: Expose, word: _Words) -> Expose:
@@ -297,20 +297,20 @@ def _expose(item: Expose, word: _Words) -> Expose:
     ]
     ports = expand_ports(words, item.span)
     word.expansion.charge(sum(map(len, ports)), item.span)  # a range of all is 700 kB of history
-    return replace(item, ports=ports)
+    return msgspec.structs.replace(item, ports=ports)
 
 
 def _volume(item: Volume, word: _Words) -> Volume:
     paths = tuple(word(path) for path in item.paths)
     for path in paths:
         values.check_volume(path, item.span)
-    return replace(item, paths=paths)
+    return msgspec.structs.replace(item, paths=paths)
 
 
 def _stop_signal(item: StopSignal, word: _Words) -> StopSignal:
     signal = word(item.signal)
     values.check_signal(signal, item.span)
-    return replace(item, signal=signal)
+    return msgspec.structs.replace(item, signal=signal)
 
 
 _EXPANDERS: dict[type[Instruction], Callable[..., Instruction]] = {

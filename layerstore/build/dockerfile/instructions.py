@@ -9,8 +9,9 @@ Source: Dockerfile reference; quirks as BuildKit has them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict, cast, get_args
+
+import msgspec
 
 from layerstore.build.dockerfile import values
 from layerstore.build.dockerfile.arguments import (
@@ -82,8 +83,7 @@ class _Common(TypedDict):
     flags: tuple[Flag, ...]
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(msgspec.Struct):
     """One instruction on its way from line to tree."""
 
     lexer: Lexer

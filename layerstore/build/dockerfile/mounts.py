@@ -5,8 +5,9 @@ Source: Dockerfile reference, "RUN --mount". Fields may come in any order.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
 
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.hints import nearest
@@ -218,4 +219,4 @@ def _secret(mount: RunMount) -> RunMount:
     if mount.source is None and mount.target is None and mount.id is None:
         hint = "--mount=type=secret,id=NAME"
         raise SpecError("a secret mount needs an id or a target", mount.span, hint=hint)
-    return replace(mount, id=mount.id or mount.source, source=None)
+    return msgspec.structs.replace(mount, id=mount.id or mount.source, source=None)

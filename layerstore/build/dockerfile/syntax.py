@@ -13,8 +13,9 @@ Reference: docs/reference/dockerfile.md.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
+
+import msgspec
 
 _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
 
@@ -24,8 +25,7 @@ Network: TypeAlias = Literal["default", "none", "host"]
 Security: TypeAlias = Literal["sandbox", "insecure"]
 
 
-@dataclass(frozen=True, slots=True)
-class SourceSpan:
+class SourceSpan(msgspec.Struct, frozen=True, eq=False):
     """A place in a file.
 
     Lines and columns count from 1; a column counts characters, not bytes.
@@ -37,14 +37,23 @@ class SourceSpan:
     line: int
     column: int
     end_line: int
-    text: str = field(default="", repr=False, compare=False)
+    text: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SourceSpan) and self._place == other._place
+
+    def __hash__(self) -> int:
+        return hash(self._place)
+
+    @property
+    def _place(self) -> tuple[str, int, int, int]:
+        return self.file, self.line, self.column, self.end_line
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class Directive:
+class Directive(msgspec.Struct, frozen=True):
     """A parser directive (``# escape=...``) from the top of the file."""
 
     name: str
@@ -52,8 +61,7 @@ class Directive:
     span: SourceSpan
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(msgspec.Struct, frozen=True):
     """Something accepted but worth a word to the user.
 
     ``rule`` names the build check that says it; empty when none does.
@@ -67,8 +75,7 @@ class Notice:
         return f"{self.span}: {self.message}"
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(msgspec.Struct, frozen=True):
     """One ``--name`` or ``--name=value`` as written, quotes removed."""
 
     name: str
@@ -76,8 +83,7 @@ class Flag:
     span: SourceSpan
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(msgspec.Struct, frozen=True):
     r"""A here-document.
 
     Attributes:
@@ -101,8 +107,7 @@ class Heredoc:
         return _LEADING_TABS.sub("", self.content)
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLine:
+class CommandLine(msgspec.Struct, frozen=True):
     """A command in shell form (``shell``) or exec form (``argv``): exactly one is not None."""
 
     shell: str | None
@@ -110,8 +115,7 @@ class CommandLine:
     heredocs: tuple[Heredoc, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """What the shell gets for a RUN with here-documents.
 
     ``text`` goes to the shell as its script, unless ``file_name`` is set: then the
@@ -122,8 +126,7 @@ class Script:
     file_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instruction:
+class Instruction(msgspec.Struct, frozen=True, kw_only=True):
     """What all instructions share.
 
     Attributes:
@@ -145,8 +148,7 @@ class Instruction:
         return next((flag.span for flag in self.flags if flag.name == name), self.span)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """``key=value`` of ENV or LABEL, both unexpanded.
 
     ``legacy`` says that it was written ``ENV key value``.
@@ -157,16 +159,14 @@ class Pair:
     legacy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ArgDefinition:
+class ArgDefinition(msgspec.Struct, frozen=True):
     """``name`` or ``name=default`` of ARG; the default is unexpanded."""
 
     name: str
     default: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class From(Instruction):
+class From(Instruction, frozen=True, kw_only=True):
     """``FROM [--platform=P] base [AS name]``; base and platform are unexpanded."""
 
     KEYWORD: ClassVar[str] = "FROM"
@@ -177,8 +177,7 @@ class From(Instruction):
     platform: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arg(Instruction):
+class Arg(Instruction, frozen=True, kw_only=True):
     """``ARG name[=default] ...``."""
 
     KEYWORD: ClassVar[str] = "ARG"
@@ -187,8 +186,7 @@ class Arg(Instruction):
     args: tuple[ArgDefinition, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Env(Instruction):
+class Env(Instruction, frozen=True, kw_only=True):
     """``ENV key=value ...`` or ``ENV key value``."""
 
     KEYWORD: ClassVar[str] = "ENV"
@@ -197,8 +195,7 @@ class Env(Instruction):
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Label(Instruction):
+class Label(Instruction, frozen=True, kw_only=True):
     """``LABEL key=value ...`` or ``LABEL key value``."""
 
     KEYWORD: ClassVar[str] = "LABEL"
@@ -207,8 +204,7 @@ class Label(Instruction):
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunMount:
+class RunMount(msgspec.Struct, frozen=True, kw_only=True):
     """One ``--mount`` of RUN.
 
     When ``resolved`` is False some field holds a variable: only ``raw`` and
@@ -242,8 +238,7 @@ class RunMount:
     env: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run(Instruction):
+class Run(Instruction, frozen=True, kw_only=True):
     """``RUN`` in shell, exec or heredoc form. The command itself is not expanded."""
 
     KEYWORD: ClassVar[str] = "RUN"
@@ -277,8 +272,7 @@ class Run(Instruction):
         return Script("".join(parts))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy(Instruction):
+class Copy(Instruction, frozen=True, kw_only=True):
     """``COPY [flags] source... dest``.
 
     Attributes:
@@ -311,8 +305,7 @@ class Copy(Instruction):
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Add(Instruction):
+class Add(Instruction, frozen=True, kw_only=True):
     """``ADD [flags] source... dest``; fields as in `Copy`.
 
     Attributes:
@@ -344,8 +337,7 @@ class Add(Instruction):
     keep_git_dir: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workdir(Instruction):
+class Workdir(Instruction, frozen=True, kw_only=True):
     """``WORKDIR path``."""
 
     KEYWORD: ClassVar[str] = "WORKDIR"
@@ -354,8 +346,7 @@ class Workdir(Instruction):
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User(Instruction):
+class User(Instruction, frozen=True, kw_only=True):
     """``USER user[:group]``."""
 
     KEYWORD: ClassVar[str] = "USER"
@@ -364,8 +355,7 @@ class User(Instruction):
     user: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expose(Instruction):
+class Expose(Instruction, frozen=True, kw_only=True):
     """``EXPOSE port[-port][/protocol] ...``, unexpanded.
 
     One word may expand to several: `layerstore.build.dockerfile.ports.expand_ports`
@@ -378,8 +368,7 @@ class Expose(Instruction):
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volume(Instruction):
+class Volume(Instruction, frozen=True, kw_only=True):
     """``VOLUME path ...`` or the JSON form."""
 
     KEYWORD: ClassVar[str] = "VOLUME"
@@ -388,8 +377,7 @@ class Volume(Instruction):
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cmd(Instruction):
+class Cmd(Instruction, frozen=True, kw_only=True):
     """``CMD``: not expanded."""
 
     KEYWORD: ClassVar[str] = "CMD"
@@ -397,8 +385,7 @@ class Cmd(Instruction):
     command: CommandLine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrypoint(Instruction):
+class Entrypoint(Instruction, frozen=True, kw_only=True):
     """``ENTRYPOINT``: not expanded."""
 
     KEYWORD: ClassVar[str] = "ENTRYPOINT"
@@ -406,8 +393,7 @@ class Entrypoint(Instruction):
     command: CommandLine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shell(Instruction):
+class Shell(Instruction, frozen=True, kw_only=True):
     """``SHELL ["program", "argument"...]``."""
 
     KEYWORD: ClassVar[str] = "SHELL"
@@ -415,8 +401,7 @@ class Shell(Instruction):
     argv: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopSignal(Instruction):
+class StopSignal(Instruction, frozen=True, kw_only=True):
     """``STOPSIGNAL name-or-number``."""
 
     KEYWORD: ClassVar[str] = "STOPSIGNAL"
@@ -425,8 +410,7 @@ class StopSignal(Instruction):
     signal: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Healthcheck(Instruction):
+class Healthcheck(Instruction, frozen=True, kw_only=True):
     """``HEALTHCHECK``; ``command`` is None for ``HEALTHCHECK NONE``.
 
     Times are nanoseconds as in the image config; 0 means not set, as do 0 retries.
@@ -442,8 +426,7 @@ class Healthcheck(Instruction):
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Onbuild(Instruction):
+class Onbuild(Instruction, frozen=True, kw_only=True):
     """``ONBUILD instruction``.
 
     Attributes:
@@ -458,8 +441,7 @@ class Onbuild(Instruction):
     instruction: StageInstruction
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maintainer(Instruction):
+class Maintainer(Instruction, frozen=True, kw_only=True):
     """``MAINTAINER name`` (deprecated): sets the image's author."""
 
     KEYWORD: ClassVar[str] = "MAINTAINER"
@@ -488,8 +470,7 @@ StageInstruction: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """A FROM and what follows it.
 
     Attributes:
@@ -508,8 +489,7 @@ class Stage:
     from_: From
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(msgspec.Struct, frozen=True):
     r"""A whole Dockerfile.
 
     Attributes:

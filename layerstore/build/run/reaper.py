@@ -1,12 +1,13 @@
 """The first process of a build's own pid namespace: starts containers, cleans up at the end.
 
-Runs as ``python -I -S reaper.py FD CGROUP SCRATCH`` and imports nothing but the standard
-library. Everything a build starts lives in the pid and mount namespaces of this process,
-so that when it ends the kernel kills what is left and drops every mount. It ends when
-the socket ``FD`` does: the builder closed it, or died. Before that it kills all others,
-removes the control groups ``CGROUP`` and, when the builder died, the directory ``SCRATCH``.
+Runs as ``python -I -S reaper.py FD CGROUP SCRATCH`` and imports little of the standard library:
+every build that runs something pays for it. Everything a build starts lives in the pid and mount
+namespaces of this process, so that when it ends the kernel kills what is left and drops every
+mount. It ends when the socket ``FD`` does: the builder closed it, or died. Before that it kills
+all others, removes the control groups ``CGROUP`` and, when the builder died, the directory
+``SCRATCH``.
 
-One request is one datagram: a JSON array of the runtime's arguments, with the
+One request is one datagram: the runtime's arguments, a zero byte behind each, with the
 descriptors for its output and for its exit status. The latter gets a decimal number, as
 os.waitstatus_to_exitcode gives it; its end without one says that this process is gone. A
 datagram ``quit`` announces an orderly end, ``kill`` kills all that was started, with what
@@ -18,16 +19,19 @@ The functions that remove directory trees serve the builder as well.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
+import _socket
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import select
-import signal
-import socket
 import struct
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _CLONE_NEWNS = 0x00020000
 _MS_NOSUID_NODEV_NOEXEC = 0xE
@@ -36,6 +40,7 @@ _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _FS_PINNED = 0x00000010 | 0x00000020  # immutable, append-only
 _REQUEST_MAX_BYTES = 1 << 20
+_REQUEST_FDS = 2
 _CGROUPS = "/sys/fs/cgroup"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH_MAX = 16
@@ -187,18 +192,23 @@ def remove_cgroups(path: str) -> None:
                     os.rmdir(directory)
 
 
+def encode_request(arguments: Sequence[str]) -> bytes:
+    """Return the request to start a program."""
+    return b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
+
+
 class _Reaper:
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: _socket.socket) -> None:
         self._control = control
         self._statuses: dict[int, int] = {}
 
     def serve(self) -> bool:
         """Answer requests until the socket ends; return whether the end was announced."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake_write)
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        _signal.set_wakeup_fd(wake_write)
         while True:
-            watched: list[socket.socket | int] = [self._control, wake_read]
+            watched: list[_socket.socket | int] = [self._control, wake_read]
             ready, _, _ = select.select(watched, [], [])
             if wake_read in ready:
                 os.read(wake_read, 4096)
@@ -210,17 +220,18 @@ class _Reaper:
                 if data == b"kill":
                     self._end_orphans()
                     continue
-                self._start(json.loads(data), fds)
+                self._start(data.split(b"\0")[:-1], fds)
 
     def _receive(self) -> tuple[bytes, list[int]]:
         """Return a request; nothing once the builder is gone, in whatever way."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, _REQUEST_MAX_BYTES, 4)
+            room = _socket.CMSG_LEN(_REQUEST_FDS * 4)
+            data, ancillary, _, _ = self._control.recvmsg(_REQUEST_MAX_BYTES, room)
         except ConnectionError:  # it died with something unread
             return b"", []
-        return data, fds
+        return data, [fd for _, _, raw in ancillary for (fd,) in struct.iter_unpack("i", raw)]
 
-    def _start(self, arguments: list[str], fds: list[int]) -> None:
+    def _start(self, arguments: list[bytes], fds: list[int]) -> None:
         output, status = fds
         pid = os.fork()
         if pid == 0:
@@ -249,7 +260,7 @@ class _Reaper:
         """
         if os.getpid() == 1:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)
+                os.kill(-1, _signal.SIGKILL)
 
     @staticmethod
     def _tell(fd: int, status: int) -> None:
@@ -258,12 +269,12 @@ class _Reaper:
         os.close(fd)
 
 
-def _become(arguments: list[str], output: int) -> None:
+def _become(arguments: list[bytes], output: int) -> None:
     """Turn a fresh child into the runtime: own /proc, only descriptors 0 to 2."""
     status = 125
     try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _signal.set_wakeup_fd(-1)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.setsid()
         _own_proc()
         null = os.open("/dev/null", os.O_RDONLY)
@@ -272,7 +283,7 @@ def _become(arguments: list[str], output: int) -> None:
         os.closerange(3, 1 << 16)
         os.execvp(arguments[0], arguments)  # noqa: S606 -- no shell wanted
     except OSError as err:
-        os.write(2, f"could not start {arguments[0]}: {err}\n".encode())
+        os.write(2, b"could not start %b: %b\n" % (arguments[0], str(err).encode()))
     finally:
         os._exit(status)
 
@@ -293,7 +304,7 @@ def _own_proc() -> None:
 def _kill_all() -> None:
     """Kill every other process of this pid namespace and wait until none is left."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
+        os.kill(-1, _signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-1, 0)
@@ -301,13 +312,13 @@ def _kill_all() -> None:
 
 def main(arguments: list[str]) -> None:
     """Serve, then leave nothing behind."""
-    control = socket.socket(fileno=int(arguments[0]))
+    control = _socket.socket(fileno=int(arguments[0]))
     cgroup, scratch = arguments[1], arguments[2]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+        _signal.signal(number, _signal.SIG_IGN)
     announced = _Reaper(control).serve()
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     _kill_all()
     remove_cgroups(cgroup)
     if not announced:

@@ -303,7 +303,7 @@ class Sandbox:
         output, output_end = os.pipe2(os.O_CLOEXEC)
         status, status_end = os.pipe2(os.O_CLOEXEC)
         try:
-            request = json.dumps(command).encode()
+            request = reaper.encode_request(command)
             with self._starting:
                 if self._killed:
                     raise BuildCanceledError

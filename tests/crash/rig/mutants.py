@@ -314,7 +314,10 @@ def cgroups_left() -> None:
     program = os.memfd_create("reaper")
     os.write(program, wrong.encode())
     path = f"/proc/{os.getpid()}/fd/{program}"
-    _replace(sandbox, "reaper", types.SimpleNamespace(__file__=path, remove_cgroups=None))
+    other = types.SimpleNamespace(
+        __file__=path, remove_cgroups=None, encode_request=reaper.encode_request
+    )
+    _replace(sandbox, "reaper", other)
 
 
 @mutant
