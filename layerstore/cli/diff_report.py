@@ -134,7 +134,14 @@ def _package_row(change: PackageChange) -> list[str]:
 def _became(change: PackageChange) -> str:
     if not change.old:
         return "added"
-    return "version" if change.new else "removed"
+    if not change.new:
+        return "removed"
+    from layerstore.measure.versions import version_key
+
+    keys = [version_key(change.kind, version) for version in (*change.old, *change.new)]
+    if len(keys) != 2 or None in keys or keys[0] == keys[1]:
+        return "version"
+    return "upgrade" if keys[0] < keys[1] else "downgrade"
 
 
 def _versions(versions: Sequence[str]) -> str:

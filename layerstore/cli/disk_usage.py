@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from layerstore.cli.output import write_json, write_line
@@ -62,7 +63,8 @@ def show_disk_usage(options: argparse.Namespace, root: str) -> None:
     from layerstore.store.store import Store
 
     with Store.open(root) as store:
-        usage = take_df(store, with_images=as_json or options.verbose)
+        running = _running(store.paths.root)
+        usage = take_df(store, with_images=as_json or options.verbose, running=running)
     if as_json:
         import msgspec
 
@@ -73,6 +75,20 @@ def show_disk_usage(options: argparse.Namespace, root: str) -> None:
         for table in (df_images_table(usage), ledger_table(usage.ledger)):
             write_line()
             _print_table(table)
+
+
+def _running(root: str) -> set[str]:
+    """Return the ids of containers that run, as ``ps`` tells it."""
+    if not os.path.isdir(f"{root}/containers"):
+        return set()
+    from layerstore.containers.records import all_containers  # lazily: most stores have none
+    from layerstore.containers.states import RESTARTING, RUNNING, state_of
+
+    return {
+        container.container_id
+        for container in all_containers(root, [])
+        if state_of(root, container).status in (RUNNING, RESTARTING)
+    }
 
 
 def _show_by(options: argparse.Namespace, root: str) -> None:

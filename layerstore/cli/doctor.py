@@ -122,7 +122,7 @@ def _lazy() -> Finding:
 def _print(findings: list[Finding]) -> None:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        verdict = "ok" if finding.works else "missing"
+        verdict = "missing" if not finding.works else "warning" if finding.warns else "ok"
         write_line(f"{verdict:8} {finding.name:{width}}  {finding.reason}")
         if finding.remedy:
             write_line(f"{'':8} {'':{width}}  -> {finding.remedy}")
@@ -174,7 +174,8 @@ def _fixes() -> list[Finding]:
         else:
             reason = f"{said}: lacks what {newer} mended: {lacking}"
         remedy = f"install {newer}; until then build only what you trust" if fixes.severe else ""
-        findings.append(Finding(f"fixes of {runtime.name}", not remedy, reason, remedy))
+        warns = not remedy and bool(fixes.holes or not fixes.version)
+        findings.append(Finding(f"fixes of {runtime.name}", not remedy, reason, remedy, warns))
     return findings
 
 

@@ -272,7 +272,7 @@ def _find_package(
     for each in found.left_out:
         write_note(f"note: not read: {each}")
     if found.not_compared:
-        write_note(f"note: {found.not_compared} packages not of dpkg: versions not compared")
+        write_note(f"note: {found.not_compared} packages of that name: versions not compared")
     if as_json:
         write_json(_packages_to_json(found, where))
     elif found.hits:

@@ -138,7 +138,7 @@ def savings(
         )
     if host is not None and not of:
         raise InputError("--host is where the engine of --of docker:NAME listens")
-    output = Output(html=html, plot=plot, csv=csv, as_json=as_json)
+    output = Output(html=html, plot=plot, csv=csv, as_json=as_json, mounted=mounted)
     output.refuse_impossible()
     wishes = Wishes(
         copies=None if mounted else 1 if copies is None else copies,

@@ -30,12 +30,14 @@ class Output(NamedTuple):
         plot: The file that gets a picture.
         csv: Print numbers for spreadsheets.
         as_json: Print JSON.
+        mounted: The containers are those that are mounted.
     """
 
     html: str | None = None
     plot: str | None = None
     csv: bool = False
     as_json: bool = False
+    mounted: bool = False
 
     def refuse_impossible(self) -> None:
         """Refuse before anything is read what could not be shown at its end.
@@ -84,6 +86,8 @@ def write_savings(collected: Collected, output: Output) -> None:
 
         for row in csv_rows(collected.report):
             write_line(row)
+    elif output.mounted and not any(image.copies for image in collected.report.images):
+        write_line("nothing is mounted, so there is nothing to compare; --copies N asks what if")
     elif output.html != _STDOUT:
         _print_savings(collected)
     for path in (output.html, output.plot):

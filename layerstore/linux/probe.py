@@ -39,12 +39,14 @@ class Finding(NamedTuple):
         works: Whether it did.
         reason: What happened, for people.
         remedy: What to type or change if it did not work, else "".
+        warns: Whether it works, but has something that one should know.
     """
 
     name: str
     works: bool
     reason: str
     remedy: str = ""
+    warns: bool = False
 
 
 def probe_all(place: str | None = None, erofs_image: bytes = b"") -> list[Finding]:

@@ -19,6 +19,8 @@ from layerstore.store.usage import image_uses
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from layerstore.measure.inventory import Inventory
     from layerstore.store.eviction import Evictable
     from layerstore.store.paths import StorePaths
@@ -61,7 +63,8 @@ class Usage(msgspec.Struct, frozen=True):
     Attributes:
         count: Images, compressed originals, cached steps, cache mounts, writable layers or
             unpacked files; None where there is nothing to count.
-        active: Those of them that mounted views use.
+        active: Those of them that mounted views use; of writable layers also those of containers
+            that run.
         size: Bytes; those of cache mounts, writable layers and unpacked files are of the files.
         reclaimable: Bytes that ``gc`` would make free: for the build cache and cache mounts
             when told to drop them and no step uses them.
@@ -89,12 +92,13 @@ class DiskUsage(msgspec.Struct, frozen=True):
     last_used: dict[str, float] = {}
 
 
-def take_df(store: Store, *, with_images: bool = True) -> DiskUsage:
+def take_df(store: Store, *, with_images: bool = True, running: Collection[str] = ()) -> DiskUsage:
     """Return the disk usage of a store as it is now.
 
     Args:
         store: The store.
         with_images: Whether to say of each image what it has and when it was last used.
+        running: Ids of containers that run, each with its writable layer under this name.
 
     Raises:
         IntegrityError: The catalog or a layer's record is damaged.
@@ -102,7 +106,7 @@ def take_df(store: Store, *, with_images: bool = True) -> DiskUsage:
     """
     inventory = take_summarised(store)
     ledger = take_ledger(store, inventory, with_images=with_images)
-    usage = disk_usage(inventory, ledger, _evictable(store.paths, inventory))
+    usage = disk_usage(inventory, ledger, _evictable(store.paths, inventory), running)
     if not with_images:
         return usage
     uses = image_uses(store.paths, [image.image_id for image in ledger.images])
@@ -125,7 +129,10 @@ def _evictable(paths: StorePaths, inventory: Inventory) -> Evictable | None:
 
 
 def disk_usage(
-    inventory: Inventory, ledger: Ledger, evictable: Evictable | None = None
+    inventory: Inventory,
+    ledger: Ledger,
+    evictable: Evictable | None = None,
+    running: Collection[str] = (),
 ) -> DiskUsage:
     """Gather a ledger's parts into rows.
 
@@ -133,11 +140,12 @@ def disk_usage(
         inventory: The store.
         ledger: Of it.
         evictable: Of its unpacked files.
+        running: See :func:`take_df`.
     """
     rows = tuple(
         _unpacked(row, evictable) if kind == UNPACKED and evictable is not None else row
         for kind, owners in _ROWS
-        if (row := _row(inventory, ledger, kind, owners)).size or row.count is not None
+        if (row := _row(inventory, ledger, kind, owners, running)).size or row.count is not None
     )
     return DiskUsage(
         rows=rows,
@@ -158,7 +166,13 @@ def _unpacked(row: Usage, evictable: Evictable) -> Usage:
     )
 
 
-def _row(inventory: Inventory, ledger: Ledger, kind: str, owners: tuple[Owner, ...]) -> Usage:
+def _row(
+    inventory: Inventory,
+    ledger: Ledger,
+    kind: str,
+    owners: tuple[Owner, ...],
+    running: Collection[str],
+) -> Usage:
     size = sum(ledger.size_of(owner) for owner in owners)
     free = not {Owner.UNREFERENCED, Owner.CACHE, Owner.MOUNTS}.isdisjoint(owners)
     count: int | None = None
@@ -177,7 +191,7 @@ def _row(inventory: Inventory, ledger: Ledger, kind: str, owners: tuple[Owner, .
     elif Owner.WRITABLE in owners:
         count = len(ledger.writable)
         used = {os.path.basename(view.upper) for view in inventory.views if view.upper}
-        active = sum(layer.name in used for layer in ledger.writable)
+        active = sum(layer.name in used or layer.name in running for layer in ledger.writable)
     return Usage(kind, count, active, size, size if free else 0)
 
 

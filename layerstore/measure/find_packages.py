@@ -16,6 +16,7 @@ from layerstore.image.sbom.packages import MAX_WORD_CHARACTERS
 from layerstore.image.stack import resolve
 from layerstore.measure.chains import trie_of, walk_trees
 from layerstore.measure.packages import full_name, packages_of
+from layerstore.measure.versions import version_key
 from layerstore.measure.waste_scan import Owners
 
 if TYPE_CHECKING:
@@ -29,12 +30,7 @@ if TYPE_CHECKING:
     from layerstore.store.store import Store
 
 _SPEC = re.compile(r"([^<>=]+)(?:(<=|>=|=|<|>)(.+))?", re.DOTALL)
-_PIECES = re.compile(r"(\D*)(\d*)", re.ASCII)
 _INFO = b"var/lib/dpkg/info/"
-COMPARED = "deb"
-"""The kind whose versions are put in order here."""
-
-VersionKey = tuple[tuple[tuple[int, ...], int], ...]
 
 
 class PackageSpec(NamedTuple):
@@ -68,7 +64,7 @@ class FoundPackages(NamedTuple):
 
     Attributes:
         hits: By image, in the order asked for, then by name.
-        not_compared: Packages of that name whose versions are not put in order here.
+        not_compared: Packages of that name whose versions, or the one asked for, nothing orders.
         left_out: What could not be read of the images.
     """
 
@@ -111,7 +107,7 @@ def find_packages(store: Store, images: Sequence[ImageRecord], spec: PackageSpec
         named = [each for each in listed.packages if _is_named(each, spec.name)]
         found = [each for each in named if _is_version(each, spec)]
         if spec.relation not in ("", "="):
-            skipped += sum(each.kind != COMPARED for each in named)
+            skipped += sum(not _is_compared(each, spec) for each in named)
         rows = [(each, _depth_of(applied.after.root, each, owners.of)) for each in found]
         for image in applied.node.ends:
             hits[image.image_id] = [PackageHit(image.image_id, *row) for row in rows]
@@ -121,34 +117,6 @@ def find_packages(store: Store, images: Sequence[ImageRecord], spec: PackageSpec
         for hit in sorted(hits.get(image, ()), key=lambda hit: hit.package[:4])
     ]
     return FoundPackages(ordered, skipped, tuple(left_out))
-
-
-def version_key(version: str) -> tuple[int, VersionKey, VersionKey]:
-    """Return what versions of Debian's packages sort by.
-
-    Source: deb-version(7), "Sorting algorithm".
-    """
-    epoch, colon, rest = version.partition(":")
-    if not colon or not (epoch.isascii() and epoch.isdigit()):
-        epoch, rest = "0", version
-    upstream, _, revision = rest.rpartition("-")
-    if not upstream:
-        upstream, revision = rest, ""
-    return int(epoch), _part_key(upstream), _part_key(revision or "0")
-
-
-def _part_key(text: str) -> VersionKey:
-    return tuple(
-        # The end sorts after a tilde and before everything else: it is told as 0.
-        ((*(_weight(sign) for sign in words), 0), int(digits or "0"))
-        for words, digits in _PIECES.findall(text)
-    )
-
-
-def _weight(sign: str) -> int:
-    if sign == "~":
-        return -1
-    return ord(sign) if sign.isascii() and sign.isalpha() else ord(sign) + 256
 
 
 def _is_named(package: Package, name: str) -> bool:
@@ -161,15 +129,22 @@ def _is_version(package: Package, spec: PackageSpec) -> bool:
         return True
     if spec.relation == "=":
         return fnmatchcase(package.version, spec.version)
-    if package.kind != COMPARED:
+    have = version_key(package.kind, package.version)
+    limit = version_key(package.kind, spec.version)
+    if have is None or limit is None:
         return False
-    have, limit = version_key(package.version), version_key(spec.version)
-    return {
-        "<": have < limit,
-        "<=": have <= limit,
-        ">": have > limit,
-        ">=": have >= limit,
-    }[spec.relation]
+    return bool(
+        {"<": have < limit, "<=": have <= limit, ">": have > limit, ">=": have >= limit}[
+            spec.relation
+        ]
+    )
+
+
+def _is_compared(package: Package, spec: PackageSpec) -> bool:
+    return None not in (
+        version_key(package.kind, package.version),
+        version_key(package.kind, spec.version),
+    )
 
 
 def _depth_of(root: Node, package: Package, owner: Callable[..., ChainNode]) -> int:

@@ -66,3 +66,15 @@ def test_known_holes_of_a_runtime_are_named(cli, tmp_path):
     assert f"{runtime} 1.1.11: lacks" in fixes["reason"]
     assert "CVE-2024-21626 (WORKDIR leads to the host)" in fixes["reason"]
     assert "runc 1.3.6 or 1.4.3" in fixes["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict"), [("1.1.11", "missing"), ("1.2.0", "warning"), ("9.0.0", "ok")]
+)
+def test_holes_that_a_build_need_not_fear_are_a_warning(cli, tmp_path, version, verdict):
+    runtime = tmp_path / "runc"
+    runtime.write_text(f"#!/bin/sh\necho runc version {version}\n")
+    runtime.chmod(0o755)
+    out = cli.ok("doctor", LAYERSTORE_RUNTIME=str(runtime)).out
+    (line,) = (line for line in out.splitlines() if "fixes of runc" in line)
+    assert line.split()[0] == verdict

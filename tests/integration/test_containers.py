@@ -18,10 +18,8 @@ from tests.support.build import needs_runc
 from tests.support.running import (
     Containers,
     Terminal,
-    cgroups_of,
     check_signals_arrive,
     containers_in,
-    is_running,
     wait_until,
 )
 
@@ -218,94 +216,6 @@ def test_what_it_wrote_is_there_when_it_starts_again(box: Containers) -> None:
     assert box.ok("wait", "again").out == "0\n"
     box.ok("rm", "again")
     assert box.leftovers() == []
-
-
-def test_restarts_after_failures_and_gives_up(box: Containers) -> None:
-    script = "echo x >> /runs; test $(wc -l < /runs) = 3"
-    box.ok("run", "--restart", "on-failure:5", "--name", "thrice", "box", "sh", "-c", script)
-    assert (box.state("thrice")["ExitCode"], box.state("thrice")["Status"]) == (0, "exited")
-    words = ("--restart", "on-failure:2", "--name", "fails", "box", "sh", "-c", "echo x; exit 3")
-    assert box("run", *words).code == 3
-    assert box.ok("logs", "fails").out == "x\n" * 3
-
-
-def test_always_is_restarted_until_it_is_stopped(box: Containers) -> None:
-    box.ok("run", "-d", "--restart", "always", "--name", "ever", "box", "sh", "-c", "echo x")
-    wait_until(lambda: box.ok("logs", "ever").out.count("x") >= 2, "a restart")
-    box.ok("stop", "ever")
-    assert box.state("ever")["Status"] == "exited"
-    assert box.ok("ps", "-q").out == ""
-
-
-def _health(box: Containers, name: str) -> dict:
-    return box.state(name)["Health"]
-
-
-def test_checks_make_it_healthy_and_unhealthy(box: Containers) -> None:
-    words = ("--health-cmd", "echo said; test -e /ok", "--health-interval", "100ms")
-    box.ok("run", "-d", "--name", "ill", *words, "--health-retries=2", "box", "sleep", "1000")
-    wait_until(lambda: _health(box, "ill")["Status"] == "unhealthy", "an unhealthy one")
-    assert "(unhealthy)" in box.ok("ps").out
-    assert _health(box, "ill")["FailingStreak"] >= 2
-    assert _health(box, "ill")["Log"][-1]["ExitCode"] == 1
-    assert _health(box, "ill")["Log"][-1]["Output"] == "said\n"
-    box.ok("exec", "ill", "touch", "/ok")
-    wait_until(lambda: _health(box, "ill")["Status"] == "healthy", "a healthy one")
-    assert "(healthy)" in box.ok("ps").out
-    assert box.ok("ps", "-q", "--filter", "health=healthy").lines != []
-    assert box.ok("ps", "-q", "--filter", "health=unhealthy").lines == []
-    assert len(_health(box, "ill")["Log"]) <= 5
-    box.ok("stop", "-t", "0", "ill")
-    assert "Health" not in box.state("ill")
-
-
-def test_a_check_that_takes_too_long_is_killed_and_failures_at_first_do_not_count(
-    box: Containers,
-) -> None:
-    words = ("--health-cmd", "exec sleep 1000", "--health-timeout", "100ms")
-    early = ("--health-start-period", "1h", "--health-start-interval", "100ms")
-    box.ok("run", "-d", "--name", "slow", *words, *early, "box", "sleep", "1000")
-    wait_until(lambda: len(_health(box, "slow")["Log"]) == 5, "five checks")
-    health = _health(box, "slow")
-    assert (health["Status"], health["FailingStreak"]) == ("starting", 0)
-    assert "(health: starting)" in box.ok("ps").out
-    assert {check["ExitCode"] for check in health["Log"]} == {-1}
-    assert health["Log"][-1]["Output"] == "Health check exceeded timeout (0.1s)"
-    names = "for file in /proc/[0-9]*/comm; do read name < $file; echo $name; done"
-    inside = box.ok("exec", "slow", "sh", "-c", names).lines
-    assert 1 <= inside.count("sleep") <= 2  # the command, and the check that runs now
-
-
-def test_much_output_of_a_check_is_cut_and_one_without_a_program_fails(box: Containers) -> None:
-    words = ("--health-interval", "100ms", "--health-retries", "1")
-    box.ok("run", "-d", "--name", "loud", "--health-cmd", "yes | head -c 100000", *words, "box",
-           "sleep", "1000")  # fmt: skip
-    wait_until(lambda: _health(box, "loud")["Status"] == "healthy", "a healthy one")
-    assert len(_health(box, "loud")["Log"][-1]["Output"]) == 4096
-    box.ok("run", "-d", "--name", "not", "--health-cmd", "/no/such", *words, "box", "sleep", "1000")
-    wait_until(lambda: _health(box, "not")["Status"] == "unhealthy", "an unhealthy one")
-
-
-def test_a_check_after_a_year_and_one_that_only_prints_keep_no_monitor(box: Containers) -> None:
-    box.ok("run", "-d", "--name", "year", "--health-cmd", "true", "--health-interval", "8760h",
-           "box", "sleep", "1000")  # fmt: skip
-    words = ("--health-cmd", "yes & yes & yes", "--health-timeout", "300ms")
-    more = ("--health-interval", "100ms", "--health-retries", "1")
-    box.ok("run", "-d", "--name", "prints", *words, *more, "box", "sleep", "1000")
-    wait_until(lambda: _health(box, "prints")["Status"] == "unhealthy", "the end of its time")
-    for name in ("year", "prints"):  # a container goes on without its monitor: ask for that
-        assert is_running(box.state(name)["ConmonPid"])
-    assert _health(box, "year")["Status"] == "starting"
-
-
-def test_a_check_begins_anew_when_it_is_restarted(box: Containers) -> None:
-    words = ("--health-cmd", "true", "--health-interval", "100ms", "--restart", "always")
-    script = "[ -e /on ] && exec sleep 1000; until [ -e /on ]; do sleep 0.1; done; exit 3"
-    box.ok("run", "-d", "--name", "again", *words, "box", "sh", "-c", script)
-    wait_until(lambda: _health(box, "again")["Status"] == "healthy", "a healthy one")
-    box.ok("exec", "again", "touch", "/on")
-    wait_until(lambda: '"RestartCount": 1' in box.ok("inspect", "again").out, "its restart")
-    wait_until(lambda: box.state("again").get("Health", {}).get("Status") == "healthy", "another")
 
 
 def test_a_runtime_that_cannot_start_it_makes_place_for_the_next(
@@ -509,84 +419,6 @@ def test_signals_to_run_are_the_containers(box: Containers) -> None:
     check_signals_arrive(box)
 
 
-def test_run_that_is_killed_leaves_its_container_running(box: Containers) -> None:
-    words = ("run", "--rm", "--name", "orphan", "box", "sh", "-c", "echo up; sleep 100")
-    running = box.popen(*words, stdout=subprocess.PIPE)
-    assert running.stdout is not None
-    assert running.stdout.readline() == b"up\n"
-    running.kill()
-    running.communicate(timeout=60)
-    assert box.state("orphan")["Running"]
-    box.ok("stop", "-t", "0", "orphan")
-    assert box.ok("ps", "-aq").out == ""
-    assert box.leftovers() == []
-
-
-def test_run_that_is_killed_lets_go_of_what_it_had_open(box: Containers) -> None:
-    ours, theirs = os.pipe()
-    with open(ours, "rb") as pipe:
-        running = box.popen(
-            "run", "--rm", "--name", "orphan", "box", "sleep", "100", pass_fds=(theirs,)
-        )
-        os.close(theirs)
-        wait_until(lambda: "orphan" in box.ok("ps").out, "the container's start")
-        running.kill()
-        running.communicate(timeout=60)
-        assert pipe.read() == b""  # would not end if the monitor had it
-    assert box.state("orphan")["Running"]
-    box.ok("rm", "-f", "orphan")
-
-
-def test_input_that_nobody_reads_harms_nobody(box: Containers) -> None:
-    words = ("run", "--rm", "-i", "box", "sh", "-c", "exec 0<&-; sleep 1; exit 3")
-    running = box.popen(*words, stdin=subprocess.PIPE)
-    running.communicate(b"x" * (1 << 20), timeout=60)
-    assert running.returncode == 3
-
-
-def test_a_monitor_that_is_killed_is_told_and_nothing_leaks(box: Containers) -> None:
-    box.ok("run", "-d", "--name", "lone", "box", "sleep", "1000")
-    state = box.state("lone")
-    os.kill(state["ConmonPid"], signal.SIGKILL)
-    wait_until(lambda: not is_running(state["ConmonPid"]), "the monitor's end")
-    assert is_running(state["Pid"])
-    assert "its monitor is gone" in box.ok("ps").out
-    assert box.ok("exec", "lone", "echo", "here").out == "here\n"
-    box.ok("stop", "-t", "0", "lone")
-    after = box.state("lone")
-    assert (after["Status"], after["ExitCode"]) == ("exited", 255)
-    box.ok("rm", "lone")
-    assert box.leftovers() == []
-
-
-def test_both_killed_it_is_exited_and_starts_again(box: Containers) -> None:
-    box.ok("run", "-d", "--name", "gone", "box", "sh", "-c", "echo x >> /f; cat /f; sleep 1000")
-    state = box.state("gone")
-    os.kill(state["ConmonPid"], signal.SIGKILL)
-    os.kill(state["Pid"], signal.SIGKILL)
-    wait_until(lambda: not is_running(state["Pid"]), "the container's end")
-    assert box.ok("ps", "-q").out == ""
-    assert "Exited (255)" in box.ok("ps", "-a").out
-    box.ok("start", "gone")
-    wait_until(lambda: box.ok("logs", "gone").out == "x\nx\nx\n", "what it had written")
-    box.ok("rm", "-f", "gone")
-    assert box.leftovers() == []
-
-
-def test_a_restart_of_the_host_leaves_it_exited_with_what_it_wrote(box: Containers) -> None:
-    box.ok("run", "-d", "--name", "old", "box", "sh", "-c", "echo kept > /f; sleep 1000")
-    (record,) = (box.store / "containers").glob("*/state.json")
-    wait_until(lambda: box("exec", "old", "test", "-s", "/f").code == 0, "the file")
-    before = json.loads(record.read_text())
-    for pid in (before["monitor"], before["pid"]):
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_running(before["pid"]), "the end")
-    record.write_text(json.dumps({**before, "boot_id": "another", "pid": 1, "pid_started": 1}))
-    assert "Exited (255)" in box.ok("ps", "-a").out
-    box.ok("start", "old")
-    assert box.ok("exec", "old", "cat", "/f").out == "kept\n"
-
-
 def test_files_of_a_container_are_private(box: Containers) -> None:
     box.ok("run", "--name", "secret", "-e", "PASSWORD=x", "box", "echo", "x")
     (record,) = (box.store / "containers").glob("*/container.json")
@@ -594,32 +426,6 @@ def test_files_of_a_container_are_private(box: Containers) -> None:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     for name in ("container.json", "state.json", "log"):
         assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
-
-
-def test_one_whose_monitor_was_killed_while_it_started_is_ended_with_its_record(
-    box: Containers,
-) -> None:
-    box.ok("run", "-d", "--name", "unknown", "box", "sleep", "1000")
-    (record,) = (box.store / "containers").glob("*/state.json")
-    state = json.loads(record.read_text())
-    os.kill(state["monitor"], signal.SIGKILL)
-    wait_until(lambda: not is_running(state["monitor"]), "the monitor's end")
-    record.unlink()  # as if nobody had taken note of the start yet
-    assert "Created" in box.ok("ps", "-a").out
-    box.ok("rm", "--force", "unknown")
-    assert not is_running(state["pid"])
-    assert box.leftovers() == []
-
-
-def test_one_whose_state_cannot_be_written_does_not_run(box: Containers) -> None:
-    name = box.ok("create", "--name", "mute", "box", "sleep", "1000").out.strip()
-    in_the_way = box.store / "containers" / name / "state.json.tmp"
-    in_the_way.mkdir()
-    assert "state could not be written" in box("start", "mute").err
-    assert cgroups_of([name]) == []
-    in_the_way.rmdir()
-    box.ok("start", "mute")
-    assert box.state("mute")["Running"]
 
 
 def test_an_anonymous_volume_that_another_container_has_stays(box: Containers) -> None:
@@ -631,65 +437,6 @@ def test_an_anonymous_volume_that_another_container_has_stays(box: Containers) -
     assert box.ok("volume", "ls", "-q").out.strip() == volume
     box.ok("container", "rm", "second")
     box.ok("volume", "rm", volume)
-
-
-def test_what_cannot_be_cleaned_up_keeps_nobody_from_listing(box: Containers) -> None:
-    box.ok("run", "-d", "--name", "stuck", "box", "sleep", "1000")
-    state = box.state("stuck")
-    in_the_way = next((box.store / "containers").glob("*/state.json")).parent / ".state.json.tmp"
-    in_the_way.mkdir()
-    for pid in (state["ConmonPid"], state["Pid"]):
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_running(state["Pid"]), "the container's end")
-    assert "Exited (255)" in box.ok("ps", "-a").out
-    in_the_way.rmdir()
-    box.ok("rm", "stuck")
-    assert box.leftovers() == []
-
-
-def test_one_that_goes_at_its_end_is_not_restarted(box: Containers) -> None:
-    box.ok("run", "-d", "--rm", "--name", "brief", "box", "sleep", "1000")
-    assert "is removed at its end" in box.fails(4, "restart", "brief")
-    assert box.state("brief")["Running"]
-
-
-@pytest.mark.parametrize("attended", [True, False])
-def test_one_that_runs_by_a_damaged_record_is_ended(box: Containers, attended: bool) -> None:
-    name = box.ok("run", "-d", "--restart", "always", "box", "sleep", "1000").out.strip()
-    state = box.state(name)
-    if not attended:
-        os.kill(state["ConmonPid"], signal.SIGKILL)
-        wait_until(lambda: not is_running(state["ConmonPid"]), "the monitor's end")
-    (box.store / "containers" / name / "container.json").write_text("{}")
-    box.fails(10, "rm", name)
-    assert is_running(state["Pid"])
-    box.ok("rm", "--force", name)
-    assert not is_running(state["Pid"])
-    assert not (box.store / "containers" / name).exists()
-    assert not os.path.exists(f"{box.run_base}/{name[:24]}")
-    assert os.listdir(f"{box.run_base}/runtime") == []
-
-
-def test_volumes_of_a_damaged_record_stay(box: Containers) -> None:
-    name = box.ok("create", "-v", "precious:/data", "box").out.strip()
-    path = box.store / "containers" / name / "container.json"
-    path.write_text("{}")
-    for words in (("prune",), ("rm", "precious")):
-        box.fails(10, "volume", *words)
-        assert box.ok("volume", "ls", "-q").out == "precious\n"
-    box.ok("rm", "--force", name)
-    box.ok("volume", "prune")
-    assert box.ok("volume", "ls", "-q").out == ""
-
-
-def test_a_damaged_record_is_told_and_can_be_removed(box: Containers) -> None:
-    name = box.ok("create", "box").out.strip()
-    path = box.store / "containers" / name / "container.json"
-    path.write_text("{}")
-    assert "cannot be read" in box("ps", "-a").err
-    box.fails(10, "start", name)
-    box.ok("rm", "--force", name)
-    assert box.leftovers() == []
 
 
 def test_a_bundle_runs_with_the_runtime_alone(box: Containers, tmp_path: Path) -> None:
@@ -727,3 +474,20 @@ def test_a_user_namespace_of_its_own(box: Containers, tmp_path: Path) -> None:
     assert os.stat(box.store / "volumes" / "mapped" / "_data" / "x").st_uid == 100000
     box.ok("volume", "rm", "mapped")
     assert box.leftovers() == []
+
+
+def test_df_counts_the_writable_layers_of_those_that_run(box: Containers) -> None:
+    box.ok("create", "--name", "resting", "box")
+    box.ok("run", "-d", "--name", "busy", "box", "sleep", "1000")
+    box.ok("run", "--name", "done", "box", "true")
+
+    def counts() -> tuple[int, int]:
+        rows = box.ok("df", "--json").json()["rows"]
+        (row,) = (row for row in rows if row["kind"] == "Writable layers")
+        return row["count"], row["active"]
+
+    count, active = counts()
+    assert active == 1
+    assert count >= 2
+    box.ok("stop", "-t", "0", "busy")
+    assert counts() == (count, 0)

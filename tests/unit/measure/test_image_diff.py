@@ -196,7 +196,9 @@ class TestCommand:
     def test_json_has_all_of_it(self, cli):
         found = cli.ok("diff", "old", "new", "--json").json()
         assert found["file_count"] == len(found["files"]) == 9
-        assert {each["change"] for each in found["packages"]} == {"added", "removed", "version"}
+        assert {each["change"] for each in found["packages"]} == {"added", "removed", "upgrade"}
+        back = cli.ok("diff", "new", "old", "--json").json()
+        assert {each["change"] for each in back["packages"]} == {"added", "removed", "downgrade"}
         assert json.dumps(found)
         few = cli.ok("diff", "old", "new", "--format", "json", "--limit", "1", "--files").json()
         assert len(few["files"]) == 1
