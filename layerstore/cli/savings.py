@@ -140,13 +140,14 @@ def savings(
         raise InputError("--host is where the engine of --of docker:NAME listens")
     output = Output(html=html, plot=plot, csv=csv, as_json=as_json, mounted=mounted)
     output.refuse_impossible()
+    reads_content = bool(html or plot or hosts) if all_schemes is None else all_schemes
     wishes = Wishes(
         copies=None if mounted else 1 if copies is None else copies,
-        reads_content=bool(html or plot or hosts) if all_schemes is None else all_schemes,
+        reads_content=reads_content,
         hosts=None if hosts is None else _hosts(hosts),
         memory=memory,
         details=as_json or html is not None,
-        waste=html is not None,
+        waste=html is not None or (as_json and reads_content),
     )
     place = _Place(settings_of(context), of or (), host, work or _work_directory())
     write_savings(place.measured(images or (), wishes, with_optimize=with_optimize), output)

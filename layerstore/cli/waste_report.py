@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from layerstore.cli.output import shorten, write_line, write_table
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ def waste_to_json(
             _image_to_json(image, names[image.image_id], verdicts[names[image.image_id]])
             for image in found.images
         ],
-        "causes": [each._asdict() for each in found.causes],
+        "causes": [msgspec.structs.asdict(each) for each in found.causes],
     }
 
 

@@ -124,7 +124,7 @@ class Charges:
         self._files = {diff_id: _files_of(read(diff_id)) for diff_id in inventory.layers}
         self._needs = Needs(inventory)
         attribution = attribute(inventory, self._chunks_of)
-        self._sizes = _data_sizes(inventory)
+        self._sizes = data_sizes(inventory)
         self.ledger: Ledger = ledger_of(inventory, attribution)
         assert_exact(self.ledger)
         self.contents_size, self.metadata_size = _sizes_of(inventory, attribution, self.images)
@@ -270,7 +270,7 @@ def _files_of(changeset: Changeset | None) -> tuple[LayerFile, ...]:
     )
 
 
-def _data_sizes(inventory: Inventory) -> dict[ChunkId, int]:
+def data_sizes(inventory: Inventory) -> dict[ChunkId, int]:
     """Return the stored bytes of every chunk of file contents that lies in a pack on disk."""
     on_disk = packs_on_disk(inventory)
     blocks = {

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from layerstore.measure.apportion import share
+from layerstore.measure.charges import data_sizes
 
 if TYPE_CHECKING:
-    from layerstore.digest import ChunkId
     from layerstore.measure.survey import Survey
 
 _DEEPEST = 6
@@ -56,24 +55,13 @@ def take_places(survey: Survey, most: int = 40) -> tuple[Place, ...]:
         IntegrityError: A layer's tree is damaged.
     """
     root = _Directory(b"")
-    stored = _stored_sizes(survey)
+    stored = data_sizes(survey.inventory)
     for _, diff_id in survey.new_layers():
         for entry in survey.layers.changeset(diff_id).entries:
             size = sum(stored.pop(chunk, 0) for _, chunk in entry.extents if chunk is not None)
             if size:
                 _add(root, entry.path, size)
     return tuple(sorted(_opened(root, most), key=lambda place: (-place.size, place.path)))
-
-
-def _stored_sizes(survey: Survey) -> dict[ChunkId, int]:
-    inventory = survey.inventory
-    blocks = {(row.pack, row.block): row for row in inventory.blocks}
-    sizes = {}
-    for chunk_id, pack, block, offset, length in inventory.chunks:
-        row = blocks.get((pack, block))
-        if row is not None:
-            sizes[chunk_id] = share(offset, length, row.raw_length, row.stored_length)
-    return sizes
 
 
 def _add(root: _Directory, path: bytes, size: int) -> None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from layerstore.image.images import load_config, steps_of
 from layerstore.image.layers import load_changeset
 from layerstore.measure.beyond import stored_sizes
@@ -99,8 +101,16 @@ class ImageWaste(NamedTuple):
         return sum(each.stored for each in self.findings if _counts(each, rule))
 
 
-class CauseTotal(NamedTuple):
-    """One cause over all images, shared layers counted once."""
+class CauseTotal(msgspec.Struct, frozen=True):
+    """One cause over all images, shared layers counted once.
+
+    Attributes:
+        images: How many have it.
+        files: How many are needless.
+        size: Their logical bytes in layers.
+        stored: Stored bytes that this store would not need without them.
+        advice: Whether they may well be wanted, and are in no sum.
+    """
 
     rule: Rule
     cause: str

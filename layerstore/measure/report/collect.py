@@ -16,7 +16,7 @@ from layerstore.measure.savings_report import image_name
 from layerstore.measure.sharing import Sharing, take_sharing
 from layerstore.measure.survey import take_survey
 from layerstore.measure.transfers import Transfers, take_transfers
-from layerstore.measure.waste import take_waste
+from layerstore.measure.waste import CauseTotal, take_waste
 from layerstore.store.failures import ReadOnlyStoreError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from layerstore.measure.survey import Survey
     from layerstore.measure.transfers import Hosts
-    from layerstore.measure.waste import CauseTotal
     from layerstore.progress import Progress
     from layerstore.store.store import Store
 
@@ -40,12 +39,15 @@ class Report(Savings, frozen=True):
         places: Where the stored bytes are.
         transfers: What pulls carry; None if nobody asked.
         memory: What running views hold in memory; None if nobody asked.
+        waste: What the images could do without, by cause, as ``layerstore waste`` tells it image by
+            image; None if nobody asked.
     """
 
     sharing: Sharing | None = None
     places: tuple[Place, ...] = ()
     transfers: Transfers | None = None
     memory: Memory | None = None
+    waste: tuple[CauseTotal, ...] | None = None
 
 
 class Wishes(NamedTuple):
@@ -73,12 +75,10 @@ class Collected(NamedTuple):
 
     Attributes:
         narrow_sharing: What narrow screens get instead of the matrix.
-        waste: What the images could do without, by cause; ``layerstore waste`` tells all of it.
     """
 
     report: Report
     narrow_sharing: Sharing | None
-    waste: tuple[CauseTotal, ...] = ()
 
 
 def collect(
@@ -147,10 +147,12 @@ def _collected(
         return Collected(report, None)
     names = [image_name(image) for image in savings.images]
     detailed = msgspec.structs.replace(
-        report, sharing=take_sharing(survey, names, WIDE_ROWS), places=take_places(survey)
+        report,
+        sharing=take_sharing(survey, names, WIDE_ROWS),
+        places=take_places(survey),
+        waste=take_waste(store, survey.chosen).causes if wishes.waste else None,
     )
-    waste = take_waste(store, survey.chosen).causes if wishes.waste else ()
-    return Collected(detailed, take_sharing(survey, names, NARROW_ROWS), waste)
+    return Collected(detailed, take_sharing(survey, names, NARROW_ROWS))
 
 
 def to_builtins(report: Report) -> object:

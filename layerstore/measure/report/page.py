@@ -34,7 +34,7 @@ def page(collected: Collected, made: str) -> str:
         sections.growth(report),
         sections.sharing(wide, narrow) if wide and narrow else "",
         sections.places(report.places),
-        sections.waste(collected.waste),
+        sections.waste(collected.report.waste or ()),
         sections.transfers(report.transfers) if report.transfers else "",
         sections.memory(report.memory) if report.memory else "",
         sections.images(report),

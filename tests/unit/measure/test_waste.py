@@ -430,3 +430,9 @@ class TestCommand:
         cli.fails(2, "waste", "app", "--max-waste", "many")
         cli.fails(3, "waste", "nowhere")
         cli.fails(2, "waste", "app", "--junit", "/")
+
+    def test_savings_tells_the_same_causes(self, cli):
+        causes = cli.ok("waste", "--all", "--json").json()["causes"]
+        assert causes
+        assert cli.ok("savings", "--all-schemes", "--json").json()["waste"] == causes
+        assert cli.ok("savings", "--json").json()["waste"] is None
