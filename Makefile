@@ -85,7 +85,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 lock: ## Pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv .cache/lock-venv
 	.cache/lock-venv/bin/pip install --quiet pip-tools
-	.cache/lock-venv/bin/pip-compile --quiet --upgrade --generate-hashes --extra dev --extra containerd --extra cluster --extra plots --strip-extras \
+	.cache/lock-venv/bin/pip-compile --quiet --upgrade --generate-hashes --extra dev --extra containerd --extra cluster --extra go --extra plots --strip-extras \
 	  --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --output-file requirements.lock pyproject.toml
 
