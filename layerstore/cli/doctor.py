@@ -50,6 +50,7 @@ def examine(
         *_fixes(),
         _bootstrapper(),
         _containerd(),
+        _go_layers(),
         _sqlite(),
         _store(root),
     ]
@@ -202,6 +203,20 @@ def _containerd() -> Finding:
         return Finding(name, False, f"{err.name} is not installed", remedy)
     daemon = shutil.which("containerd")
     return Finding(name, True, f"{versions}; {daemon or 'there is no containerd here'}")
+
+
+def _go_layers() -> Finding:
+    """Say whether originals of layers that Go compressed are made again, which numba does."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from layerstore.linux.probe import Finding
+
+    name = "Go's gzip layers made again"
+    try:
+        return Finding(name, True, f"numba {version('numba')}")
+    except PackageNotFoundError:
+        remedy = "pip install 'layerstore[go]'; until then their originals are kept"
+        return Finding(name, False, "numba is not installed", remedy)
 
 
 def _sqlite() -> Finding:

@@ -2,9 +2,10 @@
 
 How a layer was compressed is written nowhere; it is found by trial. Each recipe compresses the
 layer's tar and is dropped at the first byte that differs, which most are within the first
-100 KiB; one that reaches the end is proven. What zlib, isal and zstd make can be made again;
-what Go's compressors make (docker, BuildKit, podman, skopeo) cannot: that is kept
-(docs/decisions/0176). Implements docs/format/origins.md, "Recipes".
+100 KiB; one that reaches the end is proven. What zlib, isal and zstd make can be made again, and
+with the extra ``layerstore[go]`` what Go's own compress/flate makes (docker push, BuildKit,
+containerd); the rest is kept (docs/decisions/0176, 0254). Implements docs/format/origins.md,
+"Recipes".
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
-from layerstore.errors import FormatError
+from layerstore.errors import FormatError, UnsafeContentError, UnsupportedError
 from layerstore.formats.decompress import compression_of, decompressed
 from layerstore.formats.gzip_header import header_end
 from layerstore.formats.tar_limits import Limits
@@ -34,6 +35,11 @@ may be built so that every recipe fails at its end."""
 _ZSTD_LEVELS: Final = (3, 1, 2, 4, 5, 6, 7, 8, 9)
 """Higher ones cost half a second each to rule out, and few people compress layers so."""
 _ZLIB_LEVELS: Final = (6, 9, 1, 5, 4, 3, 2, 7, 8)
+_GO_LEVELS: Final = {0: (6, 5, 7, 4, 8, 3, 2), 2: (9,), 4: (1,)}
+"""By the byte of the header in which Go's compress/gzip says which levels it could have been."""
+_GO_SYSTEM: Final = 255
+_GO_METHOD: Final = 1
+"""docs/format/goflate.md describes it; what later versions of Go do would be another."""
 
 
 def find_recipe(open_blob: Callable[[], BlobReader]) -> Mapping[str, object] | None:
@@ -62,6 +68,8 @@ def encode(parameters: Mapping[str, Any], pieces: Iterable[bytes]) -> Iterator[b
 
     Raises:
         FormatError: The recipe is of a kind that this version does not know.
+        UnsupportedError: It needs an extra that is not installed.
+        UnsafeContentError: What a stranger's recipe compresses was made to cost too much.
     """
     match parameters.get("codec"):
         case "zlib":
@@ -69,6 +77,8 @@ def encode(parameters: Mapping[str, Any], pieces: Iterable[bytes]) -> Iterator[b
             coder: Compressor = zlib.compressobj(level, zlib.DEFLATED, -15, memory)
         case "isal":
             coder = isal_compressor(parameters["level"], -15)
+        case "goflate" if parameters["method"] == _GO_METHOD:
+            coder = _go_compressor(parameters["level"])
         case "zstd":
             return _zstd(parameters, pieces)
         case other:
@@ -111,6 +121,7 @@ def _is_header(header: object) -> bool:
 _RECIPE_LIMITS: Final[Mapping[str, Mapping[str, tuple[Any, Any]]]] = {
     "zlib": {"level": (0, 9), "memory": (1, 9)},
     "isal": {"level": (0, 3)},
+    "goflate": {"level": (1, 9), "method": (_GO_METHOD, _GO_METHOD)},
     "zstd": {"level": (1, 22), "checksum": (False, True), "threads": (0, 1), "size": (0, 1 << 62)},
 }
 """The least and the greatest value of each field."""
@@ -128,6 +139,18 @@ def _gzip_member(coder: Compressor, header: bytes, pieces: Iterable[bytes]) -> I
             yield made
     yield coder.flush()
     yield checksum.to_bytes(4, "little") + (size & 0xFFFF_FFFF).to_bytes(4, "little")
+
+
+def _go_compressor(level: int) -> Compressor:
+    try:
+        from layerstore.formats.goflate.encoder import Deflate
+    except ImportError as err:
+        raise UnsupportedError(
+            f"the original of a layer that Go compressed is made again by {err.name}, which is "
+            "not installed",
+            hint="pip install 'layerstore[go]'",
+        ) from err
+    return Deflate(level)
 
 
 def _zstd(parameters: Mapping[str, Any], pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -155,17 +178,30 @@ def _candidates(head: bytes) -> Iterator[Mapping[str, object]]:
         case "gzip":
             end = header_end(head)
             if end is not None and end <= len(head):
-                yield from _gzip_candidates(head[:end].hex())
+                yield from _gzip_candidates(head[:end], len(head))
         case "zstd":
             yield from _zstd_candidates(head)
 
 
-def _gzip_candidates(header: str) -> Iterator[Mapping[str, object]]:
+def _gzip_candidates(header: bytes, known: int) -> Iterator[Mapping[str, object]]:
+    text = header.hex()
     for level in (3, 0, 1, 2):
-        yield {"codec": "isal", "level": level, "header": header}
+        yield {"codec": "isal", "level": level, "header": text}
+    # A compiler is a lot to load for a few kilobytes.
+    if known == _HEAD_BYTES and header[9] == _GO_SYSTEM and _has_go():
+        for level in _GO_LEVELS.get(header[8], ()):
+            yield {"codec": "goflate", "level": level, "method": _GO_METHOD, "header": text}
     for memory in (8, 9):
         for level in _ZLIB_LEVELS:
-            yield {"codec": "zlib", "level": level, "memory": memory, "header": header}
+            yield {"codec": "zlib", "level": level, "memory": memory, "header": text}
+
+
+def _has_go() -> bool:
+    try:
+        import layerstore.formats.goflate.encoder  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _zstd_candidates(head: bytes) -> Iterator[Mapping[str, object]]:
@@ -245,6 +281,8 @@ def _makes(pieces: Iterator[bytes], blob: BlobReader) -> bool:
                 return False
         return not blob.read(1)
     except zstandard.ZstdError:  # the frame said another size than all frames together have
+        return False
+    except UnsafeContentError:  # of its making, not of what is in it
         return False
     finally:
         blob.close()

@@ -7,6 +7,7 @@ from layerstore.image.reencoding import is_recipe
 GOOD = [
     {"codec": "isal", "level": 3, "header": "1f8b08"},
     {"codec": "zlib", "level": 6, "memory": 8, "header": "1f8b"},
+    {"codec": "goflate", "level": 6, "method": 1, "header": "1f8b"},
     {"codec": "zstd", "level": 3, "checksum": True, "threads": 0},
     {"codec": "zstd", "level": 22, "checksum": False, "threads": 1, "size": 7},
 ]
@@ -19,6 +20,9 @@ BAD = [
     {"codec": "zlib", "level": 99, "memory": 8, "header": ""},
     {"codec": "zlib", "level": "6", "memory": 8, "header": ""},
     {"codec": "zlib", "level": True, "memory": 8, "header": ""},
+    {"codec": "goflate", "level": 6, "header": "1f8b"},
+    {"codec": "goflate", "level": 6, "method": 2, "header": "1f8b"},
+    {"codec": "goflate", "level": 0, "method": 1, "header": "1f8b"},
     {"codec": "isal", "level": 3, "header": "xyz"},
     {"codec": "isal", "level": 3, "header": "0" * 200_000},
     {"codec": "isal", "level": 3, "header": "00", "more": 1},
