@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 CUT_MAX_BYTES: Final = 1024 * 1024
 """The longest chunk that any parameters may allow: it must fit a block (format break)."""
 
-BUFFER_BYTES: Final = 4 * CUT_MAX_BYTES
-"""Bytes held while streaming: a cut needs at most ``CUT_MAX_BYTES`` of look-ahead."""
+BUFFER_BYTES: Final = 2 * CUT_MAX_BYTES
+"""Bytes held while streaming: a cut needs at most ``CUT_MAX_BYTES`` of look-ahead. The memory of
+one twice as long goes back to the kernel each time, and making its pages anew costs as much as
+cutting."""
 
 
 class CutParameters(NamedTuple):

@@ -69,6 +69,7 @@ _INCOMPAT_BACKED: Final = 0x1 | 0x2 | 0x8 | 0x20 | 0x80
 _EXTENDED: Final = 1
 _FLAT_PLAIN, _COMPRESSED, _FLAT_INLINE, _CHUNK_BASED = 0 << 1, 1 << 1, 2 << 1, 4 << 1
 _CHUNK_BITS_MAX: Final = 31
+_ONE_CHUNK_MAX_BYTES: Final = BLOCK_BYTES << _CHUNK_BITS_MAX
 _SHARED_MAX: Final = 0xFF
 _XATTR_BODY_MAX_BYTES: Final = _XATTR_HEADER.size + 4 * 0xFFFE
 _U32: Final = 0xFFFF_FFFF
@@ -174,15 +175,26 @@ def write_image(
     *,
     uuid: bytes = bytes(16),
     backing: Backing | None = None,
-    offsets: list[int] | None = None,
 ) -> int:
-    """Write an image of inodes, the first of which is the root; return its size in bytes.
+    """Write an image of inodes; return its size in bytes. All else as :func:`encode_image`."""
+    image = encode_image(inodes, uuid=uuid, backing=backing)
+    out.write(image)
+    return len(image)
+
+
+def encode_image(
+    inodes: Sequence[Inode],
+    *,
+    uuid: bytes = bytes(16),
+    backing: Backing | None = None,
+    offsets: list[int] | None = None,
+) -> bytearray:
+    """Return an image of inodes, the first of which is the root.
 
     Equal inodes give equal images.
 
     Args:
         inodes: All inodes; directories name theirs by index into this sequence.
-        out: Where to write.
         uuid: 16 bytes that name the image.
         backing: Of an image with compressed files.
         offsets: Gets where each inode lies, for :func:`retime`.
@@ -211,15 +223,14 @@ def write_image(
     _SUPER.pack_into(image, SUPER_OFFSET, MAGIC, checksum, *fields)
     if offsets is not None:
         offsets += [place.nid * _SLOT_BYTES for place in layout.places]
-    out.write(image)
-    return len(image)
+    return image
 
 
 def retime(image: bytearray, uuid: bytes, times: Iterable[tuple[int, int]]) -> None:
     """Make an image one of the same inodes with other times.
 
     Args:
-        image: As :func:`write_image` wrote it.
+        image: As :func:`encode_image` returned it.
         uuid: 16 bytes that name the new one.
         times: Offset of an inode, and its new time in nanoseconds since the epoch.
     """
@@ -396,6 +407,8 @@ def _chunk_bits(size: int) -> int:
 
 
 def _chunks(size: int) -> int:
+    if size <= _ONE_CHUNK_MAX_BYTES:  # nearly every file, and this is asked twice for each
+        return 1
     return -(-size // (BLOCK_BYTES << _chunk_bits(size)))
 
 

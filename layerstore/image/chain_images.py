@@ -223,7 +223,7 @@ class ChainImages:
 
     def _like_another(
         self, layer: Changeset, implied: Mapping[bytes, Entry], uuid: bytes
-    ) -> memoryview | None:
+    ) -> bytearray | None:
         """Return an image made of one that has other times, None if there is none."""
         for known in self._written:
             times = times_apart(known.layer, known.implied, layer, implied)
@@ -232,7 +232,7 @@ class ChainImages:
                     image = bytearray(file.read())
                 at = known.directories
                 retime(image, uuid, [(at[path], mtime_ns) for path, mtime_ns in times.items()])
-                return memoryview(image)
+                return image
         return None
 
     def _base(self, layers: tuple[DiffId, ...], chain: str, *, lasting: bool) -> Part:
@@ -242,7 +242,9 @@ class ChainImages:
         found = open_metadata_image(self._store, layers)
         if found is None and not lasting:
             raise UnsupportedError("nothing was unpacked for it")
-        image, sidecar = found or made_metadata_image(self._store, layers)
+        image, sidecar = found or made_metadata_image(
+            self._store.paths, layers, [self._changeset(diff_id) for diff_id in layers]
+        )
         self._stack.callback(os.close, image)
         note_chain_use(self._store.paths, chain)
         self._bases[chain] = layers

@@ -14,7 +14,6 @@ Source: Linux, Documentation/filesystems/overlayfs.rst, "whiteouts and opaque di
 
 from __future__ import annotations
 
-import io
 import stat
 from bisect import bisect_left
 from itertools import chain
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from layerstore.errors import FormatError, UnsupportedError
-from layerstore.formats.erofs import Inode, write_image
+from layerstore.formats.erofs import Inode, encode_image
 from layerstore.formats.tree import FILE_TYPES, Changeset, Entry, Kind, path_key
 from layerstore.image.kernel_tree import escaped_xattrs, kernel_device
 from layerstore.image.stack import implied_directory
@@ -46,7 +45,7 @@ class LayerImage(NamedTuple):
         directories: Where the inodes of directories lie in it, by path.
     """
 
-    data: memoryview
+    data: bytearray
     directories: dict[bytes, int]
 
 
@@ -68,10 +67,9 @@ def write_layer_image(
     files = [entry for entry in layer.entries if entry.kind is Kind.FILE and entry.size]
     named = {object_id(entry.extents): entry.extents for entry in files}
     shown = _shown(layer, implied, read_objects(store, named))
-    out = io.BytesIO()
     offsets: list[int] = []
     try:
-        write_image(shown.inodes, out, uuid=uuid, offsets=offsets)
+        image = encode_image(shown.inodes, uuid=uuid, offsets=offsets)
     except FormatError as err:
         raise UnsupportedError(f"the kernel cannot show this layer: {err.message}") from err
     directories = {
@@ -79,7 +77,7 @@ def write_layer_image(
         for path, number in shown.names.items()
         if stat.S_ISDIR(shown.inodes[number].mode)
     }
-    return LayerImage(out.getbuffer(), directories)
+    return LayerImage(image, directories)
 
 
 def times_apart(

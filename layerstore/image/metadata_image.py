@@ -10,7 +10,6 @@ Normative: docs/format/erofs.md.
 
 from __future__ import annotations
 
-import io
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,10 +17,10 @@ from blake3 import blake3
 
 from layerstore.digest import chain_id, hex_of
 from layerstore.errors import FormatError, LayerstoreError, UnsupportedError
-from layerstore.formats.erofs import write_image
+from layerstore.formats.erofs import encode_image
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
 from layerstore.image.kernel_tree import kernel_tree
-from layerstore.image.stack import load_root
+from layerstore.image.stack import load_root, stack
 from layerstore.linux.files import make_private_dir, open_private, read_file, replace_private
 from layerstore.store.failures import storage_errors
 from layerstore.store.mountable import is_image_of
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.digest import DiffId
+    from layerstore.formats.tree import Changeset
     from layerstore.image.kernel_tree import KernelTree
     from layerstore.progress import Progress
     from layerstore.store.pack_images import PackImage
@@ -123,14 +123,21 @@ def open_metadata_image(store: Store, layers: Sequence[DiffId]) -> tuple[int, Si
     return _open_verified(store.paths, hex_of(chain_id(layers)))
 
 
-def made_metadata_image(store: Store, layers: Sequence[DiffId]) -> tuple[int, Sidecar]:
+def made_metadata_image(
+    paths: StorePaths, layers: Sequence[DiffId], changesets: Sequence[Changeset]
+) -> tuple[int, Sidecar]:
     """Make the image of a chain anew; return it open, with its sidecar; the caller closes it.
+
+    Args:
+        paths: The store's.
+        layers: The chain, lowest first.
+        changesets: What these layers hold.
 
     Raises:
         UnsupportedError: The kernel cannot show such an image; the message says why.
         StorageError: The store cannot be written.
     """
-    return _make(store.paths, hex_of(chain_id(layers)), kernel_tree(load_root(store, layers)))
+    return _make(paths, hex_of(chain_id(layers)), kernel_tree(stack(changesets)))
 
 
 def _image(
@@ -165,15 +172,13 @@ def _make(paths: StorePaths, chain: str, tree: KernelTree) -> tuple[int, Sidecar
     The sidecar comes last: without it nothing is mounted, and what it says of an image
     that a power cut tore is not true any more.
     """
-    out = io.BytesIO()
     try:
-        write_image(tree.inodes, out, uuid=bytes.fromhex(chain[:32]))
+        image = encode_image(tree.inodes, uuid=bytes.fromhex(chain[:32]))
     except FormatError as err:
         raise UnsupportedError(
             f"the kernel cannot show this image: {err.message}",
             hint="mount it with --backend fuse",
         ) from err
-    image = out.getbuffer()
     sidecar = Sidecar(len(image), blake3(image).digest(), frozenset(tree.objects))
     with storage_errors("write a metadata image"):
         make_private_dir(paths.metadata, durable=False)

@@ -245,7 +245,11 @@ def publish_bytes(data: bytes, *, staging: str, target: str) -> None:
 
 
 def replace_private(
-    path: str, data: bytes | memoryview, *, staging: str = "", owner_alone: bool = False
+    path: str,
+    data: bytes | bytearray | memoryview,
+    *,
+    staging: str = "",
+    owner_alone: bool = False,
 ) -> None:
     """Write a private file whole or not at all; what had the name is gone.
 

@@ -6,7 +6,6 @@ are opaque, attributes from the uppermost, and whiteouts.
 
 from __future__ import annotations
 
-import io
 import stat
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore.formats.erofs import retime, write_image
+from layerstore.formats.erofs import encode_image, retime
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 from layerstore.image.kernel_tree import inode_of
 from layerstore.image.layer_image import (
@@ -177,17 +176,16 @@ def test_an_image_of_a_layer_with_other_times_is_made_of_the_first(
 def image_of(
     layer: Changeset, implied: dict[bytes, Entry], uuid: bytes
 ) -> tuple[bytearray, dict[bytes, int]]:
-    out = io.BytesIO()
     offsets: list[int] = []
     contents = {
         object_id(entry.extents): bytes(entry.size) for entry in layer.entries if entry.extents
     }
     inodes = layer_inodes(layer, implied, contents)
-    write_image(inodes, out, uuid=uuid, offsets=offsets)
+    image = encode_image(inodes, uuid=uuid, offsets=offsets)
     paths = {0: b""}
     for number, inode in enumerate(inodes):
         for name, child in inode.children:
             paths[child] = paths[number] + b"/" + name if paths[number] else name
-    return bytearray(out.getvalue()), {
+    return image, {
         path: offsets[number] for number, path in paths.items() if stat.S_ISDIR(inodes[number].mode)
     }
