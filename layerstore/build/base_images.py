@@ -67,7 +67,7 @@ def base_config(
         SpecError: No such image, or it must come from elsewhere and does not.
     """
     policy = options.pulls
-    found = images.find(reference) if policy is not Pull.ALWAYS else None
+    found = images.find(reference, platform) if policy is not Pull.ALWAYS else None
     if found is not None and policy is not Pull.NEWER and _serves(found, platform):
         return found
     why = ""

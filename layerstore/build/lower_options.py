@@ -37,8 +37,11 @@ PROXY_ARGS = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 class Images(Protocol):
     """Finds base images."""
 
-    def find(self, reference: str) -> ImageConfig | None:
-        """Return the config of a stored image, None when there is none of that name."""
+    def find(self, reference: str, platform: Platform | None = None) -> ImageConfig | None:
+        """Return the config of a stored image, None when there is none of that name.
+
+        Of an index it is that of the image for a platform, else for the result's.
+        """
 
     def pull(self, reference: str, platform: Platform) -> ImageConfig | None:
         """Return the config of an image that comes from its registry; None if nothing is pulled.

@@ -13,8 +13,10 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.build.platforms import native_platform, normalized
 from layerstore.formats import oci
 from layerstore.image.images import image_record, publish_parts, stored_manifest
+from layerstore.image.indexes import make_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,9 +123,7 @@ def write_outputs(
     for output in ordered:
         match output.kind:
             case OutputKind.IMAGE:
-                for each in built:
-                    publish_parts(resources.session, each.parts, names=_names_in(output, each))
-                descriptors = stored
+                descriptors = _publish(output, resources, built, stored)
             case OutputKind.OCI | OutputKind.DOCKER:
                 descriptors = _write_layout(output, resources, built)
             case OutputKind.TAR:
@@ -149,6 +149,47 @@ def _names_in(output: Output, image: BuiltImage) -> list[str]:
     return list(dict.fromkeys([*image.names, *output.names]))
 
 
+def _publish(
+    output: Output,
+    resources: BuildResources,
+    built: Sequence[BuiltImage],
+    stored: Sequence[Descriptor],
+) -> list[Descriptor]:
+    """Store images, those of one name as an index; return what names each."""
+    session = resources.session
+    groups = _groups(output, built)
+    records = []
+    for number, each in enumerate(built):
+        names = [name for name, numbers in groups.items() if numbers == [number] and name]
+        records.append(publish_parts(session, each.parts, names=names))
+    descriptors = list(stored)
+    shared: dict[tuple[int, ...], list[str]] = {}
+    for name, numbers in groups.items():
+        if name is not None and len(numbers) > 1:
+            shared.setdefault(tuple(numbers), []).append(name)
+    for members, names in shared.items():
+        images = [records[number] for number in members]
+        made = make_index(resources.store, names, images, _is_native).descriptor
+        for number in members:
+            descriptors[number] = made
+    return descriptors
+
+
+def _is_native(platform: oci.Platform) -> bool:
+    found = normalized(platform.os, platform.architecture, platform.variant)
+    return found.serves(native_platform())
+
+
+def _groups(output: Output, built: Sequence[BuiltImage]) -> dict[str | None, list[int]]:
+    """Return the numbers of the images that a name is for; None for those without names."""
+    groups: dict[str | None, list[int]] = {}
+    for number, each in enumerate(built):
+        names: Sequence[str | None] = _names_in(output, each) or (None,)
+        for name in names:
+            groups.setdefault(name, []).append(number)
+    return groups
+
+
 def _write_layout(
     output: Output, resources: BuildResources, built: Sequence[BuiltImage]
 ) -> list[Descriptor]:
@@ -157,11 +198,7 @@ def _write_layout(
     from layerstore.image.layout_archive import save_archive, write_docker_file
     from layerstore.image.sending import Policy
 
-    named: dict[str | None, list[int]] = {}
-    for number, each in enumerate(built):
-        names: Sequence[str | None] = _names_in(output, each) or (None,)
-        for name in names:
-            named.setdefault(name, []).append(number)
+    named = _groups(output, built)
     every = [each.parts for each in built]
     for_docker = output.kind is OutputKind.DOCKER
     if for_docker:  # as BuildKit: docker load knows no indexes

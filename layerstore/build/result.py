@@ -9,6 +9,7 @@ from layerstore.build.squash import Squash, squashed_history, squashed_layers
 from layerstore.build.stage import finished_history
 from layerstore.errors import NotFoundError
 from layerstore.image.images import image_parts, load_config
+from layerstore.image.indexes import image_for
 from layerstore.store.usage import note_image_use
 from layerstore.units import rfc3339
 
@@ -72,10 +73,11 @@ class StoredImages:
         self._platform = platform
         self.used: list[BaseImage] = []
 
-    def find(self, reference: str) -> ImageConfig | None:
-        """Return a stored image's config."""
+    def find(self, reference: str, platform: Platform | None = None) -> ImageConfig | None:
+        """Return a stored image's config; of an index, that of the image for a platform."""
+        wanted = platform or self._platform
         try:
-            record = self._store.resolve(reference)
+            record = image_for(self._store, reference, lambda each: _serves(each, wanted))
             config = load_config(self._store, record.image_id)
         except NotFoundError:
             return None
@@ -101,12 +103,9 @@ class StoredImages:
 
     def layout(self, source: LayoutContext) -> ImageConfig:
         """Return the config of an image of an OCI layout, whose layers the store has then."""
-
-        def serves(platform: OciPlatform) -> bool:
-            offered = normalized(platform.os, platform.architecture, platform.variant)
-            return offered.serves(self._platform)
-
-        return self._fetcher.get().layout(source.path, source.tag, source.digest, serves)
+        return self._fetcher.get().layout(
+            source.path, source.tag, source.digest, lambda each: _serves(each, self._platform)
+        )
 
     def config_of(self, reference: str) -> ImageConfig | None:
         """Return the config of an image that was found before, without a look at the store."""
@@ -115,6 +114,10 @@ class StoredImages:
     def base_of(self, config: ImageConfig) -> BaseImage | None:
         """Return the image whose config a stage began with; None for ``scratch``."""
         return next((base for base in self.used if base.config is config), None)
+
+
+def _serves(platform: OciPlatform, wanted: Platform) -> bool:
+    return normalized(platform.os, platform.architecture, platform.variant).serves(wanted)
 
 
 def known_config(store: Store | None, reference: str) -> ImageConfig | None:

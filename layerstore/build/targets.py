@@ -114,15 +114,14 @@ def _check_platforms(wanted: Sequence[Wanted], request: BuildRequest, at_most: i
                 "files for several platforms cannot lie in one place",
                 hint="leave platform-split=false out",
             )
-    taken: dict[str, Wanted] = {}
+    taken: dict[tuple[str, str], Wanted] = {}
     for name, each in _stored_names(wanted, request):
-        other = taken.setdefault(name, each)
+        other = taken.setdefault((name, each.platform), each)
         if other is not each:
-            repository, _, tag = name.rpartition(":")
             raise InputError(
-                f"the images for {other.label} and {each.label} would both be {name} in the store",
-                hint=f"tell them apart: -t '{repository}:{tag}-{{{{TARGETARCH}}}}'; or keep them "
-                "together: --output type=oci,dest=FILE",
+                f"the images {other.label} and {each.label} would both be {name} in the store, "
+                "whose index has one image for each platform",
+                hint="give each variant a name of its own, or choose one: --variant NAME",
             )
 
 

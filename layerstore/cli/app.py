@@ -41,6 +41,7 @@ def build_app() -> typer.Typer:
         init,
         load,
         login,
+        manifest,
         optimize,
         originals,
         pin,
@@ -83,6 +84,7 @@ def build_app() -> typer.Typer:
     load.register(app)
     originals.register(app)
     image.register(app)
+    manifest.register(app)
     pin.register(app)
     remove.register(app)
     fast_command(app, "images")

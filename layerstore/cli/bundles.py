@@ -81,7 +81,7 @@ def save_as_bundle(
     chosen = PARCEL_LEVEL if level is None else level
     if not 1 <= chosen <= LEVEL_MAX:
         raise InputError(f"{chosen} is not a level of zstd", hint=f"1 to {LEVEL_MAX}")
-    saved = [_saved(store, image) for image in images]
+    saved = [each for image in images for each in _saved(store, image)]
     opened = partial(output_stream, output, what="a bundle")
     with terminal_progress(quiet=quiet) as progress:
         report = save_bundle(
@@ -142,25 +142,31 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _saved(store: Store, named: NamedImage) -> SavedImage:
-    """Return an image with its name, and the digests that its repository has it under."""
-    from layerstore.formats.reference import is_digest_name, split_name
+def _saved(store: Store, named: NamedImage) -> list[SavedImage]:
+    """Return an image with its name, and the digests that its repository has it under.
+
+    Of an index, all of its images, with what says that they are in it.
+    """
+    from layerstore.formats.reference import split_name
     from layerstore.image.transfer.saving import SavedImage
     from layerstore.store.catalog_rows import ImageRecord
 
     image = named.image
     assert isinstance(image, ImageRecord)
     if named.name is None:
-        return SavedImage(image, ())
+        return [SavedImage(image, ())]
+    index = named.stored_index
+    others = {each.image_id: each for each in index.images.values()} if index else {}
+    others.pop(image.image_id, None)
+    names: dict[str, list[str]] = {image.image_id: [named.name]}
+    names.update({image_id: [] for image_id in others})
     repository = split_name(named.name)[0]
-    digests = [
-        name
-        for name, image_id in store.tags().items()
-        if image_id == image.image_id
-        and is_digest_name(name)
-        and name.partition("@")[0] == repository
-    ]
-    return SavedImage(image, (named.name, *digests))
+    for name, image_id in store.tags().items():
+        before, at, _ = name.partition("@")
+        is_listed = index is not None and before == named.name
+        if at and image_id in names and (before == repository or is_listed):
+            names[image_id].append(name)
+    return [SavedImage(each, tuple(names[each.image_id])) for each in (image, *others.values())]
 
 
 def load_from(store: Store, read: Callable[[int], bytes], *, quiet: bool, as_json: bool) -> None:

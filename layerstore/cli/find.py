@@ -117,6 +117,7 @@ def find(
 def _images(store: Store, references: Sequence[str]) -> _Images:
     """Return the images that are meant, all that have a name if none is."""
     from layerstore.cli.step_places import step_places
+    from layerstore.formats.reference import without_index_names
     from layerstore.measure.waste import steps_of_layers
 
     names: dict[str, list[str]] = {}
@@ -129,7 +130,7 @@ def _images(store: Store, references: Sequence[str]) -> _Images:
     places = step_places(store)
     return _Images(
         list(records.values()),
-        {image_id: names.get(image_id, []) for image_id in records},
+        {image_id: without_index_names(names.get(image_id, [])) for image_id in records},
         {key: steps_of_layers(store, image, places) for key, image in records.items()},
     )
 

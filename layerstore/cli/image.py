@@ -16,6 +16,7 @@ from layerstore.cli.output import age, short_id, shorten, write_json, write_line
 
 if TYPE_CHECKING:
     from layerstore.image.images import HistoryRow
+    from layerstore.store.store import Store
 
 COMMAND_WIDTH = 45
 """Characters of a step's command that docker's table shows."""
@@ -39,10 +40,30 @@ def inspect_images(
     ] = False,
 ) -> None:
     """Print everything about images, as docker's JSON."""
-    from layerstore.image.images import inspect
-
     with settings_of(context).open_store() as store:
-        write_json([inspect(store, store.resolve(image)) for image in images])
+        write_json([_inspected(store, image) for image in images])
+
+
+def _inspected(store: Store, reference: str) -> dict[str, object]:
+    from layerstore.image.images import inspect
+    from layerstore.image.indexes import find_index
+
+    found = inspect(store, store.resolve(reference))
+    index = find_index(store, reference)
+    if index is not None:
+        found["Index"] = {
+            "Digest": index.document.digest,
+            "MediaType": index.document.media_type,
+            "Manifests": [
+                {
+                    "Digest": entry.digest,
+                    "Platform": str(entry.platform) if entry.platform else "",
+                    "Id": index.images[entry.digest].image_id,
+                }
+                for entry in index.entries
+            ],
+        }
+    return found
 
 
 def show_history(
@@ -110,9 +131,14 @@ def tag(
     source: Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new name, NAME[:TAG].")],
 ) -> None:
-    """Give an image one more name; a name that exists moves."""
+    """Give an image, or an index, one more name; a name that exists moves."""
     from layerstore.formats.reference import parse_tag_name
+    from layerstore.image.indexes import find_index, name_again
 
     full_name = parse_tag_name(name)
     with settings_of(context).open_store() as store:
-        store.tag(full_name, store.resolve(source).image_id)
+        index = find_index(store, source)
+        if index is not None:
+            name_again(store, index, full_name)
+        else:
+            store.tag(full_name, store.resolve(source).image_id)

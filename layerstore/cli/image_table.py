@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from layerstore.cli.output import age, short_id, write_json, write_line, write_table
+from layerstore.formats.reference import is_index_name
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -107,7 +108,13 @@ def _named_rows(names: Sequence[str]) -> list[tuple[str, str, str]]:
     A digest is that of the repository the image came from, and has a row of its own where no
     tag of that repository is the image's.
     """
-    digests = dict(name.split("@", 1) for name in names if "@" in name)
+    # What says that the image is in a tag's index counts where nothing else names the image.
+    tags = {name for name in names if "@" not in name}
+    digests: dict[str, str] = {}
+    for name in sorted(names, key=is_index_name):
+        before, at, digest = name.partition("@")
+        if at and before not in tags:
+            digests.setdefault(before.rpartition(":")[0] if is_index_name(name) else before, digest)
     tagged = [name.rpartition(":")[::2] for name in names if "@" not in name]
     rows = [(repository, tag, digests.get(repository, "")) for repository, tag in tagged]
     known = {repository for repository, _ in tagged}
@@ -122,7 +129,8 @@ def _image_to_json(image: ImageRecord, names: list[str], shown: Shown) -> dict[s
     return {
         "id": image.image_id,
         "names": [name for name in names if "@" not in name],
-        "repo_digests": [name for name in names if "@" in name],
+        "repo_digests": [n for n in names if "@" in n and not is_index_name(n)],
+        "in_indexes": sorted({n.partition("@")[0] for n in names if is_index_name(n)}),
         "created": image.created,
         "size": image.size,
         "layers": list(image.layers),

@@ -185,6 +185,7 @@ def _push_one(
     delta: bool,
 ) -> Sent:
     from layerstore.formats.reference import DEFAULT_TAG
+    from layerstore.image.indexes import find_index
     from layerstore.image.pushing import Pusher, sibling_paths
     from layerstore.image.registry_places import RegistryDestination, RegistrySource
     from layerstore.store.usage import note_image_use
@@ -195,7 +196,9 @@ def _push_one(
     repository = client.repository(there).without_mirrors()
     destination = RegistryDestination(repository, beside)
     before = repository.head_manifest(there.tag or DEFAULT_TAG) if delta else None
-    sent = Pusher(store, destination, policy, progress).push(record, there)
+    pusher = Pusher(store, destination, policy, progress)
+    index = find_index(store, image)
+    sent = pusher.push(record, there) if index is None else pusher.push_index(index, there)
     if delta:
         _push_parcels(store, record, sent, repository, destination, before, progress)
     if key is not None:

@@ -53,16 +53,18 @@ def remove(
         removals: list[_Removal] = []
         for reference in images:
             try:
-                removal = _plan_removal(store, reference, gone, force=force)
+                planned = _plan_removal(store, reference, gone, force=force)
                 if not dry_run:
-                    _execute_removal(store, removal, force=force)
+                    for removal in planned:
+                        _execute_removal(store, removal, force=force)
             except LayerstoreError as err:
                 failures.append(err)
                 continue
-            gone.update(removal.names)
-            removals.append(removal)
+            gone.update(name for removal in planned for name in removal.names)
+            removals += planned
             if not as_json:
-                _tell_removal(removal)
+                for removal in planned:
+                    _tell_removal(removal)
         freed = _freed(store, removals, force=force) if dry_run else None
     if as_json:
         write_json(_to_json(removals, freed))
@@ -72,7 +74,7 @@ def remove(
 
 
 def _tell_removal(removal: _Removal) -> None:
-    for name in removal.names:
+    for name in removal.told:
         write_line(f"Untagged: {name}")
     if removal.is_last:
         write_line(f"Deleted: {removal.image.image_id}")
@@ -85,9 +87,19 @@ class _Removal(NamedTuple):
     names: list[str]
     is_last: bool
 
+    @property
+    def told(self) -> list[str]:
+        """The names that people know: not what a tag's index is made of."""
+        from layerstore.formats.reference import is_index_name
 
-def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) -> _Removal:
-    """Return what removing ``reference`` means once the names in ``gone`` are gone."""
+        return [name for name in self.names if not is_index_name(name)]
+
+
+def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) -> list[_Removal]:
+    """Return what removing ``reference`` means once the names in ``gone`` are gone.
+
+    With a tag that means an index the other images of that go, too.
+    """
     from layerstore.formats.reference import lookup_form, names_that_go
     from layerstore.store.failures import ImageNotFoundError
     from layerstore.store.pins import refuse_pinned
@@ -102,15 +114,54 @@ def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) 
             f"image {reference!r} goes with what is named before it", hint="name it once"
         )
     doomed = names_that_go(_doomed_names(reference, image, names, force=force), names)
-    is_last = len(doomed) == len(names)
     if not force:
-        refuse_pinned(store.catalog, [*doomed, image.image_id] if is_last else doomed)
-    if is_last:
-        _refuse_mounted(store, image)
-    return _Removal(image, doomed, is_last)
+        _refuse_part(image, doomed)
+    removals = [_Removal(image, doomed, len(doomed) == len(names))]
+    removals += _others_that_go(store, image, doomed, gone)
+    for each in removals:
+        if not force:
+            targets = [*each.names, each.image.image_id] if each.is_last else each.names
+            refuse_pinned(store.catalog, targets)
+        if each.is_last:
+            _refuse_mounted(store, each.image)
+    return removals
+
+
+def _refuse_part(image: ImageRecord, doomed: list[str]) -> None:
+    """Refuse to take an image out of an index whose tag stays."""
+    from layerstore.errors import ConflictError
+    from layerstore.formats.reference import is_index_name
+
+    tags = {name.partition("@")[0] for name in doomed if is_index_name(name)}.difference(doomed)
+    if tags:
+        tag = min(tags)
+        raise ConflictError(
+            f"image {short_id(image.image_id)} is one of the index that {tag} means",
+            hint=f"layerstore rm {tag} removes all of it; with --force {tag} means one image then",
+        )
+
+
+def _others_that_go(
+    store: Store, image: ImageRecord, doomed: list[str], gone: set[str]
+) -> list[_Removal]:
+    """Return what goes of other images with the tags among ``doomed``: their part of an index."""
+    tags = store.tags()
+    named: dict[str, list[str]] = {}
+    for name, image_id in tags.items():
+        if image_id != image.image_id and name.partition("@")[0] in doomed:
+            named.setdefault(image_id, []).append(name)
+    had: dict[str, int] = {}
+    for name, image_id in tags.items():
+        had[image_id] = had.get(image_id, 0) + (name not in gone)
+    return [
+        _Removal(store.image(tags[names[0]]), names, len(names) == had[image_id])
+        for image_id, names in named.items()
+    ]
 
 
 def _execute_removal(store: Store, removal: _Removal, *, force: bool) -> None:
+    if not removal.is_last and not removal.told:
+        return  # what it was in an index has gone with the tag
     if removal.is_last:
         store.remove_image(removal.image.image_id, force=force, names=removal.names)
         return
@@ -152,7 +203,7 @@ def _freed(store: Store, removals: list[_Removal], *, force: bool) -> _Freed:
 def _to_json(removals: list[_Removal], freed: _Freed | None) -> dict[str, object]:
     plain: dict[str, object] = {
         "dry_run": freed is not None,
-        "untagged": [name for removal in removals for name in removal.names],
+        "untagged": [name for removal in removals for name in removal.told],
         "deleted": [removal.image.image_id for removal in removals if removal.is_last],
         "freed": None,
     }
@@ -193,13 +244,13 @@ def _doomed_names(
 ) -> list[str]:
     """Return the names that removing ``reference`` takes away."""
     from layerstore.errors import ConflictError
-    from layerstore.formats.reference import is_digest_name, lookup_form
+    from layerstore.formats.reference import is_digest_name, is_index_name, lookup_form
 
     form = lookup_form(reference)
     if form in names or f"{form}:latest" in names:
         return [form if form in names else f"{form}:latest"]
     tags = [name for name in names if not is_digest_name(name)]
-    if len(tags or names) > 1 and not force:
+    if len(tags or [name for name in names if not is_index_name(name)]) > 1 and not force:
         raise ConflictError(
             f"image {short_id(image.image_id)} has {len(names)} names: {', '.join(names)}",
             hint="remove them by name, or pass --force to remove all of them",

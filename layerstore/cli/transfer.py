@@ -345,6 +345,7 @@ def _place(chosen: str, output: str, image: NamedImage, reference: str | None) -
 def _named(store: Store, text: str) -> NamedImage:
     """Return an image with the name to save it under: the one it was asked for by, or its first."""
     from layerstore.formats.reference import is_digest_name, lookup_form
+    from layerstore.image.indexes import find_index
     from layerstore.image.layout import NamedImage
     from layerstore.store.usage import note_image_use
 
@@ -356,6 +357,9 @@ def _named(store: Store, text: str) -> NamedImage:
         if image_id == image.image_id and not is_digest_name(name)
     ]
     form = lookup_form(text)
+    index = find_index(store, text)
+    if index is not None:
+        return NamedImage(index.name, image, stored_index=index)
     return NamedImage(form if form in names else names[0] if names else None, image)
 
 

@@ -83,6 +83,10 @@ class Platform(Struct, frozen=True, kw_only=True):
     os_features: tuple[str, ...] = ()
     extra: dict[str, object] = {}
 
+    def __str__(self) -> str:
+        """Return ``linux/amd64`` or ``linux/arm/v7``."""
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
 
 class Descriptor(Struct, frozen=True, kw_only=True):
     """A typed, sized, digested pointer to a blob; ``size`` in bytes, never 0."""
@@ -188,6 +192,14 @@ def decode_index(raw: bytes, *, media_type: str | None = None) -> Index:
         annotations=fields.mapping("annotations"),
         extra=fields.rest(),
     )
+
+
+def is_attestation(descriptor: Descriptor) -> bool:
+    """Return whether a manifest of an index is about another one.
+
+    Source: BuildKit, docs/attestations/attestation-storage.md.
+    """
+    return descriptor.annotations.get("vnd.docker.reference.type") == "attestation-manifest"
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

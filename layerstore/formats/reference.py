@@ -139,12 +139,26 @@ def parse_stored_name(text: str) -> str:
 
 
 def is_digest_name(name: str) -> bool:
-    """Tell whether a stored name is that of a repository and a digest."""
+    """Tell whether a stored name is that of a repository and a digest, with a tag or without."""
     return "@" in name
+
+
+def is_index_name(name: str) -> bool:
+    """Tell whether a stored name says what the index under a tag has: ``web:1@sha256:...``."""
+    before, at, _ = name.partition("@")
+    return bool(at) and ":" in before.rpartition("/")[2]
+
+
+def without_index_names(names: Iterable[str]) -> list[str]:
+    """Return an image's names as people know them; what indexes call it if it has no others."""
+    listed = list(names)
+    return [name for name in listed if not is_index_name(name)] or listed
 
 
 def names_that_go(names: Iterable[str], of_image: Collection[str]) -> list[str]:
     """Return names of an image that go when some do: with a repository's last tag its digests.
+
+    With a tag goes what says of its index that the image is in it.
 
     Args:
         names: That are to go.
@@ -153,11 +167,10 @@ def names_that_go(names: Iterable[str], of_image: Collection[str]) -> list[str]:
     going = list(dict.fromkeys(names))
     staying = {split_name(n)[0] for n in of_image if n not in going and not is_digest_name(n)}
     gone = {split_name(n)[0] for n in going if not is_digest_name(n)} - staying
-    going += [
-        name
-        for name in of_image
-        if is_digest_name(name) and split_name(name)[0] in gone and name not in going
-    ]
+    for name in of_image:
+        before, at, _ = name.partition("@")
+        if at and name not in going and before in (going if is_index_name(name) else gone):
+            going.append(name)
     return going
 
 
@@ -195,11 +208,11 @@ def may_be_id(form: str) -> bool:
 
 def split_name(name: str) -> tuple[str, str]:
     """Return repository and tag of a stored familiar name; the tag is "" where it has a digest."""
-    repository, at, _ = name.partition("@")
-    if at:
-        return repository, ""
-    repository, _, tag = name.rpartition(":")
-    return repository, tag
+    before, at, _ = name.partition("@")
+    if at and not is_index_name(name):
+        return before, ""
+    repository, _, tag = before.rpartition(":")
+    return repository, "" if at else tag
 
 
 def _digest(text: str, digest: str) -> Digest:

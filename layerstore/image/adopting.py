@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 _DOCUMENTS_MAX_BYTES = 64 << 20
 """Of an index and all that it lists: they are in memory together."""
-_REFERENCE_TYPE = "vnd.docker.reference.type"
 
 
 class FoundImage(NamedTuple):
@@ -133,7 +132,7 @@ class _Finder:
             raise _too_deep(self._source)
         index = oci.decode_index(document.raw, media_type=document.media_type)
         for descriptor in index.manifests:
-            if _is_attestation(descriptor):
+            if oci.is_attestation(descriptor):
                 self._take_attestation(read_document(self._source, descriptor))
             elif descriptor.media_type in (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES):
                 self.visit(read_document(self._source, descriptor), (document, *above))
@@ -156,11 +155,6 @@ class _Finder:
                 f"{self._source.name}: the index and what it lists has more than "
                 f"{_DOCUMENTS_MAX_BYTES} bytes of documents"
             )
-
-
-def _is_attestation(descriptor: oci.Descriptor) -> bool:
-    """Return whether a manifest is about another one (BuildKit, attestation-storage.md)."""
-    return descriptor.annotations.get(_REFERENCE_TYPE) == "attestation-manifest"
 
 
 def _too_deep(source: ImageSource) -> LimitExceededError:

@@ -30,7 +30,7 @@ from layerstore.formats.origins import (
     encode_origins,
     is_of_origins,
 )
-from layerstore.formats.reference import is_digest_name
+from layerstore.formats.reference import is_digest_name, is_index_name
 from layerstore.store.catalog_rows import ImageRecord
 from layerstore.store.origins import with_known_origins
 
@@ -288,7 +288,7 @@ def inspect(store: Store, image: ImageRecord) -> dict[str, object]:
     plain: dict[str, object] = {
         "Id": image.image_id,
         "RepoTags": [name for name in names if not is_digest_name(name)],
-        "RepoDigests": [name for name in names if is_digest_name(name)],
+        "RepoDigests": [name for name in names if is_digest_name(name) and not is_index_name(name)],
         "Parent": "",
         "Comment": config.history[-1].comment if config.history else "",
         "Created": config.created,

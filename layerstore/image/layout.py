@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import Digest
     from layerstore.image.exchange import Document
+    from layerstore.image.indexes import StoredIndex
     from layerstore.image.sending import Form, Sent
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
@@ -51,11 +52,13 @@ class NamedImage(NamedTuple):
 
     Attributes:
         others: The same for other platforms: then the name is that of an index of all.
+        stored_index: That the name means, of which ``image`` is the first.
     """
 
     name: str | None
     image: ImageRecord | ImageParts
     others: tuple[ImageParts, ...] = ()
+    stored_index: StoredIndex | None = None
 
 
 class SaveReport(NamedTuple):
@@ -121,9 +124,8 @@ def send_images(
     sender = Sender(store, layout, policy, progress or Silent())
     references: list[str | None] = []
     sent: list[Sent] = []
-    for name, image, others in images:
-        parts = image if isinstance(image, ImageParts) else load_parts(store, image)
-        sent.append(sender.send(parts, name or "", others))
+    for named in images:
+        sent.append(send_named(store, sender, named))
         references.append(layout.reference)
     return SaveReport(
         layout.finish(),
@@ -131,6 +133,18 @@ def send_images(
         tuple(each.descriptor for each in sent),
         tuple(each.manifest for each in sent),
     )
+
+
+def send_named(store: Store, sender: Sender, named: NamedImage) -> Sent:
+    """Send an image, or the index that its name means; see :meth:`Sender.send`."""
+    reference = named.name or ""
+    index = named.stored_index
+    if index is not None:
+        parts_of = {digest: load_parts(store, image) for digest, image in index.images.items()}
+        return sender.send_index(index, parts_of, reference).sent
+    image = named.image
+    parts = image if isinstance(image, ImageParts) else load_parts(store, image)
+    return sender.send(parts, reference, named.others)
 
 
 @contextlib.contextmanager

@@ -21,13 +21,13 @@ from layerstore.formats import oci, strict_json
 from layerstore.formats.reference import full_name
 from layerstore.formats.tar_writer import TAR_END, member_header, padding
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.images import ImageParts, load_parts
 from layerstore.image.layout import (
     INDEX_FILE,
     LAYOUT,
     LAYOUT_FILE,
     NamedImage,
     SaveReport,
+    send_named,
     with_entry,
     writing,
 )
@@ -77,13 +77,12 @@ def save_archive(
     references: list[str | None] = []
     sent: list[Sent] = []
     names: dict[Digest, list[str]] = {}
-    for name, image, others in images:
-        parts = image if isinstance(image, ImageParts) else load_parts(store, image)
-        sent.append(sender.send(parts, name or "", others))
+    for named in images:
+        sent.append(send_named(store, sender, named))
         references.append(archive.reference)
         own = names.setdefault(sent[-1].manifest.config.digest, [])
-        if name is not None and name not in own:
-            own.append(name)
+        if named.name is not None and named.name not in own:
+            own.append(named.name)
     return SaveReport(
         archive.finish(docker_entries(sent, names) if for_docker else None),
         tuple(references),

@@ -16,9 +16,7 @@ from layerstore.formats import oci
 from layerstore.formats.reference import (
     ReferenceSyntaxError,
     is_digest_name,
-    parse_reference,
     parse_tag_name,
-    split_name,
 )
 from layerstore.image.adopting import FoundIndex, adopt_image, find_all, find_image
 from layerstore.image.archive_file import ArchiveFile
@@ -28,6 +26,7 @@ from layerstore.image.docker_archive import (
     config_digest,
     listed_images,
 )
+from layerstore.image.indexes import keep_found
 from layerstore.image.layout import CONTAINERD_NAME, INDEX_FILE
 from layerstore.image.layout_reader import LayoutReader
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from layerstore.digest import Digest
+    from layerstore.digest import Digest, ImageId
     from layerstore.image.adopting import FoundImage
     from layerstore.image.exchange import ImageSource
     from layerstore.image.originals import Originals
@@ -75,8 +74,8 @@ class Choice(NamedTuple):
 
     Attributes:
         serves: Which platform will do where there are several.
-        all_platforms: Whether every platform is taken; the name goes to the first one that
-            ``serves`` accepts, the others are named by their digests.
+        all_platforms: Whether every platform is taken; the name then means the index of all,
+            and where one image is asked for, the first that ``serves`` accepts.
     """
 
     serves: Callable[[oci.Platform], bool]
@@ -204,21 +203,36 @@ def _load(
     for listed in loading.images:
         found = _found(loading, listed, choice)
         named = _first_served(found, choice)
+        own = loading.more_names.get(named.manifest.config.digest, ())
+        tags = list(dict.fromkeys([*listed.names, *own]))
+        is_index = len(found.images) > 1 and bool(tags)
+        images: dict[Digest, ImageId] = {}
+        loaded: list[Loaded] = []
         for image in found.images:
-            names = [*listed.names, *loading.more_names.get(image.manifest.config.digest, ())]
-            if image is not named:
-                names = _by_digest(names, image)
-            names = list(dict.fromkeys(names))
+            more = loading.more_names.get(image.manifest.config.digest, ())
+            names = tags if image is named else [name for name in more if name not in tags]
             adopted = adopt_image(
                 session,
                 loading.source,
                 image,
-                names=names,
+                names=[] if is_index and image is named else names,
                 originals=choice.originals,
                 beside=found.beside,
                 progress=progress,
             )
-            yield Loaded(adopted.image, tuple(names), adopted.documents, adopted.kept_bytes)
+            digest = image.documents[0].digest
+            images[digest] = adopted.image.image_id
+            if is_index and image is not named:
+                names = [*names, *(f"{tag}@{digest}" for tag in tags)]
+            one = Loaded(adopted.image, tuple(names), adopted.documents, adopted.kept_bytes)
+            if is_index:
+                loaded.append(one)  # until the index is there, none has a name
+            else:
+                yield one
+        if is_index:
+            keep_found(session.store, tags, found, images, images[named.documents[0].digest])
+            for one in loaded:
+                yield one._replace(image=session.store.image(one.image.image_id))
 
 
 def _found(loading: Loading, listed: Loadable, choice: Choice) -> FoundIndex:
@@ -247,9 +261,3 @@ def _first_served(found: FoundIndex, choice: Choice) -> FoundImage:
         if choice.serves(platform):
             return image
     return found.images[0]
-
-
-def _by_digest(names: Sequence[str], image: FoundImage) -> list[str]:
-    """Return what keeps an image whose index's name another platform's image has."""
-    digest = image.documents[0].digest
-    return [parse_reference(f"{split_name(name)[0]}@{digest}").digest_name for name in names]

@@ -13,6 +13,7 @@ from layerstore.errors import NotFoundError, UnsafeContentError
 from layerstore.image.adopting import adopt_image, find_all, find_image
 from layerstore.image.gated_source import GatedSource
 from layerstore.image.images import load_config
+from layerstore.image.indexes import keep_found
 from layerstore.image.registry_places import RegistrySource
 from layerstore.image.sending import platform_of
 from layerstore.registry.errors import UnknownToRegistryError
@@ -20,7 +21,7 @@ from layerstore.registry.errors import UnknownToRegistryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from layerstore.digest import Digest
+    from layerstore.digest import Digest, ImageId
     from layerstore.formats import oci
     from layerstore.formats.origins import Encoding
     from layerstore.formats.reference import Reference
@@ -142,16 +143,25 @@ class Puller:
         fits = [each for each in index.images if self._serves(platform_of(each.config))]
         chosen = (fits or list(index.images))[0]
         kept = 0
+        # An index under a tag names its images; under its digest alone, each by its own.
+        names_it = name.digest is None and len(chosen.documents) > 1
+        images: dict[Digest, ImageId] = {}
         for found in [*(each for each in index.images if each is not chosen), chosen]:
-            own = name._replace(tag=None, digest=found.documents[0].digest).digest_name
-            more = _names(name, chosen.documents[-1].digest) if found is chosen else []
+            names = (
+                [] if names_it else [name._replace(digest=found.documents[0].digest).digest_name]
+            )
+            if found is chosen:
+                names += _names(name, top)[1:] if names_it else _names(name, top)
             adopted = adopt_image(
-                session, self._source, found, names=[own, *more],
+                session, self._source, found, names=names,
                 originals=self._originals, beside=index.beside,
                 received=self._receive(session, found), progress=self._progress,
             )  # fmt: skip
             kept += adopted.kept_bytes
-        return adopted.image, chosen.documents[-1].digest, kept
+            images[found.documents[0].digest] = adopted.image.image_id
+        if names_it:
+            keep_found(self._store, [name.name], index, images, adopted.image.image_id)
+        return self._store.image(adopted.image.image_id), top, kept
 
     def _receive(
         self, session: WriteSession, found: FoundImage

@@ -16,20 +16,23 @@ from layerstore.formats.origins import Encoding, Origins
 from layerstore.formats.reference import is_digest_name, split_name
 from layerstore.image.blob_files import compressor_of
 from layerstore.image.images import load_parts, publish_parts
+from layerstore.image.indexes import keep_index
 from layerstore.image.originals import known_encodings, original_pieces
 from layerstore.image.sending import MEDIA_TYPES, Sender, find_original
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from layerstore.digest import DiffId
+    from layerstore.digest import DiffId, Digest
     from layerstore.formats.reference import Reference
     from layerstore.image.blob_files import Compression
     from layerstore.image.images import ImageParts
+    from layerstore.image.indexes import StoredIndex
     from layerstore.image.registry_places import RegistryDestination
     from layerstore.image.sending import Policy, Sent
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
 PARALLEL = 3
@@ -86,6 +89,52 @@ class Pusher:
             self._store.name_document(names[0], image.image_id)
         return sent
 
+    def push_index(self, index: StoredIndex, name: Reference) -> Sent:
+        """Send an index with all of its images; see :meth:`push`.
+
+        If the store calls it so itself, the name means from now on what the registry has.
+        """
+        parts_of = {digest: load_parts(self._store, each) for digest, each in index.images.items()}
+        sender = Sender(self._store, self._destination, self._policy, self._progress)
+        for parts in parts_of.values():
+            for layer in self._send_known(parts):
+                sender.reuse(layer.diff_id, layer.descriptor)
+        done = sender.send_index(index, parts_of, name.tag or "latest")
+        names = []
+        if name.repository in _tagged_repositories(self._store, index.first):
+            names = [name._replace(digest=done.document.digest).digest_name]
+        if not done.made:
+            if names:
+                self._store.name_document(names[0], index.first.image_id)
+            return done.sent
+        with self._store.begin("push") as session:
+            session.hold_images([each.image_id for each in index.images.values()])
+            for listed, member in done.made.items():
+                if not member.is_original:
+                    self._remember_made(session, parts_of[listed], member.manifest)
+            # One with attestations would lose them: those are made anew each time.
+            is_kept = not any(parts.predicates for parts in parts_of.values())
+            if is_kept and names and index.name == name.name:
+                images = {
+                    member.document.digest: index.images[listed].image_id
+                    for listed, member in done.made.items()
+                }
+                keep_index(self._store, [index.name], done.document, images, index.first.image_id)
+                self._store.name_document(names[0], index.first.image_id)
+        return done.sent
+
+    def _remember_made(
+        self, session: WriteSession, parts: ImageParts, manifest: oci.Manifest
+    ) -> None:
+        encodings = self._encodings(parts, manifest)
+        if encodings is None:
+            return
+        raw = oci.encode_manifest(manifest)
+        is_kept = not parts.predicates
+        documents = {sha256_digest(raw): oci.MANIFEST_TYPE} if is_kept else {}
+        origins = Origins(documents, encodings)
+        publish_parts(session, parts._replace(origins=origins), documents=[raw] if is_kept else [])
+
     def _send_known(self, parts: ImageParts) -> list[_Layer]:
         """Send what can be sent without finding out how, side by side; return that."""
         layers = self._known(parts)
@@ -137,15 +186,9 @@ class Pusher:
 
     def _remember(self, parts: ImageParts, sent: Sent, names: Sequence[str]) -> None:
         """Remember an image's new manifest and how its layers were made for it."""
-        recipe = _recipe(self._policy.anew)
-        pairs = list(zip(parts.layers, sent.manifest.layers, strict=True))
-        if recipe is None and any(made.digest != diff_id for diff_id, made in pairs):
+        encodings = self._encodings(parts, sent.manifest)
+        if encodings is None:
             return
-        encodings = {
-            made.digest: Encoding(diff_id, made.size, None, recipe or {})
-            for diff_id, made in pairs
-            if made.digest != diff_id
-        }
         raw = oci.encode_manifest(sent.manifest)
         # An index holds attestations, which are made anew each time; alone they would get lost.
         is_top = sent.descriptor.digest == sha256_digest(raw)
@@ -158,6 +201,20 @@ class Pusher:
                 names=names if is_top else [],
                 documents=[raw] if is_top else [],
             )
+
+    def _encodings(
+        self, parts: ImageParts, manifest: oci.Manifest
+    ) -> Mapping[Digest, Encoding] | None:
+        """Return how a manifest's layers were made; None if that is not known."""
+        recipe = _recipe(self._policy.anew)
+        pairs = list(zip(parts.layers, manifest.layers, strict=True))
+        if recipe is None and any(made.digest != diff_id for diff_id, made in pairs):
+            return None
+        return {
+            made.digest: Encoding(diff_id, made.size, None, recipe or {})
+            for diff_id, made in pairs
+            if made.digest != diff_id
+        }
 
 
 def sibling_paths(store: Store, image: ImageRecord, host: str) -> Sequence[str]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from layerstore.digest import hex_of
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
 from layerstore.formats import oci
@@ -23,12 +25,13 @@ from layerstore.image.images import ImageParts, load_parts
 from layerstore.image.originals import original_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import DiffId, Digest
     from layerstore.formats.oci_config import ImageConfig
     from layerstore.image.blob_files import Compression
     from layerstore.image.exchange import ImageDestination
+    from layerstore.image.indexes import StoredIndex
     from layerstore.progress import Progress
     from layerstore.store.store import Store
 
@@ -55,6 +58,29 @@ class Sent(NamedTuple):
     manifest: oci.Manifest
     descriptor: oci.Descriptor
     is_original: bool
+
+
+class SentMember(NamedTuple):
+    """An image of an index on its way: its manifest, and whether that is one it came under."""
+
+    document: Document
+    manifest: oci.Manifest
+    is_original: bool
+
+
+class SentIndex(NamedTuple):
+    """What an index left under.
+
+    Attributes:
+        sent: As for an image; the manifest is that of the index's first image.
+        document: The index as it was sent.
+        made: Its images by the digests by which the index in the store lists them; empty if
+            all of it left as it came.
+    """
+
+    sent: Sent
+    document: Document
+    made: Mapping[Digest, SentMember]
 
 
 class Policy(NamedTuple):
@@ -110,6 +136,58 @@ class Sender:
             if original is not None:
                 return self._send_original(original, reference)
         return self._send_anew((parts, *others), reference)
+
+    def send_index(
+        self, index: StoredIndex, parts_of: Mapping[Digest, ImageParts], reference: str | None
+    ) -> SentIndex:
+        """Send an index with all of its images: as it came, or with what had to be made anew.
+
+        Args:
+            index: What is sent.
+            parts_of: Its images, by the digests by which it lists them.
+            reference: As :meth:`ImageDestination.put_document` takes it.
+
+        Raises:
+            IntegrityError: Stored bytes are damaged, or are not what they were.
+        """
+        top = index.document
+        if self._policy.form == "original":
+            whole = find_index_whole(self._store, index, self._policy)
+            if whole is not None:
+                sent = self._send_original(whole, reference)
+                return SentIndex(sent, top, {})
+        made = {entry.digest: self._send_member(parts_of[entry.digest]) for entry in index.entries}
+        below = []
+        for entry in index.entries:
+            new = made[entry.digest].document.descriptor
+            below.append(
+                replace(entry, digest=new.digest, size=new.size, media_type=new.media_type)
+            )
+        for entry in index.entries:
+            parts, each = parts_of[entry.digest], made[entry.digest]
+            if parts.predicates:
+                below.append(self._put_attestations(parts, each.document))
+        again = replace(index.listing, manifests=tuple(below), media_type=oci.INDEX_TYPE)
+        top = Document(oci.encode_index(again), oci.INDEX_TYPE)
+        self._destination.put_document(top, reference)
+        first = next(e.digest for e in index.entries if index.images[e.digest] == index.first)
+        return SentIndex(Sent(made[first].manifest, top.descriptor, is_original=False), top, made)
+
+    def _send_member(self, parts: ImageParts) -> SentMember:
+        """Send an image of an index and its manifest, as it came if it can be."""
+        found = None
+        # What is attested of it belongs to a manifest made anew.
+        if self._policy.form == "original" and not parts.predicates:
+            found = manifest_of(self._store, parts, self._policy)
+        if found is not None:
+            document, manifest = found
+            self._send_original(
+                Original(manifest, ((parts, document, manifest),), (), (document,)), None
+            )
+            return SentMember(document, manifest, is_original=True)
+        manifest, document = self._put_image(parts)
+        self._destination.put_document(document, None)
+        return SentMember(document, manifest, is_original=False)
 
     # -- as it came
 
@@ -261,6 +339,24 @@ def find_original(store: Store, parts: ImageParts, policy: Policy) -> Original |
             if index is not None:
                 return index
     return Original(own[0][2], (own[0],), (), (own[0][1],))
+
+
+def find_index_whole(store: Store, index: StoredIndex, policy: Policy) -> Original | None:
+    """Return an index with all that it lists as that came; None if not all is to be had."""
+    found = _Origins(store, policy)
+    for _, document, manifest in found.manifests_of(load_parts(store, index.first)):
+        if document.digest in index.images:
+            return found.index(index.document.digest, index.document.media_type, manifest)
+    return None
+
+
+def manifest_of(
+    store: Store, parts: ImageParts, policy: Policy
+) -> tuple[Document, oci.Manifest] | None:
+    """Return the first manifest that an image came under and can leave under; None if none."""
+    for _, document, manifest in _Origins(store, policy).manifests_of(parts):
+        return document, manifest
+    return None
 
 
 class _Gathered(NamedTuple):

@@ -17,6 +17,7 @@ from blake3 import blake3
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.origins import NO_ORIGINS, Origins
+from layerstore.formats.reference import without_index_names
 from layerstore.formats.tree import decode_changeset, decode_content
 from layerstore.measure.disk import FileSize, walk_sizes
 from layerstore.store.leases import live_leases
@@ -133,7 +134,7 @@ def read_claims(store: Store) -> Inventory:
         root=Path(store.root),
         images=tuple(images),
         origins=origins,
-        names={image_id: tuple(found) for image_id, found in names.items()},
+        names={key: tuple(without_index_names(found)) for key, found in names.items()},
         layers={diff_id: decode_layer(data) for diff_id, data in layer_bytes.items()},
         layer_bytes=layer_bytes,
         cache_layers=frozenset(diff_id for diff_id in cache if diff_id is not None),

@@ -55,7 +55,7 @@ from layerstore.formats.containers_storage import (
     layer_ids,
     link_name,
 )
-from layerstore.formats.reference import full_name, parse_tag_name
+from layerstore.formats.reference import full_name, is_digest_name, parse_tag_name
 from layerstore.image.images import load_parts, own_manifest
 from layerstore.image.sending import Policy, find_original
 from layerstore.linux import mounts as syscalls
@@ -333,7 +333,7 @@ def _can_lie_below(view: str, beside: str) -> bool:
 
 def _resolve(store: Store, wanted: Wanted) -> tuple[list[Shown], list[str]]:
     """Return the images that are wanted, and what of it is no image."""
-    tags = store.tags()
+    tags = {name: of for name, of in store.tags().items() if not is_digest_name(name)}
     names: dict[ImageId, list[str]] = {}
     missing: list[str] = []
     if wanted.every:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from layerstore.digest import DiffId, Digest, PackId
 from layerstore.errors import FormatError, IntegrityError, LayerstoreError, NotFoundError
 from layerstore.formats.origins import NO_ORIGINS, Origins
+from layerstore.formats.reference import is_index_name
 from layerstore.formats.tree import decode_changeset
 from layerstore.progress import Silent
 from layerstore.store import names_log
@@ -36,6 +37,7 @@ from layerstore.store.check_packs import (
 from layerstore.store.exclusion import without_gc
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.findings import CheckReport, Finding, HarmedFile, Problem
+from layerstore.store.indexes import named_index
 from layerstore.store.references import layer_chunks, paths_with
 from layerstore.store.scrub import mounted_damage, scrub_objects
 from layerstore.store.sharing import access_mismatches
@@ -548,6 +550,13 @@ class _Check:
                     image_id,
                     f"the name {name} points at an image that is not in the store",
                 )
+        for tag in sorted({n.partition("@")[0] for n in tags if is_index_name(n)} & tags.keys()):
+            try:
+                named_index(self._store, tag)
+            except IntegrityError as err:
+                self._find(Problem.BLOB_MISSING, f"name {tag}", tags[tag], err.message)
+            except NotFoundError:
+                pass  # its image, told above
         path = self._store.paths.names_log
         log = names_log_content(self._store)
         if log.unreadable:

@@ -59,7 +59,10 @@ SHARED_GROUP = "shared-group"
 ORIGINS = "origins"
 """Manifests remember how images came: who does not know that would collect what only they name."""
 
-KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset({SHARED_GROUP, ORIGINS})
+INDEXES = "indexes"
+"""Names say what indexes have: who does not know that would let a tag go and keep the rest."""
+
+KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset({SHARED_GROUP, ORIGINS, INDEXES})
 
 ALGORITHM = "fastcdc-2020"
 
@@ -101,6 +104,7 @@ class StoreConfig(NamedTuple):
         cutting: Where content is cut; the same for the store's whole life.
         shared: Whether the store is open to the group that owns its directories.
         origins: Whether manifests may remember how images came.
+        indexes: Whether names may say what indexes have.
     """
 
     format: int
@@ -108,6 +112,7 @@ class StoreConfig(NamedTuple):
     cutting: CutParameters
     shared: bool = False
     origins: bool = False
+    indexes: bool = False
 
 
 def parse_config(data: bytes) -> StoreConfig:
@@ -143,6 +148,7 @@ def parse_config(data: bytes) -> StoreConfig:
         _cutting(_table(document, "chunking")),
         SHARED_GROUP in read_only,
         ORIGINS in read_only,
+        INDEXES in read_only,
     )
 
 
@@ -166,6 +172,28 @@ def with_feature(data: bytes, feature: str) -> bytes:
     if feature not in _flags(_table(tomllib.loads(text), "features"), key):
         raise FormatError("config.toml was edited: its features cannot be changed safely")
     return text.encode()
+
+
+def add_features(paths: StorePaths, *features: str) -> None:
+    """Let a store have read-only-compatible features from now on, durably.
+
+    Waits for a running gc: one of an older layerstore, which knows nothing of them, may not
+    begin after this.
+
+    Raises:
+        StorageError: The store cannot be written.
+    """
+    with (
+        storage_errors("write the store's config"),
+        exclusive(paths.gc_lock),
+        exclusive(paths.catalog_lock),
+    ):
+        data = read_file(paths.config, max_bytes=CONFIG_MAX_BYTES)
+        for feature in features:
+            data = with_feature(data, feature)
+        staging = paths.temporary("features", str(os.getpid()))
+        remove_if_present(staging)
+        publish_bytes(data, staging=staging, target=paths.config)
 
 
 def _flags(features: Mapping[str, object], name: str) -> set[str]:

@@ -260,7 +260,8 @@ def find_roots(
     """
     roots = Roots({}, {}, list(views.unreadable))
     for name, image_id in store.catalog.tags().items():
-        if name not in without_names:
+        # What an index has goes with its tag.
+        if name not in without_names and name.partition("@")[0] not in without_names:
             roots.images.setdefault(image_id, f"name {name}")
     for target in store.pins().difference(without_pins):
         image = store.catalog.image(target)

@@ -21,18 +21,17 @@ from layerstore.formats.origins import (
     replace_origins,
     with_origins_of,
 )
-from layerstore.linux.files import publish_bytes, read_file, remove_if_present
-from layerstore.linux.locks import exclusive
+from layerstore.formats.reference import is_index_name
+from layerstore.linux.files import read_file
 from layerstore.store.blobs import get_blob, put_blob
 from layerstore.store.config import (
     CONFIG_MAX_BYTES,
     ORIGINS,
+    add_features,
     load_config,
     parse_config,
     require_writable,
-    with_feature,
 )
-from layerstore.store.failures import storage_errors
 from layerstore.store.paths import StorePaths
 from layerstore.store.tags import insert_image, untag_all
 
@@ -78,23 +77,11 @@ def _config_says(path: str, _mtime_ns: int, _inode: int) -> bool:
 def allow_origins(paths: StorePaths) -> None:
     """Let manifests remember origins from now on, durably; harmless when they may already.
 
-    Waits for a running gc: one of an older layerstore, which knows nothing of them, may not
-    begin after this.
-
     Raises:
         StorageError: The store cannot be written.
     """
-    if load_config(paths).origins:
-        return
-    with (
-        storage_errors("write the store's config"),
-        exclusive(paths.gc_lock),
-        exclusive(paths.catalog_lock),
-    ):
-        data = with_feature(read_file(paths.config, max_bytes=CONFIG_MAX_BYTES), ORIGINS)
-        staging = paths.temporary("origins", str(os.getpid()))
-        remove_if_present(staging)
-        publish_bytes(data, staging=staging, target=paths.config)
+    if not load_config(paths).origins:
+        add_features(paths, ORIGINS)
 
 
 def with_known_origins(catalog: Catalog, image_id: str, manifest: bytes) -> bytes:
@@ -115,7 +102,8 @@ def with_known_origins(catalog: Catalog, image_id: str, manifest: bytes) -> byte
 def forget_origins(store: Store, image_id: str, without: Callable[[Origins], Origins]) -> None:
     """Let an image's manifest remember less, durably; what nothing names then goes with gc.
 
-    Names with digests of documents that are forgotten go at once.
+    Names with digests of documents that are forgotten go at once. The indexes that tags of the
+    image mean are not forgotten.
 
     Args:
         store: The store.
@@ -126,13 +114,20 @@ def forget_origins(store: Store, image_id: str, without: Callable[[Origins], Ori
         ImageNotFoundError: No such image.
         IntegrityError: Its manifest is damaged.
     """
+    from layerstore.formats.oci import INDEX_TYPES
+
     require_writable(store.config)
     paths = store.paths
     with store.catalog.write() as connection:
         record = store.image(ImageId(Digest(image_id)))
         manifest = get_blob(paths, record.manifest_digest)
         before = decode_origins(manifest)
+        tags = [name for name, of in store.tags().items() if of == image_id]
+        # What a tag means stays known, though it cannot leave byte for byte any more.
+        indexes = {d: t for d, t in before.documents.items() if t in INDEX_TYPES}
+        kept = indexes if any(map(is_index_name, tags)) else {}
         after = without(before)
+        after = after._replace(documents={**kept, **after.documents})
         staging = paths.temporary("forget", os.urandom(4).hex())
         digest = put_blob(paths, replace_origins(manifest, after), staging)
         insert_image(connection, record._replace(manifest_digest=digest))
@@ -140,11 +135,7 @@ def forget_origins(store: Store, image_id: str, without: Callable[[Origins], Ori
         untag_all(
             connection,
             paths.names_log,
-            [
-                name
-                for name, named in store.tags().items()
-                if named == image_id and name.partition("@")[2] in gone
-            ],
+            [n for n in tags if not is_index_name(n) and n.partition("@")[2] in gone],
         )
 
 

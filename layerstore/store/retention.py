@@ -55,12 +55,14 @@ class NamedUse(NamedTuple):
 
     Attributes:
         held: Whether either is pinned, or the image is mounted or held by a running command.
+        others: Further images of the index that a tag means; what is said of one counts for all.
     """
 
     name: str
     image_id: ImageId
     used: float | None
     held: bool
+    others: tuple[ImageId, ...] = ()
 
 
 def unkept_names(

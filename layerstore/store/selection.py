@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import DiffId, Digest
 from layerstore.formats.pack import ITEM_ENTRY
+from layerstore.formats.reference import is_index_name
 from layerstore.store.leases import live_leases
 from layerstore.store.marks import Roots, find_roots
 from layerstore.store.retention import (
@@ -24,6 +25,9 @@ from layerstore.store.retention import (
 from layerstore.store.usage import Reference, age_reference, image_uses, step_uses
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from layerstore.digest import ImageId
     from layerstore.store.marks import Marks, ViewRoots
     from layerstore.store.store import Store
 
@@ -72,17 +76,37 @@ def recorded_uses(store: Store) -> list[float]:
 
 
 def named_uses(store: Store, views: ViewRoots) -> list[NamedUse]:
-    """Return every name with its image's last use; what is pinned or in use now is held."""
+    """Return every name with its images' last use; what is pinned or in use now is held.
+
+    The names that say what an index has are none of their own: they go with their tag.
+    """
     tags, held = store.tags(), set[str](store.pins())
     held |= {view.image_id for view in views.views if view.image_id is not None}
     living = {lease.lease_id for lease in live_leases(store.catalog)}
     rows = store.catalog.query("SELECT lease, id FROM lease_holds WHERE kind = 'image'")
     held |= {str(image_id) for lease, image_id in rows if lease in living}
     uses = image_uses(store.paths, set(tags.values()))
+    others: dict[str, set[ImageId]] = {}
+    for name, image_id in tags.items():
+        if is_index_name(name):
+            others.setdefault(name.partition("@")[0], set()).add(image_id)
     return [
-        NamedUse(name, image_id, uses.get(image_id), name in held or image_id in held)
+        _named_use(name, image_id, others.get(name, set()) - {image_id}, uses, held)
         for name, image_id in tags.items()
+        if not is_index_name(name)
     ]
+
+
+def _named_use(
+    name: str,
+    image_id: ImageId,
+    others: Collection[ImageId],
+    uses: Mapping[str, float],
+    held: Collection[str],
+) -> NamedUse:
+    images = (image_id, *sorted(others))
+    used = max((uses[each] for each in images if each in uses), default=None)
+    return NamedUse(name, image_id, used, any(each in held for each in (name, *images)), images[1:])
 
 
 def mark_without(
@@ -113,7 +137,7 @@ def fill(store: Store, marks: Marks, candidates: Candidates, budget: int) -> Dro
         )
     }
     names, steps = list(candidates.names), list(candidates.steps)
-    while names and _fits(store, marks, Roots({names[0].image_id: names[0].name}, {}, []), budget):
+    while names and _fits(store, marks, _roots_of(names[0]), budget):
         names.pop(0)
     if names:
         return Dropped(tuple(names), tuple(steps))
@@ -124,6 +148,10 @@ def fill(store: Store, marks: Marks, candidates: Candidates, budget: int) -> Dro
             break
         steps.pop(0)
     return Dropped((), tuple(steps))
+
+
+def _roots_of(named: NamedUse) -> Roots:
+    return Roots(dict.fromkeys((named.image_id, *named.others), named.name), {}, [])
 
 
 def _fits(store: Store, marks: Marks, roots: Roots, budget: int) -> bool:

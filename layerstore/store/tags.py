@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import DiffId, parse_digest
 from layerstore.errors import FormatError
+from layerstore.formats.reference import is_index_name
 from layerstore.store import names_log
 from layerstore.store.catalog_rows import image_seal
 from layerstore.store.pins import delete_pins, insert_pins
@@ -19,7 +20,7 @@ from layerstore.store.seals import seal
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from layerstore.digest import ImageId
     from layerstore.store.catalog_rows import ImageRecord
@@ -104,10 +105,36 @@ def delete_image(connection: sqlite3.Connection, image_id: ImageId) -> bool:
 def tag_all(
     connection: sqlite3.Connection, log: str, names: Sequence[str], image_id: ImageId
 ) -> None:
-    """Point normalized names at an image that the catalog has."""
-    if names:
-        log_names(connection, log, [(names_log.TAG, name, image_id) for name in names])
-        insert_tags(connection, [(name, image_id) for name in names])
+    """Point normalized names at an image that the catalog has; a tag means no index then."""
+    tag_each(connection, log, dict.fromkeys(names, image_id))
+
+
+def tag_each(connection: sqlite3.Connection, log: str, named: Mapping[str, str]) -> None:
+    """Point normalized names at images, all of them or none.
+
+    A tag loses what its index had, unless that is in ``named``, too.
+    """
+    old = [name for name in _index_names(connection, named) if name not in named]
+    if named:
+        records = [(names_log.UNTAG, name) for name in old]
+        tagged = [(names_log.TAG, name, image_id) for name, image_id in named.items()]
+        log_names(connection, log, [*records, *tagged])
+        _delete_tags(connection, old)
+        insert_tags(connection, named.items())
+
+
+def _index_names(connection: sqlite3.Connection, names: Iterable[str]) -> list[str]:
+    """Return what says of the indexes of tags what they have; it comes and goes together."""
+    tags = {name.partition("@")[0] for name in names if is_index_name(name) or "@" not in name}
+    return [
+        str(name)
+        for tag in sorted(tags)
+        for (name,) in connection.execute(
+            # "A" follows "@": a range that the primary key answers.
+            "SELECT name FROM tags WHERE name >= ? AND name < ?",
+            (f"{tag}@", f"{tag}A"),
+        )
+    ]
 
 
 def insert_tags(connection: sqlite3.Connection, named: Iterable[tuple[str, str]]) -> None:
@@ -119,10 +146,15 @@ def insert_tags(connection: sqlite3.Connection, named: Iterable[tuple[str, str]]
 
 
 def untag_all(connection: sqlite3.Connection, log: str, names: Sequence[str]) -> None:
-    """Forget normalized names."""
+    """Forget normalized names, and with a tag, or with any part of its index, all of that."""
     if names:
-        log_names(connection, log, [(names_log.UNTAG, name) for name in names])
-        connection.executemany("DELETE FROM tags WHERE name = ?", [(name,) for name in names])
+        going = list(dict.fromkeys([*names, *_index_names(connection, names)]))
+        log_names(connection, log, [(names_log.UNTAG, name) for name in going])
+        _delete_tags(connection, going)
+
+
+def _delete_tags(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    connection.executemany("DELETE FROM tags WHERE name = ?", [(name,) for name in names])
 
 
 def pin_all(connection: sqlite3.Connection, log: str, targets: Sequence[str]) -> None:

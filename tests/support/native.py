@@ -49,7 +49,7 @@ class FakeSources:
         self.bootstrapped: list[object] = []
         self.digests: dict[str, str] = {}
 
-    def find(self, reference: str) -> ImageConfig | None:
+    def find(self, reference: str, _platform: object = None) -> ImageConfig | None:
         return self.images.get(reference)
 
     def pull(self, reference: str, platform: object) -> None:

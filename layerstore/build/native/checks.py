@@ -88,7 +88,7 @@ class AssumedImages:
         self._find = find
         self._platform = platform
 
-    def find(self, reference: str) -> ImageConfig:
+    def find(self, reference: str, _platform: Platform | None = None) -> ImageConfig:
         """Return a config."""
         found = self._find(reference)
         if found is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
-from layerstore.digest import DiffId, Digest, sha256_digest
+from layerstore.digest import DiffId, Digest, parse_digest, sha256_digest
 from layerstore.errors import FormatError, LayerstoreError, NotFoundError
 from layerstore.formats.bundle import (
     DESCRIPTION_KIND,
@@ -30,10 +30,13 @@ from layerstore.formats.bundle import (
     decode_record,
     read_exactly,
 )
+from layerstore.formats.oci import INDEX_TYPES
 from layerstore.formats.oci_config import decode_config
-from layerstore.formats.reference import parse_stored_name
+from layerstore.formats.reference import is_index_name, parse_reference, parse_stored_name
 from layerstore.formats.tar_limits import Limits
+from layerstore.image.exchange import Document
 from layerstore.image.images import ImageParts, parts_of, publish_parts
+from layerstore.image.indexes import keep_index
 from layerstore.image.reencoding import is_recipe
 from layerstore.image.transfer.receiving import (
     ContentMissingError,
@@ -130,16 +133,45 @@ class _Loading:
         self._take_packs(ItemReceiver(self._session, new), description.plain_bytes)
         for record in new:
             publish_received(self._session, record, progress=self._progress)
+        indexed = {
+            name.partition("@")[0] for each in images for name in each.names if is_index_name(name)
+        }
         loaded = [
             LoadedImage(
                 publish_parts(
-                    self._session, image.parts, names=image.names, documents=image.documents
+                    self._session,
+                    image.parts,
+                    names=[n for n in image.names if not is_index_name(n) and n not in indexed],
+                    documents=image.documents,
                 ),
-                image.names,
+                tuple(name for name in image.names if not is_index_name(name)),
             )
             for image in images
         ]
+        for tag in sorted(indexed):
+            self._name_index(tag, images)
         return LoadReport(tuple(loaded), self._session.stats)
+
+    def _name_index(self, tag: str, images: Sequence[_Received]) -> None:
+        """Let a tag mean the index that it meant there."""
+        listed = {
+            parse_digest(name.partition("@")[2]): each
+            for each in images
+            for name in each.names
+            if name.startswith(f"{tag}@")
+        }
+        first = next((each for each in images if tag in each.names), None)
+        kinds = first.parts.origins.documents if first else {}
+        top = next((d for d in listed if kinds.get(d) in INDEX_TYPES), None)
+        if first is None or top is None:
+            raise FormatError(f"the bundle has no index for {tag}, of which it names images")
+        known = {sha256_digest(raw): raw for raw in first.documents}
+        documents = {d: Document(raw, kinds[d]) for d, raw in known.items()}
+        ids = {d: each.parts.image_id for d, each in listed.items() if d != top}
+        document = documents.pop(top)
+        keep_index(
+            self._store, [tag], document, ids, first.parts.image_id, list(documents.values())
+        )
 
     # -- records
 
@@ -294,6 +326,13 @@ class _Received(NamedTuple):
     documents: tuple[bytes, ...]
 
 
+def _checked_name(name: str) -> str:
+    if not is_index_name(name):
+        return parse_stored_name(name)
+    reference = parse_reference(name)
+    return f"{reference.name}@{reference.digest}"
+
+
 def _received(image: BundledImage) -> _Received:
     """Return an image as it was sent; its manifest is made anew when it is stored.
 
@@ -304,7 +343,7 @@ def _received(image: BundledImage) -> _Received:
     layers = decode_config(image.config).diff_ids
     try:
         parts = parts_of(image.config, layers, image.manifest)
-        names = tuple(parse_stored_name(name) for name in image.names)
+        names = tuple(_checked_name(name) for name in image.names)
     except LayerstoreError as err:
         raise FormatError(f"the bundle's image {image_id} is damaged: {err.message}") from err
     known = {

@@ -51,6 +51,7 @@ VERBS = (
     Verb("share", ("init", "--shared", str(os.getgid()))),
     Verb("build", ("build", "{box}/context", "-t", "built:2", "--progress", "plain")),
     Verb("tag", ("tag", "base:1", "other:1")),
+    Verb("manifest", ("manifest", "create", "old:1", "base:1")),
     Verb("rm", ("rm", "old:1"), again=(0, 3)),
     Verb("pin", ("pin", "base:1")),
     Verb("gc", ("gc",)),

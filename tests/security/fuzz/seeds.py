@@ -117,7 +117,7 @@ DOCKERFILE_TOKENS = tuple(
 class AnyImage:
     """Finds an image of any name but ``none``, with triggers of its own."""
 
-    def find(self, reference: str) -> Config | None:
+    def find(self, reference: str, _platform: object = None) -> Config | None:
         from layerstore.formats.oci_config import ContainerConfig
 
         if reference == "none":
@@ -134,7 +134,7 @@ class AnyImage:
 class AnyNativeImage:
     """Finds an image of any name but ``none``; its layers say its name."""
 
-    def find(self, reference: str) -> Config | None:
+    def find(self, reference: str, _platform: object = None) -> Config | None:
         from tests.support.native import image
 
         return None if reference == "none" else image(len(reference))

@@ -160,7 +160,7 @@ def test_a_device_that_cannot_be_had_or_read(builder: Builder, flag: str, messag
 class NoImages:
     """A store without images."""
 
-    def find(self, reference: str) -> None:
+    def find(self, reference: str, _platform: object = None) -> None:
         """Return nothing."""
 
     def pull(self, reference: str, platform: object) -> None:

@@ -17,6 +17,7 @@ from layerstore.build.platforms import Platform
 from layerstore.build.request import BuildRequest
 from layerstore.errors import InputError
 from layerstore.image.attestations import PROVENANCE_TYPE
+from layerstore.image.indexes import find_index
 from tests.support.build import RecordingUi, builder, tree_of  # noqa: F401
 
 if TYPE_CHECKING:
@@ -134,14 +135,18 @@ def test_files_lie_in_a_folder_for_each(project: Builder, tmp_path: Path) -> Non
         assert {m.name: archive.extractfile(m).read() for m in files} == expected
 
 
-def test_in_the_store_each_has_a_name_of_its_own(project: Builder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="would both be app:1 in the store") as caught:
-        built(project, layout(tmp_path / "out"), Output(kind=OutputKind.IMAGE), tags=("app:1",))
-    assert caught.value.hint.startswith("tell them apart: -t 'app:1-{{TARGETARCH}}'")
-    assert not (tmp_path / "out").exists()
-    assert project.ui.ran == []
+def test_in_the_store_a_name_is_for_all_or_for_one(project: Builder, tmp_path: Path) -> None:
+    first, second = built(
+        project, layout(tmp_path / "out"), Output(kind=OutputKind.IMAGE), tags=("app:1",)
+    )
+    index = find_index(project.store, "app:1")
+    assert index is not None
+    images = [first.result.image, second.result.image]
+    assert [each.image_id for each in index.images.values()] == [each.image_id for each in images]
+    assert {each.result.descriptor.digest for each in (first, second)} == {index.document.digest}
     built(project, tags=("app:1-{{TARGETARCH}}",))
     for name, content in (("app:1-amd64", b"x86"), ("app:1-arm64", b"arm")):
+        assert find_index(project.store, name) is None
         files = tree_of(project.store, project.store.resolve(name))
         assert files["program"].content == content
 

@@ -23,6 +23,7 @@ from layerstore.errors import (
     UnsafeContentError,
 )
 from layerstore.image import archive_file, docker_archive
+from layerstore.image.indexes import find_index
 from layerstore.image.layout import NamedImage
 from layerstore.image.layout_archive import save_archive
 from layerstore.image.loading import Choice, Loaded, load_directory, load_file
@@ -250,8 +251,12 @@ def test_an_index_by_platform_and_all_of_it(store: Store, tmp_path: Path) -> Non
     everything = CHOICE._replace(all_platforms=True)
     first, second = list(load_directory(store, root, everything, Silent()))
     assert first.names == ("web:1",)
-    assert second.names == (f"web@{images[1]['digest']}",)
+    assert second.names == (f"web:1@{images[1]['digest']}",)
     assert store.resolve("web:1") == first.image
+    index = find_index(store, "web:1")
+    assert index is not None
+    assert [entry.digest for entry in index.entries] == [each["digest"] for each in images]
+    assert list(index.images.values()) == [first.image, second.image]
 
 
 # -- refused
