@@ -9,9 +9,11 @@ from layerstore.errors import InputError
 from layerstore.formats.reference import (
     is_digest_name,
     is_id,
+    is_index_name,
     lookup_form,
     may_be_id,
     parse_stored_name,
+    split_name,
 )
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.store.failures import DanglingReferenceError, ImageNotFoundError
@@ -53,8 +55,17 @@ def resolve(catalog: Catalog, reference: str) -> ImageRecord:
     if may_be_id(form):
         return _by_prefix(catalog, form)
     if is_digest_name(form):
-        return _by_prefix(catalog, form.partition("@")[2])
+        return _in_index(catalog, form) or _by_prefix(catalog, form.partition("@")[2])
     raise _unknown(form)
+
+
+def _in_index(catalog: Catalog, form: str) -> ImageRecord | None:
+    """Return the image that the index under a tag of this repository has by this digest."""
+    repository, _, digest = form.partition("@")
+    for name, image_id in catalog.tags().items():
+        if is_index_name(name) and name.endswith(digest) and split_name(name)[0] == repository:
+            return catalog.image(image_id)
+    return None
 
 
 def _by_prefix(catalog: Catalog, reference: str) -> ImageRecord:

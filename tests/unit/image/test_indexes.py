@@ -85,6 +85,8 @@ def test_a_name_means_all_and_one(store: Store) -> None:
     assert store.resolve("web:1") == found.first == list(found.images.values())[1]
     assert image_for(store, "web:1", of("amd64")) == next(iter(found.images.values()))
     assert find_index(store, f"web@{found.document.digest}") == found
+    for digest, each in found.images.items():
+        assert store.resolve(f"web@{digest}") == each
     assert find_index(store, found.first.image_id) is None
     assert load_config(store.paths).indexes
     assert check(store, read_data=True).ok
