@@ -66,8 +66,9 @@ class Usage(msgspec.Struct, frozen=True):
         active: Those of them that mounted views use; of writable layers also those of containers
             that run.
         size: Bytes; those of cache mounts, writable layers and unpacked files are of the files.
-        reclaimable: Bytes that ``gc`` would make free: for the build cache and cache mounts
-            when told to drop them and no step uses them.
+        reclaimable: Bytes that ``gc`` makes free at most: for the build cache and cache mounts
+            when told to drop them and no step uses them. What is dead in packs that it leaves
+            counts; ``gc --dry-run`` knows these.
     """
 
     kind: str
@@ -247,11 +248,16 @@ def ledger_table(ledger: Ledger) -> Table:
     """Return the parts of a ledger, to the byte."""
     rows = [(part.label, f"{part.size:,}") for part in ledger.parts]
     rows.append(("allocation slack", f"{ledger.slack:,}"))
+    note = (
+        "unreferenced: what is dead in packs that are mostly needed stays until 'gc --compact'; "
+        "with --dry-run gc says what it frees"
+    )
     return Table(
         title="",
         columns=columns(["OWNER"], ["BYTES"]),
         rows=tuple(rows),
         total=("on disk", f"{ledger.disk_size:,}"),
+        notes=(note,) if ledger.size_of(Owner.UNREFERENCED) else (),
     )
 
 

@@ -134,6 +134,11 @@ def test_records_survive_json(store):
         assert msgspec.json.decode(text, type=type(value)) == value
 
 
+def test_the_ledger_says_nothing_of_gc_where_everything_is_needed(store):
+    build(store, "one", BASE, APP, created=1)
+    assert ledger_table(take_df(store).ledger).notes == ()
+
+
 def test_df_rows_and_slack_add_up(store):
     build(store, "one", BASE, APP, created=1)
     store.untag("one")
@@ -146,7 +151,9 @@ def test_df_rows_and_slack_add_up(store):
     head, *_ = table_lines(df_table(usage))
     assert head.split() == ["TYPE", "COUNT", "ACTIVE", "SIZE", "RECLAIMABLE"]
     assert "two:latest" in "\n".join(table_lines(df_images_table(usage)))
-    assert f"{usage.disk_size:,}" in table_lines(ledger_table(usage.ledger))[-1]
+    total, note = table_lines(ledger_table(usage.ledger))[-2:]
+    assert f"{usage.disk_size:,}" in total
+    assert "gc --compact" in note
 
 
 def test_cache_mounts_are_a_row_of_their_own_and_no_overhead_of_images(store):
