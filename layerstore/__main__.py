@@ -1,4 +1,4 @@
-"""``python -m layerstore``: the command line, as ``cli/script/layerstore`` has it."""
+"""``python -m layerstore``: the command line, as ``cli/script/layerstore-python`` has it."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ same, it declines.
     to us    G          with descriptors of streams and directory; signals are passed on from here
     from us  X code     it has ended
              N          declined, instead of P
+
+A shell asks in another way: :mod:`layerstore.cli.warm_post`.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ import struct
 import sys
 from io import TextIOWrapper
 
-from layerstore.cli import warm_client
+from layerstore.cli import warm_client, warm_post
 from layerstore.cli.failure import guarded
+from layerstore.cli.warm_post import Asker, Post
 from layerstore.errors import ConflictError, NotFoundError, UnsupportedError
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import make_private_dir
@@ -58,6 +61,7 @@ _STATUS = (
     b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb", b"NoNewPrivs",
     b"Seccomp", b"Seccomp_filters", b"SigBlk", b"SigIgn", b"Cpus_allowed", b"Mems_allowed",
 )  # fmt: skip
+_IGNORED_BY_PYTHON = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
 _NAMESPACES = (
     "cgroup",
     "ipc",
@@ -106,6 +110,10 @@ def warm(options: argparse.Namespace, _root: str) -> int:
     place = _hold_directory(path)
     listener = _bind(path)
     bound = os.lstat(path)
+    base = os.path.dirname(path)
+    post = warm_post.place_of(path)
+    if post and not warm_post.prepare(post, base):
+        post = ""
     ready, ours = os.pipe2(os.O_CLOEXEC)
     if not options.foreground and os.fork():
         os.close(ours)
@@ -118,11 +126,13 @@ def warm(options: argparse.Namespace, _root: str) -> int:
     os.write(ours, b"R")
     os.close(ours)
     fcntl.flock(place, fcntl.LOCK_UN)  # who started us has it, too
-    _Helper(listener, identity, idle_s).run()
+    _Helper(listener, post, identity, idle_s).run()
     fcntl.flock(place, fcntl.LOCK_EX)
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), bound):
             os.unlink(path)
+            if post:
+                warm_post.remove(post, base)
     os._exit(0)
 
 
@@ -185,7 +195,9 @@ def identity_of(process: str) -> dict[str, object]:
     for name in _FILES:
         found[name] = _read(f"{place}/{name}")
     lines = (line.partition(b":") for line in _read(f"{place}/status").splitlines())
-    found["status"] = [value for name, _, value in lines if name in _STATUS]
+    status = {name: value.strip() for name, _, value in lines if name in _STATUS}
+    found["ignored"] = int(status.pop(b"SigIgn"), 16) | _IGNORED_BY_PYTHON
+    found["status"] = status
     pid = 0 if process == "self" else int(process)
     found["nice"] = os.getpriority(os.PRIO_PROCESS, pid)
     found["policy"] = os.sched_getscheduler(pid)
@@ -232,9 +244,10 @@ class _Helper:
     """The loop of who waits."""
 
     def __init__(
-        self, listener: _socket.socket, identity: dict[str, object], idle_s: float
+        self, listener: _socket.socket, post: str, identity: dict[str, object], idle_s: float
     ) -> None:
         self._listener = listener
+        self._post = post
         self._identity = identity
         self._idle_s = idle_s
         self._stamps = [
@@ -272,43 +285,60 @@ class _Helper:
         own_pages()
         poll = select.poll()
         poll.register(self._listener.fileno(), select.POLLIN)
-        while poll.poll(min(self._idle_s * 1000, _POLL_MAX_MS)):
-            fd, _ = self._listener._accept()  # type: ignore[attr-defined]
-            connection = _socket.socket(fileno=fd)
+        post = None
+        goes_on = True
+        while goes_on:
+            if self._post and post is None:
+                post = Post(self._post)
+                poll.register(post.ask, select.POLLIN)
+            events = poll.poll(min(self._idle_s * 1000, _POLL_MAX_MS))
+            if not events:
+                break
+            by_fifo = post is not None and any(fd == post.ask for fd, _ in events)
+            asker: _Connected | Asker | None = None
             try:
-                if not self._serve(connection, spare):
-                    return
+                if post is not None and by_fifo:
+                    asker = post.taken()
+                else:
+                    fd, _ = self._listener._accept()  # type: ignore[attr-defined]
+                    asker = _Connected(_socket.socket(fileno=fd))
+                goes_on = asker is None or self._serve(asker, spare, post)
             except (OSError, ValueError, EOFError, TypeError, LookupError, AttributeError):
                 pass  # its asker goes the usual way
             finally:
-                connection.close()
+                if asker is not None:
+                    asker.close()
+            if post is not None and by_fifo:
+                poll.unregister(post.ask)
+                post.close()
+                post = None
+        if post is not None:
+            post.close()
 
-    def _serve(self, connection: _socket.socket, spare: int) -> bool:  # noqa: RET503 -- _run is the end
+    def _serve(self, asker: _Connected | Asker, spare: int, post: Post | None) -> bool:  # noqa: RET503 -- _run is the end
         """Serve one asker, or decline; return whether to go on listening."""
-        connection.settimeout(_PATIENCE_S)
-        message = connection.recv(warm_client.MESSAGE_MAX_BYTES)
-        size = struct.calcsize("3i")
-        credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
-        pid, uid, _ = struct.unpack("3i", credentials)
-        if uid != os.geteuid():
+        if asker.uid != os.geteuid():
             return True
-        if message == _STOP:
+        if asker.asks_to_stop():
             return False
-        if identity_of(str(pid)) != self._identity:
-            connection.send(b"N")
+        if identity_of(str(asker.pid)) != self._identity:
+            asker.answer(b"N")
             return True
-        told = marshal.loads(message)  # noqa: S302 -- of somebody who may do what we may
+        told = asker.told()
         if any(_stamp(path) != stamp for path, stamp in self._stamps):
-            connection.send(b"N")
+            asker.answer(b"N")
             return False
         if not (self._is_like(told) and _is_plain(told["arguments"])):
-            connection.send(b"N")
+            asker.answer(b"N")
             return True
+        descriptors = asker.begin()
         self._listener.close()
+        if post is not None:
+            post.withdraw()
         die_with_parent(0)
         os.write(spare, b"T")
         os.close(spare)
-        _run(connection, told)
+        _run(asker, told, descriptors)
 
     def _is_like(self, told: dict[str, Any]) -> bool:
         """Tell whether the asker's interpreter is what ours is."""
@@ -348,13 +378,16 @@ def _is_plain(arguments: list[str]) -> bool:
     return options is not None and not options.tty
 
 
-def _run(connection: _socket.socket, told: dict[str, Any]) -> NoReturn:
+def _run(asker: _Connected | Asker, told: dict[str, Any], descriptors: list[int]) -> NoReturn:
     """Be the fork that runs a command line as its asker would."""
     code = warm_client.CLIENTS_FAULT
     try:
-        connection.send(b"P%d" % os.getpid())
-        _take_over(connection)
-        _end_with(connection)
+        for number, fd in enumerate(descriptors[:3]):
+            os.dup2(fd, number)
+        os.fchdir(descriptors[3])
+        for fd in descriptors:
+            os.close(fd)
+        _end_with(asker.tie)
         os.umask(told["umask"])
         os.environb.clear()
         os.environb.update(told["environ"])
@@ -367,39 +400,69 @@ def _run(connection: _socket.socket, told: dict[str, Any]) -> NoReturn:
             stream.reconfigure(encoding=encoding, errors=errors, line_buffering=is_terminal)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         code = _dispatch(told["arguments"])
-        connection.send(b"X%d" % code)
+        asker.answer(b"X%d" % code)
     finally:
         os._exit(code)
 
 
-def _take_over(connection: _socket.socket) -> None:
-    """Make our asker's streams and directory ours."""
-    room = _socket.CMSG_SPACE(4 * _DESCRIPTORS)
-    word, ancillary, _, _ = connection.recvmsg(1, room, _socket.MSG_CMSG_CLOEXEC)
-    descriptors = [
-        int.from_bytes(words[at : at + 4], sys.byteorder)
-        for level, kind, words in ancillary
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS
-        for at in range(0, len(words), 4)
-    ]
-    if word != b"G" or len(descriptors) != _DESCRIPTORS:
-        raise EOFError  # it does without us
-    for number, fd in enumerate(descriptors[:3]):
-        os.dup2(fd, number)
-    os.fchdir(descriptors[3])
-    for fd in descriptors:
-        os.close(fd)
+class _Connected:
+    """An asker by socket: :mod:`layerstore.cli.warm_client`.
+
+    Attributes:
+        pid: Its process, as the kernel says.
+        uid: Its user.
+        tie: A descriptor that hangs up at its end.
+    """
+
+    def __init__(self, connection: _socket.socket) -> None:
+        self._connection = connection
+        self.tie = connection.fileno()
+        size = struct.calcsize("3i")
+        credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
+        self.pid, self.uid, _ = struct.unpack("3i", credentials)
+        connection.settimeout(_PATIENCE_S)
+        self._message = connection.recv(warm_client.MESSAGE_MAX_BYTES)
+
+    def asks_to_stop(self) -> bool:
+        """Tell whether it wants our end, and nothing else."""
+        return self._message == _STOP
+
+    def told(self) -> Any:  # noqa: ANN401 -- told by somebody
+        """Return what it asks for."""
+        return marshal.loads(self._message)  # noqa: S302 -- of somebody who may do what we may
+
+    def begin(self) -> list[int]:
+        """Return its three streams, and its directory; it knows that we begin."""
+        self.answer(b"P%d" % os.getpid())
+        room = _socket.CMSG_SPACE(4 * _DESCRIPTORS)
+        word, ancillary, _, _ = self._connection.recvmsg(1, room, _socket.MSG_CMSG_CLOEXEC)
+        descriptors = [
+            int.from_bytes(words[at : at + 4], sys.byteorder)
+            for level, kind, words in ancillary
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS
+            for at in range(0, len(words), 4)
+        ]
+        if word != b"G" or len(descriptors) != _DESCRIPTORS:
+            raise EOFError  # it does without us
+        self._connection.setblocking(True)
+        return descriptors
+
+    def answer(self, message: bytes) -> None:
+        """Send it a message."""
+        self._connection.send(message)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
 
 
-def _end_with(connection: _socket.socket) -> None:
-    """Be killed when our asker is: its end of the connection closes."""
-    connection.setblocking(True)
-    fd = connection.fileno()
-    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+def _end_with(tie: int) -> None:
+    """Be killed when our asker is: its end hangs up."""
+    fcntl.fcntl(tie, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(tie, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(tie, fcntl.F_SETFL, fcntl.fcntl(tie, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
-    poll.register(fd, 0)
+    poll.register(tie, 0)
     if poll.poll(0):  # it hung up before we could be told
         raise EOFError
 

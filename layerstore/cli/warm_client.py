@@ -122,7 +122,7 @@ def _request(arguments: Sequence[str]) -> bytes:
             "executable": sys.executable,
             "flags": list(sys.flags),
             "names": encoding_of_names(),
-            "encodings": [(one.encoding, one.errors) for one in _streams()],
+            "encodings": encodings(),
         }
     )
     if len(told) > MESSAGE_MAX_BYTES:
@@ -135,11 +135,16 @@ def encoding_of_names() -> tuple[str, str]:
     return sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
-def _streams() -> list[TextIO]:
-    streams = (sys.stdin, sys.stdout, sys.stderr)
+def encodings() -> list[tuple[str, str | None]]:
+    """Return how this interpreter makes text of its three streams.
+
+    Raises:
+        OSError: It has not all of them.
+    """
+    streams: tuple[TextIO | None, ...] = (sys.stdin, sys.stdout, sys.stderr)
     if None in streams:
         raise OSError
-    return [one for one in streams if one is not None]
+    return [(one.encoding, one.errors) for one in streams if one is not None]
 
 
 def _await_end(connection: _socket.socket, pid: int, here: int) -> int:

@@ -89,7 +89,7 @@ def _in_its_hands(box: Warm, name: str, client: int) -> bool:
 def test_streams_status_and_surroundings_are_the_askers(box: Warm, tmp_path: Path) -> None:
     script = "cat; echo err >&2; echo $FROM; exit 7"
     done = subprocess.run(
-        box.command("run", "-i", "--rm", "--cidfile=id", "-eFROM", "box", "sh", "-c", script),
+        box.command("run", "-i", "--rm", "--cidfile=id", "-e", "FROM", "box", "sh", "-c", script),
         input=b"in\n", capture_output=True, cwd=tmp_path, check=False, umask=0o137,
         env=box.environment({"FROM": "outside"}),
     )  # fmt: skip
