@@ -5,6 +5,8 @@ Needs the extra ``layerstore[go]``; importing this module without it raises Impo
 
 from __future__ import annotations
 
+import os
+import pickle
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import numba
@@ -28,3 +30,15 @@ def compiled(function: Function) -> Function:
     except RuntimeError:  # no directory to write to
         made = numba.njit(nogil=True)(function)
     return cast("Function", made)
+
+
+def run(function: Callable[..., None], *arguments: object) -> None:
+    """Call a compiled function; what numba remembers of it and a power cut damaged is made anew."""
+    try:
+        function(*arguments)
+    except (EOFError, pickle.UnpicklingError):  # before anything ran: while it was loaded
+        directory = cast("Any", function).stats.cache_path
+        for name in os.listdir(directory):
+            if name.endswith(".nbi"):
+                os.unlink(os.path.join(directory, name))
+        function(*arguments)

@@ -6,9 +6,13 @@ Each was had by `compress/gzip` on Debian 12, less the 10 bytes of header and 8 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import subprocess
+import sys
 import zlib
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +21,9 @@ from hypothesis import strategies as st
 from layerstore.errors import UnsafeContentError
 from layerstore.formats.goflate.encoder import Deflate
 from tests.support.store import noise
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GO_MADE = {
     1: "55413208eb84d9cb02a8dab806353fa700ce0970f3300b84f9a756af34a93ef0",
@@ -100,3 +107,20 @@ def test_content_that_was_made_to_be_slow_is_given_up() -> None:
     assert zlib.decompress(deflate(content, 6), -15) == content
     with pytest.raises(UnsafeContentError, match="comparisons for each byte"):
         deflate(content, 9)
+
+
+def test_what_numba_remembers_may_be_damaged(tmp_path: Path) -> None:
+    """A power cut may leave files that have their names and not their bytes."""
+    program = (
+        "from layerstore.formats.goflate.encoder import Deflate\n"
+        "coder = Deflate(1)\n"
+        "print((coder.compress(b'a' * 9) + coder.flush()).hex())"
+    )
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    whole = subprocess.check_output(command, env=environment)
+    kept = [path for path in tmp_path.rglob("*.nb[ic]") if path.stat().st_size]
+    assert kept
+    for path in kept:
+        os.truncate(path, path.stat().st_size // 2 * (path.suffix == ".nbc"))
+    assert subprocess.check_output(command, env=environment) == whole
