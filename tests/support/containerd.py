@@ -30,6 +30,12 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
   [proxy_plugins.layerstore]
     type = "snapshot"
     address = "{plugin}"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux/amd64"
+  snapshotter = "layerstore"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "layerstore"
+  disable_snapshot_annotations = false
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "docker.io/library/pause:1"
   restrict_oom_score_adj = true
