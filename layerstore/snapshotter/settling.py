@@ -68,6 +68,7 @@ class Settler:
         self._failed: dict[int, str] = {}  # why, as it was told
         self._tried: set[int] = set()  # of those: not to be tried before the next Cleanup
         self._mounted: set[int] = set()  # committed while they were mounted, and not yet free
+        self._awaited: list[int] = []  # by containers, the first to come first
         self._at: Callable[[int], None] | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="layerstore-settle", daemon=True)
@@ -114,7 +115,11 @@ class Settler:
     def wait_until_settled(self, number: int, timeout_s: float) -> None:
         """Wait until a snapshot and all below it have settled, or cannot for now."""
         with self._table.changed:
-            self._table.changed.wait_for(lambda: not self._is_pending(number), timeout_s)
+            self._awaited.append(number)
+            try:
+                self._table.changed.wait_for(lambda: not self._is_pending(number), timeout_s)
+            finally:
+                self._awaited.remove(number)
 
     def _is_pending(self, number: int) -> bool:
         """Whether it is a matter of time alone until a snapshot has settled."""
@@ -155,12 +160,26 @@ class Settler:
             return self._remove, self._doomed.pop(0)
         given_up = self._tried | self._mounted
         waiting = [each for each in self._table.committed() if each.number not in given_up]
+        # What a container waits for goes before the images that are unpacked meanwhile.
+        for number in self._awaited:
+            lineage = {each.number for each in self._table.lineage(number)}
+            step = self._step([each for each in waiting if each.number in lineage])
+            if step is not None:
+                return step
+        return self._step(waiting) or self._due()
+
+    def _step(self, waiting: list[Snapshot]) -> tuple[Callable[[int], None], int] | None:
+        """Return what is next for some of the snapshots, parents before what is built on them."""
         for snapshot in waiting:  # first, for it can be done while containerd unpacks
             if snapshot.layer is None:
                 return self._pack, snapshot.number
         for snapshot in waiting:
             if self._is_free(snapshot):
                 return self._settle, snapshot.number
+        return None
+
+    def _due(self) -> tuple[Callable[[int], None], int] | None:
+        """Return what is to be made ready, once its time has come."""
         now = time.monotonic()
         for number, due in self._unready.items():
             if due <= now:
