@@ -58,6 +58,8 @@ Description=Container {container.name} of {container.image.replace("%", "%%")}
 Type=exec
 ExecStart={program} start --attach {container.name}
 ExecStop={program} stop {container.name}
+# When who attends it was killed, ExecStop is not asked, and the container would go on.
+ExecStopPost={program} stop {container.name}
 Restart={policy}
 TimeoutStopSec={timeout}
 KillMode={kill}

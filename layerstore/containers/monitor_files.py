@@ -123,7 +123,7 @@ def _remove_cgroup(path: str) -> None:
     for tries_left in reversed(range(_CGROUP_TRIES)):
         try:
             posix.rmdir(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the one hierarchy of version 2 has files
             return
         except OSError:
             for name in names_in(path):
