@@ -55,9 +55,11 @@ def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> 
     chain = hex_of(chain_id(layers))
     fd, sidecar, tree = _image(store, layers, chain)
     try:
-        if not sidecar.objects <= present_among(store.paths, sidecar.objects):
+        missing = sidecar.objects - present_among(store.paths, sidecar.objects)
+        if missing:
             tree = tree or kernel_tree(load_root(store, layers))
-            unpack(store, tree.objects, progress)
+            wanted = {name: made for name, made in tree.objects.items() if name in missing}
+            unpack(store, wanted, progress)
     except BaseException:
         os.close(fd)
         raise
