@@ -24,6 +24,9 @@ from layerstore.image.layout import NamedImage, save_oci_layout
 from layerstore.image.loading import Choice, load_directory
 from layerstore.image.original_ledger import drop_originals
 from layerstore.image.originals import Originals
+from layerstore.image.transfer.having import having_images
+from layerstore.image.transfer.loading import load_bundle
+from layerstore.image.transfer.saving import SavedImage, save_bundle
 from layerstore.progress import Silent
 from layerstore.store.check import check
 from layerstore.store.config import load_config
@@ -265,3 +268,21 @@ def test_attestations_and_origins_of_the_first_image_stay(store: Store) -> None:
     assert origins == Origins({found.document.digest: oci.INDEX_TYPE})
     grouped(store)
     assert index_of(store) == found
+
+
+def test_a_bundle_that_names_an_index_it_does_not_bring(store: Store, tmp_path: Path) -> None:
+    loaded(store, layout_of(tmp_path)[0])
+    one = index_of(store).first
+    names = ("x:1", f"x:1@{one.manifest_digest}")
+    place = tmp_path / "bundle"
+    save_bundle(
+        store, [SavedImage(one, names)], lambda: place.open("wb"), having=having_images(store, [])
+    )
+    with (
+        Store.open(tmp_path / "other", create=True) as other,
+        place.open("rb") as stream,
+        pytest.raises(FormatError, match="the bundle has no index for x:1"),
+    ):
+        load_bundle(other, stream.read)
+    with Store.open(tmp_path / "other") as other:
+        assert other.tags() == {}
