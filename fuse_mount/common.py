@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from fuse_mount import unshare
 from layerstore.errors import MountError
+from layerstore.linux import mounts, namespaces
 from layerstore.linux.files import make_private_dir, read_file, write_all
 from layerstore.linux.locks import FileLock
 from layerstore.linux.namespaces import (
@@ -28,7 +29,7 @@ from layerstore.linux.namespaces import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _NS_GET_USERNS = 0xB701
 """ioctl_nsfs(2): the user namespace that owns another one."""
@@ -36,7 +37,7 @@ _NS_GET_USERNS = 0xB701
 _NAMES_MAX_BYTES = 100
 
 
-def enter_common(store_root: str) -> None:
+def enter_common(store_root: str, owner_at_hand: Callable[[], int]) -> None:
     """Move this process into the namespaces of the user's containers; before threads start.
 
     Where there are none they are made, and are found by whoever comes as long as we, or what we
@@ -44,6 +45,9 @@ def enter_common(store_root: str) -> None:
 
     Args:
         store_root: An existing store, whose containers they are.
+        owner_at_hand: Opens the user namespace of a container that runs, -1 if none does. Asked
+            where no process is in the mount namespace any more: from another user namespace
+            nobody could end that container.
 
     Raises:
         UnsupportedError: User namespaces are not permitted here.
@@ -55,7 +59,7 @@ def enter_common(store_root: str) -> None:
     with FileLock(path):
         namespace = _find(*_remembered(path))
         if namespace < 0:
-            unshare.enter()
+            _make(owner_at_hand())
             _remember(path, current_mount_namespace(), mount_namespace_id())
             return
     try:
@@ -104,15 +108,30 @@ def _namespaces_of_processes() -> Iterator[str]:
     return (f"/proc/{pid}/ns/mnt" for pid in os.listdir("/proc") if pid.isdigit())
 
 
+def _make(owner: int) -> None:
+    """Enter a mount namespace of our own, in an open user namespace or, for -1, in a new one."""
+    if owner < 0:
+        unshare.enter()
+        return
+    _be_root_of(owner)
+    namespaces.unshare(CLONE_NEWNS)
+    mounts.set_propagation("/", mounts.MS_SLAVE)
+
+
 def _join(namespace: int) -> None:
     """Enter a mount namespace as root of the user namespace that owns it."""
     try:
         owner = ioctl(namespace, _NS_GET_USERNS)
     except OSError as err:
         raise MountError(f"could not enter the containers' namespace: {err.strerror}") from err
+    _be_root_of(owner)
+    enter_namespace(namespace, CLONE_NEWNS)
+
+
+def _be_root_of(owner: int) -> None:
+    """Enter an open user namespace, and close it."""
     try:
         enter_namespace(owner, CLONE_NEWUSER)
-        enter_namespace(namespace, CLONE_NEWNS)
     finally:
         os.close(owner)
     os.setgid(0)

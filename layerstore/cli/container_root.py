@@ -33,7 +33,22 @@ def be_root(store_root: str) -> None:
             "without root containers run where user namespaces are allowed",
             hint="layerstore doctor says what is allowed",
         )
-    enter_common(store_root)
+    enter_common(store_root, lambda: _user_namespace(store_root))
+
+
+def _user_namespace(store_root: str) -> int:
+    """Open the user namespace of a container that runs; return -1 if none does."""
+    from layerstore.containers.records import container_ids
+    from layerstore.containers.states import is_process, read_state
+
+    for container_id in container_ids(store_root):
+        state = read_state(store_root, container_id)
+        with contextlib.suppress(OSError):
+            fd = os.open(f"/proc/{state.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            if is_process(state):  # nobody else had got its pid before we opened it
+                return fd
+            os.close(fd)
+    return -1
 
 
 def join(store_root: str) -> None:

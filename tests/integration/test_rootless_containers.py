@@ -170,6 +170,26 @@ def test_when_its_monitor_is_killed_it_can_be_entered_and_ended(user: User) -> N
     assert user.status("lone").startswith("Exited (255)")
 
 
+def test_when_only_the_container_is_left_it_can_be_ended(user: User) -> None:
+    # Of another user than root, who may be killed from the same user namespace alone.
+    user.ok("run", "-d", "--name", "left", "--user", "daemon", "box", "sleep", "1000")
+    state = user.inspect("left")["State"]
+    assert isinstance(state, dict)
+    namespace = os.readlink(f"/proc/{state['Pid']}/ns/user")
+    for pid in (int(state["ConmonPid"]), *sorted(user.servers())):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: "monitor is gone" in user.status("left"), "its monitor's end")
+    wait_until(lambda: user.servers() == [], "their end")
+    user.ok("run", "-d", "--name", "next", "box", "sleep", "1000")
+    other = user.inspect("next")["State"]
+    assert isinstance(other, dict)
+    assert os.readlink(f"/proc/{other['Pid']}/ns/user") == namespace
+    user.ok("stop", "-t", "0", "left")
+    assert user.status("left").startswith("Exited (255)")
+    user.ok("start", "left")
+    assert user.ok("exec", "left", "id", "-u") == "1\n"
+
+
 def test_after_everything_was_killed_it_starts_again(user: User) -> None:
     user.ok("run", "-d", "--name", "lost", "box", "sh", "-c", "touch /kept; sleep 1000")
     state = user.inspect("lost")["State"]
