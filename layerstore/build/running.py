@@ -172,6 +172,8 @@ class Running:
         with self._resources.lock:
             if sum(each.size for each in self._kept) + size > KEPT_MAX_BYTES:
                 return None
+            if any(each.layers == layers for each in self._kept):
+                return None  # another command made the same of the same; one directory shows both
             self._kept.append(_Kept(vertex, layers, upper, size))
         assert self._lowers is not None
         self._lowers.add_upper(layers, upper)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,21 @@ def test_what_one_step_needs_is_shown_while_another_runs(box: Builder) -> None:
         jobs=4,
     )
     assert box.files(result)["both"].content == b"stage\ncontext"
+
+
+def test_commands_lie_over_the_same_that_two_others_made(box: Builder) -> None:
+    """What shows it is removed once, when the commands of both stages have ended."""
+    result = box.build(
+        f"FROM box AS one\nRUN chmod 600 /etc/passwd\n{meet('one', 'two')}; echo 1 > /one\n"
+        "RUN echo 1 >> /one\n"
+        f"FROM box AS two\nRUN chmod 0600 /etc/passwd\n{meet('two', 'one')}; echo 2 > /two\n"
+        "RUN echo 2 >> /two\n"
+        "FROM scratch\nCOPY --from=one /one /etc/passwd /\nCOPY --from=two /two /\n",
+        jobs=2,
+    )
+    files = box.files(result)
+    assert stat.S_IMODE(files["passwd"].mode) == 0o600
+    assert [files[name].content for name in ("one", "two")] == [b"1\n1\n", b"2\n2\n"]
 
 
 def test_a_failure_kills_what_runs_beside_it(box: Builder) -> None:
