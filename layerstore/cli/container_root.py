@@ -10,6 +10,10 @@ import os
 import sys
 
 from layerstore.errors import LayerstoreError, UnsupportedError
+from layerstore.light_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from layerstore.cli.settings import Settings
 
 
 def be_root(store_root: str) -> None:
@@ -62,6 +66,13 @@ def join(store_root: str) -> None:
         be_root(store_root)
 
 
+def join_for(settings: Settings) -> None:
+    """Be root like :func:`join`, over the store that the settings mean now: root's is another."""
+    root = settings.root
+    join(root)
+    settings.store_option = root
+
+
 def _has_containers(store_root: str) -> bool:
     from layerstore.containers.records import container_ids
 
@@ -82,7 +93,7 @@ def sweep_outside(store_root: str) -> None:
 def _main(store_root: str) -> None:
     from layerstore.containers.lifecycle import sweep
 
-    with contextlib.suppress(LayerstoreError):  # what is left is left for the next one
+    with contextlib.suppress(LayerstoreError, OSError):  # what is left is left for the next one
         join(store_root)
         sweep(store_root)
 

@@ -96,11 +96,11 @@ def diff(
 
 def _diff_view(context: typer.Context, view: str, *, as_json: bool) -> None:
     from fuse_mount.committing import changes_in
-    from layerstore.cli.container_root import join
+    from layerstore.cli.container_root import join_for
 
     settings = settings_of(context)
     if "/" not in view:
-        join(settings.root)
+        join_for(settings)
     with settings.open_store() as store:
         try:
             source = written(settings.root, view)

@@ -45,10 +45,14 @@ def remove(
 
     The bytes go with the next gc; --dry-run says how many.
     """
+    from layerstore.cli.container_root import join_for
     from layerstore.errors import LayerstoreError
 
     failures: list[LayerstoreError] = []
-    with settings_of(context).open_store() as store:
+    settings = settings_of(context)
+    if dry_run:
+        join_for(settings)  # to read what containers wrote as other users
+    with settings.open_store() as store:
         gone: set[str] = set()
         removals: list[_Removal] = []
         for reference in images:

@@ -61,7 +61,7 @@ def commit(
     from fuse_mount.committing import CommitSpec
     from fuse_mount.committing import commit as make_image
     from layerstore.cli.clock import now_rfc3339
-    from layerstore.cli.container_root import join
+    from layerstore.cli.container_root import join_for
     from layerstore.cli.importing import full_names, tell_new_image
     from layerstore.cli.progress import terminal_progress
 
@@ -74,7 +74,7 @@ def commit(
     )
     settings = settings_of(context)
     if "/" not in view:
-        join(settings.root)
+        join_for(settings)
     with settings.open_store() as store, terminal_progress(quiet=quiet) as progress:
         made = make_image(store, written(settings.root, view), spec, progress=progress)
     for path, why in made.skipped:

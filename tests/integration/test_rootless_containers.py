@@ -24,24 +24,23 @@ if TYPE_CHECKING:
 
 pytestmark = needs_runc
 
+_STORE = ".local/share/layerstore"
 _GONE = ("views/lowers", "uppers", "containers/names", "containers/run/runtime")
 
 
 class User:
-    """The user, a store, and what is left of containers in it."""
+    """The user, the store that is theirs if none is named, and what is left of containers in it."""
 
     def __init__(self, place: Path, *, subordinate: bool = True) -> None:
         self.place = place
-        self.store = place / "store"
+        self.store = place / _STORE
         self._subordinate = subordinate
 
     def words(self, *words: str) -> list[str]:
-        full = ["--store", str(self.store), *words]
-        return rootless.command(self.place, full, subordinate=self._subordinate)
+        return rootless.command(self.place, list(words), subordinate=self._subordinate)
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
-        full = ["--store", str(self.store), *words]
-        return rootless.run(self.place, full, subordinate=self._subordinate)
+        return rootless.run(self.place, list(words), subordinate=self._subordinate)
 
     def ok(self, *words: str) -> str:
         done = self(*words)
@@ -80,7 +79,8 @@ def place() -> Iterator[Path]:
         pytest.skip("user namespaces are not permitted, or uidmap is not installed")
     with tempfile.TemporaryDirectory(prefix="layerstore-test-", dir="/tmp") as name:
         os.chmod(name, 0o755)
-        with Store.open(Path(name, "store"), create=True) as store:
+        Path(name, _STORE).parent.mkdir(parents=True)
+        with Store.open(Path(name, _STORE), create=True) as store:
             add_base(store)
         rootless.give(Path(name))
         yield Path(name)
@@ -132,6 +132,17 @@ def test_one_that_is_detached_is_looked_after_by_later_commands(user: User) -> N
     assert user.ok("exec", "web", "stat", "-c", "%U", "/mine") == "daemon\n"
     user.ok("restart", "-t", "0", "web")
     assert user.status("web").startswith("Up")
+
+
+def test_what_containers_wrote_as_other_users_is_measured(user: User) -> None:
+    script = "mkdir /own; echo written > /own/file; chown daemon /own; chmod 700 /own; sleep 1000"
+    user.ok("run", "-d", "--name", "writer", "box", "sh", "-c", script)
+    wait_until(lambda: "/own" in user.ok("diff", "writer"), "its file")
+    user.ok("commit", "writer", "other:1")
+    (layer,) = json.loads(user.ok("df", "--json"))["ledger"]["writable"]
+    assert layer["size"] == len("written\n")
+    for words in (["savings"], ["rm", "--dry-run", "other:1"], ["gc", "--dry-run"]):
+        user.ok(*words)
 
 
 def test_two_that_start_at_once_are_in_one_namespace(user: User) -> None:
