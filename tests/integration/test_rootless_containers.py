@@ -132,6 +132,9 @@ def test_one_that_is_detached_is_looked_after_by_later_commands(user: User) -> N
     assert user.ok("exec", "web", "stat", "-c", "%U", "/mine") == "daemon\n"
     user.ok("restart", "-t", "0", "web")
     assert user.status("web").startswith("Up")
+    unit = user.ok("generate", "systemd", "web").splitlines()  # for systemctl --user
+    assert {"KillMode=process", "WantedBy=default.target"} < set(unit)
+    assert not [line for line in unit if "network-online.target" in line]
 
 
 def test_what_containers_wrote_as_other_users_is_measured(user: User) -> None:

@@ -12,14 +12,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.running import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _MANAGER = "/lib/systemd/systemd"
 _GROUPS = Path("/sys/fs/cgroup")
@@ -169,8 +165,8 @@ class System:
         return not self._group.exists()
 
 
-def need(tools: Sequence[str] = ("unshare", "nsenter", "systemctl")) -> None:
+def need() -> None:
     """Skip a test where a tool is not installed."""
-    for tool in tools:
+    for tool in ("unshare", "nsenter", "systemctl"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
