@@ -99,6 +99,16 @@ class BuildLowers:
                         self._parts[name] = parts
             return name in self._parts
 
+    def leave_base(self, layers: Sequence[DiffId]) -> None:
+        """Make what later builds need to show a chain, as far as it stays for them.
+
+        Nothing is changed for this build, which may show the chain in another way.
+        """
+        with self._making:
+            if self._able:
+                with contextlib.suppress(*NO_IMAGES):
+                    self._images.leave_base(layers)
+
     @contextlib.contextmanager
     def used(self, chains: Iterable[Sequence[DiffId]]) -> Iterator[None]:
         """Keep what shows these chains from :meth:`drop_upper`."""

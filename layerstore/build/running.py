@@ -114,7 +114,7 @@ class Running:
             self._lowers.prepare(inputs[0].layers)
             outcome = step.run(
                 caches, name, inputs[0].layers, sources, on_output,
-                started=lambda: self._prepare_ahead(number),
+                started=lambda: self._prepare_ahead(number, inputs[0].layers),
             )  # fmt: skip
         self._upcoming.ended(number)
         self._release()
@@ -286,11 +286,23 @@ class Running:
 
         self._beside(begin)
 
-    def _prepare_ahead(self, number: int) -> None:
-        """Make, while a command runs, what shows the layers that next ones will lie over."""
+    def _prepare_ahead(self, number: int, below: Sequence[DiffId]) -> None:
+        """Make, while a command runs, what shows the layers that next ones will lie over.
+
+        The next ones of the last command are those of a later build, over the same layers.
+        """
         chains = self._upcoming.take_chains(number)
         if chains:
             self._beside(lambda: self._prepare_chains(chains))
+        elif self._upcoming.is_last(number):
+            self._beside(lambda: self._leave_base(number, below))
+
+    def _leave_base(self, number: int, below: Sequence[DiffId]) -> None:
+        """Leave to later builds what this one did not need."""
+        assert self._lowers is not None
+        if not self._resources.stopping.is_set() and not self._upcoming.has_ended(number):
+            with contextlib.suppress(LayerstoreError, OSError):
+                self._lowers.leave_base(below)
 
     def _prepare_chains(self, chains: Iterable[Sequence[DiffId]]) -> None:
         """Prepare chains as far as nothing is wrong with them; who needs them tells what is."""

@@ -38,6 +38,9 @@ class Upcoming:
         self._over = over
         self._lock = threading.Lock()
         self._ended = 0
+        self._every = 0
+        for commands in over.values():
+            self._every |= commands
         self._tips: dict[int, _Tip] = {}
 
     def comes_after(self, vertex: Vertex) -> bool:
@@ -62,6 +65,14 @@ class Upcoming:
         """Learn that a command looks at nothing any more."""
         with self._lock:
             self._ended |= 1 << number
+
+    def has_ended(self, number: int) -> bool:
+        """Return whether a command looks at nothing any more."""
+        return bool(self._ended >> number & 1)
+
+    def is_last(self, number: int) -> bool:
+        """Return whether a command is the only one that has not ended."""
+        return not self._every & ~self._ended & ~(1 << number)
 
     def take_chains(self, running: int) -> list[tuple[DiffId, ...]]:
         """Return chains that commands will lie over with more above them, each once.

@@ -45,6 +45,9 @@ larger one steps look at a part, which is made as they do."""
 
 SMALL_MAX_ENTRIES: Final = 20_000
 
+LEFT_MAX_ENTRIES: Final = 50_000
+"""Of layers for whose metadata image a build may be kept from ending: half a second at most."""
+
 PARTS_MAX: Final = 100
 """An overlay looks for a name in each of them; and overlayfs takes no more than 500."""
 
@@ -175,6 +178,33 @@ class ChainImages:
             if len(parts) > PARTS_MAX:
                 raise UnsupportedError(f"more than {PARTS_MAX} layers lie over each other")
         return parts or [self._made((), hex_of(chain_id(())), lasting=False)]
+
+    def leave_base(self, layers: Sequence[DiffId]) -> None:
+        """Make the metadata image that later builds over a chain begin with, if it is not there.
+
+        They lack the upper directories of this one: the image goes up to the last larger layer.
+
+        Args:
+            layers: Lowest first.
+
+        Raises:
+            UnsupportedError: The kernel cannot show such an image.
+            StorageError: It cannot be written.
+        """
+        count = len(layers)
+        while count and self._is_small(layers[count - 1]):
+            count -= 1
+        base = layers[:count]
+        chain = hex_of(chain_id(base))
+        if not base or chain in self._bases:
+            return
+        changesets = [self._changeset(diff_id) for diff_id in base]
+        if sum(len(each.entries) for each in changesets) > LEFT_MAX_ENTRIES:
+            return
+        found = open_metadata_image(self._store, base)
+        image, _ = found or made_metadata_image(self._store.paths, base, changesets)
+        os.close(image)
+        note_chain_use(self._store.paths, chain)
 
     def missing(self) -> bool:
         """Whether files of metadata images may lead to objects that are not in the tier."""

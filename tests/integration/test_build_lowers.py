@@ -19,6 +19,7 @@ from layerstore.errors import IntegrityError, UnsupportedError
 from layerstore.image import chain_images
 from layerstore.image.layer_writer import write_layer
 from layerstore.image.layers import load_changeset
+from layerstore.image.metadata_image import open_metadata_image
 from layerstore.image.scan import scan_upper
 from layerstore.image.stack import load_root
 from layerstore.linux import mounts as syscalls
@@ -302,6 +303,43 @@ def test_a_base_that_does_not_last_is_left_to_fuse(
             assert compare_trees(chain.tree, path) == []
         assert present_objects(store.paths) == set()
     assert not os.path.exists(store.paths.metadata) or not os.listdir(store.paths.metadata)
+
+
+def test_a_later_build_begins_with_the_image_that_one_leaves(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although this one shows the layer by the directory that a step wrote."""
+    everything_large(monkeypatch)
+    change(chain.changed)
+    base, layers = chain.publish()
+    with Store.open(chain.store) as store:
+        with lowers(store, tmp_path) as shown:
+            shown.leave_base(layers)
+            assert open_metadata_image(store, layers) is None, "whether the kernel can is unknown"
+            shown.prepare(base.layers)
+            shown.add_upper(layers, tmp_path)
+            shown.leave_base(layers)
+        with lowers(store, tmp_path / "later") as later:
+            assert later.prepare(layers, lasting=False)
+            with later.lower(layers) as path:
+                assert compare_trees(chain.changed, path) == []
+
+
+@pytest.mark.parametrize(
+    ("constant", "value"), [("LEFT_MAX_ENTRIES", 1), ("SMALL_MAX_BYTES", 1 << 40)]
+)
+def test_no_image_is_left_that_takes_long_or_nobody_needs(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value: int
+) -> None:
+    everything_large(monkeypatch)
+    base, layers = chain.publish()
+    with Store.open(chain.store) as store, lowers(store, tmp_path) as shown:
+        shown.prepare(base.layers)
+        monkeypatch.setattr(
+            chain_images, constant, 1 if constant == "LEFT_MAX_ENTRIES" else 1 << 40
+        )
+        shown.leave_base(layers)
+        assert open_metadata_image(store, layers) is None
 
 
 def test_a_kernel_that_refuses_is_not_asked_again(

@@ -59,3 +59,16 @@ def test_chains_for_commands_that_run_or_ended_are_not_told() -> None:
     upcoming.solved(schedule.number(other), other, layers("b"))
     upcoming.ended(schedule.number(ended))
     assert upcoming.take_chains(schedule.number(running)) == []
+
+
+def test_the_last_command_is_the_one_that_alone_has_not_ended() -> None:
+    first = run(BASE)
+    second, third = run(copy(first)), run(first)
+    schedule = Schedule(copy(second, third))
+    upcoming = Upcoming(schedule.commands_over())
+    numbers = [schedule.number(each) for each in (first, second, third)]
+    upcoming.ended(numbers[0])
+    assert not any(upcoming.is_last(number) for number in numbers[1:])
+    upcoming.ended(numbers[2])
+    assert upcoming.is_last(numbers[1])
+    assert [upcoming.has_ended(number) for number in numbers] == [True, False, True]
