@@ -46,10 +46,11 @@ def main() -> int:
 
 
 def _leave(code: int) -> None:
-    """End at once if nobody wants to be told: taking modules apart takes 5 ms."""
+    """End at once, when who wants to know was told: taking modules apart takes 5 ms and more."""
     threading = sys.modules.get("threading")
-    if atexit._ncallbacks() or (threading is not None and threading.active_count() > 1):
+    if threading is not None and threading.active_count() > 1:
         return
+    atexit._run_exitfuncs()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
