@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from layerstore.snapshot.base import Snapshotter
 
 KEPT_MAX_BYTES = 1 << 30
-"""Of what steps have written so much stays on the disk twice until the build ends."""
+"""Of what steps have written so much is on the disk twice, for commands to come."""
 
 _TAIL_BYTES = 8 << 10
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -71,6 +71,9 @@ class Running:
         self._is_begun = False
         self._threads: list[threading.Thread] = []
         self._examined: set[str] = set()
+        # A lock of its own: who holds that of the resources must not wait for mounts being made,
+        # since the server behind these asks the resources for layers.
+        self._keeping = threading.Lock()
         self._kept: list[_Kept] = []
 
     def run_key(self, op: RunOp, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
@@ -169,7 +172,7 @@ class Running:
             return None
         size = sum(item.entry.size for item in outcome.items)
         layers = (*inputs[0].layers, diff_id)
-        with self._resources.lock:
+        with self._keeping:
             if sum(each.size for each in self._kept) + size > KEPT_MAX_BYTES:
                 return None
             if any(each.layers == layers for each in self._kept):
@@ -182,7 +185,7 @@ class Running:
     def _release(self) -> None:
         """Remove what steps have written and no command that is to come lies over."""
         unneeded: list[Path] = []
-        with self._resources.lock:
+        with self._keeping:
             kept, self._kept = self._kept, []
             for each in kept:
                 assert self._lowers is not None

@@ -8,10 +8,12 @@ import os
 import signal
 import stat
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fuse_mount.build_lowers import BuildLowers
 from layerstore.build.errors import StepFailedError
 from tests.support.build import Builder, add_base, box, builder, needs_runc  # noqa: F401
 from tests.support.cli import Cli
@@ -19,6 +21,8 @@ from tests.support.cli import Cli
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from layerstore.digest import DiffId
 
 pytestmark = needs_runc
 
@@ -78,6 +82,26 @@ def test_commands_lie_over_the_same_that_two_others_made(box: Builder) -> None:
     files = box.files(result)
     assert stat.S_IMODE(files["passwd"].mode) == 0o600
     assert [files[name].content for name in ("one", "two")] == [b"1\n1\n", b"2\n2\n"]
+
+
+def test_layers_can_be_asked_for_while_what_was_kept_is_let_go(
+    box: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server behind a mount that is being made asks, and letting go waits for that mount."""
+    answered: list[bool] = []
+    real = BuildLowers.drop_upper
+
+    def drop_upper(lowers: BuildLowers, layers: tuple[DiffId, ...]) -> bool:
+        asking = threading.Thread(target=lowers._images._changeset, args=(layers[0],), daemon=True)
+        asking.start()
+        asking.join(10)
+        answered.append(not asking.is_alive())
+        return real(lowers, layers)
+
+    monkeypatch.setattr(BuildLowers, "drop_upper", drop_upper)
+    box.build("FROM box\nRUN echo 1 > /one\nRUN echo 2 > /two\n")
+    assert answered
+    assert all(answered)
 
 
 def test_a_failure_kills_what_runs_beside_it(box: Builder) -> None:
