@@ -91,12 +91,14 @@ class FoundIndex(NamedTuple):
     """All images that a reference means, and what lies beside them.
 
     Attributes:
-        images: In the order of the index.
+        images: In the order of the index, each once.
+        below: Indexes that the index lists.
         beside: Attestation manifests of the index, their configs and their layers.
     """
 
     images: tuple[FoundImage, ...]
-    beside: tuple[Document, ...]
+    below: tuple[Document, ...] = ()
+    beside: tuple[Document, ...] = ()
 
 
 def find_all(source: ImageSource, reference: str) -> FoundIndex:
@@ -111,16 +113,20 @@ def find_all(source: ImageSource, reference: str) -> FoundIndex:
     """
     finder = _Finder(source)
     finder.visit(source.document(reference), ())
-    return FoundIndex(tuple(finder.images), tuple(finder.beside))
+    if not finder.images:
+        raise NotFoundError(f"{source.name}: the index lists no image")
+    return FoundIndex(tuple(finder.images), tuple(finder.below), tuple(finder.beside))
 
 
 class _Finder:
-    """Follows an index down to everything that it lists."""
+    """Follows an index down to everything that it lists, each once, however often it is listed."""
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
         self._bytes = 0
+        self._seen: set[Digest] = set()
         self.images: list[FoundImage] = []
+        self.below: list[Document] = []
         self.beside: list[Document] = []
 
     def visit(self, document: Document, above: tuple[Document, ...]) -> None:
@@ -131,7 +137,12 @@ class _Finder:
         if len(above) == oci.INDEX_DEPTH:
             raise _too_deep(self._source)
         index = oci.decode_index(document.raw, media_type=document.media_type)
+        if above:
+            self.below.append(document)
         for descriptor in index.manifests:
+            if descriptor.digest in self._seen:
+                continue
+            self._seen.add(descriptor.digest)
             if oci.is_attestation(descriptor):
                 self._take_attestation(read_document(self._source, descriptor))
             elif descriptor.media_type in (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES):

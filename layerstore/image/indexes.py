@@ -97,16 +97,25 @@ def _index_of(store: Store, name: str) -> StoredIndex | None:
 
 
 def _entries(
-    index: oci.Index, read: Callable[[Digest], bytes], depth: int = 1
+    index: oci.Index,
+    read: Callable[[Digest], bytes],
+    seen: set[Digest] | None = None,
+    depth: int = 1,
 ) -> Iterator[oci.Descriptor]:
-    """Yield what lists an image, not what is attested of one."""
+    """Yield what lists an image, each once: not what is attested of one, nor what is none."""
+    seen = set() if seen is None else seen
     for entry in index.manifests:
+        if entry.digest in seen:
+            continue
+        seen.add(entry.digest)
+        if oci.is_attestation(entry):
+            continue
         if entry.media_type in oci.INDEX_TYPES:
             if depth == oci.INDEX_DEPTH:
                 raise FormatError(f"indexes are nested more than {oci.INDEX_DEPTH} deep")
             below = oci.decode_index(read(entry.digest), media_type=entry.media_type)
-            yield from _entries(below, read, depth + 1)
-        elif not oci.is_attestation(entry):
+            yield from _entries(below, read, seen, depth + 1)
+        elif entry.media_type in oci.MANIFEST_TYPES:
             yield entry
 
 
@@ -118,9 +127,8 @@ def keep_found(
     first: ImageId,
 ) -> None:
     """Let names mean an index whose images were adopted; see :func:`keep_index`."""
-    above = {each.digest: each for image in found.images for each in image.documents[1:]}
-    top = above.pop(found.images[0].documents[-1].digest)
-    keep_index(store, names, top, images, first, list(above.values()))
+    top = found.images[0].documents[-1]
+    keep_index(store, names, top, images, first, found.below)
 
 
 def keep_index(

@@ -241,13 +241,13 @@ def _found(loading: Loading, listed: Loadable, choice: Choice) -> FoundIndex:
     if not everything:
         image = find_image(loading.source, listed.reference, choice.serves)
         if len(image.documents) == 1:
-            return FoundIndex((image,), ())
+            return FoundIndex((image,))
         # An index of one image and what is attested of it is taken whole: it can leave so.
         with contextlib.suppress(NotFoundError):
             whole = find_all(loading.source, listed.reference)
             if len(whole.images) == 1:
                 return whole
-        return FoundIndex((image,), ())
+        return FoundIndex((image,))
     return find_all(loading.source, listed.reference)
 
 

@@ -19,6 +19,7 @@ from layerstore.image.images import load_parts, publish_parts
 from layerstore.image.indexes import keep_index
 from layerstore.image.originals import known_encodings, original_pieces
 from layerstore.image.sending import MEDIA_TYPES, Sender, find_original
+from layerstore.store.indexes import named_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ class Pusher:
                     self._remember_made(session, parts_of[listed], member.manifest)
             # One with attestations would lose them: those are made anew each time.
             is_kept = not any(parts.predicates for parts in parts_of.values())
-            if is_kept and names and index.name == name.name:
+            if is_kept and names and index.name == name.name and self._is_meant(index):
                 images = {
                     member.document.digest: index.images[listed].image_id
                     for listed, member in done.made.items()
@@ -122,6 +123,11 @@ class Pusher:
                 keep_index(self._store, [index.name], done.document, images, index.first.image_id)
                 self._store.name_document(names[0], index.first.image_id)
         return done.sent
+
+    def _is_meant(self, index: StoredIndex) -> bool:
+        """Tell whether its name still means it: a build may have ended meanwhile."""
+        now = named_index(self._store, index.name)
+        return now is not None and now.digest == index.document.digest
 
     def _remember_made(
         self, session: WriteSession, parts: ImageParts, manifest: oci.Manifest

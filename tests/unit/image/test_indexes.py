@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from layerstore.errors import ConflictError, FormatError, IntegrityError
+from layerstore.errors import ConflictError, FormatError, IntegrityError, NotFoundError
 from layerstore.formats import oci
 from layerstore.formats.oci_config import ImageConfig
 from layerstore.formats.origins import Origins
+from layerstore.formats.reference import parse_reference
 from layerstore.image.images import create_image, load_parts
 from layerstore.image.indexes import (
     find_index,
@@ -24,6 +25,9 @@ from layerstore.image.layout import NamedImage, save_oci_layout
 from layerstore.image.loading import Choice, load_directory
 from layerstore.image.original_ledger import drop_originals
 from layerstore.image.originals import Originals
+from layerstore.image.pushing import Pusher
+from layerstore.image.registry_places import RegistryDestination
+from layerstore.image.sending import Policy, Sender
 from layerstore.image.transfer.having import having_images
 from layerstore.image.transfer.loading import load_bundle
 from layerstore.image.transfer.saving import SavedImage, save_bundle
@@ -36,6 +40,7 @@ from layerstore.store.rebuild import rebuild_catalog
 from layerstore.store.retention import KeepRules
 from layerstore.store.store import Store
 from tests.support.layouts import Layout, tar_of
+from tests.support.registry_stub import World, stub_registry
 from tests.support.store import put_layer
 
 if TYPE_CHECKING:
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.image.indexes import StoredIndex
+    from layerstore.image.sending import SentIndex
     from layerstore.store.catalog_rows import ImageRecord
 
 
@@ -241,6 +247,60 @@ def test_what_is_made_anew_says_the_same_of_its_images(
     assert [each["platform"]["architecture"] for each in entries] == ["amd64", "arm64"]
     assert entries[0]["annotations"] == {"a": "b"}
     assert not {each["digest"] for each in entries} & found.images.keys()
+
+
+def load_listing(store: Store, layout: Layout, *entries: dict[str, object]) -> None:
+    loaded(store, layout.finish(("docker.io/library/web:1", layout.index(*entries))))
+
+
+def test_what_lists_no_image_is_passed_over(store: Store, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    amd, arm = layout.image([]), layout.image([], architecture="arm64")
+    other = layout.put(b"{}", "application/vnd.example+json")
+    load_listing(store, layout, amd, other, arm, layout.index(other))
+    assert list(index_of(store).images) == [amd["digest"], arm["digest"]]
+
+
+def test_an_index_without_images_is_told(store: Store, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    with pytest.raises(NotFoundError, match="lists no image"):
+        load_listing(store, layout, layout.attestation(layout.image([])))
+    assert not store.tags()
+
+
+def test_what_is_listed_often_is_taken_once(store: Store, tmp_path: Path) -> None:
+    """Else three small documents would be thousands of millions of images."""
+    layout = Layout(tmp_path / "layout")
+    both = [layout.image([]), layout.image([], architecture="arm64")]
+    below = layout.index(*both * 2000)
+    load_listing(store, layout, *[layout.index(*[below] * 2000)] * 2000)
+    assert [entry.digest for entry in index_of(store).entries] == [each["digest"] for each in both]
+
+
+def test_a_push_leaves_a_name_that_moved_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build may end while its predecessor is still on its way."""
+    with stub_registry() as stub, World().client() as client, store.begin("test") as session:
+        there = parse_reference(f"{stub.name}/web:1")
+        both = [
+            create_image(session, ImageConfig(architecture=each, os="linux"), [], (), created="")
+            for each in ("amd64", "arm64")
+        ]
+        make_index(store, [there.name], both[:1], of("amd64"))
+        sending = Sender.send_index
+
+        def send(*arguments: Any) -> SentIndex:
+            sent = sending(*arguments)
+            make_index(store, [there.name], both, of("amd64"))
+            return sent
+
+        monkeypatch.setattr(Sender, "send_index", send)
+        destination = RegistryDestination(client.repository(there))
+        pusher = Pusher(store, destination, Policy(), Silent())
+        pusher.push_index(index_of(store, there.name), there)
+        assert len(index_of(store, there.name).images) == 2
+        assert stub.repository("web").tags
 
 
 def test_an_index_that_lists_others_is_refused(store: Store) -> None:
