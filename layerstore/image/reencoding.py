@@ -68,7 +68,7 @@ def encode(parameters: Mapping[str, Any], pieces: Iterable[bytes]) -> Iterator[b
 
     Raises:
         FormatError: The recipe is of a kind that this version does not know.
-        UnsupportedError: It needs an extra that is not installed.
+        UnsupportedError: It needs an extra that cannot be loaded.
         UnsafeContentError: What a stranger's recipe compresses was made to cost too much.
     """
     match parameters.get("codec"):
@@ -146,8 +146,8 @@ def _go_compressor(level: int) -> Compressor:
         from layerstore.formats.goflate.encoder import Deflate
     except ImportError as err:
         raise UnsupportedError(
-            f"the original of a layer that Go compressed is made again by {err.name}, which is "
-            "not installed",
+            "the original of a layer that Go compressed is made again by numba, which cannot be "
+            f"loaded: {err}",
             hint="pip install 'layerstore[go]'",
         ) from err
     return Deflate(level)

@@ -1,33 +1,46 @@
 """How the encoder's inner loops run: compiled by numba when they are first called.
 
-Needs the extra ``layerstore[go]``; importing this module without it raises ImportError.
+What numba remembers is executed as it is read, so it lies where nobody else writes, under a
+digest of all of this package's source: numba itself asks only for that of the function's own
+module, not for those of modules that it calls. Needs the extra ``layerstore[go]``; importing
+this module without it raises ImportError.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-from typing import TYPE_CHECKING, TypeVar, cast
+import stat
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numba
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     Function = TypeVar("Function", bound=Callable[..., Any])
+
+_config: Any = numba.config
 
 
 def compiled(function: Function) -> Function:
     """Return a function's compiled form, which is remembered between processes if it can be.
 
-    Compiling takes seconds. numba keeps the result beside the module or in the user's cache
-    directory, under the module's age; where it finds neither, each process compiles. It runs
-    beside other threads.
+    Compiling takes seconds. The result is kept in ``NUMBA_CACHE_DIR`` or the user's cache
+    directory; where that is not safe, each process compiles. It runs beside other threads.
     """
-    try:
-        made: Any = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no directory to write to
+    made: Any = None
+    if _DIRECTORY is not None:
+        before, _config.CACHE_DIR = _config.CACHE_DIR, _DIRECTORY
+        try:
+            made = numba.njit(cache=True, nogil=True)(function)
+        except RuntimeError:  # it cannot be written any more, nor can what numba tries then
+            made = None
+        finally:
+            _config.CACHE_DIR = before
+    if made is None or not made.stats.cache_path.startswith(_DIRECTORY):
         made = numba.njit(nogil=True)(function)
     return cast("Function", made)
 
@@ -37,8 +50,52 @@ def run(function: Callable[..., None], *arguments: object) -> None:
     try:
         function(*arguments)
     except (EOFError, pickle.UnpicklingError):  # before anything ran: while it was loaded
-        directory = cast("Any", function).stats.cache_path
-        for name in os.listdir(directory):
-            if name.endswith(".nbi"):
-                os.unlink(os.path.join(directory, name))
+        _forget(cast("Any", function).stats.cache_path)
         function(*arguments)
+
+
+def _forget(directory: str) -> None:
+    for name in os.listdir(directory):
+        if name.endswith(".nbi"):
+            with contextlib.suppress(FileNotFoundError):  # another process's doing
+                os.unlink(os.path.join(directory, name))
+
+
+def _directory() -> str | None:
+    """Return where what is compiled can be remembered, None if nowhere is safe."""
+    base = _config.CACHE_DIR or os.path.expanduser("~/.cache/layerstore")
+    if _config.DISABLE_JIT or not os.path.isabs(base):
+        return None
+    path = os.path.join(base, f"goflate-{_source_digest()}")
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        return path if is_ours(path) else None
+    except OSError:
+        return None
+
+
+def _source_digest() -> str:
+    here = os.path.dirname(__file__)
+    digest = sha256()
+    for name in sorted(name for name in os.listdir(here) if name.endswith(".py")):
+        with open(os.path.join(here, name), "rb") as file:
+            digest.update(sha256(file.read()).digest())
+    return digest.hexdigest()[:16]
+
+
+def is_ours(path: str) -> bool:
+    """Tell whether nobody else but root can write a directory, or put another in its place."""
+    path, owners = os.path.realpath(path), {0, os.geteuid()}
+    own = os.stat(path)
+    if own.st_uid != os.geteuid() or own.st_mode & 0o022:
+        return False
+    while path != "/":
+        path = os.path.dirname(path)
+        found = os.stat(path)
+        is_open = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+        if found.st_uid not in owners or is_open:
+            return False
+    return True
+
+
+_DIRECTORY: Final = _directory()

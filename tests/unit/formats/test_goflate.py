@@ -12,6 +12,8 @@ import subprocess
 import sys
 import zlib
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,11 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerstore.errors import UnsafeContentError
+from layerstore.formats.goflate._compiled import is_ours
 from layerstore.formats.goflate.encoder import Deflate
 from tests.support.store import noise
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 GO_MADE = {
     1: "55413208eb84d9cb02a8dab806353fa700ce0970f3300b84f9a756af34a93ef0",
@@ -109,18 +112,66 @@ def test_content_that_was_made_to_be_slow_is_given_up() -> None:
         deflate(content, 9)
 
 
-def test_what_numba_remembers_may_be_damaged(tmp_path: Path) -> None:
+PROGRAM = """
+import sys
+from layerstore.formats.goflate.encoder import Deflate
+from layerstore.formats.goflate import matching
+coder = Deflate(1)
+print((coder.compress(b'a' * 9) + coder.flush()).hex())
+print(sum(matching.encode_fast.stats.cache_hits.values()))
+"""
+
+
+def in_a_process(directory: Path, *, cwd: Path | None = None) -> tuple[bytes, int]:
+    """Return what a process of its own made, and whether it found something compiled."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(directory)}
+    command = [sys.executable, "-c", PROGRAM]
+    made, hits = subprocess.check_output(command, env=environment, cwd=cwd).split()
+    return made, int(hits)
+
+
+def remembered(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*.nb[ic]") if path.stat().st_size]
+
+
+@pytest.fixture
+def private() -> Iterator[Path]:
+    """A directory that is safe: tests may be run where a group can write."""
+    with TemporaryDirectory() as made:
+        yield Path(made)
+
+
+def test_what_numba_remembers_may_be_damaged(private: Path) -> None:
     """A power cut may leave files that have their names and not their bytes."""
-    program = (
-        "from layerstore.formats.goflate.encoder import Deflate\n"
-        "coder = Deflate(1)\n"
-        "print((coder.compress(b'a' * 9) + coder.flush()).hex())"
-    )
-    command = [sys.executable, "-c", program]
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    whole = subprocess.check_output(command, env=environment)
-    kept = [path for path in tmp_path.rglob("*.nb[ic]") if path.stat().st_size]
+    whole = in_a_process(private)[0]
+    assert in_a_process(private) == (whole, 1)
+    kept = remembered(private)
     assert kept
     for path in kept:
         os.truncate(path, path.stat().st_size // 2 * (path.suffix == ".nbc"))
-    assert subprocess.check_output(command, env=environment) == whole
+    assert in_a_process(private) == (whole, 0)
+    assert in_a_process(private) == (whole, 1)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"), [(0o700, 0o770), (0o700, 0o707), (0o770, 0o700), (0o707, 0o700)]
+)
+def test_nothing_is_loaded_from_where_others_may_write(
+    private: Path, outer: int, inner: int
+) -> None:
+    """What numba remembers is executed as it is read."""
+    directory = private / "cache"
+    directory.mkdir()
+    directory.chmod(inner)
+    private.chmod(outer)
+    assert not is_ours(str(directory))
+    directory.chmod(0o700)
+    private.chmod(0o700)
+    assert is_ours(str(directory))
+
+
+def test_settings_in_the_working_directory_are_not_obeyed(private: Path, tmp_path: Path) -> None:
+    (tmp_path / ".numba_config.yaml").write_text(f"cache_dir: {private}\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        in_a_process(private, cwd=tmp_path)
+    assert not list(private.iterdir())

@@ -77,7 +77,7 @@ def test_without_numba_none_is_found_and_what_is_missing_is_named(
     assert recipe is not None
     without_numba(monkeypatch)
     assert find_recipe(lambda: io.BytesIO(made)) is None
-    with pytest.raises(UnsupportedError, match="numba, which is not installed") as told:
+    with pytest.raises(UnsupportedError, match="numba, which cannot be loaded") as told:
         encode(recipe, [LAYER])
     assert "layerstore[go]" in str(told.value.hint)
 
