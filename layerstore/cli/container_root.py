@@ -91,11 +91,12 @@ def sweep_outside(store_root: str) -> None:
 
 
 def _main(store_root: str) -> None:
+    from layerstore.cli.settings import current_run_base
     from layerstore.containers.lifecycle import sweep
 
     with contextlib.suppress(LayerstoreError, OSError):  # what is left is left for the next one
         join(store_root)
-        sweep(store_root)
+        sweep(store_root, current_run_base(store_root))
 
 
 if __name__ == "__main__":

@@ -210,7 +210,6 @@ def _attend(
 ) -> int:
     """Be attached to a container that we started, and clean up after it."""
     from layerstore.containers.attach import attend
-    from layerstore.containers.lifecycle import end
     from layerstore.containers.starting import hold
 
     with contextlib.closing(started.connection):
@@ -227,9 +226,32 @@ def _attend(
             hint=f"layerstore ps; layerstore stop {container.name}",
         )
     os.waitpid(started.monitor, 0)
-    with contextlib.suppress(FileNotFoundError, ConflictError), hold(root, container.container_id):
-        end(root, container)
+    with contextlib.suppress(FileNotFoundError, ConflictError):
+        _clean_up(root, container, hold(root, container.container_id))
     return outcome.status
+
+
+def _clean_up(root: str, container: Container, lock: FileLock) -> None:
+    """Clean up after a container that has ended; what nobody sees, in our own time."""
+    from layerstore.cli import afterwards
+    from layerstore.containers.lifecycle import end, forget
+    from layerstore.containers.records import remove_rest
+
+    if not container.settings.auto_remove:
+        with lock:
+            end(root, container)
+        return
+
+    def remove() -> None:
+        with lock:
+            remove_rest(root, container.container_id, container.run_dir)
+
+    try:
+        forget(root, container, volumes=True)
+    except BaseException:
+        lock.close()
+        raise
+    afterwards.do(remove)
 
 
 def create(options: argparse.Namespace, root: str) -> int:

@@ -225,9 +225,10 @@ def _settle_containers(store: Store) -> None:
 
             sweep_outside(root)
             return
+        from layerstore.cli.settings import current_run_base
         from layerstore.containers.lifecycle import sweep
 
-        sweep(root)
+        sweep(root, current_run_base(root))
 
 
 def _drop_cache(store: Store) -> None:

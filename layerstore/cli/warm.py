@@ -35,10 +35,10 @@ import struct
 import sys
 from io import TextIOWrapper
 
-from layerstore.cli import warm_client, warm_post
+from layerstore.cli import afterwards, warm_client, warm_post
 from layerstore.cli.failure import guarded
 from layerstore.cli.warm_post import Asker, Post
-from layerstore.errors import ConflictError, NotFoundError, UnsupportedError
+from layerstore.errors import ConflictError, LayerstoreError, NotFoundError, UnsupportedError
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.processes import die_with_parent, own_pages
@@ -80,6 +80,7 @@ _MODULES = (
     "layerstore.containers.lifecycle", "layerstore.containers.starting",
     "layerstore.store.blobs", "layerstore.store.catalog", "layerstore.store.names",
     "layerstore.store.paths", "layerstore.store.usage", "encodings.ascii", "encodings.utf_8",
+    "_sha256",
 )  # fmt: skip
 """What running a container imports."""
 
@@ -366,7 +367,6 @@ def _is_plain(arguments: list[str]) -> bool:
     from layerstore.cli import fast
     from layerstore.cli.light_parser import LightParser
     from layerstore.cli.settings import take_store_option
-    from layerstore.errors import LayerstoreError
 
     try:
         _, words = take_store_option(arguments)
@@ -399,8 +399,12 @@ def _run(asker: _Connected | Asker, told: dict[str, Any], descriptors: list[int]
             is_terminal = os.isatty(stream.fileno())
             stream.reconfigure(encoding=encoding, errors=errors, line_buffering=is_terminal)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        afterwards.postpone()
         code = _dispatch(told["arguments"])
+        _part_from(asker.tie)
         asker.answer(b"X%d" % code)
+        with contextlib.suppress(LayerstoreError, OSError):  # gc finds what is left
+            afterwards.catch_up()
     finally:
         os._exit(code)
 
@@ -465,6 +469,15 @@ def _end_with(tie: int) -> None:
     poll.register(tie, 0)
     if poll.poll(0):  # it hung up before we could be told
         raise EOFError
+
+
+def _part_from(tie: int) -> None:
+    """Go on when our asker ends, and hold nothing of it: others wait for the end of its streams."""
+    fcntl.fcntl(tie, fcntl.F_SETFL, fcntl.fcntl(tie, fcntl.F_GETFL) & ~os.O_ASYNC)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    os.chdir("/")
 
 
 _F_SETSIG = 10

@@ -1,7 +1,8 @@
 """What happens to containers: made, ended, stopped, removed, and what a kill left of one.
 
 Orders that a kill may cut anywhere: what keeps an image from the collector is written before
-anything and removed after everything else; the record comes when all is there, and goes first.
+anything and removed when nothing shows it any more; the record comes when all is there, and goes
+first; the directory goes last, and tells whoever sweeps that something is left.
 Who starts or removes a container holds its ``alive``, so never two at once.
 """
 
@@ -15,6 +16,7 @@ import select
 import time
 
 from layerstore.containers import monitor
+from layerstore.containers.early import let_go
 from layerstore.containers.monitor_files import remove_cgroups
 from layerstore.containers.naming import random_name
 from layerstore.containers.records import (
@@ -25,17 +27,20 @@ from layerstore.containers.records import (
     container_ids,
     containers_lock,
     directory_of,
+    forget_files,
     get_container,
     id_of_name,
     new_id,
     put_container,
     remove_files,
+    remove_rest,
     run_directory,
     take_name,
     write_keeper,
 )
 from layerstore.containers.starting import hold, release, runtime_of, runtime_options
 from layerstore.containers.states import (
+    CREATED,
     EXITED,
     RESTARTING,
     RUNNING,
@@ -154,10 +159,11 @@ def end(store_root: str, container: Container) -> None:
 
     One that was to be removed at its end is.
     """
-    release(store_root, container)
-    remove_tree(container.run_dir)
     if container.settings.auto_remove:
         discard(store_root, container, volumes=True)
+    else:
+        release(store_root, container)
+        remove_tree(container.run_dir)
 
 
 def discard(store_root: str, container: Container, *, volumes: bool) -> None:
@@ -168,8 +174,14 @@ def discard(store_root: str, container: Container, *, volumes: bool) -> None:
         container: Which.
         volumes: Whether its anonymous volumes go, too.
     """
+    forget(store_root, container, volumes=volumes)
+    remove_rest(store_root, container.container_id, container.run_dir)
+
+
+def forget(store_root: str, container: Container, *, volumes: bool) -> None:
+    """Do of :func:`discard` what others see; :func:`remove_rest` does what is left."""
     release(store_root, container)
-    remove_files(store_root, container.container_id, container.name, container.run_dir)
+    forget_files(store_root, container.container_id, container.name)
     if volumes:
         for mount in container.settings.mounts:
             if mount.anonymous:
@@ -186,7 +198,10 @@ def settle(store_root: str, container: Container) -> State:
     state = state_of(store_root, container)
     written = read_state(store_root, container.container_id)
     is_lost = state.status == EXITED and written.status in (RUNNING, RESTARTING)
-    left = state.status == EXITED and os.path.exists(f"{container.run_dir}/config.json")
+    left = os.path.exists(f"{container.run_dir}/config.json") and (
+        state.status == EXITED
+        or (state.status == CREATED and not is_held(alive_path(store_root, container.container_id)))
+    )
     if not (is_lost or left or (state.status == EXITED and container.settings.auto_remove)):
         return state
     try:
@@ -195,7 +210,7 @@ def settle(store_root: str, container: Container) -> State:
         return state
     with lock:
         state = unattended_state(store_root, container)  # nobody changes it from here on
-        if state.status != EXITED:
+        if state.status not in (CREATED, EXITED):
             return state
         if is_lost:
             state = state._replace(finished=time.time(), exit_code=UNKNOWN_CODE)
@@ -213,6 +228,7 @@ def clear_runtime(container: Container) -> None:
     A monitor that was killed while it started its container took no note of it, so nobody
     knows the process that may run: the runtime does, and kills it.
     """
+    let_go(container.run_dir)
     kept = f"{os.path.dirname(container.run_dir)}/runtime/{container.container_id}"
     if os.path.lexists(kept):
         with contextlib.suppress(LayerstoreError, OSError):
@@ -231,8 +247,13 @@ def _delete_by_runtime(container: Container) -> None:
     os.waitpid(os.posix_spawn(words[0], words, os.environ, file_actions=null), 0)
 
 
-def sweep(store_root: str) -> None:
-    """Settle all containers, and remove what kills left of half made or half removed ones."""
+def sweep(store_root: str, run_base: str) -> None:
+    """Settle all containers, and remove what kills left of half made or half removed ones.
+
+    Args:
+        store_root: The store.
+        run_base: Directory in memory for what runs of this store.
+    """
     for container in list(all_containers(store_root, [])):
         settle(store_root, container)
     with containers_lock(store_root):
@@ -241,7 +262,7 @@ def sweep(store_root: str) -> None:
             if os.path.exists(path):
                 continue
             with contextlib.suppress(ConflictError, OSError), hold(store_root, container_id):
-                remove_files(store_root, container_id, "", "")
+                remove_files(store_root, container_id, "", run_directory(run_base, container_id))
         _remove_lone_keepers(store_root)
 
 

@@ -325,19 +325,32 @@ def write_keeper(
 
 
 def remove_files(store_root: str, container_id: str, name: str, run_dir: str) -> None:
-    """Remove every file of a container that has ended; a kill leaves what a repeat removes.
+    """Remove every file of a container that has ended; a kill leaves what a repeat removes."""
+    forget_files(store_root, container_id, name)
+    remove_rest(store_root, container_id, run_dir)
 
-    The record goes first, so that nobody takes the rest for a container; the keeper last.
+
+def forget_files(store_root: str, container_id: str, name: str) -> None:
+    """Remove what others see of a container that has ended: it is none any more.
+
+    The record goes first, so that nobody takes the rest for a container. Its image is not kept
+    any more: nothing shows that by now.
     """
     directory = directory_of(store_root, container_id)
-    for record in ("container.json", "state.json"):
+    for path in (
+        f"{directory}/container.json",
+        f"{directory}/state.json",
+        f"{store_root}/views/{user_of(container_id)}.json",
+    ):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{directory}/{record}")
+            os.unlink(path)
+    if name:
+        give_up_name(store_root, name, container_id)
+
+
+def remove_rest(store_root: str, container_id: str, run_dir: str) -> None:
+    """Remove the other files of a container that is forgotten; its directory, which tells, last."""
     remove_tree(upper_of(store_root, container_id))
     if run_dir:
         remove_tree(run_dir)
-    if name:
-        give_up_name(store_root, name, container_id)
-    remove_tree(directory)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{store_root}/views/{user_of(container_id)}.json")
+    remove_tree(directory_of(store_root, container_id))

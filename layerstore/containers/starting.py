@@ -1,9 +1,9 @@
 """Starting a container: from its record to a monitor beside a running one.
 
     client                      child, later the monitor
-    lower, upper
+    lower
     fork  --------------------> session and mount namespace of its own, subreaper
-                                runtime started, root mounted, config.json written
+                                runtime started, upper made, root mounted, config.json written
     waits for S or F <--------- becomes the monitor of monitor.py: the light program, or
                                 without a new interpreter while a client stays attached
 
@@ -104,8 +104,17 @@ class Started(NamedTuple):
 
 
 class _Root(NamedTuple):
-    """What a container's root is made of: the overlay to mount, and who owns what in it."""
+    """What a container's root is made of.
 
+    Attributes:
+        lower: What shows its image.
+        upper: The directory that is made to take what is written.
+        overlay: What to mount.
+        idmap: Who owns what in it.
+    """
+
+    lower: lowers.Lower
+    upper: str
     overlay: mounts.Overlay
     idmap: IdMap
 
@@ -261,14 +270,13 @@ def _make_root(
 ) -> _Root:
     lower, backend = acquire(store_root, container, progress, tell)
     upper = upper_of(store_root, container.container_id)
-    make_upper(store_root, upper, lower)
     idmap: IdMap = ()
     if container.settings.userns == "auto":
         from fuse_mount.unshare import map_onto_subordinate_ids
 
         idmap = map_onto_subordinate_ids()
     overlay = writable_overlay(store_root, backend, lower.directory, upper)
-    return _Root(overlay, idmap)
+    return _Root(lower, upper, overlay, idmap)
 
 
 def _become(
@@ -349,7 +357,7 @@ def _prepare(
 def _config(
     store_root: str, container: Container, root: _Root, cgroup: str, ids: int
 ) -> dict[str, object]:
-    """Mount the root and return the runtime's config.
+    """Make and mount the root, and return the runtime's config.
 
     Args:
         store_root: The store.
@@ -359,6 +367,7 @@ def _config(
         ids: How many ids our user namespace has, 0 outside one.
     """
     place = f"{container.run_dir}/rootfs"
+    make_upper(store_root, root.upper, root.lower)
     _mount_root(root, place, keeps=not container.settings.auto_remove)
     require_no_swap_of_root(place)
     settings = container.settings

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 IMAGE = "bench:1"
 BAR = 0.2
 _START_SECONDS = 60
+_HELPER_AND_FORK = 2
 _CONMONS = 20
 _DOCKER = "/usr/bin/docker"
 _LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096")
@@ -137,18 +138,27 @@ class Helped:
         )  # fmt: skip
 
     def run(self) -> Cost:
-        """Run one; the CPU is that of the group, in which everybody is."""
+        """Run one; the CPU is that of the group, with what is done after the answer."""
+        self._wait_until(lambda: len(self.group.processes()) == _HELPER_AND_FORK)
+        there = set(self.group.processes())
         before = self.group.cpu_seconds()
         begun = time.perf_counter()
         self._do("run", "--rm", "--cgroup-parent", self.group.containers, IMAGE, "true")
         wall = time.perf_counter() - begun
+        self._wait_until(lambda: there - set(self.group.processes()))  # whose fork has ended
         return Cost(wall, self.group.cpu_seconds() - before)
+
+    @staticmethod
+    def _wait_until(true: Callable[[], object]) -> None:
+        until = time.monotonic() + _START_SECONDS
+        while not true():
+            if time.monotonic() > until:
+                raise CommandError("the helper did not serve a command")
+            time.sleep(0.005)
 
     def close(self) -> None:
         self._do("warm", "--stop")
-        until = time.monotonic() + _START_SECONDS
-        while self.group.processes() and time.monotonic() < until:
-            time.sleep(0.05)  # it is about to end
+        self._wait_until(lambda: not self.group.processes())
         self.group.remove()
 
 

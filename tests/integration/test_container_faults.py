@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -127,6 +128,28 @@ def test_one_whose_monitor_was_killed_while_it_started_is_ended_with_its_record(
     assert "Created" in box.ok("ps", "-a").out
     box.ok("rm", "--force", "unknown")
     assert not is_running(state["pid"])
+    assert box.leftovers() == []
+
+
+def test_a_runtime_whose_starter_was_killed_does_not_wait_for_its_config(box: Containers) -> None:
+    name = box.ok("create", "--name", "cut", "box", "true").out.strip()
+    run_dir = Path(f"{box.run_base}/{name[:24]}")
+    run_dir.mkdir(0o700, parents=True)
+    os.mkfifo(run_dir / "config.json")
+    # As the runtime does that is started first, and whose starter is killed in the meantime.
+    with subprocess.Popen(["cat", "config.json"], cwd=run_dir) as waiting:
+        wait_until(
+            lambda: (
+                "wait_for_partner" in Path(f"/proc/{waiting.pid}/wchan").read_text()
+                or "fifo_open" in Path(f"/proc/{waiting.pid}/wchan").read_text()
+            ),
+            "the opening of the config",
+        )
+        assert "Created" in box.ok("ps", "-a").out
+        assert waiting.wait(60) == 0
+    assert not run_dir.exists()
+    assert box.ok("start", "-a", "cut").code == 0
+    box.ok("rm", "cut")
     assert box.leftovers() == []
 
 

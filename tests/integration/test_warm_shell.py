@@ -107,7 +107,7 @@ def test_streams_status_and_surroundings_are_the_askers(any_shell: Shell, tmp_pa
     assert (tmp_path / "out").read_bytes() == b"before\nin\noutside\n"
     assert (tmp_path / "id").stat().st_mode & 0o777 == 0o640
     _ran_by_helper(box, runner, done)
-    assert box.leftovers() == []
+    wait_until(lambda: box.leftovers() == [], "the end of what is done after the answer")
 
 
 def test_words_arrive_as_they_are(any_shell: Shell) -> None:
