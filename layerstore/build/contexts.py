@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
+
+import msgspec
 
 from layerstore.build.ignore import IgnoreRules
 from layerstore.errors import InputError
@@ -39,22 +40,19 @@ MAX_SPEC_BYTES = 10 << 20
 """Of a Dockerfile, or of a ``.dockerignore``."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamContext:
+class StreamContext(msgspec.Struct, frozen=True):
     """A tar from a stream, plain or compressed; or a Dockerfile, and no files with it."""
 
     stream: BinaryIO
 
 
-@dataclass(frozen=True, slots=True)
-class UrlContext:
+class UrlContext(msgspec.Struct, frozen=True):
     """A tar behind a URL; or a Dockerfile, and no files with it."""
 
     url: str
 
 
-@dataclass(frozen=True, slots=True)
-class GitContext:
+class GitContext(msgspec.Struct, frozen=True):
     """Files of a git repository.
 
     Attributes:
@@ -65,15 +63,13 @@ class GitContext:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ImageContext:
+class ImageContext(msgspec.Struct, frozen=True):
     """An image of the store, as a named context."""
 
     reference: str
 
 
-@dataclass(frozen=True, slots=True)
-class LayoutContext:
+class LayoutContext(msgspec.Struct, frozen=True):
     """An image of an OCI layout directory, as a named context.
 
     Attributes:
@@ -85,8 +81,7 @@ class LayoutContext:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class StageContext:
+class StageContext(msgspec.Struct, frozen=True):
     """Another stage of the Dockerfile, as a named context."""
 
     stage: str

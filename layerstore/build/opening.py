@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from layerstore.build.contexts import GitContext, UrlContext, context_name, main_context
 from layerstore.build.fetch.lazy import LazyFetcher
@@ -141,4 +142,4 @@ def _with_fetched_dockerfile(
         return request
     text = fetched_dockerfile(request.dockerfile_url, store, fetcher)
     name = Path(redacted(request.dockerfile_url))
-    return replace(request, dockerfile=name, dockerfile_text=text)
+    return msgspec.structs.replace(request, dockerfile=name, dockerfile_text=text)

@@ -10,8 +10,9 @@ Source: buildx and BuildKit, ``--output`` (behaviour).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from layerstore.build.platforms import native_platform, normalized
 from layerstore.formats import oci
@@ -42,8 +43,7 @@ class OutputKind(enum.Enum):
     CACHE_ONLY = "cacheonly"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(msgspec.Struct, frozen=True, kw_only=True):
     """One place for the result.
 
     Attributes:

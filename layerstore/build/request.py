@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from layerstore.build.attest import NO_ATTESTATIONS, Attestations
 from layerstore.build.base_images import Pull
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildRequest:
+class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What to build.
 
     Attributes:
@@ -73,33 +73,33 @@ class BuildRequest:
     """
 
     context: ContextSource
-    named_contexts: Mapping[str, NamedSource] = field(default_factory=dict)
+    named_contexts: Mapping[str, NamedSource] = msgspec.field(default_factory=dict)
     dockerfile: Path | None = None
     dockerfile_text: bytes | None = None
     dockerfile_url: str = ""
     tags: Sequence[str] = ()
     target: str | None = None
-    build_args: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    build_args: Mapping[str, str] = msgspec.field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+    secrets: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     no_cache: bool = False
     no_cache_stages: Sequence[str] = ()
     jobs: int | None = None
     network: bool = True
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = msgspec.field(default_factory=dict)
     allow: frozenset[str] = frozenset()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     run: RunOptions = DEFAULT_OPTIONS
     hostname: str = ""
-    ssh: Mapping[str, SshSource] = field(default_factory=dict)
+    ssh: Mapping[str, SshSource] = msgspec.field(default_factory=dict)
     source_date_epoch: int | None = None
     outputs: Sequence[Output] = (Output(kind=OutputKind.IMAGE),)
     squash: Squash = Squash.NOTHING
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
     platform: Platform | None = None
     platforms: Sequence[Platform] = ()
     pulls: Pull = Pull.MISSING
-    puller: Puller | None = field(default=None, compare=False)
+    puller: Puller | None = None
     attestations: Attestations = NO_ATTESTATIONS
     explain: bool = False
     cache_from: Sequence[CacheImport] = ()
@@ -107,9 +107,17 @@ class BuildRequest:
     variants: Sequence[str] = ()
     locked: bool = False
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the same is asked for, whoever brings base images."""
+        if not isinstance(other, BuildRequest):
+            return NotImplemented
+        names = (name for name in self.__struct_fields__ if name != "puller")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
-@dataclass(frozen=True, slots=True)
-class BuildResult:
+    __hash__ = None  # type: ignore[assignment]  # it holds mappings
+
+
+class BuildResult(msgspec.Struct, frozen=True):
     """A built image.
 
     Attributes:
@@ -135,7 +143,7 @@ class BuildResult:
     reused_bytes: int = 0
     is_stored: bool = True
     made: tuple[MadeStep, ...] = ()
-    predicates: Mapping[str, str] = field(default_factory=dict)
+    predicates: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def image_id(self) -> ImageId:

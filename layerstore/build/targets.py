@@ -6,8 +6,9 @@ runs once.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from layerstore.build.outputs import OutputKind
 from layerstore.build.solving import images_of, lower_options
@@ -64,7 +65,7 @@ def wanted_images(
     several = len(request.platforms) > 1
     found: list[Wanted] = []
     for number, platform in enumerate(request.platforms or (request.platform,)):
-        one = replace(request, platform=platform, platforms=())
+        one = msgspec.structs.replace(request, platform=platform, platforms=())
         images = images_of(store, one, sources, ui)
         shown = _shown(platform) if several else ""
         options = lower_options(one)._replace(shown=shown)

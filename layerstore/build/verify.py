@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from layerstore.build.api import build
 from layerstore.build.contexts import StreamContext
@@ -147,9 +148,11 @@ def verify(
     epoch = source_date_epoch(request)
     if epoch is None:
         args = {name: v for name, v in request.build_args.items() if name != "SOURCE_DATE_EPOCH"}
-        request = replace(request, build_args=args, source_date_epoch=int(now_s()))
+        request = msgspec.structs.replace(request, build_args=args, source_date_epoch=int(now_s()))
     nowhere = (Output(kind=OutputKind.CACHE_ONLY),)
-    alone = replace(request, no_cache=True, tags=(), outputs=nowhere, cache_from=(), cache_to=())
+    alone = msgspec.structs.replace(
+        request, no_cache=True, tags=(), outputs=nowhere, cache_from=(), cache_to=()
+    )
     ui.message("verify: the first build")
     first = build(store, alone, ui)
     # What has the time in it to a second must not pass because both were made within one.

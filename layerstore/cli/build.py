@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path  # noqa: TC003 -- typer reads the annotations
 from typing import Annotated
 
+import msgspec
 import typer
 
 from layerstore.cli import build_cache, build_run, build_ssh
@@ -245,7 +245,7 @@ def build_image(
         cgroup_parent=cgroup_parent,
         ulimits=ulimits or (),
     )
-    request = dataclasses.replace(
+    request = msgspec.structs.replace(
         request,
         named_contexts=parse_named_contexts(named_contexts or ()),
         explain=explain,
@@ -277,7 +277,7 @@ def build_image(
 
         build_plan.print_plan(settings, request, "json" if as_json else plan)
         return
-    request = dataclasses.replace(request, puller=registry_puller())
+    request = msgspec.structs.replace(request, puller=registry_puller())
     is_stdout_taken = uses_stdout(outputs or ())
     if is_stdout_taken and as_json:
         raise InputError("--json needs stdout, which the output has", hint="--metadata-file FILE")

@@ -5,8 +5,9 @@ Source: buildx, ``build --attest`` and its shorthands (behaviour).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from layerstore.cli.fields import parse_fields
 from layerstore.errors import InputError
@@ -53,7 +54,7 @@ def with_attestations(
             raise InputError(f"{kind!r} is no type of attestation", hint=_HINT)
         for name in fields:
             raise InputError(f"{name!r} is no attribute of type={kind} that is known", hint=_HINT)
-    return replace(request, attestations=wanted)
+    return msgspec.structs.replace(request, attestations=wanted)
 
 
 def _fields(word: str) -> dict[str, str]:

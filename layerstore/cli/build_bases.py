@@ -6,8 +6,9 @@ Source: docker, buildx and buildah, ``build --pull`` and ``--platform`` (behavio
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from layerstore.errors import InputError
 
@@ -57,8 +58,8 @@ def with_bases(request: BuildRequest, platforms: Sequence[str], pull: str) -> Bu
 
     pulls = Pull(_PULLS[pull])
     if len(found) > 1:
-        return replace(request, platforms=tuple(found), pulls=pulls)
-    return replace(request, platform=found[0] if found else None, pulls=pulls)
+        return msgspec.structs.replace(request, platforms=tuple(found), pulls=pulls)
+    return msgspec.structs.replace(request, platform=found[0] if found else None, pulls=pulls)
 
 
 def registry_puller() -> Puller:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from layerstore.cli.common import Quiet, settings_of
@@ -66,7 +66,7 @@ def lock(
     become_root(settings)
     request = new_request(directory, file, None, None, no_cache=False, network="default")
     request = with_values(request, build_args, None, secrets)
-    request = replace(request, puller=registry_puller())
+    request = msgspec.structs.replace(request, puller=registry_puller())
     check_progress(progress)
     with (
         settings.open_store(create=True) as store,
@@ -87,7 +87,7 @@ def write_lock(store: Store, request: BuildRequest, ui: BuildUi, *, quiet: bool)
     from layerstore.build.api import resolve_lock
     from layerstore.cli.build_told import write_whole
 
-    resolved = resolve_lock(store, replace(request, variants=(), locked=False), ui)
+    resolved = resolve_lock(store, msgspec.structs.replace(request, variants=(), locked=False), ui)
     old = resolved.path.read_bytes() if resolved.path.is_file() else None
     if old != resolved.data:
         write_whole(resolved.path, resolved.data.decode())

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from layerstore.build.api import build_all
 from layerstore.build.known import Overhearing
@@ -51,7 +52,7 @@ def build(asked: build_again.Asked, progress: str, store_option: str | None, *, 
     )  # fmt: skip
     plain = with_values(request, asked.build_args, asked.labels, asked.secrets)
     runtime = RunOptions(runtime=chosen_runtime(os.environ))
-    request = replace(plain, run=runtime, puller=registry_puller())
+    request = msgspec.structs.replace(plain, run=runtime, puller=registry_puller())
     with settings.open_store(create=True) as store, watching(progress, quiet=quiet) as ui:
         built = build_and_remember(store, request, plain, asked, ui)
     build_told.tell(built, progress=progress, quiet=quiet, as_json=False, id_too=True)

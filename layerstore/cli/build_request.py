@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from layerstore.cli.clock import source_date_epoch
 from layerstore.errors import InputError
@@ -68,7 +69,7 @@ def with_results(
 
     chosen = Squash.ALL_LAYERS if squash_all else Squash.NEW_LAYERS if squash else Squash.NOTHING
     has_epoch = bool(request.build_args.get("SOURCE_DATE_EPOCH", request.source_date_epoch))
-    return replace(
+    return msgspec.structs.replace(
         request,
         outputs=tuple(parse_outputs(outputs or (), epoch=has_epoch)),
         annotations=parse_annotations(annotations or ()),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,11 +22,11 @@ def with_steps(
     Raises:
         InputError: An option has a value that it cannot have.
     """
-    from dataclasses import replace
-
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: a build needs to run one step at a time at least")
-    return replace(request, no_cache_stages=parse_stages(no_cache_filter or ()), jobs=jobs)
+    return msgspec.structs.replace(
+        request, no_cache_stages=parse_stages(no_cache_filter or ()), jobs=jobs
+    )
 
 
 def parse_stages(words: Sequence[str]) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from layerstore.cli.fields import parse_fields
 from layerstore.errors import InputError
@@ -31,7 +32,7 @@ def with_values(
     Raises:
         InputError: One of them is wrong.
     """
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         request,
         build_args=_build_args(build_args or (), os.environ),
         labels=dict(_label(label) for label in labels or ()),

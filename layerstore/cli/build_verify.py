@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from layerstore.build.verify import NotReproducibleError, require_repeatable, verify
 from layerstore.cli.elsewhere import elsewhere, told
@@ -27,7 +28,7 @@ def verified(store: Store, request: BuildRequest, ui: BuildUi, *, as_json: bool)
     found = verify(store, request, ui, elsewhere=elsewhere)
     if found.difference is None:
         ui.message(f"verified: two builds without the cache made {found.result.image_id}")
-        return replace(found.request, no_cache=False, no_cache_stages=())
+        return msgspec.structs.replace(found.request, no_cache=False, no_cache_stages=())
     if as_json:
         write_json({"reproducible": False, **_as_json(found.difference)})
     else:

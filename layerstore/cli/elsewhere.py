@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +37,7 @@ def elsewhere(request: BuildRequest) -> Iterator[BuildRequest]:
     Yields:
         The request for a build in them.
     """
-    changed = replace(
+    changed = msgspec.structs.replace(
         request,
         hostname=HOSTNAME,
         context=_absolute(request.context),
@@ -64,7 +65,7 @@ def _absolute(place: T) -> T:
     from layerstore.build.contexts import LayoutContext
 
     if isinstance(place, LayoutContext):
-        return replace(place, path=place.path.absolute())
+        return msgspec.structs.replace(place, path=place.path.absolute())
     return place.absolute() if isinstance(place, Path) else place
 
 

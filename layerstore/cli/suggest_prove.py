@@ -6,11 +6,12 @@ one those over the proposals, so that both are measured alone.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from layerstore.errors import InputError, NotFoundError
 from layerstore.store.store import Store
@@ -105,7 +106,7 @@ def _built_over(
         if spec in base_of:
             reference = ImageContext(base_of[spec].name)
             named = {name: reference for name in group.base_names if "@" not in name}
-        request = dataclasses.replace(_request(spec), named_contexts=named, puller=puller)
+        request = msgspec.structs.replace(_request(spec), named_contexts=named, puller=puller)
         made.append(build(scratch, request, ui).image)
     return made
 
@@ -117,7 +118,7 @@ def _request(spec: str) -> BuildRequest:
 
     directory, file = (spec, None) if os.path.isdir(spec) else (os.path.dirname(spec) or ".", spec)
     request = new_request(directory, file, None, None, no_cache=False, network="default")
-    return dataclasses.replace(request, puller=registry_puller(), tags=())
+    return msgspec.structs.replace(request, puller=registry_puller(), tags=())
 
 
 def _puller(source: Store) -> Puller:

@@ -321,3 +321,14 @@ def steps_of(config: ImageConfig) -> list[History]:
         return list(config.history)
     missing = max(0, len(config.diff_ids) - with_layers)
     return [History(comment="not in the image's history")] * missing + list(config.history)
+
+
+def platform_of(config: ImageConfig) -> oci.Platform:
+    """Return the platform that a config is for, as an index says it."""
+    return oci.Platform(
+        architecture=config.architecture,
+        os=config.os,
+        variant=config.variant,
+        os_version=config.os_version,
+        os_features=config.os_features,
+    )

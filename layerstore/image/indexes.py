@@ -24,8 +24,7 @@ from layerstore.formats.reference import (
     parse_stored_name,
 )
 from layerstore.image.exchange import Document
-from layerstore.image.images import load_config, load_parts, own_manifest
-from layerstore.image.sending import Policy, manifest_of, platform_of
+from layerstore.image.images import load_config, load_parts, own_manifest, platform_of
 from layerstore.store.indexes import name_index, named_index
 
 if TYPE_CHECKING:
@@ -210,6 +209,8 @@ def make_index(
 
 
 def _entry(store: Store, image: ImageRecord) -> oci.Descriptor:
+    from layerstore.image.sending import Policy, manifest_of  # builds make no index but seldom
+
     parts = load_parts(store, image)
     found = manifest_of(store, parts, Policy())
     if found is not None:

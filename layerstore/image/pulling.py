@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.errors import NotFoundError, UnsafeContentError
 from layerstore.image.adopting import adopt_image, find_all, find_image
 from layerstore.image.gated_source import GatedSource
-from layerstore.image.images import load_config
+from layerstore.image.images import load_config, platform_of
 from layerstore.image.indexes import keep_found
 from layerstore.image.registry_places import RegistrySource
-from layerstore.image.sending import platform_of
 from layerstore.registry.errors import UnknownToRegistryError
 
 if TYPE_CHECKING:

@@ -21,14 +21,13 @@ from layerstore.formats.oci_config import decode_config
 from layerstore.image.blob_files import compressed
 from layerstore.image.exchange import Document
 from layerstore.image.export_layer import verified_tar
-from layerstore.image.images import ImageParts, load_parts
+from layerstore.image.images import ImageParts, load_parts, platform_of
 from layerstore.image.originals import original_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import DiffId, Digest
-    from layerstore.formats.oci_config import ImageConfig
     from layerstore.image.blob_files import Compression
     from layerstore.image.exchange import ImageDestination
     from layerstore.image.indexes import StoredIndex
@@ -292,17 +291,6 @@ class Sender:
         for piece in pieces:
             yield piece
             self._progress.advance(len(piece))
-
-
-def platform_of(config: ImageConfig) -> oci.Platform:
-    """Return the platform that a config is for, as an index says it."""
-    return oci.Platform(
-        architecture=config.architecture,
-        os=config.os,
-        variant=config.variant,
-        os_version=config.os_version,
-        os_features=config.os_features,
-    )
 
 
 # -- what an image came under

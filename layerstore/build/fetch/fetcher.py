@@ -17,7 +17,6 @@ import io
 import os
 import threading
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, cast
@@ -55,8 +54,7 @@ _DOWNLOADED_MODE = 0o600
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchSettings:
+class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What fetching may use of the caller's surroundings.
 
     Attributes:
@@ -68,11 +66,11 @@ class FetchSettings:
         lifelines: Cut when the build ends early.
     """
 
-    environ: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    environ: Mapping[str, str] = msgspec.field(default_factory=dict)
+    secrets: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     ssh_agent: str = ""
     http: HttpSettings | None = None
-    lifelines: Lifelines = field(default_factory=partial(Lifelines, BuildCanceledError))
+    lifelines: Lifelines = msgspec.field(default_factory=partial(Lifelines, BuildCanceledError))
 
 
 class Readable(Protocol):

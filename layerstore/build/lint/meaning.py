@@ -10,8 +10,9 @@ Pure but for the configs of base images, which the caller looks up.
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.expand import Expansion
@@ -67,8 +68,7 @@ class Surroundings(NamedTuple):
     ignore: IgnoreRules
 
 
-@dataclass
-class Scope:
+class Scope(msgspec.Struct):
     """What a stage's words see so far.
 
     Attributes:
@@ -79,15 +79,15 @@ class Scope:
         has_workdir: WORKDIR was used.
     """
 
-    env: Variables = field(default_factory=Variables)
-    declared: set[str] = field(default_factory=set)
+    env: Variables = msgspec.field(default_factory=Variables)
+    declared: set[str] = msgspec.field(default_factory=set)
     is_open: bool = False
     has_shell: bool = False
     has_workdir: bool = False
 
     def child(self) -> Scope:
         """Return what a stage begins with that goes on from here."""
-        return replace(self, env=Variables(self.env), declared=set(self.declared))
+        return msgspec.structs.replace(self, env=Variables(self.env), declared=set(self.declared))
 
     def check(self, span: SourceSpan) -> None:
         """Refuse a scope that has grown absurdly large.
