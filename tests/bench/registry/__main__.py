@@ -1,14 +1,14 @@
 """A registry of thousands of images, simulated: what every scheme would hold of it.
 
-    python -m tests.bench.registry fetch CACHE       # a sample of real packages, 0.9 GB
-    python -m tests.bench.registry sample CACHE      # unpack, store, measure them
-    python -m tests.bench.registry build CACHE       # real images of drawn specs, as root
-    python -m tests.bench.registry optimize CACHE    # optional, then sample again: an hour of CPU
-    python -m tests.bench.registry calibrate CACHE [--json FILE]
+    python -m tests.bench.registry fetch CACHE       # a sample of real packages, 0.8 GB
+    python -m tests.bench.registry sample CACHE      # unpack, store, optimize, measure them
+    python -m tests.bench.registry build CACHE       # the training images, as root
+    python -m tests.bench.registry calibrate CACHE   # fit the model to them
+    python -m tests.bench.registry test CACHE        # once, from a commit: the held-out images
     python -m tests.bench.registry simulate CACHE --images 10000 --json FILE
     python -m tests.bench.registry page FILE         # docs/simulation.md out of the result
 
-CACHE takes about 15 GB. Method and limits: docs/simulation.md.
+CACHE takes about 6 GB. Method and limits: docs/simulation.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.bench.registry.simulate import run, sensitivity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STEPS = ("fetch", "sample", "build", "optimize", "calibrate", "simulate", "page")
+STEPS = ("fetch", "sample", "build", "calibrate", "test", "simulate", "page")
 
 
 def main() -> int:
@@ -48,15 +48,17 @@ def main() -> int:
     elif given.step == "sample":
         sample.main(place)
     elif given.step == "build":
-        builds.build_all(place)
-    elif given.step == "optimize":
-        sample.optimize_copies(place)
+        builds.build_half(place, "training")
+    elif given.step == "calibrate":
+        print(page.errors(_calibrate(place)))
+    elif given.step == "test":
+        print(page.errors(_test(place)))
     elif given.step == "page":
         result = json.loads(place.read_text())
         page.draw(result, place.parent / "curves.svg")
         (place.parent.parent / "simulation.md").write_text(page.page(result))
     else:
-        found = _calibrate(place) if given.step == "calibrate" else _simulate(place, given.images)
+        found = _simulate(place, given.images)
         if given.json:
             given.json.write_text(json.dumps(found, indent=1) + "\n")
         print(page.summary(found))
@@ -74,9 +76,21 @@ def _calibrate(cache: Path) -> dict[str, Any]:
     costs, _ = _costs(cache)
     found = calibrate.calibrate(cache, costs)
     (cache / "constants.json").write_text(json.dumps(vars(costs.constants)) + "\n")
-    kept = {"calibration": found, "extrapolation": costs.leave_one_out(), **described(costs, cache)}
-    (cache / "calibration.json").write_text(json.dumps(kept) + "\n")
-    return kept
+    (cache / "training.json").write_text(json.dumps(found) + "\n")
+    return found
+
+
+def _fitted(cache: Path) -> tuple[Costs, Callable[[Parameters], Registry]]:
+    costs, registry_of = _costs(cache)
+    costs.constants = Constants(**json.loads((cache / "constants.json").read_text()))
+    return costs, registry_of
+
+
+def _test(cache: Path) -> dict[str, Any]:
+    costs, _ = _fitted(cache)
+    found = calibrate.hold_against(cache, costs)
+    (cache / "held-out.json").write_text(json.dumps(found) + "\n")
+    return found
 
 
 def described(costs: Costs, cache: Path) -> dict[str, Any]:
@@ -104,9 +118,13 @@ def described(costs: Costs, cache: Path) -> dict[str, Any]:
 
 
 def _simulate(cache: Path, images: int) -> dict[str, Any]:
-    costs, registry_of = _costs(cache)
-    costs.constants = Constants(**json.loads((cache / "constants.json").read_text()))
-    kept = json.loads((cache / "calibration.json").read_text())
+    costs, registry_of = _fitted(cache)
+    halves = {"training": "training.json", "held_out": "held-out.json"}
+    kept: dict[str, Any] = {
+        "calibration": {n: json.loads((cache / file).read_text()) for n, file in halves.items()},
+        "extrapolation": costs.leave_one_out(),
+        **described(costs, cache),
+    }
     kept["registry"] = run(Parameters(), images, costs, registry_of)
     kept["sensitivity"] = sensitivity(images, costs, registry_of)
     return kept

@@ -1,23 +1,25 @@
 """Real images of the very specs that the model draws: what calibration compares with.
 
-    python -m tests.bench.registry build CACHE
+    python -m tests.bench.registry build CACHE     # the training half
+    python -m tests.bench.registry test CACHE      # the held-out half, once the model is frozen
 
-Two versions of each of twenty services: the first over a Debian as released, with libraries one
+Two versions of each service: the first over a Debian as released, with libraries one
 release old where there is one, the second over the same Debian with its updates and current
-libraries. Every image is built by ``layerstore build`` out of a Dockerfile. Libraries come from
-the cache of fetched packages; apt's from where apt gets them. Needs root.
+libraries. Every image is built by ``layerstore build`` out of a Dockerfile, each half into a
+store of its own. Libraries come from the cache of fetched packages; apt's from where apt gets
+them. Needs root.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from layerstore.store.store import Store
 from tests.bench import debian
 from tests.bench.harness import say
 from tests.bench.registry.catalogue import NPM, PIP
@@ -32,16 +34,17 @@ if TYPE_CHECKING:
 
     from tests.bench.registry.model import Layer, Service
 
-CALIBRATION = Parameters(seed=7, tail=0)
-SERVICES = 20
-TRAINING = 5
-"""The first services: the model's constants are fitted to their images, and to no others."""
-APT_MAX_BYTES = 160_000_000
+Half = Literal["training", "held-out"]
+CALIBRATION = Parameters(seed=271137, tail=0)
+SERVICES = 10
+TRAINING = 4
+"""The first services are the training half: the model is fitted to their images alone."""
+APT_MAX_BYTES = 70_000_000
 """Of archives a service's apt may fetch here; services that want more are passed over."""
 
 
-def calibration_images(cache: Path) -> tuple[Registry, list[Image]]:
-    """Return the registry and the images that are built, in order: version 1 of all, then 2."""
+def drawn_images(cache: Path, half: Half) -> list[Image]:
+    """Return the images of a half in the order they are built: version 1 of all, then 2."""
     index = read_index()
     resolver = Resolver(index)
     registry = Registry(CALIBRATION, index, resolver, apt_rank(index), Needs(cache))
@@ -59,11 +62,13 @@ def calibration_images(cache: Path) -> tuple[Registry, list[Image]]:
         if sum(index[name].size for name in asked) < APT_MAX_BYTES:
             chosen.append(service)
         number += 1
-    images = []
-    for training in (True, False):
-        part = chosen[:TRAINING] if training else chosen[TRAINING:]
-        images += [_version(registry, service, v) for v in (1, 2) for service in part]
-    return registry, images
+    # A team's later layers follow from its earlier ones: those of the other half are drawn too.
+    halves: dict[Half, list[Image]] = {}
+    parts: dict[Half, list[Service]]
+    parts = {"training": chosen[:TRAINING], "held-out": chosen[TRAINING:]}
+    for name, part in parts.items():
+        halves[name] = [_version(registry, service, v) for v in (1, 2) for service in part]
+    return halves[half]
 
 
 def _version(registry: Registry, service: Service, version: int) -> Image:
@@ -71,7 +76,7 @@ def _version(registry: Registry, service: Service, version: int) -> Image:
     index = registry._index
 
     def debian_atom(name: str) -> Atom:
-        return Atom("deb", name, int(updated and bool(index[name].older)))
+        return Atom("deb", name, int(updated and index[name].version != index[name].released))
 
     releases = {}
     for name in service.libraries:
@@ -80,33 +85,29 @@ def _version(registry: Registry, service: Service, version: int) -> Image:
     return registry.layered(service, version, version, (version,), debian_atom, releases)
 
 
-def build_all(cache: Path) -> None:
-    """Build what is not built yet, into ``cache/store``; ``builds.json`` lists what there is."""
-    place = cache / "builds"
-    place.mkdir(parents=True, exist_ok=True)
-    store = cache / "store"
-    _, images = calibration_images(cache)
+def build_half(cache: Path, half: Half) -> None:
+    """Build what is not built yet of a half, into the store ``cache/half``."""
+    store, context = cache / half, cache / f"{half}-context"
+    (cache / "builds").mkdir(parents=True, exist_ok=True)
+    images = drawn_images(cache, half)
     for epoch in (1, 2):
         _base(cache, store, epoch)
-    done = place / "builds.json"
-    had = json.loads(done.read_text()) if done.exists() else []
-    for image in images:
+    with Store.open(store) as opened:
+        there = set(opened.tags())
+    for number, image in enumerate(images, 1):
         name = name_of(image)
-        if name in had:
+        if name in there:
             continue
-        context = place / "context"
         shutil.rmtree(context, ignore_errors=True)
         context.mkdir()
         begun = time.monotonic()
         (context / "Dockerfile").write_text(_dockerfile(cache, image, context))
-        _layerstore(store, "build", "--quiet", "-t", name, os.fspath(context))
-        had.append(name)
-        done.write_text(json.dumps(had))
+        run_layerstore(store, "build", "--quiet", "-t", name, os.fspath(context))
         say(
-            f"{len(had)}/{len(images)} {name} {[(y.kind, len(y.atoms)) for y in image.layers]} "
+            f"{number}/{len(images)} {name} {[(y.kind, len(y.atoms)) for y in image.layers]} "
             f"{time.monotonic() - begun:.0f} s"
         )
-    shutil.rmtree(place / "context", ignore_errors=True)
+    shutil.rmtree(context, ignore_errors=True)
 
 
 def name_of(image: Image) -> str:
@@ -119,10 +120,11 @@ def _base(cache: Path, store: Path, epoch: int) -> None:
     if not (tree / "usr").exists():
         shutil.rmtree(tree, ignore_errors=True)
         debian.bootstrap_tree("bookworm", tree, as_released=epoch == 1)
-    _layerstore(store, "import", "--quiet", "-t", f"base:{epoch}", os.fspath(tree))
+    run_layerstore(store, "import", "--quiet", "-t", f"base:{epoch}", os.fspath(tree))
 
 
-def _layerstore(store: Path, *words: str) -> None:
+def run_layerstore(store: Path, *words: str) -> None:
+    """Run a command on a store; end with what it said if it fails."""
     program = os.path.join(os.path.dirname(sys.executable), "layerstore")
     done = subprocess.run(
         [program, "--store", os.fspath(store), *words], check=False, capture_output=True, text=True

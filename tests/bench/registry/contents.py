@@ -56,11 +56,11 @@ class Part:
 class Reader:
     """Reads parts out of a store, and what their chunks take in it and in an optimized copy."""
 
-    def __init__(self, store: Store, optimized: Store | None = None) -> None:
+    def __init__(self, store: Store, optimized: Store) -> None:
         self._store = store
         self.inventory = take_inventory(store)
         self.shares = stored_shares(self.inventory)
-        self.optimized = stored_shares(take_inventory(optimized)) if optimized else {}
+        self.optimized = stored_shares(take_inventory(optimized))
         self._cuts: dict[bytes, dict[bytes, int]] = {}
 
     def parts(self, diff_id: str, key: Callable[[bytes], str | None]) -> dict[str, Part]:

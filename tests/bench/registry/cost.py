@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NOTHING: Sizes = (0,) * len(SCHEMES)
 STORED = SCHEMES.index("stored")
+IN_BLOCKS = (STORED, SCHEMES.index("optimized"))
 ALL_SCHEMES = ("full_copies", *SCHEMES)
 
 BINARY = frozenset({"java", "native"})
@@ -39,12 +40,16 @@ class Constants:
         apt: Of a layer that apt made.
         library: Of a layer of libraries.
         code: Bytes by a byte of code, by language; "text" for those not named.
+        packed: What first versions take in images, as a part of what they took in the sample. It
+            is 1 but where files share blocks: there they are compressed with what lies beside
+            them, and in the sample that is dozens of other packages.
     """
 
     base: list[float] = field(default_factory=lambda: [0.0] * 6)
     apt: list[float] = field(default_factory=lambda: [0.0] * 6)
     library: list[float] = field(default_factory=lambda: [0.0] * 6)
     code: dict[str, list[float]] = field(default_factory=lambda: {"text": [1.0] * 6})
+    packed: list[float] = field(default_factory=lambda: [1.0] * 6)
 
 
 class Costs:
@@ -60,9 +65,12 @@ class Costs:
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}
         for row in samples["packages"]:
             # The oldest comes first and is stored whole; later ones are differences against it.
+            # Optimizing keeps one of them whole, whichever.
             key = row["ecosystem"], row["name"]
             first = self._rows.get(key, row)
-            whole = {"sizes": first["sizes"], "entries": first["entries"]}
+            optimized = max(first["sizes"][-1], row["sizes"][-1])
+            sizes = [*first["sizes"][:-1], optimized]
+            whole = {"sizes": sizes, "entries": first["entries"]}
             self._rows[key] = {**row, **whole}
         self._by_ecosystem = {
             eco: [row for (own, _), row in sorted(self._rows.items()) if own == eco]
@@ -215,14 +223,16 @@ class Shelf:
         versions.add(atom.version)
         renews = costs.renewed_of(atom) if distance else ()
         for place in range(1, len(sizes)):
-            new = 1 - (1 - min(1.0, renews[place])) ** distance if distance else 1.0
+            whole = costs.constants.packed[place]
+            new = 1 - (1 - min(1.0, renews[place])) ** distance if distance else whole
             added[place] += sizes[place] * shared[place] * new
 
     def _add_compiled(self, added: list[float], atom: Atom, sizes: Sizes) -> None:
         again = atom in self._compiled
         self._compiled.add(atom)
         for place, size in enumerate(sizes):
-            added[place] += size * (self._costs.recompiled[place] if again and place else 1.0)
+            known = self._costs.recompiled if again and place else self._costs.constants.packed
+            added[place] += size * known[place]
 
     def constants_of(self, layer: Layer, language: str) -> Iterator[float]:
         """Yield what a layer takes beside its packages, by scheme."""

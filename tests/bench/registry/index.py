@@ -46,6 +46,7 @@ NOT_INSTALLED = frozenset(
 )
 """Sections whose packages nobody puts into an image by name."""
 
+_RELEASE_ITSELF = "_dists_bookworm_"
 _FIELDS = re.compile(
     r"^(Package|Version|Installed-Size|Size|Depends|Pre-Depends|Provides|Section|Priority"
     r"|Essential|Filename): (.*)$",
@@ -67,6 +68,7 @@ class Package:
         depends: Each a tuple of alternatives by name.
         stanza: Bytes that dpkg's status file holds of it, nearly.
         older: Other versions in the index, newest first.
+        released: The version in the release itself, without what its other suites update.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Package:
     provides: tuple[str, ...]
     stanza: int
     older: list[str] = field(default_factory=list)
+    released: str = ""
 
     @property
     def updates(self) -> int:
@@ -133,6 +136,8 @@ def read_index(options: Sequence[str] = ()) -> dict[str, Package]:
         ).stdout.decode("utf-8", "replace")
         for package in parse(text):
             _add(found, package)
+            if _RELEASE_ITSELF in file:
+                found[package.name].released = package.version
     return found
 
 
@@ -145,6 +150,7 @@ def _add(found: dict[str, Package], package: Package) -> None:
         return
     if version_key(package.version) > version_key(known.version):
         package.older = [known.version, *known.older]
+        package.released = known.released
         found[package.name] = package
     else:
         known.older.append(package.version)

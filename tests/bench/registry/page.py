@@ -1,18 +1,15 @@
 # ruff: noqa: E501 -- lines of the page are as long as those of other pages
-"""docs/simulation.md and its pictures, out of the kept result: no number there is typed by hand.
-
-Only ``notes`` of the kept result are: how this very result came to be, which no step knows. A
-result that is made anew has none.
-"""
+"""docs/simulation.md and its pictures, out of the kept result: no number there is typed by hand."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from layerstore.units import format_size
-from tests.bench.registry.builds import APT_MAX_BYTES, SERVICES, TRAINING
+from tests.bench.registry.builds import APT_MAX_BYTES
 from tests.bench.registry.contents import FIXED_BYTES, SCHEMES
-from tests.bench.registry.cost import ALL_SCHEMES
+from tests.bench.registry.cost import ALL_SCHEMES, STORED
 from tests.bench.registry.model import LANGUAGES
 from tests.bench.registry.sample import OPTIMIZE_LEVEL
 
@@ -37,12 +34,13 @@ _HEAD = """\
 # A registry of {images:,} images, simulated
 
 Nobody has room here for {images:,} images, and an answer for them is wanted: what would each scheme hold? So real packages
-were taken apart, images composed from what they hold, and the composition held against real builds that its constants were not fitted to.
-**This is a model, and the builds it is held against were no blind test** ([how far to trust it](#how-far-to-trust-it)). What is measured on real stores is in [measuring](measuring.md) and what many stores hold in [fleet](how-to/fleet.md); below stand the
+were taken apart, images composed from what they hold, and the composition held against real builds that it had not seen.
+**This is a model** ([how far to trust it](#how-far-to-trust-it)). What is measured on real stores is in [measuring](measuring.md) and what many stores hold in [fleet](how-to/fleet.md); below stand the
 errors first, then the curves.
 
     python -m tests.bench.registry fetch CACHE && python -m tests.bench.registry sample CACHE
     python -m tests.bench.registry build CACHE && python -m tests.bench.registry calibrate CACHE
+    python -m tests.bench.registry test CACHE
     python -m tests.bench.registry simulate CACHE --images {images} --json docs/simulation/registry.json
     python -m tests.bench.registry page docs/simulation/registry.json
 
@@ -62,19 +60,12 @@ def percent(value: float) -> str:
     return f"{100 * value:+.1f} %"
 
 
-def schemes_of(registry: dict[str, Any]) -> list[tuple[int, str]]:
-    """Return place and name of the schemes there are numbers of: optimizing is optional."""
-    last = registry["curve"][-1][1:]
-    return [(place, scheme) for place, scheme in enumerate(ALL_SCHEMES) if last[place]]
-
-
 def page(result: dict[str, Any]) -> str:
     """Return the page."""
     registry = result["registry"]
     parts = [
         _HEAD.format(images=registry["curve"][-1][0]),
         _calibration(result["calibration"]),
-        *(f"{note}\n" for note in result.get("notes", ())),
         _curves(registry),
         _sensitivity(result),
         _method(result),
@@ -85,13 +76,11 @@ def page(result: dict[str, Any]) -> str:
 
 def summary(result: dict[str, Any]) -> str:
     """Return what a terminal is shown of a result."""
-    text = _calibration(result["calibration"])
-    return text + ("\n" + _curves(result["registry"]) if "registry" in result else "")
+    return _calibration(result["calibration"]) + "\n" + _curves(result["registry"])
 
 
-def _calibration(found: dict[str, Any]) -> str:
-    held, training = found["held_out"], found["training"]
-    part = found["overhead"] / sum(half["schemes"]["stored"]["real"] for half in (held, training))
+def errors(half: dict[str, Any]) -> str:
+    """Return a half's errors as a table."""
     rows = [
         (
             NAMES[scheme],
@@ -101,8 +90,14 @@ def _calibration(found: dict[str, Any]) -> str:
             percent(row["median"])[1:],
             percent(row["worst"])[1:],
         )
-        for scheme, row in held["schemes"].items()
+        for scheme, row in half["schemes"].items()
     ]
+    return table(("scheme", "real", "simulated", "error", "median", "worst"), rows)
+
+
+def _calibration(found: dict[str, Any]) -> str:
+    held, training = found["held_out"], found["training"]
+    part = held["overhead"] / held["schemes"]["stored"]["real"]
     failing = [NAMES[s] for s, row in held["schemes"].items() if abs(row["error"]) > BOUND]
     verdict = (
         f"Every sum is within {BOUND:.0%}, a bound of our choice."
@@ -122,14 +117,25 @@ def _calibration(found: dict[str, Any]) -> str:
     return (
         "## How far to trust it\n\n"
         f"{held['images']} images of {held['services']} services were built by `layerstore build` from specs that the model drew, first versions "
-        f"of all and then second ones; none gave the model a constant ({training['images']} other builds did). All of them "
+        "of all and then second ones. **Nobody had looked at them**: `test` measures them only once, and only with a committed program, "
+        f"here git's tree {held['frozen']['tree'][:12]}; the seed ({held['frozen']['seed']}) is one that no earlier run had used. All of them "
         "together, simulated and real; then the errors of the curve after each image, without sign:\n\n"
-        + table(("scheme", "real", "simulated", "error", "median", "worst"), rows)
+        + errors(held)
+        + "\nA store is optimized when all builds are in it, and one version of each package is then kept whole, be it the last: what the optimized row says "
+        "of the way there (median, worst) means little, its end does.\n"
         + f"\n{verdict}{growing} Framing, catalog, locks and slack of the "
-        f"store are in neither, nor in layerstore's rows below: {format_size(found['overhead'])} for all builds, {part:.1%} of what they take beside, and they grow with it.\n"
+        f"store are in neither, nor in layerstore's rows below: {format_size(held['overhead'])} for these builds, {part:.1%} of what they take beside, and they grow with it.\n"
         + _favour(held["schemes"])
-        + f"\nServices whose apt would have fetched {format_size(APT_MAX_BYTES)} of archives or more were passed over.\n"
+        + f"\nThe model was fitted to {training['images']} other images, of {training['services']} services, in a store of their own. Left on these after the fit:\n\n"
+        + errors(training)
+        + f"\nLanguages: {_languages(training)} (fitted to); {_languages(held)} (held out). The seed was chosen by them, before anything was built. "
+        f"Services whose apt would have fetched {format_size(APT_MAX_BYTES)} of archives or more were passed over. Of few services a sum may be right by chance: "
+        "what one draw says is no bound for the next.\n"
     )
+
+
+def _languages(half: dict[str, Any]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in Counter(half["languages"]).items())
 
 
 def _favour(schemes: dict[str, dict[str, float]]) -> str:
@@ -144,14 +150,13 @@ def _curves(registry: dict[str, Any]) -> str:
     by_count = {row[0]: row[1:] for row in registry["curve"]}
     shown = [count for count in _SHOWN if count in by_count]
     place = SCHEMES.index("stored") + 1
-    known = schemes_of(registry)
     rows = [
         (NAMES[scheme], *(format_size(by_count[count][number]) for count in shown))
-        for number, scheme in known
+        for number, scheme in enumerate(ALL_SCHEMES)
     ]
     times = [
         (NAMES[s], *(f"{by_count[c][n] / by_count[c][place]:,.1f}" for c in shown))
-        for n, s in known
+        for n, s in enumerate(ALL_SCHEMES)
     ]
     head = [f"{count:,} image{'s' * (count > 1)}" for count in shown]
     return (
@@ -177,7 +182,7 @@ def _sensitivity(result: dict[str, Any]) -> str:
         )
         for row in result["sensitivity"]
     ]
-    others = [NAMES[scheme] for _, scheme in schemes_of(result["registry"]) if scheme != "stored"]
+    others = [NAMES[scheme] for scheme in ALL_SCHEMES if scheme != "stored"]
     head = ("parameter", "value", "layerstore", *others)
     return (
         "## What moves them\n\n"
@@ -188,21 +193,16 @@ def _sensitivity(result: dict[str, Any]) -> str:
 
 def _ratios(end: dict[str, float]) -> tuple[str, ...]:
     ours = end["stored"]
-    others = (size for scheme, size in end.items() if scheme != "stored" and size)
+    others = (size for scheme, size in end.items() if scheme != "stored")
     return (format_size(round(ours)), *(f"{size / ours:.1f}" for size in others))
-
-
-def _at(values: Sequence[float], places: Sequence[int]) -> list[float]:
-    return [values[place] for place in places]
 
 
 def _method(result: dict[str, Any]) -> str:
     sample, p = result["sample"], result["registry"]["parameters"]
-    known = [place - 1 for place, _ in schemes_of(result["registry"]) if place > 1]
     renewed = [
         (
             f"{label} ({sample['pairs'].get(eco, 0)} pairs)",
-            *(f"{100 * part:.0f} %" for part in _at(sample["renewed"][eco], known)),
+            *(f"{100 * part:.0f} %" for part in sample["renewed"][eco][1:]),
         )
         for eco, label in (
             ("deb", "Debian, an update"),
@@ -213,31 +213,25 @@ def _method(result: dict[str, Any]) -> str:
     renewed.append(
         (
             "pip, compiled again",
-            *(f"{100 * part:.0f} %" for part in _at(sample["recompiled"], known)),
+            *(f"{100 * part:.0f} %" for part in sample["recompiled"][1:]),
         )
     )
     shared = [
-        (label, *(f"{100 * part:.1f} %" for part in _at(sample["shared"][eco], known)))
+        (label, *(f"{100 * part:.1f} %" for part in sample["shared"][eco][1:]))
         for eco, label in (("deb", "Debian"), ("pip", "pip"), ("npm", "npm"))
     ]
-    schemes = [NAMES[SCHEMES[place]] for place in known]
-    errors = [
+    schemes = [NAMES[scheme] for scheme in SCHEMES[1:]]
+    guesses = [
         (NAMES[s], *(f"{100 * e[k]:.0f} %" for k in ("one_package", "fifty_packages")))
         for s, e in result["extrapolation"].items()
-        if SCHEMES.index(s) in (0, *known)
     ]
     languages = ", ".join(f"{name} {100 * part:.0f} %" for name, part in LANGUAGES.items())
-    optimized = (
-        f", and off a copy of it after `optimize --level {OPTIMIZE_LEVEL}`"
-        if SCHEMES.index("optimized") in known
-        else ""
-    )
     count = ", ".join(f"{n} of {eco}" for eco, n in sample["packages"].items())
     return f"""## Method
 
-**Packages.** {count} ({format_size(sum(sample["bytes"].values()))} unpacked; `next` is the next release of Debian) were unpacked as their installers do, with
+**Packages.** {count} ({format_size(sum(sample["bytes"].values()))} unpacked) were unpacked as their installers do, with
 dpkg's files of each and Python's compiled ones, and imported dozens at a time into a store: its cutter, its compressor, its differences against earlier
-versions. What each package takes is read off that store, by scheme{optimized}. Of Debian those are sampled that the
+versions. What each package takes is read off that store, by scheme, and off a copy of it after `optimize --level {OPTIMIZE_LEVEL}`. Of Debian those are sampled that the
 model's images hold most bytes of, and some at random.
 
 A further version adds what sampled pairs of versions added, as a part of the first one's whole, again for each step that versions lie apart. Releases of pip's and npm's were
@@ -250,9 +244,10 @@ Packages share files with each other; so many of their bytes are left when all o
 **Debian's other packages** are extrapolated from Installed-Size by one ratio for each scheme. Each sampled package so guessed from the others, the median error of
 one, and of sums of fifty:
 
-{table(("scheme", "one", "fifty"), errors)}
+{table(("scheme", "one", "fifty"), guesses)}
 **What belongs to no package** (dpkg's status, caches that installing rewrites, certificates) is a constant for each kind of layer: the median of what the simulation lacks in the
-{2 * TRAINING} builds of {TRAINING} of the {SERVICES} services, which are not in the errors above. A version of a package renews what its own sampled pairs say, else what all pairs of its ecosystem do.
+builds that the model was fitted to. For layerstore's two rows, where files share blocks, it is a factor on what packages take instead, for the sums of these builds to be right:
+{100 * sample["constants"]["packed"][STORED]:.1f} % of what the sample says, optimized {100 * sample["constants"]["packed"][STORED + 1]:.1f} %. In the sample a package's files lie in blocks with those of dozens of others, and compress with them. A version of a package renews what its own sampled pairs say, else what all pairs of its ecosystem do.
 
 **Images.** {p["services"]} services appear over {p["spread"]} weeks; in each week one is rebuilt with a probability of {p["rebuild"]}. Languages: {languages}. Layers are in the order of
 Dockerfiles: base, runtime, apt, libraries, code. {100 * p["shared_runtime"]:.0f} % of the services build on a shared image of their runtime, the others install it themselves.
@@ -266,11 +261,6 @@ layers are made again; in between a rebuild finds its lower layers in the cache.
 
 
 def _limits(result: dict[str, Any]) -> str:
-    after = (
-        "- What `optimize` would make of such a registry is not simulated: the copies that it takes were not made for this run.\n"
-        if all(scheme != "optimized" for _, scheme in schemes_of(result["registry"]))
-        else ""
-    )
     spread = [row["end"]["plain_layers"] / row["end"]["stored"] for row in result["sensitivity"]]
     return f"""## Limits
 
@@ -283,9 +273,9 @@ def _limits(result: dict[str, Any]) -> str:
 - Debian's pairs of versions may be off: differences are looked for by creation time among else, and all groups of the sample carry the same one.
 - Code of services is invented (text, archives, half-random machine code), in the real builds as in the model. It is a small part for interpreted languages, a large one for java and native.
 - Versions of one package are taken to have one size, and equal steps between them. Fat jars, models, data sets and vendored trees are not modelled.
-- One distribution, one architecture. The next release of Debian is in the sample's JSON (`next`), in no image.
+- One distribution, one architecture.
 - Content that two layers make by different ways (a file compiled twice, a cache rewritten) is equal or not as it was in the training builds.
-{after}- Nothing here says what a scheme costs to write or read; [performance](performance.md) does.
+- Nothing here says what a scheme costs to write or read; [performance](performance.md) does.
 """
 
 
@@ -301,7 +291,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             [(row[0], row[number + 1]) for row in curve],
             kind=kinds.get(scheme, "peer"),  # type: ignore[arg-type]
         )
-        for number, scheme in schemes_of(result["registry"])
+        for number, scheme in enumerate(ALL_SCHEMES)
     ]
     draw_lines(
         path,

@@ -23,21 +23,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.formats.oci_config import ContainerConfig
 from layerstore.image.importing import ImportSpec, import_directory
-from layerstore.image.optimize import contents_in_order
 from layerstore.progress import Silent
-from layerstore.store.optimize import optimize
 from layerstore.store.store import Store
 from tests.bench.harness import say
-from tests.bench.registry.builds import copy_module, module_of
+from tests.bench.registry.builds import copy_module, module_of, run_layerstore
 from tests.bench.registry.catalogue import NPM, PIP
 from tests.bench.registry.contents import Part, Reader, layers_of, merge_into
 from tests.bench.registry.ecosystems import canonical, lock_needs, wheels
-from tests.bench.registry.fetch import NEXT
 from tests.bench.registry.index import version_key
 from tests.bench.registry.model import Atom
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tests.bench.registry.contents import Sizes
@@ -67,7 +64,7 @@ class Source(NamedTuple):
 
 def sources(cache: Path) -> list[Source]:
     """Return what was fetched, what came first in time first."""
-    found = [*_debs(cache / "deb", "deb"), *_debs(cache / "deb" / NEXT, "next")]
+    found = _debs(cache / "deb")
     place = cache / "pip"
     files = {**wheels(place / "older"), **wheels(place / "current")}
     for key, path in files.items():
@@ -80,25 +77,27 @@ def sources(cache: Path) -> list[Source]:
             source = module_of(cache, Atom("npm", name, order))
             if source.is_dir():
                 found.append(Source("npm", name, version, order, source))
-    ecosystems = ("deb", "next", "pip", "npm")
+    ecosystems = ("deb", "pip", "npm")
     return sorted(found, key=lambda s: (ecosystems.index(s.ecosystem), s.order, s.name))
 
 
-def _debs(place: Path, ecosystem: str) -> Iterator[Source]:
+def _debs(place: Path) -> list[Source]:
     by_name: dict[str, list[tuple[str, Path]]] = {}
     for path in place.glob("*.deb"):
         name, version = path.name.split("_")[:2]
         by_name.setdefault(name, []).append((urllib.parse.unquote(version), path))
+    found = []
     for name, versions in by_name.items():
         versions.sort(key=lambda item: version_key(item[0]))
         # A package of one version alone stands with the older ones: it came with the release.
         for order, (version, path) in enumerate(versions):
-            yield Source(ecosystem, name, version, order, path)
+            found.append(Source("deb", name, version, order, path))
+    return found
 
 
 def unpack(source: Source, tree: Path, *, compiled: bool = True) -> None:
     """Unpack one package as its installer would, with what it makes of Python's sources."""
-    if source.ecosystem in ("deb", "next"):
+    if source.ecosystem == "deb":
         _unpack_deb(source, tree)
         where = [path for path in (tree / "usr/lib").glob("python3*") if path.is_dir()]
     elif source.ecosystem == "pip":
@@ -221,24 +220,15 @@ def _compile_again(place: Path) -> None:
     subprocess.run([*command, os.fspath(place)], check=False, capture_output=True)
 
 
-def optimize_copies(cache: Path) -> None:
-    """Make optimized copies of the stores of samples and builds: much CPU, and not required."""
-    for name in ("samples", "series", "store"):
-        place = cache / f"{name}-optimized"
-        if place.exists():
-            continue
-        part = cache / f"{name}-optimized.part"
+def optimized_copy(cache: Path, name: str) -> Store:
+    """Return a copy of the store ``cache/name`` that the command optimized; make it if need be."""
+    place, part = cache / f"{name}-optimized", cache / f"{name}-optimized.part"
+    if not place.exists():
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(cache / name, part, symlinks=True)
-        with Store.open(part) as store:
-            optimize(store, contents_in_order(store), level=OPTIMIZE_LEVEL, workers=1)
+        run_layerstore(part, "optimize", "--level", str(OPTIMIZE_LEVEL))
         part.rename(place)
-
-
-def optimized_copy(cache: Path, name: str) -> Store | None:
-    """Return the optimized copy of the store ``cache/name``, if one was made."""
-    place = cache / f"{name}-optimized"
-    return Store.open(place) if place.exists() else None
+    return Store.open(place)
 
 
 _PYC = re.compile(rb"/__pycache__/[^/]*\.pyc$")
@@ -323,21 +313,14 @@ def _pairs(cache: Path, reader: Reader, parts: dict[str, Part]) -> list[dict[str
     The first version is stored whole, later ones as differences: they are no measure.
     """
     pairs = []
-    known = by_name(sources(cache))
-    for (ecosystem, name), versions in known.items():
-        if ecosystem not in ("deb", "next"):
+    for (ecosystem, name), versions in by_name(sources(cache)).items():
+        if ecosystem != "deb":
             continue
         first = versions[0]
-        steps = list(pairwise(versions))
-        if ecosystem == "next":
-            debian = known.get(("deb", name), [])
-            first = debian[0] if debian else first
-            steps = [(debian[-1], versions[0])] if debian else []
-        for old, new in steps:
+        for old, new in pairwise(versions):
             if {first.key, old.key, new.key} <= parts.keys():
-                added = reader.sizes(parts[new.key], parts[old.key], directories=0)
-                whole = reader.sizes(parts[first.key], directories=0)
-                pairs.append({"ecosystem": ecosystem, "name": name, "whole": whole, "added": added})
+                step = _step(reader, parts[first.key], parts[old.key], parts[new.key])
+                pairs.append({"ecosystem": ecosystem, "name": name, **step})
     return pairs
 
 
@@ -358,17 +341,28 @@ def _series(cache: Path) -> tuple[list[dict[str, object]], list[float]]:
             if ecosystem not in ("pip", "npm") or not kept:
                 continue
             parts = [read(_tag(source)) for source in kept]
-            whole = reader.sizes(parts[0]["own"], directories=0)
             for old, new in pairwise(parts):
-                added = reader.sizes(new["own"], old["own"], directories=0)
-                pairs.append({"ecosystem": ecosystem, "name": name, "whole": whole, "added": added})
+                step = _step(reader, parts[0]["own"], old["own"], new["own"])
+                pairs.append({"ecosystem": ecosystem, "name": name, **step})
             small = kept[-1].path.stat().st_size < AGAIN_MAX_BYTES
             if ecosystem == "pip" and small and "pyc" in parts[-1]:
                 compiled = read(f"{_tag(kept[-1])}-again")["pyc"]
-                _add(first_time, reader.sizes(parts[-1]["pyc"], directories=0))
-                _add(again, reader.sizes(compiled, parts[-1]["pyc"], directories=0))
+                step = _step(reader, parts[-1]["pyc"], parts[-1]["pyc"], compiled)
+                _add(first_time, step["whole"])
+                _add(again, step["added"])
     ratios = [a / f if f else 1.0 for a, f in zip(again, first_time, strict=True)]
     return pairs, ratios
+
+
+def _step(reader: Reader, first: Part, old: Part, new: Part) -> dict[str, Sizes]:
+    """Return what a version takes whole, and what the one after ``old`` adds."""
+    before, after = (reader.sizes(part, directories=0) for part in (old, new))
+    whole = list(reader.sizes(first, directories=0))
+    added = list(reader.sizes(new, old, directories=0))
+    # Optimizing keeps one version whole, be it the newer, and turns the other into differences.
+    whole[-1] = max(before[-1], after[-1])
+    added[-1] += before[-1] - whole[-1]
+    return {"whole": tuple(whole), "added": tuple(added)}
 
 
 def _shared(cache: Path, reader: Reader, parts: dict[str, Part]) -> dict[str, list[float]]:
