@@ -60,6 +60,11 @@ def percent(value: float) -> str:
     return f"{100 * value:+.1f} %"
 
 
+def times_of(value: float) -> str:
+    """Return a ratio, finer where it is below one."""
+    return f"{value:.2f}" if value < 1 else f"{value:,.1f}"
+
+
 def page(result: dict[str, Any]) -> str:
     """Return the page."""
     registry = result["registry"]
@@ -117,11 +122,11 @@ def _calibration(found: dict[str, Any]) -> str:
     return (
         "## How far to trust it\n\n"
         f"{held['images']} images of {held['services']} services were built by `layerstore build` from specs that the model drew, first versions "
-        "of all and then second ones. **Nobody had looked at them**: `test` measures them only once, and only with a committed program, "
+        "of all and then second ones. **Nobody had looked at them**: `test` measures them only once, and only with a committed program (built they may be before), "
         f"here git's tree {held['frozen']['tree'][:12]}; the seed ({held['frozen']['seed']}) is one that no earlier run had used. All of them "
         "together, simulated and real; then the errors of the curve after each image, without sign:\n\n"
         + errors(held)
-        + "\nA store is optimized when all builds are in it, and one version of each package is then kept whole, be it the last: what the optimized row says "
+        + f"\nThe last row is a copy of their store after `layerstore optimize --level {OPTIMIZE_LEVEL}`. A store is optimized when all builds are in it, and one version of each package is then kept whole, be it the last: what the optimized row says "
         "of the way there (median, worst) means little, its end does.\n"
         + f"\n{verdict}{growing} Framing, catalog, locks and slack of the "
         f"store are in neither, nor in layerstore's rows below: {format_size(held['overhead'])} for these builds, {part:.1%} of what they take beside, and they grow with it.\n"
@@ -155,7 +160,7 @@ def _curves(registry: dict[str, Any]) -> str:
         for number, scheme in enumerate(ALL_SCHEMES)
     ]
     times = [
-        (NAMES[s], *(f"{by_count[c][n] / by_count[c][place]:,.1f}" for c in shown))
+        (NAMES[s], *(times_of(by_count[c][n] / by_count[c][place]) for c in shown))
         for n, s in enumerate(ALL_SCHEMES)
     ]
     head = [f"{count:,} image{'s' * (count > 1)}" for count in shown]
@@ -194,7 +199,7 @@ def _sensitivity(result: dict[str, Any]) -> str:
 def _ratios(end: dict[str, float]) -> tuple[str, ...]:
     ours = end["stored"]
     others = (size for scheme, size in end.items() if scheme != "stored")
-    return (format_size(round(ours)), *(f"{size / ours:.1f}" for size in others))
+    return (format_size(round(ours)), *(times_of(size / ours) for size in others))
 
 
 def _method(result: dict[str, Any]) -> str:
@@ -261,11 +266,14 @@ layers are made again; in between a rebuild finds its lower layers in the cache.
 
 
 def _limits(result: dict[str, Any]) -> str:
+    held = result["calibration"]["held_out"]
+    missing = ", ".join(name for name in LANGUAGES if name not in held["languages"])
     spread = [row["end"]["plain_layers"] / row["end"]["stored"] for row in result["sensitivity"]]
     return f"""## Limits
 
 - Which packages real registries hold is not known here; the table above says what that can change: plain layers take between {min(spread):.1f} and {max(spread):.1f} times
   layerstore's bytes over all its rows.
+- {held["services"]} services are few, and none of them is of {missing}.
 - The real builds are two versions of each service, with libraries of the catalogue alone, whose releases and steps between them are in the sample. What many refreshes add, and what the
   packages add that no one read (extrapolated or invented), no real build has confirmed.
 - How popular a package is was not measured: Zipf's law is an assumption, and so are its exponent and the rates of rebuilds.
