@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 RELEASE_WEEKS = 180
 """Age of the release at the time of the index that the kept samples come from: bookworm is of
@@ -121,13 +121,9 @@ def version_key(version: str) -> tuple[object, ...]:
     return int(epoch), _key(upstream), _key(revision)
 
 
-def read_index(options: Sequence[str] = ()) -> dict[str, Package]:
-    """Return the newest version of each package that apt's lists have, older ones noted.
-
-    Args:
-        options: For apt, ``-o Dir::State=...`` say; none means the host's lists.
-    """
-    ask = ["apt-get", *options, "indextargets", "--format", "$(FILENAME)", "Created-By: Packages"]
+def read_index() -> dict[str, Package]:
+    """Return the newest version of each package that apt's lists have, older ones noted."""
+    ask = ["apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages"]
     files = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.split()
     found: dict[str, Package] = {}
     for file in sorted(file for file in files if "debian" in file):
