@@ -69,6 +69,7 @@ def _run(options: argparse.Namespace, root: str) -> int:
         lock.close()  # still ours if it failed early
         _give_up(root, container)
         raise
+    _note_use(root, container)
     if options.detach:
         started.connection.close()
         write_line(container.container_id)
@@ -111,7 +112,6 @@ def _make(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
     from layerstore.store.blobs import get_blob
     from layerstore.store.catalog import Catalog
     from layerstore.store.paths import StorePaths
-    from layerstore.store.usage import note_image_use
 
     paths = StorePaths(root)
     if not os.path.exists(paths.config):  # the catalog tells versions apart, too
@@ -128,11 +128,17 @@ def _make(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
             if catalog.image_after_writers(image.image_id) is None:
                 raise NotFoundError(f"image {options.image} was removed meanwhile")
 
-        made = make(
+        return make(
             root, current_run_base(root), image, options.image, settings, options.name, confirm
         )
-        note_image_use(paths, image.image_id)
-    return made
+
+
+def _note_use(root: str, container: Container) -> None:
+    """Write down that an image was used; later than what somebody waits for."""
+    from layerstore.store.paths import StorePaths
+    from layerstore.store.usage import note_image_use
+
+    note_image_use(StorePaths(root), container.image_id)
 
 
 def _image(catalog: Catalog, options: argparse.Namespace, root: str) -> ImageRecord:
@@ -260,6 +266,7 @@ def create(options: argparse.Namespace, root: str) -> int:
     be_root(root)
     container, lock = _create(options, root)
     lock.close()
+    _note_use(root, container)
     write_line(container.container_id)
     return 0
 

@@ -54,7 +54,6 @@ def run(command: str, arguments: Sequence[str], store: str | None) -> int:
     Raises:
         LayerstoreError: The command failed.
     """
-    execute = _command(command)[1]
     try:
         options = parse(command, arguments)
     except SystemExit as err:  # after printing its help
@@ -64,7 +63,16 @@ def run(command: str, arguments: Sequence[str], store: str | None) -> int:
             raise
         show(describe(err), err)
         return USAGE
-    return execute(options, current_root(store or getattr(options, "store", None)))
+    return execute(command, options, store)
+
+
+def execute(command: str, options: argparse.Namespace, store: str | None) -> int:
+    """Run one fast command with its parsed options and return its exit code.
+
+    Raises:
+        LayerstoreError: The command failed.
+    """
+    return _command(command)[1](options, current_root(store or getattr(options, "store", None)))
 
 
 def parse(command: str, arguments: Sequence[str]) -> argparse.Namespace:

@@ -329,7 +329,8 @@ class _Helper:
         if any(_stamp(path) != stamp for path, stamp in self._stamps):
             asker.answer(b"N")
             return False
-        if not (self._is_like(told) and _is_plain(told["arguments"])):
+        plain = _plain(told["arguments"]) if self._is_like(told) else None
+        if plain is None:
             asker.answer(b"N")
             return True
         descriptors = asker.begin()
@@ -339,7 +340,7 @@ class _Helper:
         die_with_parent(0)
         os.write(spare, b"T")
         os.close(spare)
-        _run(asker, told, descriptors)
+        _run(asker, told, plain, descriptors)
 
     def _is_like(self, told: dict[str, Any]) -> bool:
         """Tell whether the asker's interpreter is what ours is."""
@@ -362,23 +363,28 @@ def _of_python(environ: Any) -> dict[bytes, bytes]:  # noqa: ANN401 -- the world
     return {name: value for name, value in environ.items() if name.startswith(b"PYTHON")}
 
 
-def _is_plain(arguments: list[str]) -> bool:
-    """Tell whether a command line is one that we run: ``run`` without a terminal."""
+def _plain(arguments: list[str]) -> tuple[argparse.Namespace, str | None] | None:
+    """Return options and store of a command line that we run: ``run`` without a terminal."""
     from layerstore.cli import fast
     from layerstore.cli.light_parser import LightParser
     from layerstore.cli.settings import take_store_option
 
     try:
-        _, words = take_store_option(arguments)
+        store, words = take_store_option(arguments)
     except LayerstoreError:
-        return False  # the asker says so itself
+        return None  # the asker says so itself
     light = LightParser()
     fast.declare("run", light)
     options = light.parse(words[1:]) if words[:1] == ["run"] else None
-    return options is not None and not options.tty
+    return None if options is None or options.tty else (options, store)
 
 
-def _run(asker: _Connected | Asker, told: dict[str, Any], descriptors: list[int]) -> NoReturn:
+def _run(
+    asker: _Connected | Asker,
+    told: dict[str, Any],
+    plain: tuple[argparse.Namespace, str | None],
+    descriptors: list[int],
+) -> NoReturn:
     """Be the fork that runs a command line as its asker would."""
     code = warm_client.CLIENTS_FAULT
     try:
@@ -400,7 +406,7 @@ def _run(asker: _Connected | Asker, told: dict[str, Any], descriptors: list[int]
             stream.reconfigure(encoding=encoding, errors=errors, line_buffering=is_terminal)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         afterwards.postpone()
-        code = _dispatch(told["arguments"])
+        code = _dispatch(*plain)
         _part_from(asker.tie)
         asker.answer(b"X%d" % code)
         with contextlib.suppress(LayerstoreError, OSError):  # gc finds what is left
@@ -484,11 +490,11 @@ _F_SETSIG = 10
 """fcntl(2); Python has no name for it."""
 
 
-def _dispatch(arguments: list[str]) -> int:
-    from layerstore.cli import main
+def _dispatch(options: argparse.Namespace, store: str | None) -> int:
+    from layerstore.cli import fast, main
 
     signal.signal(signal.SIGTERM, main.terminate)
-    run: Callable[[], int] = lambda: main.dispatch(arguments)  # noqa: E731 -- guarded calls it
+    run: Callable[[], int] = lambda: fast.execute("run", options, store)  # noqa: E731 -- guarded calls it
     code = guarded(run)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

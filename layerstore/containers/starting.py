@@ -341,9 +341,11 @@ def _prepare(
     parent = container.settings.limits.cgroup_parent.strip("/")
     cgroup = "" if ids else os.path.join("/", parent, f"layerstore-{container.container_id}")
     spec = _monitor_spec(store_root, container, runtimes, cgroup, rootless=bool(ids))
-    write_private(runtime_file(container.run_dir), runtimes[0].path.encode())
     early = EarlyRuntime(runtimes[0], spec)
     try:
+        # It knows nothing of the container until it has its config.
+        write_private(runtime_file(container.run_dir), runtimes[0].path.encode())
+        spec["boot_id"] = boot_id()
         config = _config(store_root, container, root, cgroup, ids)
         if container.settings.health is not None:
             spec["health"] = _health(container.run_dir, container.settings.health, config)
@@ -534,7 +536,6 @@ def _monitor_spec(
         "state": f"{directory}/state.json",
         "stopped": f"{directory}/stopped",
         "durable": not settings.auto_remove,
-        "boot_id": boot_id(),
         "cgroup": cgroup,
         "cleaner": [*cleaner, store_root, container.container_id],
         "environ": dict(os.environ),
