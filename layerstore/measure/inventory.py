@@ -19,8 +19,10 @@ from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.origins import NO_ORIGINS, Origins
 from layerstore.formats.reference import without_index_names
 from layerstore.formats.tree import decode_changeset, decode_content
+from layerstore.linux.files import read_file
 from layerstore.measure.disk import FileSize, walk_sizes
 from layerstore.store.leases import live_leases
+from layerstore.store.marks import VIEW_RECORD_MAX_BYTES
 from layerstore.store.records import LayerRecord, decode_layer
 from layerstore.store.resting import PREFIX
 
@@ -262,5 +264,6 @@ def _views(store: Store) -> tuple[View, ...]:
     views = []
     for path in sorted(Path(store.paths.views).glob("*.json")):
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            views.append(msgspec.json.decode(path.read_bytes(), type=View))
+            record = read_file(str(path), max_bytes=VIEW_RECORD_MAX_BYTES)
+            views.append(msgspec.json.decode(record, type=View))
     return tuple(views)

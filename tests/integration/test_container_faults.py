@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,27 +14,11 @@ from tests.support.build import needs_runc
 from tests.support.running import (
     Containers,
     cgroups_of,
-    containers_in,
     is_running,
     wait_until,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = needs_runc
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    with containers_in(tmp_path_factory.mktemp("containers")) as containers:
-        yield containers
-
-
-@pytest.fixture
-def box(shared: Containers) -> Iterator[Containers]:
-    yield shared
-    shared.clear()
 
 
 def test_run_that_is_killed_leaves_its_container_running(box: Containers) -> None:

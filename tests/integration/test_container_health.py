@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import pytest
-
 from tests.support.build import needs_runc
 from tests.support.running import (
     Containers,
-    containers_in,
     is_running,
     wait_until,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = needs_runc
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    with containers_in(tmp_path_factory.mktemp("containers")) as containers:
-        yield containers
-
-
-@pytest.fixture
-def box(shared: Containers) -> Iterator[Containers]:
-    yield shared
-    shared.clear()
 
 
 def test_restarts_after_failures_and_gives_up(box: Containers) -> None:

@@ -19,27 +19,13 @@ from tests.support.running import (
     Containers,
     Terminal,
     check_signals_arrive,
-    containers_in,
     wait_until,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = needs_runc
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    with containers_in(tmp_path_factory.mktemp("containers")) as containers:
-        yield containers
-
-
-@pytest.fixture
-def box(shared: Containers) -> Iterator[Containers]:
-    yield shared
-    shared.clear()
 
 
 def test_streams_and_status_are_the_commands_own(box: Containers) -> None:

@@ -150,6 +150,13 @@ def test_strange_files_are_counted_as_other_or_unreferenced(store):
     assert ledger.size_of(Owner.UNREFERENCED) == 500
 
 
+@pytest.mark.timeout(60)
+def test_a_record_of_a_view_that_is_no_file_is_not_waited_for(store):
+    build(store, "one", BASE, created=1)
+    os.mkfifo(f"{store.paths.views}/0123456789ab.json")
+    assert [image.names for image in ledger_of_all(store).images] == [("one:latest",)]
+
+
 def test_a_missing_or_cut_pack_does_not_break_the_sum(store):
     build(store, "one", BASE)
     build(store, "two", OTHER)
