@@ -76,6 +76,8 @@ def _is_lack_of_memory(error: BaseException) -> bool:
     """Whether it is one of the other names that Python has for that."""
     if isinstance(error, ImportError):  # the dynamic loader's words
         return "failed to map segment" in str(error)
+    if isinstance(error, SystemError):  # of something in C that had no memory for its error either
+        return str(error) == "error return without exception set"
     return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
 
 

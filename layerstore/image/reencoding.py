@@ -173,7 +173,7 @@ def _zstd(parameters: Mapping[str, Any], pieces: Iterable[bytes]) -> Iterator[by
 
 
 def _candidates(head: bytes) -> Iterator[Mapping[str, object]]:
-    """Yield recipes that could have made a blob that begins like this, the likeliest first."""
+    """Yield recipes that could have made a blob that begins like this, the cheapest first."""
     match compression_of(head):
         case "gzip":
             end = header_end(head)
@@ -187,13 +187,14 @@ def _gzip_candidates(header: bytes, known: int) -> Iterator[Mapping[str, object]
     text = header.hex()
     for level in (3, 0, 1, 2):
         yield {"codec": "isal", "level": level, "header": text}
-    # A compiler is a lot to load for a few kilobytes.
-    if known == _HEAD_BYTES and header[9] == _GO_SYSTEM and _has_go():
-        for level in _GO_LEVELS.get(header[8], ()):
-            yield {"codec": "goflate", "level": level, "method": _GO_METHOD, "header": text}
     for memory in (8, 9):
         for level in _ZLIB_LEVELS:
             yield {"codec": "zlib", "level": level, "memory": memory, "header": text}
+    # Last, though it is the likeliest: a compiler is a lot to load, in vain for what Python's gzip
+    # made, which has the same header, and for a few kilobytes.
+    if known == _HEAD_BYTES and header[9] == _GO_SYSTEM and _has_go():
+        for level in _GO_LEVELS.get(header[8], ()):
+            yield {"codec": "goflate", "level": level, "method": _GO_METHOD, "header": text}
 
 
 def _has_go() -> bool:

@@ -33,6 +33,7 @@ def raiser(error):
         (MemoryError(), 12),
         (RuntimeError("can't start new thread"), 12),
         (ImportError("/x.so: failed to map segment from shared object"), 12),
+        (SystemError("error return without exception set"), 12),
         (RuntimeError("x"), 70),
         (ImportError("no module named x"), 70),
         (ValueError("x"), 70),
