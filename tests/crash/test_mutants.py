@@ -189,7 +189,7 @@ def killed_container(hunt: Hunt) -> Iterator[Callable[[], object]]:
     if shutil.which("runc") is None and shutil.which("crun") is None:
         pytest.skip("neither runc nor crun is installed")
     workshop = workshop_of(hunt)
-    for number in range(6):
+    for number in range(12):
         yield lambda number=number: test_child_killed.kill_in_build(
             workshop,
             hunt.launcher,
