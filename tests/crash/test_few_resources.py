@@ -8,6 +8,7 @@ should be, and without the limit the command succeeds.
 from __future__ import annotations
 
 import random
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,7 +49,9 @@ def limit_at(sweep: Sweep, limits: dict[str, int]) -> None:
     try:
         words = sweep.scene.words(sweep.verb, out)
         done = sweep.launcher.run(root, *words, limits=limits, mutant=sweep.mutant)
-        if not done.typed:
+        # Packages in C die of some allocations that fail; then nothing can be told, nor harmed.
+        has_died = "more_memory" in limits and done.code == -signal.SIGSEGV
+        if not done.typed and not has_died:
             raise BrokenPromiseError(f"ended with {done.code}: {done.err[-1200:]}")
         states = [course.after] if done.code == 0 else [course.before, course.after]
         expected = Expectation(
