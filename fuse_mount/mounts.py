@@ -1,12 +1,12 @@
-"""Views of images on this host: mount, list, unmount, and what a crash left behind.
+"""Views of images on this host: mount, list, unmount.
 
 A view is a read-only bind of a shared mount, by FUSE or by the kernel's own file systems
 (:mod:`fuse_mount.lowers`), or an overlay over it whose upper directory takes the writes.
 Each has a record (:mod:`fuse_mount.records`) whose ID is derived from the target: finding the view
 of a directory reads one file, however many views there are. The record is written before
 the mount is made and removed after everything else is undone, so a crash at any point
-leaves a record that :func:`unmount` or :func:`clean_stale` completes; while it exists its
-layers are not collected.
+leaves a record that :func:`unmount` or :mod:`fuse_mount.recovering` completes; while it exists
+its layers are not collected.
 
 Mounts on the host are always nosuid and nodev: a container runtime that uses a view
 as a root file system makes its own mount inside its own namespace.
@@ -22,7 +22,6 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import lowers
-from fuse_mount.holders import mount_points_of_ours
 from fuse_mount.kernel_lowers import boot_id
 from fuse_mount.lazy_lowers import LazySource
 from fuse_mount.lowers import KERNEL, KERNEL_PACKS
@@ -53,11 +52,10 @@ from fuse_mount.states import (
     STALE as STALE,
 )
 from fuse_mount.states import (
-    is_restorable,
     state_of,
 )
 from fuse_mount.targets import checked_target, outside_of_store
-from fuse_mount.undoing import chain_of_view, note_use, undo, unmount_mount, unmount_view
+from fuse_mount.undoing import note_use, undo
 from fuse_mount.uppers import make_upper
 from layerstore.errors import (
     ConflictError,
@@ -151,7 +149,7 @@ def mount(
     """
     target = checked_target(store_root, target)
     wanted = _wanted(store_root, image, target, name, rw=rw, flags=flags, idmap=idmap)
-    callbacks = _Callbacks(confirm, progress, tell, _source_of(image))
+    callbacks = Callbacks(confirm, progress, tell, _source_of(image))
     return _make_view(store_root, wanted, backend, callbacks)
 
 
@@ -193,7 +191,7 @@ def prepare(
         )
     target = outside_of_store(store_root, target)
     wanted = _wanted(store_root, image, target, name, rw=rw, flags=flags, idmap=idmap)
-    callbacks = _Callbacks(confirm, progress, tell, _source_of(image))
+    callbacks = Callbacks(confirm, progress, tell, _source_of(image))
     record = _make_view(store_root, wanted._replace(prepared=True), backend, callbacks)
     return plan_of(store_root, record)
 
@@ -218,7 +216,7 @@ def prepared(
             unmount(store_root, plan.view_id, lazy=True)
 
 
-class _Callbacks(NamedTuple):
+class Callbacks(NamedTuple):
     """Whom making a view asks and tells; see :func:`mount`."""
 
     confirm: Callable[[], object] | None
@@ -277,7 +275,7 @@ def _wanted(
 
 
 def _make_view(
-    store_root: str, record: MountRecord, backend: str, callbacks: _Callbacks
+    store_root: str, record: MountRecord, backend: str, callbacks: Callbacks
 ) -> MountRecord:
     """Make what a record says, through the backend that can."""
     if backend not in BACKENDS:
@@ -287,7 +285,7 @@ def _make_view(
             "packs of another store are not here to be mounted",
             hint="mount it with --backend kernel, which fetches what is read",
         )
-    with _view_lock(store_root, record.view_id):
+    with view_lock(store_root, record.view_id):
         _refuse_second_view(store_root, record.view_id, record.target)
         make_private_dir(f"{store_root}/views", durable=False)
         if backend == AUTO:
@@ -300,7 +298,7 @@ def _make_view(
 
 
 def _make_by_kernel(
-    store_root: str, record: MountRecord, callbacks: _Callbacks
+    store_root: str, record: MountRecord, callbacks: Callbacks
 ) -> MountRecord | None:
     """Show an image by the kernel, from packs where there is no room; None if FUSE must."""
     try:
@@ -321,13 +319,13 @@ def _make_by_kernel(
     return shown
 
 
-def _make_or_undo(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountRecord:
+def _make_or_undo(store_root: str, record: MountRecord, callbacks: Callbacks) -> MountRecord:
     """Write the record, then make the view; whatever goes wrong takes both away again."""
     write_record(store_root, record)
     try:
         if callbacks.confirm is not None:
             callbacks.confirm()
-        return _make(store_root, record, callbacks)
+        return make_shown(store_root, record, callbacks)
     except BaseException:
         undo(store_root, read_record(store_root, record.view_id) or record, lazy=True)
         raise
@@ -350,7 +348,7 @@ def unmount(
         MountError: It is busy; the message names who uses it.
     """
     view_id = _find_id(store_root, target_or_id)
-    with _view_lock(store_root, view_id):
+    with view_lock(store_root, view_id):
         record = read_record(store_root, view_id)
         if record is None:
             raise _no_view(target_or_id)
@@ -410,118 +408,6 @@ def mounts(
     return sorted(listed, key=lambda item: item.record.target)
 
 
-def give_up_unreadable(store_root: str, view_id: str, *, lazy: bool = False) -> list[str]:
-    """Take away a view whose record cannot be read, as far as it can be told from others.
-
-    Its mounts are those of ours, in this mount namespace, at a target that has this id.
-    Writable layers of this id stay: nothing says whether somebody still uses them.
-
-    Returns:
-        Paths of these layers.
-
-    Raises:
-        MountError: It is busy; the message names who uses it.
-    """
-    with _view_lock(store_root, view_id):
-        for target in reversed(mount_points_of_ours()):
-            if view_id_of(target) == view_id:
-                unmount_mount(target, lazy=lazy)
-        lowers.release_anywhere(store_root, view_id)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(record_path(store_root, view_id))
-    try:
-        names = os.listdir(f"{store_root}/uppers")
-    except FileNotFoundError:
-        return []
-    return [f"{store_root}/uppers/{name}" for name in names if name.startswith(f"{view_id}-")]
-
-
-def clean_stale(store_root: str) -> list[MountRecord]:
-    """Undo every view that is not whole any more; return their records.
-
-    Also removes what killed FUSE servers left. Writable layers of stale views go
-    too: they are those of views that nobody can reach. Records that cannot be read stay.
-    """
-    cleaned = []
-    for item in mounts(store_root, []):
-        if item.state != STALE:
-            continue
-        with _view_lock(store_root, item.record.view_id):
-            record = read_record(store_root, item.record.view_id)
-            if record is not None and state_of(record)[0] == STALE:
-                undo(store_root, record, lazy=True)
-                cleaned.append(record)
-    lowers.clean_unused(store_root)
-    _remove_torn_records(store_root)
-    return cleaned
-
-
-def restore(
-    store_root: str, failures: list[LayerstoreError], progress: Progress | None = None
-) -> list[MountRecord]:
-    """Show again what a restart of the host or the death of a server took away.
-
-    Writable layers are kept: what was written is there again. Processes that had files of the
-    old mount open keep their errors. Views that were unmounted by hand, or whose mount
-    namespace is gone, are left to :func:`unmount`.
-
-    Args:
-        store_root: The store.
-        failures: Takes why single views could not be shown; these stay stale.
-        progress: Told about files that are unpacked for the kernel.
-
-    Returns:
-        The new records of the views that are there again.
-    """
-    restored = []
-    for item in mounts(store_root, []):
-        with _view_lock(store_root, item.record.view_id):
-            record = read_record(store_root, item.record.view_id)
-            if record is None or record.prepared or not is_restorable(record):
-                continue
-            try:
-                restored.append(_restore(store_root, record, progress))
-            except LayerstoreError as err:
-                failures.append(err)
-    lowers.clean_unused(store_root)
-    return restored
-
-
-def _restore(store_root: str, record: MountRecord, progress: Progress | None) -> MountRecord:
-    """Make a view again; killed or failed at any moment this leaves it to be restored."""
-    checked_target(store_root, record.target)
-    unmount_view(record, lazy=True)
-    if record.lower:
-        lowers.release(store_root, record.lower, record.view_id)
-    lowers.release_everywhere(store_root, chain_of_view(record), record.view_id)
-    fresh = record._replace(
-        lower="",
-        mount_id=0,
-        device=0,
-        boot_id=boot_id(),
-        namespace=current_mount_namespace(),
-        namespace_id=mount_namespace_id(),
-    )
-    write_record(store_root, fresh)
-    try:
-        source = LazySource(record.remote, record.image_id) if record.remote else None
-        return _make(store_root, fresh, _Callbacks(None, progress, lambda *_: None, source))
-    except BaseException:
-        made = read_record(store_root, record.view_id) or fresh
-        unmount_view(made, lazy=True)
-        lowers.release_everywhere(store_root, chain_of_view(record), record.view_id)
-        write_record(store_root, record._replace(lower="", mount_id=0, device=0))
-        raise
-
-
-def _remove_torn_records(store_root: str) -> None:
-    """Remove records that a killed writer had not given their name yet."""
-    for name in os.listdir(f"{store_root}/views"):
-        if name.endswith(".tmp") and not os.path.exists(f"/proc/{name.split('.')[-2]}"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{store_root}/views/{name}")
-
-
 def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
     record = read_record(store_root, view_id)
     if record is None:
@@ -540,7 +426,7 @@ def _refuse_second_view(store_root: str, view_id: str, target: str) -> None:
     )
 
 
-def _make(store_root: str, record: MountRecord, callbacks: _Callbacks) -> MountRecord:
+def make_shown(store_root: str, record: MountRecord, callbacks: Callbacks) -> MountRecord:
     """Join or start the shared mount, mount the view on it, and complete the record."""
     if record.backend in SERVED and record.kind == "fuse":
         lower = lowers.start_at(
@@ -604,6 +490,7 @@ def _no_view(target: str) -> NotFoundError:
 
 
 @contextlib.contextmanager
-def _view_lock(store_root: str, view_id: str) -> Iterator[None]:
+def view_lock(store_root: str, view_id: str) -> Iterator[None]:
+    """Hold the lock under which one view, and some others, is changed."""
     with FileLock(f"{store_root}/locks/view-{view_id[: lowers.LOCK_BUCKETS_HEX]}"):
         yield

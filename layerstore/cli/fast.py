@@ -391,11 +391,13 @@ def _mounts_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _mounts(options: argparse.Namespace, root: str) -> int:
-    from fuse_mount.mounts import mounts, restore
+    from fuse_mount.mounts import mounts
 
     _require_store(root)
     failures: list[LayerstoreError] = []
     if options.restore:
+        from fuse_mount.recovering import restore
+
         with _unpacking("auto") as progress:
             restored = restore(root, failures, progress)
         for record in restored:

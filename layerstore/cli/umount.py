@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fuse_mount.mounts import clean_stale, give_up_unreadable, mounts, unmount
+from fuse_mount.mounts import mounts, unmount
 from fuse_mount.records import UnreadableRecordError
+from fuse_mount.recovering import clean_stale, give_up_unreadable
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_line, write_note
 from layerstore.errors import LayerstoreError

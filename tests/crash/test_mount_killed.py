@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fuse_mount import lowers, mounts
+from fuse_mount import lowers, mounts, recovering
 from fuse_mount.lazy_lowers import LazySource
 from layerstore.store.store import Store
 from tests.crash.rig import campaign
@@ -107,7 +107,7 @@ class Rig:
         deadline = time.monotonic() + 10
         while lowers.clean_unused(self.store) and time.monotonic() < deadline:
             time.sleep(0.02)
-        mounts.clean_stale(self.store)
+        recovering.clean_stale(self.store)
         assert not is_mounted(self.target)
         left = [
             f"{directory}/{name}"

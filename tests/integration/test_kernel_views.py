@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuse_mount import kernel_lowers, lowers, mounts
+from fuse_mount import kernel_lowers, lowers, mounts, recovering
 from layerstore.errors import IntegrityError, UnsupportedError
 from layerstore.linux import mounts as syscalls
 from layerstore.store.config import create_store
@@ -238,7 +238,7 @@ def test_after_a_restart_of_the_host_nothing_is_left(host: Host) -> None:
     assert host.states() == [(mounts.STALE, "the host was restarted")]
     again = host.mount(image, "again")
     assert (again / "f").read_bytes() == b"content"
-    mounts.clean_stale(str(host.store))
+    recovering.clean_stale(str(host.store))
     assert host.states() == [(mounts.MOUNTED, "")]
     mounts.unmount(str(host.store), str(again))
     assert os.listdir(f"{host.store}/views/lowers") == []
@@ -342,7 +342,7 @@ class TestNamespaces:
             ((state, _),) = host.states()
             assert state == mounts.ELSEWHERE
             assert not is_mounted(target)
-            mounts.clean_stale(str(host.store))
+            recovering.clean_stale(str(host.store))
             assert evict(StorePaths(str(host.store))).objects == ()
             with Store.open(host.store) as store:
                 image = store.resolve("a:1")
@@ -393,7 +393,7 @@ def test_killed_at_any_moment(host: Host, call: str) -> None:
         mounts.unmount(str(host.store), str(target))
     else:
         assert [state for state, _ in host.states()] == [mounts.STALE]
-        mounts.clean_stale(str(host.store))
+        recovering.clean_stale(str(host.store))
     assert host.states() == []
     assert not is_mounted(target)
     assert os.listdir(f"{host.store}/views/lowers") == []

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from blake3 import blake3
 
-from fuse_mount import mounts
+from fuse_mount import mounts, recovering
 from fuse_mount.lazy_lowers import LazySource
 from layerstore.digest import ImageId
 from layerstore.errors import LayerstoreError, NotFoundError, UnsupportedError
@@ -351,7 +351,7 @@ class TestKilled:
         other = place.base / "other"
         place.mount(other, backend="kernel")
         assert (other / "small-15").read_bytes() == small(15)
-        assert [record.target for record in mounts.restore(str(place.store), [])] == [str(view)]
+        assert [record.target for record in recovering.restore(str(place.store), [])] == [str(view)]
         assert (view / "small-16").read_bytes() == small(16)
         assert place.state(view)[0] == mounts.MOUNTED
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuse_mount import lowers, mounts, records
+from fuse_mount import lowers, mounts, records, recovering
 from layerstore.errors import (
     ConflictError,
     InputError,
@@ -107,7 +107,7 @@ def host(made: Host, request: pytest.FixtureRequest) -> Iterator[Host]:
     yield made
     undo_all_mounts(made.base / "store")
     made.wait_for_no_server()
-    mounts.clean_stale(made.store)
+    recovering.clean_stale(made.store)
     assert made.leftovers() == []
 
 
@@ -330,7 +330,7 @@ class TestAfterACrash:
             os.kill(pid, signal.SIGKILL)
             view = host.mount(f"fresh{attempt}")
             assert (view / "big").stat().st_size == 300_000
-            mounts.clean_stale(host.store)
+            recovering.clean_stale(host.store)
             mounts.unmount(host.store, str(view))
             host.wait_for_no_server()
 
@@ -360,7 +360,7 @@ class TestAfterACrash:
         view = host.mount("fresh")
         assert (view / "big").stat().st_size == 300_000
         assert sorted(host.states()) == [mounts.MOUNTED, mounts.STALE]
-        cleaned = mounts.clean_stale(host.store)
+        cleaned = recovering.clean_stale(host.store)
         assert [record.target for record in cleaned] == [str(dead)]
         assert not is_mounted(dead)
         assert (view / "big").stat().st_size == 300_000
@@ -385,7 +385,7 @@ class TestAfterACrash:
         view = host.mount()
         syscalls.unmount(str(view))
         assert host.states() == [mounts.STALE]
-        assert len(mounts.clean_stale(host.store)) == 1
+        assert len(recovering.clean_stale(host.store)) == 1
         host.wait_for_no_server()
 
     def test_another_mount_in_its_place_is_left_alone(self, host: Host) -> None:
@@ -436,7 +436,7 @@ class TestAfterACrash:
         with open(f"{host.store}/views/{record.view_id}.json", "w") as file:
             json.dump(record._asdict(), file)
         assert host.states() == [mounts.STALE]
-        mounts.clean_stale(host.store)
+        recovering.clean_stale(host.store)
         host.wait_for_no_server()
 
 
@@ -470,7 +470,7 @@ def test_a_starter_killed_while_it_waits_leaves_nothing(host: Host) -> None:
     # The server may not even have started: it finds out when it has something to report.
     deadline = time.monotonic() + 30
     while host.leftovers() and time.monotonic() < deadline:
-        mounts.clean_stale(host.store)
+        recovering.clean_stale(host.store)
         time.sleep(0.02)
     assert host.leftovers() == []
     host.wait_for_no_server()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuse_mount import kernel_lowers, lowers, mounts
+from fuse_mount import kernel_lowers, lowers, mounts, recovering
 from layerstore.errors import IntegrityError, UnsupportedError
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.linux import mounts as syscalls
@@ -425,7 +425,7 @@ def test_after_a_restart_of_the_host_nothing_is_left(host: Host) -> None:
         value = json.loads(Path(path).read_text())
         Path(path).write_text(json.dumps({**value, "boot_id": "another"}))
     content(host.mount(image, "again"), FILES)
-    mounts.clean_stale(host.root)
+    recovering.clean_stale(host.root)
     assert [item.state for item in mounts.mounts(host.root)] == [mounts.MOUNTED]
     assert host.pack_mounts() == 1
     host.unmount(host.base / "view-again")
@@ -468,7 +468,7 @@ def test_killed_at_any_moment(host: Host, call: str) -> None:
     if call == "bind":
         host.unmount(target)
     else:
-        mounts.clean_stale(host.root)
+        recovering.clean_stale(host.root)
     assert mounts.mounts(host.root) == []
     assert not is_mounted(target)
     assert host.pack_mounts() == 0

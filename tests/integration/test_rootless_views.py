@@ -51,7 +51,7 @@ IMPORTS = [
 PRELUDE = """
 import os, sys
 from pathlib import Path
-from fuse_mount import mounts, unshare
+from fuse_mount import mounts, recovering, unshare
 from layerstore.errors import UnsupportedError
 from tests.support.trees import compare_trees
 from tests.support.views import image_of, is_mounted
@@ -113,7 +113,7 @@ def collect():
         assert dispatch(["gc", "--all", "--compact", "--store", store]) == 0
     (item,) = mounts.mounts(store)
     assert item.state == mounts.ELSEWHERE, item
-    assert mounts.clean_stale(store) == []
+    assert recovering.clean_stale(store) == []
 
 made, tell_made = os.pipe()
 done, tell_done = os.pipe()

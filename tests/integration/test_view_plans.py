@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuse_mount import lowers, mounts
+from fuse_mount import lowers, mounts, recovering
 from fuse_mount.plan import plan_to_json
 from layerstore.errors import ConflictError, InputError, UnsupportedError
 from layerstore.linux import mounts as syscalls
@@ -148,7 +148,7 @@ def test_mounted_by_the_commands_printed(host: Host, backend: str, rw: bool) -> 
 def test_what_it_leads_to_stays_until_it_is_given_up(host: Host, backend: str) -> None:
     paths = StorePaths(host.root)
     with mounts.prepared(host.root, host.image, str(host.target), backend=backend) as plan:
-        mounts.clean_stale(host.root)
+        recovering.clean_stale(host.root)
         assert evict(paths).objects == ()
         Cli(host.store).fails(4, "rm", "a:1")
         with pytest.raises(ConflictError, match="is a view of"):
@@ -168,7 +168,7 @@ def test_another_boot_makes_it_stale(host: Host, backend: str, monkeypatch) -> N
     path = host.store / "views" / f"{plan.view_id}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "boot_id": "another"}))
     assert host.states() == [mounts.STALE]
-    mounts.clean_stale(host.root)
+    recovering.clean_stale(host.root)
     assert nothing_is_left(host, backend)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuse_mount import mounts
+from fuse_mount import mounts, recovering
 from fuse_mount.records import FORBIDDEN
 from layerstore.errors import MountError
 from layerstore.linux import mounts as syscalls
@@ -264,7 +264,7 @@ def test_restored_after_a_restart(host: Host, backend: str, rw: bool) -> None:
         (host.view / "more").write_text("more")
     host.cli.ok("mounts", "--restore")  # nothing to do
     host.cli.ok("umount", host.view)
-    mounts.clean_stale(host.root)
+    recovering.clean_stale(host.root)
     assert not any((host.store / "uppers").glob("*"))
 
 
@@ -291,13 +291,13 @@ def test_killed_while_restoring(host: Host, backend: str) -> None:
     pretend_a_restart(host)
     code = (
         "import os, sys\n"
-        "from fuse_mount import mounts\n"
+        "from fuse_mount import mounts, recovering\n"
         "def die(*_): os.kill(os.getpid(), 9)\n"
-        "setattr(mounts, sys.argv[2], die)\n"
-        "mounts.restore(sys.argv[1], [])\n"
+        "{name} = die\n"
+        "recovering.restore(sys.argv[1], [])\n"
     )
-    for call in ("_make", "execute"):
-        command = [sys.executable, "-c", code, host.root, call]
+    for name in ("recovering.make_shown", "mounts.execute"):
+        command = [sys.executable, "-c", code.replace("{name}", name), host.root]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
         assert host.state() == mounts.STALE
     host.cli.ok("mounts", "--restore")
@@ -314,7 +314,7 @@ def test_what_somebody_unmounted_is_not_restored(host: Host, backend: str) -> No
     mounts.unmount(host.root, str(host.view))
     mounts.prepare(host.root, host.image, str(host.view), backend=backend)
     pretend_a_restart_of_records(host)
-    assert mounts.restore(host.root, []) == []
+    assert recovering.restore(host.root, []) == []
 
 
 def pretend_a_restart_of_records(host: Host) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fuse_mount import mounts as views
-from fuse_mount import records
+from fuse_mount import records, recovering
 from layerstore.digest import DiffId, Digest, PackId, blake3_id
 from layerstore.errors import MountError
 from layerstore.formats import pack
@@ -432,7 +432,7 @@ def _copied_while_mounted(place: Place) -> None:
         (listed,) = views.mounts(os.fspath(copy))
         assert listed.state == views.STALE
         views.unmount(os.fspath(copy), os.fspath(target))
-        views.clean_stale(os.fspath(copy))
+        recovering.clean_stale(os.fspath(copy))
         assert (target / "kept").read_bytes() == b"written"
         assert views.mounts(os.fspath(copy)) == []
         assert os.listdir(copy / "uppers") == []
@@ -455,7 +455,7 @@ def _view_record(change: dict[str, object]) -> Callable[[Place], None]:
         } | change  # fmt: skip
         (root / "views" / f"{view_id}.json").write_text(json.dumps(record))
         with contextlib.suppress(MountError):
-            views.clean_stale(os.fspath(root))
+            recovering.clean_stale(os.fspath(root))
         with contextlib.suppress(MountError):
             views.unmount(os.fspath(root), view_id)
 
