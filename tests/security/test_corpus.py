@@ -13,6 +13,7 @@ import pytest
 
 from tests.security.corpus.cases import cases_of
 from tests.security.corpus.listing import ABSENT, BY_ID, CLASSES, ELSEWHERE, ENTRIES
+from tests.security.corpus.runner import compile_ahead
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -70,6 +71,12 @@ def _batches() -> list[object]:
     ]
 
 
+@pytest.fixture(scope="module")
+def compiled() -> None:
+    compile_ahead()
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize(("name", "needs"), _batches())
 def test_corpus(name: str, needs: str) -> None:
     missing = [what for what in needs.split(",") if what and not _has(what)]

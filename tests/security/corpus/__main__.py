@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 
 from tests.security.corpus.listing import ABSENT, CLASSES, ELSEWHERE, ENTRIES
-from tests.security.corpus.runner import Outcome, Result, run_batch
+from tests.security.corpus.runner import Outcome, Result, compile_ahead, run_batch
 
 
 def main() -> int:
@@ -30,6 +30,7 @@ def main() -> int:
         for result in run_batch(cases):
             print(json.dumps(result), flush=True)
         return 0
+    compile_ahead()
     return _only(arguments.only) if arguments.only else _table(long=arguments.long)
 
 
