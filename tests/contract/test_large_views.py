@@ -13,10 +13,9 @@ from layerstore.errors import UnsupportedError
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.store.store import Store
 from tests.support.views import (
-    BACKENDS,
-    needs_root,
     publish_changeset,
     publish_image,
+    shown_in_every_way,
     undo_all_mounts,
 )
 
@@ -27,11 +26,7 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import WriteSession
 
-pytestmark = [
-    *needs_root,
-    pytest.mark.parametrize("backend", BACKENDS),
-    pytest.mark.parametrize("rw", [pytest.param(False, id="ro"), pytest.param(True, id="rw")]),
-]
+pytestmark = shown_in_every_way
 
 HUGE_BYTES = 5 << 30
 WIDE = 100_000

@@ -20,11 +20,10 @@ from layerstore.formats.tree import Changeset
 from layerstore.store.store import Store
 from tests.support.trees import compare_trees
 from tests.support.views import (
-    BACKENDS,
     changeset_of,
-    needs_root,
     publish_changeset,
     publish_image,
+    shown_in_every_way,
     undo_all_mounts,
 )
 
@@ -35,11 +34,7 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import WriteSession
 
-pytestmark = [
-    *needs_root,
-    pytest.mark.parametrize("backend", BACKENDS),
-    pytest.mark.parametrize("rw", [pytest.param(False, id="ro"), pytest.param(True, id="rw")]),
-]
+pytestmark = shown_in_every_way
 
 BASE_FILES = 600
 APPLICATION_FILES = 300

@@ -6,10 +6,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.cli import Cli
+from tests.support.registry_stub import StubRegistry, stub_registry
 from tests.support.running import Containers, containers_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """The command line over a store that is not there yet."""
+    return Cli(tmp_path / "store")
+
+
+@pytest.fixture
+def stub() -> Iterator[StubRegistry]:
+    """A registry that runs."""
+    with stub_registry() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

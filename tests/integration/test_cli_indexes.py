@@ -8,26 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.cli import Cli
-from tests.support.registry_stub import StubRegistry, stub_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.registry_stub import StubRegistry
 
 DOCKERFILE = "FROM scratch\nARG TARGETARCH\nCOPY f /$TARGETARCH\n"
 BOTH = ("--platform", "linux/amd64,linux/arm64")
 PASSPHRASE = {"COSIGN_PASSWORD": "x"}
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    return Cli(tmp_path / "store")
-
-
-@pytest.fixture
-def stub() -> Iterator[StubRegistry]:
-    with stub_registry() as made:
-        yield made
 
 
 @pytest.fixture

@@ -24,11 +24,6 @@ LAYER = tar_of({"bin/sh": text(1, 200_000), "big": noise(1, 90_000)})
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    return Cli(tmp_path / "store")
-
-
-@pytest.fixture
 def layout(tmp_path: Path) -> Path:
     made = Layout(tmp_path / "layout")
     return made.finish(("docker.io/library/web:1", made.image([LAYER], "go")))

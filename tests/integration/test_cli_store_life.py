@@ -6,21 +6,19 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from layerstore.store.store import Store
-from tests.support.cli import Cli
 from tests.support.store import add_image, noise, text
+
+if TYPE_CHECKING:
+    from tests.support.cli import Cli
 
 STORES = Path(__file__).parents[1] / "golden" / "stores"
 A = {b"a/%d" % n: text(n, 5_000) for n in range(10)}
 B = {b"b/%d" % n: noise(n, 5_000) for n in range(10)}
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    return Cli(tmp_path / "store")
 
 
 def damage(root: Path, name: str) -> None:

@@ -50,11 +50,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield made
 
 
-@pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    return Cli(tmp_path / "store")
-
-
 def imported(cli: Cli, tmp_path: Path, name: str, **files: str) -> None:
     root = tmp_path / "root"
     root.mkdir(exist_ok=True)

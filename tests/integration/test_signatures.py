@@ -19,25 +19,14 @@ from layerstore.progress import Silent
 from layerstore.store.store import Store
 from tests.support.cli import Cli
 from tests.support.layouts import tar_of
-from tests.support.registry_stub import StubRegistry, World, stub_registry
+from tests.support.registry_stub import StubRegistry, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 PASSPHRASE = {"COSIGN_PASSWORD": "correct horse"}
 SIGNATURE = "dev.cosignproject.cosign/signature"
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    return Cli(tmp_path / "store")
-
-
-@pytest.fixture
-def stub() -> Iterator[StubRegistry]:
-    with stub_registry() as made:
-        yield made
 
 
 @pytest.fixture

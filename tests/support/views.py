@@ -78,6 +78,12 @@ BACKENDS = [
     pytest.param("kernel-packs", marks=needs_packs),
 ]
 
+shown_in_every_way = [
+    *needs_root,
+    pytest.mark.parametrize("backend", BACKENDS),
+    pytest.mark.parametrize("rw", [pytest.param(False, id="ro"), pytest.param(True, id="rw")]),
+]
+
 
 def server_pids(store: str | os.PathLike[str]) -> list[int]:
     """Pids of the living FUSE servers of a store."""
