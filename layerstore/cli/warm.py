@@ -25,6 +25,7 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
 import _socket
 import contextlib
+import errno
 import fcntl
 import gc
 import marshal
@@ -134,18 +135,47 @@ def warm(options: argparse.Namespace, _root: str) -> int:
             os.unlink(path)
             if post:
                 warm_post.remove(post, base)
+    fcntl.flock(place, fcntl.LOCK_UN)  # our forks that still run something have it, too
     os._exit(0)
 
 
 def _stop(path: str) -> int:
+    """End the helper, and return when it has ended; one that does not answer is killed."""
     with contextlib.closing(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)) as connection:
+        connection.settimeout(_PATIENCE_S)
         try:
             connection.connect(path)
-            connection.send(_STOP)
-            connection.recv(1)
+            pid, uid, _ = _credentials(connection)
+            if uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "somebody else's")
+            helper = os.pidfd_open(pid)
         except OSError as err:
             raise NotFoundError("no helper waits", hint="layerstore warm") from err
+        try:
+            with contextlib.suppress(OSError):  # it has just ended
+                connection.send(_STOP)
+            if not _has_ended(helper):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(helper, signal.SIGKILL)
+                _has_ended(helper)
+        finally:
+            os.close(helper)
     return 0
+
+
+def _credentials(connection: _socket.socket) -> tuple[int, int, int]:
+    """Return pid, user and group of a socket's other end, as the kernel says."""
+    size = struct.calcsize("3i")
+    found = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
+    pid, uid, gid = struct.unpack("3i", found)
+    return pid, uid, gid
+
+
+def _has_ended(pidfd: int) -> bool:
+    """Wait for a process to end, and tell whether it did in time."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(_PATIENCE_S * 1000))
 
 
 def _hold_directory(path: str) -> int:
@@ -267,11 +297,14 @@ class _Helper:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects our forks
         waiting = select.poll()
         waiting.register(self._listener.fileno(), select.POLLIN)
+        own = os.getpid()
         while True:
             taken, spare = os.pipe2(os.O_CLOEXEC)
             if os.fork() == 0:
                 os.close(taken)
-                self._listen(spare)
+                die_with_parent(signal.SIGKILL)
+                if os.getppid() == own:  # or it ended before that was said
+                    self._listen(spare)
                 os._exit(0)
             os.close(spare)
             is_over = not os.read(taken, 1)
@@ -282,7 +315,6 @@ class _Helper:
 
     def _listen(self, spare: int) -> None:
         """Be the fork that waits, until it runs a command line or all is over."""
-        die_with_parent(signal.SIGKILL)
         own_pages()
         poll = select.poll()
         poll.register(self._listener.fileno(), select.POLLIN)
@@ -427,9 +459,7 @@ class _Connected:
     def __init__(self, connection: _socket.socket) -> None:
         self._connection = connection
         self.tie = connection.fileno()
-        size = struct.calcsize("3i")
-        credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
-        self.pid, self.uid, _ = struct.unpack("3i", credentials)
+        self.pid, self.uid, _ = _credentials(connection)
         connection.settimeout(_PATIENCE_S)
         self._message = connection.recv(warm_client.MESSAGE_MAX_BYTES)
 

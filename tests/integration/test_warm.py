@@ -170,18 +170,50 @@ def test_one_in_other_namespaces_is_not_served(box: Warm) -> None:
     running.wait(60)
 
 
-def test_a_helper_that_is_stopped_keeps_nobody(box: Warm) -> None:
+def _waiting(box: Warm) -> int:
+    """Return the pid of the helper's only fork, once it listens: before, it may not end with it."""
     helper = box.helper
-    waiting = _children(helper)
-    for pid in (helper, *waiting):
+    wait_until(lambda: [_state(pid) for pid in _children(helper)] == ["S"], "a fork that listens")
+    return _children(helper)[0]
+
+
+def _state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(") ")[2][0]
+
+
+def test_a_helper_that_is_stopped_keeps_nobody(box: Warm) -> None:
+    both = box.helper, _waiting(box)
+    for pid in both:
         os.kill(pid, signal.SIGSTOP)
     try:
         assert box.ok("run", "--rm", "box", "echo", "anyway").out == "anyway\n"
     finally:
-        os.kill(helper, signal.SIGKILL)
-    wait_until(lambda: not any(map(is_running, (helper, *waiting))), "the end of both")
+        os.kill(both[0], signal.SIGKILL)
+    wait_until(lambda: not any(map(is_running, both)), "the end of both")
     box.ok("warm")  # in the place of the one that was killed
-    assert box.helper != helper
+    assert box.helper != both[0]
+
+
+def test_one_that_does_not_answer_is_ended_too(box: Warm) -> None:
+    both = box.helper, _waiting(box)
+    for pid in both:
+        os.kill(pid, signal.SIGSTOP)
+    box.ok("warm", "--stop")
+    wait_until(lambda: not any(map(is_running, both)), "the end of both")
+    box.ok("warm")
+
+
+def test_once_it_is_stopped_another_may_begin(box: Warm) -> None:
+    running = box.popen("run", "--rm", "--name", "goes-on", "box", "sleep", "100")
+    assert _in_its_hands(box, "goes-on", running.pid)
+    for _ in range(3):
+        helper = box.helper
+        box.ok("warm", "--stop")
+        assert not is_running(helper)
+        box.ok("warm")
+    box.ok("stop", "-t", "0", "goes-on")
+    assert running.wait(60) == 137
 
 
 def test_it_ends_when_nobody_asks(box: Warm) -> None:
