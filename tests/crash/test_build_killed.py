@@ -21,6 +21,7 @@ from layerstore.store.check import check
 from layerstore.store.eviction import evict
 from layerstore.store.store import Store
 from tests.support.build import box, builder, needs_runc  # noqa: F401
+from tests.support.ended import await_end, groups_of, stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,7 @@ def _cgroups(box: Builder) -> list[Path]:
     leases = [name for name in os.listdir(box.store.root / "tmp") if name.endswith(".build")]
     assert len(leases) == 1
     name = leases[0].removesuffix(".build").removeprefix("lease-")
-    return list(Path("/sys/fs/cgroup").glob(f"**/layerstore-*-{name}"))
+    return groups_of(name)
 
 
 def _until(condition: Callable[[], bool]) -> None:
@@ -165,14 +166,15 @@ def test_reaper_and_builder_killed_together(box: Builder, remover: str) -> None:
     marker = f"{985_000_000 + os.getpid()}"
     process = _start(box, f"FROM box\nRUN sleep {marker} & echo running; sleep {marker}\n")
     groups = _cgroups(box)
-    process.send_signal(signal.SIGSTOP)  # or it would notice, and clean up
+    stop(process)  # or it would notice, and clean up
     os.kill(_reaper(box), signal.SIGKILL)
     process.kill()
-    process.wait(_SECONDS)
+    await_end(process, _SECONDS)
     assert process.stdout is not None
     process.stdout.close()
     _until(lambda: not [line for line in _remains(box, marker) if not line.startswith("scratch")])
     assert any(group.exists() for group in groups)
+    process.wait()
     if remover == "build":
         box.build("FROM box\nRUN echo next\n")
     else:

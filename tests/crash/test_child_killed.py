@@ -29,6 +29,7 @@ from tests.crash.rig.launcher import Done
 from tests.crash.rig.oracle import BrokenPromiseError, Expectation
 from tests.crash.rig.tracer import Plan
 from tests.support.build import add_base, needs_runc
+from tests.support.ended import await_end, groups_of, stop
 from tests.support.views import (
     is_mounted,
     needs_fuse,
@@ -106,6 +107,7 @@ class Build:
         self, root: Path, context: Path, options: Sequence[str], mutant: str | None
     ) -> None:
         self.root = root
+        self._err = os.memfd_create("stderr")  # may be full of words before anybody reads
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-c", _PROGRAM, mutant or "", "--store", str(root)),
@@ -113,7 +115,7 @@ class Build:
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=self._err,
             text=True,
             cwd=_TOP,
         )
@@ -149,22 +151,29 @@ class Build:
             assert self.process.poll() is None
             time.sleep(0.002)
         time.sleep(delay)
-        self.process.send_signal(signal.SIGSTOP)
+        stop(self.process)
         self._note_lease()
         for pid in reapers:
             os.kill(pid, signal.SIGKILL)
         self.process.kill()
-        self.process.communicate()
+        self.reap()
 
-    def end(self) -> Done:
-        """Wait for the build."""
+    def await_end(self) -> None:
+        """Wait for the build and leave it unreaped: its groups are not abandoned yet."""
         try:
-            _, err = self.process.communicate(timeout=PATIENCE_S)
+            await_end(self.process, PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.communicate()
+            self.reap()
             raise BrokenPromiseError("the build waits for ever") from None
-        return Done(self.process.returncode, "", err, True, [], "", [], [])
+
+    def reap(self) -> Done:
+        """Return what became of the build."""
+        code = self.process.wait()
+        with open(self._err, "rb") as file:
+            file.seek(0)
+            err = file.read().decode("utf-8", "replace")
+        return Done(code, "", err, True, [], "", [], [])
 
     def _find(self, text: bytes) -> list[int]:
         """Return processes of this build whose command line has a text."""
@@ -206,11 +215,7 @@ class Build:
 
     def groups(self) -> list[Path]:
         """Return the control groups of this build, in every hierarchy."""
-        return [
-            group
-            for lease in self._leases
-            for group in Path("/sys/fs/cgroup").glob(f"**/layerstore-*-{lease}")
-        ]
+        return [group for lease in self._leases for group in groups_of(lease)]
 
 
 def remains(root: Path) -> list[str]:
@@ -245,13 +250,14 @@ def kill_in_build(
     options = LONG if kind == "server" else ENDLESS
     build = Build(root, workshop.context, options, mutant)
     fired = build.kill_one(kind, delay, since=since)
-    done = build.end()
-    if not done.typed:
-        raise BrokenPromiseError(f"ended with {done.code}: {done.err[-1200:]}")
-    # A mutant is hunted: what it leaves it leaves, until builds of other tests find its groups.
+    build.await_end()
+    # A mutant is hunted: what it leaves it leaves.
     deadline = time.monotonic() + (PATIENCE_S if mutant is None else 0.2)
     while (left := build.remains()) and time.monotonic() < deadline:
         time.sleep(0.05)
+    done = build.reap()
+    if not done.typed:
+        raise BrokenPromiseError(f"ended with {done.code}: {done.err[-1200:]}")
     if left:
         build.clean()
         raise BrokenPromiseError(f"ended with {done.code}, left behind: {left}")

@@ -20,6 +20,7 @@ from layerstore.store.store import Store
 from tests.support import rootless
 from tests.support.build import Builder, add_base, needs_runc
 from tests.support.debian_base import debian_base_tar
+from tests.support.ended import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,7 +214,7 @@ def test_gc_removes_what_belongs_to_subordinate_ids(home: Home) -> None:
     reaper = next(
         int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if _is_reaper(pid, home)
     )
-    process.send_signal(signal.SIGSTOP)
+    stop(process)
     os.kill(reaper, signal.SIGKILL)
     process.kill()
     _end(process)
