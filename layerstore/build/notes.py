@@ -17,6 +17,7 @@ from layerstore.build.cache_value import alias_of, encode_alias
 from layerstore.build.labels import text_of
 from layerstore.build.records import TEXT_MAX, BuildNote, BuildRecords, StepNote
 from layerstore.digest import DiffId, Digest
+from layerstore.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -191,4 +192,7 @@ def _note(
     vertex: Vertex, keys: tuple[str, ...], layer: str | None, created: float, *, cached: bool
 ) -> StepNote:
     text = text_of(vertex.label)[:TEXT_MAX]
-    return StepNote(vertex.label, text, keys, layer, created, cached)
+    span = vertex.span
+    file = "" if span is None else printable(span.file)
+    line = 0 if span is None else span.line
+    return StepNote(vertex.label, text, keys, layer, created, cached, file, line)

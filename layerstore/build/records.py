@@ -50,6 +50,9 @@ class StepNote(msgspec.Struct, frozen=True, array_like=True):
         layer: Diff ID of what it made, None when that was nothing.
         created: Seconds since the epoch when the layer was made.
         cached: Whether this build found it in the cache.
+        file: The spec that the instruction stands in, as messages call it; empty when none does.
+        line: Of the instruction's beginning, from 1; 0 when there is none. Records of versions
+            that did not keep places have neither.
     """
 
     label: str
@@ -58,6 +61,8 @@ class StepNote(msgspec.Struct, frozen=True, array_like=True):
     layer: str | None
     created: float
     cached: bool
+    file: str = ""
+    line: int = 0
 
 
 class BuildNote(msgspec.Struct, frozen=True, array_like=True):
@@ -108,7 +113,8 @@ class BuildRecords:
     def add(self, build: BuildNote, staging: Callable[[], str]) -> None:
         """Remember a build; failing to changes nothing.
 
-        One that did what the last one did is not written again: a cached build writes nothing.
+        One that did what the last one did is not written again: a cached build writes nothing,
+        unless instructions have moved, whose new places then stand in the old record.
 
         Args:
             build: What was built.
@@ -117,9 +123,11 @@ class BuildRecords:
         path = self._path(build.context, build.dockerfile)
         known = _read(path)
         if known and _essence(known[0]) == _essence(build):
-            with contextlib.suppress(OSError):
-                os.utime(path, follow_symlinks=False)
-            return
+            if _places(known[0]) == _places(build):
+                with contextlib.suppress(OSError):
+                    os.utime(path, follow_symlinks=False)
+                return
+            build, known = _moved(known[0], build), known[1:]
         if known and not known[0].images:
             known = known[1:]  # of builds that failed one after the other the last is enough
         builds = (build, *known)[:BUILDS_MAX]
@@ -137,6 +145,19 @@ def _essence(build: BuildNote) -> object:
     """Return what tells builds apart that are worth a record each."""
     steps = [(step.text, step.keys[-1:], step.layer) for step in build.steps]
     return build.images, build.names, build.target, steps
+
+
+def _places(build: BuildNote) -> list[tuple[str, int]]:
+    return [(step.file, step.line) for step in build.steps]
+
+
+def _moved(known: BuildNote, build: BuildNote) -> BuildNote:
+    """Return a build with the places that its steps have in one that did the same."""
+    steps = [
+        msgspec.structs.replace(old, file=new.file, line=new.line)
+        for old, new in zip(known.steps, build.steps, strict=True)
+    ]
+    return msgspec.structs.replace(known, steps=tuple(steps))
 
 
 def _read(path: str) -> tuple[BuildNote, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layerstore.digest import ImageId
     from layerstore.measure.find import Hit, Wanted
     from layerstore.measure.find_packages import FoundPackages
-    from layerstore.measure.waste import Step
+    from layerstore.measure.steps import Step
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
@@ -118,7 +118,7 @@ def _images(store: Store, references: Sequence[str]) -> _Images:
     """Return the images that are meant, all that have a name if none is."""
     from layerstore.cli.step_places import step_places
     from layerstore.formats.reference import without_index_names
-    from layerstore.measure.waste import steps_of_layers
+    from layerstore.measure.steps import steps_of_layers
 
     names: dict[str, list[str]] = {}
     for name, image_id in store.tags().items():
@@ -131,7 +131,7 @@ def _images(store: Store, references: Sequence[str]) -> _Images:
     return _Images(
         list(records.values()),
         {image_id: without_index_names(names.get(image_id, [])) for image_id in records},
-        {key: steps_of_layers(store, image, places) for key, image in records.items()},
+        {key: steps_of_layers(store, image, places(image)) for key, image in records.items()},
     )
 
 
@@ -239,7 +239,7 @@ def _step(where: _Images, image: ImageId, depth: int) -> str:
     if not depth:
         return ""
     step = where.steps[image][depth - 1]
-    return f"{step.number} {shorten(' '.join(filter(None, step[2:][::-1])), STEP_WIDTH)}".rstrip()
+    return f"{step.number} {shorten(step.words, STEP_WIDTH)}".rstrip()
 
 
 def _step_to_json(where: _Images, image: ImageId, depth: int) -> dict[str, object] | None:

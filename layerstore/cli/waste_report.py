@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from layerstore.measure.gate import Verdict
-    from layerstore.measure.waste import Finding, ImageWaste, Step, Waste
+    from layerstore.measure.steps import Step
+    from layerstore.measure.waste import Finding, ImageWaste, Waste
 
 STEP_WIDTH = 44
 """Characters of an instruction in a table."""
@@ -119,8 +120,7 @@ def _percent(image: ImageWaste) -> str:
 
 
 def _step(step: Step) -> str:
-    words = " ".join(part for part in (step.place, step.text) if part)
-    return f"{step.number} {shorten(words, STEP_WIDTH)}".rstrip()
+    return f"{step.number} {shorten(step.words, STEP_WIDTH)}".rstrip()
 
 
 def _size(size: int) -> str:

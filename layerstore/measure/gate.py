@@ -118,7 +118,8 @@ def judge(
 
 def _line(finding: Finding) -> str:
     files = f"{finding.files} file" + ("" if finding.files == 1 else "s")
+    where = f" at {finding.step.where}" if finding.step.where else ""
     return (
-        f"step {finding.step.number}, {finding.cause}: {format_size(finding.size)} "
+        f"step {finding.step.number}{where}, {finding.cause}: {format_size(finding.size)} "
         f"in {files}; {finding.fix}"
     )

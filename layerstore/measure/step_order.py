@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.formats.tree import FILE
 from layerstore.image.layers import load_changeset
-from layerstore.measure.waste import steps_of_layers
+from layerstore.measure.steps import steps_of_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.digest import DiffId
-    from layerstore.measure.waste import Step
+    from layerstore.measure.steps import Step
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from layerstore.image.images import load_config, steps_of
 from layerstore.image.layers import load_changeset
 from layerstore.measure.beyond import stored_sizes
 from layerstore.measure.chains import ChainNode, trie_of, walk_trees
+from layerstore.measure.steps import no_places, steps_of_layers
 from layerstore.measure.waste_rules import ADVICE, Rule, fix_of
 from layerstore.measure.waste_scan import Needless, Owners, hidden_files, left_files
 
@@ -25,26 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from layerstore.digest import ChunkId, DiffId, ImageId
+    from layerstore.measure.steps import Place, Places, Step
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 PATHS_TOLD = 5
 """Paths of a finding that are told by name, the largest."""
-
-
-class Step(NamedTuple):
-    """What made a layer.
-
-    Attributes:
-        number: Of the layer, from 1 for the lowest.
-        text: The instruction, or what else the history says; empty when it says nothing.
-        place: Where it stands, ``[builder 2/5]`` say, when a build of it is remembered.
-    """
-
-    number: int
-    diff_id: DiffId
-    text: str
-    place: str = ""
 
 
 class WastedFile(NamedTuple):
@@ -136,14 +122,14 @@ class Waste(NamedTuple):
 def take_waste(
     store: Store,
     images: Sequence[ImageRecord],
-    places: Mapping[DiffId, tuple[str, str]] | None = None,
+    places: Places = no_places,
 ) -> Waste:
     """Find what images could do without.
 
     Args:
         store: Of the images.
         images: In the order in which they are reported.
-        places: Place and instruction of the steps that builds are remembered of, by their layer.
+        places: Where steps stand, as far as that is known.
 
     Raises:
         IntegrityError: The store is damaged.
@@ -152,7 +138,7 @@ def take_waste(
     found = _scan(store, chosen.values())
     sizes = _freed(store, chosen.values(), found)
     reports = tuple(
-        _report(store, image, found[image.image_id], sizes, places or {})
+        _report(store, image, found[image.image_id], sizes, places(image))
         for image in chosen.values()
     )
     return Waste(reports, _causes(found, sizes))
@@ -219,7 +205,7 @@ def _report(
     image: ImageRecord,
     items: list[Needless],
     sizes: Mapping[ChunkId, int],
-    places: Mapping[DiffId, tuple[str, str]],
+    places: Mapping[DiffId, Place],
 ) -> ImageWaste:
     steps = steps_of_layers(store, image, places)
     groups: dict[tuple[Rule, str, int, int], list[Needless]] = {}
@@ -299,34 +285,3 @@ def _causes(found: _Found, sizes: Mapping[ChunkId, int]) -> tuple[CauseTotal, ..
 
 def _counts(finding: Finding, rule: Rule | None) -> bool:
     return finding.rule is rule if rule is not None else not finding.advice
-
-
-def steps_of_layers(
-    store: Store, image: ImageRecord, places: Mapping[DiffId, tuple[str, str]]
-) -> list[Step]:
-    """Return what made each layer of an image, lowest first.
-
-    Raises:
-        IntegrityError: The image's config is damaged.
-    """
-    made = [step for step in steps_of(load_config(store, image.image_id)) if not step.empty_layer]
-    steps = []
-    for number, diff_id in enumerate(image.layers, start=1):
-        history = made[number - 1] if number <= len(made) else None
-        text = "" if history is None else instruction_of(history.created_by) or history.comment
-        place, known = places.get(diff_id, ("", ""))
-        steps.append(Step(number, diff_id, known or text, place))
-    return steps
-
-
-def instruction_of(created_by: str) -> str:
-    """Return a line of a history as it stood in a Dockerfile, as far as that can be told.
-
-    Source: docker's and BuildKit's words for steps (behaviour).
-    """
-    text = " ".join(created_by.split()).removesuffix("# buildkit").rstrip()
-    for start in ("RUN /bin/sh -c ", "/bin/sh -c "):
-        if text.startswith(start):
-            rest = text.removeprefix(start)
-            return rest.removeprefix("#(nop)").strip() if "#(nop)" in rest[:6] else f"RUN {rest}"
-    return text

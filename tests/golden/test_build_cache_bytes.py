@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from layerstore.build.cache_value import alias_of, encode_alias
 from layerstore.build.records import BuildNote, BuildRecords, StepNote
 from layerstore.digest import DiffId, Digest
@@ -16,6 +18,14 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "format" / "build-cache.md"
 DIGEST = Digest("sha256:" + "5a" * 32)
 
 
+WITHOUT_PLACES = bytes.fromhex(
+    "4c534255494c4401919891a87368613235363a6991a3613a31a0a22f63ad2f632f446f636b657266696c65cb"
+    "3ff8000000000000cb3fd00000000000009196ab5b322f325d2052554e2078a552554e207891a6737465703a"
+    "6bc0cb3ff0000000000000c2cded2a4989809bad2bdab90a25deb075c6aa5a116e1f924a5449b8d727032f4d"
+)
+"""The same record as versions wrote it that kept no places of instructions."""
+
+
 def tiny() -> bytes:
     """The record whose hexdump the document shows."""
     dump = DOCUMENT.read_text().partition("```hexdump\n")[2].partition("```")[0]
@@ -23,7 +33,7 @@ def tiny() -> bytes:
 
 
 def test_the_documented_record_is_read_and_written(tmp_path: Path) -> None:
-    step = StepNote("[2/2] RUN x", "RUN x", ("step:k",), None, 1.0, cached=False)
+    step = StepNote("[2/2] RUN x", "RUN x", ("step:k",), None, 1.0, False, "Dockerfile", 3)
     build = BuildNote(("sha256:i",), ("a:1",), "", "/c", "/c/Dockerfile", 1.5, 0.25, (step,))
     records = BuildRecords(StorePaths(str(tmp_path)))
     records.add(build, lambda: str(tmp_path / "staging"))
@@ -31,6 +41,11 @@ def test_the_documented_record_is_read_and_written(tmp_path: Path) -> None:
     assert path.name == "e3964038d1ff5568d0f3bf8c7c760ddd"
     assert path.read_bytes() == tiny()
     assert records.of_spec("/c", "/c/Dockerfile") == (build,)
+    path.write_bytes(WITHOUT_PLACES)
+    plain = msgspec.structs.replace(step, file="", line=0)
+    assert records.of_spec("/c", "/c/Dockerfile") == (
+        msgspec.structs.replace(build, steps=(plain,)),
+    )
 
 
 def test_references_and_exported_documents_stay_as_they_are() -> None:

@@ -189,6 +189,17 @@ def test_a_cached_build_writes_no_record(builder: Builder) -> None:  # noqa: F81
     assert os.stat(f"{folder}/{name}").st_ino == before
 
 
+def test_a_cached_build_of_moved_instructions_moves_them_in_its_record(builder: Builder) -> None:  # noqa: F811
+    builder.write({"a": "A"})
+    builder.build(COPY)
+    ((first,),) = BuildRecords(builder.store.paths).all()
+    builder.build("# moved\n" + COPY)
+    ((moved,),) = BuildRecords(builder.store.paths).all()
+    assert [each.line for each in moved.steps] == [each.line + 1 for each in first.steps]
+    unmoved = [msgspec.structs.replace(each, line=each.line - 1) for each in moved.steps]
+    assert msgspec.structs.replace(moved, steps=tuple(unmoved)) == first
+
+
 def test_equal_builds_of_few_and_many_dockerfiles_stay_few(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", create=True) as store:
         known = BuildRecords(store.paths)

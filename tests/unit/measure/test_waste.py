@@ -13,7 +13,8 @@ from layerstore.formats.pack import ItemKind
 from layerstore.measure import waste_scan
 from layerstore.measure.gate import Verdict, judge, parse_limit
 from layerstore.measure.junit import junit_xml
-from layerstore.measure.waste import instruction_of, take_waste
+from layerstore.measure.steps import instruction_of
+from layerstore.measure.waste import take_waste
 from layerstore.measure.waste_rules import CAUSES, Rule, cause_of, is_build_tool
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
@@ -302,6 +303,8 @@ def test_what_is_hidden_and_what_is_seen_are_the_layers(tmp_path_factory, layers
         ("/bin/sh -c #(nop)  CMD [\"sh\"]", 'CMD ["sh"]'),
         ("/bin/sh -c make", "RUN make"),
         ("COPY a b # buildkit", "COPY a b"),
+        ("RUN |2 A=b C=d e /bin/sh -c make # buildkit", "RUN make"),
+        ("|1 KEY=hidden /bin/sh -c make", "RUN make"),
     ],
 )  # fmt: skip
 def test_histories_read_as_dockerfiles(text, words):
@@ -436,3 +439,62 @@ class TestCommand:
         assert causes
         assert cli.ok("savings", "--all-schemes", "--json").json()["waste"] == causes
         assert cli.ok("savings", "--json").json()["waste"] is None
+
+
+class TestPlaces:
+    """Steps are told by the lines of the spec that layerstore built."""
+
+    DOCKERFILE = "# a comment\nFROM scratch\nCOPY a /srv/\n\nCOPY --chmod=600 \\\n  a /srv/\n"
+
+    @pytest.fixture
+    def cli(self, store):
+        return Cli(store.root)
+
+    @pytest.fixture
+    def context(self, tmp_path):
+        context = tmp_path / "context"
+        context.mkdir()
+        (context / "a").write_bytes(noise("a", 9000))
+        (context / "Dockerfile").write_text(self.DOCKERFILE)
+        return context
+
+    def finding(self, cli, name):
+        (image,) = cli.ok("waste", name, "--json").json()["images"]
+        (found,) = image["findings"]
+        return found
+
+    def lines(self, cli, name):
+        found = self.finding(cli, name)
+        return found["step"]["line"], found["by"]["line"]
+
+    def test_the_line_stands_beside_the_step(self, cli, context, tmp_path):
+        cli.ok("build", "-q", "-t", "app", context)
+        found = self.finding(cli, "app")
+        assert (found["step"]["file"], found["step"]["line"]) == (str(context / "Dockerfile"), 5)
+        assert (found["by"]["line"], found["by"]["text"]) == (3, "COPY a /srv/")
+        table = cli.ok("waste", "app").out
+        assert "Dockerfile:5 COPY --chmod=600" in table
+        assert "Dockerfile:3 COPY a /srv/" in table
+        report = tmp_path / "junit.xml"
+        cli.ok("waste", "app", "--junit", report)
+        assert "step 2 at Dockerfile:5, files" in report.read_text()
+
+    def test_a_step_that_moved_is_told_where_it_stands_now(self, cli, context):
+        cli.ok("build", "-q", "-t", "app", context)
+        (context / "Dockerfile").write_text("\n\n" + self.DOCKERFILE)
+        cli.ok("build", "-q", "-t", "app", context)
+        assert self.lines(cli, "app") == (7, 5)
+
+    def test_each_image_has_the_lines_of_its_own_build(self, cli, context):
+        cli.ok("build", "-q", "-t", "one", context)
+        other = "FROM scratch\nCOPY a /srv/\nCOPY --chmod=600 a /srv/\nENV OTHER=1\n"
+        (context / "Other").write_text(other)
+        cli.ok("build", "-q", "-f", context / "Other", "-t", "other", context)
+        assert self.lines(cli, "one") == (5, 3)
+        assert self.lines(cli, "other") == (3, 2)
+        assert "Other:3" in cli.ok("waste", "other").out
+
+    def test_an_image_that_was_built_elsewhere_has_no_lines(self, cli, store):
+        image_of(store, "app", Layer({b"tmp/x": noise("x", 5000)}, step="RUN make"))
+        step = self.finding(cli, "app")["step"]
+        assert (step["text"], step["file"], step["line"]) == ("RUN make", "", None)
