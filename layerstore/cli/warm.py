@@ -34,7 +34,6 @@ import select
 import stat
 import struct
 import sys
-from io import TextIOWrapper
 
 from layerstore.cli import afterwards, warm_client, warm_post
 from layerstore.cli.failure import guarded
@@ -125,7 +124,8 @@ def warm(options: argparse.Namespace, _root: str) -> int:
         _let_go(place, listener.fileno(), ours)
     _load()
     listener.listen(_BACKLOG)
-    os.write(ours, b"R")
+    if not options.foreground:  # else nobody has the other end
+        os.write(ours, b"R")
     os.close(ours)
     fcntl.flock(place, fcntl.LOCK_UN)  # who started us has it, too
     _Helper(listener, post, identity, idle_s).run()
@@ -430,12 +430,7 @@ def _run(
         os.environb.clear()
         os.environb.update(told["environ"])
         sys.argv[1:] = told["arguments"]
-        for stream, (encoding, errors) in zip(
-            (sys.stdin, sys.stdout, sys.stderr), told["encodings"], strict=True
-        ):
-            assert isinstance(stream, TextIOWrapper)
-            is_terminal = os.isatty(stream.fileno())
-            stream.reconfigure(encoding=encoding, errors=errors, line_buffering=is_terminal)
+        _open_streams(told["encodings"])
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         afterwards.postpone()
         code = _dispatch(*plain)
@@ -445,6 +440,16 @@ def _run(
             afterwards.catch_up()
     finally:
         os._exit(code)
+
+
+def _open_streams(encodings: list[tuple[str, str]]) -> None:
+    """Make the streams anew: what was made over the helper's still knows whether those can seek."""
+    for number, (name, (encoding, errors)) in enumerate(
+        zip(("stdin", "stdout", "stderr"), encodings, strict=True)
+    ):
+        mode = "w" if number else "r"
+        stream = open(number, mode, encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115 -- stays
+        setattr(sys, name, stream)
 
 
 class _Connected:

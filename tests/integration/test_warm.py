@@ -98,6 +98,32 @@ def test_streams_status_and_surroundings_are_the_askers(box: Warm, tmp_path: Pat
     wait_until(lambda: box.leftovers() == [], "the end of what is done after the answer")
 
 
+def test_who_has_pipes_is_served_by_a_helper_that_was_started_with_files(
+    box: Warm, tmp_path: Path
+) -> None:
+    box.ok("warm", "--stop")
+    with (tmp_path / "file").open("w+b") as file:
+        files = {"stdin": file, "stdout": file, "stderr": file}
+        subprocess.run(box.command("warm"), check=True, env=box.environment(), **files)
+    name = box.ok("run", "-d", "box", "sleep", "100").out.strip()
+    assert box.state(name)["Running"]
+    done = box("run", "--rm", "box", "nosuch")
+    assert (done.code, done.err.partition(" container ")[0]) == (127, "layerstore: error:")
+
+
+def test_one_in_the_foreground_waits_too(box: Warm) -> None:
+    box.ok("warm", "--stop")
+    helper = box.popen("warm", "--foreground")
+    wait_until(lambda: os.path.exists(box.socket), "its socket")
+    wait_until(lambda: _children(helper.pid), "its fork")
+    running = box.popen("run", "--rm", "--name", "front", "box", "sleep", "100")
+    assert _in_its_hands(box, "front", running.pid)
+    box.ok("stop", "-t", "0", "front")
+    assert running.wait(60) == 137
+    box.ok("warm", "--stop")
+    assert helper.wait(60) == 0
+
+
 def test_it_is_really_the_helper_that_runs_it(box: Warm) -> None:
     running = box.popen("run", "--rm", "--name", "mine", "box", "sleep", "100")
     assert _in_its_hands(box, "mine", running.pid)
