@@ -33,6 +33,15 @@ def waste(
     ] = None,
     *,
     of_all: Annotated[bool, typer.Option("--all", help="All images that have a name.")] = False,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="DOCKERFILE",
+            help="Of images that were built elsewhere: tell their steps by the lines of this file.",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(metavar="N", min=0, help="At most so many rows of a table, 0 for all.")
     ] = ROWS_SHOWN,
@@ -65,7 +74,7 @@ def waste(
     Exits with 17 if a limit is not kept.
     """
     from layerstore.cli.outfile import STDIO
-    from layerstore.cli.step_places import step_places
+    from layerstore.cli.step_places import step_places, with_dockerfile
     from layerstore.cli.waste_report import print_waste, waste_to_json
     from layerstore.measure.gate import parse_limit
     from layerstore.measure.waste import take_waste
@@ -73,6 +82,8 @@ def waste(
 
     if bool(images) == of_all:
         raise InputError("name images, or say --all", hint="layerstore waste IMAGE")
+    if file is not None and of_all:
+        raise InputError("--file explains the images that you name: leave out --all")
     if junit == STDIO and as_json:
         raise InputError("stdout takes one of --json and --junit -", hint="--junit waste.xml")
     limits = [parse_limit(text) for text in max_waste or ()]
@@ -81,7 +92,10 @@ def waste(
         raise InputError("--since is for --max-new-bytes", hint="--max-new-bytes 50m --since BASE")
     with settings_of(context).open_store() as store:
         chosen = _chosen(store, images or ())
-        found = take_waste(store, list(chosen.values()), step_places(store))
+        places = step_places(store)
+        if file is not None:
+            places = with_dockerfile(store, places, file)
+        found = take_waste(store, list(chosen.values()), places)
         verdicts = _verdicts(store, chosen, found, limits, most, since)
     if junit is not None:
         _write_junit(junit, verdicts)

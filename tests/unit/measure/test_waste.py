@@ -498,3 +498,26 @@ class TestPlaces:
         image_of(store, "app", Layer({b"tmp/x": noise("x", 5000)}, step="RUN make"))
         step = self.finding(cli, "app")["step"]
         assert (step["text"], step["file"], step["line"]) == ("RUN make", "", None)
+
+    def test_a_file_explains_an_image_that_was_built_elsewhere(self, cli, store, tmp_path):
+        image_of(
+            store,
+            "app",
+            Layer({b"tmp/x": noise("x", 5000)}, step="RUN /bin/sh -c make install # buildkit"),
+        )
+        file = tmp_path / "Dockerfile"
+        file.write_text("FROM debian\n\nRUN --network=none make \\\n  install\n")
+        (image,) = cli.ok("waste", "app", "-f", file, "--json").json()["images"]
+        step = image["findings"][0]["step"]
+        assert (step["file"], step["line"]) == (str(file), 3)
+        assert step["text"] == "RUN --network=none make install"
+        assert "Dockerfile:3 RUN" in cli.ok("waste", "app", "-f", file).out
+        cli.fails(2, "waste", "--all", "-f", file)
+        cli.fails(3, "waste", "app", "-f", tmp_path / "none")
+
+    def test_what_is_remembered_of_a_build_is_surer_than_a_file(self, cli, context, tmp_path):
+        cli.ok("build", "-q", "-t", "app", context)
+        file = tmp_path / "Dockerfile"
+        file.write_text("FROM scratch\n" + self.DOCKERFILE.partition("scratch\n")[2])
+        (image,) = cli.ok("waste", "app", "-f", file, "--json").json()["images"]
+        assert image["findings"][0]["step"]["line"] == 5
