@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from typing import TYPE_CHECKING, Annotated
 
@@ -206,17 +208,29 @@ def _containerd() -> Finding:
 
 
 def _go_layers() -> Finding:
-    """Say whether originals of layers that Go compressed are made again, which numba does."""
+    """Say whether originals of layers that Go compressed are made again, which numba does.
+
+    Another process loads it: one of another machine's kind ends whoever does.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     from layerstore.linux.probe import Finding
 
     name = "Go's gzip layers made again"
+    remedy = "pip install 'layerstore[go]'; until then their originals are kept"
     try:
-        return Finding(name, True, f"numba {version('numba')}")
+        installed = f"numba {version('numba')}"
     except PackageNotFoundError:
-        remedy = "pip install 'layerstore[go]'; until then their originals are kept"
         return Finding(name, False, "numba is not installed", remedy)
+    words = [sys.executable, "-P", "-c", "import layerstore.formats.goflate.encoder"]
+    imports = [path for path in sys.path if os.path.isabs(path)]  # what we can import it can
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(imports)}
+    done = subprocess.run(words, capture_output=True, check=False, env=env)
+    if done.returncode == 0:
+        return Finding(name, True, f"{installed}, which loads")
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    problem = said[-1] if said else f"exit status {done.returncode}"
+    return Finding(name, False, f"{installed} cannot be loaded: {problem}", remedy)
 
 
 def _sqlite() -> Finding:

@@ -144,7 +144,7 @@ def _gzip_member(coder: Compressor, header: bytes, pieces: Iterable[bytes]) -> I
 def _go_compressor(level: int) -> Compressor:
     try:
         from layerstore.formats.goflate.encoder import Deflate
-    except ImportError as err:
+    except (ImportError, OSError) as err:  # OSError: its library cannot be loaded
         raise UnsupportedError(
             "the original of a layer that Go compressed is made again by numba, which cannot be "
             f"loaded: {err}",
@@ -200,7 +200,7 @@ def _gzip_candidates(header: bytes, known: int) -> Iterator[Mapping[str, object]
 def _has_go() -> bool:
     try:
         import layerstore.formats.goflate.encoder  # noqa: F401
-    except ImportError:
+    except (ImportError, OSError):
         return False
     return True
 

@@ -47,6 +47,20 @@ def test_it_says_what_mount_finds(cli, tmp_path):
     cli.ok("umount", view)
 
 
+def test_what_is_installed_and_cannot_be_loaded_is_missing(cli, tmp_path):
+    name = "Go's gzip layers made again"
+    found = {item["name"]: item for item in cli.ok("doctor", "--json").json()}
+    assert found[name]["works"]
+    assert found[name]["reason"].endswith(", which loads")
+    (tmp_path / "numba.py").write_text("import os; os.kill(os.getpid(), 4)\n")
+    broken = {
+        item["name"]: item for item in cli.ok("doctor", "--json", PYTHONPATH=str(tmp_path)).json()
+    }
+    assert not broken[name]["works"]
+    assert "cannot be loaded: exit status -4" in broken[name]["reason"]
+    assert "their originals are kept" in broken[name]["remedy"]
+
+
 def test_a_store_that_is_not_there_yet_is_no_trouble(cli, tmp_path):
     found = {item["name"]: item for item in cli.ok("doctor", "--json").json()}
     assert found["store"]["works"]

@@ -9,6 +9,7 @@ this module without it raises ImportError.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import pickle
 import stat
@@ -29,7 +30,8 @@ def compiled(function: Function) -> Function:
     """Return a function's compiled form, which is remembered between processes if it can be.
 
     Compiling takes seconds. The result is kept in ``NUMBA_CACHE_DIR`` or the user's cache
-    directory; where that is not safe, each process compiles. It runs beside other threads.
+    directory; where that is not safe, or full, each process compiles. It runs beside other
+    threads.
     """
     made: Any = None
     if _DIRECTORY is not None:
@@ -42,23 +44,39 @@ def compiled(function: Function) -> Function:
             _config.CACHE_DIR = before
     if made is None or not made.stats.cache_path.startswith(_DIRECTORY):
         made = numba.njit(nogil=True)(function)
+    else:
+        made._cache = _Memory(made._cache)
     return cast("Function", made)
 
 
-def run(function: Callable[..., None], *arguments: object) -> None:
-    """Call a compiled function; what numba remembers of it and a power cut damaged is made anew."""
-    try:
-        function(*arguments)
-    except (EOFError, pickle.UnpicklingError):  # before anything ran: while it was loaded
-        _forget(cast("Any", function).stats.cache_path)
-        function(*arguments)
+class _Memory:
+    """What numba remembers of a function, in the place of its own: what fails is made anew.
 
+    Files may be damaged by a power cut, and the disk full or read-only since they were looked
+    for; numba would raise that from the call of the function.
+    """
 
-def _forget(directory: str) -> None:
-    for name in os.listdir(directory):
-        if name.endswith(".nbi"):
-            with contextlib.suppress(FileNotFoundError):  # another process's doing
-                os.unlink(os.path.join(directory, name))
+    def __init__(self, kept: Any) -> None:  # noqa: ANN401 -- numba has no types
+        self._kept = kept
+        self.cache_path: str = kept.cache_path
+
+    def load_overload(self, *asked: object) -> object:
+        try:
+            return self._kept.load_overload(*asked)
+        except (EOFError, pickle.UnpicklingError):
+            self._forget()
+        except OSError:
+            pass
+        return None
+
+    def save_overload(self, *made: object) -> None:
+        with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
+            self._kept.save_overload(*made)
+
+    def _forget(self) -> None:
+        for path in glob.glob(f"{glob.escape(self.cache_path)}/*.nbi"):
+            with contextlib.suppress(OSError):  # another process's doing, or it stays as it is
+                os.unlink(path)
 
 
 def _directory() -> str | None:

@@ -13,7 +13,6 @@ import numpy as np
 
 from layerstore.errors import UnsafeContentError
 from layerstore.formats.goflate import matching
-from layerstore.formats.goflate._compiled import run
 from layerstore.formats.goflate.blocks import MADE, STORED_MAX_BYTES, write_stored_header
 
 _PIECE_BYTES: Final = 1 << 18
@@ -59,30 +58,26 @@ class Deflate:
             UnsafeContentError: As for ``compress``.
         """
         if self._is_fast:
-            run(
-                matching.encode_fast,
+            matching.encode_fast(
                 self._state, self._window, self._heads, self._values, self._tokens,
                 self._writer, self._out,
             )  # fmt: skip
         else:
-            run(
-                matching.deflate,
+            matching.deflate(
                 True, self._state, self._level, self._window, self._heads, self._before,
                 self._tokens, self._writer, self._out,
             )  # fmt: skip
-        run(write_stored_header, 0, 1, self._writer, self._out)
+        write_stored_header(0, 1, self._writer, self._out)
         return self._made()
 
     def _compress(self, part: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> bytes:
         if self._is_fast:
-            run(
-                matching.write_fast,
+            matching.write_fast(
                 part, self._state, self._window, self._heads, self._values, self._tokens,
                 self._writer, self._out,
             )  # fmt: skip
         else:
-            run(
-                matching.write,
+            matching.write(
                 part, self._state, self._level, self._window, self._heads, self._before,
                 self._tokens, self._writer, self._out,
             )  # fmt: skip

@@ -153,6 +153,26 @@ def test_what_numba_remembers_may_be_damaged(private: Path) -> None:
     assert in_a_process(private) == (whole, 1)
 
 
+FAILING = f"""
+import builtins, errno
+real = builtins.open
+def fail(path, mode="r", *rest, **more):
+    if "/goflate-" in str(path):
+        raise OSError({{"rb": errno.EIO, "wb": errno.ENOSPC}}[mode], "not here", path)
+    return real(path, mode, *rest, **more)
+builtins.open = fail
+{PROGRAM}
+"""
+
+
+def test_a_disk_that_fails_under_what_numba_remembers_costs_no_result(private: Path) -> None:
+    """It was sound when it was looked for."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(private)}
+    made = subprocess.check_output([sys.executable, "-c", FAILING], env=environment)
+    assert made.split() == [deflate(b"a" * 9, 1).hex().encode(), b"0"]
+    assert not remembered(private)
+
+
 @pytest.mark.parametrize(
     ("outer", "inner"), [(0o700, 0o770), (0o700, 0o707), (0o770, 0o700), (0o707, 0o700)]
 )
