@@ -8,6 +8,7 @@ everything was skipped has shown nothing, so the run fails and names it.
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 
 import pytest
@@ -62,6 +63,12 @@ class TierKeeper:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell without job control has what it starts in the background ignore these, and every
+    # child would inherit that: tests that interrupt one would wait in vain.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     config.pluginmanager.register(TierKeeper(), "tier-keeper")
     os.environ[campaign.SEED_VARIABLE] = str(campaign.SEED)  # one for all of xdist's workers
 

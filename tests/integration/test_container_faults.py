@@ -73,6 +73,7 @@ def test_a_monitor_that_is_killed_is_told_and_nothing_leaks(box: Containers) -> 
 
 def test_both_killed_it_is_exited_and_starts_again(box: Containers) -> None:
     box.ok("run", "-d", "--name", "gone", "box", "sh", "-c", "echo x >> /f; cat /f; sleep 1000")
+    wait_until(lambda: box.ok("logs", "gone").out == "x\n", "what it writes")
     state = box.state("gone")
     os.kill(state["ConmonPid"], signal.SIGKILL)
     os.kill(state["Pid"], signal.SIGKILL)

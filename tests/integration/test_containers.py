@@ -186,11 +186,12 @@ def test_exec_in_it_as_others_and_elsewhere(box: Containers) -> None:
 
 
 def test_stop_asks_first_and_kills_then(box: Containers) -> None:
-    polite = "trap 'echo bye; exit 4' TERM; while :; do sleep 0.1; done"
+    polite = "trap 'echo bye; exit 4' TERM; echo ready; while :; do sleep 0.1; done"
     box.ok("run", "-d", "--name", "polite", "box", "sh", "-c", polite)
+    wait_until(lambda: box.ok("logs", "polite").out == "ready\n", "its trap")
     box.ok("stop", "polite")
     assert box.state("polite")["ExitCode"] == 4
-    assert box.ok("logs", "polite").out == "bye\n"
+    assert box.ok("logs", "polite").out == "ready\nbye\n"
     box.ok("run", "-d", "--name", "deaf", "box", "sh", "-c", "trap '' TERM; sleep 100")
     box.ok("stop", "-t", "1", "deaf")
     assert box.state("deaf")["ExitCode"] == 137

@@ -49,13 +49,13 @@ class Plugin:
         """Start it, and wait until it listens."""
         words = self.cli.command("snapshotter", "--address", self.address, *options)
         with self.log.open("ab") as log:
+            lines = self.log.read_text().count("serving snapshots")
             self._process = subprocess.Popen(
                 [*self.prefix, *words],
                 stdout=log,
                 stderr=log,
                 env=self.cli.environment(),
             )
-        lines = self.log.read_text().count("serving snapshots")
         wait_for(
             "the plugin",
             lambda: (
