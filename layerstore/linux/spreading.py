@@ -9,6 +9,7 @@ more for that than for the files. Why: docs/decisions/0164-scratch-lies-apart.md
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import os
 
@@ -21,8 +22,11 @@ _FS_TOPDIR_FL = 0x00020000
 _GROUP_INODES = 8192
 """Inodes of a block group, as mke2fs(8) makes it for blocks of 4 KiB; or a part of them."""
 
-_FRESH_INODES = 256
-"""A group whose first free inode is one of these has few that were deleted lately."""
+_FRESH_INODES = 16
+"""A group whose first free inodes are all among so many has few that were deleted lately."""
+
+_PROBES = 4
+"""The first free inode alone may be one that was deleted long ago, before many that were not."""
 
 _TRIES = 8
 
@@ -52,7 +56,8 @@ def make_apart(path: str) -> None:
     """Make a directory in a spread one, in a group that nobody has used just now.
 
     Names alone lead two trees into one group now and then, and the later one's files then cost
-    ten times as much or more. Which inode a new directory gets tells: the first that is free.
+    ten times as much or more. Which inodes a new directory and its first children get tells: the
+    first ones that are free.
 
     Raises:
         OSError: As mkdir(2).
@@ -61,7 +66,7 @@ def make_apart(path: str) -> None:
     for number in range(_TRIES):
         name = f"{path}.{number}" if number else path
         os.mkdir(name, 0o700)
-        made.append(((os.stat(name).st_ino - 1) % _GROUP_INODES, name))
+        made.append((_looks(name), name))
         if made[-1][0] < _FRESH_INODES:
             break
     _, best = min(made)
@@ -70,3 +75,23 @@ def make_apart(path: str) -> None:
             os.rmdir(name)
     if best != path:
         os.rename(best, path)
+
+
+def _looks(directory: str) -> int:
+    """Return how many inodes, about, ext4 looks at for the next file in an empty directory."""
+    at = os.stat(directory).st_ino - 1
+    group, place = divmod(at, _GROUP_INODES)
+    if place >= _FRESH_INODES:
+        return place  # it is slow there, and enough is known
+    probes = [f"{directory}/{number}" for number in range(_PROBES)]
+    try:
+        for probe in probes:
+            os.mkdir(probe, 0o700)
+            there, place = divmod(os.stat(probe).st_ino - 1, _GROUP_INODES)
+            if there != group:
+                return _GROUP_INODES
+        return place
+    finally:
+        for probe in probes:
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(probe)

@@ -82,6 +82,36 @@ def test_the_group_with_the_first_free_inode_is_taken(
     assert [made[name] for name in kept] == [3 * 8192 + 700]
 
 
+@pytest.mark.parametrize(
+    ("first", "child", "is_taken"),
+    [
+        (8192, 8192 + 1, True),
+        (8192, 8192 + 96, False),  # deleted long ago, those behind it were not
+        (8192, 2 * 8192 + 1, False),  # what comes next goes elsewhere
+    ],
+)
+def test_the_first_children_tell_what_the_directory_alone_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, child: int, is_taken: bool
+) -> None:
+    scratch = str(tmp_path / "scratch")
+
+    def stat(path: str) -> SimpleNamespace:
+        os.lstat(path)  # there it is
+        place = first if path == scratch else child
+        if path.startswith(f"{scratch}.1"):
+            place = 9 * 8192 + 2
+        return SimpleNamespace(st_ino=place + 1)
+
+    renamed: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(spreading, "_TRIES", 2)
+        patched.setattr(spreading.os, "stat", stat)
+        patched.setattr(spreading.os, "rename", lambda old, _: renamed.append(old))
+        make_apart(scratch)
+    assert renamed == ([] if is_taken else [f"{scratch}.1"])
+    assert not any(list(path.iterdir()) for path in tmp_path.iterdir())
+
+
 def test_a_taken_name_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         make_apart(str(tmp_path))
