@@ -47,7 +47,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 with Store.open(Path(sys.argv[1])) as store:
     build(store, BuildRequest(context=Path(sys.argv[2])), Ui())
 """
-_SECONDS = 30
+_SECONDS = 60
 
 
 def _start(box: Builder, dockerfile: str) -> subprocess.Popen[str]:

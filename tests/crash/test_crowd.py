@@ -52,7 +52,7 @@ def crowd(
     ]
     number = len(alive)
     next_kill = kill_every
-    deadline = time.monotonic() + 30 + turns
+    deadline = time.monotonic() + 120 + turns
     try:
         while (told := sum(worker.turns for worker in [*done, *alive])) < turns:
             assert time.monotonic() < deadline, f"{told} of {turns} turns"

@@ -104,7 +104,7 @@ class Rig:
         """After cleaning, nothing may be left: no mount, process, record or upper."""
         for item in mounts.mounts(self.store):
             mounts.unmount(self.store, item.record.view_id)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while lowers.clean_unused(self.store) and time.monotonic() < deadline:
             time.sleep(0.02)
         recovering.clean_stale(self.store)

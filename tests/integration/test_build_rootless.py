@@ -35,7 +35,7 @@ pytestmark = [
         rootless.interpreter() is None, reason="there is no Python that an ordinary user may run"
     ),
 ]
-_SECONDS = 30
+_SECONDS = 60
 EPOCH = 1_600_000_000
 
 

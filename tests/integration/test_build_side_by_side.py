@@ -94,7 +94,7 @@ def test_layers_can_be_asked_for_while_what_was_kept_is_let_go(
     def drop_upper(lowers: BuildLowers, layers: tuple[DiffId, ...]) -> bool:
         asking = threading.Thread(target=lowers._images._changeset, args=(layers[0],), daemon=True)
         asking.start()
-        asking.join(10)
+        asking.join(60)
         answered.append(not asking.is_alive())
         return real(lowers, layers)
 

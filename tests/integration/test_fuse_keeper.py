@@ -90,7 +90,7 @@ class Shown:
 
 
 def wait_for(ask: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (found := ask()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert found

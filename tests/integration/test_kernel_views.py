@@ -357,7 +357,7 @@ class TestNamespaces:
         process, target = self.elsewhere(host)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while host.states()[0][0] != mounts.STALE and time.monotonic() < deadline:
             time.sleep(0.01)
         assert host.states() == [(mounts.STALE, "its mount namespace is gone")]

@@ -286,7 +286,7 @@ def gated(gate: Path) -> type[Wrapped]:
             for chunk_id, data in super().chunks(chunk_ids):
                 if data.startswith(b"small 15"):
                     (gate / "waiting").touch()
-                    wait_until(lambda: (gate / "open").exists(), seconds=60)
+                    wait_until(lambda: (gate / "open").exists())
                 yield chunk_id, data
 
     return Gated

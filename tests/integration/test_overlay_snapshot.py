@@ -59,7 +59,7 @@ def snapshotter(base: Base, tmp_path: Path) -> Iterator[OverlaySnapshotter]:
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()

@@ -149,7 +149,7 @@ class LazyPlace:
         )
 
 
-def wait_until(happened: Callable[[], bool], *, seconds: float = 20.0) -> None:
+def wait_until(happened: Callable[[], bool], *, seconds: float = 60.0) -> None:
     """Wait for what another process is about to do."""
     until = time.monotonic() + seconds
     while not happened():

@@ -53,9 +53,9 @@ def test_what_is_waited_for_is_packed_before_what_was_committed_earlier(tmp_path
         with table.changed:  # nothing is begun before the container waits
             waiter = threading.Thread(target=settler.wait_until_settled, args=(_IMAGES, 60))
             waiter.start()
-            settler.start()
             while _IMAGES not in settler._awaited:
                 table.changed.wait(0.01)
+            settler.start()
         waiter.join()
         settled = table.get(_IMAGES)
         assert settled is not None
