@@ -117,8 +117,8 @@ def test_a_terminal_with_its_size_and_keys(box: Containers) -> None:
         terminal.resize(33, 77)
         terminal.type(b"test -t 0 && test -t 1 && echo a terminal''; stty size 2>/dev/null\n")
         terminal.expect(b"a terminal\r\n")
-        terminal.type(b"sleep 100\n")
-        terminal.expect(b"sleep 100\r\n")
+        terminal.type(b"sh -c 'echo started; exec sleep 100'\n")
+        terminal.expect(b"\nstarted\r\n")  # before, the key would be the shell's own
         terminal.type(b"\x03")  # Ctrl-C ends what runs in it and nothing else
         terminal.type(b"exit 5\n")
         assert terminal.end() == 5
