@@ -122,6 +122,7 @@ def savings(
 ) -> None:
     """Compare full copies, plain layers and this store."""
     from layerstore.cli.savings_output import Output, write_memory, write_savings
+    from layerstore.cli.step_places import step_places
     from layerstore.measure.report.collect import Wishes
 
     if memory and html is None:
@@ -148,6 +149,7 @@ def savings(
         memory=memory,
         details=as_json or html is not None,
         waste=html is not None or (as_json and reads_content),
+        places=step_places,
     )
     place = _Place(settings_of(context), of or (), host, work or _work_directory())
     write_savings(place.measured(images or (), wishes, with_optimize=with_optimize), output)

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from layerstore.measure.gate import Verdict
     from layerstore.measure.steps import Step
     from layerstore.measure.waste import Finding, ImageWaste, Waste
+    from layerstore.measure.waste_steps import StepTotal
 
 STEP_WIDTH = 44
 """Characters of an instruction in a table."""
 
 
 def print_waste(found: Waste, names: Mapping[str, str], limit: int | None) -> None:
-    """Print the findings of one image, or the ranking of causes over several.
+    """Print the findings of one image, or the rankings of causes and steps over several.
 
     Args:
         found: What was found.
@@ -91,6 +92,7 @@ def _print_causes(found: Waste, names: Mapping[str, str], limit: int | None) -> 
     )
     write_line("shared layers are counted once")
     write_line()
+    _print_steps(found.steps[:limit], names)
     ranked = sorted(found.images, key=lambda image: -image.size())
     write_table(
         ["IMAGE", "LAYERS", "WASTED", "", "STORED HERE"],
@@ -105,6 +107,30 @@ def _print_causes(found: Waste, names: Mapping[str, str], limit: int | None) -> 
             for image in ranked[:limit]
         ],
     )
+
+
+def _print_steps(steps: Sequence[StepTotal], names: Mapping[str, str]) -> None:
+    write_table(
+        ["SIZE", "STORED HERE", "RULE", "CAUSE", "STEP", "IMAGES"],
+        [
+            [
+                _size(each.size),
+                _size(each.stored),
+                f"{each.rule}{' (advice)' if each.advice else ''}",
+                each.cause,
+                shorten(f"{each.where} {each.text}".rstrip(), STEP_WIDTH),
+                _some(each.images, names),
+            ]
+            for each in steps
+        ],
+    )
+    write_line("layerstore waste IMAGE says what to type")
+    write_line()
+
+
+def _some(images: Sequence[str], names: Mapping[str, str]) -> str:
+    more = len(images) - 1
+    return names[images[0]] + (f" and {more} more" if more else "")
 
 
 def _sums(image: ImageWaste) -> str:
@@ -139,6 +165,7 @@ def waste_to_json(
             for image in found.images
         ],
         "causes": [msgspec.structs.asdict(each) for each in found.causes],
+        "steps": [msgspec.structs.asdict(each) for each in found.steps],
     }
 
 

@@ -20,12 +20,13 @@ from layerstore.measure.chains import ChainNode, trie_of, walk_trees
 from layerstore.measure.steps import no_places, steps_of_layers
 from layerstore.measure.waste_rules import ADVICE, Rule, fix_of
 from layerstore.measure.waste_scan import Needless, Owners, hidden_files, left_files
+from layerstore.measure.waste_steps import StepTotal, cause_told, charge, step_totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from layerstore.digest import ChunkId, DiffId, ImageId
-    from layerstore.measure.steps import Place, Places, Step
+    from layerstore.measure.steps import Places, Step
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
@@ -113,10 +114,12 @@ class Waste(NamedTuple):
     Attributes:
         images: In the order asked for.
         causes: Over all of them, the largest first.
+        steps: The same by what made it.
     """
 
     images: tuple[ImageWaste, ...]
     causes: tuple[CauseTotal, ...]
+    steps: tuple[StepTotal, ...]
 
 
 def take_waste(
@@ -137,11 +140,14 @@ def take_waste(
     chosen = {image.image_id: image for image in images}
     found = _scan(store, chosen.values())
     sizes = _freed(store, chosen.values(), found)
+    steps = {
+        image_id: steps_of_layers(store, image, places(image)) for image_id, image in chosen.items()
+    }
     reports = tuple(
-        _report(store, image, found[image.image_id], sizes, places(image))
-        for image in chosen.values()
+        _report(image, found[image_id], sizes, steps[image_id])
+        for image_id, image in chosen.items()
     )
-    return Waste(reports, _causes(found, sizes))
+    return Waste(reports, _causes(found, sizes), step_totals(found, steps, sizes))
 
 
 _Found = dict["ImageId", list[Needless]]
@@ -201,16 +207,14 @@ def _freed(store: Store, images: Iterable[ImageRecord], found: _Found) -> dict[C
 
 
 def _report(
-    store: Store,
     image: ImageRecord,
     items: list[Needless],
     sizes: Mapping[ChunkId, int],
-    places: Mapping[DiffId, Place],
+    steps: Sequence[Step],
 ) -> ImageWaste:
-    steps = steps_of_layers(store, image, places)
     groups: dict[tuple[Rule, str, int, int], list[Needless]] = {}
     for item in items:
-        cause = "packages" if item.rule is Rule.BUILD_TOOLS else item.cause
+        cause = cause_told(item)
         by = item.by.depth if item.by is not None else 0
         groups.setdefault((item.rule, cause, item.layer.depth, by), []).append(item)
     left = dict(sizes)
@@ -227,7 +231,7 @@ def _report(
                 by=other,
                 files=len(group),
                 size=sum(item.entry.size for item in group),
-                stored=_charge(group, left),
+                stored=charge(group, left),
                 paths=_largest(group),
                 fix=fix_of(rule, cause, source.text),
                 advice=rule in ADVICE,
@@ -242,13 +246,6 @@ def _order(group: tuple[tuple[Rule, str, int, int], list[Needless]]) -> tuple[ob
     return rule in ADVICE, rule, cause, depth, by
 
 
-def _charge(items: Iterable[Needless], left: dict[ChunkId, int]) -> int:
-    """Take the stored bytes of files out of what is not charged yet."""
-    return sum(
-        left.pop(chunk, 0) for item in items for _, chunk in item.entry.extents if chunk is not None
-    )
-
-
 def _largest(items: list[Needless]) -> tuple[WastedFile, ...]:
     ranked = sorted(items, key=lambda item: (-item.entry.size, item.path))
     return tuple(WastedFile(item.path, item.entry.size) for item in ranked[:PATHS_TOLD])
@@ -260,7 +257,7 @@ def _causes(found: _Found, sizes: Mapping[ChunkId, int]) -> tuple[CauseTotal, ..
     for items in found.values():
         kinds = set()
         for item in items:
-            cause = "packages" if item.rule is Rule.BUILD_TOOLS else item.cause
+            cause = cause_told(item)
             kind = (item.rule in ADVICE, item.rule, cause)
             kinds.add(kind)
             groups.setdefault(kind, {})[item.layer, item.entry.path] = item
@@ -274,7 +271,7 @@ def _causes(found: _Found, sizes: Mapping[ChunkId, int]) -> tuple[CauseTotal, ..
             images=images[kind],
             files=len(group),
             size=sum(item.entry.size for item in group.values()),
-            stored=_charge(group.values(), left),
+            stored=charge(group.values(), left),
             advice=kind[0],
         )
         for kind, group in sorted(groups.items(), key=lambda pair: pair[0])

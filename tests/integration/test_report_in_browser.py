@@ -40,9 +40,24 @@ PROBE = """(() => {
 })()"""
 
 
+# The steps of an image that were copied twice: tiles, and what the pointer over them is told.
+WASTE = """[...document.querySelectorAll('svg')]
+  .filter(svg => svg.getBoundingClientRect().width > 0)
+  .filter(svg => svg.getAttribute('aria-labelledby').startsWith('wastesteps'))
+  .map(svg => ({
+    texts: [...svg.querySelectorAll('text')].map(t => t.lastChild.textContent),
+    told: [...svg.querySelectorAll('rect > title')].map(t => t.textContent)}))"""
+
+DOCKERFILE = """\
+FROM app-0:0
+COPY app.bin /srv/
+COPY --chmod=700 app.bin /srv/
+"""
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A report of eleven images over Debian, two of them with names as long as names get."""
+    """A report of twelve images over Debian, two of them with names as long as names get."""
     chromium()
     if os.geteuid() != 0:
         pytest.skip("a whole Debian root is imported as root")
@@ -59,6 +74,11 @@ def report(tmp_path_factory):
             (own / f"data-{part}").write_bytes(os.urandom(150_000 * (number % 3 + 1)))
         name = f"{long_name}{number}:1" if number in (3, 4) else f"app-{number % 4}:{number}"
         cli.ok("import", "-q", tree, "-t", name)
+    context = top / "context"
+    context.mkdir()
+    (context / "app.bin").write_bytes(os.urandom(8_000_000))
+    (context / "Dockerfile").write_text(DOCKERFILE)
+    cli.ok("build", "-q", "-t", "built:1", context)
     page = top / "report.html"
     cli.ok("savings", "--copies", "3", "--no-all-schemes", "--html", page)
     return page
@@ -90,6 +110,22 @@ def test_the_report_is_whole_in_a_browser(report, window, width, dark):
     dark_colour = sum(map(int, found["colour"].strip("rgb()").split(","))) < 200
     assert dark_colour == dark
     picture.unlink()  # kept where something above failed
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_step_that_wastes_is_seen_with_its_line_and_told_what_to_type(report, window, width):
+    window.open(report, width)
+    (picture,) = window.evaluate(WASTE)
+    assert "built:1" in picture["texts"]
+    assert any(text.startswith("Dockerfile:3") for text in picture["texts"])
+    (told,) = [text for text in picture["told"] if text.startswith("Dockerfile:3")]
+    assert "COPY --chown=USER --chmod=MODE" in told
+    rows = window.evaluate(
+        "[...document.querySelectorAll('details tr')].map(row => row.textContent)"
+        ".filter(text => text.includes('Dockerfile:3'))"
+    )
+    assert len(rows) == 1
+    assert "COPY --chown=USER --chmod=MODE" in rows[0]
 
 
 def assert_is_whole(picture):

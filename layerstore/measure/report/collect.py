@@ -14,16 +14,20 @@ from layerstore.measure.places import Place, take_places
 from layerstore.measure.savings import Savings, compare
 from layerstore.measure.savings_report import image_name
 from layerstore.measure.sharing import Sharing, take_sharing
+from layerstore.measure.steps import no_places
 from layerstore.measure.survey import take_survey
 from layerstore.measure.transfers import Transfers, take_transfers
 from layerstore.measure.waste import CauseTotal, take_waste
+from layerstore.measure.waste_steps import StepTotal  # noqa: TC001 - msgspec reads it
 from layerstore.store.failures import ReadOnlyStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from layerstore.measure.steps import Places
     from layerstore.measure.survey import Survey
     from layerstore.measure.transfers import Hosts
+    from layerstore.measure.waste import Waste
     from layerstore.progress import Progress
     from layerstore.store.store import Store
 
@@ -41,6 +45,7 @@ class Report(Savings, frozen=True):
         memory: What running views hold in memory; None if nobody asked.
         waste: What the images could do without, by cause, as ``layerstore waste`` tells it image by
             image; None if nobody asked.
+        waste_steps: The same by the steps that made it; None if nobody asked.
     """
 
     sharing: Sharing | None = None
@@ -48,6 +53,7 @@ class Report(Savings, frozen=True):
     transfers: Transfers | None = None
     memory: Memory | None = None
     waste: tuple[CauseTotal, ...] | None = None
+    waste_steps: tuple[StepTotal, ...] | None = None
 
 
 class Wishes(NamedTuple):
@@ -60,6 +66,7 @@ class Wishes(NamedTuple):
         memory: Whether the kernel is asked what running views hold in memory.
         details: Whether sharing and places are told as well; trees are read once more for it.
         waste: Whether what images could do without is looked for.
+        places: Gives where the steps of a store's images stand; None for nowhere.
     """
 
     copies: int | None = 1
@@ -68,6 +75,7 @@ class Wishes(NamedTuple):
     memory: bool = False
     details: bool = True
     waste: bool = False
+    places: Callable[[Store], Places] | None = None
 
 
 class Collected(NamedTuple):
@@ -145,14 +153,21 @@ def _collected(
     )
     if not wishes.details:
         return Collected(report, None)
+    waste = _waste(store, survey, wishes) if wishes.waste else None
     names = [image_name(image) for image in savings.images]
     detailed = msgspec.structs.replace(
         report,
         sharing=take_sharing(survey, names, WIDE_ROWS),
         places=take_places(survey),
-        waste=take_waste(store, survey.chosen).causes if wishes.waste else None,
+        waste=waste.causes if waste is not None else None,
+        waste_steps=waste.steps if waste is not None else None,
     )
     return Collected(detailed, take_sharing(survey, names, NARROW_ROWS))
+
+
+def _waste(store: Store, survey: Survey, wishes: Wishes) -> Waste:
+    places = no_places if wishes.places is None else wishes.places(store)
+    return take_waste(store, survey.chosen, places)
 
 
 def to_builtins(report: Report) -> object:

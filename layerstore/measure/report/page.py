@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from layerstore.measure.report import sections
 from layerstore.measure.report.style import page_style
 from layerstore.measure.report.svg import shown
+from layerstore.measure.report.wasted import waste
+from layerstore.measure.savings_report import image_name
 
 if TYPE_CHECKING:
     from layerstore.measure.report.collect import Collected
@@ -29,12 +31,13 @@ def page(collected: Collected, made: str) -> str:
     """
     report = collected.report
     wide, narrow = report.sharing, collected.narrow_sharing
+    names = {image.image_id: image_name(image) for image in report.images}
     parts = [
         sections.schemes(report),
         sections.growth(report),
         sections.sharing(wide, narrow) if wide and narrow else "",
         sections.places(report.places),
-        sections.waste(collected.report.waste or ()),
+        waste(report.waste or (), report.waste_steps or (), names),
         sections.transfers(report.transfers) if report.transfers else "",
         sections.memory(report.memory) if report.memory else "",
         sections.images(report),

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from layerstore.measure.report.bars import NARROW_PX, WIDE_PX, Step, bars
 from layerstore.measure.report.curves import Series, curves
+from layerstore.measure.report.figures import figure, twice
 from layerstore.measure.report.heat import heat_map
 from layerstore.measure.report.svg import shown
 from layerstore.measure.report.tables import OPEN_ROWS_MAX, folded, table
 from layerstore.measure.report.treemap import Tile, treemap
 from layerstore.measure.savings import SCHEME_LABELS, Scheme
 from layerstore.measure.savings_report import HOW, OURS, image_name, ratio_text
-from layerstore.measure.waste_rules import MEANING
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from layerstore.measure.memory import Memory
     from layerstore.measure.places import Place
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from layerstore.measure.savings import Savings, SchemeSize
     from layerstore.measure.sharing import Sharing
     from layerstore.measure.transfers import Transfers
-    from layerstore.measure.waste import CauseTotal
 
 COMPARED_WITH = {
     Scheme.PLAIN_LAYERS: Scheme.FULL_COPIES,
@@ -99,12 +98,12 @@ def schemes(savings: Savings) -> str:
     parts = [
         "<section><h2>What the same containers take</h2>",
         _SCHEMES_TEXT,
-        _twice(lambda width, ident: bars(steps, width, "Bytes on disk by scheme", ident), "bars"),
+        twice(lambda width, ident: bars(steps, width, "Bytes on disk by scheme", ident), "bars"),
     ]
     if is_magnified(savings):
         fewer = scheme_steps(savings, savings.schemes[1:])
         draw = lambda width, ident: bars(fewer, width, "The same without full copies", ident)  # noqa: E731
-        parts += ["<h3>The same without full copies, magnified</h3>", _twice(draw, "zoom")]
+        parts += ["<h3>The same without full copies, magnified</h3>", twice(draw, "zoom")]
     parts += [
         table("Bytes on disk by scheme", ["Scheme", "What is kept", "On disk", "Times ours",
               "Saved here"], rows, texts=2, keys=[s.scheme.value for s in savings.schemes],
@@ -174,7 +173,7 @@ def _curves(chosen: Sequence[SchemeSize], names: Sequence[str], title: str, iden
         height = 400 if width > 600 else 340
         return curves(series, names, (width, height), title, own)
 
-    return _twice(draw, ident)
+    return twice(draw, ident)
 
 
 def _short(scheme: Scheme) -> str:
@@ -188,8 +187,8 @@ def sharing(wide: Sharing, narrow: Sharing) -> str:
     if len(wide.names) < 2:
         return ""
     title = "How much of one image is in another"
-    pictures = _figure(heat_map(wide.names, wide.shares(), WIDE_PX, title, "heat-w"), "wide")
-    pictures += _figure(
+    pictures = figure(heat_map(wide.names, wide.shares(), WIDE_PX, title, "heat-w"), "wide")
+    pictures += figure(
         heat_map(narrow.names, narrow.shares(), NARROW_PX, title, "heat-n"), "narrow"
     )
     pairs = sorted(
@@ -232,48 +231,13 @@ def places(found: Sequence[Place]) -> str:
     return (
         "<section><h2>Where the bytes are</h2>\n<p>Stored file contents by directory, each byte "
         "once: where it was met first.</p>\n"
-        f"{_twice(draw, 'places')}{folded('The numbers', told)}</section>"
+        f"{twice(draw, 'places')}{folded('The numbers', told)}</section>"
     )
 
 
 def _top(path: str) -> str:
     parts = path.split("/")
     return "/".join(parts[:3] if parts[1] == "usr" else parts[:2])
-
-
-def waste(causes: Sequence[CauseTotal]) -> str:
-    """Return what images could do without."""
-    counted = [each for each in causes if not each.advice and each.size]
-    if not counted:
-        return ""
-    total = sum(each.size for each in counted)
-    tiles = [Tile(_cause(each), each.size, each.rule.value) for each in counted]
-    title = "Needless bytes in layers by cause"
-
-    def draw(width: int, ident: str) -> Svg:
-        return treemap(tiles, (width, 300 if width > 600 else 340), title, ident)
-
-    rows = [
-        (_cause(each), MEANING[each.rule], str(each.images), f"{each.files:,}",
-         format_size(each.size), format_size(each.stored))
-        for each in counted
-    ]  # fmt: skip
-    stored = sum(each.stored for each in counted)
-    heads = ["Cause", "What it is", "Images", "Files", "In plain layers", "Stored here"]
-    last = ("all", "", "", "", format_size(total), format_size(stored))
-    told = table(title, heads, rows, texts=2, total=last)
-    # One tile would be no picture.
-    pictures = _twice(draw, "waste") + folded("The numbers", told) if len(tiles) > 1 else told
-    return (
-        "<section><h2>What images could do without</h2>\n<p>"
-        f"{shown(format_size(total))} of plain layers, {shown(format_size(stored))} as they are "
-        "stored here. <code>layerstore waste</code> names the steps, and what to type "
-        f"instead.</p>\n{pictures}</section>"
-    )
-
-
-def _cause(each: CauseTotal) -> str:
-    return f"{each.rule.value}: {each.cause}"
 
 
 def transfers(taken: Transfers) -> str:
@@ -295,7 +259,7 @@ def transfers(taken: Transfers) -> str:
     return (
         f"<section><h2>What {hosts} pull</h2>\n<p>{taken.pulls} pulls into empty hosts, each in "
         "its order.</p>\n"
-        + _twice(lambda width, ident: bars(times, width, title, ident), "pulls")
+        + twice(lambda width, ident: bars(times, width, title, ident), "pulls")
         + table(title, ["Scheme", "What travels", "Bytes", "Times ours"], rows, texts=2, ours=[2],
                 keys=[step.key for step in times])
         + "</section>"
@@ -322,7 +286,7 @@ def memory(taken: Memory) -> str:
     return (
         "<section><h2>What running views hold in memory</h2>\n<p>Measured now, page by page, on "
         "the host of this store.</p>\n"
-        + _twice(lambda width, ident: bars(steps, width, title, ident), "memory")
+        + twice(lambda width, ident: bars(steps, width, title, ident), "memory")
         + table(title, ["Image", "Backend", "Views", "In memory", "Shared", "Written", "Servers"],
                 rows, texts=2)
         + "".join(f'<p class="note">{shown(note)}</p>' for note in taken.notes)
@@ -376,12 +340,3 @@ def footer(savings: Savings, made: str) -> str:
         f"<b>How it is counted</b><ul>{listed}</ul>"
         f"<p>Sizes in powers of 1000. Made by <code>layerstore savings</code>{shown(made)}.</p>"
     )
-
-
-def _twice(draw: Callable[[int, str], Svg], ident: str) -> str:
-    wide = _figure(draw(WIDE_PX, f"{ident}-w"), "wide")
-    return wide + _figure(draw(NARROW_PX, f"{ident}-n"), "narrow")
-
-
-def _figure(svg: Svg, css: str) -> str:
-    return f'<figure class="{css}">{svg.render()}</figure>\n'

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COLOURS = 7
 _LAST = COLOURS - 1
+_HEAD_PX = 20
 
 
 class Tile(NamedTuple):
@@ -25,11 +26,13 @@ class Tile(NamedTuple):
         label: What it is, on it as far as there is room.
         size: Bytes.
         group: Tiles of one group have one colour, and lie beside each other.
+        note: What a pointer over it tells beside label, size and share.
     """
 
     label: str
     size: int
     group: str
+    note: str = ""
 
 
 class Box(NamedTuple):
@@ -41,8 +44,19 @@ class Box(NamedTuple):
     height: float
 
 
-def treemap(tiles: Sequence[Tile], size: tuple[int, int], title: str, ident: str) -> Svg:
-    """Draw tiles, groups beside each other, the largest first; tiles of nothing are left out."""
+def treemap(
+    tiles: Sequence[Tile], size: tuple[int, int], title: str, ident: str, *, headed: bool = False
+) -> Svg:
+    """Draw tiles, groups beside each other, the largest first; tiles of nothing are left out.
+
+    Args:
+        tiles: In any order.
+        size: Width and height in pixels.
+        title: What it is.
+        ident: Its id.
+        headed: Write the name of a group above its tiles, where there is room for that. Labels
+            are words then, and lose their middle; else they are paths, and keep their end.
+    """
     width, height = size
     groups: dict[str, list[Tile]] = {}
     for tile in sorted(tiles, key=lambda tile: -tile.size):
@@ -58,28 +72,45 @@ def treemap(tiles: Sequence[Tile], size: tuple[int, int], title: str, ident: str
     whole = Box(0, 0, width, height)
     for rank, (name, box) in enumerate(zip(order, squarified(sums, whole), strict=True)):
         own = groups[name]
+        if headed:
+            box = _head(svg, name, box)
         boxes = squarified([tile.size for tile in own], box)
         for tile, place in zip(own, boxes, strict=True):
-            _draw(svg, tile, place, f"f-t{min(rank, _LAST)}", total)
+            _draw(svg, tile, place, f"f-t{min(rank, _LAST)}", total, words=headed)
     return svg
 
 
-def _draw(svg: Svg, tile: Tile, box: Box, css: str, total: int) -> None:
+def _head(svg: Svg, name: str, box: Box) -> Box:
+    """Write a group's name at the top of its box, and return what is left of that."""
+    room = box.width - 14
+    if box.height < 3 * _HEAD_PX:
+        return box
+    words = _cut(printable(name), room)
+    if not words:
+        return box
+    svg.text(box.x + 7, box.y + _HEAD_PX - 6, words, "ink", size=SMALL_PX + 1, title=name)
+    return box._replace(y=box.y + _HEAD_PX, height=box.height - _HEAD_PX)
+
+
+def _draw(svg: Svg, tile: Tile, box: Box, css: str, total: int, *, words: bool) -> None:
     told = f"{tile.label}: {format_size(tile.size)}, {tile.size / total:.1%}"
+    if tile.note:
+        told += f"; {tile.note}"
     svg.rect(box.x, box.y, box.width, box.height, f"{css} gap", title=told, opacity=0.34)
     room = box.width - 14
     if box.height < 22 or room < 30:
         return
-    words = _words(printable(tile.label), room)  # as it is shown, which may be wider
-    if not words:
+    label = printable(tile.label)  # as it is shown, which may be wider
+    shown = _cut(label, room) if words else _end_of_path(label, room)
+    if not shown:
         return
-    svg.text(box.x + 7, box.y + 16, words, "ink", size=SMALL_PX + 1, title=told)
+    svg.text(box.x + 7, box.y + 16, shown, "ink", size=SMALL_PX + 1, title=told)
     size = format_size(tile.size)
     if box.height >= 38 and text_width(size, SMALL_PX) <= room:
         svg.text(box.x + 7, box.y + 31, size, "soft", size=SMALL_PX)
 
 
-def _words(label: str, room: float) -> str:
+def _end_of_path(label: str, room: float) -> str:
     """Return as much of a path as there is room for; its end says more than its beginning."""
     parts = label.split("/")
     for start in range(len(parts)):
@@ -89,8 +120,12 @@ def _words(label: str, room: float) -> str:
         if text_width(words, SMALL_PX + 1) <= room:
             return words
     last = next((part for part in reversed(parts) if part.strip("*")), label)
-    cut = fitted(last, room, SMALL_PX + 1)
-    return cut if len(cut) >= min(5, len(last)) else ""
+    return _cut(last, room)
+
+
+def _cut(label: str, room: float) -> str:
+    cut = fitted(label, room, SMALL_PX + 1)
+    return cut if len(cut) >= min(5, len(label)) else ""
 
 
 def squarified(sizes: Sequence[int], box: Box) -> list[Box]:

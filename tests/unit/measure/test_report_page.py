@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from layerstore.measure.report import wasted
 from layerstore.measure.report.collect import Report, Wishes, collect, json_schema, to_builtins
 from layerstore.measure.report.page import POLICY, page
 from layerstore.measure.savings import Scheme
@@ -18,6 +19,7 @@ from layerstore.measure.transfers import same_hosts
 from layerstore.progress import Silent
 from layerstore.store.store import Store
 from layerstore.units import format_size
+from tests.support.insight import Layer, image_of
 from tests.support.measure import build, noise
 
 BASE = {b"usr/lib/%d" % n: noise(n, 9000) for n in range(30)}
@@ -133,3 +135,48 @@ def test_spreadsheets_get_the_same_numbers(store):
     assert last == schemes
     added = [int(r["bytes"]) for r in rows if (r["kind"], r["measure"]) == ("image", "added")]
     assert sum(added) == report.stored_content_size
+
+
+class TestWaste:
+    """Steps that waste, as a picture with what to type, and the same as a table."""
+
+    def page_of(self, store):
+        return Elements(page(taken(store, waste=True), "")), taken(store, waste=True).report
+
+    @pytest.fixture
+    def wasteful(self, tmp_path):
+        with Store.open(tmp_path / "wasteful", create=True) as store:
+            base = (
+                Layer({b"tmp/x": noise("x", 40_000)}, step="RUN curl <b>"),
+                Layer({}, whiteouts=(b"tmp/x",), step="RUN rm -r /tmp/x"),
+            )
+            image_of(store, "one:1", *base)
+            image_of(store, "two:1", *base, Layer({b"var/log/y": noise("y", 9000)}, step="RUN y"))
+            yield store
+
+    def test_each_step_is_a_tile_and_a_row_with_its_fix(self, wasteful):
+        elements, report = self.page_of(wasteful)
+        pictures = [a["aria-labelledby"] for tag, a in elements.tags if tag == "svg"]
+        assert {"wastesteps-w-t wastesteps-w-d", "wastesteps-n-t wastesteps-n-d"} <= set(pictures)
+        shared, own = report.waste_steps
+        assert (len(shared.images), shared.size, own.size) == (2, 40_000, 9000)
+        assert [each.where for each in (shared, own)] == ["step 1", "step 3"]
+        for each in (shared, own):
+            assert elements.text.count(each.fix) >= 3  # two pictures and the table
+        assert " and 1 more: RUN curl <b>;" in elements.text
+
+    def test_steps_beyond_the_first_are_one_tile_and_one_row(self, wasteful, monkeypatch):
+        monkeypatch.setattr(wasted, "STEPS_SHOWN", 1)
+        elements, report = self.page_of(wasteful)
+        assert report.waste_steps[1].fix not in elements.text
+        assert "1 more steps: 9kB" in elements.text
+
+    def test_steps_add_up_to_the_causes(self, wasteful):
+        _, report = self.page_of(wasteful)
+        for name in ("size", "stored", "files"):
+            sums = [sum(getattr(each, name) for each in some)
+                    for some in (report.waste, report.waste_steps)]  # fmt: skip
+            assert sums[0] == sums[1] > 0
+
+    def test_a_page_that_was_not_to_look_for_waste_has_none(self, wasteful):
+        assert "wastesteps" not in page(taken(wasteful), "")

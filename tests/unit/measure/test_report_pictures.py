@@ -97,6 +97,7 @@ def test_every_picture_is_whole_whatever_the_number_and_the_names(width, count):
         curves([Series("stored", HOSTILE, growth)] if count else [], names, (width, 300), "t", "b"),
         heat_map(names, shares, width, HOSTILE, "c"),
         treemap([Tile(n, 3, n) for n in names], (width, 300), "t", "d"),
+        treemap([Tile(n, 3, n[-1], n) for n in names], (width, 300), "t", "e", headed=True),
     ]
     for picture in pictures:
         root = parsed(picture)
@@ -133,6 +134,15 @@ def test_labels_of_tiles_fit_as_they_are_shown():
     for text in parsed(treemap(tiles, (300, 200), "bytes", "t")).iter(f"{SVG}text"):
         told = "".join(text.itertext()) if text.find(f"{SVG}title") is None else text[0].tail
         assert text_width(told or "", 12) <= 150 - 14
+
+
+def test_groups_have_their_names_above_their_tiles_where_there_is_room():
+    tiles = [Tile("step 1", 60, "app:1", "rm it"), Tile("step 2", 40, "app:1"), Tile("x", 1, "b")]
+    root = parsed(treemap(tiles, (600, 300), "bytes", "t", headed=True))
+    (head,) = [text for text in root.iter(f"{SVG}text") if "".join(text.itertext()) == "app:1" * 2]
+    rects = list(root.iter(f"{SVG}rect"))
+    assert all(float(rect.get("y")) > float(head.get("y")) for rect in rects[:2])
+    assert rects[0][0].text == "step 1: 60B, 59.4%; rm it"
 
 
 @pytest.mark.parametrize("count", [12, 19, 37, 60])
