@@ -70,6 +70,7 @@ class Running:
         self._upcoming = Upcoming({})
         self._is_begun = False
         self._threads: list[threading.Thread] = []
+        self._examining = threading.Lock()
         self._examined: set[str] = set()
         # A lock of its own: who holds that of the resources must not wait for mounts being made,
         # since the server behind these asks the resources for layers.
@@ -109,12 +110,12 @@ class Running:
             self._resources.ui.output(number, data)
 
         caches = self._with_bases(op, vertex, inputs)
-        self._warn_of_holes()
         mounted = sources.chains(op)
         with self._lowers.used([inputs[0].layers, *mounted]):
             for layers in mounted:
                 self._lowers.prepare(layers, lasting=False)
             self._lowers.prepare(inputs[0].layers)
+            self._warn_of_holes()
             outcome = step.run(
                 caches, name, inputs[0].layers, sources, on_output,
                 started=lambda: self._prepare_ahead(number, inputs[0].layers),
@@ -341,6 +342,8 @@ class Running:
                 raise BuildCanceledError
             if self._run_step is None:
                 self._run_step = self._begin()
+                # Asked while the first root is made ready: a runtime takes 10 ms to answer.
+                self._beside(self._warn_of_holes)
             return self._run_step
 
     def _warn_of_holes(self) -> None:
@@ -349,17 +352,17 @@ class Running:
 
         assert self._sandbox is not None
         runtime = self._sandbox.runtime
-        with self._resources.lock:
+        with self._examining:  # who comes meanwhile waits: it is said before a command begins
             if runtime.path in self._examined:
                 return
             self._examined.add(runtime.path)
-        fixes = fixes_of(runtime.path, runtime.name)
-        if fixes.severe:
-            self._resources.ui.message(
-                f"{runtime.path} {fixes.version} has holes by which images get out: "
-                f"{described(fixes.severe)}; build only what you trust, or install "
-                f"{runtime.name} {mended_by(runtime.name)}"
-            )
+            fixes = fixes_of(runtime.path, runtime.name)
+            if fixes.severe:
+                self._resources.ui.message(
+                    f"{runtime.path} {fixes.version} has holes by which images get out: "
+                    f"{described(fixes.severe)}; build only what you trust, or install "
+                    f"{runtime.name} {mended_by(runtime.name)}"
+                )
 
     def _begin(self) -> RunStep:
         from fuse_mount.build_lowers import BuildLowers

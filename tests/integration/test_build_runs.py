@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from layerstore.build.cache_exchange import CacheExport, CacheKind
 from layerstore.build.errors import BuildStepError, StepFailedError
 from layerstore.build.run.idle_caches import find_idle_caches
 from layerstore.build.run.resting_caches import put_to_rest
+from layerstore.build.run.sandbox import Sandbox
 from layerstore.errors import BuildError
 from layerstore.formats.tree import Kind
 from layerstore.measure.df import take_df
@@ -326,3 +328,25 @@ def test_a_runtime_with_a_hole_is_told_once_and_only_when_it_runs(
     assert "1.0 has holes by which images get out: CVE-1 (everything); build only" in message
     box.build(text)
     assert box.ui.messages == []
+
+
+def test_a_runtime_that_is_slow_to_tell_its_version_begins_no_command_before(
+    box: Builder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    happened: list[str] = []
+    run = Sandbox.run
+
+    def fixes_of(_path: str, _name: str) -> holes.RuntimeFixes:
+        time.sleep(0.5)  # a root is ready long before
+        happened.append("told")
+        return holes.RuntimeFixes("1.0", (), is_certain=True)
+
+    def run_noted(sandbox: Sandbox, *args: object, **kwargs: object) -> int:
+        happened.append("run")
+        return run(sandbox, *args, **kwargs)
+
+    monkeypatch.setattr(holes, "fixes_of", fixes_of)
+    monkeypatch.setattr(Sandbox, "run", run_noted)
+    box.build("FROM box AS a\nRUN echo a > /a\nFROM box\nRUN echo b > /b\nCOPY --from=a /a /\n")
+    assert happened == ["told", "run", "run"]
