@@ -80,12 +80,16 @@ def test_a_start_that_is_called_off_ends(
     box: Containers, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     slow = tmp_path / "slow"
-    slow.write_text(f'#!/bin/sh\ntouch {tmp_path}/called\nsleep 0.5\nexec runc "$@"\n')
+    slow.write_text(
+        f"#!/bin/sh\ntouch {tmp_path}/called\nuntil [ -e {tmp_path}/off ]; do sleep 0.02; done\n"
+        'sleep 0.5\nexec runc "$@"\n'
+    )
     slow.chmod(0o755)
     words = ("run", *options, "--name", "off", "--runtime", str(slow), "box", "sleep", "1000")
     running = box.popen(*words, stdout=subprocess.DEVNULL)
     wait_until((tmp_path / "called").exists, "the runtime's start")
     running.send_signal(signal.SIGINT)
+    (tmp_path / "off").touch()
     assert running.wait(60) in (125, 130)
     assert box.ok("ps", "-q").out == ""
     box("container", "rm", "off")

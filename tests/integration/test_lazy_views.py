@@ -189,7 +189,7 @@ class TestBoth:
                         threading.Event().wait()  # for good
                     yield chunk_id, data
 
-        wrap_remotes(monkeypatch, Hanging, patience_s=0.2)
+        wrap_remotes(monkeypatch, Hanging, patience_s=3)  # for all it asks
         place.mount(view, backend=backend)
         with pytest.raises(OSError) as caught:
             (view / "small-11").read_bytes()

@@ -160,7 +160,7 @@ def test_who_waits_too_long_is_let_go_and_others_are_served():
             forever.wait(60)
         return ((name, HELD[name]) for name in ids)
 
-    fetcher = Fetcher(FakeRemote(answer), patience_s=0.05)
+    fetcher = Fetcher(FakeRemote(answer), patience_s=0.5)
     with pytest.raises(RemoteUnavailableError, match="did not answer in time"):
         whole(fetcher, [IDS[5]])
     assert whole(fetcher, [IDS[6]], ahead=True) == {IDS[6]: DATA[6]}

@@ -353,7 +353,7 @@ def test_a_silent_server_is_given_up(server: LocalServer) -> None:
 
     server.routes["/x"] = route
     with pytest.raises(NetworkError, match="sends nothing any more"):
-        fetch(server.url("/x"), silence_s=0.01)
+        fetch(server.url("/x"), silence_s=0.5)
 
 
 def test_a_trickle_is_given_up() -> None:
