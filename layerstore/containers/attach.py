@@ -63,6 +63,23 @@ def attend(
         return _Session(connection, wake, interactive=interactive, tty=tty).run()
 
 
+def receive(connection: _socket.socket) -> bytes:
+    """Return what a monitor says next, nothing once it has ended.
+
+    One that ends with something of ours unread resets the connection: the kernel tells that
+    first and once, and gives what was said before, the container's status too, when it is asked
+    again.
+    """
+    try:
+        return connection.recv(monitor.READ_BYTES + 1)
+    except ConnectionResetError:
+        pass
+    try:
+        return connection.recv(monitor.READ_BYTES + 1)
+    except ConnectionResetError:
+        return b""
+
+
 class _Session:
     """One attached client's loop."""
 
@@ -95,10 +112,7 @@ class _Session:
                     return outcome
 
     def _receive(self) -> Outcome | None:
-        try:
-            message = self._connection.recv(monitor.READ_BYTES + 1)
-        except ConnectionResetError:
-            message = b""
+        message = receive(self._connection)
         kind = message[:1]
         if kind in self._outputs:
             self._write(kind, message[1:])

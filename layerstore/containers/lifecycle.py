@@ -15,7 +15,6 @@ import os
 import select
 import time
 
-from layerstore.containers import monitor
 from layerstore.containers.early import let_go
 from layerstore.containers.monitor_files import remove_cgroups
 from layerstore.containers.naming import random_name
@@ -456,14 +455,17 @@ def _wait_for_process(pid: int, timeout_s: float | None) -> None:
 
 def wait_for_code(store_root: str, container: Container) -> int:
     """Wait until a container has ended for good and return its status."""
+    from layerstore.containers.attach import receive
+
     try:
         connection = connect(container)
     except ConflictError:
         wait_for_end(store_root, container, None)
         return read_state(store_root, container.container_id).exit_code
     with contextlib.closing(connection):
-        connection.send(b"Q")
-        while message := connection.recv(monitor.READ_BYTES + 1):
+        with contextlib.suppress(ConnectionError):  # it ends just now
+            connection.send(b"Q")
+        while message := receive(connection):
             if message[:1] == b"X":
                 return int(message[1:])
     wait_for_end(store_root, container, None)

@@ -93,7 +93,7 @@ def user(place: Path) -> Iterator[User]:
     for name in user.ok("ps", "-aq").split():
         user.ok("container", "rm", "--force", name)
     wait_until(lambda: user.leftovers() == [], "the end of all of it")
-    assert user.servers() == []
+    wait_until(lambda: user.servers() == [], "their end")
 
 
 def test_attended_until_its_end(user: User) -> None:
@@ -127,7 +127,7 @@ def test_one_that_is_detached_is_looked_after_by_later_commands(user: User) -> N
     assert user.ok("exec", "web", "echo", "still") == "still\n"
     user.ok("stop", "-t", "0", "web")
     assert user.status("web").startswith("Exited (137)")
-    assert user.servers() == []
+    wait_until(lambda: user.servers() == [], "their end")
     user.ok("start", "web")
     assert user.ok("exec", "web", "stat", "-c", "%U", "/mine") == "daemon\n"
     user.ok("restart", "-t", "0", "web")
