@@ -95,7 +95,7 @@ def waste(
         places = step_places(store)
         if file is not None:
             places = with_dockerfile(store, places, file)
-        found = take_waste(store, list(chosen.values()), places)
+        found = take_waste(store, list(chosen.values()), places, packages=as_json)
         verdicts = _verdicts(store, chosen, found, limits, most, since)
     if junit is not None:
         _write_junit(junit, verdicts)

@@ -165,7 +165,7 @@ def waste_to_json(
             for image in found.images
         ],
         "causes": [msgspec.structs.asdict(each) for each in found.causes],
-        "steps": [msgspec.structs.asdict(each) for each in found.steps],
+        "steps": [msgspec.to_builtins(each) for each in found.steps],
     }
 
 

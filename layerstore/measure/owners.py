@@ -22,11 +22,10 @@ from layerstore.image.stack import stack
 from layerstore.measure.packages import full_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from layerstore.digest import DiffId
     from layerstore.image.sbom.packages import Package
-    from layerstore.measure.charges import Charges
     from layerstore.store.store import Store
 
 NO_PACKAGE: Final = ("(in no package)", "")
@@ -121,12 +120,18 @@ def _describes(path: bytes) -> bool:
     return path.endswith(_DESCRIPTIONS)
 
 
-def owners_of(store: Store, charges: Charges, parts: Mapping[DiffId, _Parts]) -> Owners:
-    """Return whose the files of the layers are that ``charges`` is of.
+def owners_of(
+    store: Store,
+    chains: Iterable[Sequence[DiffId]],
+    paths: Callable[[DiffId], Iterable[bytes]],
+    parts: Mapping[DiffId, _Parts],
+) -> Owners:
+    """Return whose files of layers are.
 
     Args:
         store: Of the images.
-        charges: Of images; the oldest one with a layer says whose its files are.
+        chains: The layers of images; the first image with a layer says whose its files are.
+        paths: Gives the files of a layer that are asked for.
         parts: As a :class:`PartReader` kept them.
 
     Raises:
@@ -135,14 +140,13 @@ def owners_of(store: Store, charges: Charges, parts: Mapping[DiffId, _Parts]) ->
     finder = _Finder(store, parts)
     owners = Owners()
     told: set[DiffId] = set()
-    for image in charges.images:
+    for layers in chains:
         chain: list[DiffId] = []
-        for layer in image.layers:
+        for layer in layers:
             chain.append(layer)
             if layer not in told and layer in parts:
                 told.add(layer)
-                paths = (file.path for file in charges.files(layer))
-                owners.put(layer, finder.owned(chain, paths))
+                owners.put(layer, finder.owned(chain, paths(layer)))
     owners.left_out = tuple(finder.left_out)
     return owners
 

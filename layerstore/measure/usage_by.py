@@ -183,7 +183,12 @@ def _charged(
 
     reader = PartReader()
     charges = take_charges(store, references, reader)
-    owners = owners_of(store, charges, reader.parts)
+    owners = owners_of(
+        store,
+        [image.layers for image in charges.images],
+        lambda layer: (file.path for file in charges.files(layer)),
+        reader.parts,
+    )
     originals = charges.originals
 
     def package(layer: DiffId, file: LayerFile) -> _Key:

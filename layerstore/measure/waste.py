@@ -17,13 +17,14 @@ import msgspec
 from layerstore.image.layers import load_changeset
 from layerstore.measure.beyond import stored_sizes
 from layerstore.measure.chains import ChainNode, trie_of, walk_trees
+from layerstore.measure.owners import NO_PACKAGE, PartReader, owners_of
 from layerstore.measure.steps import no_places, steps_of_layers
 from layerstore.measure.waste_rules import ADVICE, Rule, fix_of
 from layerstore.measure.waste_scan import Needless, Owners, hidden_files, left_files
 from layerstore.measure.waste_steps import StepTotal, cause_told, charge, step_totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from layerstore.digest import ChunkId, DiffId, ImageId
     from layerstore.measure.steps import Places, Step
@@ -126,6 +127,8 @@ def take_waste(
     store: Store,
     images: Sequence[ImageRecord],
     places: Places = no_places,
+    *,
+    packages: bool = False,
 ) -> Waste:
     """Find what images could do without.
 
@@ -133,12 +136,15 @@ def take_waste(
         store: Of the images.
         images: In the order in which they are reported.
         places: Where steps stand, as far as that is known.
+        packages: Whether it is told whose files are needless; databases are read for it.
 
     Raises:
         IntegrityError: The store is damaged.
     """
     chosen = {image.image_id: image for image in images}
-    found = _scan(store, chosen.values())
+    reader = PartReader() if packages else None
+    found = _scan(store, chosen.values(), reader)
+    package_of = _no_package if reader is None else _packages(store, chosen.values(), found, reader)
     sizes = _freed(store, chosen.values(), found)
     steps = {
         image_id: steps_of_layers(store, image, places(image)) for image_id, image in chosen.items()
@@ -147,20 +153,22 @@ def take_waste(
         _report(image, found[image_id], sizes, steps[image_id])
         for image_id, image in chosen.items()
     )
-    return Waste(reports, _causes(found, sizes), step_totals(found, steps, sizes))
+    return Waste(reports, _causes(found, sizes), step_totals(found, steps, sizes, package_of))
 
 
 _Found = dict["ImageId", list[Needless]]
 
 
-def _scan(store: Store, images: Iterable[ImageRecord]) -> _Found:
-    """Return the needless files of each image."""
+def _scan(store: Store, images: Iterable[ImageRecord], reader: PartReader | None) -> _Found:
+    """Return the needless files of each image; ``reader`` is shown every layer."""
     found: _Found = {image.image_id: [] for image in images}
     owners = Owners()
     hidden: dict[ChainNode, list[Needless]] = {}
     for applied in walk_trees(trie_of(images), lambda diff_id: load_changeset(store, diff_id)):
         owners.note(applied)
         node = applied.node
+        if reader is not None and node.diff_id is not None:
+            reader(node.diff_id, applied.changeset)
         hidden[node] = list(hidden_files(applied, owners))
         for image in node.ends:
             mine = found[image.image_id]
@@ -169,6 +177,29 @@ def _scan(store: Store, images: Iterable[ImageRecord]) -> _Found:
             told = {id(item.entry) for item in mine}
             mine.extend(left_files(store, applied.after, owners, told))
     return found
+
+
+def _no_package(_: Needless) -> str:
+    return ""
+
+
+def _packages(
+    store: Store, images: Iterable[ImageRecord], found: _Found, reader: PartReader
+) -> Callable[[Needless], str]:
+    """Return what names the package of a needless file, empty for none."""
+    paths: dict[DiffId, set[bytes]] = {}
+    for item in (item for items in found.values() for item in items):
+        assert item.layer.diff_id is not None
+        paths.setdefault(item.layer.diff_id, set()).add(item.entry.path)
+    chains = [image.layers for image in images]
+    known = owners_of(store, chains, lambda layer: paths.get(layer, ()), reader.parts)
+
+    def package_of(item: Needless) -> str:
+        assert item.layer.diff_id is not None
+        owner = known.package(item.layer.diff_id, item.entry.path)
+        return "" if owner == NO_PACKAGE else owner[0]
+
+    return package_of
 
 
 def _freed(store: Store, images: Iterable[ImageRecord], found: _Found) -> dict[ChunkId, int]:

@@ -9,12 +9,26 @@ import msgspec
 from layerstore.measure.waste_rules import ADVICE, Rule, fix_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from layerstore.digest import ChunkId, ImageId
     from layerstore.measure.chains import ChainNode
     from layerstore.measure.steps import Step
     from layerstore.measure.waste_scan import Needless
+
+
+PACKAGES_TOLD = 5
+
+
+class PackageSize(msgspec.Struct, frozen=True):
+    """Needless bytes of one package.
+
+    Attributes:
+        name: With its version.
+    """
+
+    name: str
+    size: int
 
 
 class StepTotal(msgspec.Struct, frozen=True):
@@ -30,6 +44,8 @@ class StepTotal(msgspec.Struct, frozen=True):
         files: How many are needless.
         size: Their logical bytes in layers.
         stored: Stored bytes that this store would not need without them.
+        packages: Whose files they are, the largest ``PACKAGES_TOLD``; none where that is not known
+            or nobody asked.
         fix: What to type instead.
         advice: Whether they may well be wanted, and are in no sum.
     """
@@ -45,6 +61,7 @@ class StepTotal(msgspec.Struct, frozen=True):
     files: int
     size: int
     stored: int
+    packages: tuple[PackageSize, ...]
     fix: str
     advice: bool
 
@@ -79,6 +96,7 @@ def step_totals(
     found: Mapping[ImageId, Sequence[Needless]],
     steps: Mapping[ImageId, Sequence[Step]],
     sizes: Mapping[ChunkId, int],
+    package_of: Callable[[Needless], str],
 ) -> tuple[StepTotal, ...]:
     """Return the steps, the one that wastes most first, advice last.
 
@@ -86,6 +104,7 @@ def step_totals(
         found: Needless files of each image.
         steps: Of each image, lowest first.
         sizes: Stored bytes of the chunks that only needless files need.
+        package_of: Names the package of a file; empty if there is none.
     """
     groups: dict[_Kind, dict[bytes, Needless]] = {}
     images: dict[_Kind, dict[ImageId, None]] = {}
@@ -99,7 +118,9 @@ def step_totals(
     totals = []
     for kind, group in sorted(groups.items(), key=lambda pair: pair[0].order):
         owners = tuple(images[kind])
-        totals.append(_total(kind, owners, steps[owners[0]], group.values(), left))
+        totals.append(
+            _total(kind, owners, steps[owners[0]], list(group.values()), left, package_of)
+        )
     totals.sort(key=lambda total: (total.advice, -total.size))
     return tuple(totals)
 
@@ -108,12 +129,12 @@ def _total(
     kind: _Kind,
     images: tuple[ImageId, ...],
     steps: Sequence[Step],
-    items: Iterable[Needless],
+    items: Sequence[Needless],
     left: dict[ChunkId, int],
+    package_of: Callable[[Needless], str],
 ) -> StepTotal:
     step = steps[kind.layer.depth - 1]
     source = step if kind.by is None else steps[kind.by.depth - 1]
-    items = list(items)
     return StepTotal(
         rule=kind.rule,
         cause=kind.cause,
@@ -126,6 +147,19 @@ def _total(
         files=len(items),
         size=sum(item.entry.size for item in items),
         stored=charge(items, left),
+        packages=_packages(items, package_of),
         fix=fix_of(kind.rule, kind.cause, source.text),
         advice=kind.advice,
     )
+
+
+def _packages(
+    items: Iterable[Needless], package_of: Callable[[Needless], str]
+) -> tuple[PackageSize, ...]:
+    sums: dict[str, int] = {}
+    for item in items:
+        name = package_of(item)
+        if name:
+            sums[name] = sums.get(name, 0) + item.entry.size
+    ranked = sorted(sums.items(), key=lambda pair: (-pair[1], pair[0]))
+    return tuple(PackageSize(name, size) for name, size in ranked[:PACKAGES_TOLD])

@@ -167,7 +167,7 @@ def _collected(
 
 def _waste(store: Store, survey: Survey, wishes: Wishes) -> Waste:
     places = no_places if wishes.places is None else wishes.places(store)
-    return take_waste(store, survey.chosen, places)
+    return take_waste(store, survey.chosen, places, packages=True)
 
 
 def to_builtins(report: Report) -> object:

@@ -78,8 +78,8 @@ def _by_step(steps: Sequence[StepTotal], names: Mapping[str, str]) -> str:
         for each in first
     ]
     rows = [
-        (_images(each, names), f"{each.where} {_text(each)}".rstrip(), _cause(each), each.fix,
-         format_size(each.size), format_size(each.stored))
+        (_images(each, names), f"{each.where} {_text(each)}".rstrip(), _cause(each) + _of(each),
+         each.fix, format_size(each.size), format_size(each.stored))
         for each in first
     ]  # fmt: skip
     if rest:
@@ -109,7 +109,12 @@ def _text(each: StepTotal) -> str:
 
 
 def _note(each: StepTotal, names: Mapping[str, str]) -> str:
-    return f"{_images(each, names)}: {_text(each)}; {MEANING[each.rule]}; {each.fix}"
+    return f"{_images(each, names)}: {_text(each)}; {MEANING[each.rule]}{_of(each)}; {each.fix}"
+
+
+def _of(each: StepTotal) -> str:
+    told = ", ".join(f"{package.name} {format_size(package.size)}" for package in each.packages)
+    return f"; of {told}" if told else ""
 
 
 def _images(each: StepTotal, names: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from layerstore.measure.transfers import same_hosts
 from layerstore.progress import Silent
 from layerstore.store.store import Store
 from layerstore.units import format_size
+from tests.support.cli import Cli
 from tests.support.insight import Layer, image_of
 from tests.support.measure import build, noise
 
@@ -177,6 +178,26 @@ class TestWaste:
             sums = [sum(getattr(each, name) for each in some)
                     for some in (report.waste, report.waste_steps)]  # fmt: skip
             assert sums[0] == sums[1] > 0
+
+    def test_packages_are_named_where_they_are_known(self, wasteful):
+        status = b"Package: docs\nStatus: install ok installed\nArchitecture: all\nVersion: 2-1\n\n"
+        files = {
+            b"usr/share/doc/a": noise("doc", 60_000),
+            b"srv/own": noise("own", 5000),
+            b"var/lib/dpkg/status": status,
+            b"var/lib/dpkg/info/docs.list": b"/usr/share/doc/a\n",
+        }
+        gone = (b"usr/share/doc/a", b"srv/own")
+        image_of(wasteful, "doc:1", Layer(files), Layer({}, whiteouts=gone))
+        elements, report = self.page_of(wasteful)
+        first, *others = report.waste_steps
+        assert first.size == 65_000
+        assert [(each.name, each.size) for each in first.packages] == [("docs 2-1", 60_000)]
+        assert not any(each.packages for each in others)
+        assert "deleted: files; of docs 2-1 60kB" in elements.text
+        cli = Cli(wasteful.root)
+        (step,) = cli.ok("waste", "doc:1", "--json").json()["steps"]
+        assert step["packages"] == [{"name": "docs 2-1", "size": 60_000}]
 
     def test_a_page_that_was_not_to_look_for_waste_has_none(self, wasteful):
         assert "wastesteps" not in page(taken(wasteful), "")
