@@ -118,7 +118,10 @@ def test_one_that_is_detached_is_looked_after_by_later_commands(user: User) -> N
     assert user.ok("ps", "-q", "--no-trunc").strip() == identity
     wait_until(lambda: user.ok("logs", "web") == "out\n", "its output")
     inside = "stat -c %U /mine; cat /proc/1/cmdline"
-    assert user.ok("exec", "web", "sh", "-c", inside) == "daemon\nsleep\x001000\0"
+    wait_until(
+        lambda: user("exec", "web", "sh", "-c", inside).stdout == "daemon\nsleep\x001000\0",
+        "what it does then",
+    )
     assert user.ok("exec", "--user", "daemon", "web", "id", "-u") == "1\n"
     assert "A /mine" in user.ok("diff", "web")
     user.ok("commit", "web", "box:2")
@@ -206,6 +209,7 @@ def test_when_only_the_container_is_left_it_can_be_ended(user: User) -> None:
 
 def test_after_everything_was_killed_it_starts_again(user: User) -> None:
     user.ok("run", "-d", "--name", "lost", "box", "sh", "-c", "touch /kept; sleep 1000")
+    wait_until(lambda: user("exec", "lost", "ls", "/kept").returncode == 0, "its file")
     state = user.inspect("lost")["State"]
     assert isinstance(state, dict)
     for pid in (int(state["ConmonPid"]), *sorted(user.servers()), int(state["Pid"])):

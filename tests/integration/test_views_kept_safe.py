@@ -223,6 +223,8 @@ def pretend_a_restart(host: Host) -> None:
     targets = [item.record.target for item in mounts.mounts(host.root)]
     for pid in (*keeper_pids(host.store), *server_pids(host.store)):
         os.kill(pid, signal.SIGKILL)
+    # Until they are gone their locks are held, and views count as served.
+    wait_until(lambda: not server_pids(host.store), "the end of the servers")
     for target in targets:
         syscalls.unmount(target, lazy=True)
     views = host.store / "views"
@@ -333,7 +335,6 @@ def test_a_view_whose_server_was_killed_is_restored(host: Host, backend: str) ->
     (view / "mine").write_text("mine")
     for pid in (*keeper_pids(host.store), *server_pids(host.store)):
         os.kill(pid, signal.SIGKILL)
-    # Until they are gone their locks are held, and the view counts as served.
     wait_until(lambda: not server_pids(host.store), "the end of the servers")
     host.cli.ok("mounts", "--restore")
     assert (view / "mine").read_text() == "mine"
