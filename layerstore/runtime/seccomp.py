@@ -136,6 +136,21 @@ _PERSONALITIES: tuple[Condition, ...] = (
 """PER_LINUX and PER_LINUX32, both with UNAME26 or without; and the question which one it is."""
 
 
+def _aligned_runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield runs that one mask tells: each rule costs every start 0.2 ms of libseccomp's time."""
+    left = set(numbers)
+    while left:
+        first, length = min(left), 1
+        while first % (2 * length) == 0 and left.issuperset(range(first, first + 2 * length)):
+            length *= 2
+        left.difference_update(range(first, first + length))
+        yield first, length
+
+
+_FAMILY_RUNS = tuple(_aligned_runs(_FAMILIES))
+"""Made once: the helper that waits for starts has it, and its forks need not."""
+
+
 def profile(capabilities: frozenset[str], machine: str) -> dict[str, object]:
     """Return the ``linux.seccomp`` object of the OCI runtime spec.
 
@@ -149,7 +164,7 @@ def profile(capabilities: frozenset[str], machine: str) -> dict[str, object]:
     ]
     rules += [
         {"names": ["socket"], "action": _ALLOW, "args": [_run(first, length)]}
-        for first, length in _aligned_runs(_FAMILIES)
+        for first, length in _FAMILY_RUNS
     ]
     rules += [
         {"names": ["personality"], "action": _ALLOW, "args": [test]} for test in _PERSONALITIES
@@ -185,14 +200,3 @@ def _run(first: int, length: int) -> Condition:
     """Return the test for one of ``length`` numbers from ``first`` on, an aligned power of two."""
     mask = _EVERY_BIT - (length - 1)
     return {"index": 0, "value": mask, "valueTwo": first, "op": "SCMP_CMP_MASKED_EQ"}
-
-
-def _aligned_runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield runs that one mask tells: each rule costs every start 0.2 ms of libseccomp's time."""
-    left = set(numbers)
-    while left:
-        first, length = min(left), 1
-        while first % (2 * length) == 0 and left.issuperset(range(first, first + 2 * length)):
-            length *= 2
-        left.difference_update(range(first, first + length))
-        yield first, length
