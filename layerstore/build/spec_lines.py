@@ -4,7 +4,7 @@ Builders write the history each in their way: variables put in, shells in front,
 digests. What is left of an instruction is compared, and both are aligned in their order, so that
 one line that differs costs no other. It is a guess, as good as the file is the one.
 
-Source: histories that docker, BuildKit, buildah and kaniko write (behaviour).
+Source: histories that docker 28, buildah and BuildKit write (behaviour).
 """
 
 from __future__ import annotations
