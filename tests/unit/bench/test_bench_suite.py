@@ -358,7 +358,8 @@ def test_an_interrupted_benchmark_is_asked_to_end_and_ends_as_it_likes(
 ) -> None:
     (programs / "slow.py").write_text(
         "import time\n"
-        "try:\n    open('begun', 'w').close()\n    time.sleep(60)\nfinally:\n    open('cleaned', 'w').close()\n"
+        "try:\n    open('begun', 'w').close()\n    time.sleep(60)\n"
+        "finally:\n    open('cleaned', 'w').close()\n"
     )
     runner = Runner(Path("cache"), programs / "results", "full")
     pid = os.getpid()
