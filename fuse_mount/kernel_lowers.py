@@ -63,19 +63,31 @@ def start(
         UnsupportedError: Not permitted here, or the kernel cannot show the image.
         LayerstoreError: Whatever making it meets in the store.
     """
-    from layerstore.image.metadata_image import prepare_view
-    from layerstore.progress import Silent
-    from layerstore.store.objects import kept_objects
-    from layerstore.store.store import Store
+    from layerstore.image.metadata_files import open_whole
+    from layerstore.store.object_tier import kept_objects
+    from layerstore.store.paths import StorePaths
 
     require_privileges()
-    with Store.open(store_root) as store, kept_objects(store.paths):
-        image = prepare_view(store, layers, progress or Silent())
+    paths = StorePaths(store_root)
+    with kept_objects(paths):
+        image = open_whole(paths, layers)
+        if image is None:
+            image = _prepare(store_root, layers, progress)
         try:
             state = _mount_metadata(directory, image, ())
         finally:
             os.close(image)
         _mount_root(store_root, directory, state)
+
+
+def _prepare(store_root: str, layers: Sequence[DiffId], progress: Progress | None) -> int:
+    """Make what lacks; return the open image. Loads what reads stores, as a view seldom must."""
+    from layerstore.image.metadata_image import prepare_view
+    from layerstore.progress import Silent
+    from layerstore.store.store import Store
+
+    with Store.open(store_root) as store:
+        return prepare_view(store, layers, progress or Silent())
 
 
 def start_in_place(
@@ -91,7 +103,7 @@ def start_in_place(
     from fuse_mount import pack_mounts
     from layerstore.image.metadata_image import prepare_view_in_place
     from layerstore.progress import Silent
-    from layerstore.store.objects import kept_objects
+    from layerstore.store.object_tier import kept_objects
     from layerstore.store.pack_trial import pack_problem
     from layerstore.store.store import Store
 

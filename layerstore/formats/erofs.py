@@ -21,13 +21,14 @@ import os
 import stat
 import struct
 from collections import Counter
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from layerstore.errors import FormatError
 from layerstore.formats.erofs_sums import crc32c, xxh32
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import BinaryIO, Final
 
 BLOCK_BYTES: Final = 4096
 MAGIC: Final = 0xE0F5E1E2

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import Final
+
+from layerstore.light_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _U32: Final = 0xFFFF_FFFF
 _CRC32C: Final = 0x82F6_3B78

@@ -8,21 +8,21 @@ pack images".
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
 
 from layerstore.digest import ID_BYTES, ObjectId
 from layerstore.errors import FormatError
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MAGIC: Final = b"LSVIEWS\0"
-VERSION: Final = 2
+MAGIC = b"LSVIEWS\0"
+VERSION = 2
 """Of the sidecar and of how images are written: another one makes the image anew."""
 
-PACK_MAGIC: Final = b"LSVPACK\0"
+PACK_MAGIC = b"LSVPACK\0"
 
 _HEAD = struct.Struct("<8sIIQ32sQ")
 _SEEN = struct.Struct("<QQqq")
@@ -72,8 +72,8 @@ def _decode(data: bytes, expected: bytes, between: int) -> tuple[Sidecar, bytes]
         raise FormatError(f"the sidecar has version {version}, not {VERSION}")
     if len(body) != start + count * ID_BYTES:
         raise FormatError(f"the sidecar does not hold {count} ids")
-    ids = (body[at : at + ID_BYTES] for at in range(start, len(body), ID_BYTES))
-    sidecar = Sidecar(image_size, image_hash, frozenset(map(ObjectId, ids)))
+    ids = (ObjectId(one) for (one,) in struct.iter_unpack(f"{ID_BYTES}s", body[start:]))
+    sidecar = Sidecar(image_size, image_hash, frozenset(ids))
     return sidecar, body[_HEAD.size : start]
 
 

@@ -25,10 +25,12 @@ from layerstore.errors import IntegrityError, StorageError, UnsupportedError
 from layerstore.formats.erofs import retime
 from layerstore.formats.tree import Changeset, Kind
 from layerstore.image.layer_image import implied_directories, times_apart, write_layer_image
-from layerstore.image.metadata_image import made_metadata_image, open_metadata_image
+from layerstore.image.metadata_files import open_verified
+from layerstore.image.metadata_image import made_metadata_image
 from layerstore.linux.files import open_private, replace_private
 from layerstore.store.failures import storage_errors
-from layerstore.store.objects import kept_objects, object_id, present_among
+from layerstore.store.object_tier import kept_objects, missing_objects
+from layerstore.store.objects import object_id
 from layerstore.store.usage import note_chain_use
 
 if TYPE_CHECKING:
@@ -201,7 +203,7 @@ class ChainImages:
         changesets = [self._changeset(diff_id) for diff_id in base]
         if sum(len(each.entries) for each in changesets) > LEFT_MAX_ENTRIES:
             return
-        found = open_metadata_image(self._store, base)
+        found = open_verified(self._store.paths, chain)
         image, _ = found or made_metadata_image(self._store.paths, base, changesets)
         os.close(image)
         note_chain_use(self._store.paths, chain)
@@ -269,7 +271,7 @@ class ChainImages:
         if not self._keeps:
             self._stack.enter_context(kept_objects(self._store.paths))
             self._keeps = True
-        found = open_metadata_image(self._store, layers)
+        found = open_verified(self._store.paths, chain)
         if found is None and not lasting:
             raise UnsupportedError("nothing was unpacked for it")
         image, sidecar = found or made_metadata_image(
@@ -278,5 +280,5 @@ class ChainImages:
         self._stack.callback(os.close, image)
         note_chain_use(self._store.paths, chain)
         self._bases[chain] = layers
-        self._missing |= sidecar.objects - present_among(self._store.paths, sidecar.objects)
+        self._missing |= missing_objects(self._store.paths, sidecar.objects)
         return Part(chain, image=image, is_base=True)

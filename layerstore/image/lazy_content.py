@@ -29,7 +29,8 @@ from blake3 import blake3
 from layerstore.errors import FormatError, LayerstoreError
 from layerstore.linux.files import is_shared, make_private_dir, open_private, read_at
 from layerstore.store.failures import storage_errors
-from layerstore.store.objects import kept_objects, sync_file_system
+from layerstore.store.object_tier import kept_objects
+from layerstore.store.objects import sync_file_system
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -18,13 +18,15 @@ from blake3 import blake3
 from layerstore.digest import chain_id, hex_of
 from layerstore.errors import FormatError, LayerstoreError, UnsupportedError
 from layerstore.formats.erofs import encode_image
-from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
+from layerstore.formats.sidecar import Sidecar, encode_sidecar
 from layerstore.image.kernel_tree import kernel_tree
+from layerstore.image.metadata_files import open_verified
 from layerstore.image.stack import load_root, stack
-from layerstore.linux.files import make_private_dir, open_private, read_file, replace_private
+from layerstore.linux.files import make_private_dir, open_private, replace_private
 from layerstore.store.failures import storage_errors
 from layerstore.store.mountable import is_image_of
-from layerstore.store.objects import SIDECAR_MAX_BYTES, present_among, unpack
+from layerstore.store.object_tier import missing_objects
+from layerstore.store.objects import unpack
 from layerstore.store.pack_images import prepare_packs
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> 
     Returns the open image, which the caller closes. That file was verified: mount it and
     not the path.
 
-    The caller is in :func:`layerstore.store.objects.kept_objects`, and a record keeps the layers.
+    The caller is in :func:`layerstore.store.object_tier.kept_objects`, and a record keeps the
+    layers.
 
     Raises:
         UnsupportedError: The kernel cannot show such an image; the message says why.
@@ -55,7 +58,7 @@ def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> 
     chain = hex_of(chain_id(layers))
     fd, sidecar, tree = _image(store, layers, chain)
     try:
-        missing = sidecar.objects - present_among(store.paths, sidecar.objects)
+        missing = missing_objects(store.paths, sidecar.objects)
         if missing:
             tree = tree or kernel_tree(load_root(store, layers))
             wanted = {name: made for name, made in tree.objects.items() if name in missing}
@@ -92,7 +95,7 @@ def prepare_view_in_place(
 ) -> ViewInPlace:
     """Make whatever a view needs that reads packs: images, and objects that no pack gives.
 
-    The caller is in :func:`layerstore.store.objects.kept_objects`, holds ``locks/pack-images``
+    The caller is in :func:`layerstore.store.object_tier.kept_objects`, holds ``locks/pack-images``
     until all is mounted, and a record keeps the layers.
 
     Raises:
@@ -117,14 +120,6 @@ def prepare_view_in_place(
     return view
 
 
-def open_metadata_image(store: Store, layers: Sequence[DiffId]) -> tuple[int, Sidecar] | None:
-    """Return the image of a chain, open and verified, with its sidecar; None if there is none.
-
-    The caller closes it. Its objects may be missing.
-    """
-    return _open_verified(store.paths, hex_of(chain_id(layers)))
-
-
 def made_metadata_image(
     paths: StorePaths, layers: Sequence[DiffId], changesets: Sequence[Changeset]
 ) -> tuple[int, Sidecar]:
@@ -146,26 +141,11 @@ def _image(
     store: Store, layers: Sequence[DiffId], chain: str
 ) -> tuple[int, Sidecar, KernelTree | None]:
     """Return the open image of a chain with its sidecar, and the tree if it had to be loaded."""
-    found = _open_verified(store.paths, chain)
+    found = open_verified(store.paths, chain)
     if found is not None:
         return *found, None
     tree = kernel_tree(load_root(store, layers))
     return *_make(store.paths, chain, tree), tree
-
-
-def _open_verified(paths: StorePaths, chain: str) -> tuple[int, Sidecar] | None:
-    """Return the open image of a chain and its sidecar, or None if it is to be made anew."""
-    try:
-        sidecar = decode_sidecar(
-            read_file(paths.metadata_sidecar(chain), max_bytes=SIDECAR_MAX_BYTES)
-        )
-        fd = open_private(paths.metadata_image(chain), os.O_RDONLY | os.O_NONBLOCK)
-    except (OSError, FormatError):
-        return None
-    if is_image_of(fd, sidecar):
-        return fd, sidecar
-    os.close(fd)
-    return None
 
 
 def _make(paths: StorePaths, chain: str, tree: KernelTree) -> tuple[int, Sidecar]:

@@ -52,7 +52,7 @@ def adopt_files(
 ) -> int:
     """Take files of a directory for objects that are missing; return how many were taken.
 
-    The caller is in :func:`layerstore.store.objects.kept_objects`.
+    The caller is in :func:`layerstore.store.object_tier.kept_objects`.
 
     Args:
         paths: Of the store; its file system is the directory's.

@@ -31,7 +31,8 @@ from layerstore.linux.locks import FileLock, LockBusyError, is_held
 from layerstore.linux.removal import remove_tree
 from layerstore.store.failures import storage_errors
 from layerstore.store.marks import VIEW_RECORD_MAX_BYTES
-from layerstore.store.objects import SIDECAR_MAX_BYTES, ObjectFile, object_sizes
+from layerstore.store.object_tier import SIDECAR_MAX_BYTES
+from layerstore.store.objects import ObjectFile, object_sizes
 from layerstore.store.paths import METADATA_SUFFIX, SIDECAR_SUFFIX
 
 if TYPE_CHECKING:

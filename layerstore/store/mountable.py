@@ -11,17 +11,17 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
+from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import read_at
 
 if TYPE_CHECKING:
     from layerstore.formats.sidecar import Sidecar
 
-_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
-_READ_BYTES: Final = 1 << 20
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_READ_BYTES = 1 << 20
 
 
 def is_ours_alone(status: os.stat_result) -> bool:

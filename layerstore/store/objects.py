@@ -37,6 +37,7 @@ from layerstore.store.batch_reader import BatchReader
 from layerstore.store.config import require_writable
 from layerstore.store.failures import StoreFullError, storage_errors
 from layerstore.store.leases import Lease
+from layerstore.store.object_tier import missing_objects
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -70,9 +71,6 @@ _FILES_A_DIRECTORY: Final = 64
 """While they have no names. ext4 looks through a block of a directory for every new name: flat,
 a batch costs a third more in creating and renaming, and the threads wait for each other."""
 
-SIDECAR_MAX_BYTES: Final = 1 << 30
-"""Lists of objects are read up to this size: 32 million files."""
-
 _EXTENT = struct.Struct("<QB32s")
 _NO_ID: Final = bytes(ID_BYTES)
 _TOO_LARGE = frozenset({errno.EFBIG, errno.EINVAL})
@@ -98,24 +96,6 @@ def object_id(extents: Extents) -> ObjectId:
 def present_objects(paths: StorePaths) -> set[ObjectId]:
     """Return the ids of all objects that are there."""
     return {found for found, _ in object_files(paths)}
-
-
-def present_among(paths: StorePaths, wanted: Iterable[ObjectId]) -> set[ObjectId]:
-    """Return which of some objects are there.
-
-    A tier of many images holds far more than one of them wants: its names are compared by
-    directory and made ids of for none.
-    """
-    below: dict[str, dict[str, ObjectId]] = {}
-    for name in wanted:
-        text = name.hex()
-        below.setdefault(text[:2], {})[text] = name
-    found: set[ObjectId] = set()
-    for prefix, names in below.items():
-        directory = f"{paths.objects}/{prefix}"
-        if not os.path.islink(directory):
-            found.update(names[text] for text in names.keys() & _names(directory))
-    return found
 
 
 def object_files(paths: StorePaths) -> Iterator[tuple[ObjectId, str]]:
@@ -147,29 +127,12 @@ def _names(directory: str) -> list[str]:
         return []
 
 
-@contextlib.contextmanager
-def kept_objects(paths: StorePaths) -> Iterator[None]:
-    """Hold off eviction while a view is being made, until its record and mounts are there.
-
-    Builds that read objects hold it off until they end.
-
-    The tier's directory is there from then on: an overlay of an image without content needs it.
-
-    Raises:
-        StorageError: The store cannot be written.
-    """
-    with storage_errors("lock the objects"):
-        make_private_dir(paths.objects, durable=False)
-        lock = FileLock(paths.objects_lock, shared=True)
-    with lock:
-        yield
-
-
 def unpack(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress) -> int:
     """Make objects that are missing; return how many bytes of content were written.
 
     Success means that all are there, durable, and made of bytes that match their chunk
-    ids. The caller is in :func:`kept_objects`, and something that keeps the chunks.
+    ids. The caller is in :func:`layerstore.store.object_tier.kept_objects`, and something that
+    keeps the chunks.
 
     Raises:
         IntegrityError: A chunk is damaged or missing.
@@ -180,8 +143,7 @@ def unpack(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress)
     with storage_errors("lock the objects"):
         lock = FileLock(store.paths.unpack_lock)
     with lock:
-        present = present_among(store.paths, wanted)
-        missing = {name: wanted[name] for name in wanted.keys() - present}
+        missing = {name: wanted[name] for name in missing_objects(store.paths, wanted)}
         if not missing:
             return 0
         lease = Lease(store.catalog, "unpack objects")
@@ -217,7 +179,8 @@ def keep(paths: StorePaths, directory: str, names: Collection[ObjectId]) -> None
     """Let objects that :func:`unpack_one` has made join the tier, as second names of the files.
 
     Success means that they are durable. They are forced to disk side by side, so that the file
-    system's journal writes many at once. The caller is in :func:`kept_objects`.
+    system's journal writes many at once. The caller is in
+    :func:`layerstore.store.object_tier.kept_objects`.
 
     Raises:
         StorageError: They cannot be written.

@@ -47,7 +47,7 @@ from layerstore.linux.files import (
 from layerstore.store.codec import decompress_block
 from layerstore.store.failures import storage_errors
 from layerstore.store.mountable import hash_of, is_image_of, is_ours_alone
-from layerstore.store.objects import SIDECAR_MAX_BYTES
+from layerstore.store.object_tier import SIDECAR_MAX_BYTES
 from layerstore.store.pack_reader import open_pack, read_footer
 from layerstore.store.paths import SIDECAR_SUFFIX
 
@@ -113,7 +113,7 @@ class InPlace(NamedTuple):
 def prepare_packs(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress) -> InPlace:
     """Find or make the images of all packs that hold whole objects.
 
-    The caller is in :func:`layerstore.store.objects.kept_objects`, holds ``locks/pack-images``
+    The caller is in :func:`layerstore.store.object_tier.kept_objects`, holds ``locks/pack-images``
     until they are mounted, and something keeps the chunks.
 
     Raises:

@@ -31,7 +31,8 @@ from layerstore.image.stack import load_root
 from layerstore.linux import mounts as syscalls
 from layerstore.linux import namespaces
 from layerstore.progress import Silent
-from layerstore.store.objects import kept_objects, sync_file_system, unpack
+from layerstore.store.object_tier import kept_objects
+from layerstore.store.objects import sync_file_system, unpack
 from layerstore.store.store import Store
 from tests.bench.harness import absolute, environment, say
 from tests.bench.result import Result

@@ -14,12 +14,12 @@ from blake3 import blake3
 
 from fuse_mount import object_maker
 from fuse_mount.build_lowers import BuildLowers
-from layerstore.digest import DiffId, sha256_digest
+from layerstore.digest import DiffId, chain_id, hex_of, sha256_digest
 from layerstore.errors import IntegrityError, UnsupportedError
 from layerstore.image import chain_images
 from layerstore.image.layer_writer import write_layer
 from layerstore.image.layers import load_changeset
-from layerstore.image.metadata_image import open_metadata_image
+from layerstore.image.metadata_files import open_verified
 from layerstore.image.scan import scan_upper
 from layerstore.image.stack import load_root
 from layerstore.linux import mounts as syscalls
@@ -315,7 +315,9 @@ def test_a_later_build_begins_with_the_image_that_one_leaves(
     with Store.open(chain.store) as store:
         with lowers(store, tmp_path) as shown:
             shown.leave_base(layers)
-            assert open_metadata_image(store, layers) is None, "whether the kernel can is unknown"
+            assert open_verified(store.paths, hex_of(chain_id(layers))) is None, (
+                "whether the kernel can is unknown"
+            )
             shown.prepare(base.layers)
             shown.add_upper(layers, tmp_path)
             shown.leave_base(layers)
@@ -339,7 +341,7 @@ def test_no_image_is_left_that_takes_long_or_nobody_needs(
             chain_images, constant, 1 if constant == "LEFT_MAX_ENTRIES" else 1 << 40
         )
         shown.leave_base(layers)
-        assert open_metadata_image(store, layers) is None
+        assert open_verified(store.paths, hex_of(chain_id(layers))) is None
 
 
 def test_a_kernel_that_refuses_is_not_asked_again(

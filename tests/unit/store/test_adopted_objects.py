@@ -11,7 +11,8 @@ import pytest
 
 from layerstore.digest import ChunkId
 from layerstore.store.adopted_objects import adopt_files
-from layerstore.store.objects import kept_objects, object_id, object_sizes
+from layerstore.store.object_tier import kept_objects
+from layerstore.store.objects import object_id, object_sizes
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:

@@ -14,13 +14,14 @@ from layerstore.digest import ChunkId, ObjectId, blake3_id, chain_id, hex_of
 from layerstore.errors import FormatError, IntegrityError, StorageError
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
 from layerstore.image.kernel_tree import kernel_tree
+from layerstore.image.metadata_files import open_whole
 from layerstore.image.metadata_image import prepare_view
 from layerstore.image.repairing import repair_store
 from layerstore.image.stack import load_root
 from layerstore.linux.locks import FileLock
 from layerstore.measure.df import take_df
 from layerstore.progress import Silent
-from layerstore.store import objects
+from layerstore.store import object_tier, objects
 from layerstore.store.check import check
 from layerstore.store.eviction import (
     KeepUnpacked,
@@ -31,11 +32,10 @@ from layerstore.store.eviction import (
 )
 from layerstore.store.failures import StoreFullError
 from layerstore.store.findings import Problem
+from layerstore.store.object_tier import kept_objects, missing_objects
 from layerstore.store.objects import (
-    kept_objects,
     object_id,
     object_sizes,
-    present_among,
     present_objects,
     unpack,
 )
@@ -115,12 +115,39 @@ class TestPresence:
         prepare(store, image)
         there = sorted(present_objects(store.paths))
         wanted = {there[0], there[-1], ObjectId(bytes(32))}
-        assert present_among(store.paths, wanted) == {there[0], there[-1]}
-        assert present_among(store.paths, ()) == set()
+        assert missing_objects(store.paths, wanted) == {ObjectId(bytes(32))}
+        assert missing_objects(store.paths, ()) == set()
         moved = f"{store.paths.objects}/{there[0].hex()[:2]}"
         os.rename(moved, tmp_path / "elsewhere")
         os.symlink(tmp_path / "elsewhere", moved)
-        assert present_among(store.paths, wanted) == present_objects(store.paths) & wanted
+        assert missing_objects(store.paths, wanted) == wanted - present_objects(store.paths)
+
+    def test_in_directories_much_longer_than_what_is_wanted(
+        self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prepare(store, image)
+        wanted = set(kernel_tree(load_root(store, image.layers)).objects)
+        absent = ObjectId(bytes([min(wanted)[0]]) + bytes(31))
+        monkeypatch.setattr(object_tier, "_LISTED_PER_ASKED", 0)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "listdir", lambda path: pytest.fail(f"{path} was listed"))
+            missing = missing_objects(store.paths, {*wanted, absent})
+        assert missing == {absent}
+
+    def test_what_is_whole_is_shown_again_and_nothing_else(
+        self, store: Store, image: ImageRecord
+    ) -> None:
+        assert open_whole(store.paths, image.layers) is None
+        prepare(store, image)
+        found = open_whole(store.paths, image.layers)
+        assert found is not None
+        assert os.path.samestat(os.fstat(found), os.stat(TestMetadata().path(store)))
+        os.close(found)
+        os.unlink(store.paths.object(min(present_objects(store.paths))))
+        assert open_whole(store.paths, image.layers) is None
+        prepare(store, image)
+        os.truncate(TestMetadata().path(store), 4096)
+        assert open_whole(store.paths, image.layers) is None
 
 
 class TestUnpacking:
