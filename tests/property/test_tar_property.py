@@ -130,6 +130,26 @@ XATTRS = st.dictionaries(
 ).map(lambda d: tuple(sorted(d.items())))
 
 
+@SLOW
+@given(
+    name=st.binary(min_size=1, max_size=120).filter(lambda name: b"\0" not in name),
+    kind=st.sampled_from([Kind.FILE, Kind.DIR]),
+    numbers=st.tuples(
+        st.integers(0, 0o7777), *[st.integers(0, 0o10000001)] * 2,
+        st.one_of(st.integers(-2, 2), st.integers(0, 1 << 63), st.just(1_700_000_000_500_000_000)),
+    ),
+    size=st.sampled_from([0, 1, 0o77777777777, 0o100000000000]),
+)  # fmt: skip
+def test_headers_of_plain_files_are_those_of_all(
+    name: bytes, kind: Kind, numbers: tuple[int, int, int, int], size: int
+) -> None:
+    entry = Entry(name, kind, *numbers, size if kind is Kind.FILE else 0)
+    plain = tar_writer._plain_blocks(entry, name)
+    assert plain in (None, tar_writer._blocks(entry, name, entry.size, {}))
+    if len(name) <= 100 and max(numbers[1:3]) <= 0o7777777 and size <= 0o77777777777:
+        assert (plain is None) == (not 0 <= numbers[3] // 10**9 <= 0o77777777777)
+
+
 @st.composite
 def layers(
     draw: st.DrawFn,
