@@ -65,6 +65,7 @@ class BuildLowers:
         self._making = threading.Lock()
         self._lock = threading.Lock()
         self._able: bool | None = None
+        self._closed = False
         self._maker: ObjectMaker | None = None
         self._parts: dict[str, list[Part]] = {}
         self._mounts: list[str] = []
@@ -88,7 +89,7 @@ class BuildLowers:
             if self._able is None:
                 self._able = not in_user_namespace() and follows_without_metacopy(PLAIN_OPTIONS)
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            if not self._able:
+            if not self._able or self._closed:
                 return False
             name = chain_name(layers)
             if name not in self._parts:
@@ -105,7 +106,7 @@ class BuildLowers:
         Nothing is changed for this build, which may show the chain in another way.
         """
         with self._making:
-            if self._able:
+            if self._able and not self._closed:
                 with contextlib.suppress(*NO_IMAGES):
                     self._images.leave_base(layers)
 
@@ -140,6 +141,8 @@ class BuildLowers:
             return False
         try:
             with self._lock:
+                if self._closed:
+                    return True
                 if any(used[: len(layers)] == layers for used in self._used):
                     return False
                 directory = self._images.drop_upper(layers)
@@ -200,8 +203,9 @@ class BuildLowers:
                 self._maker.keep()
 
     def close(self) -> None:
-        """Take all mounts away; harmless when done before."""
-        with self._lock:
+        """Take all mounts away; harmless when done before. Nothing is shown from then on."""
+        with self._making, self._lock:
+            self._closed = True
             for place in reversed(self._mounts):
                 with contextlib.suppress(MountError):
                     mounts.unmount(place, lazy=True)

@@ -84,6 +84,8 @@ class BuildResources:
         lock: Held while something that steps share is made.
         stopping: Set when the build ends early: nothing new begins.
         aborted: Set when not even what is being published is of use any more.
+        remove_elsewhere: Removes a directory by another process, and returns whether it could;
+            set as long as there is one.
         epoch: SOURCE_DATE_EPOCH, None for the real time.
     """
 
@@ -102,6 +104,7 @@ class BuildResources:
         self._scratch: Path | None = None
         self._is_spread = False
         self._discarding: list[threading.Thread] = []
+        self.remove_elsewhere: Callable[[str], bool] | None = None
         self._changesets: dict[DiffId, Changeset] = {}
         self._trees: dict[ChainId, ChainTree] = {}
 
@@ -153,19 +156,25 @@ class BuildResources:
 
     def discard_beside(self, *paths: Path) -> None:
         """Remove directories by a thread, for which the end of the build waits: it may be much."""
+        remove = self.remove_elsewhere
 
         def discard() -> None:
             for path in paths:
-                self.discard(path)
+                if remove is None or not remove(str(path)):
+                    self.discard(path)
 
         thread = threading.Thread(target=discard, name="build-discard", daemon=True)
         with self.lock:
             self._discarding.append(thread)
         thread.start()
 
-    def _discard_all(self, scratch: Path) -> None:
+    def wait_for_discarding(self) -> None:
+        """Wait until everything is gone that was given to :meth:`discard_beside`."""
         for thread in self._discarding:
             thread.join()
+
+    def _discard_all(self, scratch: Path) -> None:
+        self.wait_for_discarding()
         self.discard(scratch)
 
     def context_tree(self, name: str) -> SourceNode:

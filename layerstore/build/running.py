@@ -122,6 +122,8 @@ class Running:
             )  # fmt: skip
         self._upcoming.ended(number)
         self._release()
+        if self._upcoming.is_over:
+            self._beside(self._end_roots)
         self._warn_of_holes()  # another runtime may have taken over
         if outcome.status in _KILLED and self._resources.stopping.is_set():
             raise BuildCanceledError
@@ -308,6 +310,13 @@ class Running:
             with contextlib.suppress(LayerstoreError, OSError):
                 self._lowers.leave_base(below)
 
+    def _end_roots(self) -> None:
+        """Take away what showed layers to commands while the layer of the last one is written."""
+        assert self._lowers is not None
+        assert self._sandbox is not None
+        self._lowers.settle()
+        self._sandbox.call(self._lowers.close)
+
     def _prepare_chains(self, chains: Iterable[Sequence[DiffId]]) -> None:
         """Prepare chains as far as nothing is wrong with them; who needs them tells what is."""
         assert self._lowers is not None
@@ -374,6 +383,8 @@ class Running:
         resources = self._resources
         sandbox = Sandbox(resources.scratch, resources.session.lease_id, self._settings.options)
         resources.stack.enter_context(sandbox)
+        resources.stack.callback(resources.wait_for_discarding)
+        resources.remove_elsewhere = sandbox.remove
         self._sandbox = sandbox
         if sandbox.ids == 1:
             resources.ui.message(
@@ -389,7 +400,8 @@ class Running:
         self._snapshotter = OverlaySnapshotter(lowers)
         patience = Patience(resources.stopping, resources.ui.waiting)
         wake = Waking(resources.store, resources.session, resources.ui.message)
-        step = RunStep(sandbox, self._snapshotter, self._settings, patience, wake)
+        small = resources.session.cutting.whole_max_bytes
+        step = RunStep(sandbox, self._snapshotter, self._settings, patience, wake, read_small=small)
         resources.stack.callback(step.close)
         return step
 

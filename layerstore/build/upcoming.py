@@ -74,6 +74,11 @@ class Upcoming:
         """Return whether a command is the only one that has not ended."""
         return not self._every & ~self._ended & ~(1 << number)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no command is to come any more."""
+        return not self._every & ~self._ended
+
     def take_chains(self, running: int) -> list[tuple[DiffId, ...]]:
         """Return chains that commands will lie over with more above them, each once.
 

@@ -77,8 +77,8 @@ def write_layer(
             is stored as a difference.
         progress: Hears the bytes of content.
         told: Hears what the layer holds, as it could be read from the store from then on.
-        was_read: Called when nothing of the items is opened any more, before the layer is
-            published: what they come from may go, whatever becomes of the layer.
+        was_read: Called once nothing of the items is opened any more, at the latest before the
+            layer is published: what they come from may go, whatever becomes of the layer.
 
     Raises:
         UnsafeContentError: The items contradict each other (an entry below a file, a
@@ -92,6 +92,9 @@ def write_layer(
     changeset, sources = _gather(items, whiteouts, opaques)
     check_references(changeset)
     report.start("writing layer", sum(entry.size for entry in changeset.entries))
+    opens = any(item.open is not None for item in sources.values())
+    if was_read is not None and not opens:
+        was_read()
     with DiffIdHasher() as hasher, TreeSpool(session) as tree:
         writer = _Writer(session, store, hasher, report, tree, near)
         writer.read_together(changeset.entries)
@@ -101,7 +104,7 @@ def write_layer(
             else:
                 assert entry is not None
                 writer.take(entry, sources.get(entry.path))
-        if was_read is not None:
+        if was_read is not None and opens:
             was_read()
         record = writer.publish(changeset.whiteouts, changeset.opaques)
     if told is not None:
@@ -165,7 +168,7 @@ def _gather(
     changeset = builder.finish()
     sources = {}
     for item in by_path.values():
-        if item.open is not None and item.entry.size:
+        if item.entry.size and (item.content is not None or item.open is not None):
             final = builder.final(item.entry)
             assert final is not None
             sources[final.path] = item

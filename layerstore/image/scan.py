@@ -43,6 +43,8 @@ _CHAIN_MAX = 100
 """Directories kept open at most: the usual limit of descriptors is 1024."""
 _STATS_TOGETHER = 256
 """Names of one directory that are looked at together."""
+HELD_MAX_BYTES: Final = 32 << 20
+"""Content of an upper directory that is read while it is scanned, at most."""
 _SECTOR_BYTES = 512
 _VERIFY_BYTES = 1 << 20
 _ENCODING: Final = sys.getfilesystemencoding()
@@ -104,19 +106,22 @@ def scan_directory(
     return items
 
 
-def scan_upper(upper: Path, *, xattr_prefix: bytes = b"trusted.overlay.") -> UpperScan:
+def scan_upper(
+    upper: Path, *, xattr_prefix: bytes = b"trusted.overlay.", read_small: int = 0
+) -> UpperScan:
     """Return what an overlayfs upper directory says; the overlay must not be mounted.
 
     Args:
         upper: The directory given as ``upperdir``.
         xattr_prefix: ``user.overlay.`` for overlays mounted with ``userxattr``.
+        read_small: As for :class:`Scanner`, up to ``HELD_MAX_BYTES`` in all.
 
     Raises:
         UnsafeContentError: The overlay was used with ``redirect_dir`` or ``metacopy``,
             whose upper directories do not stand for themselves.
         StorageError: Reading failed.
     """
-    scanner = Scanner(upper, overlay=xattr_prefix)
+    scanner = Scanner(upper, overlay=xattr_prefix, read_small=read_small, read_max=HELD_MAX_BYTES)
     items = list(scanner.items())
     return UpperScan(items, scanner.whiteouts, scanner.opaques, scanner.skipped)
 
@@ -198,6 +203,7 @@ class Scanner:
         overlay: Prefix of overlayfs's marks when this is an upper directory.
         read_small: Items of files up to so many bytes come with their content, so that each
             of them is opened only once.
+        read_max: So many bytes of content in all; further files are opened later.
         fingerprint: Hears of everything that is looked at.
 
     Attributes:
@@ -214,6 +220,7 @@ class Scanner:
         exclude: Collection[bytes] = (),
         overlay: bytes | None = None,
         read_small: int = 0,
+        read_max: int = sys.maxsize,
         fingerprint: Fingerprint | None = None,
     ) -> None:
         self._root = _Root(root)
@@ -221,6 +228,7 @@ class Scanner:
         self._exclude = frozenset(exclude)
         self._overlay = overlay
         self._read_small = read_small
+        self._read_left = read_max
         self._device = os.fstat(self._root.descriptor).st_dev
         self._linked: dict[tuple[int, int], _Link] = {}
         self._fingerprint = fingerprint
@@ -335,7 +343,7 @@ class Scanner:
         if self._overlay is not None and _is_whiteout(kind, status):
             self.whiteouts.append(path)
             return None
-        if kind is FILE and 0 < status.st_size <= self._read_small:
+        if kind is FILE and 0 < status.st_size <= min(self._read_small, self._read_left):
             return self._small(path, name, parent, status)
         # This reaches it without following links in the tree.
         proc = b"/proc/self/fd/%d/%b" % (parent, name)
@@ -351,7 +359,9 @@ class Scanner:
                 return link
         return self._file(entry, status) if kind is FILE else LayerItem(entry)
 
-    def _small(self, path: bytes, name: bytes, parent: int, status: os.stat_result) -> LayerItem:
+    def _small(
+        self, path: bytes, name: bytes, parent: int, status: os.stat_result
+    ) -> LayerItem | None:
         """Return the item of a small file with its content: most files are like this."""
         if status.st_nlink > 1 and (status.st_dev, status.st_ino) in self._linked:
             link = self._further_name(_entry(path, FILE, status, b"", ()), status)
@@ -360,6 +370,8 @@ class Scanner:
         descriptor = _open_file(name, parent, path)
         try:
             names = _listxattr(descriptor)
+            if self._overlay is not None and names and self._overlay_marks(path, descriptor, names):
+                return None
             xattrs = self._xattrs(path, descriptor, names) if names else ()
             if status.st_blocks * _SECTOR_BYTES < status.st_size and _has_holes(
                 descriptor, status.st_size
@@ -367,6 +379,7 @@ class Scanner:
                 content = None
             else:
                 content = read_whole(descriptor, path, status)
+                self._read_left -= len(content)
         finally:
             os.close(descriptor)
         entry = _entry(path, FILE, status, b"", xattrs)
@@ -402,7 +415,7 @@ class Scanner:
             lambda: root.read_file(path, status),
         )
 
-    def _overlay_marks(self, path: bytes, proc: bytes, names: list[bytes]) -> bool:
+    def _overlay_marks(self, path: bytes, where: bytes | int, names: list[bytes]) -> bool:
         """Note what overlayfs wrote about a name; return whether it is a whiteout."""
         assert self._overlay is not None
         for mark in (b"redirect", b"metacopy"):
@@ -415,7 +428,7 @@ class Scanner:
             self.whiteouts.append(path)
             return True
         opaque = self._overlay + b"opaque"
-        if opaque in names and _getxattr(proc, opaque) == b"y":
+        if opaque in names and _getxattr(where, opaque) == b"y":
             self.opaques.append(path)
         return False
 

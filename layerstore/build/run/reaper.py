@@ -10,7 +10,8 @@ all others, removes the control groups ``CGROUP`` and, when the builder died, th
 One request is one datagram: the runtime's arguments, a zero byte behind each, with the
 descriptors for its output and for its exit status. The latter gets a decimal number, as
 os.waitstatus_to_exitcode gives it; its end without one says that this process is gone. A
-datagram ``quit`` announces an orderly end, ``kill`` kills all that was started, with what
+datagram ``remove PATH`` with one descriptor removes a directory and answers like a program.
+``quit`` announces an orderly end, ``kill`` kills all that was started, with what
 they started. So any number of threads of the builder may ask
 and wait side by side.
 
@@ -41,6 +42,7 @@ _FS_IOC_SETFLAGS = 0x40086602
 _FS_PINNED = 0x00000010 | 0x00000020  # immutable, append-only
 _REQUEST_MAX_BYTES = 1 << 20
 _REQUEST_FDS = 2
+_REMOVE = b"remove "
 _CGROUPS = "/sys/fs/cgroup"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH_MAX = 16
@@ -197,6 +199,11 @@ def encode_request(arguments: Sequence[str]) -> bytes:
     return b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
 
 
+def encode_removal(path: str) -> bytes:
+    """Return the request to remove a directory; no program's ends without a zero byte."""
+    return _REMOVE + os.fsencode(path)
+
+
 class _Reaper:
     def __init__(self, control: _socket.socket) -> None:
         self._control = control
@@ -220,6 +227,9 @@ class _Reaper:
                 if data == b"kill":
                     self._end_orphans()
                     continue
+                if data.startswith(_REMOVE) and data[-1:] != b"\0":
+                    self._remove(os.fsdecode(data[len(_REMOVE) :]), fds[0])
+                    continue
                 self._start(data.split(b"\0")[:-1], fds)
 
     def _receive(self) -> tuple[bytes, list[int]]:
@@ -237,6 +247,15 @@ class _Reaper:
         if pid == 0:
             _become(arguments, output)
         os.close(output)
+        self._statuses[pid] = status
+
+    def _remove(self, path: str, status: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(OSError):
+                remove_tree(path)
+                os._exit(0)
+            os._exit(1)
         self._statuses[pid] = status
 
     def _reap(self) -> None:

@@ -96,6 +96,7 @@ class RunStep:
         settings: Shared by all steps.
         patience: Waits for caches.
         wake: Brings back caches that were put to rest.
+        read_small: Files up to so many bytes are read as soon as a command has ended.
     """
 
     def __init__(
@@ -105,6 +106,8 @@ class RunStep:
         settings: RunSettings,
         patience: Patience,
         wake: Wake,
+        *,
+        read_small: int = 0,
     ) -> None:
         self._sandbox = sandbox
         self._snapshotter = snapshotter
@@ -112,6 +115,7 @@ class RunStep:
         self._agents = Agents(sandbox, settings.ssh)
         self._patience = patience
         self._wake = wake
+        self._read_small = read_small
         self._hostname = settings.hostname or HOSTNAME
         self._network_files: dict[tuple[tuple[str, str], ...], tuple[ExtraMount, ...]] = {}
 
@@ -163,7 +167,11 @@ class RunStep:
                 self._sandbox.call(stack.close)
         if status != 0:
             return RunOutcome(status, [], [], [], [])
-        scan = scan_upper(prepared.snapshot.upper, xattr_prefix=prepared.snapshot.xattr_prefix)
+        scan = scan_upper(
+            prepared.snapshot.upper,
+            xattr_prefix=prepared.snapshot.xattr_prefix,
+            read_small=self._read_small,
+        )
         before = prepared.root_before
         items = _without_traces(scan, prepared.restored, before)
         upper = None if scan.skipped else prepared.snapshot.upper

@@ -72,3 +72,14 @@ def test_the_last_command_is_the_one_that_alone_has_not_ended() -> None:
     upcoming.ended(numbers[2])
     assert upcoming.is_last(numbers[1])
     assert [upcoming.has_ended(number) for number in numbers] == [True, False, True]
+
+
+def test_it_is_over_when_the_last_command_has_ended() -> None:
+    first = run(BASE)
+    second = run(first)
+    schedule = Schedule(copy(second))
+    upcoming = Upcoming(schedule.commands_over())
+    upcoming.solved(schedule.number(first), first, layers("a"))
+    assert not upcoming.is_over
+    upcoming.ended(schedule.number(second))
+    assert upcoming.is_over

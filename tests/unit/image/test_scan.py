@@ -218,7 +218,8 @@ def test_character_device_0_0_is_refused(tree: Path) -> None:
 
 
 @needs_root
-def test_upper_directories(tree: Path) -> None:
+@pytest.mark.parametrize("read_small", [0, 1 << 18])
+def test_upper_directories(tree: Path, read_small: int) -> None:
     os.mknod(tree / "gone", stat.S_IFCHR, os.makedev(0, 0))
     (tree / "d").mkdir()
     os.setxattr(tree / "d", b"trusted.overlay.opaque", b"y")
@@ -228,7 +229,7 @@ def test_upper_directories(tree: Path) -> None:
     (tree / "x").touch()
     os.setxattr(tree / "x", b"trusted.overlay.whiteout", b"y")
     os.mknod(tree / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    upper = scan_upper(tree)
+    upper = scan_upper(tree, read_small=read_small)
     assert sorted(upper.whiteouts) == [b"gone", b"x"]
     assert upper.opaques == [b"d"]
     entries = {item.entry.path: item.entry for item in upper.items}
@@ -238,10 +239,27 @@ def test_upper_directories(tree: Path) -> None:
     assert upper.skipped == []
 
 
+def test_of_an_upper_so_much_is_read_at_once_and_the_rest_later(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerstore.image.scan.HELD_MAX_BYTES", 10)
+    for name in "abc":
+        (tree / name).write_text(f"file {name}")
+    items = {item.entry.path: item for item in scan_upper(tree, read_small=6).items}
+    assert items[b"a"].content == b"file a"
+    assert items[b"b"].content is items[b"c"].content is None
+    read = items[b"b"].read_whole
+    assert read is not None
+    assert read() == b"file b"
+
+
 @needs_root
 @pytest.mark.parametrize("mark", [b"redirect", b"metacopy"])
-def test_uppers_that_lean_on_their_lower_are_refused(tree: Path, mark: bytes) -> None:
-    (tree / "f").touch()
+@pytest.mark.parametrize("read_small", [0, 1 << 18])
+def test_uppers_that_lean_on_their_lower_are_refused(
+    tree: Path, mark: bytes, read_small: int
+) -> None:
+    (tree / "f").write_text("content")
     os.setxattr(tree / "f", b"trusted.overlay." + mark, b"/x")
     with pytest.raises(UnsafeContentError, match=mark.decode()):
-        scan_upper(tree)
+        scan_upper(tree, read_small=read_small)
