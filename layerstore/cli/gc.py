@@ -15,6 +15,7 @@ from layerstore.cli.progress import terminal_progress
 from layerstore.cli.rootless import remove_of_subordinates
 from layerstore.errors import InputError
 from layerstore.store.resting import PREFIX as RESTING
+from layerstore.store.usage import KEEP_UNPACKED_WITHIN
 
 if TYPE_CHECKING:
     from layerstore.build.run.idle_caches import IdleCache
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from layerstore.store.gc import GcPlan
     from layerstore.store.retention import KeepRules
     from layerstore.store.store import Store
-
-
-KEEP_UNPACKED_WITHIN = "7d"
-"""A week of images that come and go; what was not shown in one is unpacked again when it is."""
 
 
 REST_CACHES_AFTER = "1d"
@@ -321,22 +318,14 @@ class _UnpackedRules(NamedTuple):
 
 def _keep_unpacked(store: Store, rules: _UnpackedRules, plan: GcPlan) -> KeepUnpacked | None:
     """Return what stays unpacked; asked before anything is removed, as ages of caches are."""
-    from layerstore.digest import chain_id, hex_of
-    from layerstore.store.eviction import KeepUnpacked, chain_uses
-    from layerstore.store.selection import recorded_uses
-    from layerstore.store.usage import age_reference
+    from layerstore.store.eviction import keep_of_images
 
     if rules.within_s is None:
         return None
     going = set(plan.images)
     images = [image for image in store.images() if image.image_id not in going]
-    uses = [*chain_uses(store.paths).values(), *recorded_uses(store)]
-    return KeepUnpacked(
-        frozenset(hex_of(chain_id(image.layers)) for image in images),
-        rules.within_s,
-        rules.max_bytes,
-        age_reference(time.time(), uses, trust=plan.rules.keep.trust_clock),
-    )
+    trust = plan.rules.keep.trust_clock
+    return keep_of_images(store, images, rules.within_s, rules.max_bytes, trust=trust)
 
 
 def _evict(store: Store, keep: KeepUnpacked | None, *, dry_run: bool) -> Evictable:

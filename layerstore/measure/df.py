@@ -7,23 +7,26 @@ their sizes add up to the disk, as the ledger's do.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from layerstore.measure.inventory import walked
 from layerstore.measure.ledger import Ledger, Owner, take_ledger
+from layerstore.measure.reclaim import Reclaim, take_reclaim
 from layerstore.measure.summary import take_summarised
 from layerstore.measure.table import Table, columns
+from layerstore.store.marks import find_roots, view_roots
 from layerstore.store.resting import resting_key
-from layerstore.store.usage import image_uses
-from layerstore.units import format_size
+from layerstore.store.usage import KEEP_UNPACKED_WITHIN, image_uses
+from layerstore.units import format_size, parse_age
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from layerstore.measure.inventory import Inventory
     from layerstore.store.eviction import Evictable
-    from layerstore.store.paths import StorePaths
+    from layerstore.store.marks import Roots
     from layerstore.store.store import Store
 
 UNPACKED = "Unpacked for views"
@@ -66,9 +69,7 @@ class Usage(msgspec.Struct, frozen=True):
         active: Those of them that mounted views use; of writable layers also those of containers
             that run.
         size: Bytes; those of cache mounts, writable layers and unpacked files are of the files.
-        reclaimable: Bytes that ``gc`` makes free at most: for the build cache and cache mounts
-            when told to drop them and no step uses them. What is dead in packs that it leaves
-            counts; ``gc --dry-run`` knows these.
+        reclaimable: Bytes that ``gc`` without options would free now.
     """
 
     kind: str
@@ -82,6 +83,12 @@ class DiskUsage(msgspec.Struct, frozen=True):
     """The table; the rows and ``slack`` add up to ``disk_size``.
 
     Attributes:
+        reclaimable: What ``gc`` without options would say that it frees, unpacked files included:
+            the rows' and ``reclaimable_slack``, which is that of unpacked files.
+        deferred: What it could free only when running commands have ended.
+        droppable: What ``gc --all`` frees beside, at most: if no step uses the build cache and its
+            cache mounts.
+        doubt: Why nothing would be freed, or what would is not known; "" otherwise.
         last_used: Image id → seconds since the epoch, where that is known.
     """
 
@@ -90,7 +97,25 @@ class DiskUsage(msgspec.Struct, frozen=True):
     disk_size: int
     reclaimable: int
     ledger: Ledger
+    reclaimable_slack: int = 0
+    deferred: int = 0
+    droppable: int = 0
+    doubt: str = ""
     last_used: dict[str, float] = {}
+
+
+class Free(NamedTuple):
+    """What of a store may go.
+
+    Attributes:
+        reclaim: By ``gc`` without options.
+        unpacked: Of unpacked files, by the same; None where there are none.
+        unpacked_any: Of these if no rule keeps those that no view needs.
+    """
+
+    reclaim: Reclaim
+    unpacked: Evictable | None = None
+    unpacked_any: Evictable | None = None
 
 
 def take_df(store: Store, *, with_images: bool = True, running: Collection[str] = ()) -> DiskUsage:
@@ -107,18 +132,27 @@ def take_df(store: Store, *, with_images: bool = True, running: Collection[str] 
     """
     inventory = take_summarised(store)
     ledger = take_ledger(store, inventory, with_images=with_images)
-    usage = disk_usage(inventory, ledger, _evictable(store.paths, inventory), running)
+    roots = find_roots(store, view_roots(store.paths), keep_cache=True)
+    reclaim = take_reclaim(store, inventory, ledger, roots)
+    if reclaim.is_new:
+        inventory = walked(inventory)
+        ledger = take_ledger(store, inventory, with_images=with_images)
+    free = Free(reclaim, *_evictable(store, inventory, roots))
+    usage = disk_usage(inventory, ledger, free, running)
     if not with_images:
         return usage
     uses = image_uses(store.paths, [image.image_id for image in ledger.images])
     return msgspec.structs.replace(usage, last_used=uses)
 
 
-def _evictable(paths: StorePaths, inventory: Inventory) -> Evictable | None:
-    """Return what could be evicted of the unpacked files; None, looked for by nobody, of none."""
+def _evictable(
+    store: Store, inventory: Inventory, roots: Roots
+) -> tuple[Evictable, Evictable] | tuple[()]:
+    """Return what of the unpacked files gc evicts, and what if no rule kept any; () of none."""
+    paths = store.paths
     if not any(map(os.path.isdir, (paths.objects, paths.metadata, paths.pack_images))):
-        return None
-    from layerstore.store.eviction import find_evictable  # lazily: 10 ms
+        return ()
+    from layerstore.store.eviction import find_evictable, keep_of_images  # lazily: 10 ms
     from layerstore.store.objects import ObjectFile, object_of_path
 
     sizes = {
@@ -126,13 +160,15 @@ def _evictable(paths: StorePaths, inventory: Inventory) -> Evictable | None:
         for file in inventory.files
         if file.path.startswith("objects/") and (name := object_of_path(file.path[8:]))
     }
-    return find_evictable(paths, sizes=sizes)
+    staying = [image for image in inventory.images if image.image_id in roots.images]
+    keep = keep_of_images(store, staying, parse_age(KEEP_UNPACKED_WITHIN))
+    return find_evictable(paths, keep, sizes), find_evictable(paths, sizes=sizes)
 
 
 def disk_usage(
     inventory: Inventory,
     ledger: Ledger,
-    evictable: Evictable | None = None,
+    free: Free,
     running: Collection[str] = (),
 ) -> DiskUsage:
     """Gather a ledger's parts into rows.
@@ -140,31 +176,49 @@ def disk_usage(
     Args:
         inventory: The store.
         ledger: Of it.
-        evictable: Of its unpacked files.
+        free: What of it may go.
         running: See :func:`take_df`.
     """
+    goes = _reclaimable(free, ledger.size_of(Owner.UNREFERENCED))
     rows = tuple(
-        _unpacked(row, evictable) if kind == UNPACKED and evictable is not None else row
+        msgspec.structs.replace(row, reclaimable=goes.get(kind, 0))
         for kind, owners in _ROWS
-        if (row := _row(inventory, ledger, kind, owners, running)).size or row.count is not None
+        if (row := _row(inventory, ledger, kind, owners, free, running)).size
+        or row.count is not None
+        or goes.get(kind)
     )
+    slack = 0 if free.unpacked is None else free.unpacked.disk_size - free.unpacked.size
     return DiskUsage(
         rows=rows,
         slack=ledger.slack,
         disk_size=ledger.disk_size,
-        reclaimable=sum(row.reclaimable for row in rows),
+        reclaimable=sum(row.reclaimable for row in rows) + slack,
         ledger=ledger,
+        reclaimable_slack=slack,
+        deferred=free.reclaim.deferred_bytes,
+        droppable=_droppable(free, ledger),
+        doubt=free.reclaim.doubt,
     )
 
 
-def _unpacked(row: Usage, evictable: Evictable) -> Usage:
-    """Return the row of unpacked files with how many there are, in use, and free to go."""
-    return msgspec.structs.replace(
-        row,
-        count=len(evictable.objects) + evictable.kept,
-        active=evictable.kept,
-        reclaimable=evictable.size,
-    )
+def _reclaimable(free: Free, unreferenced: int) -> dict[str, int]:
+    """Return what goes of each kind: of packs what is dead first, the rest is framing."""
+    stored = free.reclaim.stored_bytes
+    dead = max(0, min(stored, unreferenced))
+    return {
+        "Unreferenced": dead,
+        "Pack framing": stored - dead,
+        "Other files": free.reclaim.temporary_bytes,
+        UNPACKED: 0 if free.unpacked is None else free.unpacked.size,
+    }
+
+
+def _droppable(free: Free, ledger: Ledger) -> int:
+    """Return what goes with ``gc --all`` that plain ``gc`` leaves, if nothing uses it."""
+    size = sum(ledger.size_of(owner) for owner in (Owner.CACHE, Owner.MOUNTS, Owner.RESTING))
+    if free.unpacked is not None and free.unpacked_any is not None:
+        size += free.unpacked_any.disk_size - free.unpacked.disk_size
+    return size
 
 
 def _row(
@@ -172,10 +226,10 @@ def _row(
     ledger: Ledger,
     kind: str,
     owners: tuple[Owner, ...],
+    free: Free,
     running: Collection[str],
 ) -> Usage:
     size = sum(ledger.size_of(owner) for owner in owners)
-    free = not {Owner.UNREFERENCED, Owner.CACHE, Owner.MOUNTS}.isdisjoint(owners)
     count: int | None = None
     active: int | None = None
     if Owner.EXCLUSIVE in owners:
@@ -193,7 +247,10 @@ def _row(
         count = len(ledger.writable)
         used = {os.path.basename(view.upper) for view in inventory.views if view.upper}
         active = sum(layer.name in used or layer.name in running for layer in ledger.writable)
-    return Usage(kind, count, active, size, size if free else 0)
+    elif kind == UNPACKED and free.unpacked is not None:
+        found = free.unpacked
+        count, active = len(found.objects) + found.kept + found.recent, found.kept
+    return Usage(kind, count, active, size, 0)
 
 
 def _cache_mounts(inventory: Inventory) -> set[str]:
@@ -208,8 +265,19 @@ def df_table(usage: DiskUsage) -> Table:
         (row.kind, _number(row.count), _number(row.active), *_sizes(row.size, row.reclaimable))
         for row in usage.rows
     ]
-    rows.append(("Allocation slack", "", "", *_sizes(usage.slack, 0)))
+    rows.append(("Allocation slack", "", "", *_sizes(usage.slack, usage.reclaimable_slack)))
     notes = []
+    if usage.doubt:
+        notes.append(f"gc frees none of the packs now: {usage.doubt}")
+    if usage.deferred:
+        notes.append(
+            f"gc frees {format_size(usage.deferred)} more when running commands have ended"
+        )
+    if usage.droppable:
+        notes.append(
+            f"gc --all frees at most {format_size(usage.droppable)} more: "
+            "build cache, cache mounts, unpacked files"
+        )
     if usage.ledger.unreadable_layers:
         notes.append(
             f"{len(usage.ledger.unreadable_layers)} layers cannot be read, their bytes count as "

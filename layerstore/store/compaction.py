@@ -81,7 +81,8 @@ def choose_batches(table: ItemTable, usable: Iterable[int], rules: CopyRules) ->
     sparse = [index for index in candidates if 1 - living[index] >= rules.dead_fraction]
     sparse.sort(key=lambda index: (living[index], table.packs[index].pack_id))
     chosen = set(sparse)
-    small = _mergeable(table, [index for index in candidates if index not in chosen])
+    rest = {table.packs[index]: index for index in candidates if index not in chosen}
+    small = [rest[row] for row in mergeable(rest)]
     batches: list[Batch] = []
     for group in (sparse, small):
         for effort in sorted({table.packs[index].effort for index in group}):
@@ -90,16 +91,15 @@ def choose_batches(table: ItemTable, usable: Iterable[int], rules: CopyRules) ->
     return batches
 
 
-def _mergeable(table: ItemTable, candidates: list[int]) -> list[int]:
+def mergeable(candidates: Iterable[PackRow]) -> list[PackRow]:
     """Return small packs of each size and effort of which there are enough, oldest first."""
-    classes: dict[tuple[int, int], list[int]] = {}
-    for index in candidates:
-        row = table.packs[index]
+    classes: dict[tuple[int, int], list[PackRow]] = {}
+    for row in candidates:
         if row.size < SMALL_PACK_BYTES:
             size = next(place for place, below in enumerate(_CLASSES) if row.size < below)
-            classes.setdefault((row.effort, size), []).append(index)
+            classes.setdefault((row.effort, size), []).append(row)
     enough = [members for _, members in sorted(classes.items()) if len(members) >= MERGE_COUNT]
-    return [index for members in enough for index in members]
+    return [row for members in enough for row in members]
 
 
 def _batches(table: ItemTable, indexes: Iterable[int], limit: int) -> list[Batch]:

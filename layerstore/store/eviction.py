@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import DiffId, PackId, chain_id, hex_of, parse_digest
@@ -34,12 +35,15 @@ from layerstore.store.marks import VIEW_RECORD_MAX_BYTES
 from layerstore.store.object_tier import SIDECAR_MAX_BYTES
 from layerstore.store.objects import ObjectFile, object_sizes
 from layerstore.store.paths import METADATA_SUFFIX, SIDECAR_SUFFIX
+from layerstore.store.usage import age_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from layerstore.digest import ObjectId
+    from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.paths import StorePaths
+    from layerstore.store.store import Store
     from layerstore.store.usage import Reference
 
 _HELD_OFF = "a view is being made, or a build reads them"
@@ -66,6 +70,34 @@ class KeepUnpacked(NamedTuple):
     within_s: float
     max_bytes: int | None
     reference: Reference
+
+
+def keep_of_images(
+    store: Store,
+    images: Iterable[ImageRecord],
+    within_s: float,
+    max_bytes: int | None = None,
+    *,
+    trust: bool = False,
+) -> KeepUnpacked:
+    """Return the rule that keeps what some images needed lately.
+
+    Args:
+        store: The store.
+        images: Those that stay in it.
+        within_s: See :class:`KeepUnpacked`, as of the next.
+        max_bytes: See there.
+        trust: Believe the clock even if it seems to have jumped.
+    """
+    from layerstore.store.selection import recorded_uses  # lazily: whoever evicts all needs none
+
+    uses = [*chain_uses(store.paths).values(), *recorded_uses(store)]
+    return KeepUnpacked(
+        frozenset(hex_of(chain_id(image.layers)) for image in images),
+        within_s,
+        max_bytes,
+        age_reference(time.time(), uses, trust=trust),
+    )
 
 
 class Evictable(NamedTuple):

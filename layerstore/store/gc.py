@@ -224,7 +224,7 @@ def _judge(store: Store, marks: Marks, rules: GcRules) -> GcPlan:
     limit = rules.max_extra_bytes
     if limit is None:
         coming = leavings.size + retiring if free_now else leavings.size
-        limit = min(MAX_EXTRA_BYTES, (_free_bytes(store.paths.root) + coming) // 2)
+        limit = copies_limit(store.paths.root, coming)
     batches = choose_batches(
         table, (i for i in free if table.marked[i]), CopyRules(rules.dead_fraction, limit)
     )
@@ -259,9 +259,15 @@ def _judge(store: Store, marks: Marks, rules: GcRules) -> GcPlan:
     )
 
 
-def _free_bytes(root: str) -> int:
+def copies_limit(root: str, coming: int) -> int:
+    """Return the bytes that copies may take where nobody said it.
+
+    Args:
+        root: The store's.
+        coming: Bytes that become free before copies are made.
+    """
     status = os.statvfs(root)
-    return status.f_bavail * status.f_frsize
+    return min(MAX_EXTRA_BYTES, (status.f_bavail * status.f_frsize + coming) // 2)
 
 
 def _layer_ids(store: Store) -> list[DiffId]:

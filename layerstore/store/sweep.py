@@ -101,7 +101,7 @@ def find_leavings(store: Store, needed_blobs: Collection[str]) -> Leavings:
         for digest in blob_digests(store.paths):
             if digest not in needed_blobs:
                 blobs[digest] = _size(store.paths.blob(digest))
-    temporary = dict(_dead_temporaries(store.catalog, own_lease=None))
+    temporary = dict(dead_temporaries(store.catalog, own_lease=None))
     size = sum(packs.values()) + sum(blobs.values()) + sum(temporary.values())
     return Leavings(packs, blobs, temporary, size, deferred)
 
@@ -153,7 +153,7 @@ def _size(path: str) -> int:
         return 0
 
 
-def _dead_temporaries(catalog: Catalog, *, own_lease: str | None) -> Iterator[tuple[str, int]]:
+def dead_temporaries(catalog: Catalog, *, own_lease: str | None) -> Iterator[tuple[str, int]]:
     """Yield paths in ``tmp/`` whose lease is not alive, with the bytes below them."""
     paths = catalog.paths
     for name in sorted(os.listdir(paths.tmp)):
@@ -190,7 +190,7 @@ def remove_leavings(store: Store, *, own_lease: str | None) -> int:
 def _remove_dead_leases(catalog: Catalog, own_lease: str | None) -> int:
     """Remove what dead leases left; no lock is needed, their names are never used again."""
     removed = 0
-    for path, size in list(_dead_temporaries(catalog, own_lease=own_lease)):
+    for path, size in list(dead_temporaries(catalog, own_lease=own_lease)):
         remove_leftover(path)
         removed += size - tree_size(path)  # what could not be removed is nobody's gain
     with catalog.locked():

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from layerstore.store.catalog import Catalog
     from layerstore.store.paths import StorePaths
 
+KEEP_UNPACKED_WITHIN = "7d"
+"""A week of images that come and go; what was not shown in one is unpacked again when it is."""
+
 EARLIEST_S = 1577836800.0
 """2020-01-01: no store is older, so an earlier time comes from a clock that was not set."""
 

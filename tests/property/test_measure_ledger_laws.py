@@ -5,6 +5,7 @@ Held to ``du``, which knows nothing of packs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -138,6 +139,21 @@ class LedgerMachine(RuleBasedStateMachine):
         execute(plan_gc(self.store, keep_cache=keep_cache, rewrite_dead_fraction=0.0))
         ledger = take_df(self.store).ledger
         assert ledger.size_of(Owner.UNREFERENCED) == 0
+
+    @rule(beside_a_command=st.booleans())
+    def collect_what_df_says(self, beside_a_command):
+        with self.store.begin("beside") if beside_a_command else contextlib.nullcontext():
+            said = take_df(self.store)
+            before = self.collectable_bytes()
+            report = execute(plan_gc(self.store, measure=False))
+            assert said.doubt == ""
+            assert said.reclaimable == report.freed_bytes == before - self.collectable_bytes()
+            assert said.deferred == report.deferred_bytes
+
+    def collectable_bytes(self):
+        places = (self.store.root / "packs", self.store.root / "blobs", self.store.root / "tmp")
+        files = [path for place in places for path in place.rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files)
 
     @rule()
     def optimize(self):

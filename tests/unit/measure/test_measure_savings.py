@@ -147,7 +147,8 @@ def test_df_rows_and_slack_add_up(store):
     assert sum(row.size for row in usage.rows) + usage.slack == usage.disk_size
     rows = {row.kind: row for row in usage.rows}
     assert (rows["Images"].count, rows["Images"].active) == (1, 0)
-    assert usage.reclaimable == usage.ledger.size_of(Owner.UNREFERENCED) > 90_000
+    assert rows["Unreferenced"].reclaimable == usage.ledger.size_of(Owner.UNREFERENCED) > 90_000
+    assert usage.reclaimable > rows["Unreferenced"].reclaimable, "a whole pack goes, framing too"
     head, *_ = table_lines(df_table(usage))
     assert head.split() == ["TYPE", "COUNT", "ACTIVE", "SIZE", "RECLAIMABLE"]
     assert "two:latest" in "\n".join(table_lines(df_images_table(usage)))
@@ -169,6 +170,8 @@ def test_cache_mounts_are_a_row_of_their_own_and_no_overhead_of_images(store):
         assert savings.size_of(scheme) == before.size_of(scheme)
     assert savings.not_counted_size == usage.disk_size - savings.size_of(Scheme.STORED) > 3_005_000
     (row,) = (row for row in usage.rows if row.kind == "Cache mounts")
-    assert (row.count, row.active, row.size, row.reclaimable) == (2, None, 3_005_000, 3_005_000)
+    assert (row.count, row.active, row.size, row.reclaimable) == (2, None, 3_005_000, 0)
+    assert usage.droppable == 3_005_000
+    assert "gc --all frees at most 3MB more" in "\n".join(table_lines(df_table(usage)))
     assert usage.ledger.size_of(Owner.MOUNTS) == row.size
     assert sum(row.size for row in usage.rows) + usage.slack == usage.disk_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,9 +30,11 @@ from layerstore.store.eviction import (
     evict,
     evict_damaged,
     find_evictable,
+    keep_of_images,
 )
 from layerstore.store.failures import StoreFullError
 from layerstore.store.findings import Problem
+from layerstore.store.gc import execute, plan_gc
 from layerstore.store.object_tier import kept_objects, missing_objects
 from layerstore.store.objects import (
     object_id,
@@ -41,7 +44,8 @@ from layerstore.store.objects import (
 )
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
-from layerstore.store.usage import age_reference, note_chain_use
+from layerstore.store.usage import KEEP_UNPACKED_WITHIN, age_reference, note_chain_use
+from layerstore.units import parse_age
 from tests.support.store import noise, put_image
 
 if TYPE_CHECKING:
@@ -385,9 +389,39 @@ class TestEviction:
         row = next(row for row in usage.rows if row.kind == "Unpacked for views")
         sizes = object_sizes(store.paths)
         assert row.count == len(sizes)
-        assert row.size == row.reclaimable > sum(file.size for file in sizes.values())
+        assert row.size > sum(file.size for file in sizes.values())
+        assert row.reclaimable == 0, "gc keeps for a week what an image needed"
+        assert usage.droppable >= sum(file.disk_size for file in sizes.values())
         images = [row.size for row in usage.rows if row.kind == "Images"]
         assert images == [row.size for row in before.rows if row.kind == "Images"]
+
+    def test_df_foretells_what_of_them_gc_removes(self, store: Store, image: ImageRecord) -> None:
+        with store.begin("test") as session:
+            other = put_image(session, {b"small": b"small", b"own": noise(3, 9000)}, names=["b:1"])
+        for one in (image, other):
+            prepare(store, one)
+        now = time.time()
+        for path, days in (
+            (store.paths.metadata_sidecar(hex_of(chain_id(image.layers))), 10),
+            (store.paths.blob(image.image_id), 10),
+            (store.paths.metadata_sidecar(hex_of(chain_id(other.layers))), 1),
+        ):
+            os.utime(path, (now - days * 86400, now - days * 86400))
+        usage = take_df(store)
+        found = find_evictable(
+            store.paths, keep_of_images(store, store.images(), parse_age(KEEP_UNPACKED_WITHIN))
+        )
+        row = next(row for row in usage.rows if row.kind == "Unpacked for views")
+        assert 1_500_000 < row.reclaimable == found.size < row.size
+        assert usage.reclaimable == found.disk_size
+        store.untag("b:1")  # its files go with it, although they were needed yesterday
+        gone = take_df(store)
+        plan = plan_gc(store)
+        report = execute(plan)
+        keep = keep_of_images(store, store.images(), parse_age(KEEP_UNPACKED_WITHIN))
+        evicted = evict(store.paths, keep)
+        assert evicted.disk_size > found.disk_size
+        assert gone.reclaimable == report.freed_bytes + evicted.disk_size
 
     def test_nothing_outside_of_the_store_goes(
         self, store: Store, image: ImageRecord, tmp_path: Path
