@@ -13,6 +13,10 @@ import msgspec
 from layerstore.measure.charges import data_sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from layerstore.digest import DiffId
+    from layerstore.formats.tree import Changeset
     from layerstore.measure.survey import Survey
 
 _DEEPEST = 6
@@ -55,13 +59,32 @@ def take_places(survey: Survey, most: int = 40) -> tuple[Place, ...]:
         IntegrityError: A layer's tree is damaged.
     """
     root = _Directory(b"")
+    for _, path, size in first_met(survey):
+        _add(root, path, size)
+    return tuple(sorted(_opened(root, most), key=lambda place: (-place.size, place.path)))
+
+
+def first_met(
+    survey: Survey, look: Callable[[DiffId, Changeset], None] | None = None
+) -> Iterator[tuple[DiffId, bytes, int]]:
+    """Yield layer, path and stored bytes of every file that brings content not met before.
+
+    Args:
+        survey: The selection.
+        look: Is shown every layer's entries as they are read.
+
+    Raises:
+        IntegrityError: A layer's tree is damaged.
+    """
     stored = data_sizes(survey.inventory)
     for _, diff_id in survey.new_layers():
-        for entry in survey.layers.changeset(diff_id).entries:
+        changeset = survey.layers.changeset(diff_id)
+        if look is not None:
+            look(diff_id, changeset)
+        for entry in changeset.entries:
             size = sum(stored.pop(chunk, 0) for _, chunk in entry.extents if chunk is not None)
             if size:
-                _add(root, entry.path, size)
-    return tuple(sorted(_opened(root, most), key=lambda place: (-place.size, place.path)))
+                yield diff_id, entry.path, size
 
 
 def _add(root: _Directory, path: bytes, size: int) -> None:

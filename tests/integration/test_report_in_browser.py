@@ -128,6 +128,20 @@ def test_a_step_that_wastes_is_seen_with_its_line_and_told_what_to_type(report, 
     assert "COPY --chown=USER --chmod=MODE" in rows[0]
 
 
+@pytest.mark.parametrize("width", [1280, 400])
+def test_packages_are_seen_with_their_versions(report, window, width):
+    window.open(report, width)
+    (texts,) = window.evaluate(
+        "[...document.querySelectorAll('svg')]"
+        ".filter(svg => svg.getBoundingClientRect().width > 0)"
+        ".filter(svg => svg.getAttribute('aria-labelledby').startsWith('packages'))"
+        ".map(svg => [...svg.querySelectorAll('text')].map(t => t.lastChild.textContent))"
+    )
+    assert "deb" in texts, "the head over Debian's packages"
+    assert any(text.startswith(("perl-base ", "libc6 ", "coreutils ")) for text in texts)
+    assert any(text.startswith("(in no") for text in texts), "what the images bring beside"
+
+
 def assert_is_whole(picture):
     left, top, right, bottom = picture["box"]
     assert right - left > 200, picture["id"]

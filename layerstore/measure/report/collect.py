@@ -10,6 +10,7 @@ import msgspec
 
 from layerstore.measure.forms import compressed_layers, take_forms
 from layerstore.measure.memory import Memory, take_memory
+from layerstore.measure.packages_held import PackageHeld, take_packages
 from layerstore.measure.places import Place, take_places
 from layerstore.measure.savings import Savings, compare
 from layerstore.measure.savings_report import image_name
@@ -41,6 +42,7 @@ class Report(Savings, frozen=True):
     Attributes:
         sharing: Images by images.
         places: Where the stored bytes are.
+        packages: Whose they are.
         transfers: What pulls carry; None if nobody asked.
         memory: What running views hold in memory; None if nobody asked.
         waste: What the images could do without, by cause, as ``layerstore waste`` tells it image by
@@ -54,6 +56,7 @@ class Report(Savings, frozen=True):
     memory: Memory | None = None
     waste: tuple[CauseTotal, ...] | None = None
     waste_steps: tuple[StepTotal, ...] | None = None
+    packages: tuple[PackageHeld, ...] = ()
 
 
 class Wishes(NamedTuple):
@@ -64,7 +67,8 @@ class Wishes(NamedTuple):
         reads_content: Whether all content is read for the schemes that only it tells.
         hosts: Gives the hosts whose pulls are counted; None for none.
         memory: Whether the kernel is asked what running views hold in memory.
-        details: Whether sharing and places are told as well; trees are read once more for it.
+        details: Whether sharing, places and packages are told as well; trees are read once more
+            for each of the latter.
         waste: Whether what images could do without is looked for.
         places: Gives where the steps of a store's images stand; None for nowhere.
     """
@@ -159,6 +163,7 @@ def _collected(
         report,
         sharing=take_sharing(survey, names, WIDE_ROWS),
         places=take_places(survey),
+        packages=take_packages(store, survey),
         waste=waste.causes if waste is not None else None,
         waste_steps=waste.steps if waste is not None else None,
     )

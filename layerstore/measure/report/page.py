@@ -37,6 +37,7 @@ def page(collected: Collected, made: str) -> str:
         sections.growth(report),
         sections.sharing(wide, narrow) if wide and narrow else "",
         sections.places(report.places),
+        sections.packages(report.packages),
         waste(report.waste or (), report.waste_steps or (), names),
         sections.transfers(report.transfers) if report.transfers else "",
         sections.memory(report.memory) if report.memory else "",

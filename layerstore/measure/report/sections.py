@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.measure.memory import Memory
+    from layerstore.measure.packages_held import PackageHeld
     from layerstore.measure.places import Place
     from layerstore.measure.report.svg import Svg
     from layerstore.measure.savings import Savings, SchemeSize
@@ -38,6 +39,9 @@ COMPARED_WITH = {
 _MAGNIFIED_FROM = 2.5
 """Full copies that are so many times all others are left out of a second picture."""
 _PAIRS = 20
+
+PACKAGES_SHOWN = 60
+"""Packages with a tile and a row of their own; a distribution has hundreds of small ones."""
 
 _SCHEMES_TEXT = (
     "<p>The pale part of a bar is what is saved against the next simpler way: plain layers "
@@ -232,6 +236,34 @@ def places(found: Sequence[Place]) -> str:
         "<section><h2>Where the bytes are</h2>\n<p>Stored file contents by directory, each byte "
         "once: where it was met first.</p>\n"
         f"{twice(draw, 'places')}{folded('The numbers', told)}</section>"
+    )
+
+
+def packages(found: Sequence[PackageHeld]) -> str:
+    """Return whose the bytes are; nothing where no file belongs to a package."""
+    if not any(each.kind for each in found):
+        return ""
+    first, rest = found[:PACKAGES_SHOWN], found[PACKAGES_SHOWN:]
+    named = [(each.name, each.kind, each.size) for each in first]
+    for kind in sorted({each.kind for each in rest}):
+        sizes = [each.size for each in rest if each.kind == kind]
+        named.append((f"{len(sizes):,} more", kind, sum(sizes)))
+    total = sum(each.size for each in found)
+    tiles = [Tile(name, size, kind or name) for name, kind, size in named]
+    title = "Stored bytes by package"
+
+    def draw(width: int, ident: str) -> Svg:
+        return treemap(tiles, (width, 460 if width > 600 else 420), title, ident, headed=True)
+
+    rows = [(name, kind, format_size(size), f"{size / total:.1%}") for name, kind, size in named]
+    told = table(
+        title, ["Package", "Kind", "Stored", "Part"], rows, texts=2,
+        total=("all", "", format_size(total), ""),
+    )  # fmt: skip
+    return (
+        "<section><h2>Whose the bytes are</h2>\n<p>The same bytes by package, with its version: of "
+        "dpkg, apk, rpm, pip and npm. What a later layer upgrades or removes is the older "
+        f"package's.</p>\n{twice(draw, 'packages')}{folded('The packages', told)}</section>"
     )
 
 

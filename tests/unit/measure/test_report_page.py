@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from layerstore.measure.report import wasted
+from layerstore.measure.report import sections, wasted
 from layerstore.measure.report.collect import Report, Wishes, collect, json_schema, to_builtins
 from layerstore.measure.report.page import POLICY, page
 from layerstore.measure.savings import Scheme
@@ -22,6 +22,7 @@ from layerstore.units import format_size
 from tests.support.cli import Cli
 from tests.support.insight import Layer, image_of
 from tests.support.measure import build, noise
+from tests.support.store import noise as incompressible
 
 BASE = {b"usr/lib/%d" % n: noise(n, 9000) for n in range(30)}
 NASTY = b"usr/share/<script>alert(1)<\x2fscript>\x1b[31m\xff"
@@ -201,3 +202,52 @@ class TestWaste:
 
     def test_a_page_that_was_not_to_look_for_waste_has_none(self, wasteful):
         assert "wastesteps" not in page(taken(wasteful), "")
+
+
+class TestPackages:
+    """Whose the bytes are, each once, as a picture and a table."""
+
+    STATUS = "Package: {}\nStatus: install ok installed\nArchitecture: all\nVersion: {}\n\n"
+
+    def dpkg(self, **versions):
+        """The database of packages that have one file each."""
+        status = "".join(self.STATUS.format(*each) for each in versions.items())
+        lists = {
+            b"var/lib/dpkg/info/%b.list" % name.encode(): b"/usr/lib/%b\n" % name.encode()
+            for name in versions
+        }
+        return {b"var/lib/dpkg/status": status.encode(), **lists}
+
+    @pytest.fixture
+    def packaged(self, tmp_path):
+        with Store.open(tmp_path / "packaged", create=True) as store:
+            one = incompressible("one", 60_000)
+            base = Layer(
+                {b"usr/lib/a": one, b"usr/lib/b": incompressible("b", 9000)} | self.dpkg(a=1, b=1)
+            )
+            upgraded = Layer({b"usr/lib/a": incompressible("two", 50_000)} | self.dpkg(a=2, b=1))
+            own = Layer({b"srv/copy": one, b"srv/own": incompressible("own", 30_000)})
+            image_of(store, "old:1", base)
+            image_of(store, "new:1", base, upgraded, own)
+            yield store
+
+    def test_each_byte_is_of_one_package_of_its_version(self, packaged):
+        report = taken(packaged).report
+        held = {(each.name, each.kind): each.size for each in report.packages}
+        assert 60_000 <= held["a 1", "deb"] < 60_100, "a copy elsewhere is no byte more"
+        assert 50_000 <= held["a 2", "deb"] < 50_100
+        assert 9000 <= held["b 1", "deb"] < 9100
+        assert held["(in no package)", ""] > 30_000
+        assert sum(held.values()) == sum(place.size for place in report.places)
+
+    def test_they_have_a_picture_and_a_table(self, packaged, monkeypatch):
+        monkeypatch.setattr(sections, "PACKAGES_SHOWN", 2)
+        elements = Elements(page(taken(packaged), ""))
+        pictures = [a["aria-labelledby"] for tag, a in elements.tags if tag == "svg"]
+        assert {"packages-w-t packages-w-d", "packages-n-t packages-n-d"} <= set(pictures)
+        assert "a 1: 60" in elements.text
+        assert "b 1" not in elements.text
+        assert "1 more: 9" in elements.text
+
+    def test_without_packages_nothing_is_said_of_them(self, store):
+        assert "Whose the bytes are" not in page(taken(store), "")
