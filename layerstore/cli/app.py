@@ -14,6 +14,7 @@ import typer
 from layerstore.cli.collector import collect_rarely
 from layerstore.cli.common import fast_command
 from layerstore.cli.container_commands import NAMES as CONTAINER_COMMANDS
+from layerstore.cli.docker_words import INSTEAD, missing
 from layerstore.cli.output import HELP_WIDTH
 from layerstore.cli.settings import Settings
 from layerstore.errors import InputError
@@ -83,6 +84,7 @@ def build_app() -> typer.Typer:
     signatures.register(app)
     load.register(app)
     originals.register(app)
+    fast_command(app, "inspect")
     image.register(app)
     manifest.register(app)
     pin.register(app)
@@ -148,6 +150,8 @@ def run(arguments: Sequence[str], store: str | None) -> int:
     """
     collect_rarely()
     prefix = ["--store", store] if store else []
+    if arguments and arguments[0] in INSTEAD:
+        raise missing(arguments[0])
     words = _format_as_flag(arguments)
     if words[:1] == ["build"]:
         from layerstore.cli.build_bases import spelled_out
@@ -202,6 +206,9 @@ def _format_as_flag(arguments: Sequence[str]) -> list[str]:
             continue
         if arguments[:1] == ["savings"] and value == "csv":
             line.append("--csv")
+            continue
+        if arguments[:1] == ["history"] and "{{" in value:
+            line.append(f"--template={value}")
             continue
         if value not in _FORMATS:
             raise InputError(f"{value!r} is not a format", hint="--format table or --format json")

@@ -1,6 +1,6 @@
 """``rm`` and ``inspect`` take images and containers; here the containers are told apart.
 
-A word that names both is refused: ``rmi`` and ``container rm`` say which is meant.
+A word that names both is refused: ``image`` and ``container`` in front say which is meant.
 """
 
 from __future__ import annotations
@@ -28,19 +28,11 @@ def take_containers(line: Sequence[str], store: str | None) -> tuple[int | None,
         ConflictError: A word names an image and a container.
     """
     root = current_root(store)
-    if not os.path.isdir(f"{root}/containers"):
-        return None, list(line)
     command, *words = line
     names = [word for word in words if not word.startswith("-")]
-    ours = [name for name in names if _is_container(root, name)]
+    ours = containers_among(names, root, command)
     if not ours:
         return None, list(line)
-    for name in ours:
-        if _is_image(root, name):
-            raise ConflictError(
-                f"{name!r} is an image and a container",
-                hint=f"layerstore rmi {name}, or layerstore container {command} {name}",
-            )
     options = [word for word in words if word.startswith("-")]
     from layerstore.cli import fast
 
@@ -49,6 +41,29 @@ def take_containers(line: Sequence[str], store: str | None) -> tuple[int | None,
     if len(ours) == len(names):
         return code, []
     return None, [command, *rest]
+
+
+def containers_among(names: Sequence[str], root: str, command: str) -> list[str]:
+    """Return those of the names that are of containers.
+
+    Args:
+        names: Words that name something.
+        root: Of the store.
+        command: What is to be done, for the hint.
+
+    Raises:
+        ConflictError: One names an image and a container.
+    """
+    if not os.path.isdir(f"{root}/containers"):
+        return []
+    ours = [name for name in names if _is_container(root, name)]
+    for name in ours:
+        if _is_image(root, name):
+            raise ConflictError(
+                f"{name!r} is an image and a container",
+                hint=f"layerstore image {command} {name}, or layerstore container {command} {name}",
+            )
+    return ours
 
 
 def _is_container(root: str, name: str) -> bool:

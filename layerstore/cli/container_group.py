@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from layerstore.cli.docker_words import INSTEAD, missing
 from layerstore.cli.output import write_json, write_line, write_table
 from layerstore.errors import ConflictError, InputError, LayerstoreError, NotFoundError
 from layerstore.light_typing import TYPE_CHECKING
@@ -36,9 +37,11 @@ def group(options: argparse.Namespace, root: str) -> int:
     if name == "rm":
         return _rm(rest, root)
     if name == "inspect":
-        return _inspect(rest, root)
+        return fast.run(name, ["--type", "container", *rest], root)
     if name == "prune":
         return _prune(root)
+    if f"container {name}" in INSTEAD or name in INSTEAD:
+        raise missing(f"container {name}" if f"container {name}" in INSTEAD else name)
     raise InputError(
         f"container has no command {name!r}", hint="rm, ls, inspect, prune, " + ", ".join(_SAME)
     )
@@ -55,17 +58,6 @@ def _rm(words: list[str], root: str) -> int:
     except SystemExit as err:
         return int(err.code or 0)
     return rm(options, root)
-
-
-def _inspect(words: list[str], root: str) -> int:
-    from layerstore.cli.container_list import inspect_container
-    from layerstore.containers.records import find
-
-    names = [word for word in words if not word.startswith("-")]
-    if not names:
-        raise InputError("name containers to inspect", hint="layerstore ps -a")
-    write_json([inspect_container(root, find(root, name)) for name in names])
-    return 0
 
 
 def _prune(root: str) -> int:

@@ -87,7 +87,9 @@ def ps(options: argparse.Namespace, root: str) -> int:
     elif options.format == "table":
         _print_table(rows, cut=cut)
     else:
-        _print_template(rows, options.format, cut=cut)
+        from layerstore.cli.templates import print_rows
+
+        print_rows(options.format, [_fields(row, cut=cut) for row in rows], _TITLES)
     tell_all(unreadable)
     return 0
 
@@ -186,7 +188,10 @@ def _rfc3339(seconds: float) -> str:
     return f"{stamp}.{int(fraction * 1e6):06d}+00:00"
 
 
-def _fields(row: Row, *, cut: bool) -> dict[str, str]:
+_TITLES = {"ID": "CONTAINER ID", "RunningFor": "CREATED", "CreatedAt": "CREATED AT"}
+
+
+def _fields(row: Row, *, cut: bool) -> dict[str, object]:
     container, state = row
     settings = container.settings
     command = f'"{" ".join(settings.args)}"'
@@ -215,39 +220,7 @@ def _print_table(rows: Iterable[Row], *, cut: bool) -> None:
     columns = ("ID", "Image", "Command", "RunningFor", "Status", "Names")
     headers = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]
     fields = [_fields(row, cut=cut) for row in rows]
-    write_table(headers, [[found[column] for column in columns] for found in fields])
-
-
-def _print_template(rows: Iterable[Row], template: str, *, cut: bool) -> None:
-    for row in rows:
-        write_line(rendered(template, _fields(row, cut=cut)))
-
-
-def rendered(template: str, fields: dict[str, str]) -> str:
-    r"""Return a template with ``{{.Name}}`` filled in, and ``{{json .}}`` with all of them.
-
-    Raises:
-        InputError: It names what there is not.
-    """
-    import json
-    import re
-
-    def fill(match: re.Match[str]) -> str:
-        words = match[1].split()
-        if words == ["json", "."]:
-            return json.dumps(fields)
-        if len(words) == 1 and words[0].startswith(".") and words[0][1:] in fields:
-            return fields[words[0][1:]]
-        if len(words) == 2 and words[0] == "json" and words[1][1:] in fields:
-            return json.dumps(fields[words[1][1:]])
-        raise InputError(
-            f"the format has {match[0]}, which is not known", hint=", ".join(sorted(fields))
-        )
-
-    if template.startswith("table "):
-        template = template.removeprefix("table ")
-    filled = re.sub(r"\{\{(.*?)\}\}", fill, template)
-    return filled.replace(r"\t", "\t").replace(r"\n", "\n")
+    write_table(headers, [[str(found[column]) for column in columns] for found in fields])
 
 
 def row_to_json(row: Row) -> dict[str, object]:

@@ -20,6 +20,7 @@ from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TextIO
 
 EXIT_INTERNAL = 70
 """Our own mistake (sysexits.h, EX_SOFTWARE)."""
@@ -90,7 +91,11 @@ def show(report: Report, error: BaseException | None = None) -> None:
     lines = [_indented(f"layerstore: error: {report.message}")]
     if report.hint:
         lines.append(_indented(f"hint: {report.hint}"))
-    sys.stderr.write("\n".join(lines) + "\n")
+    try:
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
+    except OSError:  # nobody reads it; the exit code still tells
+        _close(sys.stderr)
 
 
 def tell_all(failures: Sequence[LayerstoreError]) -> None:
@@ -111,7 +116,7 @@ def guarded(run: Callable[[], int]) -> int:
         code = run()
         sys.stdout.flush()
     except BrokenPipeError:
-        _close_stdout()
+        _close(sys.stdout)
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -167,10 +172,10 @@ def _usage_error(error: BaseException) -> Report | None:
     )
 
 
-def _close_stdout() -> None:
+def _close(stream: TextIO) -> None:
     # Nobody reads any more; without this the interpreter complains while it ends.
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, stream.fileno())
     os.close(null)
 
 
@@ -178,4 +183,4 @@ def _flush_quietly() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        _close_stdout()
+        _close(sys.stdout)

@@ -135,18 +135,33 @@ def summary_of(command: str) -> str:
 
 
 def _images_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="only this repository or name")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="only this repository or name, or a pattern: 'app/*'",
+    )
+    parser.add_argument("-a", "--all", action="store_true", help="docker's; all are listed anyway")
     parser.add_argument("-q", "--quiet", action="store_true", help="print ids only")
     parser.add_argument("-v", "--verbose", action="store_true", help="print last uses and pins too")
     parser.add_argument("--no-trunc", action="store_true", help="print whole ids")
     parser.add_argument("--digests", action="store_true", help="print manifest digests")
+    parser.add_argument(
+        "-f", "--filter", action="append", default=[], metavar="NAME=VALUE",
+        help="only these: reference=PATTERN, dangling=true, label=KEY[=VALUE], before=IMAGE, "
+        "since=IMAGE; may be repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--of", metavar="docker|podman", help="list those of a running engine, not of the store"
     )
     parser.add_argument(
         "--host", metavar="ADDRESS", help="of the engine: unix:///path or tcp://host:port"
     )
-    _json_option(parser)
+    parser.add_argument(
+        "--format", default="table", metavar="table|json|TEMPLATE",
+        help="json, or a template: '{{.Repository}}:{{.Tag}} {{.Size}}'",
+    )  # fmt: skip
+    _same_as_json(parser)
 
 
 def _images(options: argparse.Namespace, root: str) -> int:
@@ -155,7 +170,7 @@ def _images(options: argparse.Namespace, root: str) -> int:
 
         list_images(options)
         return 0
-    from layerstore.cli.image_table import Shown, show_images
+    from layerstore.cli.image_table import Shown, named, show_images
     from layerstore.store.pins import pins
     from layerstore.store.usage import image_uses
 
@@ -163,8 +178,25 @@ def _images(options: argparse.Namespace, root: str) -> int:
         tags, images, pinned = catalog.tags(), catalog.images(), pins(catalog)
         shown = images if options.verbose or options.format == "json" else ()
         uses = image_uses(catalog.paths, [image.image_id for image in shown])
-    show_images(images, tags, Shown(uses, pinned), options)
+        images, names = named(images, tags, options.name)
+        if options.filter:
+            from layerstore.cli.image_filters import filtered
+
+            images, names = filtered(images, names, options.filter, catalog)
+    show_images(images, names, Shown(uses, pinned), options)
     return 0
+
+
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    from layerstore.cli.inspecting import inspect_options
+
+    inspect_options(parser)
+
+
+def _inspect(options: argparse.Namespace, root: str) -> int:
+    from layerstore.cli.inspecting import inspect
+
+    return inspect(options, root)
 
 
 # -- import
@@ -513,6 +545,10 @@ def _json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("table", "json"), default="table", help="json for machines"
     )
+    _same_as_json(parser)
+
+
+def _same_as_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         dest="format",
@@ -541,6 +577,11 @@ _COMMANDS: dict[str, Command] = {
     "df": (_df_options, _df, "Show what the store holds on disk, and what gc could free."),
     "images": (_images_options, _images, "List images, newest first."),
     "import": (_import_options, _import, "Make an image from a root file system."),
+    "inspect": (
+        _inspect_options,
+        _inspect,
+        "Print everything about images and containers, as docker's JSON.",
+    ),
     "mount": (_mount_options, _mount, "Show an image at a directory."),
     "mounts": (
         _mounts_options,

@@ -1,4 +1,4 @@
-"""Commands about images that exist: inspect, history, tag."""
+"""Commands about images that exist: history, tag."""
 
 from __future__ import annotations
 
@@ -16,54 +16,15 @@ from layerstore.cli.output import age, short_id, shorten, write_json, write_line
 
 if TYPE_CHECKING:
     from layerstore.image.images import HistoryRow
-    from layerstore.store.store import Store
 
 COMMAND_WIDTH = 45
 """Characters of a step's command that docker's table shows."""
 
-_Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Names or ids.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add this noun's commands."""
-    app.command("inspect")(inspect_images)
     app.command("history")(show_history)
     app.command("tag")(tag)
-
-
-def inspect_images(
-    context: typer.Context,
-    images: _Images,
-    *,
-    _as_json: Annotated[
-        bool, typer.Option("--json", help="What it prints anyway; also --format json.")
-    ] = False,
-) -> None:
-    """Print everything about images, as docker's JSON."""
-    with settings_of(context).open_store() as store:
-        write_json([_inspected(store, image) for image in images])
-
-
-def _inspected(store: Store, reference: str) -> dict[str, object]:
-    from layerstore.image.images import inspect
-    from layerstore.image.indexes import find_index
-
-    found = inspect(store, store.resolve(reference))
-    index = find_index(store, reference)
-    if index is not None:
-        found["Index"] = {
-            "Digest": index.document.digest,
-            "MediaType": index.document.media_type,
-            "Manifests": [
-                {
-                    "Digest": entry.digest,
-                    "Platform": str(entry.platform) if entry.platform else "",
-                    "Id": index.images[entry.digest].image_id,
-                }
-                for entry in index.entries
-            ],
-        }
-    return found
 
 
 def show_history(
@@ -73,6 +34,15 @@ def show_history(
     no_trunc: NoTrunc = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    template: Annotated[
+        str,
+        typer.Option(
+            "--template",
+            metavar="TEMPLATE",
+            help="Print so: '{{.CreatedBy}}'; also --format TEMPLATE.",
+        ),
+    ] = "",
+    _human: Annotated[bool, typer.Option("--human", "-H", hidden=True)] = True,
 ) -> None:
     """Show the steps that made an image, newest first."""
     from layerstore.image.images import history
@@ -81,6 +51,11 @@ def show_history(
         rows = history(store, store.resolve(image))
     if as_json:
         write_json([_step_to_json(row) for row in rows])
+    elif template:
+        from layerstore.cli.templates import print_rows
+
+        titles = {"ID": "IMAGE", "CreatedSince": "CREATED"}
+        print_rows(template, [_step_fields(row, no_trunc=no_trunc) for row in rows], titles)
     elif quiet:
         for row in rows:
             write_line(_step_id(row, no_trunc=no_trunc))
@@ -89,24 +64,28 @@ def show_history(
 
 
 def _print_history(rows: list[HistoryRow], *, no_trunc: bool) -> None:
+    columns = ("ID", "CreatedSince", "CreatedBy", "Size", "Comment")
+    fields = [_step_fields(row, no_trunc=no_trunc) for row in rows]
+    write_table(
+        ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"],
+        [[found[column] for column in columns] for found in fields],
+    )
+
+
+def _step_fields(row: HistoryRow, *, no_trunc: bool) -> dict[str, str]:
+    """Return what is shown of a step, by docker's names."""
     import time
 
     from layerstore.units import format_size
 
-    now_s = time.time()
-    write_table(
-        ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"],
-        [
-            [
-                _step_id(row, no_trunc=no_trunc),
-                age(row.created, now_s),
-                row.created_by if no_trunc else shorten(row.created_by, COMMAND_WIDTH),
-                format_size(row.size),
-                row.comment,
-            ]
-            for row in rows
-        ],
-    )
+    return {
+        "ID": _step_id(row, no_trunc=no_trunc),
+        "CreatedSince": age(row.created, time.time()),
+        "CreatedAt": row.created,
+        "CreatedBy": row.created_by if no_trunc else shorten(row.created_by, COMMAND_WIDTH),
+        "Size": format_size(row.size),
+        "Comment": row.comment,
+    }
 
 
 def _step_id(row: HistoryRow, *, no_trunc: bool) -> str:

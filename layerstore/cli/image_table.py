@@ -27,9 +27,28 @@ class Shown(NamedTuple):
     pinned: frozenset[str]
 
 
+def named(
+    images: Sequence[ImageRecord], tags: Mapping[str, str], wanted: str | None
+) -> tuple[list[ImageRecord], dict[str, list[str]]]:
+    """Return images with their names by id: all, or those that are called as is wanted.
+
+    Args:
+        images: Newest first.
+        tags: Image id by name.
+        wanted: A repository, a name, or a pattern.
+    """
+    names: dict[str, list[str]] = {}
+    for name, image_id in tags.items():
+        names.setdefault(image_id, []).append(name)
+    if wanted is None:
+        return list(images), names
+    names = {image_id: _matching(some, wanted) for image_id, some in names.items()}
+    return [image for image in images if names.get(image.image_id)], names
+
+
 def show_images(
     images: Sequence[ImageRecord],
-    tags: Mapping[str, str],
+    names: Mapping[str, list[str]],
     shown: Shown,
     options: argparse.Namespace,
 ) -> None:
@@ -37,29 +56,36 @@ def show_images(
 
     Args:
         images: Newest first.
-        tags: Image id by name.
+        names: Of images, by id.
         shown: What is shown beside.
         options: Of the command; see :mod:`layerstore.cli.fast`.
     """
-    names: dict[str, list[str]] = {}
-    for name, image_id in tags.items():
-        names.setdefault(image_id, []).append(name)
-    if options.name is not None:
-        names = {image_id: _matching(some, options.name) for image_id, some in names.items()}
-        images = [image for image in images if names.get(image.image_id)]
     if options.format == "json":
         write_json([_image_to_json(each, names.get(each.image_id, []), shown) for each in images])
     elif options.quiet:
         for image in images:
             write_line(image.image_id if options.no_trunc else short_id(image.image_id))
-    else:
+    elif options.format == "table":
         _print_images(images, names, shown, options)
+    else:
+        from layerstore.cli.templates import print_rows
+
+        rows = [
+            _template_fields(image, row, cut=not options.no_trunc)
+            for image in images
+            for row in _named_rows(names.get(image.image_id, []))
+        ]
+        print_rows(options.format, rows, {"ID": "IMAGE ID", "CreatedSince": "CREATED"})
 
 
 def _matching(names: Sequence[str], wanted: str) -> list[str]:
     """Return those of an image's names that are of a repository, and have its tag if it has one."""
     from layerstore.formats.reference import parse_reference, split_name
 
+    if any(character in wanted for character in "*?["):
+        from layerstore.cli.image_filters import matches
+
+        return [name for name in names if matches(name, wanted)]
     reference = parse_reference(wanted)
     found = [(split_name(name)[1], name) for name in names]
     found = [each for each in found if split_name(each[1])[0] == reference.repository]
@@ -67,6 +93,26 @@ def _matching(names: Sequence[str], wanted: str) -> list[str]:
         return []
     # A digest is not looked for, but shown beside the tag.
     return [name for tag, name in found if reference.tag in (None, tag) or not tag]
+
+
+def _template_fields(
+    image: ImageRecord, row: tuple[str, str, str], *, cut: bool
+) -> dict[str, object]:
+    """Return what templates may ask of a row: docker's names, where they mean something."""
+    import time
+
+    from layerstore.units import format_size
+
+    repository, tag, digest = row
+    return {
+        "ID": short_id(image.image_id) if cut else image.image_id,
+        "Repository": repository,
+        "Tag": tag,
+        "Digest": digest or image.manifest_digest,
+        "CreatedSince": age(image.created, time.time()),
+        "CreatedAt": image.created,
+        "Size": format_size(image.size),
+    }
 
 
 def _print_images(

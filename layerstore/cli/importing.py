@@ -5,6 +5,7 @@ Its options are declared in :mod:`layerstore.cli.fast`. Also what ``bootstrap`` 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -14,11 +15,11 @@ from layerstore.cli.clock import now_rfc3339
 from layerstore.cli.collector import collect_rarely
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.progress import terminal_progress
-from layerstore.errors import InputError, NotFoundError
+from layerstore.errors import FormatError, InputError, NotFoundError, UnsafeContentError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from layerstore.formats.oci_config import ContainerConfig
     from layerstore.image.importing import ImportedImage, ImportSpec
@@ -67,6 +68,18 @@ def _config_of(changes: Sequence[str]) -> ContainerConfig:
     return apply_changes(changes)
 
 
+@contextlib.contextmanager
+def told_of(source: str) -> Iterator[None]:
+    """Say in errors about what is in a file which file it was."""
+    try:
+        yield
+    except (FormatError, UnsafeContentError) as err:
+        name = "stdin" if source == STDIO else source
+        if name not in err.message:
+            err.message = f"{name}: {err.message}"
+        raise
+
+
 def _refuse_missing(source: str) -> None:
     """Refuse a source that is not there before a store is made for it."""
     if source != STDIO and not os.path.exists(source):
@@ -79,7 +92,8 @@ def _import_from(
     from layerstore.image.importing import import_directory, import_tar
 
     if source == STDIO:
-        return import_tar(store, sys.stdin.buffer, STDIO, spec, progress=progress)
+        with told_of(source):
+            return import_tar(store, sys.stdin.buffer, STDIO, spec, progress=progress)
     if os.path.isdir(source):
         return import_directory(
             store,
@@ -89,7 +103,7 @@ def _import_from(
             on_skip=_tell_skipped,
             reread=reread,
         )
-    with open(source, "rb") as stream:
+    with open(source, "rb") as stream, told_of(source):
         return import_tar(store, stream, os.path.basename(source), spec, progress=progress)
 
 

@@ -87,6 +87,7 @@ def load(
     if all_platforms and platform:
         raise InputError("--all-platforms and --platform exclude each other")
     from layerstore.cli.bundles import load_from
+    from layerstore.cli.importing import told_of
     from layerstore.image.loading import Choice, load_directory, load_file
 
     choice = Choice(serving(platform), all_platforms, originals_of(originals))
@@ -100,7 +101,7 @@ def load(
                 load_from(store, stream.read, quiet=quiet, as_json=as_json)
                 return
             name = "stdin" if source == STDIO else source
-            with terminal_progress(quiet=quiet) as progress:
+            with told_of(source), terminal_progress(quiet=quiet) as progress:
                 _take(store, load_file(store, stream, name, choice, progress), as_json=as_json)
 
 

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 FAST_COMMANDS = (
-    "images", "import", "mount", "mounts", "umount", "df",
+    "images", "import", "inspect", "mount", "mounts", "umount", "df",
     "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
     "container", "volume", "bundle", "generate", "warm",
 )  # fmt: skip
+
+NOUNS = ("help", "image", "system", "builder", "buildx")
+"""What :mod:`layerstore.cli.docker_words` makes commands of."""
 
 
 def main() -> int:
@@ -38,6 +41,11 @@ def main() -> int:
         from layerstore.cli.descriptors import occupy_closed
 
         occupy_closed()
+    for stream in (sys.stdout, sys.stderr):
+        if stream.encoding != "utf-8":
+            from layerstore.cli.narrow_encodings import never_fail
+
+            never_fail(stream)  # type: ignore[arg-type]  # the interpreter's own
     signal.signal(signal.SIGTERM, terminate)
     code = guarded(lambda: dispatch(sys.argv[1:]))
     if "layerstore.cli.app" not in sys.modules:
@@ -64,11 +72,15 @@ def dispatch(arguments: Sequence[str]) -> int:
         LayerstoreError: The command failed.
     """
     store, rest = take_store_option(arguments)
+    if rest and rest[0] in NOUNS:
+        from layerstore.cli.docker_words import translated
+
+        rest = translated(rest)
     if rest and rest[0] in FAST_COMMANDS:
         from layerstore.cli import fast
 
         return fast.run(rest[0], rest[1:], store)
-    if rest and rest[0] in ("rm", "inspect"):
+    if rest and rest[0] == "rm":
         from layerstore.cli.container_either import take_containers
 
         code, rest = take_containers(rest, store)

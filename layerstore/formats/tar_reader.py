@@ -103,7 +103,12 @@ class TarReader:
         try:
             return self._next()
         except (FormatError, UnsafeContentError) as err:
-            raise type(err)(f"{err.message} ({self._blame()})") from err
+            what = "" if self._is_archive() else "not a tar archive: "
+            raise type(err)(f"{what}{err.message} ({self._blame()})") from err
+
+    def _is_archive(self) -> bool:
+        """Whether anything was read that a tar archive has; of nothing at all others tell."""
+        return self._blamed is not None or self._blamed_at > 0 or self.offset == 0
 
     def _blame(self) -> str:
         """Return what was being read."""

@@ -80,7 +80,11 @@ class LayoutReader:
             FormatError: It is no index.
         """
         # A layout's index need not say what it is (OCI image-layout, "index.json File").
-        return oci.decode_index(self._file(b"index.json"), media_type=oci.INDEX_TYPE).manifests
+        try:
+            raw = self._file(b"index.json")
+        except NotFoundError as err:
+            raise NotFoundError(f"{self.name} is none: it has no index.json") from err
+        return oci.decode_index(raw, media_type=oci.INDEX_TYPE).manifests
 
     def document(self, reference: str) -> Document:
         """Return a manifest or index: by its digest, else by its tag, else the only one.

@@ -118,6 +118,11 @@ PACK_DAMAGE = MEDIUM_FAILURES | {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno
 """What opening or reading a pack can answer that means damage: that, or it is gone or no file."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_OWNER_HINT = "run as the owner of the store, or choose another with --store"
+_READ_ONLY_HINT = (
+    "its file system is mounted read-only: look into dmesg for why, mount it writable, "
+    "or choose another store with --store"
+)
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -132,7 +137,7 @@ def storage_error(err: OSError, doing: str) -> StorageError:
     if err.errno in _READ_ONLY:
         return ReadOnlyStoreError(
             f"could not {doing}: {reason}",
-            hint="run as the owner of the store, or choose another with --store",
+            hint=_READ_ONLY_HINT if err.errno == errno.EROFS else _OWNER_HINT,
         )
     return StorageError(f"could not {doing}: {reason}")
 
@@ -167,7 +172,7 @@ def catalog_error(err: Exception) -> StorageError | CatalogDamagedError:
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
         return ReadOnlyStoreError(
             f"could not write the catalog: {err}",
-            hint="run as the owner of the store, or choose another with --store",
+            hint=_OWNER_HINT,
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(
         err, _sqlite3.IntegrityError | _sqlite3.ProgrammingError | UnicodeDecodeError

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _DIGEST_CHARACTERS = len("sha256:") + 64
 
+_NEAR_MAX = 3
+"""Names that are proposed at most."""
+
 
 class AmbiguousIdError(InputError):
     """More than one image has an id that begins like this."""
@@ -56,7 +59,7 @@ def resolve(catalog: Catalog, reference: str) -> ImageRecord:
         return _by_prefix(catalog, form)
     if is_digest_name(form):
         return _in_index(catalog, form) or _by_prefix(catalog, form.partition("@")[2])
-    raise _unknown(form)
+    raise _unknown(catalog, form)
 
 
 def _in_index(catalog: Catalog, form: str) -> ImageRecord | None:
@@ -78,7 +81,7 @@ def _by_prefix(catalog: Catalog, reference: str) -> ImageRecord:
         )
     image = catalog.image(found[0]) if found else _by_document(catalog, prefix)
     if image is None:
-        raise _unknown(reference)
+        raise _unknown(catalog, reference)
     return image
 
 
@@ -91,8 +94,29 @@ def _by_document(catalog: Catalog, digest: str) -> ImageRecord | None:
     return image_of_document(catalog, digest)
 
 
-def _unknown(reference: str) -> ImageNotFoundError:
+def _unknown(catalog: Catalog, reference: str) -> ImageNotFoundError:
+    near = _near(reference, [name for name in catalog.tags() if "@" not in name])
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
     return ImageNotFoundError(
         f"no image {reference!r} in the store",
-        hint="'layerstore images' lists what there is",
+        hint=f"{meant}'layerstore images' lists what there is",
     )
+
+
+def _near(reference: str, names: list[str]) -> list[str]:
+    """Return names that may have been meant: other tags of the repository, or spelled much alike.
+
+    Who forgets the tag, or has the name but not the host in mind, gets these.
+    """
+    repository, _, tag = reference.rpartition(":")
+    if not repository or "@" in reference:
+        return []
+    found = sorted(name for name in names if name.rpartition(":")[0] == repository)
+    if not found:
+        last = f"/{repository}:{tag}"
+        found = sorted(name for name in names if name.endswith(last))
+    if not found:
+        import difflib  # nobody pays for it who names what there is
+
+        found = difflib.get_close_matches(reference, names, n=_NEAR_MAX, cutoff=0.8)
+    return found[:_NEAR_MAX]

@@ -42,6 +42,17 @@ def run_without(cli: Cli, stream: int, *words: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.parametrize(("words", "code"), [("images --no", 2), ("history absent", 3), ("x", 2)])
+def test_nobody_reads_what_is_wrong(cli: Cli, words: str, code: int) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        cli.command(*words.split()), stderr=write, env=cli.environment(None), check=False
+    )
+    os.close(write)
+    assert done.returncode == code
+
+
 @pytest.mark.parametrize(
     ("stream", "words", "code"),
     [

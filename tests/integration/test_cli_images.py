@@ -292,3 +292,84 @@ def test_an_empty_archive_is_an_image_of_nothing(cli):
     tarfile.open(fileobj=stream, mode="w").close()
     cli.ok("import", "-", "-t", "empty:1", stdin=stream.getvalue())
     assert cli.ok("inspect", "empty:1").json()[0]["Size"] == 0
+
+
+def test_images_are_picked_as_docker_picks_them(cli, rootfs_tar):
+    cli.ok("import", rootfs_tar, "-t", "debian:old", SOURCE_DATE_EPOCH="1600000000")
+    cli.ok("import", rootfs_tar, "-t", "team/app:1", "-c", "LABEL tier=web", **EPOCH)
+    cli.ok(
+        "import", rootfs_tar, "-t", "nameless:1", "-c", "ENV a=b", SOURCE_DATE_EPOCH="1650000000"
+    )
+    nameless = cli.ok("images", "-q", "nameless:1").lines
+    cli.ok("tag", "debian:old", "nameless:1")
+
+    def picked(*words):
+        return cli.ok("images", "--format", "{{.Repository}}:{{.Tag}}", *words).lines
+
+    assert picked() == ["team/app:1", "<none>:<none>", "debian:old", "nameless:1"]
+    assert picked("deb*") == ["debian:old"]
+    assert picked("*") == ["debian:old", "nameless:1"]  # a star stops at slashes
+    assert picked("team/*:1") == ["team/app:1"]
+    assert picked("-f", "reference=team/a[p]p", "-f", "reference=d?bian") == [
+        "team/app:1", "debian:old",
+    ]  # fmt: skip
+    assert cli.ok("images", "-q", "--filter", "dangling=true").lines == nameless
+    assert picked("--filter", "dangling=false") == ["team/app:1", "debian:old", "nameless:1"]
+    assert picked("--filter", "label=tier") == picked("--filter", "label=tier=web")
+    assert picked("--filter", "label=tier") == ["team/app:1"]
+    assert picked("--filter", "label=tier=db") == []
+    assert picked("--filter", "before=team/app:1", "-f", "dangling=false") == picked("*")
+    assert picked("--filter", "since=debian:old") == ["team/app:1", "<none>:<none>"]
+    assert "no filter 'size=1'" in cli.fails(2, "images", "-f", "size=1")
+    assert "dangling is true or false" in cli.fails(2, "images", "-f", "dangling=x")
+    assert "no image 'x:latest'" in cli.fails(3, "images", "-f", "since=x")
+    assert "there is no 'Nope'" in cli.fails(2, "images", "--format", "{{.Nope}}")
+
+
+def test_templates_of_inspect_and_history(cli, rootfs_tar):
+    image = cli.ok("import", rootfs_tar, "-t", "web:1", "-c", 'CMD ["a", "b"]', **EPOCH).out
+    for words in (("inspect", "-f"), ("inspect", "--format"), ("image", "inspect", "-f")):
+        assert cli.ok(*words, "{{.Id}}", "web:1").out == image
+    assert cli.ok("inspect", "-f", "{{json .Config.Cmd}}", "web:1").out == '["a","b"]\n'
+    assert cli.ok("inspect", "--type", "image", "web:1").json()[0]["Id"] == image.strip()
+    assert "no container 'web:1'" in cli.fails(3, "inspect", "--type", "container", "web:1")
+    assert "did you mean web:1?" in cli.fails(3, "inspect", "web")
+    (cli.store / "containers").mkdir()
+    assert "no image and no container 'web'" in cli.fails(3, "inspect", "web")
+
+    told = cli("inspect", "absent", "web:1", "-f", "{{.Created}}")
+    assert (told.code, told.out) == (3, CREATED + "\n")  # one that is missing stops no other
+
+    steps = cli.ok("history", "web:1", "--format", "{{.CreatedBy}}|{{.Size}}").lines
+    assert steps[-1].endswith("|300kB")
+    table = cli.ok("history", "-H", "web:1", "--format", r"table {{.ID}}\t{{.Size}}").lines
+    assert table[0].split() == ["IMAGE", "SIZE"]
+
+
+def test_names_that_may_have_been_meant(cli, rootfs_tar):
+    cli.ok("import", rootfs_tar, "-t", "quay.io/team/web:1", "-t", "debian:bookworm")
+    for said, meant in (
+        ("debian", "debian:bookworm"),
+        ("debain:bookworm", "debian:bookworm"),
+        ("team/web:1", "quay.io/team/web:1"),
+    ):
+        assert f"did you mean {meant}?" in cli.fails(3, "history", said)
+    assert "did you mean" not in cli.fails(3, "history", "other:2")
+
+
+def test_what_is_no_archive_is_told_by_its_name(cli, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("not a tar\n" * 100)
+    for words in (("import", text, "-t", "x"), ("load", "-i", text)):
+        assert f"{text}: not a tar archive: " in cli.fails(10, *words)
+    (tmp_path / "directory").mkdir()
+    told = cli.fails(3, "load", "-i", tmp_path / "directory")
+    assert "the OCI layout" in told
+    assert "it has no index.json" in told
+
+
+def test_output_in_a_locale_without_unicode(cli, rootfs_tar):
+    cli.ok("import", rootfs_tar, "-t", "web:1")
+    told = cli.ok("savings", "web:1", PYTHONIOENCODING="ascii").out
+    assert "|####" in told
+    assert "-----" in told
