@@ -207,7 +207,7 @@ def _format_as_flag(arguments: Sequence[str]) -> list[str]:
         if arguments[:1] == ["savings"] and value == "csv":
             line.append("--csv")
             continue
-        if arguments[:1] == ["history"] and "{{" in value:
+        if arguments[:1] == ["history"] and value not in _FORMATS:
             line.append(f"--template={value}")
             continue
         if value not in _FORMATS:

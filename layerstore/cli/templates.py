@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MAX_NESTED = 50
 _ACTION = re.compile(r"\{\{(- )?\s*(.*?)\s*( -)?\}\}", re.DOTALL)
 _WORD = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|`[^`]*`|:=|[(),|]|[^\s(),|"`]+)""")
+_EXAMPLE = "'{{.ID}}'"
 _HINT = "--format '{{.Name}}', '{{json .}}', or json"
 
 
@@ -73,7 +74,14 @@ def print_rows(text: str, rows: Sequence[Mapping[str, object]], titles: dict[str
         text: The template.
         rows: What it is filled in with, one after the other.
         titles: Of columns that are not called as their fields.
+
+    Raises:
+        InputError: It is no template, or asks for what is not there.
     """
+    if "{{" not in text:
+        raise InputError(
+            f"{text!r} is not a format", hint=f"table, json, or a template: {_EXAMPLE}"
+        )
     first, _, rest = text.partition(" ")
     is_table = first == "table" and bool(rest.strip())
     columns = rest.strip() if is_table else text
