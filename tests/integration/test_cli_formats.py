@@ -25,8 +25,9 @@ def cli(tmp_path: Path) -> Cli:
 
 
 def without_ages(text: str) -> str:
-    """Leave out how long ago something was, which is another number a moment later."""
-    return re.sub(r"(About an?|Less than a|\d+) (second|minute|hour)s?( ago)? *", "AGO", text)
+    """Leave out how long ago something was, and how wide: it is another a moment later."""
+    text = re.sub(r"(About an?|Less than a|\d+) (second|minute|hour)s?( ago)? *", "AGO ", text)
+    return re.sub(" +", " ", text)
 
 
 @pytest.mark.parametrize("command", [("images",), ("df",), ("history", "web"), ("inspect", "web")])
