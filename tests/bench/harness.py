@@ -3,9 +3,7 @@
 CPU is user plus system time of the whole process tree, from wait4(2): a child counts its own
 children once they were waited for, so a pipeline in a shell is counted as a whole and work
 handed to a daemon would not be (no contender here has one). Peak memory is the largest single
-process of the tree, not the sum. A process that is started by a large one inherits its peak
-(the kernel keeps the high-water mark across exec), so this module stays small and states its
-own floor.
+process of the tree, not the sum; :mod:`tests.bench.launching` sees to it that it is not ours.
 """
 
 from __future__ import annotations
@@ -20,6 +18,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from tests.bench.launching import run_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -49,8 +49,7 @@ def run_costed(
     """Run one command to its end and return its cost; its output is shown only if it fails."""
     load = os.getloadavg()[0]
     with open(os.devnull) as silence, tempfile.TemporaryFile() as log:
-        begun = time.perf_counter()
-        process = subprocess.Popen(
+        ended = run_small(
             command,
             env={**clean_environment(), **(env or {})},
             cwd=cwd,
@@ -58,14 +57,11 @@ def run_costed(
             stdout=log,
             stderr=log,
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
+        if ended.code != 0:
             log.seek(0)
             tail = log.read().decode("utf-8", "replace")[-2000:]
-            raise CommandError(f"{' '.join(command)}: exit {process.returncode}\n{tail}")
-    return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024, load)
+            raise CommandError(f"{' '.join(command)}: exit {ended.code}\n{tail}")
+    return Cost(ended.cpu_seconds, ended.wall_seconds, ended.rss_bytes, load)
 
 
 def clean_environment() -> dict[str, str]:

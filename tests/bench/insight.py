@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.digest import sha256_digest
 from layerstore.store.store import Store
+from tests.bench.launching import run_small
 from tests.support.cli import Cli
 from tests.support.debian_base import debian_base_tar
 from tests.support.insight import Layer, put_tree
@@ -93,14 +94,10 @@ def _in_a_child(work: Callable[[], None]) -> None:
 
 def cost(cli: Cli, command: tuple[str, ...]) -> tuple[float, int]:
     """Run a command; return its seconds of CPU and its largest resident size in bytes."""
-    child = subprocess.Popen(
-        cli.command(*command), env=cli.environment(), stdout=subprocess.DEVNULL
-    )
-    _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+    ended = run_small(cli.command(*command), env=cli.environment(), stdout=subprocess.DEVNULL)
+    if ended.code:
+        raise SystemExit(f"{' '.join(command)} ended with {ended.code}")
+    return ended.cpu_seconds, ended.rss_bytes
 
 
 def main() -> None:

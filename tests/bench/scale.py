@@ -34,6 +34,7 @@ from layerstore.store.commit import publish_pack
 from layerstore.store.pack_writer import PackWriter
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
+from tests.bench.launching import run_small
 from tests.bench.result import Result
 from tests.support.encoding import encode_changeset
 
@@ -251,19 +252,17 @@ def run_phase(name: str, root: Path, chunks: int) -> dict[str, object]:
     """Run one phase in a process of its own; return what it says and what it cost."""
     command = [sys.executable, "-m", "tests.bench.scale", "--phase", name]
     command += ["--store", str(root), "--chunks", str(chunks)]
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"phase {name} failed")
+    with tempfile.TemporaryFile() as said:
+        ended = run_small(command, stdout=said)
+        if ended.code:
+            raise SystemExit(f"phase {name} failed")
+        said.seek(0)
+        output = said.read().decode()
     return {
         "phase": name,
-        "wall_seconds": round(time.perf_counter() - begun, 2),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "peak_mb": usage.ru_maxrss // 1024,
+        "wall_seconds": round(ended.wall_seconds, 2),
+        "cpu_seconds": round(ended.cpu_seconds, 2),
+        "peak_mb": ended.rss_bytes >> 20,
         **json.loads(output.splitlines()[-1]),
     }
 

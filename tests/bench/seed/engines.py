@@ -23,6 +23,7 @@ from tests.bench.harness import (
     run_costed,
     version_of,
 )
+from tests.bench.launching import run_small
 from tests.bench.seed.distribution import allocated
 from tests.bench.seed.groups import ControlGroup
 
@@ -249,20 +250,17 @@ def timed(command: Sequence[str], group: ControlGroup, *, inside: bool = False) 
     load, before = os.getloadavg()[0], group.cpu_seconds()
     # Not a pipe: what a runtime leaves running would hold its other end.
     with tempfile.TemporaryFile() as log:
-        begun = time.perf_counter()
-        process = subprocess.Popen(
+        ended = run_small(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment(),
-            preexec_fn=group.join if inside else None,
+            groups=group.entries() if inside else (),
         )  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
+        if ended.code != 0:
             log.seek(0)
             said = log.read().decode("utf-8", "replace")[-2000:]
-            raise CommandError(f"{' '.join(command)}: exit {process.returncode}\n{said}")
-    own = 0.0 if inside else usage.ru_utime + usage.ru_stime
-    return Cost(own + group.cpu_seconds() - before, wall, usage.ru_maxrss * 1024, load)
+            raise CommandError(f"{' '.join(command)}: exit {ended.code}\n{said}")
+    own = 0.0 if inside else ended.cpu_seconds
+    cpu = own + group.cpu_seconds() - before
+    return Cost(cpu, ended.wall_seconds, ended.rss_bytes, load)
 
 
 def _ask(command: Sequence[str]) -> str:

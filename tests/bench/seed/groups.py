@@ -57,10 +57,15 @@ class ControlGroup:
             (top / "containers").mkdir()
         self.containers = f"/{name}/containers"
 
+    def entries(self, below: str = "attendants") -> list[str]:
+        """Return the files that a process writes its id into to join."""
+        tops = dict.fromkeys(self._tops.values())
+        return [str(top / below / "cgroup.procs") for top in tops]
+
     def join(self, below: str = "attendants") -> None:
         """Move the calling process into it; for use between fork and exec."""
-        for top in dict.fromkeys(self._tops.values()):
-            (top / below / "cgroup.procs").write_text(str(os.getpid()))
+        for entry in self.entries(below):
+            Path(entry).write_text(str(os.getpid()))
 
     def cpu_seconds(self) -> float:
         """Return what its processes took so far, ended ones included."""
