@@ -27,6 +27,7 @@ from layerstore.build.dockerfile.syntax import (
     Copy,
     Env,
     Label,
+    Notice,
     Run,
     SourceSpan,
     StageInstruction,
@@ -54,7 +55,7 @@ from layerstore.net.redaction import redacted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from layerstore.build.dockerfile.syntax import Dockerfile, Notice, Stage
+    from layerstore.build.dockerfile.syntax import Dockerfile, Stage
     from layerstore.build.lower_options import Images, LowerOptions
 
 SCRATCH = "scratch"
@@ -381,6 +382,9 @@ class _StageLowering:
         check_count(state.build_args, span)
 
     def _workdir(self, state: StageState, instruction: Workdir) -> None:
+        if not instruction.path:  # which docker takes in silence
+            message = f"{instruction.original} expands to nothing: the working directory stays"
+            self._lowering.notices.append(Notice(message, instruction.span))
         path = state.absolute(instruction.path)
         user = state.config.user
         state.set_workdir(path)

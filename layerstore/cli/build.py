@@ -215,6 +215,7 @@ def build_image(
         Path | None,
         typer.Option(metavar="FILE", help="Where to write digests and names as JSON."),
     ] = None,
+    docker_habits: build_run.Habits = False,  # noqa: ARG001 -- scripts pass them
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -93,7 +93,7 @@ def _output(word: str, fields: dict[str, str], *, epoch: bool) -> Output:
     text = rest.pop("type", "")
     if text == "registry" or rest.get("push") in _TRUE:
         raise InputError(
-            "images cannot be pushed to registries yet", hint="--output type=oci,dest=FILE"
+            "a build pushes nothing", hint="name the image, and then: layerstore push NAME"
         )
     kinds = {kind.value: kind for kind in OutputKind}
     if text not in kinds:

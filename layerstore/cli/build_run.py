@@ -87,6 +87,14 @@ RuntimeName = Annotated[
     ),
 ]
 
+Habits = Annotated[
+    bool,
+    typer.Option(
+        "--load", "--rm", "--force-rm", "--compress",
+        help="Accepted because docker has them: the result is in the store, nothing stays behind.",
+    ),
+]  # fmt: skip
+
 
 def parse_allow(words: Sequence[str]) -> frozenset[str]:
     """Return the entitlements that a build gives its Dockerfile.

@@ -30,6 +30,12 @@ def context(tmp_path):
     return folder
 
 
+def test_flags_that_scripts_for_docker_pass_are_accepted(cli, context):
+    plain = cli.ok("build", "-q", context).out
+    flags = ("--load", "--rm", "--force-rm", "--compress")
+    assert cli.ok("build", "-q", *flags, context).out == plain
+
+
 def test_build_twice(cli, context, tmp_path):
     first = cli.ok(
         "build", "-t", "web:1", "-t", "web:latest", "--iidfile", tmp_path / "id", context

@@ -281,10 +281,7 @@ def _transfer(item: _C, word: _Words) -> _C:
 
 
 def _workdir(item: Workdir, word: _Words) -> Workdir:
-    path = word(item.path)
-    if not path:
-        raise SpecError(f"WORKDIR {item.path} expands to nothing", item.span)
-    return msgspec.structs.replace(item, path=path)
+    return msgspec.structs.replace(item, path=word(item.path))
 
 
 def _user(item: User, word: _Words) -> User:

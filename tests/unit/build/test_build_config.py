@@ -28,6 +28,12 @@ def test_an_image_from_scratch_has_docker_s_defaults(builder: Builder) -> None: 
     assert builder.history(result) == []
 
 
+def test_a_workdir_that_expands_to_nothing_stays_where_it_was(builder: Builder) -> None:  # noqa: F811
+    result = builder.build("FROM scratch\nWORKDIR /a\nWORKDIR $NOPE\nWORKDIR b\n")
+    assert builder.config(result).config.working_dir == "/a/b"
+    assert any("WORKDIR $NOPE expands to nothing" in each for each in builder.ui.notices)
+
+
 def test_every_instruction_that_only_changes_the_config(builder: Builder) -> None:  # noqa: F811
     result = builder.build(
         """\

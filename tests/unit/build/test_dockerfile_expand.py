@@ -247,7 +247,6 @@ def test_flag_that_expands_to_nothing_is_absent() -> None:
         "COPY --chmod=$V a b",
         "COPY --chown=${X:-a b} a b",
         "ADD --checksum=$V a b",
-        "WORKDIR $NULL",
         "VOLUME $NULL",
         "VOLUME ${X:-/}",
         "EXPOSE $HOME",
