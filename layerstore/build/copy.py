@@ -3,7 +3,8 @@
 Works on trees in memory: reads :mod:`layerstore.build.source` nodes, writes a
 :class:`~layerstore.build.target.TargetTree`. The rules are BuildKit's: a directory
 copies its contents; a file goes into a destination that is a directory or ends with a
-slash; new parents are 0755 and belong to ``--chown`` or root; a directory that exists
+slash; new parents are 0755 and belong to ``--chown`` or root, and so is a destination that a
+directory becomes, but ``--chmod`` is for that too; a directory that exists
 keeps its mode and owner when it is the destination itself and takes the source's when
 it lies below. Below a copied directory the source wins: a file replaces a directory and the
 other way round, as docker's old builder has it where BuildKit gives up. What the instruction
@@ -58,18 +59,29 @@ def copy_match(target: TargetTree, match: Match, dest: str, options: CopyOptions
     Raises:
         BuildError: A directory in the way of a file, or a file in the way of a directory.
     """
-    place = prepare_destination(target, dest, options.owner)
-    node = target.lookup(place)
     is_directory = match.selected.node.entry.kind is Kind.DIR
+    # A directory becomes the destination itself, whether or not that ends with a slash.
+    wanted = dest.rstrip("/") or "/" if is_directory else dest
+    place = prepare_destination(target, wanted, options.owner)
+    node = target.lookup(place)
     if not is_directory and node is not None and node.children is not None:
         place = place + b"/" + match.name if place else match.name
         if not match.name:
             raise BuildError(f"cannot copy a file without a name to {dest}")
     if is_directory and node is None:
-        target.make_directories(place, options.owner or (0, 0))
+        _make_top(target, place, options if match.selected.included else CopyOptions(options.owner))
     else:
         target.make_directories(place.rpartition(b"/")[0], options.owner or (0, 0))
     _Copier(target, options).copy(match.selected, place, top=True)
+
+
+def _make_top(target: TargetTree, place: bytes, options: CopyOptions) -> None:
+    """Make the directory that a copied one becomes: only ``--chmod`` makes it other than 0755."""
+    target.make_directories(place, options.owner or (0, 0))
+    made = target.lookup(place)
+    if options.mode is not None and made is not None:
+        mode = options.mode.apply(made.entry.mode, is_directory=True)
+        target.set_attributes(place, msgspec.structs.replace(made.entry, mode=mode))
 
 
 def prepare_destination(target: TargetTree, dest: str, owner: Owner | None) -> bytes:

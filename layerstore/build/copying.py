@@ -247,10 +247,8 @@ def _split_pivot(source: str) -> tuple[str, str]:
 
 
 def _place_of(op: CopyOp) -> str:
-    """Return the destination of a match: with ``--parents`` always a directory."""
-    if op.parents and not op.dest.endswith("/"):
-        return op.dest + "/"
-    return op.dest
+    """Return the destination of a match: with ``--parents`` what lies above what it copies."""
+    return op.dest.rstrip("/") + "/." if op.parents else op.dest
 
 
 def _holds_any(found: Match, op: CopyOp) -> bool:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 MAX_FILE_BYTES = 4 << 20
+_ROOT = "root"
+"""Is 0 in images without the files too: ``COPY --chown=root:root`` is written on ``scratch``."""
+
 _MAX_ID = 2**32 - 2  # (uid_t) -1 means "leave it" to chown(2)
 
 
@@ -87,8 +90,10 @@ def resolve_owner(database: UserDatabase, text: str) -> tuple[int, int]:
     if not user:
         return 0, 0 if gid is None else gid
     entry = _user_named(database, user)
-    if entry is None:
+    if entry is None and user != _ROOT:
         raise _unknown("user", user, "/etc/passwd")
+    if entry is None:
+        return 0, 0 if gid is None else gid
     return entry.uid, entry.gid if gid is None else gid
 
 
@@ -137,6 +142,8 @@ def _group_id(database: UserDatabase, group: str) -> int:
     for entry in _groups(database):
         if entry.name == group:
             return entry.gid
+    if group == _ROOT:
+        return 0
     raise _unknown("group", group, "/etc/group")
 
 

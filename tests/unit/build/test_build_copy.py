@@ -111,11 +111,38 @@ def test_chown_and_chmod_reach_everything_copied(project: Builder) -> None:
     assert files["n/x/sub"].mode == 0o744
 
 
+@pytest.mark.parametrize(
+    ("line", "modes"),
+    [
+        ("COPY --chmod=700 dir /x", {"x": 0o700, "x/sub": 0o700}),
+        ("COPY --chmod=700 dir/ /x/", {"x": 0o700, "x/sub": 0o700}),
+        ("COPY --chmod=go-rx dir /x", {"x": 0o700}),
+        ("COPY --chmod=750 dir /p/x", {"p": 0o755, "p/x": 0o750}),
+        ("COPY --link --chmod=750 dir /p/x", {"p": 0o755, "p/x": 0o750}),
+        ("COPY --chmod=640 a /p/", {"p": 0o755, "p/a": 0o640}),
+        ("COPY --parents --chmod=640 dir/c /p/", {"p": 0o755, "p/dir/c": 0o640}),
+        ("COPY dir /x\nCOPY --chmod=700 dir /x", {"x": 0o755, "x/sub": 0o700}),
+    ],
+)
+def test_chmod_reaches_the_directory_a_copied_one_becomes_but_none_above(
+    project: Builder, line: str, modes: dict[str, int]
+) -> None:
+    files = project.files(project.build(f"FROM scratch\n{line}\n"))
+    assert {path: files[path].mode for path in modes} == modes
+
+
+def test_root_owns_where_no_file_of_the_image_says_who_that_is(project: Builder) -> None:
+    files = project.files(project.build("FROM scratch\nCOPY --chown=root:root a /\n"))
+    assert (files["a"].uid, files["a"].gid) == (0, 0)
+    files = project.files(project.build("FROM scratch\nCOPY --chown=root a /\n"))
+    assert (files["a"].uid, files["a"].gid) == (0, 0)
+
+
 def test_existing_directories_keep_or_take_attributes(project: Builder) -> None:
     os.chmod(project.context / "dir" / "sub", 0o711)
     first = "FROM scratch\nCOPY --chown=5:5 --chmod=700 dir /x\n"
     files = project.files(project.build(first + "COPY dir /x\n"))
-    assert (files["x"].mode, files["x"].uid) == (0o755, 5)  # the destination itself keeps them
+    assert (files["x"].mode, files["x"].uid) == (0o700, 5)  # the destination itself keeps them
     assert (files["x/sub"].mode, files["x/sub"].uid) == (0o711, 0)  # below it they are taken
 
 
