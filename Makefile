@@ -41,8 +41,8 @@ hostile: setup-test-system $(VENV)/.ready ## Run the whole corpus of hostile inp
 fuzz: $(VENV)/.ready ## Fuzz every parser for FUZZ_SECONDS each; atheris guides it where it is installed
 	$(BIN)/python -m tests.security.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
-conformance: setup-test-system $(VENV)/.ready ## Run the whole Dockerfile conformance kit (LAYERSTORE_CONFORMANCE names its folder)
-	LAYERSTORE_CONFORMANCE_WHOLE=1 $(BIN)/pytest -s tests/conformance/test_dockerfile_kit.py $(PYTEST_ARGS)
+conformance: setup-test-system $(VENV)/.ready ## Run all recorded builds, and the whole Dockerfile conformance kit (LAYERSTORE_CONFORMANCE names its folder)
+	LAYERSTORE_CONFORMANCE_WHOLE=1 $(BIN)/pytest -s tests/conformance/test_dockerfile_kit.py tests/conformance/test_dockerfiles.py $(PYTEST_ARGS)
 
 differential: setup-test-system $(VENV)/.ready ## Compare our reading of generated archives with GNU tar's
 	$(BIN)/python -m tests.security.differential $(DIFFERENTIAL_ARCHIVES)
