@@ -72,6 +72,7 @@ class RepairOutcome(NamedTuple):
         cache_keys: Build steps forgotten because their layers lost data.
         losses: What remains lost.
         ok: Whether the store is whole now (of a dry run: would be).
+        healed_lists: Whether a layer's list of files came back: more may be missing than was seen.
     """
 
     dry_run: bool
@@ -84,6 +85,7 @@ class RepairOutcome(NamedTuple):
     cache_keys: tuple[str, ...]
     losses: tuple[Loss, ...]
     ok: bool
+    healed_lists: bool = False
 
 
 def repair_store(
@@ -111,30 +113,76 @@ def repair_store(
         rebuilt = rebuild_catalog(root, progress)
         store = Store.open(root)
     with store:
-        before = check(store, read_data=True, progress=progress)
-        unlisted = _layers_of_unlisted(store)
-        lost = lost_of(before)
-        lost = lost._replace(layers=lost.layers | unlisted, harmed=lost.harmed | unlisted)
-        itself, results, missing = _heal(store, lost, sources, dry_run, progress)
-        if dry_run:
-            return _dry_outcome(store, before, itself, results, missing)
-        moved = execute_repair(plan_repair(store, before))
-        unpacked = evict_damaged(store.paths, _unused_objects(before))
-        again = _make_manifests_again(store)
-        if (
-            again
-            or unlisted - missing.layers
-            or any(finding.problem in _OF_THE_CATALOG for finding in before.findings)
-        ):
-            rebuilt = store.rebuild_catalog(progress)
-        # What a failing medium did not give still has its rows: only reading tells.
-        after = check(store, read_data=bool(moved.lost_chunks), progress=progress)
-        keys = _forget_build_steps(store, after.harmed_layers)
-        losses = (*_losses(store, lost_of(after)), *_losses_of_names(store))
-        ok = after.ok and not losses
-        return RepairOutcome(
-            False, before, itself, results, moved, unpacked, rebuilt, keys, losses, ok
-        )
+        outcome = _repair_once(store, sources, dry_run=dry_run, progress=progress)
+        # A list of files that came back names content that nobody knew to be missing.
+        while sources and outcome.healed_lists and outcome.losses:
+            again = _repair_once(store, sources, dry_run=False, progress=progress)
+            outcome = _joined(outcome, again)
+        return outcome if outcome.rebuilt else outcome._replace(rebuilt=rebuilt)
+
+
+def _repair_once(
+    store: Store, sources: Sequence[str], *, dry_run: bool, progress: Progress | None
+) -> RepairOutcome:
+    before = check(store, read_data=True, progress=progress)
+    unlisted = _layers_of_unlisted(store)
+    lost = lost_of(before)
+    lost = lost._replace(layers=lost.layers | unlisted, harmed=lost.harmed | unlisted)
+    unread = _without_lists(store, lost.harmed)
+    itself, results, missing = _heal(store, lost, sources, dry_run, progress)
+    if dry_run:
+        return _dry_outcome(store, before, itself, results, missing)
+    moved = execute_repair(plan_repair(store, before))
+    unpacked = evict_damaged(store.paths, _unused_objects(before))
+    again = _make_manifests_again(store)
+    rebuilt = None
+    if (
+        again
+        or unlisted - missing.layers
+        or any(finding.problem in _OF_THE_CATALOG for finding in before.findings)
+    ):
+        rebuilt = store.rebuild_catalog(progress)
+    # What a failing medium did not give still has its rows: only reading tells.
+    after = check(store, read_data=bool(moved.lost_chunks), progress=progress)
+    keys = _forget_build_steps(store, after.harmed_layers)
+    losses = (*_losses(store, lost_of(after)), *_losses_of_names(store))
+    return RepairOutcome(
+        False, before, itself, results, moved, unpacked, rebuilt, keys, losses,
+        after.ok and not losses, bool(unread - _without_lists(store, unread)),
+    )  # fmt: skip
+
+
+def _without_lists(store: Store, layers: frozenset[DiffId]) -> frozenset[DiffId]:
+    """Return those of some layers whose list of files cannot be read."""
+    found: set[DiffId] = set()
+    for diff_id in layers:
+        try:
+            store.read_refs(store.layer(diff_id).tree)
+        except (IntegrityError, NotFoundError):
+            found.add(diff_id)
+    return frozenset(found)
+
+
+def _joined(first: RepairOutcome, second: RepairOutcome) -> RepairOutcome:
+    """Return two repairs, one after the other, as one."""
+    brought = {source.path: source for source in first.sources}
+    for source in second.sources:
+        before = brought.get(source.path)
+        gleaned = _sum(source.gleaned, before.gleaned) if before else source.gleaned
+        brought[source.path] = source._replace(gleaned=gleaned)
+    return second._replace(
+        before=first.before,
+        itself=_sum(first.itself, second.itself),
+        sources=tuple(brought.values()),
+        moved=RepairReport(*(a + b for a, b in zip(first.moved, second.moved, strict=True))),
+        unpacked=first.unpacked + second.unpacked,
+        rebuilt=second.rebuilt or first.rebuilt,
+        cache_keys=(*first.cache_keys, *second.cache_keys),
+    )
+
+
+def _sum(first: Gleaned, second: Gleaned) -> Gleaned:
+    return Gleaned(*(one + two for one, two in zip(first, second, strict=True)))
 
 
 def _unused_objects(report: CheckReport) -> list[ObjectId]:
@@ -175,7 +223,7 @@ def _heal(
             results.append(glean_from(gleaner, path, progress=progress))
         if results and gleaner.missing.blobs:
             again = glean_from_itself(gleaner)  # a config from a copy may make its manifest again
-            itself = Gleaned(*(one + two for one, two in zip(itself, again, strict=True)))
+            itself = _sum(itself, again)
         missing = gleaner.missing.by_depending(store)
     if missing.dependents and sources:
         # Their bases are lost for good: then they are wanted themselves.

@@ -15,7 +15,7 @@ from layerstore.linux.files import fsync_directory
 from layerstore.store.commit import begin_epoch, publish_pack
 from layerstore.store.config import require_writable
 from layerstore.store.exclusion import alone
-from layerstore.store.failures import CorruptPackError, storage_errors
+from layerstore.store.failures import storage_errors
 from layerstore.store.findings import Problem
 from layerstore.store.leases import Lease
 from layerstore.store.rewrite import Rewriter
@@ -153,7 +153,4 @@ def _save(rewriter: Rewriter, pack_id: PackId, held: set[bytes]) -> bool:
         rewriter.copy_pack(pack_id, _Held(held, held), salvage=True)
     except FileNotFoundError:
         return False
-    except CorruptPackError as err:
-        # Without a footer nothing in the file can be found.
-        return err.is_of_the_medium
     return rewriter.medium_failed

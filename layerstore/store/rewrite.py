@@ -16,6 +16,7 @@ from layerstore.formats.pack import Item, ItemKind
 from layerstore.store.codec import compress_block
 from layerstore.store.failures import CorruptPackError
 from layerstore.store.grouping import BlockGroup
+from layerstore.store.known_blocks import known_blocks
 from layerstore.store.pack_writer import ALONE, Against, PackWriter
 from layerstore.store.records import layer_item_id
 
@@ -76,10 +77,10 @@ class Rewriter:
         Sets ``medium_failed`` if what could not be read may be read the next time.
 
         Raises:
-            CorruptPackError: Something is damaged and ``salvage`` is false, or the tables are.
+            CorruptPackError: Something is damaged and ``salvage`` is false.
         """
         whole = True
-        blocks = self._reader.footer(pack_id)
+        blocks = self._blocks_of(pack_id, salvage=salvage)
         if self._measures:
             self._footers[pack_id] = blocks
         for number, block in enumerate(blocks):
@@ -107,6 +108,15 @@ class Rewriter:
                 for item, data in parts.items():
                     self._regroup(block.kind, item, data)
         return whole
+
+    def _blocks_of(self, pack_id: PackId, *, salvage: bool) -> list[Block]:
+        try:
+            return self._reader.footer(pack_id)
+        except CorruptPackError as err:
+            if not salvage:
+                raise
+            self.medium_failed = self.medium_failed or err.is_of_the_medium
+            return known_blocks(self._store.catalog, pack_id)
 
     def _frame(self, pack_id: PackId, block: Block) -> bytes | None:
         """Return the frame of a decoded block, None when the medium does not give it again."""

@@ -25,6 +25,7 @@ from layerstore.store.failures import DanglingReferenceError, ShortSourceError
 from layerstore.store.findings import Problem
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.glean import Gleaner, Lost
+from layerstore.store.pack_reader import read_footer
 from layerstore.store.records import CacheRecord
 from layerstore.store.repair import RepairPlan, execute_repair
 from layerstore.store.store import Store
@@ -300,6 +301,56 @@ def test_a_tree_on_a_medium_that_fails_is_damage(
         problems = {finding.problem for finding in check(store, read_data=False).findings}
         assert problems == {Problem.LAYER_DAMAGED}
     assert repaired(root, original).ok
+    assert exported(root) == exported(original)
+
+
+def cut_off_tables(root: Path) -> None:
+    """Take the end away from every pack: the lists of what is in it, and a little content."""
+    for path in root.glob("packs/*/*.pack"):
+        with path.open("rb") as stream:
+            blocks = read_footer(stream.fileno())
+        last = max(block.offset + block.stored_length for block in blocks)
+        os.truncate(path, last - 10 if len(blocks) > 3 else last)
+
+
+def test_a_pack_that_lost_its_tables_gives_what_the_catalog_knows(
+    root: Path, original: Path
+) -> None:
+    cut_off_tables(root)
+    outcome = repaired(root)
+    with Store.open(original) as store:
+        everything = store.catalog.one("SELECT count(*) FROM chunks")
+    assert everything is not None
+    assert 0.8 * int(str(everything[0])) < outcome.moved.saved_chunks
+    # Only what lay in the last blocks is lost.
+    assert outcome.moved.lost_chunks < 20
+    assert repaired(root, original).ok
+    assert exported(root) == exported(original)
+
+
+def test_what_is_in_no_use_is_no_part_of_what_is_saved(root: Path, original: Path) -> None:
+    gone = [blake3_id(FILES[f"d/{number}"]) for number in (0, 7, 39)]
+    with Store.open(root) as store, store.catalog.write() as connection:
+        for chunk in gone:
+            connection.execute("DELETE FROM chunks WHERE id = ?", (chunk,))
+    cut_off_tables(root)
+    repaired(root)
+    with Store.open(root) as store:
+        assert all(store.catalog.locate(chunk) is None for chunk in gone)
+        assert store.read_chunk(blake3_id(FILES["d/8"])) == FILES["d/8"]
+    assert repaired(root, original).ok
+    assert exported(root) == exported(original)
+
+
+def test_a_list_of_files_that_comes_back_is_followed_at_once(root: Path, original: Path) -> None:
+    damage_everything(root)
+    assert not repaired(root).ok  # now nobody knows what the lists named
+    outcome = repaired(root, original)
+    assert outcome.ok, outcome.losses
+    (source,) = outcome.sources
+    with Store.open(root) as store:
+        assert source.gleaned.items + outcome.itself.items >= len(list(store.catalog.layers()))
+        assert check(store, read_data=True).findings == ()
     assert exported(root) == exported(original)
 
 
