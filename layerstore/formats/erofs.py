@@ -51,6 +51,9 @@ _TIME_OFFSET: Final = 32
 _CHECKSUM = struct.Struct("<I")
 _CHECKSUM_OFFSET: Final = SUPER_OFFSET + 4
 _UUID_OFFSET: Final = SUPER_OFFSET + 48
+_INOS, _INOS_OFFSET = struct.Struct("<Q"), 16
+_BLOCKS, _BLOCKS_OFFSET = struct.Struct("<I"), 36
+_SHARED_BLOCK_OFFSET: Final = SUPER_OFFSET + 44
 _DIRENT = struct.Struct("<QHBB")
 _XATTR_HEADER = struct.Struct("<IB7s")
 _XATTR_ENTRY = struct.Struct("<BBH")
@@ -106,6 +109,8 @@ _XATTR_PREFIXES: Final = (
     (b"security.", 6),
 )
 
+_XATTR_NAMES: Final = {number: prefix for prefix, number in _XATTR_PREFIXES}
+
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
@@ -142,6 +147,32 @@ class Inode(NamedTuple):
     parent: int = 0
     map: bytes = b""
     content: bytes | None = None
+
+
+class Known(NamedTuple):
+    """An inode that an image has already.
+
+    Attributes:
+        nid: Its number.
+        type: Its type, as directories say it.
+    """
+
+    nid: int
+    type: int
+
+
+class Changed(NamedTuple):
+    """A directory without attributes that an image has already, and that is to be another.
+
+    Attributes:
+        inode: What it is from now on; without attributes, too, for which there is no room.
+        nid: Its number.
+        ino: The number that it shows.
+    """
+
+    inode: Inode
+    nid: int
+    ino: int
 
 
 class Backing(NamedTuple):
@@ -227,6 +258,58 @@ def encode_image(
     return image
 
 
+def append_inodes(
+    image: bytearray,
+    new: Sequence[Inode],
+    changed: Sequence[Changed],
+    known: Sequence[Known],
+    *,
+    uuid: bytes,
+) -> None:
+    """Make an image one that has further inodes: everything that is there stays where it is.
+
+    Directories name theirs, and their parents, by index into new, changed, and known ones, end
+    to end. What is written over is the superblock and the changed inodes; their names and all
+    that is new come behind the end.
+
+    Args:
+        image: As :func:`encode_image` or this returned it; without a second device.
+        new: What it gets.
+        changed: What is otherwise from now on.
+        known: What these lead to.
+        uuid: 16 bytes that name the new image.
+
+    Raises:
+        FormatError: As :func:`encode_image`.
+    """
+    inodes = [*new, *(one.inode for one in changed)]
+    (count,) = _INOS.unpack_from(image, SUPER_OFFSET + _INOS_OFFSET)
+    xattrs = _Xattrs.of(image)
+    bodies = [xattrs.encoded(inode.xattrs) for inode in inodes]
+    sizes = [_data_bytes(inodes, index) for index in range(len(inodes))]
+    heads = [_INODE.size + len(body) for body in bodies]
+    layout = _Layout(new, heads, sizes, len(image))
+    places = [
+        *layout.places,
+        *(
+            layout.again(one.nid, size)
+            for one, size in zip(changed, sizes[len(new) :], strict=True)
+        ),
+        *(_Place(one.nid, 0, 0) for one in known),
+    ]
+    image.extend(bytes(layout.end_block(0) * BLOCK_BYTES - len(image)))
+    writer = _Writer(image, inodes, places, layout.first_block(0))
+    writer.numbers = [*range(count + 1, count + 1 + len(new)), *(one.ino for one in changed)]
+    writer.types += [one.type for one in known]
+    for index, (body, size) in enumerate(zip(bodies, sizes, strict=True)):
+        writer.put(index, body, size)
+    _INOS.pack_into(image, SUPER_OFFSET + _INOS_OFFSET, count + len(new))
+    _BLOCKS.pack_into(image, SUPER_OFFSET + _BLOCKS_OFFSET, len(image) // BLOCK_BYTES)
+    if any(map(_has_acl, new)):
+        image[_NAME_OFFSET:HEAD_BYTES] = bytes(len(_WITHOUT_ACLS))
+    retime(image, uuid, ())
+
+
 def retime(image: bytearray, uuid: bytes, times: Iterable[tuple[int, int]]) -> None:
     """Make an image one of the same inodes with other times.
 
@@ -272,6 +355,24 @@ class _Xattrs:
                 self._ids[pair] = len(table) // 4
                 table += _xattr_entry(*pair)
         self.table = bytes(table)
+
+    @classmethod
+    def of(cls, image: bytearray) -> _Xattrs:
+        """Return those of an image; nothing is added to its shared table."""
+        found = cls(())
+        (block,) = _BLOCKS.unpack_from(image, _SHARED_BLOCK_OFFSET)
+        begin = at = block * BLOCK_BYTES
+        while at + _XATTR_ENTRY.size <= len(image):
+            name_bytes, number, value_bytes = _XATTR_ENTRY.unpack_from(image, at)
+            prefix = _XATTR_NAMES.get(number)
+            if prefix is None:  # the zeros behind the table, or blocks of directories
+                break
+            middle = at + _XATTR_ENTRY.size + name_bytes
+            name = prefix + bytes(image[at + _XATTR_ENTRY.size : middle])
+            value = bytes(image[middle : middle + value_bytes])
+            found._ids.setdefault((name, value), (at - begin) // 4)
+            at = middle + value_bytes + -(middle + value_bytes) % 4
+        return found
 
     def encoded(self, xattrs: Xattrs) -> bytes:
         """Return what follows an inode that has these attributes."""
@@ -356,7 +457,7 @@ class _Layout:
     def __init__(
         self, inodes: Sequence[Inode], heads: Sequence[int], sizes: Sequence[int], start: int
     ) -> None:
-        """Place inodes in their order.
+        """Place inodes in their order; of heads and sizes there may be more.
 
         Args:
             inodes: All of them.
@@ -370,7 +471,7 @@ class _Layout:
             self._place(inode, head, size)
             if not inode.map
             else self._take(head + len(inode.map), 0, _COMPRESSED)
-            for inode, head, size in zip(inodes, heads, sizes, strict=True)
+            for inode, head, size in zip(inodes, heads, sizes, strict=False)
         ]
         self.shared_block = -(-self._at // BLOCK_BYTES)
 
@@ -391,6 +492,12 @@ class _Layout:
         place = _Place(self._at // _SLOT_BYTES, self._blocks, layout)
         self._at += size + -size % _SLOT_BYTES
         self._blocks += blocks
+        return place
+
+    def again(self, nid: int, size: int) -> _Place:
+        """Place the data of an inode that has its place already."""
+        place = _Place(nid, self._blocks, _FLAT_PLAIN)
+        self._blocks += -(-size // BLOCK_BYTES)
         return place
 
     def first_block(self, shared_bytes: int) -> int:
@@ -414,7 +521,12 @@ def _chunks(size: int) -> int:
 
 
 class _Writer:
-    """Fills an image whose layout is known."""
+    """Fills an image whose layout is known.
+
+    Attributes:
+        types: Of what has a place, as directories say them.
+        numbers: That inodes show.
+    """
 
     def __init__(
         self, image: bytearray, inodes: Sequence[Inode], places: Sequence[_Place], first_block: int
@@ -423,7 +535,8 @@ class _Writer:
         self._inodes = inodes
         self._places = places
         self._first_block = first_block
-        self._types = [_FILE_TYPES[stat.S_IFMT(inode.mode)] for inode in inodes]
+        self.types = [_FILE_TYPES[stat.S_IFMT(inode.mode)] for inode in inodes]
+        self.numbers: Sequence[int] = range(1, len(inodes) + 1)
 
     def put(self, index: int, xattrs: bytes, size: int) -> None:
         """Write one inode with its attributes and data."""
@@ -434,7 +547,7 @@ class _Writer:
         at = place.nid * _SLOT_BYTES
         _INODE.pack_into(
             self._image, at, _EXTENDED | place.layout, _xattr_count(xattrs), inode.mode, 0,
-            size, where, index + 1, inode.uid, inode.gid, seconds & _U64_MAX, nanoseconds,
+            size, where, self.numbers[index], inode.uid, inode.gid, seconds & _U64_MAX, nanoseconds,
             inode.nlink, b"",
         )  # fmt: skip
         at += _INODE.size
@@ -478,7 +591,7 @@ class _Writer:
             offset = _DIRENT.size * len(block)
             for name, child in block:
                 nid = self._places[child].nid
-                parts.append(_DIRENT.pack(nid, offset, self._types[child], 0))
+                parts.append(_DIRENT.pack(nid, offset, self.types[child], 0))
                 offset += len(name)
             parts += [name for name, _ in block]
             if block is not blocks[-1]:

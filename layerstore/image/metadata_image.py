@@ -11,7 +11,7 @@ Normative: docs/format/erofs.md.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
 
@@ -19,10 +19,13 @@ from layerstore.digest import chain_id, hex_of
 from layerstore.errors import FormatError, LayerstoreError, UnsupportedError
 from layerstore.formats.erofs import encode_image
 from layerstore.formats.sidecar import Sidecar, encode_sidecar
+from layerstore.image.grown_image import NoAdditionError, grow, only_adds
 from layerstore.image.kernel_tree import kernel_tree
+from layerstore.image.layers import load_changeset
 from layerstore.image.metadata_files import open_verified
 from layerstore.image.stack import load_root, stack
-from layerstore.linux.files import make_private_dir, open_private, replace_private
+from layerstore.linux.files import make_private_dir, open_private, read_at, replace_private
+from layerstore.linux.locks import FileLock
 from layerstore.store.failures import storage_errors
 from layerstore.store.mountable import is_image_of
 from layerstore.store.object_tier import missing_objects
@@ -30,15 +33,21 @@ from layerstore.store.objects import unpack
 from layerstore.store.pack_images import prepare_packs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from layerstore.digest import DiffId
+    from layerstore.digest import DiffId, ObjectId
     from layerstore.formats.tree import Changeset
     from layerstore.image.kernel_tree import KernelTree
     from layerstore.progress import Progress
+    from layerstore.store.objects import Extents
     from layerstore.store.pack_images import PackImage
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
+
+
+_BASE_TIMES: Final = 4
+"""So many times the entries of the layers on it a base has: whose image, copied, saves writing
+most of theirs, and who has many entries has many images on it."""
 
 
 def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> int:
@@ -55,14 +64,13 @@ def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> 
         IntegrityError: A layer or a chunk is damaged.
         StorageError: The store cannot be written, or is full.
     """
-    chain = hex_of(chain_id(layers))
-    fd, sidecar, tree = _image(store, layers, chain)
+    fd, sidecar, objects = _image(store, layers)
     try:
         missing = missing_objects(store.paths, sidecar.objects)
         if missing:
-            tree = tree or kernel_tree(load_root(store, layers))
-            wanted = {name: made for name, made in tree.objects.items() if name in missing}
-            unpack(store, wanted, progress)
+            if not missing <= objects.keys():
+                objects = kernel_tree(load_root(store, layers)).objects
+            unpack(store, {name: objects[name] for name in missing if name in objects}, progress)
     except BaseException:
         os.close(fd)
         raise
@@ -103,10 +111,11 @@ def prepare_view_in_place(
         IntegrityError: A layer or a chunk is damaged.
         StorageError: The store cannot be written, or is full.
     """
-    fd, sidecar, tree = _image(store, layers, hex_of(chain_id(layers)))
+    fd, sidecar, objects = _image(store, layers)
     try:
-        tree = tree or kernel_tree(load_root(store, layers))
-        packs, rest = prepare_packs(store, tree.objects, progress)
+        if not sidecar.objects <= objects.keys():
+            objects = kernel_tree(load_root(store, layers)).objects
+        packs, rest = prepare_packs(store, objects, progress)
     except BaseException:
         os.close(fd)
         raise
@@ -138,22 +147,69 @@ def made_metadata_image(
 
 
 def _image(
-    store: Store, layers: Sequence[DiffId], chain: str
-) -> tuple[int, Sidecar, KernelTree | None]:
-    """Return the open image of a chain with its sidecar, and the tree if it had to be loaded."""
+    store: Store, layers: Sequence[DiffId]
+) -> tuple[int, Sidecar, Mapping[ObjectId, Extents]]:
+    """Return the open image of a chain, its sidecar, and those of its objects that are known."""
+    found = open_verified(store.paths, hex_of(chain_id(layers)))
+    if found is not None:
+        return *found, {}
+    grown = _grown(store, layers)
+    if grown is not None:
+        return grown
+    tree = kernel_tree(load_root(store, layers))
+    return *_make(store.paths, hex_of(chain_id(layers)), tree), tree.objects
+
+
+def _base(store: Store, layers: Sequence[DiffId]) -> tuple[int, Sidecar]:
+    """Return the open image of a base and its sidecar, made by one of those who want it now."""
+    chain = hex_of(chain_id(layers))
     found = open_verified(store.paths, chain)
     if found is not None:
-        return *found, None
-    tree = kernel_tree(load_root(store, layers))
-    return *_make(store.paths, chain, tree), tree
+        return found
+    with storage_errors("lock the objects"):
+        lock = FileLock(store.paths.unpack_lock)
+    with lock:
+        found = open_verified(store.paths, chain)
+        return found or _make(store.paths, chain, kernel_tree(load_root(store, layers)))
+
+
+def _grown(
+    store: Store, layers: Sequence[DiffId]
+) -> tuple[int, Sidecar, Mapping[ObjectId, Extents]] | None:
+    """Make the image of a chain of that of its base; None if its layers do more than to add.
+
+    The base's image is made if it is not there: the next image that stands on it needs it.
+    """
+    count = _base_of(store, layers)
+    if not 0 < count < len(layers):
+        return None
+    changesets = [load_changeset(store, diff_id) for diff_id in layers[count:]]
+    if not all(map(only_adds, changesets)):
+        return None
+    base, sidecar = _base(store, layers[:count])
+    try:
+        image = bytearray(read_at(base, sidecar.image_size, 0))
+    finally:
+        os.close(base)
+    chain = hex_of(chain_id(layers))
+    try:
+        objects = grow(image, changesets, uuid=bytes.fromhex(chain[:32]))
+    except (NoAdditionError, FormatError):
+        return None
+    return *_write(store.paths, chain, image, sidecar.objects | objects.keys()), objects
+
+
+def _base_of(store: Store, layers: Sequence[DiffId]) -> int:
+    """Return how many layers of a chain are its base, beside which the others are small."""
+    entries = [store.layer(diff_id).entry_count for diff_id in layers]
+    count = len(entries)
+    while count > 1 and sum(entries[: count - 1]) >= _BASE_TIMES * sum(entries[count - 1 :]):
+        count -= 1
+    return count
 
 
 def _make(paths: StorePaths, chain: str, tree: KernelTree) -> tuple[int, Sidecar]:
-    """Write the image of a chain; return it open, with its sidecar.
-
-    The sidecar comes last: without it nothing is mounted, and what it says of an image
-    that a power cut tore is not true any more.
-    """
+    """Write the image of a chain; return it open, with its sidecar."""
     try:
         image = encode_image(tree.inodes, uuid=bytes.fromhex(chain[:32]))
     except FormatError as err:
@@ -161,7 +217,18 @@ def _make(paths: StorePaths, chain: str, tree: KernelTree) -> tuple[int, Sidecar
             f"the kernel cannot show this image: {err.message}",
             hint="mount it with --backend fuse",
         ) from err
-    sidecar = Sidecar(len(image), blake3(image).digest(), frozenset(tree.objects))
+    return _write(paths, chain, image, frozenset(tree.objects))
+
+
+def _write(
+    paths: StorePaths, chain: str, image: bytearray, objects: frozenset[ObjectId]
+) -> tuple[int, Sidecar]:
+    """Write the image of a chain; return it open, with its sidecar.
+
+    The sidecar comes last: without it nothing is mounted, and what it says of an image
+    that a power cut tore is not true any more.
+    """
+    sidecar = Sidecar(len(image), blake3(image).digest(), objects)
     with storage_errors("write a metadata image"):
         make_private_dir(paths.metadata, durable=False)
         replace_private(paths.metadata_image(chain), image, owner_alone=True)

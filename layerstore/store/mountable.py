@@ -36,7 +36,8 @@ def is_ours_alone(status: os.stat_result) -> bool:
 def is_image_of(fd: int, sidecar: Sidecar) -> bool:
     """Whether a file is the image of a sidecar, and nobody else can change it afterwards."""
     status = os.fstat(fd)
-    if not is_ours_alone(status) or status.st_nlink != 1 or status.st_size != sidecar.image_size:
+    # It has no name any more if another command has made it, too, and put it in its place.
+    if not is_ours_alone(status) or status.st_nlink > 1 or status.st_size != sidecar.image_size:
         return False
     with contextlib.suppress(OSError):
         return hash_of(fd, status.st_size) == sidecar.image_hash

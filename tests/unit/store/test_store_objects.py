@@ -14,8 +14,9 @@ from blake3 import blake3
 from layerstore.digest import ChunkId, ObjectId, blake3_id, chain_id, hex_of
 from layerstore.errors import FormatError, IntegrityError, StorageError
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
+from layerstore.image import metadata_image
 from layerstore.image.kernel_tree import kernel_tree
-from layerstore.image.metadata_files import open_whole
+from layerstore.image.metadata_files import open_verified, open_whole
 from layerstore.image.metadata_image import prepare_view
 from layerstore.image.repairing import repair_store
 from layerstore.image.stack import load_root
@@ -35,6 +36,7 @@ from layerstore.store.eviction import (
 from layerstore.store.failures import StoreFullError
 from layerstore.store.findings import Problem
 from layerstore.store.gc import execute, plan_gc
+from layerstore.store.mountable import is_image_of
 from layerstore.store.object_tier import kept_objects, missing_objects
 from layerstore.store.objects import (
     object_id,
@@ -308,6 +310,17 @@ class TestMetadata:
             assert file.read() == good
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
+    def test_one_that_was_replaced_by_its_like_is_still_good(
+        self, store: Store, image: ImageRecord
+    ) -> None:
+        prepare(store, image)
+        found = open_verified(store.paths, hex_of(chain_id(image.layers)))
+        assert found is not None
+        fd, sidecar = found
+        os.unlink(self.path(store))
+        assert is_image_of(fd, sidecar)
+        os.close(fd)
+
     def test_a_flipped_bit_is_seen(self, store: Store, image: ImageRecord) -> None:
         prepare(store, image)
         path = self.path(store)
@@ -317,6 +330,57 @@ class TestMetadata:
             file.write(bytes([good[2000] ^ 1]))
         prepare(store, image)
         with open(path, "rb") as file:
+            assert file.read() == good
+
+
+class TestGrownMetadata:
+    """Images of applications on one base; what such an image has: test_grown_image.py."""
+
+    def images(self, store: Store) -> list[ImageRecord]:
+        base = {b"base/%d" % number: b"%d" % number for number in range(50)}
+        with store.begin("test") as session:
+            return [
+                put_image(session, base, {b"app/%d" % number: b"app %d" % number, b"x": b""})
+                for number in range(2)
+            ]
+
+    def test_they_lead_to_all_files_and_decode_the_base_once(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images = self.images(store)
+        prepare(store, images[0])
+        loaded = []
+        monkeypatch.setattr(metadata_image, "load_root", lambda *args: loaded.append(args))
+        prepare(store, images[1])
+        assert not loaded, "only what the second adds is looked at"
+        for image in images:
+            found = open_verified(store.paths, hex_of(chain_id(image.layers)))
+            assert found is not None
+            os.close(found[0])
+            assert found[1].objects == kernel_tree(load_root(store, image.layers)).objects.keys()
+            assert found[1].objects <= present_objects(store.paths)
+
+    def test_files_of_the_base_that_are_gone_are_unpacked_again(self, store: Store) -> None:
+        first, second = self.images(store)
+        prepare(store, first)
+        wanted = kernel_tree(load_root(store, second.layers)).objects
+        shared = set(wanted) & present_objects(store.paths)
+        for name in shared:
+            os.unlink(store.paths.object(name))
+        prepare(store, second)
+        assert len(shared) == 50
+        assert not missing_objects(store.paths, wanted)
+
+    def test_a_damaged_image_of_the_base_is_made_anew(self, store: Store) -> None:
+        first, second = self.images(store)
+        prepare(store, first)
+        base = hex_of(chain_id(first.layers[:1]))
+        with open(store.paths.metadata_image(base), "r+b") as file:
+            good = file.read()
+            file.seek(2000)
+            file.write(bytes([good[2000] ^ 1]))
+        prepare(store, second)
+        with open(store.paths.metadata_image(base), "rb") as file:
             assert file.read() == good
 
 
