@@ -28,10 +28,18 @@ from blake3 import blake3
 
 from layerstore.digest import ID_BYTES, ObjectId
 from layerstore.errors import UnsupportedError
+from layerstore.linux.files import (
+    PRIVATE_DIR,
+    SHARED_DIR,
+    is_shared,
+    make_private_dir,
+    open_private,
+    write_all,
+)
 from layerstore.linux.files import directory as opened
-from layerstore.linux.files import is_shared, make_private_dir, open_private, write_all
 from layerstore.linux.locks import FileLock
 from layerstore.linux.removal import remove_tree
+from layerstore.linux.spreading import make_apart, spread_children
 from layerstore.progress import Silent
 from layerstore.store.batch_reader import BatchReader
 from layerstore.store.config import require_writable
@@ -287,7 +295,7 @@ class _Unpacking:
         self, writers: ThreadPoolExecutor, batch: Sequence[ObjectId], staging: str
     ) -> None:
         with storage_errors("unpack files"):
-            make_private_dir(staging, durable=False)
+            _make_staging(staging)
             for number in range(0, len(batch), _FILES_A_DIRECTORY):
                 make_private_dir(f"{staging}/{os.path.dirname(_staged(number))}", durable=False)
         step = -(-len(batch) // _RUNS_A_BATCH)
@@ -362,6 +370,19 @@ class _Unpacking:
                         )
         finally:
             _discard(staging)
+
+
+def _make_staging(path: str) -> None:
+    """Make a directory for a batch, where ext4 gives out inodes at once.
+
+    Why: :mod:`layerstore.linux.spreading`.
+    """
+    parent = os.path.dirname(path)
+    if not spread_children(parent):
+        make_private_dir(path, durable=False)
+        return
+    make_apart(path)
+    os.chmod(path, SHARED_DIR if is_shared(parent) else PRIVATE_DIR)
 
 
 def _staged(number: int) -> str:

@@ -282,6 +282,24 @@ class TestUnpacking:
             file = os.stat(path)
             assert (file.st_mode & 0o7777, file.st_gid) == (0o660, 12_345)
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="giving files to a group needs root")
+    @pytest.mark.parametrize("spreads", [True, False])
+    def test_in_a_store_of_a_group_all_is_the_groups(
+        self,
+        store: Store,
+        image: ImageRecord,
+        spreads: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if not spreads:
+            monkeypatch.setattr(objects, "spread_children", lambda directory: False)
+        share_store(store.paths, 12_345)
+        prepare(store, image)
+        for _, path in objects.object_files(store.paths):
+            file = os.stat(path)
+            assert (file.st_mode & 0o7777, file.st_gid) == (0o660, 12_345)
+        assert os.listdir(store.paths.tmp) == []
+
 
 class TestMetadata:
     def path(self, store: Store) -> str:
