@@ -139,12 +139,15 @@ def _finding_to_json(finding: Finding) -> dict[str, object]:
 
 
 def _print_check(report: CheckReport) -> None:
-    for finding in report.findings:
+    for alike in _alike(report.findings):
+        finding = alike[0]
         kind = "error" if finding.is_error else "note"
         write_line(f"{kind}: {finding.problem}: {finding.message} ({finding.where})")
-        for image_id in finding.images:
+        if alike[1:]:
+            write_line(f"  and {len(alike) - 1} more like it; --json names all")
+        for image_id in sorted({image_id for each in alike for image_id in each.images}):
             write_line(f"  harms image {short_id(image_id)}")
-        _print_paths(sorted({file.path for file in finding.files}))
+        _print_paths(sorted({file.path for each in alike for file in each.files}))
         if not finding.is_error:
             write_line(f"  {finding.remedy}")
     verdict = "ok" if report.ok else "damaged"
@@ -153,6 +156,14 @@ def _print_check(report: CheckReport) -> None:
         f"{report.packs} packs, {report.chunks} chunks, {report.blobs} blobs"
     )
     write_line(_what_was_read(report))
+
+
+def _alike(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Return findings that say the same together: a lost pack harms thousands of chunks alike."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.problem, finding.message), []).append(finding)
+    return list(groups.values())
 
 
 def _what_was_read(report: CheckReport) -> str:
@@ -237,8 +248,9 @@ def _print_outcome(outcome: RepairOutcome, names: dict[str, list[str]]) -> None:
     would = "would be " if outcome.dry_run else ""
     findings = outcome.before.findings
     write_line(f"{outcome.before.scope}: {len(findings) or 'nothing'} found")
-    for finding in findings:
-        write_line(f"  {finding.problem}: {finding.message} ({finding.where})")
+    for alike in _alike(findings):
+        more = f", and {len(alike) - 1} more like it" if alike[1:] else ""
+        write_line(f"  {alike[0].problem}: {alike[0].message} ({alike[0].where}){more}")
     if outcome.itself:
         write_line(f"{would}healed from the store itself: {_amount(outcome.itself)}")
     for source in outcome.sources:

@@ -1,11 +1,11 @@
 """Repairing a store from end to end: find, heal, move aside, name what is lost.
 
-The order is: a check that reads every byte; what the store itself and then each copy can
-bring back is written into new packs; damaged packs are emptied of what can be read and
-moved to ``quarantine/``; damaged unpacked files that no view needs go; the catalog is made
-again where it was damaged; build steps whose layers lost data are forgotten, so that building
-again makes them anew. Every step is durable by itself: a repair that was killed is simply run
-again.
+The order is: a check that reads every byte; what the store itself, its files that are unpacked
+for views and then each copy can bring back is written into new packs; damaged packs are emptied
+of what can be read and moved to ``quarantine/``; damaged unpacked files that no view needs go;
+the catalog is made again where it was damaged; build steps whose layers lost data are
+forgotten, so that building again makes them anew. Every step is durable by itself: a repair
+that was killed is simply run again.
 """
 
 from __future__ import annotations
@@ -217,6 +217,10 @@ def _heal(
     results: list[SourceResult] = []
     with Gleaner(store, lost, dry_run=dry_run) as gleaner:
         itself = glean_from_itself(gleaner)
+        if gleaner.missing.items and os.path.isdir(store.paths.objects):
+            # Before damaged ones go: what is unpacked may be the last copy of a file.
+            unpacked = glean_from(gleaner, store.paths.objects, progress=progress)
+            itself = _sum(itself, unpacked.gleaned)
         for path in sources:
             if not gleaner.wants_more:
                 break

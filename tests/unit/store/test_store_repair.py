@@ -354,6 +354,25 @@ def test_a_list_of_files_that_comes_back_is_followed_at_once(root: Path, origina
     assert exported(root) == exported(original)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_files_unpacked_for_views_are_a_copy(root: Path, original: Path, *, dry_run: bool) -> None:
+    for name in ("d/3", "small"):
+        unpacked = root / "objects" / "ab" / name.replace("/", "")
+        unpacked.parent.mkdir(parents=True, exist_ok=True)
+        unpacked.write_bytes(FILES[name])
+    damage_content(root)
+    outcome = repair_store(str(root), [], dry_run=dry_run)
+    assert outcome.itself.items >= 1
+    lost = [path for loss in outcome.losses for path in loss.files]
+    assert "d/4" in lost
+    assert "d/3" not in lost
+    assert "small" not in lost
+    if not dry_run:
+        with Store.open(root) as store:
+            assert store.read_chunk(blake3_id(FILES["d/3"])) == FILES["d/3"]
+        assert repaired(root, original).ok
+
+
 def test_importing_again_after_a_repair_heals_too(root: Path, original: Path, tree: Path) -> None:
     damage_content(root)
     assert not repaired(root).ok
