@@ -15,7 +15,6 @@ import functools
 import os
 import struct
 import subprocess
-import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import BuildError
@@ -75,6 +74,8 @@ def _runs(architecture: str) -> bool:
     machine = _MACHINES.get(architecture)
     if machine is None:
         return False
+    import tempfile  # lazily: every build imports this module
+
     with tempfile.TemporaryDirectory(prefix="layerstore-") as directory:
         path = f"{directory}/trial"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)

@@ -21,7 +21,6 @@ import errno
 import os
 import stat
 import struct
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
@@ -50,7 +49,7 @@ from layerstore.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from layerstore.digest import ChunkId
     from layerstore.formats.tree import Extent
@@ -194,6 +193,8 @@ def keep(paths: StorePaths, directory: str, names: Collection[ObjectId]) -> None
         StorageError: They cannot be written.
     """
     sources = {name: f"{directory}/{name[:1].hex()}/{name.hex()}" for name in names}
+    from concurrent.futures import ThreadPoolExecutor  # builds hardly ever come here
+
     with storage_errors("bring unpacked files to disk"):
         with ThreadPoolExecutor(_FORCERS, "layerstore-keep") as forcers:
             for _ in forcers.map(_force, sources.values()):
@@ -251,6 +252,8 @@ class _Unpacking:
 
     def run(self) -> int:
         """Unpack all; return the bytes written."""
+        from concurrent.futures import ThreadPoolExecutor
+
         sizes = {name: _data_bytes(extents) for name, extents in self._wanted.items()}
         total = sum(sizes.values())
         _require_room(self._place.directory, sizes.values())
@@ -310,7 +313,8 @@ class _Unpacking:
                 for run in runs:
                     self._progress.advance(run.result())
             finally:
-                wait([run for run in runs if not run.cancel()])
+                for run in [run for run in runs if not run.cancel()]:
+                    run.exception()  # waits for its end
 
     def _write_run(self, run: Sequence[ObjectId], start: int, place: int) -> int:
         written = 0

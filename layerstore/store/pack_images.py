@@ -21,7 +21,6 @@ import contextlib
 import io
 import itertools
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
@@ -357,6 +356,8 @@ def _verified_spots(
     progress.start("verifying a pack", sum(block.raw_length for block in usable))
     verified: set[bytes] = set()
     try:
+        from concurrent.futures import ThreadPoolExecutor  # lazily: builds import this module
+
         with ThreadPoolExecutor(_DECODERS, "layerstore-verify") as pool:
             for block, good in zip(
                 usable, pool.map(lambda block: _is_right(pack.fd, block), usable), strict=True
