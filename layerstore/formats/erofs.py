@@ -551,8 +551,9 @@ class _Writer:
             inode.nlink, b"",
         )  # fmt: skip
         at += _INODE.size
-        self._image[at : at + len(xattrs)] = xattrs
-        at += len(xattrs)
+        if xattrs:
+            self._image[at : at + len(xattrs)] = xattrs
+            at += len(xattrs)
         if place.layout == _CHUNK_BASED:
             hole = _HOLE * _chunks(size)
             self._image[at : at + len(hole)] = hole
@@ -578,11 +579,13 @@ class _Writer:
             data = self._directory(index)
         elif inode.content is not None:
             data = inode.content
-        inline = place.layout == _FLAT_INLINE
-        whole = len(data) // BLOCK_BYTES * BLOCK_BYTES if inline else len(data)
-        at = (self._first_block + place.block) * BLOCK_BYTES
-        self._image[at : at + whole] = data[:whole]
-        self._image[behind : behind + len(data) - whole] = data[whole:]
+        size = len(data)
+        whole = size - size % BLOCK_BYTES if place.layout == _FLAT_INLINE else size
+        if whole:
+            at = (self._first_block + place.block) * BLOCK_BYTES
+            self._image[at : at + whole] = data if whole == size else memoryview(data)[:whole]
+        if whole < size:
+            self._image[behind : behind + size - whole] = memoryview(data)[whole:]
 
     def _directory(self, index: int) -> bytes:
         parts: list[bytes] = []

@@ -23,7 +23,17 @@ from msgspec.structs import replace
 
 from layerstore.errors import FormatError, UnsupportedError
 from layerstore.formats.erofs import Inode, encode_image
-from layerstore.formats.tree import FILE_TYPES, Changeset, Entry, Kind, path_key
+from layerstore.formats.tree import (
+    DIR,
+    FILE,
+    FILE_TYPES,
+    HARDLINK,
+    SYMLINK,
+    Changeset,
+    Entry,
+    Kind,
+    path_key,
+)
 from layerstore.image.kernel_tree import escaped_xattrs, kernel_device
 from layerstore.image.stack import implied_directory
 from layerstore.store.objects import object_id, read_objects
@@ -64,7 +74,7 @@ def write_layer_image(
         UnsupportedError: An overlay of images cannot show such a layer.
         IntegrityError: A chunk is damaged or missing.
     """
-    files = [entry for entry in layer.entries if entry.kind is Kind.FILE and entry.size]
+    files = [entry for entry in layer.entries if entry.kind is FILE and entry.size]
     named = {object_id(entry.extents): entry.extents for entry in files}
     shown = _shown(layer, implied, read_objects(store, named))
     offsets: list[int] = []
@@ -194,29 +204,31 @@ class _Inodes:
         return stat.S_ISDIR(self.inodes[number].mode)
 
     def _take(self, entry: Entry) -> None:
-        path = entry.path
-        if entry.kind is Kind.HARDLINK:
+        path, kind = entry.path, entry.kind
+        if kind is HARDLINK:
             self._link(path, entry.target)
-        elif entry.kind is Kind.DIR:
+        elif kind is DIR:
             parent = self._parent(path)
             self._put(path, _directory(entry, parent, opaque=path in self._opaques))
         else:
             self._put(path, self._leaf(entry, self._parent(path)))
 
     def _leaf(self, entry: Entry, parent: int) -> Inode:
-        content = None
-        if entry.kind is Kind.FILE and entry.size:
+        kind, device, content = entry.kind, 0, None
+        if kind is not FILE:
+            device = kernel_device(entry)
+        elif entry.size:
             content = self._contents[object_id(entry.extents)]
         return Inode(
-            FILE_TYPES[entry.kind] | entry.mode,
+            FILE_TYPES[kind] | entry.mode,
             entry.uid,
             entry.gid,
             entry.mtime_ns,
             1,
             entry.size,
-            kernel_device(entry),
-            entry.target if entry.kind is Kind.SYMLINK else b"",
-            escaped_xattrs(entry.xattrs),
+            device,
+            entry.target if kind is SYMLINK else b"",
+            escaped_xattrs(entry.xattrs) if entry.xattrs else (),
             (),
             parent,
             b"",

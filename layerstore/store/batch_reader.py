@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from layerstore.digest import ChunkId
+    from layerstore.store.catalog_rows import ChunkPlace
     from layerstore.store.store import Store
 
 
@@ -34,6 +35,7 @@ class BatchReader:
 
     def __init__(self, store: Store, chunk_ids: Iterable[ChunkId]) -> None:
         self._store = store
+        self._latest: tuple[tuple[bytes, int], bytes] = ((b"", 0), b"")
         self.places = store.catalog.places(sorted(set(chunk_ids)))  # neighbours in the index
 
     def read(self, chunk_id: ChunkId, length: int) -> bytes | memoryview:
@@ -55,11 +57,18 @@ class BatchReader:
         place = self.places.get(chunk_id)
         if place is not None and not place.depth:
             with contextlib.suppress(FileNotFoundError, CorruptPackError):
-                block = self._store.reader.block(
-                    place.pack_id, place.block_offset, place.stored_length, place.raw_length
-                )
-                data = memoryview(block)[place.offset : place.offset + place.length]
+                data = memoryview(self._block(place))[place.offset : place.offset + place.length]
                 if blake3(data).digest() == chunk_id:
                     return data
         # A difference; or damaged; or gc moved it or repair healed it after we asked where it is.
         return self._store.read_chunk(chunk_id)
+
+    def _block(self, place: ChunkPlace) -> bytes:
+        """Return the block of a chunk: mostly that of the chunk before."""
+        key = place.pack_id, place.block_offset
+        latest = self._latest
+        if latest[0] == key:
+            return latest[1]
+        block = self._store.reader.block(*key, place.stored_length, place.raw_length)
+        self._latest = key, block
+        return block
