@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from layerstore.build.cache_key import selection_digest
@@ -33,11 +32,23 @@ if TYPE_CHECKING:
     from layerstore.build.target import TargetTree
     from layerstore.digest import DiffId
 
-    _Found = tuple[list[tuple[DiffId, ...]], list[tuple[str, list[Match]]]]
-    """The layers that were looked into, and what each source argument stands for."""
+    _Matches = list[tuple[str, list[Match]]]
+    """What each source argument stands for."""
 
 _REMEMBERED = 8
-"""Steps at most whose selections are kept: those that are cached never ask for them again."""
+"""Selections that are kept at most: steps that are cached never ask for theirs again."""
+
+
+class _Selection:
+    """What sources stand for in some trees, and what that is named in a key."""
+
+    def __init__(self, matches: _Matches) -> None:
+        self.matches = matches
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all files: reads those that nobody has read yet."""
+        return selection_digest(self.matches)
 
 
 class Copying:
@@ -49,7 +60,7 @@ class Copying:
 
     def __init__(self, resources: BuildResources) -> None:
         self._resources = resources
-        self._found: dict[int, _Found] = {}
+        self._found: dict[object, _Selection] = {}
 
     def copy_key(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> list[str]:
         """Return how the files that a COPY takes are named in its key.
@@ -57,7 +68,7 @@ class Copying:
         Raises:
             InputError: A file named without wildcards does not exist.
         """
-        return [selection_digest(self._matches(op, vertex, inputs))] if op.sources else []
+        return [self._selection(op, vertex, inputs).digest] if op.sources else []
 
     def selections(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> list[Selection]:
         """Return the files that a COPY takes, for people who ask what changed."""
@@ -111,10 +122,7 @@ class Copying:
                 node = inline_file(data, now_ns=self._resources.now_ns())
                 name = os.fsencode(document.name)
                 copy_match(target, Match(name, name, select(node)), op.dest, options)
-            diff_id = self._resources.publish(*target.items(), near=inputs[0].layers)
-        with self._resources.lock:
-            self._found.pop(id(vertex), None)
-        return diff_id
+            return self._resources.publish(*target.items(), near=inputs[0].layers)
 
     def _tell_of_overwriting(
         self,
@@ -144,6 +152,8 @@ class Copying:
         stack: contextlib.ExitStack,
     ) -> bool:
         """Unpack a match that is an archive; return False when it is not."""
+        import tempfile
+
         from layerstore.build.unpack import looks_like_archive, unpack
 
         node = match.selected.node
@@ -160,29 +170,34 @@ class Copying:
         unpack(target, place, open_content, spool, owner)
         return True
 
-    def _matches(
-        self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]
-    ) -> list[tuple[str, list[Match]]]:
-        """Return what each source argument stands for, found once for key and copy.
+    def _matches(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> _Matches:
+        """Return what each source argument stands for.
 
         Raises:
             InputError: A file named without wildcards does not exist.
         """
-        if not op.sources:
-            return []
-        layers = [each.layers for each in inputs[1:]]
-        found = self._found.get(id(vertex))
-        if found is None or found[0] != layers:
-            found = layers, self._find(op, vertex, inputs)
+        return self._selection(op, vertex, inputs).matches if op.sources else []
+
+    def _selection(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> _Selection:
+        """Return what the sources stand for, found once for key and copy, and for equal sources."""
+        origins: list[tuple[str, ...]] = []
+        for number in range(len(op.sources)):
+            source = vertex.inputs[op.origin(number)].op
+            if isinstance(source, ContextOp):
+                origins.append(("context", source.name))
+            else:
+                origins.append(("layers", *inputs[op.origin(number)].layers))
+        key = op.sources, op.exclude, op.parents, tuple(origins)
+        found = self._found.get(key)
+        if found is None:
+            found = _Selection(self._find(op, vertex, inputs))
             with self._resources.lock:
                 while len(self._found) >= _REMEMBERED:
                     del self._found[next(iter(self._found))]
-                self._found[id(vertex)] = found
-        return found[1]
+                self._found[key] = found
+        return found
 
-    def _find(
-        self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]
-    ) -> list[tuple[str, list[Match]]]:
+    def _find(self, op: CopyOp, vertex: Vertex, inputs: Sequence[Result]) -> _Matches:
         roots: dict[int, SourceNode] = {}
         span = vertex.span
         assert span is not None

@@ -68,7 +68,6 @@ class Running:
         self._context_layers: dict[str, tuple[DiffId, ...]] = {}
         self._beginning = threading.Lock()
         self._upcoming = Upcoming({})
-        self._is_begun = False
         self._threads: list[threading.Thread] = []
         self._examining = threading.Lock()
         self._examined: set[str] = set()
@@ -275,14 +274,11 @@ class Running:
     def prepare_beside(self, vertex: Vertex, inputs: Sequence[Result]) -> None:
         """Begin to make ready what a command needs that comes after a step of another kind.
 
-        What is wrong is told by the first command.
+        That is the sandbox, and what shows the layers below the step. What is wrong is told by the
+        command.
         """
         if isinstance(vertex.op, RunOp) or not self._upcoming.comes_after(vertex):
             return
-        with self._resources.lock:
-            if self._is_begun:
-                return
-            self._is_begun = True
 
         def begin() -> None:
             with contextlib.suppress(LayerstoreError, OSError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.build import source
 from layerstore.build.errors import BuildStepError
 from layerstore.errors import FormatError, InputError
 from layerstore.formats.tree import Kind
@@ -18,6 +19,7 @@ from tests.support.build import builder  # noqa: F401
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from layerstore.build.source import SourceNode
     from tests.support.build import Builder
 
 TREE = {"a": "A", "b": "B", "dir/c": "C", "dir/sub/d": "D"}
@@ -361,3 +363,25 @@ def test_an_archive_may_replace_directories_again_and_again(project: Builder) ->
     assert {path: file.kind for path, file in files.items() if path} == {
         "d": Kind.FILE, "e": Kind.FILE,
     }  # fmt: skip
+
+
+def test_equal_sources_of_two_steps_are_looked_for_once(
+    project: Builder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project.write({"src/a": "A", "src/b": "B"})
+    looked: list[str] = []
+
+    def find(root: SourceNode, pattern: str) -> list[tuple[bytes, SourceNode]]:
+        looked.append(pattern)
+        return source.find(root, pattern)
+
+    monkeypatch.setattr("layerstore.build.copying.find", find)
+    result = project.build(
+        "FROM scratch AS one\nCOPY src/ /x/\n"
+        "FROM scratch AS two\nCOPY src/ /y/\nCOPY --exclude=b src/ /z/\n"
+        "FROM one\nCOPY --from=two /y/ /y/\nCOPY --from=two /z/ /z/\n"
+    )
+    assert looked.count("src/") == 2  # excluding is another question
+    found = {path: file.content for path, file in project.files(result).items() if file.content}
+    assert found == {"x/a": b"A", "x/b": b"B", "y/a": b"A", "y/b": b"B", "z/a": b"A"}
