@@ -219,6 +219,8 @@ class QuietUi(SilentUi):
 def write_failure(stream: TextIO, label: str, log: StepLog | None) -> None:
     """Write a failed step with the end of its output, framed as BuildKit frames it."""
     lines = list(log.tail) if log is not None else []
+    if not lines:
+        return  # what failed said nothing: an empty frame would only ask what is missing
     stream.write("".join(f"{line}\n" for line in (_RULE, f" > {one_line(label)}:", *lines, _RULE)))
     stream.flush()
 

@@ -23,7 +23,16 @@ class _Parser(argparse.ArgumentParser):
     """Raises our error instead of printing its own and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(message, hint=f"'{self.prog} --help' lists what it takes")
+        told, _, words = message.partition("unrecognized arguments: ")
+        meant = "" if told or not words else self._meant(words.split(" ")[0].partition("=")[0])
+        raise InputError(message + meant, hint=f"'{self.prog} --help' lists what it takes")
+
+    def _meant(self, word: str) -> str:
+        """Return the options that are spelled nearly so, as the other commands' parser says it."""
+        import difflib
+
+        near = difflib.get_close_matches(word, self._option_string_actions, n=2, cutoff=0.8)
+        return f". Did you mean {', '.join(map(repr, near))}?" if word[:2] == "--" and near else ""
 
 
 def make_parser(name: str, summary: str, *, has_help: bool = True) -> argparse.ArgumentParser:

@@ -70,6 +70,16 @@ class SourceResult(NamedTuple):
     problem: str | None
 
 
+def require_copy(path: str) -> None:
+    """Refuse a copy that is not there.
+
+    Raises:
+        NotFoundError: It is not.
+    """
+    if not os.path.lexists(path):
+        raise NotFoundError(f"{path} does not exist", hint="name a store, a directory or a tar")
+
+
 def glean_from(gleaner: Gleaner, path: str, *, progress: Progress | None = None) -> SourceResult:
     """Offer a copy to a gleaner; what it brings is durable when this returns.
 
@@ -77,8 +87,7 @@ def glean_from(gleaner: Gleaner, path: str, *, progress: Progress | None = None)
         NotFoundError: No such copy.
         StorageError: The store could not be written.
     """
-    if not os.path.lexists(path):
-        raise NotFoundError(f"{path} does not exist", hint="name a store, a directory or a tar")
+    require_copy(path)
     report = progress or Silent()
     kind = _kind_of(path)
     problem = None

@@ -18,7 +18,7 @@ from layerstore.digest import Digest, ImageId, ObjectId
 from layerstore.errors import IntegrityError, LayerstoreError, NotFoundError
 from layerstore.formats.origins import NO_ORIGINS
 from layerstore.formats.tree import decode_changeset
-from layerstore.image.heal import SourceResult, glean_from, glean_from_itself
+from layerstore.image.heal import SourceResult, glean_from, glean_from_itself, require_copy
 from layerstore.image.images import own_manifest
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests, put_blob
@@ -104,6 +104,8 @@ def repair_store(
         GcRunningError: A gc, check or rebuild is at work.
         StorageError: The store could not be written; what was healed stays healed.
     """
+    for path in sources:  # before the whole store is read, and though nothing may be missing
+        require_copy(path)
     rebuilt = None
     try:
         store = Store.open(root)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--nosuch", "image"], "unrecognized arguments: --nosuch"),
+        (["--nosuch", "image"], "unrecognized arguments: --nosuch\n"),
+        (["--envv", "a=b", "image"], "unrecognized arguments: --envv. Did you mean '--env'"),
+        (["--envv=a", "image"], "unrecognized arguments: --envv=a. Did you mean '--env'"),
         ([], "the following arguments are required"),
         (["-e"], "argument -e/--env: expected one argument"),
     ],

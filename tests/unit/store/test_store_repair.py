@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.digest import blake3_id
+from layerstore.errors import NotFoundError
 from layerstore.formats.oci_config import ContainerConfig
 from layerstore.image.export_layer import export_layer, export_rootfs
 from layerstore.image.importing import ImportSpec, import_directory, import_tar
@@ -580,3 +581,10 @@ def test_a_copy_that_is_not_there_and_the_store_itself_are_refused(root: Path) -
         repaired(root, root / "nothing")
     outcome = repaired(root, root)
     assert "to be repaired" in (outcome.sources[0].problem or "")
+
+
+def test_a_copy_that_is_not_there_is_refused_though_nothing_is_missing(
+    root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFoundError, match="does not exist"):
+        repaired(root, tmp_path / "absent")
