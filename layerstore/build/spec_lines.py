@@ -4,7 +4,7 @@ Builders write the history each in their way: variables put in, shells in front,
 digests. What is left of an instruction is compared, and both are aligned in their order, so that
 one line that differs costs no other. It is a guess, as good as the file is the one.
 
-Source: histories that docker 28, buildah and BuildKit write (behaviour).
+Source: histories that docker 20 and 28, buildah and BuildKit write (behaviour).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MAKERS_MAX: Final = 500
 
 _VARIABLE = re.compile(r"\$(?:\{[^}]*\}|\w+)")
 _DIGESTS = re.compile(r"(?:file|dir|multi):[0-9a-f]+ in ")
+_GLUED = re.compile(rf"(--\S+?)({_DIGESTS.pattern})")
+"""Docker writes ``--chown=1:1multi:0a1b in``, without a space."""
 
 
 def match_history(dockerfile: Dockerfile, lines: Sequence[str]) -> list[Maker | None]:
@@ -77,10 +79,12 @@ def _aligned(makers: Sequence[Maker], lines: Sequence[str]) -> list[tuple[int, M
         if like[row - 1][column - 1]:
             row, column = row - 1, column - 1
             pairs.append((start + column, makers[row]))
-        elif longest[row - 1][column] >= longest[row][column - 1]:
+        elif longest[row - 1][column] < longest[row][column - 1]:
+            column -= 1
+        elif any(found[column - 1] for found in like[:row]):
             row -= 1
         else:
-            column -= 1
+            column -= 1  # of two equal ways: a line that nothing is like costs no instruction
     return pairs
 
 
@@ -100,7 +104,15 @@ def _is_like(maker: Maker, line: str) -> bool:
 def _is_command(run: Run, line: str) -> bool:
     """Return whether a line is a command, behind a shell and its options or flags of RUN."""
     script = run.script()
-    words = " ".join(run.command.argv or ()) if script is None else script.text
+    if script is not None:
+        return _ends_in_command(line, script.text)
+    words = " ".join(run.command.argv or ())
+    # Of a shell that stood there as words, what it was told may be all that the line has.
+    _, told, rest = words.partition(" -c ")
+    return _ends_in_command(line, words) or bool(told and line == " ".join(rest.split()))
+
+
+def _ends_in_command(line: str, words: str) -> bool:
     command = " ".join(words.split())
     if not line.endswith(command):
         return False
@@ -109,7 +121,8 @@ def _is_command(run: Run, line: str) -> bool:
 
 
 def _is_copy(copy: Copy | Add, line: str) -> bool:
-    plain = " ".join(word for word in line.split() if not word.startswith("--"))
+    words = _GLUED.sub(r"\1 \2", line).split()
+    plain = " ".join(word for word in words if not word.startswith("--"))
     digests = _DIGESTS.match(plain)
     if digests is not None:
         return _ends_with(plain[digests.end() :], copy.dest)

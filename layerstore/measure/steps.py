@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
-_ARGUMENTS = re.compile(r"(?:RUN )?\|[0-9]+ .*?/bin/sh -c ")
-_SHELL = re.compile(r"(?:RUN )?/bin/sh -c ")
+_SHELL_WORDS = r"/\S++(?: -[A-Za-z]+(?: [a-z]+)?)*? -[A-Za-z]*c "
+"""``/bin/sh -c``, ``/bin/bash -o pipefail -c``: as SHELL of a Dockerfile names them.
+
+Looked for at words alone, each once: histories are a stranger's."""
+_ARGUMENTS = re.compile(rf"(?:RUN )?\|[0-9]+ .*?(?<= ){_SHELL_WORDS}")
+_SHELL = re.compile(rf"(?:RUN )?{_SHELL_WORDS}")
 
 
 class Place(NamedTuple):

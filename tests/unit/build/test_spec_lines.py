@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from layerstore.build.dockerfile.parser import parse_dockerfile
 from layerstore.build.spec_lines import MAKERS_MAX, match_history
+from layerstore.measure.steps import instruction_of
 
 TEXT = b"""\
 FROM golang:1 AS builder
@@ -97,3 +101,43 @@ def test_only_the_ends_of_very_long_ones_are_compared():
     text = b"FROM a\n" + b"".join(b"RUN step %d\n" % number for number in range(count))
     found = lines(*(f"RUN step {number}" for number in range(count)), text=text)
     assert found == [None] * 100 + [number + 2 for number in range(100, count)]
+
+
+HISTORIES = Path(__file__).parent / "histories"
+"""Of images that builders made of the Dockerfiles beside; in histories.json, by whom."""
+
+COMMON = [None, 18, 20]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("docker", [*COMMON, 21, 22, 26, 27, 28, 29, 31, 37]),  # RUN true has no layer
+        ("buildkit", [*COMMON, 21, 22, 26, 27, 28, 29, 31, 34, 37]),
+        ("buildah-layers", [*COMMON, 26, 27, 28, 29, 31, 34, 37]),
+        ("buildah", [None, 22, None]),  # a layer for each stage, called as its last instruction
+        ("buildkit-mounts", [None, 3, 6, 7, 8]),
+        ("buildah-mounts", [None, 3, 6, 7, 8]),
+    ],
+)
+def test_histories_that_builders_wrote(name, expected):
+    found = json.loads((HISTORIES / "histories.json").read_text())[name]
+    said = [instruction_of(line) for line in found["history"]]
+    assert lines(*said, text=(HISTORIES / found["file"]).read_bytes()) == expected
+
+
+def test_a_shell_that_a_dockerfile_names_in_full():
+    text = b'FROM a\nRUN ["/bin/bash", "-c", "make  install"]\nRUN make install\n'
+    said = [instruction_of("RUN /bin/bash -c make install # buildkit")] * 2
+    assert lines(*said, text=text) == [2, 3]
+
+
+def test_a_line_that_nothing_is_like_moves_no_other():
+    text = b"FROM a\nWORKDIR $A\nWORKDIR sub\nRUN x\n"
+    assert lines("WORKDIR /a/sub", "CMD x", text=text) == [3, None]
+
+
+@pytest.mark.parametrize("piece", ["/", "/a ", "/a -b ", "-o x "])
+def test_what_a_stranger_wrote_is_read_in_a_moment(piece):
+    line = "|1 A=b " + piece * 200_000
+    assert instruction_of(line) == " ".join(line.split())  # a square of it would take minutes
