@@ -7,11 +7,13 @@ writes them anew, and git shows what became of which build.
 
 from pathlib import Path
 
-from tests.conformance.dockerfiles import config, copying, running, syntax, words
+from tests.conformance.dockerfiles import config, copying, further, running, syntax, words
 from tests.support.build_cases import Case
 
 CASES: dict[str, Case] = {
-    case.name: case for module in (words, syntax, config, copying, running) for case in module.CASES
+    case.name: case
+    for module in (words, syntax, config, copying, running, further)
+    for case in module.CASES
 }
 
 FACTS = Path(__file__).parents[2] / "golden" / "dockerfiles.jsonl"
