@@ -69,6 +69,8 @@ def test_every_build_has_its_facts_and_every_difference_its_build():
 @pytest.mark.parametrize("name", CASES)
 def test_buildkit_makes_the_same(name, maker, tmp_path):
     case = CASES[name]
+    if "AS box" in repr(case.dockerfile):
+        pytest.skip("the named context that brings the base would hide the stage")
     context = tmp_path / "context"
     context.mkdir()
     write_case(case, context)

@@ -41,6 +41,10 @@ DIFFERS = {
     "copy-dir-over-link-below": "decision 148",
     "copy-symlink-parent": "docker's old builder copies it",
     "ignore-escaped": "BuildKit reads a form feed",
+    "exclude-slash": "a leading slash says nothing, as in .dockerignore",
+    "exclude-variable": "BuildKit does not expand it, which is reported as a fault",
+    "onbuild-unknown": "triggers are checked where they stand",
+    "workdir-slashes": "cleaned",
     "run-hard-link-to-base": "BuildKit makes a copy",
 }
 """Builds that docker makes otherwise, and why: docs/decisions/0269."""
