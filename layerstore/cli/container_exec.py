@@ -136,7 +136,7 @@ def _become(process: dict[str, Any], user: str, pid: int, env: dict[str, str]) -
 
 
 def _run(options: argparse.Namespace, container: Container, path: str) -> int:
-    from layerstore.containers.starting import runtime_of
+    from layerstore.containers.known_runtime import runtime_of
     from layerstore.linux.namespaces import mapped_ids
 
     rootless = bool(mapped_ids())
@@ -150,7 +150,7 @@ def _run(options: argparse.Namespace, container: Container, path: str) -> int:
     failure = _failure(path) if status == _RUNTIME_FAILED or options.detach else b""
     if failure and status:
         from layerstore.containers.monitor_start import start_code
-        from layerstore.containers.starting import runtime_words
+        from layerstore.containers.known_runtime import runtime_words
 
         raise StartFailedError(
             f"the command did not start: {runtime_words(failure)}", start_code(failure)

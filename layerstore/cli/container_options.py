@@ -93,11 +93,11 @@ def settings_of(
         privileged=options.privileged,
         devices=tuple(map(_device, options.device)),
         sysctls=tuple(_pair(word, "--sysctl") for word in options.sysctl),
-        userns=_userns(options.userns),
+        userns=userns_of(options.userns),
         oom_score=_oom_score(options.oom_score_adj),
         log_max_bytes=log_max_bytes,
         log_files=log_files,
-        runtime=_runtime(options.runtime),
+        runtime=runtime_of(options.runtime),
         health=health_of(options, config),
     )
     return _without_contradictions(_secured(settings, options.security_opt))
@@ -238,7 +238,12 @@ def _network(name: str) -> str:
     return name
 
 
-def _userns(word: str) -> str:
+def userns_of(word: str) -> str:
+    """Return the user namespace that an option asks for.
+
+    Raises:
+        InputError: It is none of ours.
+    """
     if word not in ("", "host", "auto"):
         raise InputError(f"--userns {word} is not supported", hint="host, or auto")
     return word or "host"
@@ -258,7 +263,8 @@ def _oom_score(number: int | None) -> int | None:
     return number
 
 
-def _runtime(word: str | None) -> str:
+def runtime_of(word: str | None) -> str:
+    """Return the runtime that an option or the environment names, "" for any."""
     from layerstore.cli.settings import chosen_runtime
 
     return word or chosen_runtime(os.environ)

@@ -7,7 +7,7 @@ import os
 import sys
 
 from layerstore.cli.container_flags import add_run_options, refuse_unsupported
-from layerstore.cli.container_options import settings_of
+from layerstore.cli.container_options import runtime_of, settings_of, userns_of
 from layerstore.cli.container_root import be_root
 from layerstore.cli.failure import describe, show, tell_all
 from layerstore.cli.output import write_line, write_note
@@ -23,8 +23,9 @@ from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from layerstore.containers.lifecycle import Allotted
     from layerstore.containers.records import Container
     from layerstore.containers.starting import Started
     from layerstore.linux.locks import FileLock
@@ -62,11 +63,17 @@ def _run(options: argparse.Namespace, root: str) -> int:
     refuse_unsupported(options, "run")
     _require_terminal(options)
     be_root(root)
-    container, lock = _create(options, root)
+    with _allotted(options, root) as allotted:
+        started = _begin(root, allotted, options)
+        try:
+            container = _make(options, root, allotted)
+        except BaseException:
+            _think_better(started)
+            raise
     try:
-        started = _start(root, container, lock, attached=not options.detach)
+        _start(root, container, started, allotted.lock)
     except BaseException:
-        lock.close()  # still ours if it failed early
+        allotted.lock.close()  # still ours if it failed early
         _give_up(root, container)
         raise
     _note_use(root, container)
@@ -85,32 +92,44 @@ def _require_terminal(options: argparse.Namespace) -> None:
         raise InputError("the input device is not a terminal", hint="leave out -t, keep -i")
 
 
-def _create(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
-    """Make the container that the options ask for, and write its id where they say."""
-    if not options.cidfile:
-        return _make(options, root)
+@contextlib.contextmanager
+def _allotted(options: argparse.Namespace, root: str) -> Iterator[Allotted]:
+    """Yield a container to be; its id is written where the options say, once it is one."""
+    from layerstore.containers.lifecycle import allot, give_back
+
+    with _cidfile(options.cidfile) as write:
+        _require_store(root)
+        allotted = allot(root, current_run_base(root))
+        try:
+            yield allotted
+        except BaseException:
+            give_back(root, allotted)
+            raise
+        write(allotted.container_id)
+
+
+@contextlib.contextmanager
+def _cidfile(path: str | None) -> Iterator[Callable[[str], object]]:
+    """Yield what writes an id into a new file, which goes if there is none after all."""
+    if not path:
+        yield lambda _: None
+        return
     try:
-        file = open(options.cidfile, "x", encoding="ascii")  # noqa: SIM115 -- before all else
+        file = open(path, "x", encoding="ascii")  # noqa: SIM115 -- before all else
     except FileExistsError as err:
         raise ConflictError(
-            f"the file {options.cidfile} exists: is another container running?",
+            f"the file {path} exists: is another container running?",
             hint="remove it, or give --cidfile another name",
         ) from err
     with file:
         try:
-            made = _make(options, root)
+            yield file.write
         except BaseException:
-            os.unlink(options.cidfile)
+            os.unlink(path)
             raise
-        file.write(made[0].container_id)
-    return made
 
 
-def _make(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
-    from layerstore.containers.image_config import image_defaults
-    from layerstore.containers.lifecycle import create as make
-    from layerstore.store.blobs import get_blob
-    from layerstore.store.catalog import Catalog
+def _require_store(root: str) -> None:
     from layerstore.store.paths import StorePaths
 
     paths = StorePaths(root)
@@ -118,6 +137,34 @@ def _make(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
         from layerstore.store.config import load_config
 
         load_config(paths)
+
+
+def _begin(root: str, allotted: Allotted, options: argparse.Namespace) -> Started:
+    from layerstore.containers.starting import begin
+
+    return begin(
+        root, *allotted, runtime=runtime_of(options.runtime), tty=options.tty,
+        interactive=options.interactive, attached=not options.detach,
+        userns=userns_of(options.userns),
+    )  # fmt: skip
+
+
+def _think_better(started: Started) -> None:
+    from layerstore.containers.starting import think_better
+
+    think_better(started)
+
+
+def _make(options: argparse.Namespace, root: str, allotted: Allotted) -> Container:
+    """Make the container that the options ask for."""
+    # What looks up images is imported while the runtime begins.
+    from layerstore.containers.image_config import image_defaults
+    from layerstore.containers.lifecycle import create as make
+    from layerstore.store.blobs import get_blob
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.paths import StorePaths
+
+    paths = StorePaths(root)
     with contextlib.closing(Catalog(paths)) as catalog:
         image = _image(catalog, options, root)
         config = image_defaults(get_blob(paths, image.image_id))
@@ -128,9 +175,7 @@ def _make(options: argparse.Namespace, root: str) -> tuple[Container, FileLock]:
             if catalog.image_after_writers(image.image_id) is None:
                 raise NotFoundError(f"image {options.image} was removed meanwhile")
 
-        return make(
-            root, current_run_base(root), image, options.image, settings, options.name, confirm
-        )
+        return make(root, allotted, image, options.image, settings, options.name, confirm)
 
 
 def _note_use(root: str, container: Container) -> None:
@@ -179,12 +224,12 @@ def _require_platform(wanted: str | None, own: str) -> None:
         )
 
 
-def _start(root: str, container: Container, lock: FileLock, *, attached: bool) -> Started:
+def _start(root: str, container: Container, begun: Started, lock: FileLock) -> None:
     from layerstore.containers.starting import start as start_container
 
     with _unpacking() as progress:
-        return start_container(
-            root, container, lock, attached=attached, progress=progress,
+        start_container(
+            root, container, begun, lock, progress=progress,
             tell=lambda became, err: write_note(f"note: shown by {became}: {err.message}"),
         )  # fmt: skip
 
@@ -231,25 +276,29 @@ def _attend(
             CANNOT_START,
             hint=f"layerstore ps; layerstore stop {container.name}",
         )
-    os.waitpid(started.monitor, 0)
     with contextlib.suppress(FileNotFoundError, ConflictError):
-        _clean_up(root, container, hold(root, container.container_id))
+        _clean_up(root, container, started.monitor, hold(root, container.container_id))
     return outcome.status
 
 
-def _clean_up(root: str, container: Container, lock: FileLock) -> None:
-    """Clean up after a container that has ended; what nobody sees, in our own time."""
+def _clean_up(root: str, container: Container, monitor: int, lock: FileLock) -> None:
+    """Clean up after a container that has ended; what nobody sees, in our own time.
+
+    Its monitor has let go of it, and ends: with its mount namespace the root is unmounted.
+    """
     from layerstore.cli import afterwards
     from layerstore.containers.lifecycle import end, forget
     from layerstore.containers.records import remove_rest
 
     if not container.settings.auto_remove:
         with lock:
+            os.waitpid(monitor, 0)
             end(root, container)
         return
 
     def remove() -> None:
         with lock:
+            os.waitpid(monitor, 0)
             remove_rest(root, container.container_id, container.run_dir)
 
     try:
@@ -264,8 +313,9 @@ def create(options: argparse.Namespace, root: str) -> int:
     """Make a container and print its id."""
     refuse_unsupported(options, "create")
     be_root(root)
-    container, lock = _create(options, root)
-    lock.close()
+    with _allotted(options, root) as allotted:
+        container = _make(options, root, allotted)
+    allotted.lock.close()
     _note_use(root, container)
     write_line(container.container_id)
     return 0
@@ -337,15 +387,17 @@ def start_again(root: str, container: Container, *, attached: bool) -> Started:
         ConflictError: It runs.
         StartFailedError: The runtime refused.
     """
-    from layerstore.containers.starting import hold
+    from layerstore.containers.starting import begin_again, hold
 
     lock = hold(root, container.container_id)
     try:
-        return _start(root, container, lock, attached=attached)
+        started = begin_again(root, container, lock, attached=attached)
+        _start(root, container, started, lock)
     except BaseException:
         lock.close()
         _give_up(root, container)
         raise
+    return started
 
 
 def attach_options(parser: argparse.ArgumentParser) -> None:

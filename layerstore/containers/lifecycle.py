@@ -37,7 +37,8 @@ from layerstore.containers.records import (
     take_name,
     write_keeper,
 )
-from layerstore.containers.starting import hold, release, runtime_of, runtime_options
+from layerstore.containers.known_runtime import runtime_of, runtime_options
+from layerstore.containers.starting import hold, release
 from layerstore.containers.states import (
     CREATED,
     EXITED,
@@ -53,7 +54,7 @@ from layerstore.containers.states import (
 )
 from layerstore.containers.volumes import make_volume, remove_volume, volume_names
 from layerstore.errors import ConflictError, ContainerError, FormatError, LayerstoreError
-from layerstore.light_typing import TYPE_CHECKING
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock, is_held
 from layerstore.linux.namespaces import mapped_ids
@@ -73,28 +74,61 @@ _POLL_MAX_S = 3600.0
 """poll(2) takes milliseconds as an int; images may ask for more seconds than fit."""
 
 
+class Allotted(NamedTuple):
+    """A container to be.
+
+    Attributes:
+        container_id: Its id.
+        run_dir: Its directory in memory, which need not be there.
+        lock: As of :func:`layerstore.containers.starting.hold`.
+    """
+
+    container_id: str
+    run_dir: str
+    lock: FileLock
+
+
+def allot(store_root: str, run_base: str) -> Allotted:
+    """Make the directory of a container to be, which is nobody's before :func:`create`.
+
+    Args:
+        store_root: The store.
+        run_base: Directory in memory for what runs of this store.
+    """
+    container_id = new_id()
+    directory = directory_of(store_root, container_id)
+    make_private_dir(f"{store_root}/containers", durable=False)
+    with containers_lock(store_root):  # whoever sweeps sees it locked, or not at all
+        make_private_dir(directory, durable=False)
+        lock = FileLock(f"{directory}/alive")
+    return Allotted(container_id, run_directory(run_base, container_id), lock)
+
+
+def give_back(store_root: str, allotted: Allotted) -> None:
+    """Remove what :func:`allot` made, and let go of it."""
+    remove_files(store_root, allotted.container_id, "", allotted.run_dir)
+    allotted.lock.close()
+
+
 def create(
     store_root: str,
-    run_base: str,
+    allotted: Allotted,
     image: ImageRecord,
     reference: str,
     settings: Settings,
     name: str,
     confirm: Callable[[], object],
-) -> tuple[Container, FileLock]:
+) -> Container:
     """Make a container, which does not run yet; it is there, and its image kept, on return.
 
     Args:
         store_root: The store.
-        run_base: Directory in memory for what runs of this store.
+        allotted: Of :func:`allot`; whoever called that gives it back if this fails.
         image: Its image.
         reference: What the user called that.
         settings: What the container is to be; an empty host name is chosen here.
         name: What to call it, "" for a name of our own.
         confirm: Called when the image is kept; raises if it went in the meantime.
-
-    Returns:
-        The container, and it locked as :func:`layerstore.containers.starting.hold` does.
 
     Raises:
         ConflictError: The name is taken.
@@ -102,14 +136,10 @@ def create(
     """
     if name:
         check_name(name)
-    container_id = new_id()
-    directory = directory_of(store_root, container_id)
-    make_private_dir(f"{store_root}/containers", durable=False)
+    container_id = allotted.container_id
     with containers_lock(store_root):
-        write_keeper(store_root, container_id, image.image_id, image.layers)
-        make_private_dir(directory, durable=False)
-        lock = FileLock(f"{directory}/alive")
         try:
+            write_keeper(store_root, container_id, image.image_id, image.layers)
             confirm()
             name = name or _free_name(store_root)
             take_name(store_root, name, container_id)
@@ -120,7 +150,7 @@ def create(
                 image.image_id,
                 tuple(image.layers),
                 time.time(),
-                run_directory(run_base, container_id),
+                allotted.run_dir,
                 _completed(settings, container_id),
             )
             for mount in container.settings.mounts:
@@ -128,10 +158,9 @@ def create(
                     make_volume(store_root, mount.source)
             put_container(store_root, container, durable=not settings.auto_remove)
         except BaseException:
-            remove_files(store_root, container_id, name, "")
-            lock.close()
+            forget_files(store_root, container_id, name)
             raise
-    return container, lock
+    return container
 
 
 def _completed(settings: Settings, container_id: str) -> Settings:
@@ -260,8 +289,13 @@ def sweep(store_root: str, run_base: str) -> None:
             path = f"{directory_of(store_root, container_id)}/container.json"
             if os.path.exists(path):
                 continue
-            with contextlib.suppress(ConflictError, OSError), hold(store_root, container_id):
-                remove_files(store_root, container_id, "", run_directory(run_base, container_id))
+            run_dir = run_directory(run_base, container_id)
+            # Held is what somebody makes just now.
+            with contextlib.suppress(OSError), FileLock(
+                alive_path(store_root, container_id), wait=False
+            ):
+                let_go(run_dir)
+                remove_files(store_root, container_id, "", run_dir)
         _remove_lone_keepers(store_root)
 
 
@@ -302,9 +336,11 @@ def remove(
     if container is None:
         if force:
             _kill_unreadable(store_root, container_id)
+        run_dir = run_directory(run_base, container_id)
         with hold(store_root, container_id):
+            let_go(run_dir)
             remove_tree(f"{run_base}/runtime/{container_id}")
-            remove_files(store_root, container_id, "", run_directory(run_base, container_id))
+            remove_files(store_root, container_id, "", run_dir)
         return
     state = settle(store_root, container)
     if state.status in (RUNNING, RESTARTING):

@@ -532,6 +532,8 @@ class Monitor:
             elif time.monotonic() >= until:
                 break
         if self._first is not None and self._first.flush():
+            # It cleans up. Our end, and that of our mount namespace, take longer than a message.
+            posix.close(self._spec["lock"])
             return
         become = [*self._spec["cleaner"], str(self._spec["outside"])]
         _signal.set_wakeup_fd(-1)
