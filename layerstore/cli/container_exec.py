@@ -149,8 +149,8 @@ def _run(options: argparse.Namespace, container: Container, path: str) -> int:
     status = _wait(words, reads=options.interactive and not options.detach, quiet=options.detach)
     failure = _failure(path) if status == _RUNTIME_FAILED or options.detach else b""
     if failure and status:
-        from layerstore.containers.monitor_start import start_code
         from layerstore.containers.known_runtime import runtime_words
+        from layerstore.containers.monitor_start import start_code
 
         raise StartFailedError(
             f"the command did not start: {runtime_words(failure)}", start_code(failure)

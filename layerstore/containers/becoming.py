@@ -5,9 +5,9 @@ takes some milliseconds until it looks for its config. Then it is told what show
 by then is kept and shown, mounts the root and writes the config. Told nothing, because who forked
 it thought better of it or was killed, it ends the runtime, which has made nothing yet.
 
-Its mount namespace is a copy of the host's from before the image was shown. Where mounts do not
-spread into copies (a host whose ``/`` is private) what has been mounted since would be missing, so
-if there was any the namespace is made anew, and the runtime in it.
+Its mount namespace is a copy of the host's from before that. Where mounts do not spread into copies
+(a host whose ``/`` is private) an image that has been shown since is missing: then the namespace is
+made anew, and the runtime in it started anew.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from layerstore.errors import ContainerError, LayerstoreError, StorageError
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple, NoReturn
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, write_all
-from layerstore.linux.mount_table import MountTable
 from layerstore.linux.namespaces import CLONE_NEWNS, enter_namespace, held_capabilities, unshare
 from layerstore.linux.planned import describe_overlay, execute
 from layerstore.runtime.apparmor import default_profile
@@ -116,9 +115,7 @@ def tell_root(connection: _socket.socket, lower: Lower, backend: str) -> None:
     connection.send(marshal.dumps((*lower, backend)))
 
 
-def become(
-    store_root: str, launch: Launch, lock: FileLock, connection: _socket.socket
-) -> NoReturn:
+def become(store_root: str, launch: Launch, lock: FileLock, connection: _socket.socket) -> NoReturn:
     """Be the child: have the runtime begin, prepare everything, and become the monitor."""
     try:
         os.setsid()
@@ -175,7 +172,6 @@ def _prepare(
     """
     _make_run_directories(launch.run_dir, open_to_all=launch.open_to_all)
     spec = _runtime_spec(launch)
-    table = MountTable()
     _be_apart()
     early = EarlyRuntime(launch.runtimes[0], spec)
     try:
@@ -185,16 +181,17 @@ def _prepare(
         told = connection.recv(_TOLD_MAX_BYTES)
         if told in (b"", NEVER_MIND):
             raise EOFError  # nobody wants it any more
-        if table.has_changed():
+        *shown, backend = marshal.loads(told)  # noqa: S302 -- our parent's
+        lower = Lower(*shown)
+        if not mounts.identify(lower.root).is_root:
             early.call_off()
             enter_namespace(outside, CLONE_NEWNS)
             _be_apart()
             early = EarlyRuntime(launch.runtimes[0], spec)
-        table.close()
         container = get_container(store_root, launch.container_id)
         assert container is not None
         spec |= _monitor_spec(store_root, container, launch)
-        root = _root_of(store_root, container, *marshal.loads(told))  # noqa: S302 -- our parent's
+        root = _root_of(store_root, container, lower, backend)
         config = _config(store_root, container, root, spec["cgroup"], launch.ids)
         if container.settings.health is not None:
             spec["health"] = _health(container.run_dir, container.settings.health, config)
@@ -211,9 +208,7 @@ def _be_apart() -> None:
     mounts.set_propagation("/", mounts.MS_SLAVE)
 
 
-def _root_of(
-    store_root: str, container: Container, directory: str, root: str, escaped: bool, backend: str
-) -> _Root:
+def _root_of(store_root: str, container: Container, lower: Lower, backend: str) -> _Root:
     """Return what a container's root is to be made of, as :func:`tell_root` told it."""
     upper = upper_of(store_root, container.container_id)
     idmap: IdMap = ()
@@ -221,8 +216,8 @@ def _root_of(
         from fuse_mount.unshare import map_onto_subordinate_ids
 
         idmap = map_onto_subordinate_ids()
-    overlay = writable_overlay(store_root, backend, directory, upper)
-    return _Root(Lower(directory, root, escaped), upper, overlay, idmap)
+    overlay = writable_overlay(store_root, backend, lower.directory, upper)
+    return _Root(lower, upper, overlay, idmap)
 
 
 def _config(
@@ -371,7 +366,7 @@ def _runtime_spec(launch: Launch) -> dict[str, Any]:
 
 
 def _monitor_spec(store_root: str, container: Container, launch: Launch) -> dict[str, Any]:
-    """Return what else :class:`layerstore.containers.monitor.Monitor` is told: plain values only."""
+    """Return what else :class:`layerstore.containers.monitor.Monitor` is told: plain values."""
     settings = container.settings
     directory = directory_of(store_root, container.container_id)
     parent = settings.limits.cgroup_parent.strip("/")

@@ -16,6 +16,7 @@ import select
 import time
 
 from layerstore.containers.early import let_go
+from layerstore.containers.known_runtime import runtime_of, runtime_options
 from layerstore.containers.monitor_files import remove_cgroups
 from layerstore.containers.naming import random_name
 from layerstore.containers.records import (
@@ -37,7 +38,6 @@ from layerstore.containers.records import (
     take_name,
     write_keeper,
 )
-from layerstore.containers.known_runtime import runtime_of, runtime_options
 from layerstore.containers.starting import hold, release
 from layerstore.containers.states import (
     CREATED,
@@ -291,8 +291,9 @@ def sweep(store_root: str, run_base: str) -> None:
                 continue
             run_dir = run_directory(run_base, container_id)
             # Held is what somebody makes just now.
-            with contextlib.suppress(OSError), FileLock(
-                alive_path(store_root, container_id), wait=False
+            with (
+                contextlib.suppress(OSError),
+                FileLock(alive_path(store_root, container_id), wait=False),
             ):
                 let_go(run_dir)
                 remove_files(store_root, container_id, "", run_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from layerstore.linux.locks import FileLock
 from tests.support.build import needs_runc
 from tests.support.running import (
     Containers,
@@ -198,4 +200,39 @@ def test_a_damaged_record_is_told_and_can_be_removed(box: Containers) -> None:
     assert "cannot be read" in box("ps", "-a").err
     box.fails(10, "start", name)
     box.ok("rm", "--force", name)
+    assert box.leftovers() == []
+
+
+def _runtimes(box: Containers) -> list[int]:
+    """Return the processes of runtimes that wait for a config, or run."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if str(box.run_base).encode() in words and b"--bundle" in words:
+                found.append(int(pid))
+    return found
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["client", "client and monitor"])
+def test_what_has_begun_ends_with_who_began_it(box: Containers, both: bool) -> None:
+    with FileLock(f"{box.store}/locks/catalog"):  # so that it does not get to know its image
+        running = box.popen("run", "--rm", "--name", "never", "box", "touch", "/ran")
+        wait_until(lambda: bool(_runtimes(box)), "the runtime's beginning")
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        running.kill()
+        running.communicate(timeout=60)
+        for child in children if both else ():
+            os.kill(int(child), signal.SIGKILL)
+    if not both:
+        wait_until(lambda: not _runtimes(box), "the runtime's end")
+    box.ok("gc")
+    wait_until(lambda: not _runtimes(box), "the runtime's end")
+    assert box.ok("ps", "-aq").out == ""
+    assert box.leftovers() == []
+
+
+def test_what_had_begun_is_called_off_when_there_is_no_such_image(box: Containers) -> None:
+    assert box("run", "--rm", "--pull", "never", "nobody", "true").code == 125
+    assert _runtimes(box) == []
     assert box.leftovers() == []
