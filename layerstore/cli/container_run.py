@@ -140,6 +140,11 @@ def _require_store(root: str) -> None:
 
 
 def _begin(root: str, allotted: Allotted, options: argparse.Namespace) -> Started:
+    # What is imported after a fork copies page by page what both had shared: all of it before.
+    import layerstore.containers.image_config
+    import layerstore.store.blobs
+    import layerstore.store.catalog
+    import layerstore.store.names  # noqa: F401 -- what looks images up
     from layerstore.containers.starting import begin
 
     return begin(
@@ -157,7 +162,6 @@ def _think_better(started: Started) -> None:
 
 def _make(options: argparse.Namespace, root: str, allotted: Allotted) -> Container:
     """Make the container that the options ask for."""
-    # What looks up images is imported while the runtime begins.
     from layerstore.containers.image_config import image_defaults
     from layerstore.containers.lifecycle import create as make
     from layerstore.store.blobs import get_blob

@@ -1,8 +1,8 @@
 """What happens to containers: made, ended, stopped, removed, and what a kill left of one.
 
-Orders that a kill may cut anywhere: what keeps an image from the collector is written before
-anything and removed when nothing shows it any more; the record comes when all is there, and goes
-first; the directory goes last, and tells whoever sweeps that something is left.
+Orders that a kill may cut anywhere: the directory comes first and goes last, and tells whoever
+sweeps that something is left; what keeps an image from the collector is written before the record
+and removed when nothing shows it any more; the record comes when all is there, and goes first.
 Who starts or removes a container holds its ``alive``, so never two at once.
 """
 
