@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from layerstore.cli.light_parser import LightParser
+
 _DESCRIPTORS = 4
 _STOP = b"stop"
 _BACKLOG = 64
@@ -289,6 +291,7 @@ class _Helper:
         ]
         self._executable = sys.executable
         self._flags = list(sys.flags)
+        self._parser = _parser()
 
     def run(self) -> None:
         """Serve until nobody has asked for the idle time, or we are of yesterday.
@@ -316,15 +319,13 @@ class _Helper:
 
     def _listen(self, spare: int) -> None:
         """Be the fork that waits, until it runs a command line or all is over."""
-        own_pages()
         poll = select.poll()
         poll.register(self._listener.fileno(), select.POLLIN)
-        post = None
+        post = self._announce(poll)
+        own_pages()  # who asks already waits for it less than for another way
         goes_on = True
         while goes_on:
-            if self._post and post is None:
-                post = Post(self._post)
-                poll.register(post.ask, select.POLLIN)
+            post = post or self._announce(poll)
             events = poll.poll(min(self._idle_s * 1000, _POLL_MAX_MS))
             if not events:
                 break
@@ -349,6 +350,14 @@ class _Helper:
         if post is not None:
             post.close()
 
+    def _announce(self, poll: select.poll) -> Post | None:
+        """Let shells find us, where they can."""
+        if not self._post:
+            return None
+        post = Post(self._post)
+        poll.register(post.ask, select.POLLIN)
+        return post
+
     def _serve(self, asker: _Connected | Asker, spare: int, post: Post | None) -> bool:  # noqa: RET503 -- _run is the end
         """Serve one asker, or decline; return whether to go on listening."""
         if asker.uid != os.geteuid():
@@ -362,7 +371,7 @@ class _Helper:
         if any(_stamp(path) != stamp for path, stamp in self._stamps):
             asker.answer(b"N")
             return False
-        plain = _plain(told["arguments"]) if self._is_like(told) else None
+        plain = _plain(self._parser, told["arguments"]) if self._is_like(told) else None
         if plain is None:
             asker.answer(b"N")
             return True
@@ -396,19 +405,27 @@ def _of_python(environ: Any) -> dict[bytes, bytes]:  # noqa: ANN401 -- the world
     return {name: value for name, value in environ.items() if name.startswith(b"PYTHON")}
 
 
-def _plain(arguments: list[str]) -> tuple[argparse.Namespace, str | None] | None:
-    """Return options and store of a command line that we run: ``run`` without a terminal."""
+def _parser() -> LightParser:
+    """Return what takes the options of ``run`` apart."""
     from layerstore.cli import fast
     from layerstore.cli.light_parser import LightParser
+
+    light = LightParser()
+    fast.declare("run", light)
+    return light
+
+
+def _plain(
+    parser: LightParser, arguments: list[str]
+) -> tuple[argparse.Namespace, str | None] | None:
+    """Return options and store of a command line that we run: ``run`` without a terminal."""
     from layerstore.cli.settings import take_store_option
 
     try:
         store, words = take_store_option(arguments)
     except LayerstoreError:
         return None  # the asker says so itself
-    light = LightParser()
-    fast.declare("run", light)
-    options = light.parse(words[1:]) if words[:1] == ["run"] else None
+    options = parser.parse(words[1:]) if words[:1] == ["run"] else None
     return None if options is None or options.tty else (options, store)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
 import _socket  # without socket, whose enumerations take 4 ms to make
 import contextlib
-import ctypes
 import errno
 import gc
 import marshal
@@ -42,6 +41,7 @@ from layerstore.errors import ContainerError, LayerstoreError, StorageError
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple, NoReturn
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, write_all
+from layerstore.linux.libc import libc
 from layerstore.linux.namespaces import CLONE_NEWNS, enter_namespace, held_capabilities, unshare
 from layerstore.linux.planned import describe_overlay, execute
 from layerstore.runtime.apparmor import default_profile
@@ -155,7 +155,6 @@ def _described(err: BaseException) -> tuple[int, str, str | None]:
 
 
 def _set_subreaper() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

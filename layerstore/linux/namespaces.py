@@ -13,6 +13,7 @@ import fcntl
 import os
 
 from layerstore.errors import MountError, UnsupportedError
+from layerstore.linux.libc import libc
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -27,7 +28,6 @@ def unshare(flags: int) -> None:
         UnsupportedError: Not permitted here.
         MountError: The kernel refused for another reason.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(ctypes.c_int(flags)) == 0:
         return
     code = ctypes.get_errno()
@@ -50,7 +50,6 @@ def enter_namespace(fd: int, kind: int) -> None:
     Raises:
         MountError: The kernel refused.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)) != 0:
         raise MountError(f"could not enter a namespace: {os.strerror(ctypes.get_errno())}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from layerstore.linux.libc import libc
+
 _SYS_PIDFD_GETFD = 438  # of every architecture
 
 
@@ -18,7 +20,7 @@ def take_descriptor(pidfd: int, number: int) -> int:
     Raises:
         OSError: It has none, we may not trace it, or Linux is older than 5.6.
     """
-    fd: int = ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_GETFD, pidfd, number, 0)
+    fd: int = libc.syscall(_SYS_PIDFD_GETFD, pidfd, number, 0)
     if fd < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

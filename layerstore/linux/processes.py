@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
+from layerstore.linux.libc import libc
+
 _PR_SET_PDEATHSIG = 1
 _MADV_POPULATE_WRITE = 23
 """madvise(2), since Linux 5.14: map pages as a write to each would, in one call."""
@@ -11,7 +13,7 @@ _MADV_POPULATE_WRITE = 23
 
 def die_with_parent(number: int) -> None:
     """Have the kernel send this process a signal when its parent's thread ends; 0 for none."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def own_pages() -> None:
@@ -19,7 +21,6 @@ def own_pages() -> None:
 
     Only saves time; where the kernel cannot, nothing happens.
     """
-    libc = ctypes.CDLL(None)
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         lines = list(file)  # which the kernel must not be asked for while they change
     for line in lines:

@@ -52,14 +52,19 @@ class Cost(NamedTuple):
     cpu: float
 
 
-def timed(command: Sequence[str], daemon: Callable[[], float] = lambda: 0.0) -> Cost:
+def timed(
+    command: Sequence[str],
+    daemon: Callable[[], float] = lambda: 0.0,
+    environ: dict[str, str] | None = None,
+) -> Cost:
     """Run a command that must succeed and return its cost."""
+    environ = clean_environment() if environ is None else environ
     before = daemon()
     # Not a pipe: what a runtime leaves running for a moment would hold its other end.
     with tempfile.TemporaryFile() as log:
         begun = time.perf_counter()
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment()
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - begun
@@ -139,14 +144,22 @@ class Helped:
 
     def run(self) -> Cost:
         """Run one; the CPU is that of the group, with what is done after the answer."""
-        self._wait_until(lambda: len(self.group.processes()) == _HELPER_AND_FORK)
+        self._wait_until(self._listens)
         there = set(self.group.processes())
         before = self.group.cpu_seconds()
-        begun = time.perf_counter()
-        self._do("run", "--rm", "--cgroup-parent", self.group.containers, IMAGE, "true")
-        wall = time.perf_counter() - begun
+        words = ("run", "--rm", "--cgroup-parent", self.group.containers, IMAGE, "true")
+        with self.group.joined():
+            wall = timed([*self._ours.words, *words], environ=self._environ).wall
         self._wait_until(lambda: there - set(self.group.processes()))  # whose fork has ended
         return Cost(wall, self.group.cpu_seconds() - before)
+
+    def _listens(self) -> bool:
+        """Tell whether a fork waits where a shell looks for one, and nobody else is at work."""
+        processes = self.group.processes()
+        with contextlib.suppress(OSError, ValueError):
+            now = int(Path(f"{self._environ['LAYERSTORE_WARM']}.d/now").read_text())
+            return len(processes) == _HELPER_AND_FORK and now in processes
+        return False
 
     @staticmethod
     def _wait_until(true: Callable[[], object]) -> None:

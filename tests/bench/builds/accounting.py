@@ -7,10 +7,15 @@ group of our own, whose clock the kernel keeps, also for those that have ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layerstore.build.run.reaper import remove_cgroups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _V1 = Path("/sys/fs/cgroup/cpuacct")
 _V2 = Path("/sys/fs/cgroup")
@@ -34,6 +39,20 @@ class DaemonGroup:
     def join(self) -> None:
         """Move the calling process into it; for use between fork and exec."""
         (self._daemon / "cgroup.procs").write_text(str(os.getpid()))
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """Be in it for a while: what is started begins there, and takes no time to get there."""
+        controller = "" if self._unified else "cpuacct"
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, names, path = line.split(":", 2)
+            if controller in names.split(","):
+                before = Path(f"{_V2 if self._unified else _V1}{path}")
+        self.join()
+        try:
+            yield
+        finally:
+            (before / "cgroup.procs").write_text(str(os.getpid()))
 
     def cpu_seconds(self) -> float:
         """Return what its processes took so far, ended ones included."""
