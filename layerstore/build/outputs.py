@@ -54,6 +54,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
         compression: Of layers in layouts.
         splits: Files for several platforms lie in a folder for each.
         prefix: What the names of files with attestations begin with.
+        pushes: Whoever asked sends the image to its registries afterwards, under its names.
     """
 
     kind: OutputKind
@@ -63,6 +64,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     compression: Compression = "gzip"
     splits: bool = True
     prefix: str = ""
+    pushes: bool = False
 
 
 class BuiltImage(NamedTuple):

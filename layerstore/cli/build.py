@@ -165,8 +165,8 @@ def build_image(
             "--output",
             "-o",
             metavar="type=TYPE[,dest=PATH]",
-            help="Where the result goes: image (the store), oci, docker, tar, local. DIR alone is "
-            "local, - a tar on stdout. Repeatable.",
+            help="Where the result goes: image (the store), registry, oci, docker, tar, local. DIR "
+            "alone is local, - a tar on stdout. Repeatable.",
         ),
     ] = None,
     squash: Annotated[
@@ -215,6 +215,7 @@ def build_image(
         Path | None,
         typer.Option(metavar="FILE", help="Where to write digests and names as JSON."),
     ] = None,
+    push: build_run.Push = False,
     docker_habits: build_run.Habits = False,  # noqa: ARG001 -- scripts pass them
     quiet: Quiet = False,
     as_json: Json = False,
@@ -262,7 +263,9 @@ def build_image(
     request = with_bases(request, platform or (), pull)
     request = with_attestations(request, attest or (), provenance, sbom)
     request = with_steps(request, no_cache_filter, jobs)
-    request = with_results(request, outputs, annotations, squash=squash, squash_all=squash_all)
+    request = with_results(
+        request, outputs, annotations, push=push, squash=squash, squash_all=squash_all
+    )
     check_progress(progress)
     if check or call != "build":
         from layerstore.cli import build_check
@@ -297,6 +300,10 @@ def build_image(
             tuple(secrets or ()), file or "", target or "", network,
         )  # fmt: skip
         built = build_and_remember(store, request, plain, asked, ui)
+    if any(each.pushes for each in request.outputs):
+        from layerstore.cli.build_push import pushed
+
+        built = pushed(settings, built, request.outputs, quiet=quiet)
     build_told.leave_files(built, iidfile, metadata_file)
     build_told.tell(
         built, progress=progress, quiet=quiet, as_json=as_json, id_too=not is_stdout_taken

@@ -41,11 +41,12 @@ _TRUE = ("true", "1", "")
 _FALSE = ("false", "0")
 
 
-def parse_outputs(words: Sequence[str], *, epoch: bool) -> list[Output]:
+def parse_outputs(words: Sequence[str], *, epoch: bool, push: bool = False) -> list[Output]:
     """Return what ``--output`` was given.
 
     Args:
         words: As given; none means the store.
+        push: Whether ``--push`` was given, which is ``--output type=registry``.
         epoch: Whether the build has a SOURCE_DATE_EPOCH.
 
     Raises:
@@ -53,6 +54,7 @@ def parse_outputs(words: Sequence[str], *, epoch: bool) -> list[Output]:
     """
     from layerstore.build.outputs import Output, OutputKind
 
+    words = _with_push(words) if push else words
     if not words:
         return [Output(kind=OutputKind.IMAGE)]
     outputs = []
@@ -68,6 +70,14 @@ def parse_outputs(words: Sequence[str], *, epoch: bool) -> list[Output]:
             "refusing to write a build's result to a terminal", hint="--output type=TYPE,dest=FILE"
         )
     return outputs
+
+
+def _with_push(words: Sequence[str]) -> list[str]:
+    """Return the outputs with an image among them pushed, or one more that is (as buildx)."""
+    for number, word in enumerate(words):
+        if _fields(word).get("type") in ("image", "registry"):
+            return [*words[:number], f"{word},push=true", *words[number + 1 :]]
+    return [*words, "type=registry"]
 
 
 def uses_stdout(words: Sequence[str]) -> bool:
@@ -91,10 +101,10 @@ def _output(word: str, fields: dict[str, str], *, epoch: bool) -> Output:
 
     rest = dict(fields)
     text = rest.pop("type", "")
-    if text == "registry" or rest.get("push") in _TRUE:
-        raise InputError(
-            "a build pushes nothing", hint="name the image, and then: layerstore push NAME"
-        )
+    pushes = text == "registry"
+    if pushes or text == "image":
+        text = "image"
+        pushes = _switch(rest, "push", known=True, default=str(pushes).lower())
     kinds = {kind.value: kind for kind in OutputKind}
     if text not in kinds:
         raise InputError(
@@ -115,7 +125,7 @@ def _output(word: str, fields: dict[str, str], *, epoch: bool) -> Output:
     if text in ("image", "cacheonly"):
         if dest:
             raise InputError(f"type={text} has no dest", hint="the result stays in the store")
-        return Output(kind=kind, names=names)
+        return Output(kind=kind, names=names, pushes=pushes)
     if not dest:
         raise InputError(f"{word!r} does not say where to", hint=f"type={text},dest=PATH")
     if is_archive:
@@ -163,9 +173,9 @@ def _is_directory(rest: dict[str, str], kind: str) -> bool:
     return value in _FALSE
 
 
-def _switch(rest: dict[str, str], name: str, known: bool) -> bool:
-    """Return an attribute that is true or false, true by default."""
-    value = rest.pop(name, "true") if known else "true"
+def _switch(rest: dict[str, str], name: str, known: bool, default: str = "true") -> bool:
+    """Return an attribute that is true or false."""
+    value = rest.pop(name, default) if known else default
     if value not in (*_TRUE, *_FALSE):
         raise InputError(f"{name}={value} is neither true nor false")
     return value in _TRUE

@@ -56,10 +56,11 @@ def with_results(
     outputs: Sequence[str] | None,
     annotations: Sequence[str] | None,
     *,
+    push: bool,
     squash: bool,
     squash_all: bool,
 ) -> BuildRequest:
-    """Return a request with ``--output``, ``--annotation`` and ``--squash``.
+    """Return a request with ``--output``, ``--push``, ``--annotation`` and ``--squash``.
 
     Raises:
         InputError: One of them is wrong.
@@ -71,7 +72,7 @@ def with_results(
     has_epoch = bool(request.build_args.get("SOURCE_DATE_EPOCH", request.source_date_epoch))
     return msgspec.structs.replace(
         request,
-        outputs=tuple(parse_outputs(outputs or (), epoch=has_epoch)),
+        outputs=tuple(parse_outputs(outputs or (), epoch=has_epoch, push=push)),
         annotations=parse_annotations(annotations or ()),
         squash=chosen,
     )

@@ -87,6 +87,13 @@ RuntimeName = Annotated[
     ),
 ]
 
+Push = Annotated[
+    bool,
+    typer.Option(
+        "--push", help="Push the image under its names when it is built: --output type=registry."
+    ),
+]
+
 Habits = Annotated[
     bool,
     typer.Option(

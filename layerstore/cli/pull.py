@@ -153,7 +153,7 @@ def push(
                 raise InputError("a digest cannot be chosen", hint="give the image a tag")
             if not (quiet or as_json):
                 write_line(f"The push refers to repository [{there.host}/{there.path}]")
-            sent = _push_one(store, client, name, there, policy, progress, key, delta=delta)
+            sent = push_one(store, client, name, there, policy, progress, key, delta=delta)
             digest, size = sent.descriptor.digest, sent.descriptor.size
             rows.append({
                 "name": there.name, "digest": digest, "size": size, "original": sent.is_original,
@@ -173,17 +173,18 @@ def _tell_pushed(there: Reference, sent: Sent, *, quiet: bool) -> None:
         write_line(f"{tag}: digest: {sent.descriptor.digest} size: {sent.descriptor.size}")
 
 
-def _push_one(
+def push_one(
     store: Store,
     client: RegistryClient,
     image: str,
     there: Reference,
     policy: Policy,
     progress: Progress,
-    key: PrivateKey | None,
+    key: PrivateKey | None = None,
     *,
-    delta: bool,
+    delta: bool = False,
 ) -> Sent:
+    """Send an image, or the index of that name; see :func:`push`."""
     from layerstore.formats.reference import DEFAULT_TAG
     from layerstore.image.indexes import find_index
     from layerstore.image.pushing import Pusher, sibling_paths

@@ -83,6 +83,50 @@ def test_without_them_nothing_is_given(server: Server, cli: Cli, tmp_path: Path)
     assert "Not logged in" in cli.ok("logout", server.name, **env).out
 
 
+def test_what_is_built_is_pushed(server: Server, cli: Cli, tmp_path: Path) -> None:
+    spec = tmp_path / "Dockerfile"
+    spec.write_text("FROM scratch\nCOPY Dockerfile /\n")
+    one, two = f"{server.name}/built:1", f"{server.name}/built:2"
+    metadata = tmp_path / "metadata.json"
+    said = cli.ok(
+        "build", "--push", "-t", one, "-t", two, "--metadata-file", metadata, tmp_path,
+        **server.environment,
+    )  # fmt: skip
+    digest = json.loads(metadata.read_text())["containerimage.digest"]
+    assert f"pushed {one}: {digest}" in said.err
+    assert f"pushed {two}: {digest}" in said.err
+    other = Cli(tmp_path / "other")
+    for name in (one, two):
+        assert f"Digest: {digest}" in other.ok("pull", name, **server.environment).lines
+    out = other.ok("build", "-q", "-o", "type=registry,name=" + two, tmp_path, **server.environment)
+    assert "pushed" not in out.err
+    assert "-t REGISTRY/NAME:TAG" in cli.fails(2, "build", "-q", "--push", tmp_path)
+    # One that a registry refuses stays in the store, and no file claims that it is there.
+    env = {**server.environment, "DOCKER_CONFIG": str(tmp_path / "nobody")}
+    refused = cli.fails(
+        13, "build", "-q", "--push", "-t", f"{server.name}/mine:1", "--metadata-file", metadata,
+        tmp_path, **env,
+    )  # fmt: skip
+    assert f"{server.name}/mine:1 is built and in the store" in refused
+    assert not metadata.exists()
+    cli.ok("history", f"{server.name}/mine:1")
+
+
+def test_platforms_are_pushed_as_an_index(server: Server, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /\n")
+    for each in ("amd64", "arm64"):
+        (tmp_path / each).write_text(each)
+    name = f"{server.name}/several:1"
+    cli.ok(
+        "build", "--push", "--platform", "linux/amd64,linux/arm64", "-t", name, tmp_path,
+        **server.environment,
+    )  # fmt: skip
+    other = Cli(tmp_path / "other")
+    other.ok("pull", "--platform", "linux/arm64", name, **server.environment)
+    (inspected,) = json.loads(other.ok("inspect", name).out)
+    assert inspected["Architecture"] == "arm64"
+
+
 def test_a_certificate_of_nobody_we_know(server: Server, cli: Cli, tmp_path: Path) -> None:
     env = {**server.environment, "XDG_CONFIG_HOME": str(tmp_path)}
     error = cli.fails(13, "pull", "--tls-verify=true", f"{server.name}/x", **env)

@@ -44,14 +44,24 @@ def test_words_of_buildx(tmp_path, monkeypatch):
     parsed("type=oci,dest=a,rewrite-timestamp=false")
 
 
+def test_what_is_pushed():
+    def pushes(*words, push=False):
+        return [each.pushes for each in parse_outputs(words, epoch=False, push=push)]
+
+    assert pushes() == pushes("type=image") == pushes("type=registry,push=false") == [False]
+    assert pushes("type=registry,name=a") == pushes("type=image,name=a,push=true") == [True]
+    assert pushes(push=True) == pushes("type=image,name=a", push=True) == [True]
+    assert pushes("type=cacheonly", push=True) == [False, True]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["type=oci", "-"], "only one output"),
         (["type=nothing"], "no type of an output"),
         (["dest=x"], "no type of an output"),
-        (["type=registry,name=a"], "pushes nothing"),
-        (["type=image,name=a,push=true"], "pushes nothing"),
+        (["type=registry,push=perhaps"], "neither true nor false"),
+        (["type=oci,dest=a,push=true"], "is not supported"),
         (["type=image,dest=x"], "has no dest"),
         (["type=image,name=Bad"], "is not an image name"),
         (["type=tar,name=a"], "has no names"),
