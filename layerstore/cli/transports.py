@@ -174,8 +174,7 @@ def destination(
         case "oci":
             from layerstore.image.layout import LayoutDestination, writing
 
-            with writing(Path(place.where)):
-                layout = LayoutDestination(place.where)
+            with writing(Path(place.where)), LayoutDestination(place.where) as layout:
                 yield layout
                 layout.finish()
         case "oci-archive":

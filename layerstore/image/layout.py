@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from msgspec import structs
 
@@ -109,8 +109,8 @@ def save_layout(
     progress: Progress | None = None,
 ) -> SaveReport:
     """Write images into a layout under a policy; see :func:`save_oci_layout`."""
-    with writing(out):
-        return send_images(store, images, LayoutDestination(os.fspath(out)), policy, progress)
+    with writing(out), LayoutDestination(os.fspath(out)) as layout:
+        return send_images(store, images, layout, policy, progress)
 
 
 def send_images(
@@ -163,7 +163,8 @@ def writing(out: Path) -> Iterator[None]:
 class LayoutDestination:
     """An OCI layout that is added to, a destination of :mod:`~layerstore.image.exchange`.
 
-    Nothing of it counts before :meth:`finish`. What was there already is not relied on.
+    Nothing of it counts before :meth:`finish`. What was there already is not relied on. As a
+    context manager it takes away what it has written when the block fails.
 
     Attributes:
         reference: What the latest image is called in the layout.
@@ -176,8 +177,10 @@ class LayoutDestination:
     def __init__(self, root: str) -> None:
         self._root = root
         self._blobs = f"{root}/blobs/sha256"
+        self._is_new = not os.path.lexists(root)
         self._index = open_layout(root)
         self._written: set[str] = set()
+        self._added: dict[str, int] = {}
         self.reference: str | None = None
 
     def has_blob(self, descriptor: oci.Descriptor) -> bool:
@@ -197,8 +200,12 @@ class LayoutDestination:
                 blob.write(piece)
             if expected is not None and blob.digest != expected.digest:
                 raise IntegrityError(f"blob {expected.digest} came out as {blob.digest}")
+            path = f"{self._blobs}/{blob.digest.partition(':')[2]}"
+            is_new = path in self._added or not os.path.lexists(path)
             digest = blob.publish()
         self._written.add(digest)
+        if is_new:
+            self._added[path] = os.lstat(path).st_ino
         return oci.Descriptor(media_type=media_type, digest=digest, size=blob.size)
 
     def put_document(self, document: Document, reference: str | None) -> None:
@@ -211,7 +218,25 @@ class LayoutDestination:
     def finish(self) -> Digest:
         """Make everything durable and listed; return the digest of index.json."""
         fsync_directory(self._blobs)
+        self._added, self._is_new = {}, False  # an index that may be there names them
         return sha256_digest(replace_index(self._root, self._index))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Remove what was not there before, but for blobs that somebody else saved meanwhile."""
+        with contextlib.suppress(OSError):
+            for path, inode in self._added.items():
+                if os.lstat(path).st_ino == inode:
+                    os.unlink(path)
+            if self._is_new:
+                for directory in (self._blobs, os.path.dirname(self._blobs), self._root):
+                    os.rmdir(directory)
 
 
 def replace_index(root: str, index: oci.Index) -> bytes:

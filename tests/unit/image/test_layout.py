@@ -205,8 +205,27 @@ def test_damage_leaves_the_layout_as_it_was(store, tmp_path, monkeypatch):
     with pytest.raises(IntegrityError):
         save_oci_layout(store, [NamedImage("app:2", other)], root)
     after = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    assert before.items() <= after.items()
-    assert not [path for path in after if path.name.endswith(".part")]
+    assert before == after
+
+
+def test_a_save_that_fails_leaves_no_new_directory(store, tmp_path, monkeypatch):
+    root = tmp_path / "layout"
+    images = [NamedImage(name, make(store, name, cmd=name)) for name in ("web:1", "app:2")]
+    send = layout.send_named
+
+    def full(store, sender, named):
+        if named is images[1]:
+            raise OSError(errno.ENOSPC, "no space left")
+        return send(store, sender, named)
+
+    monkeypatch.setattr(layout, "send_named", full)
+    with pytest.raises(StorageError, match="No space left"):
+        save_oci_layout(store, images, root)
+    assert not root.exists()
+    root.mkdir()
+    with pytest.raises(StorageError, match="No space left"):
+        save_oci_layout(store, images, root)
+    assert not [path for path in root.rglob("*") if path.is_file()]
 
 
 def test_an_archive_is_a_layout_in_a_tar(store, tmp_path):
