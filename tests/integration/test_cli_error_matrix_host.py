@@ -254,10 +254,10 @@ def test_a_read_only_store(web: Cli, tmp_path: Path, context: Path) -> None:
             ["gc"],
         ):
             err = web.fails(12, *command)
-            assert_told(err, "Read-only file system", "run as the owner of the store")
+            assert_told(err, "Read-only file system", "its file system is mounted read-only")
         result = build(web, context, "FROM web:1\nCOPY file /\n")
         assert result.code == 12
-        assert_told(result.err, "Read-only file system", "run as the owner of the store")
+        assert_told(result.err, "Read-only file system", "its file system is mounted read-only")
         assert "web" in web.ok("images").out
         web.ok("inspect", "web:1")
         web.ok("export", "web:1", "-o", tmp_path / "out.tar")

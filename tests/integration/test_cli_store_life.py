@@ -101,7 +101,7 @@ def test_repair_heals_from_a_copy_and_names_what_is_lost(cli: Cli, tmp_path: Pat
     assert told["ok"]
     assert told["sources"][0]["kind"] == "store"
     assert cli.ok("check", "--read-data").out.startswith("ok")
-    assert cli("repair", "--from", str(tmp_path / "nothing")).code == 0  # not needed
+    assert "does not exist" in cli.fails(3, "repair", "--from", str(tmp_path / "nothing"))
 
 
 def test_an_old_store_is_read_then_upgraded_and_taken_back(cli: Cli) -> None:

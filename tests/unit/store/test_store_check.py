@@ -229,7 +229,7 @@ def test_repair_moves_damage_aside_and_the_next_import_heals(root: Path, offset:
         assert plan.images == (store.resolve("a").image_id,)
         report = execute_repair(plan)
         assert report.packs == 1
-        assert (report.saved_chunks > 0) == (offset == 5000)
+        assert report.saved_chunks > 0  # the catalog knows where blocks lie, whatever else is hurt
         assert (root / "quarantine" / path.name).exists()
         assert read_image(store, "b") == [B]
     add_image(root, "a", A)
