@@ -155,7 +155,11 @@ def _read(paths: StorePaths, key: str) -> KnownBuild | None:
 
 
 def _fingerprint(statuses: Iterable[os.stat_result]) -> bytes:
-    facts = array("Q", [fact & _U64 for fact in chain.from_iterable(map(_FACTS, statuses))])
+    numbers = [*chain.from_iterable(map(_FACTS, statuses))]
+    try:
+        facts = array("Q", numbers)
+    except OverflowError:  # a time before 1970
+        facts = array("Q", [fact & _U64 for fact in numbers])
     if sys.byteorder != "little":
         facts.byteswap()
     return blake3(facts.tobytes(), derive_key_context=_FINGERPRINT_CONTEXT).digest()

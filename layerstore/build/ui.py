@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import _thread  # threading is a millisecond's import, and of it only this is needed
 
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -131,7 +131,7 @@ class CountingUi:
 
     def __init__(self, ui: BuildUi) -> None:
         self._ui = ui
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self.total = 0
         self.cached = 0
         self.new_bytes = 0

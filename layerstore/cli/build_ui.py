@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
-import re
 import sys
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from collections import deque
 from layerstore.build.ui import SilentUi
 from layerstore.cli.output import printable
 from layerstore.errors import InputError
+from layerstore.light_re import Pattern
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.units import format_duration, format_size
 
@@ -34,8 +34,9 @@ PROGRESS = ("auto", "plain", "tty", "quiet", *JSON_PROGRESS)
 FAILED_LINES = 20
 """Lines of a failed step's output that are shown with the failure."""
 
-_TERMINAL_CODES = r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])"
-"""Compiled when a command has said something: not in a build that runs nothing."""
+_TERMINAL_CODES = Pattern(
+    r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])"
+)
 
 _RULE = "------"
 
@@ -68,7 +69,7 @@ def clean_line(line: str) -> str:
     """Return a line as it would look when it had stopped moving, without codes."""
     # Progress bars redraw themselves after a carriage return: the last state is the line.
     last = line.rstrip("\r").rpartition("\r")[2]
-    return printable(re.sub(_TERMINAL_CODES, "", last).expandtabs())
+    return printable(_TERMINAL_CODES.sub(lambda _: "", last).expandtabs())
 
 
 def one_line(label: str) -> str:

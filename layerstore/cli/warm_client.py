@@ -7,13 +7,13 @@ as an answer means that everything goes its usual way, whatever the reason.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import _socket
 import marshal
 import posix
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Sequence
     from typing import TextIO
 
@@ -67,6 +67,8 @@ def _ask(arguments: Sequence[str]) -> int | None:
     path = socket_path()
     if not path:
         return None
+    import _socket  # a library of its own to load, and most commands are not for a helper
+
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     try:
         connection.settimeout(_PATIENCE_S)
@@ -174,6 +176,8 @@ def _await_end(connection: _socket.socket, pid: int, here: int) -> int:
     # is stopped would not end for who reads it.
     descriptors = b"".join(fd.to_bytes(_INT_BYTES, sys.byteorder) for fd in (0, 1, 2, here))
     try:
+        import _socket
+
         connection.sendmsg([b"G"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
         reply = connection.recv(16)
     except OSError:

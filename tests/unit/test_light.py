@@ -124,9 +124,26 @@ def test_starting_imports_no_slow_module() -> None:
         "print([name for name in ('typing', 're', 'enum', 'json', 'argparse', 'signal', 'sqlite3',"
         " 'socket', 'threading', 'pathlib', 'subprocess', 'dataclasses') if name in sys.modules])"
     )
+    assert _said(program) == "[]\n"
+
+
+def test_answering_a_known_build_imports_no_slow_module() -> None:
+    program = (
+        "import sys; from layerstore.cli import build_again, build_ui, main, warm_client\n"
+        "from layerstore.build import known\n"
+        "from layerstore.store import catalog\n"
+        "build_again._parsed(['-t', 'name', '.'])\n"
+        "with build_ui.watching('auto', quiet=False) as ui: ui.planned(1)\n"
+        "print([name for name in ('typing', 're', 'enum', 'json', 'argparse', 'signal', 'sqlite3',"
+        " '_socket', 'threading', 'pathlib', 'msgspec', 'dataclasses') if name in sys.modules])"
+    )
+    assert _said(program) == "[]\n"
+
+
+def _said(program: str) -> str:
+    """Return what a program says in an interpreter that has imported nothing else."""
     path = ":".join(filter(None, sys.path))
-    said = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path = {path!r}.split(':'); {program}"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert said == "[]\n"
