@@ -33,6 +33,7 @@ def build_app() -> typer.Typer:
         build_native,
         bundles,
         check,
+        completion,
         copy,
         diff,
         doctor,
@@ -111,6 +112,7 @@ def build_app() -> typer.Typer:
     store.register(app)
     optimize.register(app)
     doctor.register(app)
+    completion.register(app)
     return app
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _SAME = (
     "run", "create", "start", "attach", "exec", "logs", "stop", "restart", "kill", "wait",
 )  # fmt: skip
+COMMANDS = ("rm", "ls", "inspect", "prune", *_SAME)
+"""What may stand behind ``container``."""
 
 
 def group_options(parser: argparse.ArgumentParser) -> None:
