@@ -43,6 +43,7 @@ from layerstore.errors import ConflictError, LayerstoreError, NotFoundError, Uns
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.processes import die_with_parent, own_pages
+from layerstore.linux.sockets import bind_private
 
 if TYPE_CHECKING:
     import argparse
@@ -203,13 +204,7 @@ def _bind(path: str) -> _socket.socket:
                 os.unlink(path)
         else:
             raise ConflictError("a helper waits already", hint="layerstore warm --stop")
-    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    old = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(old)
-    return listener
+    return bind_private(path)
 
 
 def identity_of(process: str) -> dict[str, object]:
