@@ -15,6 +15,7 @@ import os
 import select
 import time
 
+from layerstore import light_json as json
 from layerstore.containers.early import let_go
 from layerstore.containers.known_runtime import runtime_of, runtime_options
 from layerstore.containers.monitor_files import remove_cgroups
@@ -29,6 +30,7 @@ from layerstore.containers.records import (
     directory_of,
     forget_files,
     get_container,
+    group_of,
     id_of_name,
     new_id,
     put_container,
@@ -262,8 +264,7 @@ def clear_runtime(container: Container) -> None:
         with contextlib.suppress(LayerstoreError, OSError):
             _delete_by_runtime(container)
     remove_tree(kept)
-    parent = container.settings.limits.cgroup_parent.strip("/")
-    remove_cgroups(os.path.join("/", parent, f"layerstore-{container.container_id}"))
+    remove_cgroups(group_of(container.container_id, container.settings.limits.cgroup_parent))
 
 
 def _delete_by_runtime(container: Container) -> None:
@@ -341,6 +342,7 @@ def remove(
         with hold(store_root, container_id):
             let_go(run_dir)
             remove_tree(f"{run_base}/runtime/{container_id}")
+            remove_cgroups(_group_by_bundle(run_dir, container_id))
             remove_files(store_root, container_id, "", run_dir)
         return
     state = settle(store_root, container)
@@ -371,6 +373,16 @@ def _kill_unreadable(store_root: str, container_id: str) -> None:
         if not (is_attended or is_process(state)):
             return
         _wait_for_process(state.monitor if is_attended else state.pid, left)
+
+
+def _group_by_bundle(run_dir: str, container_id: str) -> str:
+    """Return the path of a control group of which no record can be read: the runtime was told."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with open(f"{run_dir}/config.json", encoding="utf-8") as file:
+            told = json.loads(file.read())["linux"]["cgroupsPath"]
+        if os.path.basename(told) == os.path.basename(group_of(container_id, "")):
+            return str(told)
+    return group_of(container_id, "")
 
 
 def send_signal(store_root: str, container: Container, number: int) -> None:

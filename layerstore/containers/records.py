@@ -103,6 +103,16 @@ def run_directory(base: str, container_id: str) -> str:
     return f"{base}/{container_id[:_RUN_HEX]}"
 
 
+def group_of(container_id: str, parent: str) -> str:
+    """Return the path of a container's control group, from the root of each hierarchy.
+
+    Args:
+        container_id: The container's whole id.
+        parent: Below which group, as ``--cgroup-parent`` has it; "" for the root.
+    """
+    return os.path.join("/", parent.strip("/"), f"layerstore-{container_id}")
+
+
 def new_id() -> str:
     """Return an id that no other container has."""
     return os.urandom(ID_HEX // 2).hex()

@@ -164,9 +164,13 @@ def test_what_cannot_be_cleaned_up_keeps_nobody_from_listing(box: Containers) ->
     assert box.leftovers() == []
 
 
+@pytest.mark.parametrize("parent", ["", "some/where"])
 @pytest.mark.parametrize("attended", [True, False])
-def test_one_that_runs_by_a_damaged_record_is_ended(box: Containers, attended: bool) -> None:
-    name = box.ok("run", "-d", "--restart", "always", "box", "sleep", "1000").out.strip()
+def test_one_that_runs_by_a_damaged_record_is_ended(
+    box: Containers, attended: bool, parent: str
+) -> None:
+    words = ("--restart", "always", "--cgroup-parent", parent, "box", "sleep", "1000")
+    name = box.ok("run", "-d", *words).out.strip()
     state = box.state(name)
     if not attended:
         os.kill(state["ConmonPid"], signal.SIGKILL)
@@ -178,6 +182,7 @@ def test_one_that_runs_by_a_damaged_record_is_ended(box: Containers, attended: b
     assert not is_running(state["Pid"])
     assert not (box.store / "containers" / name).exists()
     assert not os.path.exists(f"{box.run_base}/{name[:24]}")
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/layerstore-{name}"))
     assert os.listdir(f"{box.run_base}/runtime") == []
 
 
