@@ -5,13 +5,16 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]  # see attach
 import contextlib
 import os
+import select
 
 from layerstore import light_json as json
 from layerstore.cli.container_options import variables
 from layerstore.cli.failure import describe, show
 from layerstore.containers.errors import CANNOT_START, StartFailedError
+from layerstore.containers.known_runtime import runtime_of, runtime_words
 from layerstore.errors import BuildError, ConflictError, InputError
 from layerstore.light_typing import TYPE_CHECKING, Any
+from layerstore.linux.files import write_all
 
 if TYPE_CHECKING:
     import argparse
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from layerstore.containers.records import Container
 
 _RUNTIME_FAILED = 255
+_CHUNK_BYTES = 64 << 10
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -136,7 +140,6 @@ def _become(process: dict[str, Any], user: str, pid: int, env: dict[str, str]) -
 
 
 def _run(options: argparse.Namespace, container: Container, path: str) -> int:
-    from layerstore.containers.known_runtime import runtime_of
     from layerstore.linux.namespaces import mapped_ids
 
     rootless = bool(mapped_ids())
@@ -146,10 +149,10 @@ def _run(options: argparse.Namespace, container: Container, path: str) -> int:
     if options.detach:
         words.append("--detach")
     words += ["--process", f"{path}.json", container.container_id]
-    status = _wait(words, reads=options.interactive and not options.detach, quiet=options.detach)
+    reads = options.interactive and not options.detach
+    status = _wait(words, path, reads=reads, quiet=options.detach)
     failure = _failure(path) if status == _RUNTIME_FAILED or options.detach else b""
     if failure and status:
-        from layerstore.containers.known_runtime import runtime_words
         from layerstore.containers.monitor_start import start_code
 
         raise StartFailedError(
@@ -166,13 +169,17 @@ def _failure(path: str) -> bytes:
         return b""
 
 
-def _wait(words: Sequence[str], *, reads: bool, quiet: bool) -> int:
+def _wait(words: Sequence[str], path: str, *, reads: bool, quiet: bool) -> int:
     """Run the runtime to its end, which passes the command's streams, signals and status on."""
     actions: list[tuple[Any, ...]] = []
     if not reads:
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+    errors = -1
     if quiet:
         actions += [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+    else:
+        errors, theirs = os.pipe2(os.O_CLOEXEC)
+        actions.append((os.POSIX_SPAWN_DUP2, theirs, 2))
     pid = os.posix_spawn(
         words[0], list(words), os.environ, file_actions=actions,
         setsigdef=[signal.SIGPIPE, signal.SIGTERM, signal.SIGINT],
@@ -181,9 +188,42 @@ def _wait(words: Sequence[str], *, reads: bool, quiet: bool) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in _PASSED_ON:
         signal.signal(number, lambda got, _frame: _pass_on(pid, got))
+    if not quiet:
+        os.close(theirs)
+        _pass_errors_on(errors, pid, path)
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def _pass_errors_on(errors: int, pid: int, path: str) -> None:
+    """Write what comes as standard error until the runtime ends, but for its own last words.
+
+    runc logs why a command did not start, and then prints the same; we say it in our words. Some
+    runtimes give the command the pipe itself, which what it left behind may hold for ever.
+    """
+    ended = os.pidfd_open(pid)
+    poll = select.poll()
+    for fd in (errors, ended):
+        poll.register(fd, select.POLLIN)
+    try:
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            data = os.read(errors, _CHUNK_BYTES) if errors in ready else b""
+            if data and not _is_last_word(data, path):
+                write_all(2, data)
+            if not data:  # its end, or the runtime's with nothing left to read
+                return
+    except OSError:
+        return  # nobody reads ours: it gets to know when it writes the next time
+    finally:
+        os.close(errors)
+        os.close(ended)
+
+
+def _is_last_word(data: bytes, path: str) -> bool:
+    failure = _failure(path)
+    return bool(failure) and runtime_words(failure).encode() == data.strip()
 
 
 def _pass_on(pid: int, number: int) -> None:

@@ -124,8 +124,10 @@ def _args(
     if options.entrypoint is not None:
         entry = (options.entrypoint,) if options.entrypoint else ()
         args = (*entry, *command)
-        if not entry and not command:
-            args = tuple(config.cmd or ())
+        if not args:
+            raise InputError(
+                "no command: --entrypoint drops the image's CMD, too", hint="write one behind IMAGE"
+            )
     else:
         args = (*(config.entrypoint or ()), *(command or config.cmd or ()))
     if not args or not args[0]:

@@ -66,6 +66,8 @@ def test_an_entry_point_of_ones_own_drops_the_images_command() -> None:
     assert settings("image", "x", image=image).args == ("/entry", "x")
     assert settings("--entrypoint", "/other", image=image).args == ("/other",)
     assert settings("--entrypoint", "", "image", "x", image=image).args == ("x",)
+    with pytest.raises(InputError, match="no command: --entrypoint drops"):
+        settings("--entrypoint", "", image=image)
     with pytest.raises(InputError, match="no command"):
         settings(image=ImageDefaults())
 
