@@ -13,7 +13,6 @@ made anew, and the runtime in it started anew.
 from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
-import _socket  # without socket, whose enumerations take 4 ms to make
 import contextlib
 import errno
 import gc
@@ -28,7 +27,7 @@ from layerstore import light_json as json
 from layerstore.containers import monitor
 from layerstore.containers.early import EarlyRuntime, write_private
 from layerstore.containers.known_runtime import runtime_file, runtime_options
-from layerstore.containers.records import directory_of, get_container, upper_of
+from layerstore.containers.records import directory_of, get_container, group_of, upper_of
 from layerstore.containers.roots import (
     container_mounts,
     device_files,
@@ -44,11 +43,13 @@ from layerstore.linux.files import make_private_dir, write_all
 from layerstore.linux.libc import libc
 from layerstore.linux.namespaces import CLONE_NEWNS, enter_namespace, held_capabilities, unshare
 from layerstore.linux.planned import describe_overlay, execute
+from layerstore.linux.sockets import bind_private
 from layerstore.runtime.apparmor import default_profile
-from layerstore.runtime.cgroups import counts_swap
+from layerstore.runtime.cgroups import counts_swap, is_unified
 from layerstore.runtime.users import resolve_run_user, users_of
 
 if TYPE_CHECKING:
+    import _socket
     from typing import Any
 
     from layerstore.containers.records import Container
@@ -249,6 +250,7 @@ def _config(
         ids=ids or min((one.size for one in root.idmap), default=0),
         idmap=root.idmap,
         swap=counts_swap() if settings.limits.memory else False,
+        unified=is_unified(),
         apparmor=default_profile(),
     )
     return runtime_config(settings, prepared)
@@ -331,12 +333,7 @@ def _make_run_directories(run_dir: str, *, open_to_all: bool) -> None:
 def _listen(path: str) -> _socket.socket:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    old = os.umask(0o077)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(old)
+    listener = bind_private(path)
     listener.listen(16)
     return listener
 
@@ -368,8 +365,7 @@ def _monitor_spec(store_root: str, container: Container, launch: Launch) -> dict
     """Return what else :class:`layerstore.containers.monitor.Monitor` is told: plain values."""
     settings = container.settings
     directory = directory_of(store_root, container.container_id)
-    parent = settings.limits.cgroup_parent.strip("/")
-    group = os.path.join("/", parent, f"layerstore-{container.container_id}")
+    group = group_of(container.container_id, settings.limits.cgroup_parent)
     cleaner = [sys.executable, "-P", "-m", "layerstore.containers.cleaner"]
     return {
         "log": f"{directory}/log" if settings.log_max_bytes >= 0 else "",

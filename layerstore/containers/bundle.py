@@ -23,7 +23,7 @@ from layerstore.errors import ConflictError, InputError, StorageError
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.namespaces import held_capabilities
 from layerstore.linux.removal import remove_tree
-from layerstore.runtime.cgroups import counts_swap
+from layerstore.runtime.cgroups import counts_swap, is_unified
 from layerstore.runtime.users import resolve_run_user, users_of
 
 if TYPE_CHECKING:
@@ -112,5 +112,6 @@ def _config(
         machine=os.uname().machine,
         held=held_capabilities(),
         swap=counts_swap() if settings.limits.memory else False,
+        unified=is_unified(),
     )
     return runtime_config(settings, prepared)

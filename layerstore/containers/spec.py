@@ -25,6 +25,7 @@ INIT_PATH = "/dev/init"
 """Where the host's init is seen: /dev is a file system of the container's own, so that nothing
 of it stays behind in what the container wrote."""
 
+_CGROUPS = "/sys/fs/cgroup"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -43,6 +44,7 @@ class Prepared(NamedTuple):
         ids: As :class:`layerstore.runtime.oci_spec.Isolation` has it.
         idmap: Ids of its user namespace, empty for the host's.
         swap: The kernel counts swap.
+        unified: Control groups are of version 2 alone.
         apparmor: The host's profile for containers, "" for none, None where AppArmor is off.
     """
 
@@ -57,6 +59,7 @@ class Prepared(NamedTuple):
     ids: int = 0
     idmap: IdMap = ()
     swap: bool = False
+    unified: bool = False
     apparmor: str | None = None
 
 
@@ -120,9 +123,29 @@ def runtime_config(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     if settings.sysctls:
         linux["sysctl"] = dict(settings.sysctls)
     _add_devices(prepared.devices, linux)
+    if not prepared.ids and (settings.privileged or linux["resources"].keys() - {"devices"}):
+        _show_groups(settings, prepared, config)
     if prepared.idmap:
         _map_ids(prepared.idmap, linux)
     return config
+
+
+def _show_groups(settings: Settings, prepared: Prepared, config: dict[str, Any]) -> None:
+    """Let a container's programs read their limits, by which JVMs and others size themselves.
+
+    Others need not pay for it: nine mounts where control groups are of version 1.
+    """
+    access = "rw" if settings.privileged else "ro"
+    shown = {
+        "destination": _CGROUPS,
+        "type": "cgroup",
+        "source": "cgroup",
+        "options": ["nosuid", "noexec", "nodev", "relatime", access],
+    }
+    at = [mount["destination"] for mount in config["mounts"]].index("/sys") + 1
+    config["mounts"].insert(at, shown)  # what the user mounts there lies over it
+    if prepared.unified:  # of version 1 the runtime shows a container its own groups alone
+        config["linux"]["namespaces"].append({"type": "cgroup"})
 
 
 def environment(settings: Settings, home: str) -> tuple[str, ...]:

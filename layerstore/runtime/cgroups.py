@@ -59,9 +59,14 @@ def controllers() -> frozenset[str]:
     return frozenset(found)
 
 
+def is_unified() -> bool:
+    """Whether control groups are of version 2 alone."""
+    return os.path.exists(f"{ROOT}/cgroup.controllers")
+
+
 def counts_swap() -> bool:
     """Whether the kernel can limit memory and swap together."""
-    if os.path.exists(f"{ROOT}/cgroup.controllers"):
+    if is_unified():
         # Version 2 has no swap file at its root; every group below has one, if any has.
         return any(os.path.exists(f"{path}/memory.swap.max") for path in _children(ROOT))
     return os.path.exists(f"{ROOT}/memory/memory.memsw.limit_in_bytes")
@@ -69,7 +74,7 @@ def counts_swap() -> bool:
 
 def _hierarchies() -> list[str]:
     """Return the roots of all hierarchies: of version 1 each controller's, of 2 the one."""
-    if os.path.exists(f"{ROOT}/cgroup.controllers"):
+    if is_unified():
         return [ROOT]
     # cpu and cpuacct are often one hierarchy with links from both names.
     return [path for path in _children(ROOT) if not os.path.islink(path)]

@@ -181,8 +181,13 @@ def test_exec_in_it_as_others_and_elsewhere(box: Containers) -> None:
     assert asked.lines[0].startswith("uid=1(daemon) gid=1(daemon)")
     assert asked.lines[1].split() == ["CapEff:", "0000000000000000"]
     assert box("exec", "main", "sh", "-c", "exit 9").code == 9
-    assert box("exec", "main", "nosuch").code == 127
-    assert box("exec", "main", "/etc").code == 126
+    for word, code in (("nosuch", 127), ("/etc", 126)):
+        done = box("exec", "main", word)
+        assert done.code == code
+        assert done.err.startswith("layerstore: error: the command did not start: ")
+        assert done.err.count(word) == 1  # the runtime's own words are not there beside ours
+    told = box("exec", "main", "sh", "-c", "echo a >&2; sleep 0.1; printf b >&2; exit 255")
+    assert (told.code, told.err) == (255, "a\nb")
     assert box("exec", "-i", "main", "cat", stdin=b"to it").out == "to it"
     assert box("exec", "-u", "nobodyhere", "main", "true").code == 125
     box.ok("exec", "-d", "main", "sh", "-c", "echo > /tmp/was-here")
@@ -257,6 +262,14 @@ def test_memory_limit_really_kills(box: Containers) -> None:
     done = box("run", "--memory", "32m", "--name", "eater", "box", "sh", "-c", eat)
     assert done.code == 137
     assert box.state("eater")["OOMKilled"]
+
+
+def test_who_has_limits_reads_them_and_cannot_change_them(box: Containers) -> None:
+    script = "cd /sys/fs/cgroup; cat pids.max pids/pids.max; echo 99 > pids/pids.max"
+    done = box("run", "--rm", "--pids-limit", "50", "box", "sh", "-c", f"({script}) 2>&1")
+    assert "50\n" in done.out
+    assert "Read-only file system" in done.out
+    assert box.ok("run", "--rm", "box", "ls", "/sys/fs/cgroup").out == ""
 
 
 def test_pids_limit(box: Containers) -> None:
