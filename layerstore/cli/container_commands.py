@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from layerstore.cli.fast import Command
 
 NAMES = (
-    "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
-    "container", "volume", "bundle", "generate", "warm",
+    "run", "create", "start", "attach", "exec", "ps", "logs", "top", "stats", "stop", "restart",
+    "kill", "wait", "container", "volume", "bundle", "generate", "warm",
 )  # fmt: skip
 """What is added to the commands of images and views, in the order of the help."""
 
@@ -94,6 +94,8 @@ COMMANDS: dict[str, Command] = {
     "exec": _inside("container_exec", "execute", "Run one more command in a container."),
     "ps": _inside("container_list", "ps", "List containers, newest first."),
     "logs": _inside("container_list", "logs", "Print what a container has printed."),
+    "top": _inside("container_watch", "top", "List the processes of a container."),
+    "stats": _inside("container_watch", "stats", "Show what running containers take, live."),
     "stop": _inside("container_end", "stop", "Stop containers: TERM, and KILL in the end."),
     "restart": _inside("container_end", "restart", "Stop containers and start them again."),
     "kill": _inside("container_end", "kill", "Send containers a signal, KILL by default."),

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import argparse
 
 _SAME = (
-    "run", "create", "start", "attach", "exec", "logs", "stop", "restart", "kill", "wait",
+    "run", "create", "start", "attach", "exec", "logs", "top", "stats", "stop", "restart", "kill",
+    "wait",
 )  # fmt: skip
 COMMANDS = ("rm", "ls", "inspect", "prune", *_SAME)
 """What may stand behind ``container``."""

@@ -30,7 +30,6 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Commands of docker whose first word is a noun, and what is typed here."""
 
-_ENGINE = "containers here are processes of this host: "
 _CACHE = "layerstore gc --all gives up the build cache, --keep-cache-within 7d its older part"
 INSTEAD = {
     "builder prune": _CACHE,
@@ -41,8 +40,6 @@ INSTEAD = {
     "container cp": "layerstore exec NAME tar -cC / etc/hosts | tar -x; or -v HOST:PATH",
     "container port": "ports of a container are the host's: ss -ltnp",
     "container rename": "the name is given once: run --name",
-    "container stats": f"{_ENGINE}systemd-cgtop, or layerstore savings --memory",
-    "container top": f"{_ENGINE}layerstore inspect -f '{{{{.State.Pid}}}}' NAME, and ps --ppid",
     "context": "--store DIR names a store, $LAYERSTORE_ROOT the usual one",
     "cp": "layerstore exec NAME tar -cC / etc/hosts | tar -x; or -v HOST:PATH. "
     "Between registries and engines: layerstore copy",
@@ -57,10 +54,8 @@ INSTEAD = {
     "prune": "layerstore container prune, layerstore volume prune, layerstore gc",
     "rename": "the name is given once: run --name",
     "search": "layerstore pull NAME, layerstore find PATTERN looks into images of the store",
-    "stats": f"{_ENGINE}systemd-cgtop, or layerstore savings --memory",
     "system info": "layerstore doctor says what works here, layerstore df what the store holds",
     "system prune": "layerstore container prune, layerstore volume prune, layerstore gc",
-    "top": f"{_ENGINE}layerstore inspect -f '{{{{.State.Pid}}}}' NAME, and ps --ppid",
     "trust": "layerstore sign, layerstore verify",
     "unpause": "layerstore stop NAME, layerstore start NAME",
     "update": "limits are given once: run --memory ...",

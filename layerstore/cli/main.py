@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 FAST_COMMANDS = (
     "images", "import", "inspect", "mount", "mounts", "umount", "df",
-    "run", "create", "start", "attach", "exec", "ps", "logs", "stop", "restart", "kill", "wait",
-    "container", "volume", "bundle", "generate", "warm",
+    "run", "create", "start", "attach", "exec", "ps", "logs", "top", "stats", "stop", "restart",
+    "kill", "wait", "container", "volume", "bundle", "generate", "warm",
 )  # fmt: skip
 
 NOUNS = ("help", "image", "system", "builder", "buildx")

@@ -20,7 +20,7 @@ DEBUG_VARIABLE = "LAYERSTORE_DEBUG"
 RUNTIME_VARIABLE = "LAYERSTORE_RUNTIME"
 SYSTEM_ROOT = "/var/lib/layerstore"
 STORE_OPTION = "--store"
-COMMANDS_WITH_COMMANDS = ("run", "create", "exec", "bundle", "container")
+COMMANDS_WITH_COMMANDS = ("run", "create", "exec", "top", "bundle", "container")
 """Behind their first positional word everything is somebody else's."""
 
 _RUN_NAME_HEX = 16

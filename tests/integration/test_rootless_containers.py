@@ -124,6 +124,12 @@ def test_one_that_is_detached_is_looked_after_by_later_commands(user: User) -> N
     )
     assert user.ok("exec", "--user", "daemon", "web", "id", "-u") == "1\n"
     assert "A /mine" in user.ok("diff", "web")
+    assert [line.split()[-2:] for line in user.ok("top", "web").splitlines()[1:]] == [
+        ["sleep", "1000"]
+    ]
+    (taken,) = json.loads(user.ok("stats", "--no-stream", "--json"))
+    assert (taken["name"], taken["processes"]) == ("web", 1)
+    assert 0 < taken["memory_bytes"] < 100 << 20
     user.ok("commit", "web", "box:2")
     assert user.ok("run", "--rm", "box:2", "stat", "-c", "%U", "/mine") == "daemon\n"
     user.ok("gc")

@@ -1,0 +1,123 @@
+"""What ``top`` and ``stats`` say of containers, against what they do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from layerstore.cli.container_watch import _terminal
+from tests.support.build import needs_runc
+from tests.support.running import wait_until
+
+if TYPE_CHECKING:
+    from tests.support.running import Containers
+
+pytestmark = needs_runc
+
+
+def _stats(box: Containers, *words: str) -> list[dict[str, Any]]:
+    return list(json.loads(box.ok("stats", "--no-stream", "--json", *words).out))
+
+
+def _pids(box: Containers, name: str) -> list[int]:
+    lines = box.ok("top", name).out.splitlines()
+    assert lines[0].split() == ["UID", "PID", "PPID", "STIME", "TTY", "TIME", "CMD"]
+    return [int(line.split()[1]) for line in lines[1:]]
+
+
+def test_top_lists_all_processes_with_their_pids_here(box: Containers) -> None:
+    script = "sleep 1001 & sleep 1002 & wait"
+    box.ok("run", "-d", "--name", "three", "box", "sh", "-c", script)
+    wait_until(lambda: len(_pids(box, "three")) == 3, "three processes")
+    pids = _pids(box, "three")
+    assert box.state("three")["Pid"] in pids
+    lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
+    said = [line.replace("\0", " ").strip() for line in lines]
+    assert sorted(said) == sorted([f"sh -c {script}", "sleep 1001", "sleep 1002"])
+    asked = box.popen("exec", "three", "sleep", "1003")  # one more, which is no child of the first
+    wait_until(lambda: len(_pids(box, "three")) == 4, "what was begun by exec")
+    os.kill(_pids(box, "three")[-1], signal.SIGKILL)
+    asked.wait(30)
+    assert box.ok("container", "top", "three").out == box.ok("top", "three").out
+
+
+def test_top_with_options_of_ps(box: Containers) -> None:
+    if shutil.which("ps") is None:
+        pytest.skip("there is no ps")
+    box.ok("run", "-d", "--name", "one", "box", "sleep", "1000")
+    shown = box.ok("top", "one", "-e", "-o", "pid,args").out.splitlines()
+    assert [line.split() for line in shown[1:]] == [[str(_pids(box, "one")[0]), "sleep", "1000"]]
+    without = box("top", "one", "-e", "-o", "comm")
+    assert (without.code, without.out) == (2, "")
+    assert "PID" in without.err
+    wrong = box("top", "one", "--no-such-option")
+    assert wrong.code == 2
+    assert wrong.err.startswith("layerstore: error: ps: ")
+
+
+def test_top_of_what_does_not_run(box: Containers) -> None:
+    box.ok("create", "--name", "idle", "box", "true")
+    assert "container idle is not running" in box("top", "idle").err
+    assert "no container 'nobody'" in box("top", "nobody").err
+
+
+def test_stats_count_processors_memory_and_processes(box: Containers) -> None:
+    hold = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); sleep 1000 & while :; do :; done"
+    box.ok("run", "-d", "--name", "busy", "--memory", "200m", "box", "sh", "-c", hold)
+    box.ok("run", "-d", "--name", "idle", "box", "sleep", "1000")
+    box.ok("create", "--name", "never", "box", "true")
+    wait_until(lambda: _stats(box, "busy")[0]["processes"] == 2, "the memory to be held")
+    found = {one["name"]: one for one in _stats(box)}
+    assert set(found) == {"busy", "idle"}
+    assert found["busy"]["cpu_share"] > found["idle"]["cpu_share"]
+    assert found["busy"]["cpu_s"] > 0.5
+    assert 20_000_000 < found["busy"]["memory_bytes"] < 200 << 20
+    assert found["busy"]["memory_limit_bytes"] == 200 << 20
+    assert found["idle"]["processes"] == 1
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert found["idle"]["memory_limit_bytes"] == host
+    every = {one["name"]: one["running"] for one in _stats(box, "--all")}
+    assert every == {"busy": True, "idle": True, "never": False}
+
+
+def test_stats_for_people_and_scripts(box: Containers) -> None:
+    box.ok("run", "-d", "--name", "one", "box", "sleep", "1000")
+    head, row = box.ok("stats", "--no-stream").out.splitlines()
+    assert head.split()[:6] == ["CONTAINER", "ID", "NAME", "CPU", "%", "MEM"]
+    assert row.split()[1] == "one"
+    template = "{{.Name}} {{.CPUPerc}} {{.PIDs}}"
+    (line,) = box.ok("stats", "--no-stream", "--format", template, "one").out.splitlines()
+    name, share, count = line.split()
+    assert (name, share[-1], count) == ("one", "%", "1")
+    assert "no container 'nobody'" in box("stats", "--no-stream", "nobody").err
+    box.ok("stop", "-t", "0", "one")
+    assert box.ok("stats", "--no-stream", "one").out.splitlines()[1].split()[2] == "--"
+
+
+def test_stats_go_on_until_they_are_interrupted(box: Containers) -> None:
+    box.ok("run", "-d", "--name", "one", "box", "sleep", "1000")
+    running = box.popen("stats", stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    tables = 0
+    for line in running.stdout:
+        tables += line.startswith(b"CONTAINER ID")
+        assert b"\x1b" not in line  # it is no terminal
+        if tables == 3:
+            break
+    running.send_signal(signal.SIGINT)
+    running.stdout.close()
+    assert running.wait(30) == 130
+
+
+def test_terminals_are_called_as_ps_calls_them() -> None:
+    assert _terminal(0) == "?"
+    assert _terminal(os.makedev(136, 7)) == "pts/7"
+    assert _terminal(os.makedev(137, 1)) == "pts/257"
+    assert _terminal(os.makedev(4, 64)) == "4:64"
