@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
 from layerstore.digest import ID_BYTES, ChunkId
 from layerstore.errors import FormatError, UnsupportedVersionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PLAIN_VERSION = 1
 """Only read: its blocks all stand alone."""
@@ -103,6 +106,15 @@ class Block(NamedTuple):
         return self.cost or self.raw_length
 
 
+class Shape(NamedTuple):
+    """How much a block is, not of what: what a pack with it takes follows from that."""
+
+    stored_length: int
+    raw_length: int
+    items: int
+    bases: int
+
+
 class Trailer(NamedTuple):
     """The last bytes of a pack: where its footer is, and the footer's BLAKE3."""
 
@@ -170,6 +182,12 @@ def encode_footer(blocks: list[Block], footer_offset: int) -> bytes:
     return footer + trailer
 
 
+def footer_size(blocks: int, items: int, bases: int) -> int:
+    """Return the bytes of the footer and trailer that :func:`encode_footer` makes of so many."""
+    entries = blocks * BLOCK_ENTRY_2.size + items * ITEM_ENTRY.size + bases * ID_BYTES
+    return COUNTS_2.size + entries + TRAILER.size
+
+
 def _block_numbers(block: Block) -> tuple[int, ...]:
     return (
         block.offset,
@@ -208,12 +226,22 @@ def decode_trailer(data: bytes, file_size: int) -> Trailer:
     return Trailer(offset, length, digest, version)
 
 
-def decode_footer(data: bytes, trailer: Trailer) -> list[Block]:
-    """Return the blocks that a footer lists, all bounds checked.
+class _Sections(NamedTuple):
+    """Where the tables of a footer lie: blocks, items, bases."""
 
-    Raises:
-        FormatError: Wrong checksum, or any number that cannot be true.
-    """
+    entry: struct.Struct
+    blocks_at: int
+    items_at: int
+    bases_at: int
+    item_count: int
+
+    def entries(self, data: bytes) -> Iterator[tuple[int, ...]]:
+        """Return the numbers of each block."""
+        return self.entry.iter_unpack(data[self.blocks_at : self.items_at])
+
+
+def _sections(data: bytes, trailer: Trailer) -> _Sections:
+    """Return where a footer's tables lie, its checksum and length checked."""
     if len(data) != trailer.footer_length or blake3(data).digest() != trailer.footer_hash:
         raise FormatError("pack footer does not match its checksum")
     counts, entry = (
@@ -227,11 +255,37 @@ def decode_footer(data: bytes, trailer: Trailer) -> list[Block]:
     bases_at = items_at + item_count * ITEM_ENTRY.size
     if max(item_count, base_count) > ITEMS_MAX or bases_at + base_count * ID_BYTES != len(data):
         raise FormatError("pack footer's counts do not fit its length")
-    items = _Items(data[items_at:bases_at], item_count)
+    return _Sections(entry, counts.size, items_at, bases_at, item_count)
+
+
+def decode_shapes(data: bytes, trailer: Trailer) -> list[Shape]:
+    """Return how much the blocks are that a footer lists, without a look at their items.
+
+    Raises:
+        FormatError: Wrong checksum, or counts that cannot be true.
+    """
+    found: list[Shape] = []
+    sections = _sections(data, trailer)
+    for _, stored, raw, items, _, *difference in sections.entries(data):
+        found.append(Shape(stored, raw, items, difference[0] if difference else 0))
+    if sum(shape.items for shape in found) != sections.item_count:
+        raise FormatError("pack footer's blocks have other items than it lists")
+    return found
+
+
+def decode_footer(data: bytes, trailer: Trailer) -> list[Block]:
+    """Return the blocks that a footer lists, all bounds checked.
+
+    Raises:
+        FormatError: Wrong checksum, or any number that cannot be true.
+    """
+    sections = _sections(data, trailer)
+    items_at, bases_at = sections.items_at, sections.bases_at
+    items = _Items(data[items_at:bases_at], sections.item_count)
     bases = _Bases(data[bases_at:])
     blocks: list[Block] = []
     position = HEADER.size
-    for numbers in entry.iter_unpack(data[counts.size : items_at]):
+    for numbers in sections.entries(data):
         block = _block(numbers, items, bases)
         if block.offset < position or block.offset + block.stored_length > trailer.footer_offset:
             raise FormatError(f"pack block {len(blocks)} overlaps or leaves the pack")

@@ -73,6 +73,7 @@ class Inventory(NamedTuple):
         stamp: Equal for two inventories of a store only if packs, blocks, chunks and layers are.
         sums: What :mod:`layerstore.measure.summary` knows of these, instead of the rows.
         unreadable: Layers that could not be read when the sums were made.
+        unreadable_images: Images whose manifest cannot be read.
     """
 
     root: Path
@@ -96,6 +97,7 @@ class Inventory(NamedTuple):
     stamp: bytes = b""
     sums: Sums | None = None
     unreadable: tuple[DiffId, ...] = ()
+    unreadable_images: tuple[ImageId, ...] = ()
 
     def tagged(self) -> list[ImageRecord]:
         """Return the images that have a name, oldest first."""
@@ -127,7 +129,7 @@ def read_claims(store: Store) -> Inventory:
     cache = [diff_id for key, diff_id in records.items() if not key.startswith(PREFIX)]
     packs, epoch = catalog.pack_rows(), catalog.epoch()
     views = _views(store)
-    origins = {image.image_id: found for image in images if (found := _origins(store, image))}
+    origins, unreadable_images = _origins(store, images)
     held_layers, held_images = _held(catalog, views, images, origins)
     names: dict[ImageId, list[str]] = {}
     for name, image_id in catalog.tags().items():
@@ -152,6 +154,7 @@ def read_claims(store: Store) -> Inventory:
         files=[],
         epoch=epoch,
         stamp=stamp_of(epoch, packs, layer_bytes),
+        unreadable_images=unreadable_images,
     )
 
 
@@ -183,11 +186,21 @@ def stamp_of(epoch: int, packs: Iterable[PackRow], layers: Mapping[DiffId, bytes
     return blake3(msgspec.msgpack.encode(facts), derive_key_context=_STAMP_CONTEXT).digest()
 
 
-def _origins(store: Store, image: ImageRecord) -> Origins:
-    try:
-        return store.origins(image)
-    except (IntegrityError, NotFoundError):
-        return NO_ORIGINS  # check says what is wrong
+def _origins(
+    store: Store, images: Iterable[ImageRecord]
+) -> tuple[dict[ImageId, Origins], tuple[ImageId, ...]]:
+    """Return what is remembered of images, and those whose manifest cannot be read."""
+    origins: dict[ImageId, Origins] = {}
+    unreadable: list[ImageId] = []
+    for image in images:
+        try:
+            found = store.origins(image)
+        except (IntegrityError, NotFoundError):
+            unreadable.append(image.image_id)  # check says what is wrong
+            continue
+        if found:
+            origins[image.image_id] = found
+    return origins, tuple(unreadable)
 
 
 def read_changeset(store: Store, record: LayerRecord) -> Changeset:

@@ -3,7 +3,8 @@
 Only the collector's own plan knows it: which packs are copied and which are left decides more than
 what is dead in them. A plan reads the index and compresses what would be copied, so its answer is
 remembered under a digest of everything that decides it (docs/format/measured.md), and not asked
-for where nothing can be free: everything is needed, and no small packs are to be merged.
+for where the sums say that everything is needed: then merging small packs is all that gc does, and
+what that frees is told by their tables (:mod:`layerstore.store.merging`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from blake3 import blake3
 from layerstore.errors import StorageError
 from layerstore.formats.origins import NO_ORIGINS
 from layerstore.formats.sealed import Seal
-from layerstore.measure.ledger import Owner
+from layerstore.measure.ledger import Owner, blob_sizes
+from layerstore.store.catalog_rows import IN_USE
 from layerstore.store.config import require_writable
-from layerstore.store.failures import GcRunningError
+from layerstore.store.failures import CorruptPackError, GcRunningError
 from layerstore.store.leases import live_leases
 from layerstore.store.remembering import read_record, write_record
-from layerstore.store.sweep import dead_leases, dead_temporaries, log_is_ahead
+from layerstore.store.sweep import dead_leases, dead_temporaries, log_is_ahead, may_free
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,14 +88,17 @@ def take_reclaim(store: Store, inventory: Inventory, ledger: Ledger, roots: Root
     """
     temporaries = dict(dead_temporaries(store.catalog, own_lease=None))
     left = sum(temporaries.values())
-    if _everything_stays(inventory, ledger, roots):
+    whole = _all_is_needed(inventory, ledger, roots)
+    if whole and not _has_mergeable(inventory):
         return Reclaim(0, left, 0)
     key = _key(store, inventory, roots)
     path = f"{store.paths.measured}/gc"
     found, is_new = _recall(path, key), False
     if found is None:
         try:
-            found = _planned(store, key)
+            found = (_merged(store, inventory, roots, key, left) if whole else None) or _planned(
+                store, key
+            )
         except GcRunningError as err:
             return Reclaim(0, 0, 0, err.message)
         is_new = _remember(store, path, found)
@@ -101,10 +106,8 @@ def take_reclaim(store: Store, inventory: Inventory, ledger: Ledger, roots: Root
     return Reclaim(found.stored_bytes, left, found.deferred_bytes, found.doubt, is_new)
 
 
-def _everything_stays(inventory: Inventory, ledger: Ledger, roots: Roots) -> bool:
-    """Return whether a plan would find nothing to do, told without making one."""
-    from layerstore.store.compaction import mergeable  # lazily, as all of gc's: 5 ms
-
+def _all_is_needed(inventory: Inventory, ledger: Ledger, roots: Roots) -> bool:
+    """Return whether a plan would find all images and layers needed, told without making one."""
     if ledger.size_of(Owner.UNREFERENCED) or roots.unreadable:
         return False
     needed = set(roots.layers)
@@ -113,7 +116,69 @@ def _everything_stays(inventory: Inventory, ledger: Ledger, roots: Roots) -> boo
             return False
         origins = inventory.origins.get(image.image_id, NO_ORIGINS)
         needed.update((*image.layers, *origins.kept))
-    return needed == inventory.layers.keys() and not mergeable(inventory.packs.values())
+    return needed == inventory.layers.keys()
+
+
+def _has_mergeable(inventory: Inventory) -> bool:
+    from layerstore.store.compaction import mergeable  # lazily, as all of gc's: 5 ms
+
+    return bool(mergeable(inventory.packs.values()))
+
+
+def _merged(
+    store: Store, inventory: Inventory, roots: Roots, key: bytes, left: int
+) -> _Record | None:
+    """Return what ``gc`` frees where all is needed, by merging small packs alone.
+
+    Args:
+        store: The store.
+        inventory: Of it; all its images and layers are needed.
+        roots: What gc keeps.
+        key: Of the answer.
+        left: Bytes of files that killed commands left.
+
+    Returns:
+        None if the plan must be asked: it may find something dead within what is needed, or
+        damaged.
+    """
+    if not _all_items_live(store, inventory) or not _is_whole(inventory, roots):
+        return None
+    from layerstore.store.gc import copies_limit
+    from layerstore.store.merging import measure_merges
+
+    gone = set(dead_leases(store.catalog))
+    free = [row for row in inventory.packs.values() if row.lease is None or row.lease in gone]
+    free_now = may_free(store.catalog, own_lease=None)
+    limit = copies_limit(store.paths.root, left)
+    try:
+        replaced, written = measure_merges(store, free, limit, only_one=not free_now)
+    except (CorruptPackError, FileNotFoundError):
+        return None
+    if free_now:
+        return _Record(key, replaced - written, 0, "")
+    return _Record(key, -written, replaced, "")
+
+
+def _all_items_live(store: Store, inventory: Inventory) -> bool:
+    """Return whether every byte of every block of packs in use is one that a layer needs."""
+    if inventory.sums is None or inventory.unreadable:
+        return False
+    needed = sum(g.data_raw + g.meta_raw for g in inventory.sums.groups if g.layers)
+    stored: dict[int, int] = dict(
+        store.catalog.query(f"SELECT pack, SUM(raw) FROM blocks WHERE {IN_USE} GROUP BY pack")  # type: ignore[arg-type]  # noqa: S608 -- a constant
+    )
+    in_use = {row.pack for row in inventory.packs.values() if row.retired is None}
+    return in_use == stored.keys() and needed == sum(stored.values())
+
+
+def _is_whole(inventory: Inventory, roots: Roots) -> bool:
+    """Return whether nothing is missing of images, for which gc would refuse to do anything."""
+    there = {image.image_id for image in inventory.images}
+    return (
+        roots.images.keys() <= there
+        and not inventory.unreadable_images
+        and all(blob_sizes(inventory).values())
+    )
 
 
 def _planned(store: Store, key: bytes) -> _Record:

@@ -9,7 +9,7 @@ most one batch of copies that nothing points at.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from layerstore.digest import ID_BYTES
 from layerstore.formats.pack import ALIGNMENT_BYTES, BLOCK_ENTRY_2, ITEM_ENTRY
@@ -58,6 +58,27 @@ class CopyRules(NamedTuple):
     max_extra_bytes: int
 
 
+class Living(Protocol):
+    """What lives in packs, which are asked for by their places in ``packs``.
+
+    :class:`~layerstore.store.item_table.ItemTable` says what the methods mean.
+    """
+
+    @property
+    def packs(self) -> Sequence[PackRow]: ...  # noqa: D102
+
+    @property
+    def marked(self) -> Sequence[int]: ...  # noqa: D102
+
+    def copy_estimate(self, index: int) -> float: ...  # noqa: D102
+
+    def copy_bound(self, index: int) -> int: ...  # noqa: D102
+
+    def living_counts(self, index: int) -> tuple[int, int]: ...  # noqa: D102
+
+    def living_bases(self, index: int) -> int: ...  # noqa: D102
+
+
 class Batch(NamedTuple):
     """Packs that are copied together, with the bytes their copies take at most, and about."""
 
@@ -85,9 +106,16 @@ def choose_batches(table: ItemTable, usable: Iterable[int], rules: CopyRules) ->
     small = [rest[row] for row in mergeable(rest)]
     batches: list[Batch] = []
     for group in (sparse, small):
-        for effort in sorted({table.packs[index].effort for index in group}):
-            same = [index for index in group if table.packs[index].effort == effort]
-            batches += _batches(table, same, rules.max_extra_bytes)
+        batches += batches_of(table, group, rules.max_extra_bytes)
+    return batches
+
+
+def batches_of(table: Living, group: Sequence[int], limit: int) -> list[Batch]:
+    """Return packs in batches of the same effort whose copies take no more than ``limit``."""
+    batches: list[Batch] = []
+    for effort in sorted({table.packs[index].effort for index in group}):
+        same = [index for index in group if table.packs[index].effort == effort]
+        batches += _batches(table, same, limit)
     return batches
 
 
@@ -102,7 +130,7 @@ def mergeable(candidates: Iterable[PackRow]) -> list[PackRow]:
     return [row for members in enough for row in members]
 
 
-def _batches(table: ItemTable, indexes: Iterable[int], limit: int) -> list[Batch]:
+def _batches(table: Living, indexes: Iterable[int], limit: int) -> list[Batch]:
     batches: list[Batch] = []
     packs: list[PackRow] = []
     bound = estimate = items = 0
@@ -122,7 +150,7 @@ def _batches(table: ItemTable, indexes: Iterable[int], limit: int) -> list[Batch
     return batches
 
 
-def copy_bound(table: ItemTable, index: int) -> int:
+def copy_bound(table: Living, index: int) -> int:
     """Return the bytes that copying a pack's living items takes at most.
 
     Blocks that live in part are compressed anew; what lives of one never takes more than
@@ -131,7 +159,7 @@ def copy_bound(table: ItemTable, index: int) -> int:
     return table.copy_bound(index) + _framing(table, index) + ALIGNMENT_BYTES
 
 
-def _framing(table: ItemTable, index: int) -> int:
+def _framing(table: Living, index: int) -> int:
     """Return the bytes of headers and footer that a copy of a pack takes."""
     blocks, items = table.living_counts(index)
     entries = blocks * (BLOCK_ENTRY_2.size + 64) + items * ITEM_ENTRY.size

@@ -19,7 +19,14 @@ from blake3 import blake3
 
 from layerstore.digest import blake3_id
 from layerstore.errors import FormatError
-from layerstore.formats.pack import HEADER, TRAILER, decode_footer, decode_header, decode_trailer
+from layerstore.formats.pack import (
+    HEADER,
+    TRAILER,
+    decode_footer,
+    decode_header,
+    decode_shapes,
+    decode_trailer,
+)
 from layerstore.linux.files import ShortFileError, read_at
 from layerstore.store.codec import decompress_block
 from layerstore.store.failures import PACK_DAMAGE, CorruptPackError, storage_error
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from layerstore.digest import ChunkId, PackId
-    from layerstore.formats.pack import Block, Trailer
+    from layerstore.formats.pack import Block, Shape, Trailer
     from layerstore.store.catalog_rows import ChunkPlace
     from layerstore.store.paths import StorePaths
 
@@ -203,6 +210,16 @@ class PackReader:
         file = self._open(pack_id)
         with _reading(pack_id, 0):
             return read_footer(file.fd)
+
+    def shapes(self, pack_id: PackId) -> list[Shape]:
+        """Return how much the blocks are that a pack lists, checked as in :meth:`footer`.
+
+        Raises:
+            FileNotFoundError: The pack is not there.
+            CorruptPackError: Header, footer or trailer are damaged or cannot be read.
+        """
+        with _reading(pack_id, 0), contextlib.closing(open_pack(self._paths, pack_id)) as file:
+            return decode_shapes(*_tables(file.fd))
 
     def size(self, pack_id: PackId) -> int:
         """Return the bytes of a pack file.

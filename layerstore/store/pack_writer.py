@@ -8,12 +8,13 @@ Implements docs/format/pack.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
 from layerstore.digest import PackId
 from layerstore.formats.pack import (
+    HEADER,
     TRAILER,
     Block,
     Item,
@@ -22,6 +23,7 @@ from layerstore.formats.pack import (
     decode_trailer,
     encode_footer,
     encode_header,
+    footer_size,
     padding,
 )
 from layerstore.linux.files import StagedFile
@@ -67,18 +69,29 @@ class Against(NamedTuple):
 ALONE = Against((), 0, 0)
 
 
-class Sink(Protocol):
-    """Where a pack's bytes go."""
+class PackSize:
+    """What a pack takes, counted block by block as they are added."""
 
-    def write(self, data: bytes, /) -> None:
-        """Append bytes."""
+    def __init__(self) -> None:
+        self.bytes = HEADER.size
+        self._blocks = self._items = self._bases = 0
 
+    def add(self, stored: int, items: int, bases: int) -> None:
+        """Count a block of ``stored`` bytes with so many items, and bases."""
+        self.bytes += stored
+        self._blocks += 1
+        self._items += items
+        self._bases += bases
 
-class _Nowhere:
-    """A sink that only lets the writer count: for plans that must name exact sizes."""
+    @property
+    def full(self) -> bool:
+        """Whether the pack has reached its target size, or as many items as it may."""
+        return self.bytes >= PACK_TARGET_BYTES or self._items >= PACK_ITEMS
 
-    def write(self, data: bytes, /) -> None:
-        """Forget them."""
+    def sealed(self) -> int:
+        """Return the bytes of the file if it ends here."""
+        footer = footer_size(self._blocks, self._items, self._bases)
+        return self.bytes + padding(self.bytes) + footer
 
 
 class PackWriter:
@@ -96,18 +109,17 @@ class PackWriter:
         if staging is not None:
             with storage_errors("write a pack"):
                 self._staged = StagedFile(staging)
-        self._sink: Sink = self._staged if self._staged is not None else _Nowhere()
         self._hash = blake3()
         self._blocks: list[Block] = []
-        self._items = 0
+        self._counted = PackSize()
         self._effort = effort
         self.size = 0
         self._write(encode_header(effort))
 
     def _write(self, data: bytes) -> None:
-        with storage_errors("write a pack"):
-            self._sink.write(data)
         if self._staged is not None:
+            with storage_errors("write a pack"):
+                self._staged.write(data)
             self._hash.update(data)
         self.size += len(data)
 
@@ -120,14 +132,14 @@ class PackWriter:
         against: Against = ALONE,
     ) -> None:
         """Append a block whose frame was made before."""
-        self._items += len(items)
+        self._counted.add(len(frame), len(items), len(against.bases))
         self._blocks.append(Block(self.size, len(frame), raw_length, kind, tuple(items), *against))
         self._write(frame)
 
     @property
     def full(self) -> bool:
-        """Whether the pack has reached its target size, or as many items as it may."""
-        return self.size >= PACK_TARGET_BYTES or self._items >= PACK_ITEMS
+        """Whether nothing is to be added any more."""
+        return self._counted.full
 
     def seal(self) -> SealedPack:
         """Write the footer and force everything to stable storage.
@@ -135,14 +147,15 @@ class PackWriter:
         Raises:
             StorageError: The pack is discarded.
         """
+        if self._staged is None:
+            self.size = self._counted.sealed()
+            return SealedPack(PackId(b""), self.size, self._blocks, None, self._effort)
         self._write(bytes(padding(self.size)))
         footer = encode_footer(self._blocks, self.size)
-        if self._staged is not None:
-            self._verify(footer)
+        self._verify(footer)
         self._write(footer)
-        if self._staged is not None:
-            with storage_errors("write a pack"):
-                self._staged.seal()
+        with storage_errors("write a pack"):
+            self._staged.seal()
         return SealedPack(
             PackId(self._hash.digest()), self.size, self._blocks, self._staged, self._effort
         )
