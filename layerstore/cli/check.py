@@ -259,8 +259,8 @@ def _print_outcome(outcome: RepairOutcome, names: dict[str, list[str]]) -> None:
             write_line(f"  it could not be read to its end: {source.problem}")
     moved = outcome.moved
     if moved.packs:
-        saved = "" if outcome.dry_run else f", {_count(moved.saved_chunks, 'chunk')} saved first"
-        write_line(f"{would}moved to quarantine/: {_count(moved.packs, 'pack')}{saved}")
+        saved = f"{_count(moved.saved_chunks, 'chunk')} saved first"
+        write_line(f"{would}moved to quarantine/: {_count(moved.packs, 'pack')}, {saved}")
     if outcome.unpacked:
         write_line(
             f"{would}removed, for the next view to unpack anew: "

@@ -29,7 +29,7 @@ from layerstore.store.findings import Problem
 from layerstore.store.glean import Gleaned, Gleaner, Lost, lost_of
 from layerstore.store.rebuild import rebuild_catalog
 from layerstore.store.references import paths_with
-from layerstore.store.repair import RepairReport, execute_repair, plan_repair
+from layerstore.store.repair import RepairReport, execute_repair, foresee_salvage, plan_repair
 from layerstore.store.store import Store
 from layerstore.store.tags import image_facts, manifest_config
 
@@ -133,7 +133,7 @@ def _repair_once(
     unread = _without_lists(store, lost.harmed)
     itself, results, missing = _heal(store, lost, sources, dry_run, progress)
     if dry_run:
-        return _dry_outcome(store, before, itself, results, missing)
+        return _dry_outcome(store, before, itself, results, lost.items - missing.items, missing)
     moved = execute_repair(plan_repair(store, before))
     unpacked = evict_damaged(store.paths, _unused_objects(before))
     again = _make_manifests_again(store)
@@ -197,10 +197,14 @@ def _dry_outcome(
     before: CheckReport,
     itself: Gleaned,
     results: tuple[SourceResult, ...],
+    healed: frozenset[bytes],
     missing: Lost,
 ) -> RepairOutcome:
     plan = plan_repair(store, before)
-    moved = RepairReport(len(plan.packs), 0, 0)
+    salvage = foresee_salvage(plan)
+    missing = missing._replace(items=missing.items - salvage.saved).by_depending(store)
+    lost = salvage.held & (missing.items | missing.dependents)
+    moved = RepairReport(len(plan.packs), len(salvage.held - healed - lost), len(lost))
     losses = _losses(store, missing)
     if missing.layers or not _layers_of_unlisted(store):
         losses += _losses_of_names(store)  # else their layers come back, and they with them

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ImageId, PackId
     from layerstore.store.findings import CheckReport
+    from layerstore.store.pack_writer import SealedPack
     from layerstore.store.store import Store
 
 _OF_PACKS = frozenset(
@@ -93,6 +94,29 @@ def execute_repair(plan: RepairPlan) -> RepairReport:
             lease.close()
 
 
+class Salvage(NamedTuple):
+    """What a repair would save: all items of its packs, and those that can be read."""
+
+    held: frozenset[bytes]
+    saved: frozenset[bytes]
+
+
+def foresee_salvage(plan: RepairPlan) -> Salvage:
+    """Return what :func:`execute_repair` would save of its packs, by reading them; changes nothing.
+
+    What is a difference against something that is still to be healed counts as not saved.
+    """
+    held: set[bytes] = set()
+    saved: set[bytes] = set()
+    for pack_id in plan.packs:
+        items = _items_in(plan.store, pack_id)
+        rewriter = Rewriter(plan.store, None)
+        _save(rewriter, pack_id, items)
+        held |= items
+        saved |= _items_of(rewriter.finish())
+    return Salvage(frozenset(held), frozenset(saved))
+
+
 class _Held(NamedTuple):
     """Of a damaged pack everything is saved that the catalog has there."""
 
@@ -109,10 +133,7 @@ def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
 
     Where the medium failed the pack stays with what was not saved: it may be read the next time.
     """
-    rows = store.catalog.query(
-        "SELECT c.id FROM chunks c JOIN packs p ON p.pack = c.pack WHERE p.id = ?", (pack_id,)
-    )
-    held = {row[0] for row in rows if isinstance(row[0], bytes)}
+    held = _items_in(store, pack_id)
     staging = iter(range(1 << 30))
     rewriter = Rewriter(
         store,
@@ -121,7 +142,7 @@ def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
     try:
         stays = _save(rewriter, pack_id, held)
         packs = rewriter.finish()
-        saved = {item.item_id for pack in packs for block in pack.blocks for item in block.items}
+        saved = _items_of(packs)
         with store.catalog.write() as connection:
             if stays:
                 for pack in packs:
@@ -145,6 +166,18 @@ def _move_aside(store: Store, pack_id: PackId, lease: Lease) -> tuple[int, int]:
         fsync_directory(store.paths.quarantine)
         fsync_directory(os.path.dirname(path))
     return len(saved), len(held - saved)
+
+
+def _items_in(store: Store, pack_id: PackId) -> set[bytes]:
+    """Return the items that the catalog has in a pack."""
+    rows = store.catalog.query(
+        "SELECT c.id FROM chunks c JOIN packs p ON p.pack = c.pack WHERE p.id = ?", (pack_id,)
+    )
+    return {row[0] for row in rows if isinstance(row[0], bytes)}
+
+
+def _items_of(packs: list[SealedPack]) -> set[bytes]:
+    return {item.item_id for pack in packs for block in pack.blocks for item in block.items}
 
 
 def _save(rewriter: Rewriter, pack_id: PackId, held: set[bytes]) -> bool:

@@ -318,7 +318,10 @@ def test_a_pack_that_lost_its_tables_gives_what_the_catalog_knows(
     root: Path, original: Path
 ) -> None:
     cut_off_tables(root)
+    foreseen = repair_store(str(root), [], dry_run=True)
     outcome = repaired(root)
+    assert foreseen.moved == outcome.moved
+    assert foreseen.losses == outcome.losses
     with Store.open(original) as store:
         everything = store.catalog.one("SELECT count(*) FROM chunks")
     assert everything is not None
@@ -406,6 +409,31 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
     done = repaired(root, tree)
     assert done.sources[0].gleaned == dry.sources[0].gleaned
     assert done.moved.packs == dry.moved.packs
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("how", ["cut", "bit", "gone"])
+@pytest.mark.parametrize("with_copy", [False, True])
+def test_a_dry_run_foresees_what_the_run_does(
+    root: Path, tree: Path, how: str, number: int, *, with_copy: bool
+) -> None:
+    packs = sorted(root.glob("packs/*/*.pack"), key=lambda path: path.stat().st_size)
+    path = packs[number % len(packs)]
+    size = path.stat().st_size
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        os.truncate(path, size * (number + 1) // 4)
+    else:
+        flip(path, size * (number + 1) // 4)
+    copies = [tree] if with_copy else []
+    dry = repair_store(str(root), [str(copy) for copy in copies], dry_run=True)
+    done = repaired(root, *copies)
+    assert dry.ok == done.ok
+    assert dry.moved == done.moved
+    assert dry.itself == done.itself
+    assert dry.losses == done.losses
+    assert [each.gleaned for each in dry.sources] == [each.gleaned for each in done.sources]
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
