@@ -32,6 +32,7 @@ class Problem(enum.StrEnum):
     DEAD_BYTES_DAMAGED = "dead-bytes-damaged"
     OBJECT_DAMAGED = "object-damaged"
     UNUSED_OBJECT_DAMAGED = "unused-object-damaged"
+    OBJECT_UNKNOWN = "object-unknown"
     MOUNTED_PACK_DAMAGED = "mounted-pack-damaged"
 
 
@@ -43,11 +44,12 @@ NOTES = frozenset(
         Problem.ACCESS_DIFFERS,
         Problem.DEAD_BYTES_DAMAGED,
         Problem.UNUSED_OBJECT_DAMAGED,
+        Problem.OBJECT_UNKNOWN,
         Problem.MOUNTED_PACK_DAMAGED,
     }
 )
-"""Findings that harm no image: leftovers of a crash, damage that was healed elsewhere, or who sees
-damage that another finding is about."""
+"""Findings that harm no image: leftovers of a crash, damage that was healed elsewhere, who sees
+damage that another finding is about, or what cannot be looked at because of it."""
 
 _REBUILD = "run 'layerstore check --rebuild-index'"
 _AGAIN = "import or build the harmed images again: what is damaged is then stored anew"
@@ -70,6 +72,7 @@ REMEDIES = {
     "it is unpacked anew then",
     Problem.UNUSED_OBJECT_DAMAGED: "run 'layerstore repair', which removes it: the next view "
     "unpacks it anew",
+    Problem.OBJECT_UNKNOWN: "repair the layer that another finding names, and check again",
     Problem.MOUNTED_PACK_DAMAGED: "unmount these views, repair the store, and mount them again: "
     "they read the damaged file as long as they are mounted",
     Problem.DEAD_BYTES_DAMAGED: "nothing is lost; 'layerstore repair' moves the pack aside",

@@ -40,7 +40,7 @@ def scrub_objects(store: Store, progress: Progress) -> Iterator[Finding]:
     if not found:
         return
     users, _ = object_users(store.paths)
-    lists = _lists_of(store, found)
+    lists, are_all = _lists_of(store, found)
     progress.start("reading unpacked files", sum(file.disk_size for file in found.values()))
     try:
         for name, file in sorted(found.items()):
@@ -54,27 +54,34 @@ def scrub_objects(store: Store, progress: Progress) -> Iterator[Finding]:
                 continue
             finally:
                 progress.advance(file.disk_size)
-            if not sound:
+            if not sound and name not in lists and not are_all:
+                yield _untold(name, path, users.get(name))
+            elif not sound:
                 what = "the unpacked file is not what its name says"
                 yield _finding(name, path, what, users.get(name))
     finally:
         progress.finish()
 
 
-def _lists_of(store: Store, names: Collection[ObjectId]) -> dict[ObjectId, Extents]:
-    """Return what objects of several chunks are made of, as far as layers can be read."""
+def _lists_of(store: Store, names: Collection[ObjectId]) -> tuple[dict[ObjectId, Extents], bool]:
+    """Return what objects of several chunks are made of, and whether all layers could be read."""
     lists: dict[ObjectId, Extents] = {}
+    are_all = True
     for record in store.layers():
-        with contextlib.suppress(IntegrityError, NotFoundError):
-            for entry in decode_changeset(store.read_refs(record.tree)).entries:
-                extents = entry.extents
-                if entry.kind is not Kind.FILE or not extents:
-                    continue
-                if len(extents) > 1 or extents[0][1] is None:
-                    name = object_id(extents)
-                    if name in names:
-                        lists[name] = extents
-    return lists
+        try:
+            entries = decode_changeset(store.read_refs(record.tree)).entries
+        except (IntegrityError, NotFoundError):
+            are_all = False
+            continue
+        for entry in entries:
+            extents = entry.extents
+            if entry.kind is not Kind.FILE or not extents:
+                continue
+            if len(extents) > 1 or extents[0][1] is None:
+                name = object_id(extents)
+                if name in names:
+                    lists[name] = extents
+    return lists, are_all
 
 
 def _finding(name: ObjectId, path: str, what: str, targets: list[str] | None) -> Finding:
@@ -82,6 +89,13 @@ def _finding(name: ObjectId, path: str, what: str, targets: list[str] | None) ->
         return Finding(Problem.UNUSED_OBJECT_DAMAGED, path, name.hex(), what)
     message = f"{what}, and views show it: {_some(targets)}"
     return Finding(Problem.OBJECT_DAMAGED, path, name.hex(), message)
+
+
+def _untold(name: ObjectId, path: str, targets: list[str] | None) -> Finding:
+    """Return that nobody can say whether an object is sound: what it is made of may be lost."""
+    shown = f", and views show it: {_some(targets)}" if targets else ""
+    what = f"a layer's list of files is lost, which may say what this unpacked file is{shown}"
+    return Finding(Problem.OBJECT_UNKNOWN, path, name.hex(), what)
 
 
 def _some(targets: list[str]) -> str:

@@ -655,6 +655,30 @@ class TestScrub:
             evict(store.paths)
             assert check(store, read_data=True).findings == ()
 
+    @pytest.mark.parametrize("used", [False, True])
+    def test_what_a_lost_list_of_files_is_about_is_not_called_damaged(
+        self, store: Store, image: ImageRecord, used: bool
+    ) -> None:
+        prepare(store, image)
+        if used:
+            use(store, image)
+        (record,) = (store.layer(diff_id) for diff_id in image.layers)
+        everything = present_objects(store.paths)
+        with store.catalog.write() as connection:
+            for _, chunk_id in record.tree:
+                connection.execute("DELETE FROM chunks WHERE id = ?", (chunk_id,))
+        told = {each.digest: each for each in check(store, read_data=True).findings}
+        found = {bytes.fromhex(key) for key, each in told.items() if "object" in each.problem}
+        of_many_chunks = found & everything
+        assert found == of_many_chunks
+        assert 0 < len(of_many_chunks) < len(everything), "one chunk says by itself what it is"
+        for name in found:
+            finding = told[name.hex()]
+            assert finding.problem is Problem.OBJECT_UNKNOWN
+            assert "list of files is lost" in finding.message
+            assert ("/mnt/a" in finding.message) == used
+        assert repair_store(store.paths.root, (), dry_run=True).unpacked == 0
+
     def test_repair_lets_damage_be_unpacked_anew(self, store: Store, image: ImageRecord) -> None:
         prepare(store, image)
         name = blake3_id(b"small")
