@@ -224,6 +224,7 @@ class Podman:
 
     def __init__(self, work: Path, tar: Path) -> None:
         place = work / "podman"
+        self._place = place
         self.words = [
             "podman", "--root", f"{place}/root", "--runroot", f"{place}/run", "--runtime", "runc",
             "--cgroup-manager", "cgroupfs", "--events-backend", "none",
@@ -234,7 +235,25 @@ class Podman:
         return timed([*self.words, "run", "--rm", "--network", "host", *_LIMITS, IMAGE, "true"])
 
     def close(self) -> None:
-        subprocess.run([*self.words, "rm", "--all", "--force"], check=False, capture_output=True)
+        words = ("rm", "--all", "--force", "--time", "0")
+        subprocess.run([*self.words, *words], check=False, capture_output=True)
+        # The last that monitors do is to start podman, which mounts its storage over itself.
+        until = time.monotonic() + _START_SECONDS
+        while _processes_about(self._place) and time.monotonic() < until:
+            time.sleep(0.1)
+        storage = str(self._place / "root" / "overlay")
+        while os.path.ismount(storage):
+            subprocess.run(["umount", storage], check=True)
+
+
+def _processes_about(place: Path) -> list[str]:
+    """Return the pids of processes whose command line names a place."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.fsencode(place) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 def bare_runc(bundle: Path, place: Path) -> Cost:
@@ -377,14 +396,13 @@ def _conmons(work: Path, tar: Path, count: int, result: Result, group: str) -> N
             words = ("run", "--detach", "--network", "host", *_LIMITS, IMAGE, "sleep", "infinity")
             subprocess.run([*podman.words, *words], check=True, capture_output=True)
         found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
+        for pid in _processes_about(work):
             with contextlib.suppress(OSError):
                 words_of = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"conmon" in words_of.split(b"\0")[0] and str(work).encode() in words_of:
+                if b"conmon" in words_of.split(b"\0")[0]:
                     found.append(_private_and_shared(pid))
     finally:
-        subprocess.run([*podman.words, "rm", "--all", "--force", "--time", "0"], check=False,
-                       capture_output=True)  # fmt: skip
+        podman.close()
     private = statistics.mean(own for own, _ in found)
     share = statistics.mean(share for _, share in found)
     print(f"{len(found)} conmons, private {private / 1024:.2f} MiB each, proportional "
