@@ -80,6 +80,11 @@ def dispatch(arguments: Sequence[str]) -> int:
         from layerstore.cli import fast
 
         return fast.run(rest[0], rest[1:], store)
+    if list(rest) == ["--version"]:
+        from layerstore.cli.version_line import write_version
+
+        write_version()
+        return 0
     if rest and rest[0] == "rm":
         from layerstore.cli.container_either import take_containers
 

@@ -6,6 +6,7 @@ import typer
 
 from layerstore.cli.common import Json  # noqa: TC001 -- typer evaluates annotations
 from layerstore.cli.output import write_json, write_line
+from layerstore.cli.version_line import write_version
 
 
 def register(app: typer.Typer) -> None:
@@ -16,9 +17,7 @@ def register(app: typer.Typer) -> None:
 def print_version(wanted: bool) -> None:
     """Print the version and end, for ``--version``."""
     if wanted:
-        from importlib import metadata
-
-        write_line(f"layerstore {metadata.version('layerstore')}")
+        write_version()
         raise typer.Exit
 
 
