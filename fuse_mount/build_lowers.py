@@ -109,6 +109,7 @@ class BuildLowers:
             if self._able and not self._closed:
                 with contextlib.suppress(*NO_IMAGES):
                     self._images.leave_base(layers)
+                self._images.leave_images()
 
     @contextlib.contextmanager
     def used(self, chains: Iterable[Sequence[DiffId]]) -> Iterator[None]:

@@ -12,8 +12,14 @@ from layerstore.formats.decompress_zstd import refuse_lack_of_memory
 _LEVEL: Final = 19
 
 
-def encode_framed(plain: bytes, most: int, what: str) -> bytes:
+def encode_framed(plain: bytes, most: int, what: str, *, level: int = _LEVEL) -> bytes:
     """Return the frame of a document.
+
+    Args:
+        plain: The document.
+        most: Bytes of it that readers take.
+        what: It is, for the error.
+        level: Of zstd.
 
     Raises:
         LimitExceededError: The document is larger than ``most``, which readers take.
@@ -24,7 +30,7 @@ def encode_framed(plain: bytes, most: int, what: str) -> bytes:
             hint="send fewer images at once",
         )
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        _LEVEL, write_content_size=True, write_checksum=True, write_dict_id=False
+        level, write_content_size=True, write_checksum=True, write_dict_id=False
     )
     return zstandard.ZstdCompressor(compression_params=parameters).compress(plain)
 

@@ -24,7 +24,13 @@ from layerstore.digest import chain_id, hex_of
 from layerstore.errors import IntegrityError, StorageError, UnsupportedError
 from layerstore.formats.erofs import retime
 from layerstore.formats.tree import Changeset, Kind
-from layerstore.image.layer_image import implied_directories, times_apart, write_layer_image
+from layerstore.image.kept_images import ENTRIES_MIN, KeptImages, image_key
+from layerstore.image.layer_image import (
+    LayerImage,
+    implied_directories,
+    times_apart,
+    write_layer_image,
+)
 from layerstore.image.metadata_files import open_verified
 from layerstore.image.metadata_image import made_metadata_image
 from layerstore.linux.files import open_private, replace_private
@@ -92,6 +98,20 @@ class _Written(NamedTuple):
     directories: Mapping[bytes, int]
 
 
+class _Unkept(NamedTuple):
+    """An image that later builds may need.
+
+    Attributes:
+        key: What is kept of it is called so.
+        path: Of the image.
+        directories: Where their inodes lie in it.
+    """
+
+    key: str
+    path: str
+    directories: dict[bytes, int]
+
+
 class ChainImages:
     """Makes the parts of chains. Not for several threads at once.
 
@@ -114,6 +134,8 @@ class ChainImages:
         self._bases: dict[str, tuple[DiffId, ...]] = {}
         self._layers: dict[_LayerKey, Part] = {}
         self._written: list[_Written] = []
+        self._kept = KeptImages(store.paths, directory)
+        self._unkept: list[_Unkept] = []
         self._missing: set[ObjectId] = set()
 
     def __enter__(self) -> Self:
@@ -127,6 +149,7 @@ class ChainImages:
         self._images.clear()
         self._layers.clear()
         self._written.clear()
+        self._unkept.clear()
         self._uppers.clear()
         self._keeps = False
         self._stack.close()
@@ -208,6 +231,13 @@ class ChainImages:
         os.close(image)
         note_chain_use(self._store.paths, chain)
 
+    def leave_images(self) -> None:
+        """Keep for later builds the images of layers that take long to make."""
+        unkept, self._unkept = self._unkept, []
+        for key, path, directories in unkept:
+            with contextlib.suppress(OSError):
+                self._kept.keep(key, LayerImage(_read(path), directories))
+
     def missing(self) -> bool:
         """Whether files of metadata images may lead to objects that are not in the tier."""
         return bool(self._missing)
@@ -232,19 +262,29 @@ class ChainImages:
         key = (layers[-1:], tuple(sorted(implied.items())))
         part = self._layers.get(key)
         if part is None:
-            part = self._layers[key] = Part(chain, image=self._image(chain, layer, implied))
+            kept = image_key(layers[-1], implied) if len(layer.entries) >= ENTRIES_MIN else ""
+            part = self._layers[key] = Part(chain, image=self._image(chain, layer, implied, kept))
         return part
 
     def _is_small(self, diff_id: DiffId) -> bool:
         record = self._store.layer(diff_id)
         return record.content_size <= SMALL_MAX_BYTES and record.entry_count <= SMALL_MAX_ENTRIES
 
-    def _image(self, chain: str, layer: Changeset, implied: Mapping[bytes, Entry]) -> int:
+    def _image(
+        self, chain: str, layer: Changeset, implied: Mapping[bytes, Entry], kept: str
+    ) -> int:
+        """Return a layer's image, open; ``kept`` is what it is called where images are kept."""
         path = f"{self._directory}/{chain}.erofs"
         uuid = bytes.fromhex(chain[:32])
         data = self._like_another(layer, implied, uuid)
         if data is None:
-            image = write_layer_image(self._store, layer, implied, uuid)
+            image = self._kept.recall(kept) if kept else None
+            if image is not None:
+                retime(image.data, uuid, ())
+            else:
+                image = write_layer_image(self._store, layer, implied, uuid)
+                if kept:
+                    self._unkept.append(_Unkept(kept, path, image.directories))
             data = image.data
             self._written.append(_Written(layer, implied, path, image.directories))
         with storage_errors("write a layer's image"):
@@ -260,8 +300,8 @@ class ChainImages:
         for known in self._written:
             times = times_apart(known.layer, known.implied, layer, implied)
             if times is not None:
-                with storage_errors("read a layer's image"), open(known.path, "rb") as file:
-                    image = bytearray(file.read())
+                with storage_errors("read a layer's image"):
+                    image = _read(known.path)
                 at = known.directories
                 retime(image, uuid, [(at[path], mtime_ns) for path, mtime_ns in times.items()])
                 return image
@@ -282,3 +322,8 @@ class ChainImages:
         self._bases[chain] = layers
         self._missing |= missing_objects(self._store.paths, sidecar.objects)
         return Part(chain, image=image, is_base=True)
+
+
+def _read(path: str) -> bytearray:
+    with open(path, "rb") as file:
+        return bytearray(file.read())

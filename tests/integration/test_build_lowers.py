@@ -327,6 +327,28 @@ def test_a_later_build_begins_with_the_image_that_one_leaves(
                 assert compare_trees(chain.changed, path) == []
 
 
+def test_a_later_build_finds_the_image_of_a_layer(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything_large(monkeypatch, 1 << 30)
+    monkeypatch.setattr(chain_images, "ENTRIES_MIN", 1)
+    change(chain.changed)
+    _, layers = chain.publish()
+
+    def made(*_: object) -> None:
+        raise AssertionError("the image was made again")
+
+    with Store.open(chain.store) as store:
+        with lowers(store, tmp_path) as shown:
+            shown.prepare(layers)
+            shown.leave_base(layers)
+        monkeypatch.setattr(chain_images, "write_layer_image", made)
+        with lowers(store, tmp_path / "later") as later:
+            assert later.prepare(layers)
+            with later.lower(layers) as path:
+                assert compare_trees(chain.changed, path) == []
+
+
 @pytest.mark.parametrize(
     ("constant", "value"), [("LEFT_MAX_ENTRIES", 1), ("SMALL_MAX_BYTES", 1 << 40)]
 )
