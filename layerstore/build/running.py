@@ -25,6 +25,7 @@ from layerstore.build.target import TargetTree
 from layerstore.build.upcoming import Upcoming
 from layerstore.build.waiting import Patience
 from layerstore.errors import LayerstoreError
+from layerstore.light_imports import load_cutter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -292,11 +293,13 @@ class Running:
         """Make, while a command runs, what shows the layers that next ones will lie over.
 
         The next ones of the last command are those of a later build, over the same layers.
+        What it has written may have to be cut: that is made ready, too.
         """
         chains = self._upcoming.take_chains(number)
         if chains:
             self._beside(lambda: self._prepare_chains(chains))
         elif self._upcoming.is_last(number):
+            self._beside(load_cutter)
             self._beside(lambda: self._leave_base(number, below))
 
     def _leave_base(self, number: int, below: Sequence[DiffId]) -> None:

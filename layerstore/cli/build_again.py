@@ -106,6 +106,9 @@ def run(arguments: Sequence[str], store: str | None) -> int | None:
     asked, progress, quiet = parsed
     if _is_answered(asked, progress, store, quiet=quiet):
         return 0
+    from layerstore.light_imports import load_msgspec
+
+    load_msgspec()
     from layerstore.cli.build_plain import build
 
     return build(asked, progress, store, quiet=quiet)

@@ -140,6 +140,34 @@ def test_answering_a_known_build_imports_no_slow_module() -> None:
     assert _said(program) == "[]\n"
 
 
+def test_builds_import_no_extensions_of_typing() -> None:
+    program = (
+        "import sys\n"
+        "from layerstore.light_imports import load_cutter, load_msgspec\n"
+        "load_msgspec(); load_cutter()\n"
+        "from layerstore.build import api, running\n"
+        "from layerstore.chunking.cutter import DEFAULT_CUTS, cut_stream\n"
+        "import io, msgspec, typing\n"
+        "file = io.BytesIO(bytes(1 << 20))\n"
+        "sizes = [len(each) for each in cut_stream(file.read, 1 << 20, DEFAULT_CUTS)]\n"
+        "of = typing.TypedDict('of', {'a': int, 'b': typing.NotRequired[str]})\n"
+        "least = typing.Annotated[int, msgspec.Meta(ge=1)]\n"
+        "print(sum(sizes), msgspec.convert({'a': 1}, of), msgspec.convert(2, least),"
+        " [name for name in ('typing_extensions', 'inspect') if name in sys.modules])"
+    )
+    assert _said(program) == "1048576 {'a': 1} 2 []\n"
+
+
+def test_extensions_that_are_there_stay() -> None:
+    program = (
+        "import sys, typing_extensions\n"
+        "from layerstore.light_imports import load_cutter, load_msgspec\n"
+        "load_msgspec(); load_cutter()\n"
+        "print(sys.modules['typing_extensions'] is typing_extensions)"
+    )
+    assert _said(program) == "True\n"
+
+
 def _said(program: str) -> str:
     """Return what a program says in an interpreter that has imported nothing else."""
     path = ":".join(filter(None, sys.path))
