@@ -18,7 +18,7 @@ from layerstore.build.frontends import DockerfileFrontend
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MergeOp, MkdirOp, RunOp, topological
 from layerstore.build.known import BuildInputs
 from layerstore.build.opening import Sources, host_file, native_frontend, opened
-from layerstore.build.outputs import BuiltImage, write_outputs
+from layerstore.build.outputs import BuiltImage, folder_of, write_outputs
 from layerstore.build.platforms import native_platform
 from layerstore.build.record import context_keys, made_steps
 from layerstore.build.request import (
@@ -220,7 +220,7 @@ def _built(spec: SpecFile, wanted: Wanted, solving: Solving) -> BuiltImage:
             finished=time.time(),
         )
         parts = attested(resources, parts, facts, wanted.target.names)
-    return BuiltImage(parts, wanted.target.names, wanted.platform.replace("/", "_"))
+    return BuiltImage(parts, wanted.target.names, folder_of(wanted.platform))
 
 
 def _inputs(

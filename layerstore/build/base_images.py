@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.platforms import normalized
 from layerstore.errors import NotFoundError, RegistryError
+from layerstore.formats.reference import ReferenceSyntaxError
 
 if TYPE_CHECKING:
     from layerstore.build.dockerfile.syntax import SourceSpan
@@ -64,16 +65,22 @@ def base_config(
         platform: What it must be for; None for what the store has, else what the result is for.
 
     Raises:
-        SpecError: No such image, or it must come from elsewhere and does not.
+        SpecError: No such image, or it must come from elsewhere and does not; or that is no name
+            of one (``FROM debian:$UNSET``).
     """
     policy = options.pulls
-    found = images.find(reference, platform) if policy is not Pull.ALWAYS else None
+    try:
+        found = images.find(reference, platform) if policy is not Pull.ALWAYS else None
+    except ReferenceSyntaxError as err:
+        raise SpecError(err.message, span, hint=err.hint) from err
     if found is not None and policy is not Pull.NEWER and _serves(found, platform):
         return found
     why = ""
     if policy is not Pull.NEVER:
         try:
             pulled = images.pull(reference, platform or options.platform)
+        except ReferenceSyntaxError as err:
+            raise SpecError(err.message, span, hint=err.hint) from err
         except (RegistryError, NotFoundError) as err:
             why = f", and it cannot be pulled: {err.message}"
             hint = err.hint or hint

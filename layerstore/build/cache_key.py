@@ -8,7 +8,9 @@ from a stage have two keys: one of the stage's identity, which costs nothing, an
 the files' content, which hits when the stage was built anew with the same files. Pure
 but for the reading of files.
 
-Changing anything here makes every cache cold: then raise ``KEY_VERSION``.
+Changing anything here makes every cache cold: then raise ``KEY_VERSION``. When one kind of
+operation makes another layer of the same input than it did, raise its number in ``_MADE_ANEW``: its
+old layers are not taken, and steps behind it only run where it really made another one.
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
 
 KEY_VERSION = "layerstore build step 2"
+_MADE_ANEW = {"copy": 2}
+"""How often the layer of an operation came to be another one, by the operation's tag.
+
+copy 2: ``--chmod`` reaches the directory that a copied one becomes.
+"""
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
@@ -40,7 +47,14 @@ def step_key(op: Op, inputs: Iterable[str], epoch: int | None) -> str:
         inputs: In order: chain IDs or content digests, each with a word for which it is.
         epoch: SOURCE_DATE_EPOCH of the build, which clamps times in layers.
     """
-    return "step:" + hashlib.sha256(_encode([KEY_VERSION, op, list(inputs), epoch])).hexdigest()
+    rules = key_rules(op)
+    return "step:" + hashlib.sha256(_encode([rules, op, list(inputs), epoch])).hexdigest()
+
+
+def key_rules(op: Op) -> str:
+    """Return the version of what goes into an operation's key, and of what comes of it."""
+    tag = str(op.__struct_config__.tag)
+    return f"{KEY_VERSION}, {tag} {_MADE_ANEW[tag]}" if tag in _MADE_ANEW else KEY_VERSION
 
 
 def layers_input(layers: Sequence[DiffId]) -> str:

@@ -138,6 +138,9 @@ class MainContext(Protocol):
             InputError: It cannot be read, or is larger than ``MAX_SPEC_BYTES``.
         """
 
+    def is_directory(self, name: str) -> bool:
+        """Return whether what has that name is a directory."""
+
     def open(
         self, ignore: IgnoreRules, *, now_ns: int
     ) -> contextlib.AbstractContextManager[SourceTrees]:
@@ -232,6 +235,10 @@ class HostFiles:
         (self.absent_paths if data is None else self.read_paths).append(os.fsencode(path))
         return None if data is None else checked_size(data, str(path))
 
+    def is_directory(self, name: str) -> bool:
+        """Return whether what has that name is a directory."""
+        return self._path(name).is_dir()
+
     def _path(self, name: str) -> Path:
         return Path(name) if self.directory is None else self.directory / name
 
@@ -286,18 +293,29 @@ class StoredContext:
 
     def read(self, name: str) -> bytes | None:
         """Return a file's content, None when it is not there."""
-        from layerstore.build.source import resolve
         from layerstore.build.stored_file import open_stored
         from layerstore.formats.tree import Kind
 
-        with self.open(IgnoreRules(), now_ns=0) as trees:
-            node = resolve(trees.tree(), os.fsencode(name))
+        node = self._node(name)
         if node is None or node.entry.kind is not Kind.FILE:
             return None
         if node.entry.size > MAX_SPEC_BYTES:
             raise InputError(f"{name} in {self._shown} is larger than {MAX_SPEC_BYTES} bytes")
         with open_stored(self._store, node.entry) as file:
             return file.read()
+
+    def is_directory(self, name: str) -> bool:
+        """Return whether what has that name is a directory."""
+        from layerstore.formats.tree import Kind
+
+        node = self._node(name)
+        return node is not None and node.entry.kind is Kind.DIR
+
+    def _node(self, name: str) -> SourceNode | None:
+        from layerstore.build.source import resolve
+
+        with self.open(IgnoreRules(), now_ns=0) as trees:
+            return resolve(trees.tree(), os.fsencode(name))
 
     @contextlib.contextmanager
     def open(self, ignore: IgnoreRules, *, now_ns: int) -> Iterator[SourceTrees]:

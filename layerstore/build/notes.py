@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from layerstore.build.cache_key import KEY_VERSION
+from layerstore.build.cache_key import key_rules
 from layerstore.build.cache_value import alias_of, encode_alias
 from layerstore.build.labels import text_of
 from layerstore.build.records import TEXT_MAX, BuildNote, BuildRecords, StepNote
@@ -109,7 +109,7 @@ class Notes:
             vertex,
             [each.layers for each in inputs],
             self._executor.selections(vertex, inputs),
-            rules=KEY_VERSION,
+            rules=key_rules(vertex.op),
             epoch=self._settings.epoch,
             images=self._settings.images,
         )

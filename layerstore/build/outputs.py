@@ -16,6 +16,7 @@ import msgspec
 
 from layerstore.build.platforms import native_platform, normalized
 from layerstore.formats import oci
+from layerstore.formats.oci_config import decode_config
 from layerstore.image.images import image_record, publish_parts, stored_manifest
 from layerstore.image.indexes import make_index
 
@@ -52,7 +53,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
         directory: Of ``local``, and of layouts that are not archived; None for streams.
         names: Names besides those of the build, for this output alone.
         compression: Of layers in layouts.
-        splits: Files for several platforms lie in a folder for each.
+        splits: Files lie in a folder for their platform; None for when there are several of them.
         prefix: What the names of files with attestations begin with.
         pushes: Whoever asked sends the image to its registries afterwards, under its names.
     """
@@ -62,7 +63,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     directory: Path | None = None
     names: tuple[str, ...] = ()
     compression: Compression = "gzip"
-    splits: bool = True
+    splits: bool | None = None
     prefix: str = ""
     pushes: bool = False
 
@@ -227,6 +228,20 @@ def _write_layout(
     ]
 
 
+def _placed(output: Output, built: Sequence[BuiltImage]) -> Sequence[BuiltImage]:
+    """Return the images with a folder each if the output asks for one of a platform alone."""
+    if not output.splits or built[0].folder:
+        return built
+    config = decode_config(built[0].parts.config)
+    platform = normalized(config.os, config.architecture, config.variant)
+    return [built[0]._replace(folder=folder_of(platform))]
+
+
+def folder_of(platform: object) -> str:
+    """Return the folder of a platform's files: ``linux_arm64``."""
+    return str(platform).replace("/", "_")
+
+
 def _write_tar(
     output: Output, resources: BuildResources, built: Sequence[BuiltImage], latest_ns: int | None
 ) -> None:
@@ -234,7 +249,7 @@ def _write_tar(
     from layerstore.image.export_layer import export_rootfs
 
     assert output.stream is not None
-    layers = files_of(resources, built, prefix=output.prefix)
+    layers = files_of(resources, _placed(output, built), prefix=output.prefix)
     with output.stream() as stream:
         export_rootfs(resources.store, layers, stream, latest_ns=latest_ns)
 
@@ -249,7 +264,7 @@ def _write_directory(
     skipped: list[bytes] = []
     checkout(
         resources.store,
-        resources.load(files_of(resources, built, prefix=output.prefix)),
+        resources.load(files_of(resources, _placed(output, built), prefix=output.prefix)),
         output.directory,
         latest_ns=latest_ns,
         on_skip=lambda path, _why: skipped.append(path),

@@ -67,6 +67,9 @@ class Files(Protocol):
     def read(self, name: str) -> bytes | None:
         """Return a file's content, None when it is not there."""
 
+    def is_directory(self, name: str) -> bool:
+        """Return whether what has that name is a directory."""
+
 
 def read_spec(request: BuildRequest, main: MainContext) -> SpecFile:
     """Return the Dockerfile of a request and the rules of its context.
@@ -130,9 +133,14 @@ def _found(files: Files, name: str, main: MainContext, others: tuple[str, ...]) 
                 read += main.read_paths
                 absent += main.absent_paths
             return SpecFile(text, files.place_of(candidate), rules, read, absent)
+    place = files.place_of(name)
+    if files.is_directory(name):
+        raise InputError(
+            f"{place} is a directory, not a Dockerfile",
+            hint=f"name the file in it: layerstore build -f {place}/{DOCKERFILE} CONTEXT",
+        )
     raise InputError(
-        f"there is no Dockerfile {files.place_of(name)}",
-        hint="name it: layerstore build -f FILE CONTEXT",
+        f"there is no Dockerfile {place}", hint="name it: layerstore build -f FILE CONTEXT"
     )
 
 

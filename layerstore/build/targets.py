@@ -110,7 +110,7 @@ def _check_platforms(wanted: Sequence[Wanted], request: BuildRequest, at_most: i
                 "docker load takes an image for one platform",
                 hint="--output type=oci,dest=FILE holds all; or build for each alone",
             )
-        if output.kind in {OutputKind.TAR, OutputKind.LOCAL} and not output.splits:
+        if output.kind in {OutputKind.TAR, OutputKind.LOCAL} and output.splits is False:
             raise InputError(
                 "files for several platforms cannot lie in one place",
                 hint="leave platform-split=false out",

@@ -17,6 +17,7 @@ from layerstore.cli.container_commands import NAMES as CONTAINER_COMMANDS
 from layerstore.cli.docker_words import INSTEAD, missing
 from layerstore.cli.output import HELP_WIDTH
 from layerstore.cli.settings import Settings
+from layerstore.cli.switches import without_values
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -159,8 +160,9 @@ def run(arguments: Sequence[str], store: str | None) -> int:
         from layerstore.cli.build_bases import spelled_out
 
         words = spelled_out(words)
-    line = [*prefix, *(words or ["--help"])]
-    command = typer.main.get_command(_app_for(line[len(prefix)]))
+    words = words or ["--help"]
+    command = typer.main.get_command(_app_for(words[0]))
+    line = [*prefix, *without_values(command, words)]
     try:
         # Not command.main(): it ends the process by itself on broken pipes and Ctrl-C.
         with command.make_context(PROGRAM, line) as context:
@@ -196,9 +198,6 @@ def _format_as_flag(arguments: Sequence[str]) -> list[str]:
         if word == "--":
             return [*line, word, *rest]
         option, equals, value = word.partition("=")
-        if option == "--tls-verify" and equals:
-            line.append(_tls_flag(value))
-            continue
         if option != "--format":
             line.append(word)
             continue
@@ -216,10 +215,3 @@ def _format_as_flag(arguments: Sequence[str]) -> list[str]:
             raise InputError(f"{value!r} is not a format", hint="--format table or --format json")
         line += _FORMATS[value]
     return line
-
-
-def _tls_flag(value: str) -> str:
-    """Return podman's and skopeo's ``--tls-verify=false`` as the flag that it is here."""
-    if value.lower() not in ("true", "false"):
-        raise InputError(f"--tls-verify is true or false, not {value!r}")
-    return "--tls-verify" if value.lower() == "true" else "--no-tls-verify"

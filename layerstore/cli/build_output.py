@@ -107,16 +107,20 @@ def _output(word: str, fields: dict[str, str], *, epoch: bool) -> Output:
         pushes = _switch(rest, "push", known=True, default=str(pushes).lower())
     kinds = {kind.value: kind for kind in OutputKind}
     if text not in kinds:
+        from layerstore.build.dockerfile.hints import suggestion
+
+        known = [f"type={kind}" for kind in sorted((*kinds, "registry"))]
         raise InputError(
             f"{word!r} has no type of an output that is known",
-            hint="one of " + ", ".join(f"type={kind}" for kind in sorted(kinds)),
+            hint=suggestion(f"type={text}" if text else "", known, "one of " + ", ".join(known)),
         )
     kind = kinds[text]
     names = _names(rest.pop("name", ""), kind.value)
     compression = _compression(rest, kind.value)
     is_archive = text in _ARCHIVES and not _is_directory(rest, text)
     dest = rest.pop("dest", "")
-    splits = _switch(rest, "platform-split", text in _FILES)
+    is_said = text in _FILES and "platform-split" in rest
+    splits = _switch(rest, "platform-split", known=True) if is_said else None
     prefix = rest.pop("attestation-prefix", "") if text in _FILES else ""
     if "/" in prefix:
         raise InputError(f"attestation-prefix={prefix} is the beginning of a file's name")

@@ -104,10 +104,20 @@ def _members(variant: BuiltVariant) -> dict[str, object]:
 
 
 def _metadata_of_all(built: Sequence[BuiltVariant]) -> dict[str, object]:
-    """Return what ``--metadata-file`` holds: of variants each under its label, as buildx bake."""
-    if built[0].label:
-        return {each.label: _metadata(each.result) for each in built}
-    return _metadata(built[0].result)
+    """Return what ``--metadata-file`` holds: of variants each under its label, as buildx bake.
+
+    What they have in common (the index of several platforms, its names) is told once more in
+    front, where scripts look for it that were written for buildx.
+    """
+    every = [_metadata(each.result) for each in built]
+    if not built[0].label:
+        return every[0]
+    common = {
+        key: value
+        for key, value in every[0].items()
+        if len(every) > 1 and all(each.get(key) == value for each in every)
+    }
+    return {**common, **{each.label: told for each, told in zip(built, every, strict=True)}}
 
 
 def _metadata(result: BuildResult) -> dict[str, object]:

@@ -110,6 +110,7 @@ def test_two_builds_of_one_spec_are_one_image(cli, context, tmp_path):
         (["ftp://example.com/x"], "the build context ftp://example.com/x does not exist"),
         (["https://example.com/x.git?branch="], "branch has no value"),
         (["-f", "/nonexistent", "."], "there is no Dockerfile"),
+        (["-f", ".", "."], "is a directory, not a Dockerfile"),
         (["--target", "absent", "CONTEXT"], "absent"),
     ],
 )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.build import cache_key
+from layerstore.build.cache_key import KEY_VERSION, key_rules
 from layerstore.build.graph import BaseOp, ContextOp, CopyOp, MkdirOp, RunOp, Vertex, topological
 from layerstore.build.solver import Made, Result, Solver
 from layerstore.build.ui import SilentUi
@@ -172,6 +174,16 @@ def test_files_of_the_context_are_part_of_the_key() -> None:
     rig.executor.content = "v2"
     rig.solve(target)
     assert rig.executor.executed == ["copy"]
+
+
+def test_layers_of_operations_that_make_others_today_are_not_taken(monkeypatch) -> None:
+    rig = Rig()
+    target = run("use", copy(run("one", BASE), CONTEXT))
+    rig.solve(target)
+    monkeypatch.setitem(cache_key._MADE_ANEW, "copy", 3)
+    rig.solve(target)
+    assert rig.executor.executed == ["copy"]  # of a RUN below or above it none
+    assert key_rules(target.op) == KEY_VERSION
 
 
 def test_a_rebuilt_stage_with_the_same_files_does_not_reach_further() -> None:

@@ -134,6 +134,10 @@ def test_a_dockerfile_of_another_name(builder: Builder) -> None:  # noqa: F811
     assert "x/a" in streamed(builder, data)
     with pytest.raises(InputError, match="there is no Dockerfile absent"):
         streamed(builder, data, dockerfile=Path("absent"))
+    nested = tar({"Dockerfile/a": "A"})
+    for name in (None, Path("Dockerfile")):
+        with pytest.raises(InputError, match="Dockerfile is a directory, not a Dockerfile"):
+            streamed(builder, nested, dockerfile=name)
     outside = tar({"a": "A"}, special("Dockerfile", tarfile.SYMTYPE, "../../../../etc/passwd"))
     with pytest.raises(InputError, match="there is no Dockerfile Dockerfile"):
         streamed(builder, outside)

@@ -15,6 +15,7 @@ from layerstore.build.attest import Attestations
 from layerstore.build.outputs import Output, OutputKind
 from layerstore.build.platforms import Platform
 from layerstore.build.request import BuildRequest
+from layerstore.cli.build_told import leave_files
 from layerstore.errors import InputError
 from layerstore.image.attestations import PROVENANCE_TYPE
 from layerstore.image.indexes import find_index
@@ -108,6 +109,33 @@ def test_attestations_stand_behind_the_images(project: Builder, tmp_path: Path) 
         predicate = json.loads(each.result.predicates[PROVENANCE_TYPE])
         args = predicate["buildDefinition"]["externalParameters"]["request"]["args"]
         assert args["platform"] == platform
+
+
+def test_files_of_one_platform_lie_in_a_folder_when_that_is_asked_for(
+    project: Builder, tmp_path: Path
+) -> None:
+    outs = [
+        Output(kind=OutputKind.LOCAL, directory=tmp_path / str(splits), splits=splits)
+        for splits in (True, False, None)
+    ]
+    built(project, *outs, platforms=BOTH[1:])
+    assert (tmp_path / "True/linux_arm64/program").read_bytes() == b"arm"
+    assert (tmp_path / "False/program").read_bytes() == b"arm"
+    assert (tmp_path / "None/program").read_bytes() == b"arm"
+
+
+def test_a_metadata_file_has_the_index_where_buildx_has_it(
+    project: Builder, tmp_path: Path
+) -> None:
+    made = built(project, layout(tmp_path / "out"), tags=("app:1",))
+    leave_files(made, None, tmp_path / "metadata.json")
+    told = json.loads((tmp_path / "metadata.json").read_text())
+    digest = made[0].result.descriptor.digest
+    assert told["containerimage.digest"] == told["containerimage.descriptor"]["digest"] == digest
+    assert told["image.name"] == "docker.io/library/app:1"
+    assert "containerimage.config.digest" not in told
+    for each in made:
+        assert told[each.label]["containerimage.config.digest"] == each.result.image_id
 
 
 def test_files_lie_in_a_folder_for_each(project: Builder, tmp_path: Path) -> None:

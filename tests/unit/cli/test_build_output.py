@@ -44,6 +44,20 @@ def test_words_of_buildx(tmp_path, monkeypatch):
     parsed("type=oci,dest=a,rewrite-timestamp=false")
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("type=ocii,dest=x", "did you mean type=oci?"),
+        ("type=registri", "did you mean type=registry?"),
+        ("dest=x", "one of type=cacheonly, type=docker, type=image"),
+    ],
+)
+def test_a_wrong_type_names_the_ones_there_are(word, hint):
+    with pytest.raises(InputError) as caught:
+        parse_outputs([word], epoch=False)
+    assert caught.value.hint.startswith(hint)
+
+
 def test_what_is_pushed():
     def pushes(*words, push=False):
         return [each.pushes for each in parse_outputs(words, epoch=False, push=push)]

@@ -1,0 +1,44 @@
+"""Switches with a value, as scripts for docker write them."""
+
+import pytest
+import typer
+
+from layerstore.cli.app import build_app
+from layerstore.cli.switches import without_values
+from layerstore.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def command():
+    return typer.main.get_command(build_app())
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("build --no-cache=true .", "build --no-cache ."),
+        ("build --no-cache=1 --rm=True -q=t .", "build --no-cache --rm -q ."),
+        ("build --no-cache=false --quiet=0 .", "build ."),
+        ("build --no-cache --no-cache=false .", "build ."),
+        ("build -q --quiet=F .", "build ."),
+        ("build --no-cache=false --no-cache .", "build --no-cache ."),
+        (
+            "build --build-arg A=true --label=b=false .",
+            "build --build-arg A=true --label=b=false .",
+        ),
+        ("build --no-cache=false -- --quiet=true", "build -- --quiet=true"),
+        ("push --tls-verify=false a", "push --no-tls-verify a"),
+        ("push --tls-verify=true a", "push --tls-verify a"),
+        ("unshare env --quiet=false", "unshare env --quiet=false"),
+        ("build --unknown=true .", "build --unknown=true ."),
+        ("nonsense --quiet=true", "nonsense --quiet=true"),
+    ],
+)
+def test_as_click_wants_them(command, line, expected):
+    assert without_values(command, line.split()) == expected.split()
+
+
+@pytest.mark.parametrize("value", ["maybe", "", "yes", "2"])
+def test_a_switch_is_true_or_false(command, value):
+    with pytest.raises(InputError, match="--no-cache is true or false"):
+        without_values(command, ["build", f"--no-cache={value}", "."])
