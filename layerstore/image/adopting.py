@@ -351,6 +351,8 @@ class _Adoption:
             found = pending.pop(layer.descriptor.digest, None)
             if found is not None:
                 kept_bytes += self._settle(layer, found.result())
+        for layer in layers:
+            self._require_truth(layer)
         return AdoptedLayers(self._encodings, kept_bytes)
 
     # -- what is known and there
@@ -389,6 +391,29 @@ class _Adoption:
             and layer.descriptor.digest not in self._encodings
             and layer.descriptor.digest not in self._received
         )
+
+    def _require_truth(self, layer: _Layer) -> None:
+        """Compare a descriptor with what is known of its blob, which may not have been read now.
+
+        A manifest that lies about a layer which is there would be remembered, and the image could
+        never leave under it again.
+        """
+        descriptor = layer.descriptor
+        encoding = self._encodings.get(descriptor.digest)
+        if self._originals is Originals.DROP or not (layer.is_plain or encoding):
+            return  # nothing is remembered
+        size = encoding.size if encoding else self._store.layer(layer.diff_id).tar_size
+        if size != descriptor.size:
+            raise IntegrityError(
+                f"the layer {descriptor.digest} has {size} bytes, its manifest says "
+                f"{descriptor.size}"
+            )
+        compression = oci.compression_of_type(descriptor.media_type)
+        if layer.is_plain is not (compression == "none"):
+            raise FormatError(
+                f"the layer {descriptor.digest} is {'not ' if layer.is_plain else ''}compressed, "
+                f"its media type says {compression!r}"
+            )
 
     # -- bytes
 

@@ -245,7 +245,8 @@ class Engine:
         text = err.message.replace(f" with {_HOST}", "").replace(_HOST, "it")
         hint = None
         if not self._prefix:
-            hint = "start it, or name its socket: --host unix:///path"
+            variable = "DOCKER_HOST" if self.name.startswith("docker") else "CONTAINER_HOST"
+            hint = f"start it, or name its socket: {variable}=unix:///path"
         return EngineError(f"{self.name}: {text}", hint=err.hint or hint)
 
     def _message(self, answer: Answer) -> str:

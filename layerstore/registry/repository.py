@@ -99,7 +99,7 @@ class Repository:
         def ask(host: Host) -> RawManifest:
             with host.exchange(self._manifest_request(host, reference), self._pull(host)) as answer:
                 if answer.status != _OK:
-                    raise refused(answer, f"manifest {self.name}:{reference}")
+                    raise refused(answer, self._manifest_name(reference))
                 return _received(answer, digest, self.name)
 
         return self._of_any(ask)
@@ -115,7 +115,7 @@ class Repository:
             request = self._manifest_request(host, reference)._replace(method="HEAD")
             with host.exchange(request, self._pull(host)) as answer:
                 if answer.status != _OK:
-                    raise refused(answer, f"manifest {self.name}:{reference}")
+                    raise refused(answer, self._manifest_name(reference))
                 digest, size = (
                     answer.header("Docker-Content-Digest"),
                     answer.length or _size(answer),
@@ -162,7 +162,7 @@ class Repository:
         def put() -> bool:
             with host.exchange(request, Scope(path, "pull,push")) as answer:
                 if answer.status not in (_CREATED, _OK, 202):
-                    raise refused(answer, f"manifest {self.name}:{reference or digest}")
+                    raise refused(answer, self._manifest_name(reference or digest))
                 said = answer.header("Docker-Content-Digest")
                 if said and said != digest:
                     raise IntegrityError(f"{host.name} took manifest {digest} for {said[:100]}")
@@ -279,6 +279,10 @@ class Repository:
     def path(self) -> str:
         """Of the repository, as names have it."""
         return self._path
+
+    def _manifest_name(self, reference: str) -> str:
+        """Return what users would call a manifest of a tag or a digest."""
+        return f"manifest {self.name}{'@' if ':' in reference else ':'}{reference}"
 
     def _pull(self, host: Host) -> Scope:
         return Scope(host.repository_path(self._path))

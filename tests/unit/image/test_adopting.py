@@ -135,6 +135,25 @@ def test_what_a_compressed_layer_holds_is_compared_although_its_layer_is_here(
     assert list(store.tags()) == ["web:1"]
 
 
+@pytest.mark.parametrize("compression", ["none", "gzip", "go"])
+@pytest.mark.parametrize("lie", [{"size": 5}, {"size": 1 << 20}, {"mediaType": None}])
+def test_what_a_manifest_says_of_a_layer_that_is_here_is_compared(
+    store: Store, tmp_path: Path, compression: str, lie: dict[str, object]
+) -> None:
+    layout = Layout(tmp_path / "layout")
+    entry = layout.image([LOWER], compression)
+    load(store, layout.finish(("1", entry)))
+    manifest = json.loads((layout.blobs / str(entry["digest"])[7:]).read_bytes())
+    if "mediaType" in lie:
+        lie = {"mediaType": oci.LAYER_GZIP_TYPE if compression == "none" else oci.LAYER_TAR_TYPE}
+    manifest["layers"][0] |= lie
+    lying = layout.put_json(manifest, oci.MANIFEST_TYPE)
+    with pytest.raises(IntegrityError, match="its (manifest|media type) says"):
+        load(store, layout.finish(("2", lying)), reference="2", names=["web:2"])
+    assert list(store.tags()) == ["web:1"]
+    assert saved_digest(store, "web:1", tmp_path / "saved") == entry["digest"]
+
+
 def test_layers_that_no_disk_holds_are_not_begun(store: Store, tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
     entry = layout.image([LOWER])
