@@ -15,7 +15,9 @@ import binascii
 import json
 import os
 import re
+import select
 import subprocess
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.registry.errors import RegistryConfigError
@@ -193,10 +195,7 @@ class Keychain:
             if name in _HELPER_VARIABLES or name.startswith(_HELPER_PREFIXES)
         }
         try:
-            done = subprocess.run(
-                [program, verb], input=text.encode(), capture_output=True, timeout=_HELPER_S,
-                env=environment, check=False,
-            )  # fmt: skip
+            status, raw = _answer_of([program, verb], text.encode(), environment)
         except FileNotFoundError as err:
             raise RegistryConfigError(
                 f"the credential helper {program} is not installed",
@@ -204,8 +203,12 @@ class Keychain:
             ) from err
         except (OSError, subprocess.TimeoutExpired) as err:
             raise RegistryConfigError(f"the credential helper {program} does not end") from err
-        answer = done.stdout[:_MAX_ANSWER_BYTES].decode("utf-8", "replace")
-        if done.returncode == 0:
+        if len(raw) > _MAX_ANSWER_BYTES:
+            raise RegistryConfigError(
+                f"the credential helper {program} says more than {_MAX_ANSWER_BYTES} bytes"
+            )
+        answer = raw.decode("utf-8", "replace")
+        if status == 0:
             return answer
         if _NOT_FOUND in answer.lower():
             return None
@@ -213,9 +216,41 @@ class Keychain:
         said = "".join(c if c.isprintable() else " " for c in answer[:200]).strip()
         said = "" if verb == "store" else said
         raise RegistryConfigError(
-            f"the credential helper {program} fails with status {done.returncode}"
+            f"the credential helper {program} fails with status {status}"
             + (f": {said}" if said else "")
         )
+
+
+def _answer_of(words: list[str], told: bytes, environment: dict[str, str]) -> tuple[int, bytes]:
+    """Run a helper; return its status and what it says, a byte too much if that has no end.
+
+    Raises:
+        TimeoutExpired: It goes on; it was killed.
+        OSError: It cannot be run.
+    """
+    until = time.monotonic() + _HELPER_S
+    answer = b""
+    with os.fdopen(os.memfd_create("layerstore-helper"), "w+b") as given:
+        given.write(told)
+        given.seek(0)
+        process = subprocess.Popen(
+            words, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
+    with process:
+        assert process.stdout is not None
+        fd = process.stdout.fileno()
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        try:
+            while (room := _MAX_ANSWER_BYTES + 1 - len(answer)) > 0:
+                if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                    raise subprocess.TimeoutExpired(words, _HELPER_S)
+                if not (piece := os.read(fd, room)):
+                    return process.wait(max(0.0, until - time.monotonic())), answer
+                answer += piece
+            return 0, answer
+        finally:
+            process.kill()  # harmless for one that has ended
 
 
 def server_key(host: str) -> str:

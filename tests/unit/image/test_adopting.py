@@ -148,7 +148,7 @@ def test_what_a_manifest_says_of_a_layer_that_is_here_is_compared(
         lie = {"mediaType": oci.LAYER_GZIP_TYPE if compression == "none" else oci.LAYER_TAR_TYPE}
     manifest["layers"][0] |= lie
     lying = layout.put_json(manifest, oci.MANIFEST_TYPE)
-    with pytest.raises(IntegrityError, match="its (manifest|media type) says"):
+    with pytest.raises(IntegrityError, match=r"its (manifest|media type) says"):
         load(store, layout.finish(("2", lying)), reference="2", names=["web:2"])
     assert list(store.tags()) == ["web:1"]
     assert saved_digest(store, "web:1", tmp_path / "saved") == entry["digest"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.registry import credentials
 from layerstore.registry.challenge import parse_challenges
 from layerstore.registry.credentials import Credentials, Kept, Keychain
 from layerstore.registry.errors import RegistryConfigError
@@ -140,6 +141,22 @@ def test_helpers(tmp_path: Path) -> None:
     environment = (tmp_path / "environment.get").read_text()
     assert "AWS_PROFILE=p" in environment
     assert "canary" not in environment
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [("exec cat /dev/zero", "says more than"), ("sleep 5 & sleep 5", "does not end")],
+)
+def test_helpers_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, said: str
+) -> None:
+    helper(tmp_path)
+    program = next(tmp_path.rglob("docker-credential-test"))
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    monkeypatch.setattr(credentials, "_HELPER_S", 0.5)
+    keys = keychain(tmp_path, {"credsStore": "test"})
+    with pytest.raises(RegistryConfigError, match=said):
+        keys.get("known.example")
 
 
 def test_helpers_keep_what_login_got(tmp_path: Path) -> None:
