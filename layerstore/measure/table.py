@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from layerstore.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -73,10 +75,11 @@ def block_bar(value: int, largest: int, width: int) -> str:
 def table_lines(table: Table) -> list[str]:
     """Lay a table out as plain lines, columns padded to their widest cell."""
     head = tuple(column.title for column in table.columns)
-    body = [head, *table.rows, *([table.total] if table.total else [])]
+    rows = [tuple(map(printable, row)) for row in table.rows]  # before widths are taken
+    body = [head, *rows, *([table.total] if table.total else [])]
     widths = [max(len(row[index]) for row in body) for index in range(len(head))]
     lines = [table.title] if table.title else []
-    lines += [_row_line(row, table.columns, widths) for row in (head, *table.rows)]
+    lines += [_row_line(row, table.columns, widths) for row in (head, *rows)]
     if table.total:
         lines.append("─" * (sum(widths) + 3 * (len(widths) - 1)))
         lines.append(_row_line(table.total, table.columns, widths))

@@ -12,7 +12,7 @@ from layerstore.measure.df import df_images_table, df_table, ledger_table, take_
 from layerstore.measure.ledger import Owner
 from layerstore.measure.savings import Scheme, take_savings
 from layerstore.measure.savings_report import images_table, schemes_chart, schemes_table
-from layerstore.measure.table import chart_lines, table_lines
+from layerstore.measure.table import Table, chart_lines, columns, table_lines
 from layerstore.store.store import Store
 from tests.support.measure import build, noise, put_image, put_layer
 
@@ -175,3 +175,10 @@ def test_cache_mounts_are_a_row_of_their_own_and_no_overhead_of_images(store):
     assert "gc --all frees at most 3MB more" in "\n".join(table_lines(df_table(usage)))
     assert usage.ledger.size_of(Owner.MOUNTS) == row.size
     assert sum(row.size for row in usage.rows) + usage.slack == usage.disk_size
+
+
+def test_columns_stay_straight_beside_names_that_are_shown_as_escapes():
+    rows = (("plain", "1"), ("esc\x1b[31m", "22"), ("\udcff\nname", "3"))
+    head, *shown = table_lines(Table("", columns(["NAME"], ["SIZE"]), rows))
+    assert {len(line) for line in shown} == {len(head)}
+    assert shown[1].startswith("esc\\x1b[31m ")
