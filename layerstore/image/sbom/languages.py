@@ -47,6 +47,11 @@ def _python(files: ImageFiles, path: bytes, node: Node) -> Package | None:
         if child is None:
             return None
         path, node = path + b"/" + inner, child
+    return described_by_pip(files, path, node)
+
+
+def described_by_pip(files: ImageFiles, path: bytes, node: Node) -> Package | None:
+    """Return the package that a file of core metadata (``METADATA``, ``PKG-INFO``) describes."""
     data = files.content(path, node, MAX_METADATA_BYTES)
     if data is None:
         return None
@@ -92,25 +97,29 @@ def _modules(files: ImageFiles, path: bytes, node: Node) -> Iterator[Package]:
 
 def _module(files: ImageFiles, path: bytes, node: Node) -> Iterator[Package]:
     described = (node.children or {}).get(b"package.json")
-    if described is None:
-        return
-    path += b"/package.json"
-    data = files.content(path, described, MAX_METADATA_BYTES)
+    package = described and described_by_npm(files, path + b"/package.json", described)
+    if package:
+        yield package
+
+
+def described_by_npm(files: ImageFiles, path: bytes, node: Node) -> Package | None:
+    """Return the package that a ``package.json`` describes; None if it describes none."""
+    data = files.content(path, node, MAX_METADATA_BYTES)
     if data is None:
-        return
+        return None
     try:
         plain = json.loads(data)
     except (ValueError, RecursionError):
         files.leave_out(path, "it is not JSON")
-        return
+        return None
     name = word(plain.get("name")) if isinstance(plain, dict) else ""
     if not name:
-        return  # modules inside of a package have a package.json without a name
+        return None  # modules inside of a package have a package.json without a name
     scope, _, last = name.rpartition("/")
     license_field = plain.get("license")
     if isinstance(license_field, dict):
         license_field = license_field.get("type")
-    yield Package(
+    return Package(
         kind="npm",
         namespace=scope,
         name=last,

@@ -91,7 +91,7 @@ def language_files(files: ImageFiles) -> Iterator[tuple[Package, Sequence[bytes]
         if package.kind == "npm":
             yield package, (), folder
             continue
-        paths = _record(files, folder) if folder.endswith(b".dist-info") else [place]
+        paths = recorded(files, folder) if folder.endswith(b".dist-info") else [place]
         left -= len(paths)
         if left < 0:
             files.leave_out(b"", f"packages name more than {MAX_PATHS} files")
@@ -155,7 +155,7 @@ def _apk_lists(files: ImageFiles, limit: int) -> dict[tuple[str, str], Sequence[
     return lists
 
 
-def _record(files: ImageFiles, folder: bytes) -> list[bytes]:
+def recorded(files: ImageFiles, folder: bytes) -> list[bytes]:
     """Return the paths in ``RECORD`` of a ``.dist-info``, from the root."""
     data = files.read(folder + b"/RECORD", MAX_LIST_BYTES) or b""
     base = posixpath.dirname(folder)
