@@ -14,12 +14,15 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from layerstore.measure.shareable import Refused
     from layerstore.measure.step_order import Move
     from layerstore.measure.suggest import Base, Costs, Group
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 STEP_WIDTH = 60
+REFUSED_MAX = 20
+"""Reasons that are printed."""
 
 
 class Suggestions(NamedTuple):
@@ -59,6 +62,20 @@ def suggest(
     native: Annotated[
         bool, typer.Option("--native", help="Print proposals as layerstore.toml.")
     ] = False,
+    build_args: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--build-arg", metavar="NAME[=VALUE]", help="For builds of specs; repeatable."
+        ),
+    ] = None,
+    secrets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret",
+            metavar="id=ID[,src=FILE|,env=NAME]",
+            help="For builds of specs and proposed bases; ends in no layer. Repeatable.",
+        ),
+    ] = None,
     progress: Annotated[
         str, typer.Option(metavar="auto|plain|tty|quiet|json", help="How steps are shown.")
     ] = "auto",
@@ -70,7 +87,7 @@ def suggest(
     Specs are built first, without a name; what was built before is in the cache.
     """
     from layerstore.cli.build_ui import check_progress, watching
-    from layerstore.cli.suggest_prove import built_specs, proved
+    from layerstore.cli.suggest_prove import SpecBuilds
     from layerstore.measure.suggest import suggest_bases
 
     check_progress(progress)
@@ -92,9 +109,10 @@ def suggest(
     ):
         named = [word for word in what or () if word not in specs]
         images = _images(store, named, of_all=of_all)
-        images.update(built_specs(store, specs, ui))
+        builds = SpecBuilds(build_args or (), secrets or (), ui)
+        images.update(builds.built(store, specs))
         groups = suggest_bases(store, _distinct(images))
-        measured = proved(store, groups, images, ui) if prove else {}
+        measured = builds.proved(store, groups, images) if prove else {}
         found = Suggestions(groups, _moves(store, images), measured)
     if as_json:
         write_json(_to_json(found, native=native))
@@ -144,9 +162,10 @@ def _print(found: Suggestions, *, native: bool) -> None:
             )
         if group.apart:
             write_line(
-                f"{group.apart} packages are there in several versions: images that are built "
-                "again on one day have the same"
+                f"{group.apart} packages of dpkg are there in several versions: images that are "
+                "built again on one day have the same"
             )
+        _print_refused(group.refused)
         write_line()
     for move in found.moves:
         _print_move(move)
@@ -157,7 +176,7 @@ def _print(found: Suggestions, *, native: bool) -> None:
 
 
 def _print_group(group: Group, measured: tuple[Costs, Costs] | None, *, native: bool) -> None:
-    from layerstore.measure.suggest import NAMELESS, dockerfile_of, native_spec_of
+    from layerstore.measure.base_specs import NAMELESS, dockerfile_of, native_spec_of
 
     write_table(
         ["BASE", "FROM", "IMAGES", "PACKAGES", "LAYERS SAVED", "TARS SAVED", "STORED SAVED"],
@@ -188,6 +207,17 @@ def _print_group(group: Group, measured: tuple[Costs, Costs] | None, *, native: 
         rows.insert(0, ["measured before", *_sizes(measured[0])])
         rows.append(["measured after", *_sizes(measured[1])])
     write_table([f"{len(group.images)} IMAGES", "LAYERS", "TARS", "STORED"], rows)
+
+
+def _print_refused(refused: Sequence[Refused]) -> None:
+    """Say what is several times there and cannot be in a base; JSON has all names."""
+    if refused:
+        write_line("no base can have these of pip and npm for all who have them:")
+    for each in refused[:REFUSED_MAX]:
+        names = _names(each.names)
+        write_line(f"    {each.manager} {names} ({_names(each.images)}): {each.why}")
+    if len(refused) > REFUSED_MAX:
+        write_line(f"    and {len(refused) - REFUSED_MAX} more: --json names them")
 
 
 def _print_move(move: Move) -> None:
@@ -236,6 +266,7 @@ def _group_to_json(
         "base": group.base,
         "bases": [_base_to_json(base, native=native) for base in group.bases],
         "packages_in_several_versions": group.apart,
+        "refused": [each._asdict() for each in group.refused],
         "now": group.now._asdict(),
         "predicted": group.predicted._asdict(),
         "measured": None
@@ -245,13 +276,14 @@ def _group_to_json(
 
 
 def _base_to_json(base: Base, *, native: bool) -> dict[str, object]:
-    from layerstore.measure.suggest import dockerfile_of, native_spec_of
+    from layerstore.measure.base_specs import dockerfile_of, native_spec_of, place_to_json
 
     return {
         "name": base.name,
         "from": base.below,
         "images": list(base.images),
         "packages": list(base.packages),
+        "others": place_to_json(base.others),
         "package_count": base.package_count,
         "saved": base.saved._asdict(),
         "spec": (native_spec_of if native else dockerfile_of)(base),

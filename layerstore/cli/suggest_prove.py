@@ -27,98 +27,110 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
 
 
-def built_specs(store: Store, specs: Sequence[str], ui: BuildUi) -> dict[str, ImageRecord]:
-    """Build specs, without a name, and return their images by what they were called.
+class SpecBuilds:
+    """Builds specs, all with the same build arguments and secrets."""
 
-    Raises:
-        InputError: A spec is for several images, or is called as another.
-        BuildError: A step failed.
-    """
-    from layerstore.build.api import build
+    def __init__(self, build_args: Sequence[str], secrets: Sequence[str], ui: BuildUi) -> None:
+        self._build_args = build_args
+        self._secrets = secrets
+        self._ui = ui
 
-    found: dict[str, ImageRecord] = {}
-    for spec in specs:
-        if spec in found:
-            raise InputError(f"{spec} is named twice")
-        found[spec] = build(store, _request(spec), ui).image
-    return found
+    def built(self, store: Store, specs: Sequence[str]) -> dict[str, ImageRecord]:
+        """Build specs, without a name, and return their images by what they were called.
 
+        Raises:
+            InputError: A spec is for several images, or is called as another.
+            BuildError: A step failed.
+        """
+        from layerstore.build.api import build
 
-def proved(
-    store: Store, groups: Sequence[Group], images: Mapping[str, ImageRecord], ui: BuildUi
-) -> dict[str, tuple[Costs, Costs]]:
-    """Build what is proposed; return what each group takes before and after.
+        found: dict[str, ImageRecord] = {}
+        for spec in specs:
+            if spec in found:
+                raise InputError(f"{spec} is named twice")
+            found[spec] = build(store, self._request(spec), self._ui).image
+        return found
 
-    Args:
-        store: Which has the images and what they were built from.
-        groups: With their proposals; those without any are left out.
-        images: By the names of their specs.
-        ui: Watches the builds.
+    def proved(
+        self, store: Store, groups: Sequence[Group], images: Mapping[str, ImageRecord]
+    ) -> dict[str, tuple[Costs, Costs]]:
+        """Build what is proposed; return what each group takes before and after.
 
-    Raises:
-        InputError: What the images of a group have in common has no name.
-        BuildError: A step failed.
-    """
-    from layerstore.measure.suggest import costs_of
+        Args:
+            store: Which has the images and what they were built from.
+            groups: With their proposals; those without any are left out.
+            images: By the names of their specs.
 
-    measured = {}
-    for group in groups:
-        if not group.bases:
-            continue
-        if not group.base:
-            raise InputError(
-                f"what {', '.join(group.images)} have in common has no name to be replaced",
-                hint="layerstore tag IMAGE NAME, for the image that they are made from",
+        Raises:
+            InputError: What the images of a group have in common has no name.
+            BuildError: A step failed.
+        """
+        from layerstore.measure.suggest import costs_of
+
+        measured = {}
+        for group in groups:
+            if not group.bases:
+                continue
+            if not group.base:
+                raise InputError(
+                    f"what {', '.join(group.images)} have in common has no name to be replaced",
+                    hint="layerstore tag IMAGE NAME, for the image that they are made from",
+                )
+            with tempfile.TemporaryDirectory(prefix="layerstore-prove-") as folder:
+                with Store.open(Path(folder) / "before", create=True) as scratch:
+                    copies = [_copied(store, scratch, images[name]) for name in group.images]
+                    before = costs_of(scratch, copies)
+                with Store.open(Path(folder) / "after", create=True) as scratch:
+                    after = costs_of(scratch, self._built_over(store, scratch, group, folder))
+            measured[group.images[0]] = (before, after)
+        return measured
+
+    def _built_over(
+        self, store: Store, scratch: Store, group: Group, folder: str
+    ) -> list[ImageRecord]:
+        """Build the proposed bases of a group, and each spec over the highest that is for it."""
+        from layerstore.build.api import build
+        from layerstore.build.contexts import ImageContext
+        from layerstore.measure.base_specs import dockerfile_of
+
+        puller = _puller(store)
+        nothing = Path(folder) / "nothing"
+        nothing.mkdir()
+        base_of: dict[str, Base] = {}
+        for base in group.bases:
+            text = dockerfile_of(base).encode()
+            build(scratch, self._base_request(nothing, text, base.name, puller), self._ui)
+            base_of.update(dict.fromkeys(base.images, base))
+        made = []
+        for spec in group.images:
+            named = {}
+            if spec in base_of:
+                reference = ImageContext(base_of[spec].name)
+                named = {name: reference for name in group.base_names if "@" not in name}
+            request = msgspec.structs.replace(
+                self._request(spec), named_contexts=named, puller=puller
             )
-        with tempfile.TemporaryDirectory(prefix="layerstore-prove-") as folder:
-            with Store.open(Path(folder) / "before", create=True) as scratch:
-                copies = [_copied(store, scratch, images[name]) for name in group.images]
-                before = costs_of(scratch, copies)
-            with Store.open(Path(folder) / "after", create=True) as scratch:
-                after = costs_of(scratch, _built_over(store, scratch, group, folder, ui))
-        measured[group.images[0]] = (before, after)
-    return measured
+            made.append(build(scratch, request, self._ui).image)
+        return made
 
+    def _base_request(self, context: Path, text: bytes, name: str, puller: Puller) -> BuildRequest:
+        from layerstore.build.request import BuildRequest
+        from layerstore.cli.build_values import with_values
 
-def _built_over(
-    store: Store, scratch: Store, group: Group, folder: str, ui: BuildUi
-) -> list[ImageRecord]:
-    """Build the proposed bases of a group, and each spec over the highest one that is for it."""
-    from layerstore.build.api import build
-    from layerstore.build.contexts import ImageContext
-    from layerstore.build.request import BuildRequest
-    from layerstore.measure.suggest import dockerfile_of
+        request = BuildRequest(context=context, dockerfile_text=text, tags=(name,), puller=puller)
+        return with_values(request, (), None, self._secrets)
 
-    puller = _puller(store)
-    nothing = Path(folder) / "nothing"
-    nothing.mkdir()
-    base_of: dict[str, Base] = {}
-    for base in group.bases:
-        text = dockerfile_of(base).encode()
-        request = BuildRequest(
-            context=nothing, dockerfile_text=text, tags=(base.name,), puller=puller
-        )
-        build(scratch, request, ui)
-        base_of.update(dict.fromkeys(base.images, base))
-    made = []
-    for spec in group.images:
-        named = {}
-        if spec in base_of:
-            reference = ImageContext(base_of[spec].name)
-            named = {name: reference for name in group.base_names if "@" not in name}
-        request = msgspec.structs.replace(_request(spec), named_contexts=named, puller=puller)
-        made.append(build(scratch, request, ui).image)
-    return made
+    def _request(self, spec: str) -> BuildRequest:
+        """Return what builds a spec: a file in its directory, or what a directory holds."""
+        from layerstore.cli.build_bases import registry_puller
+        from layerstore.cli.build_request import new_request
+        from layerstore.cli.build_values import with_values
 
-
-def _request(spec: str) -> BuildRequest:
-    """Return what builds a spec: a file in its directory, or what a directory holds."""
-    from layerstore.cli.build_bases import registry_puller
-    from layerstore.cli.build_request import new_request
-
-    directory, file = (spec, None) if os.path.isdir(spec) else (os.path.dirname(spec) or ".", spec)
-    request = new_request(directory, file, None, None, no_cache=False, network="default")
-    return msgspec.structs.replace(request, puller=registry_puller(), tags=())
+        is_folder = os.path.isdir(spec)
+        directory, file = (spec, None) if is_folder else (os.path.dirname(spec) or ".", spec)
+        request = new_request(directory, file, None, None, no_cache=False, network="default")
+        request = with_values(request, self._build_args, None, self._secrets)
+        return msgspec.structs.replace(request, puller=registry_puller(), tags=())
 
 
 def _puller(source: Store) -> Puller:

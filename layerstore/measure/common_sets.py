@@ -1,6 +1,6 @@
 """What many sets have in common, as sets laid over each other: the bases that images could share.
 
-Pure. A common set with its members saves its size once for each member but the first. Found
+Pure. A common set with its members saves its size once for each copy but the first. Found
 greedily: the best set for some of the images, then the best for what is left of those over it, and
 for the others. Candidates are intersections, so the result is good and not proven to be the best.
 
@@ -10,11 +10,12 @@ grows of them are looked at.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
 SETS_MAX = 64
 """Distinct sets whose pairs are looked at: the largest. All sets may be members."""
@@ -41,16 +42,16 @@ class Common(NamedTuple):
 
 
 _Sets = dict[str, frozenset[str]]
+Saving = Callable[[frozenset[str], list[str]], int]
+"""Says what items save that sets of these names have; it is asked for all that have them."""
 
 
-def common_sets(
-    sets: Mapping[str, Collection[str]], saving: Callable[[frozenset[str], int], int]
-) -> list[Common]:
+def common_sets(sets: Mapping[str, Collection[str]], saving: Saving) -> list[Common]:
     """Return common sets that save something, each after the one that it lies over.
 
     Args:
         sets: Items by the names of the sets.
-        saving: Says what a set of items saves that so many have; never more for fewer items.
+        saving: Says what a set of items saves that these sets have.
     """
     found: list[Common] = []
     pending: list[tuple[_Sets, int | None]] = [
@@ -69,7 +70,7 @@ def common_sets(
     return found
 
 
-def _best(group: _Sets, saving: Callable[[frozenset[str], int], int]) -> frozenset[str] | None:
+def _best(group: _Sets, saving: Saving) -> frozenset[str] | None:
     """Return the items that save most; None if none do."""
     distinct = sorted(set(group.values()), key=lambda own: (-len(own), sorted(own)))[:SETS_MAX]
     candidates = {left & right for left, right in combinations(distinct, 2)}
@@ -93,7 +94,7 @@ def _grown(
     saved: int,
     group: _Sets,
     distinct: list[frozenset[str]],
-    saving: Callable[[frozenset[str], int], int],
+    saving: Saving,
 ) -> tuple[frozenset[str], int]:
     """Return a set, smaller where more members make up for it, and what it saves."""
     while True:
@@ -105,7 +106,5 @@ def _grown(
         saved, _, items = best
 
 
-def _saved(
-    items: frozenset[str], group: _Sets, saving: Callable[[frozenset[str], int], int]
-) -> int:
-    return saving(items, sum(items <= own for own in group.values()))
+def _saved(items: frozenset[str], group: _Sets, saving: Saving) -> int:
+    return saving(items, [name for name, own in group.items() if items <= own])

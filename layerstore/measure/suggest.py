@@ -1,10 +1,10 @@
 """Bases that images could have in common, and what they would save: predicted from packages.
 
-Images that begin with the same layer are a group. What dpkg has installed in them above the layers
-that all of the group share is compared; packages that several have, in the same version, could lie
-in a base. Predicted are layers as engines unpack them, tars as registries keep them, and what is
-stored here, where equal content is kept once whatever the layers, so that a common base saves
-next to nothing.
+Images that begin with the same layer are a group. What dpkg, pip and npm have installed in them
+above the layers that all of the group share is compared; packages that several have, in the same
+version and at the same place, could lie in a base. Predicted are layers as engines unpack them,
+tars as registries keep them, and what is stored here, where equal content is kept once whatever the
+layers, so that a common base saves next to nothing.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from layerstore.measure.beyond import layers_beyond, stored_sizes
 from layerstore.measure.chains import trie_of, walk_trees
 from layerstore.measure.common_sets import Common, common_sets
 from layerstore.measure.package_lists import PackageLists
+from layerstore.measure.placed import TOOL, PlacedPackages
+from layerstore.measure.shareable import Item, Refused, Told, item_of, refused
+from layerstore.measure.steps import no_places, steps_of_layers
 from layerstore.measure.waste_scan import Owners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import DiffId, ImageId
+    from layerstore.measure.chains import ChainNode
+    from layerstore.measure.placed import Place
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 
 STATUS = b"var/lib/dpkg/status"
 _DATABASE = b"var/lib/dpkg"
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*", re.ASCII)
-NAMELESS = "base"
-"""In specs, for what images have in common where the store has no image of it under a name."""
-
 TAR_ENTRY_BYTES = 768
 """A header of 512 and half a block of padding, on average."""
 
@@ -67,9 +69,10 @@ class Base(NamedTuple):
         below: What it is made from: the name of an image or of another proposal; empty if what
             the images have in common has no name.
         images: Which could be made from it.
-        packages: To install; those they depend on come by themselves.
-        package_count: With those.
+        packages: For apt; those they depend on come by themselves.
+        package_count: With those, and those of pip and npm.
         saved: What it saves.
+        others: What pip and npm install, in exact versions, by where.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Base(NamedTuple):
     packages: tuple[str, ...]
     package_count: int
     saved: Costs
+    others: Mapping[Place, tuple[str, ...]] = {}
 
 
 class Group(NamedTuple):
@@ -89,7 +93,8 @@ class Group(NamedTuple):
         base_names: All of its names.
         bases: Proposals, each after what it is made from; none if nothing is to be gained.
         now: What the images take.
-        apart: Packages that several images have, in different versions.
+        apart: Packages of dpkg that several images have, in different versions.
+        refused: Packages of pip and npm that several images have, and why no base can.
     """
 
     images: tuple[str, ...]
@@ -98,6 +103,7 @@ class Group(NamedTuple):
     bases: tuple[Base, ...]
     now: Costs
     apart: int = 0
+    refused: tuple[Refused, ...] = ()
 
     @property
     def predicted(self) -> Costs:
@@ -117,10 +123,19 @@ class _Installed(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What is known of an image."""
+    """What is known of an image.
+
+    Attributes:
+        layers: Which layer has each item, the topmost of its files.
+        told: What pip and npm have installed.
+        above: Its layers above those that all share, by the id() of each.
+    """
 
     packages: dict[str, _Installed]
     database_size: int
+    layers: dict[str, ChainNode]
+    told: list[Told]
+    above: dict[int, ChainNode]
 
 
 def suggest_bases(store: Store, images: Mapping[str, ImageRecord]) -> list[Group]:
@@ -170,76 +185,176 @@ class _Grouping:
     def __init__(self, store: Store, images: dict[str, ImageRecord]) -> None:
         self._store = store
         self._images = images
-        self._common = _common_layers([image.layers for image in images.values()])
+        shared = _common_layers([image.layers for image in images.values()])
+        self._common, self._names = _named_below(store, shared)
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._items: dict[str, Item] = {}
+        self._rests: dict[int, int] = {}
+        self._brings: dict[bytes, dict[str, None]] = {}
         self._below: dict[str, _Installed] = {}
         self._seen: dict[ImageId, _Seen] = {}
 
     def group(self, proposed: int) -> Group:
         """Return the group with its proposals, of which there are so many already."""
         self._look()
-        sets = {
-            name: self._seen[image.image_id].packages.keys() - self._below.keys()
-            for name, image in self._images.items()
-        }
-        overhead = max((seen.database_size for seen in self._seen.values()), default=0)
-        found = common_sets(sets, lambda items, count: self._layers_saved(items, count, overhead))
-        names = self._names_of_base()
+        sets = {name: seen.layers.keys() for name, seen in self._named()}
+        overhead = max((seen.database_size for _, seen in self._named()), default=0)
+        found = common_sets(sets, lambda items, names: self._layers_saved(items, names, overhead))
+        names = self._names
         base = names[0] if names else ""
         bases: list[Base] = []
         for number, common in enumerate(found):
             below = base if common.below is None else bases[common.below].name
             bases.append(self._base(f"common-{proposed + number + 1}", below, common, overhead))
         now = costs_of(self._store, self._images.values())
-        return Group(tuple(self._images), base, names, tuple(bases), now, _apart(sets.values()))
+        apart = _apart(seen.packages.keys() - self._below.keys() for _, seen in self._named())
+        no_base = refused({name: seen.told for name, seen in self._named()})
+        return Group(tuple(self._images), base, names, tuple(bases), now, apart, no_base)
 
-    def _names_of_base(self) -> tuple[str, ...]:
-        for image in self._store.images():
-            if image.layers == self._common:
-                names = [n for n, i in self._store.tags().items() if i == image.image_id]
-                if names:
-                    return tuple(sorted(names, key=lambda name: ("@" in name, name)))
-        return ()
+    def _named(self) -> list[tuple[str, _Seen]]:
+        return [(name, self._seen[image.image_id]) for name, image in self._images.items()]
 
     def _look(self) -> None:
         """Read what the images and the layers in common have installed."""
-        owners = Owners()
+        owners, languages = Owners(), PlacedPackages()
         depth = len(self._common)
         trie = trie_of(self._images.values())
         for applied in walk_trees(trie, lambda diff_id: load_changeset(self._store, diff_id)):
             owners.note(applied)
+            languages.note(applied)
             root, node = applied.after.root, applied.node
             if node.depth == depth:
                 self._below = _installed(ImageFiles(self._store, root))
-            if not node.ends:
-                continue
-            files = ImageFiles(self._store, root)
-            lists = PackageLists(files)
-            packages = _installed(files)
-
-            def is_above(node: Node) -> bool:
-                return owners.of(node.entry).depth > depth
-
-            for package in packages.values():
-                if package.key not in self._below and package.key not in self._sizes:
-                    self._sizes[package.key] = _size_of(root, lists, package, is_above)
-            database = _database_size(root, is_above)
             for image in node.ends:
-                self._seen[image.image_id] = _Seen(packages, database)
+                self._seen[image.image_id] = self._look_at(image, node, root, owners, languages)
 
-    def _layers_saved(self, items: frozenset[str], count: int, overhead: int) -> int:
+    def _look_at(
+        self,
+        image: ImageRecord,
+        top: ChainNode,
+        root: Node,
+        owners: Owners,
+        languages: PlacedPackages,
+    ) -> _Seen:
+        """Read what one image has installed."""
+        depth = len(self._common)
+
+        def layer_of(node: Node) -> ChainNode | None:
+            owner = owners.of(node.entry)
+            return owner if owner.depth > depth else None
+
+        files = ImageFiles(self._store, root)
+        lists = PackageLists(files)
+        packages = _installed(files)
+        layers = {}
+        for package in packages.values():
+            if package.key not in self._below:
+                own = self._files_of(root, lists, package)
+                layers[package.key] = self._count(package.key, own, layer_of) or top
+        told = []
+        steps = steps_of_layers(self._store, image, no_places(image))
+
+        def maker_of(path: bytes) -> str | None:
+            node = lookup(root, path)
+            if node is None or node.entry.kind is not FILE:
+                return None
+            if layer_of(node) is None:
+                return ""
+            return next((key for key in self._brings.get(path, ()) if key in layers), None)
+
+        above = [node for node in top.chain() if node.depth > depth]
+        said = lambda node: steps[owners.of(node.entry).depth - 1].text  # noqa: E731 -- one line
+        for placed in languages.found(files, above, said):
+            item = item_of(placed, maker_of)
+            told.append(Told(placed, item))
+            if isinstance(item, Item):
+                self._items[item.key] = item
+                layers[item.key] = self._count(item.key, placed.files, layer_of) or top
+        database = _database_size(root, lambda node: layer_of(node) is not None)
+        return _Seen(packages, database, layers, told, {id(node): node for node in above})
+
+    def _files_of(self, root: Node, lists: PackageLists, package: _Installed) -> Iterator[Node]:
+        """Yield the files of a package of dpkg; those that install others are remembered.
+
+        Compiled Python, which installing makes and no list has, goes with its source.
+        """
+        architecture = package.key.partition(":")[2].partition("=")[0]
+        for path, node in lists.files_of(package.name, architecture):
+            if TOOL.fullmatch(path):
+                self._brings.setdefault(path, {})[package.key] = None
+            if path.endswith(b".py"):
+                yield from _compiled(root, path)
+            yield node
+
+    def _count(
+        self, key: str, files: Iterable[Node], layer_of: Callable[[Node], ChainNode | None]
+    ) -> ChainNode | None:
+        """Remember what a package takes above the layers in common; return its topmost layer."""
+        above = {id(node): (node, layer) for node in files if (layer := layer_of(node))}
+        if key not in self._sizes:
+            self._sizes[key] = sum(node.entry.size for node, _ in above.values()), len(above)
+        return max(
+            (layer for _, layer in above.values()), key=lambda each: each.depth, default=None
+        )
+
+    def _copies(self, items: frozenset[str], names: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """Yield how often layers of some images have each item; shared layers have it once."""
+        nodes: dict[str, set[int]] = {item: set() for item in items}
+        for name in names:
+            layers = self._seen[self._images[name].image_id].layers
+            for item, of in nodes.items():
+                of.add(id(layers[item]))
+        return ((item, len(of)) for item, of in nodes.items())
+
+    def _layers_saved(self, items: frozenset[str], names: Iterable[str], overhead: int) -> int:
         """Return the bytes of layers that a base saves: its own database costs them once more."""
-        return (count - 1) * sum(self._sizes[item][0] for item in items) - overhead
+        saved = writes = 0
+        for item, copies in self._copies(items, names):
+            saved += (copies - 1) * self._sizes[item][0]
+            if copies > 1 and item not in self._items:
+                writes = overhead
+        return saved - writes - self._parted(names)
+
+    def _parted(self, names: Iterable[str]) -> int:
+        """Return what is made twice if some images get a base of their own.
+
+        That is the rest of the layers that they share with other images: what is in no package,
+        such as indexes that apt was left with.
+        """
+        members = {self._images[name].image_id for name in names}
+        inside: dict[int, ChainNode] = {}
+        outside: set[int] = set()
+        for image_id, seen in self._seen.items():
+            if image_id in members:
+                inside.update(seen.above)
+            else:
+                outside.update(seen.above)
+        return sum(self._rest_of(node) for key, node in inside.items() if key in outside)
+
+    def _rest_of(self, node: ChainNode) -> int:
+        """Return the bytes of a layer that are in no package that a base could have."""
+        if id(node) not in self._rests:
+            some = self._seen[node.images[0].image_id].layers
+            sizes = sum(self._sizes[item][0] for item, layer in some.items() if layer is node)
+            size = self._store.layer(node.diff_id).content_size if node.diff_id else 0
+            self._rests[id(node)] = max(0, size - sizes)
+        return self._rests[id(node)]
 
     def _base(self, name: str, below: str, common: Common, overhead: int) -> Base:
-        count = len(common.members)
-        saved = self._layers_saved(common.items, count, overhead)
-        files = (count - 1) * sum(self._sizes[item][1] for item in common.items)
+        saved = self._layers_saved(common.items, common.members, overhead)
+        copies = self._copies(common.items, common.members)
+        files = sum((n - 1) * self._sizes[item][1] for item, n in copies)
         installed = self._seen[self._images[common.members[0]].image_id].packages
         stored = int(files * self._tree_bytes_per_entry())
         costs = Costs(saved, saved + files * TAR_ENTRY_BYTES, stored)
-        needed = {item: installed[item] for item in common.items}
-        return Base(name, below, common.members, _to_install(needed), len(needed), costs)
+        needed = {item: installed[item] for item in common.items if item in installed}
+        others: dict[Place, tuple[str, ...]] = {}
+        for item in sorted(common.items - needed.keys()):
+            place, asked = self._items[item].place, self._items[item].asked
+            others[place] = (*others.get(place, ()), asked)
+        return Base(
+            name, below, common.members, _to_install(needed), len(common.items), costs, others
+        )
 
     def _tree_bytes_per_entry(self) -> float:
         """Return the stored bytes of trees and recipes for each entry of the images' own layers."""
@@ -249,6 +364,27 @@ class _Grouping:
         chunks = {chunk for record in records for _, chunk in record.tree + record.recipe}
         stored = sum(size for size, _ in stored_sizes(self._store, chunks).values())
         return stored / max(1, sum(record.entry_count for record in records))
+
+
+def _named_below(
+    store: Store, shared: tuple[DiffId, ...]
+) -> tuple[tuple[DiffId, ...], tuple[str, ...]]:
+    """Return the most of some layers that is an image with a name, and its names.
+
+    Only such can be replaced in specs. Where none has a name, all of the layers are returned.
+    """
+    names: dict[ImageId, list[str]] = {}
+    for name, image_id in store.tags().items():
+        names.setdefault(image_id, []).append(name)
+    below: dict[tuple[DiffId, ...], list[str]] = {}
+    for image_id, called in names.items():
+        layers = store.image(image_id).layers
+        if layers and layers == shared[: len(layers)]:
+            below.setdefault(layers, []).extend(called)
+    if not below:
+        return shared, ()
+    most = max(below, key=len)
+    return most, tuple(sorted(below[most], key=lambda name: ("@" in name, name)))
 
 
 def _common_layers(chains: Sequence[tuple[DiffId, ...]]) -> tuple[DiffId, ...]:
@@ -281,23 +417,6 @@ def _apart(sets: Iterable[Iterable[str]]) -> int:
         name = key.partition("=")[0]
         names[name] = names.get(name, 0) + 1
     return sum(count > 1 for count in names.values())
-
-
-def _size_of(
-    root: Node, lists: PackageLists, package: _Installed, is_above: Callable[[Node], bool]
-) -> tuple[int, int]:
-    """Return bytes and number of the files that a package has above the layers in common.
-
-    Compiled Python, which installing makes and no list has, goes with its source.
-    """
-    architecture = package.key.partition(":")[2].partition("=")[0]
-    found: dict[int, Node] = {}
-    for path, node in lists.files_of(package.name, architecture):
-        if id(node) not in found and path.endswith(b".py"):
-            found.update((id(each), each) for each in _compiled(root, path))
-        found[id(node)] = node
-    above = [node for node in found.values() if is_above(node)]
-    return sum(node.entry.size for node in above), len(above)
 
 
 def _compiled(root: Node, source: bytes) -> Iterator[Node]:
@@ -337,27 +456,3 @@ def _to_install(packages: Mapping[str, _Installed]) -> tuple[str, ...]:
             chosen.append(name)
             pending.append(name)
     return tuple(sorted(chosen))
-
-
-def dockerfile_of(base: Base) -> str:
-    """Return a Dockerfile that makes a proposed base."""
-    mounts = " \\\n    ".join(
-        f"--mount=type=cache,target={path},sharing=locked"
-        for path in ("/var/cache/apt", "/var/lib/apt/lists")
-    )
-    words = " \\\n      ".join(base.packages)
-    return (
-        f"FROM {base.below or NAMELESS}\n"
-        f"RUN {mounts} \\\n"
-        "    rm -f /etc/apt/apt.conf.d/docker-clean \\\n"
-        " && apt-get update \\\n"
-        f" && apt-get install -y --no-install-recommends \\\n      {words} \\\n"
-        " && rm -rf /var/log/apt /var/log/dpkg.log /var/cache/ldconfig\n"
-    )
-
-
-def native_spec_of(base: Base) -> str:
-    """Return a native spec that makes a proposed base."""
-    words = "".join(f'    "{name}",\n' for name in base.packages)
-    below = base.below or NAMELESS
-    return f'base = "{below}"\ntags = ["{base.name}"]\n\n[packages]\napt = [\n{words}]\n'

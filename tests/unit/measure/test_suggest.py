@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layerstore.measure.base_specs import dockerfile_of, native_spec_of
 from layerstore.measure.common_sets import COMMON_MAX, common_sets
 from layerstore.measure.step_order import suggest_moves
-from layerstore.measure.suggest import costs_of, dockerfile_of, native_spec_of, suggest_bases
+from layerstore.measure.suggest import costs_of, suggest_bases
 from layerstore.store.store import Store
 from tests.support.cli import Cli
 from tests.support.insight import File, Layer, image_of
@@ -21,8 +22,8 @@ def store(tmp_path):
         yield store
 
 
-def by_count(items, count):
-    return (count - 1) * len(items)
+def by_count(items, names):
+    return (len(names) - 1) * len(items)
 
 
 class TestCommonSets:
@@ -38,7 +39,7 @@ class TestCommonSets:
         assert common_sets({"a": "x", "b": "y"}, by_count) == []
         assert common_sets({}, by_count) == []
         assert common_sets({"a": "x"}, by_count) == []
-        assert common_sets({"a": "xy", "b": "xy"}, lambda items, count: -1) == []
+        assert common_sets({"a": "xy", "b": "xy"}, lambda items, names: -1) == []
 
     def test_equal_sets_are_one_base(self):
         (found,) = common_sets({"a": "xy", "b": "xy"}, by_count)
@@ -60,7 +61,7 @@ class TestCommonSets:
             parts = [part for step in chain for part in step.items]
             assert len(parts) == len(set(parts))  # nothing lies in two bases over each other
             assert all(set(parts) <= set(sets[name]) for name in each.members)
-            assert by_count(each.items, len(each.members)) > 0
+            assert by_count(each.items, each.members) > 0
         if any(set(a) & set(b) for n, a in sets.items() for m, b in sets.items() if n < m):
             assert found
 
