@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import defaultdict
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.crash.rig import campaign
+
+# Images for Python set this. Each of the thousands of commands that tests start would compile its
+# modules again, which takes longer than what it is asked for; and pytest its tests, every run.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 TIERS = ("fuse", "root", "runc", "network", "peers")
 
