@@ -219,31 +219,49 @@ def test_a_view_that_is_in_use_but_holds_still_is_copied(host: Host) -> None:
 
 
 def test_a_copy_is_one_moments_or_none(host: Host) -> None:
-    """A writer keeps two files equal, but for a moment; no image may hold them unequal."""
+    """A writer counts in two files, one after the other; an image holds a moment of it or is not.
+
+    On a busy machine the writer may stand still for longer than a copy takes: no refusal then.
+    """
     view = host.mount("view")
+    names = ("left", "right")
+    for name in names:
+        (view / name).write_bytes(b"%08d" % 0)
     done = threading.Event()
 
     def write() -> None:
         count = 0
         while not done.is_set():
             count += 1
-            for name in ("left", "right"):
-                (view / name).write_text(str(count))
+            for name in names:
+                with open(view / name, "r+b", buffering=0) as file:
+                    file.write(b"%08d" % count)
             time.sleep(0.002)
+
+    def copied(image: str) -> tuple[int, int]:
+        fresh = host.shown(image, image.replace(":", "-"))
+        left, right = (int((fresh / name).read_bytes()) for name in names)
+        return left, right
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        told = host.cli.fails(4, "commit", view, "b:1")
+        for attempt in range(1, 11):
+            told = host.cli("commit", view, f"b:{attempt}")
+            if told.code != 0:
+                break
+            left, right = copied(f"b:{attempt}")
+            assert left - right in {0, 1}
     finally:
         done.set()
         writer.join()
-    assert "is written to all the time" in told
-    assert "hint: end what writes there" in told
-    assert "b:1" not in host.cli.ok("images").out
-    host.cli.ok("commit", view, "b:1")
-    fresh = host.shown("b:1", "fresh")
-    assert (fresh / "left").read_text() == (fresh / "right").read_text()
+    assert told.code == 4, told
+    assert "is written to all the time" in told.err
+    assert "hint: end what writes there" in told.err
+    assert f"b:{attempt}" not in host.cli.ok("images", "--format", "{{.Repository}}:{{.Tag}}").lines
+    host.cli.ok("commit", view, "c:1")
+    left, right = copied("c:1")
+    assert left == right > 0
 
 
 def test_what_no_layer_carries_is_told(host: Host) -> None:
