@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import pytest
 
 from layerstore.build.run.reaper import remove_cgroups
+from layerstore.containers.states import started_at
 from layerstore.store.store import Store
 from tests.crash.rig import campaign, oracle, scenes
 from tests.crash.rig.launcher import Done
@@ -133,8 +134,10 @@ class Build:
             with contextlib.suppress(ProcessLookupError):
                 for pid in self._find(VICTIMS[kind]):
                     fd = os.pidfd_open(pid)
-                    self._note_lease()
                     try:
+                        if pid not in self._find(VICTIMS[kind]):
+                            raise ProcessLookupError  # the id may be somebody else's by now
+                        self._note_lease()
                         time.sleep(delay)
                         signal.pidfd_send_signal(fd, signal.SIGKILL)
                     finally:
@@ -176,14 +179,18 @@ class Build:
         return Done(code, "", err, True, [], "", [], [])
 
     def _find(self, text: bytes) -> list[int]:
-        """Return processes of this build whose command line has a text."""
-        return [
+        """Return processes of this build whose command line has a text, the oldest first.
+
+        Not by their ids: these begin again from small ones.
+        """
+        found = [
             pid
             for pid, command in processes()
             if text in command
             and pid != self.process.pid
             and (os.fsencode(self.root) in command or self._is_ours(pid))
         ]
+        return sorted(found, key=started_at)
 
     def _is_ours(self, pid: int) -> bool:
         """Whether a process descends from the build; a container's command line names nothing."""
