@@ -26,7 +26,7 @@ _PRELOADED = (
     "fuse_mount.mounts",
     "layerstore.build.api",
     "layerstore.build.executor",
-    "layerstore.cli.app",
+    "layerstore.cli.main",
     "layerstore.cli.outfile",
     "layerstore.cli.progress",
     "layerstore.image.importing",
@@ -48,6 +48,9 @@ def _preload() -> None:
 
     for name in _PRELOADED:
         importlib.import_module(name)
+    from layerstore.cli.app import build_app
+
+    build_app()  # imports the commands of all nouns
 
 
 def _command(request: dict[str, Any], out: str, err: str) -> Callable[[], int]:
