@@ -106,21 +106,26 @@ def repair_store(
     """
     for path in sources:  # before the whole store is read, and though nothing may be missing
         require_copy(path)
-    rebuilt = None
     try:
-        store = Store.open(root)
-    except CatalogDamagedError:
+        return _repair_opened(root, sources, dry_run=dry_run, progress=progress)
+    except CatalogDamagedError:  # some damage is seen only when the rows behind it are read
         if dry_run:
             raise
-        rebuilt = rebuild_catalog(root, progress)
-        store = Store.open(root)
-    with store:
+    rebuilt = rebuild_catalog(root, progress)
+    outcome = _repair_opened(root, sources, dry_run=False, progress=progress)
+    return outcome if outcome.rebuilt else outcome._replace(rebuilt=rebuilt)
+
+
+def _repair_opened(
+    root: str, sources: Sequence[str], *, dry_run: bool, progress: Progress | None
+) -> RepairOutcome:
+    with Store.open(root) as store:
         outcome = _repair_once(store, sources, dry_run=dry_run, progress=progress)
         # A list of files that came back names content that nobody knew to be missing.
         while sources and outcome.healed_lists and outcome.losses:
             again = _repair_once(store, sources, dry_run=False, progress=progress)
             outcome = _joined(outcome, again)
-        return outcome if outcome.rebuilt else outcome._replace(rebuilt=rebuilt)
+        return outcome
 
 
 def _repair_once(

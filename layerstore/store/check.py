@@ -362,6 +362,8 @@ class _Check:
                 offset += length
         self._chunks += len(here) + len(wrong)
         if listed != stored or wrong:
+            # What the footer does not list is not there: another file may lie in this one's place.
+            wrong += sorted(set(self._items_of(pack)) - here - set(wrong))
             message = (
                 f"the catalog's rows of pack {pack.pack_id.hex()} are not what its footer says: "
                 f"{len(wrong)} chunks misplaced"

@@ -22,7 +22,11 @@ from layerstore.image.repairing import RepairOutcome, repair_store
 from layerstore.image.sending import Policy
 from layerstore.progress import Silent
 from layerstore.store.check import check
-from layerstore.store.failures import DanglingReferenceError, ShortSourceError
+from layerstore.store.failures import (
+    CatalogDamagedError,
+    DanglingReferenceError,
+    ShortSourceError,
+)
 from layerstore.store.findings import Problem
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.glean import Gleaner, Lost
@@ -434,6 +438,36 @@ def test_a_dry_run_foresees_what_the_run_does(
     assert dry.itself == done.itself
     assert dry.losses == done.losses
     assert [each.gleaned for each in dry.sources] == [each.gleaned for each in done.sources]
+
+
+def test_packs_that_changed_places_give_everything(root: Path, original: Path) -> None:
+    one, other = sorted(root.glob("packs/*/*.pack"), key=lambda path: path.stat().st_size)[-2:]
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    dry = repair_store(str(root), [], dry_run=True)
+    outcome = repaired(root)
+    assert (outcome.ok, outcome.itself, outcome.moved) == (True, dry.itself, dry.moved)
+    assert outcome.itself.items > 0
+    assert exported(root) == exported(original)
+    with Store.open(root) as store:
+        assert check(store, read_data=True).ok
+
+
+def test_an_index_that_is_damaged_inside_is_made_again(root: Path, original: Path) -> None:
+    whole = (root / "catalog.sqlite").read_bytes()
+    raised = 0
+    for page in range(1, len(whole) // 4096):
+        (root / "catalog.sqlite").write_bytes(
+            whole[: page * 4096] + bytes(4096) + whole[(page + 1) * 4096 :]
+        )
+        try:
+            repair_store(str(root), [], dry_run=True)
+        except CatalogDamagedError:
+            raised += 1
+        assert repaired(root).ok
+        assert exported(root) == exported(original)
+    assert raised
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
