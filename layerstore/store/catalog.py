@@ -22,6 +22,7 @@ from layerstore.store.catalog_rows import (
     PackRow,
     image_of,
     layer_record_of,
+    pack_from_row,
     place_of,
     tagged_image,
 )
@@ -217,12 +218,16 @@ class Catalog(CatalogFile):
         row = self.one(
             "SELECT pack, id, size, retired, lease, effort FROM packs WHERE id = ?", (pack_id,)
         )
-        return PackRow(*row) if row is not None else None  # type: ignore[arg-type]
+        return pack_from_row(row) if row is not None else None
 
     def pack_rows(self) -> list[PackRow]:
-        """Return every pack, retired ones too."""
+        """Return every pack, retired ones too.
+
+        Raises:
+            CatalogDamagedError: A row is none of a pack.
+        """
         rows = self.query("SELECT pack, id, size, retired, lease, effort FROM packs ORDER BY pack")
-        return [PackRow(*row) for row in rows]  # type: ignore[arg-type]
+        return [pack_from_row(row) for row in rows]
 
     def epoch(self) -> int:
         """Return how often gc has taken packs out of use: leases begin in an epoch."""

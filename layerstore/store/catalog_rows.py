@@ -98,6 +98,25 @@ class PackRow(NamedTuple):
     effort: int
 
 
+def pack_from_row(row: Sequence[object]) -> PackRow:
+    """Return a pack from its columns.
+
+    Raises:
+        CatalogDamagedError: They are none of a pack; SQLite does not see that in a damaged page.
+    """
+    match row:
+        case (
+            int(pack),
+            bytes(pack_id),
+            int(size),
+            int() | None as retired,
+            str() | None as lease,
+            int(effort),
+        ) if len(pack_id) == ID_BYTES and size > 0:
+            return PackRow(pack, PackId(pack_id), size, retired, lease, effort)
+    raise CatalogDamagedError("the catalog's row of a pack makes no sense")
+
+
 PLACE = (
     "p.id, c.pack, c.block, b.offset, b.stored, b.raw, c.offset, c.length, b.depth, b.cost,"
     " b.kind FROM chunks c JOIN blocks b ON b.pack = c.pack AND b.block = c.block"

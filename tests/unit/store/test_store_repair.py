@@ -470,6 +470,19 @@ def test_an_index_that_is_damaged_inside_is_made_again(root: Path, original: Pat
     assert raised
 
 
+@pytest.mark.parametrize("wrong", ["id = x'01'", "id = 'text'", "size = 'x'", "retired = 'x'"])
+def test_a_row_that_is_none_of_a_pack_is_damage_of_the_index(
+    root: Path, original: Path, wrong: str
+) -> None:
+    with Store.open(root) as store:
+        with store.catalog.write() as connection:
+            connection.execute(f"UPDATE packs SET {wrong} WHERE pack = 2")
+        with pytest.raises(CatalogDamagedError, match="row of a pack makes no sense"):
+            check(store, read_data=False)
+    assert repaired(root).ok
+    assert exported(root) == exported(original)
+
+
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_what_is_offered_twice_is_kept_once(tmp_path: Path, *, is_lost: bool) -> None:
     """While layers are lost, a chunk that the store lacks is kept for them, too."""
