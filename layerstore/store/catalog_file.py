@@ -250,7 +250,9 @@ class CatalogFile:
         if self._frozen is not None:
             status = os.stat(self.paths.catalog)
             changed = self._frozen != (status.st_mtime_ns, status.st_size)
-            if changed or os.path.exists(self.paths.catalog + "-wal"):
+            # Within a transaction another's log changes nothing: the file is what it was.
+            within = self._connection is not None and self._connection.in_transaction
+            if changed or (not within and os.path.exists(self.paths.catalog + "-wal")):
                 self.close()
         if self._connection is None:
             self._open()
