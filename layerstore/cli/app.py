@@ -212,6 +212,8 @@ def _format_as_flag(arguments: Sequence[str]) -> list[str]:
             line.append(f"--template={value}")
             continue
         if value not in _FORMATS:
-            raise InputError(f"{value!r} is not a format", hint="--format table or --format json")
+            plan = arguments[:1] == ["build"] and value in ("dot", "text")
+            hint = f"--plan={value}" if plan else "--format table or --format json"
+            raise InputError(f"{value!r} is not a format", hint=hint)
         line += _FORMATS[value]
     return line

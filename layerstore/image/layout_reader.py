@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from layerstore.digest import parse_digest
 from layerstore.errors import FormatError, InputError, LimitExceededError, NotFoundError
 from layerstore.formats import oci, strict_json
+from layerstore.formats.reference import DEFAULT_TAG
 from layerstore.image.exchange import Document
 from layerstore.linux.files import (
     RESOLVE_BENEATH,
@@ -87,9 +88,10 @@ class LayoutReader:
         return oci.decode_index(raw, media_type=oci.INDEX_TYPE).manifests
 
     def document(self, reference: str) -> Document:
-        """Return a manifest or index: by its digest, else by its tag, else the only one.
+        """Return a manifest or index: by its digest or by its tag.
 
-        A tag is that of ``org.opencontainers.image.ref.name``, which may be a whole name.
+        A tag is that of ``org.opencontainers.image.ref.name``, which may be a whole name. The only
+        one is found without a tag, too, and as ``latest``, which is what no tag means elsewhere.
 
         Raises:
             NotFoundError: No such image.
@@ -101,7 +103,7 @@ class LayoutReader:
             return Document(raw, _type_of(raw))
         entries = self.entries()
         found = [each for each in entries if _is_named(each, reference)]
-        if not found and len(entries) == 1:
+        if not found and len(entries) == 1 and reference in ("", DEFAULT_TAG):
             found = list(entries)
         if not found:
             raise NotFoundError(

@@ -40,6 +40,10 @@ def test_formats_as_docker_has_them(cli: Cli, command: tuple[str, ...]) -> None:
     assert "yaml" in cli.fails(2, *command, "--format", "yaml")
 
 
+def test_a_format_of_plans_names_their_option(cli: Cli, tmp_path: Path) -> None:
+    assert "hint: --plan=dot" in cli.fails(2, "build", "--plan", "--format", "dot", tmp_path)
+
+
 def test_removals_are_told_to_machines(cli: Cli) -> None:
     [image] = cli.ok("images", "--json").json()
     dry = cli.ok("rm", "--dry-run", "--json", "web", "app:1").json()

@@ -163,6 +163,18 @@ def test_an_oci_layout(builder: Builder, layout: Path) -> None:  # noqa: F811
         made(builder, dockerfile, base=LayoutContext(layout / "absent", "one", ""))
 
 
+def test_the_only_image_of_a_layout_is_not_one_of_another_tag(
+    builder: Builder,  # noqa: F811
+    layout: Path,
+) -> None:
+    index = json.loads((layout / "index.json").read_text())
+    del index["manifests"][1:]
+    (layout / "index.json").write_text(json.dumps(index))
+    assert made(builder, "FROM base\n", base=LayoutContext(layout, "latest", ""))
+    with pytest.raises(NotFoundError, match="has no image of tag 'three'"):
+        made(builder, "FROM base\n", base=LayoutContext(layout, "three", ""))
+
+
 def test_a_layout_that_lies(builder: Builder, layout: Path) -> None:  # noqa: F811
     blobs = sorted((layout / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
     kept = {path: path.read_bytes() for path in blobs}
