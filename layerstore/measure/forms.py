@@ -1,12 +1,15 @@
 """Ways to keep images that only their whole content tells: compressed layers, fixed blocks.
 
 Every layer of a selection is read once for each; that takes a minute of processor time for
-each 1.5 GB or so of layers, nearly all of it zlib's. Nothing is kept of it.
+each 1.5 GB or so of layers, nearly all of it zlib's, on all processors. Nothing is kept of it.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
@@ -18,6 +21,7 @@ from layerstore.progress import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
 
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Entry
@@ -30,6 +34,7 @@ GZIP_LEVEL = 6
 """What docker and most builders take: gzip's own default."""
 
 _GZIP_WINDOW_BITS = 31
+_BATCH_BYTES = 1 << 20
 _DIGEST_BYTES = 12
 """Enough to tell 2**40 blocks apart but for one chance in 2**16."""
 
@@ -81,19 +86,60 @@ def compressed_layers(store: Store, survey: Survey, progress: Progress) -> dict[
     wanted = [diff_id for _, diff_id in survey.new_layers()]
     todo = [diff_id for diff_id in wanted if diff_id not in sizes]
     progress.start("compressing layers", sum(store.layer(diff_id).tar_size for diff_id in todo))
-    for diff_id in todo:
-        sizes[diff_id] = _gzip_size(layer_tar(store, store.layer(diff_id)), progress)
+    tars = ((diff_id, layer_tar(store, store.layer(diff_id))) for diff_id in todo)
+    sizes.update(_gzip_sizes(tars, progress))
     progress.finish()
     return {diff_id: sizes[diff_id] for diff_id in wanted}
 
 
-def _gzip_size(pieces: Iterable[bytes], progress: Progress) -> int:
-    coder = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW_BITS)
-    size = 0
-    for piece in pieces:
-        size += len(coder.compress(piece))
-        progress.advance(len(piece))
-    return size + len(coder.flush())
+class _Stream:
+    """A layer that is being compressed: its tar is read here, zlib works in a thread."""
+
+    def __init__(self, diff_id: DiffId, pieces: Iterable[bytes]) -> None:
+        self.diff_id = diff_id
+        self.size = 0
+        self._pieces = iter(pieces)
+        self._coder = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW_BITS)
+        self._coded: Future[int] | None = None
+
+    def go_on(self, workers: ThreadPoolExecutor, progress: Progress) -> bool:
+        """Read some more, when what was read before is compressed; return whether there was any."""
+        batch = bytearray()
+        for piece in self._pieces:
+            batch += piece
+            if len(batch) >= _BATCH_BYTES:
+                break
+        if self._coded is not None:
+            self.size += self._coded.result()
+        progress.advance(len(batch))
+        if not batch:
+            self.size += len(self._coder.flush())
+            return False
+        self._coded = workers.submit(lambda: len(self._coder.compress(batch)))
+        return True
+
+
+def _gzip_sizes(
+    tars: Iterable[tuple[DiffId, Iterable[bytes]]], progress: Progress
+) -> Iterator[tuple[DiffId, int]]:
+    """Yield what gzip makes of each tar, as many at once as there are processors.
+
+    This thread alone reads, since the catalog is one thread's.
+    """
+    count = len(os.sched_getaffinity(0))
+    rest = iter(tars)
+    streams: deque[_Stream] = deque()
+    with ThreadPoolExecutor(count, "layerstore-gzip") as workers:
+        while True:
+            while len(streams) < count and (found := next(rest, None)) is not None:
+                streams.append(_Stream(*found))
+            if not streams:
+                return
+            stream = streams.popleft()
+            if stream.go_on(workers, progress):
+                streams.append(stream)
+            else:
+                yield stream.diff_id, stream.size
 
 
 def _fixed_blocks(store: Store, survey: Survey, progress: Progress) -> list[int]:
