@@ -39,6 +39,8 @@ DOCKER_LAYER_TAR_TYPE = "application/vnd.docker.image.rootfs.diff.tar"
 
 REF_NAME = "org.opencontainers.image.ref.name"
 """Annotation that names an image in an OCI layout (OCI image spec, annotations.md)."""
+CONTAINERD_NAME = "io.containerd.image.name"
+"""Annotation with the whole name; ``ref.name`` holds the tag alone, as docker and BuildKit do."""
 
 MAX_INDEX_ENTRIES = 10_000
 """Manifests one index may list; real ones list a dozen platforms."""

@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
 LAYOUT_FILE = "oci-layout"
 INDEX_FILE = "index.json"
-CONTAINERD_NAME = "io.containerd.image.name"
-"""Annotation with the whole name; ``ref.name`` holds the tag alone, as docker and BuildKit do."""
-
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX_MAX_BYTES = strict_json.MAX_DOCUMENT_BYTES
 
@@ -310,14 +307,16 @@ def with_entry(
         named = structs.replace(descriptor, annotations={oci.REF_NAME: name})
         return structs.replace(index, manifests=(*kept, named)), name
     whole = full_name(name)
-    kept = [entry for entry in index.manifests if entry.annotations.get(CONTAINERD_NAME) != whole]
+    kept = [
+        entry for entry in index.manifests if entry.annotations.get(oci.CONTAINERD_NAME) != whole
+    ]
     taken = {entry.annotations.get(oci.REF_NAME) for entry in kept}
     reference = name.rpartition(":")[2]
     if reference in taken:
         reference = name  # another repository's image has that tag here
         kept = [entry for entry in kept if entry.annotations.get(oci.REF_NAME) != reference]
     named = structs.replace(
-        descriptor, annotations={oci.REF_NAME: reference, CONTAINERD_NAME: whole}
+        descriptor, annotations={oci.REF_NAME: reference, oci.CONTAINERD_NAME: whole}
     )
     return structs.replace(index, manifests=(*kept, named)), reference
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from layerstore.digest import parse_digest
 from layerstore.errors import FormatError, InputError, LimitExceededError, NotFoundError
 from layerstore.formats import oci, strict_json
-from layerstore.formats.reference import DEFAULT_TAG
+from layerstore.formats.reference import DEFAULT_TAG, ReferenceSyntaxError, full_name
 from layerstore.image.exchange import Document
 from layerstore.linux.files import (
     RESOLVE_BENEATH,
@@ -90,7 +90,8 @@ class LayoutReader:
     def document(self, reference: str) -> Document:
         """Return a manifest or index: by its digest or by its tag.
 
-        A tag is that of ``org.opencontainers.image.ref.name``, which may be a whole name. The only
+        A tag is that of ``org.opencontainers.image.ref.name``, which may be a whole name, or the
+        whole name is in an annotation of its own. The only
         one is found without a tag, too, and as ``latest``, which is what no tag means elsewhere.
 
         Raises:
@@ -190,6 +191,12 @@ def _blob(digest: str) -> bytes:
     return f"blobs/{algorithm}/{hexadecimal}".encode("ascii")
 
 
-def _is_named(descriptor: oci.Descriptor, tag: str) -> bool:
+def _is_named(descriptor: oci.Descriptor, reference: str) -> bool:
     name = descriptor.annotations.get(oci.REF_NAME, "")
-    return bool(tag) and (name == tag or name.endswith(f":{tag}"))
+    if reference and (name == reference or name.endswith(f":{reference}")):
+        return True
+    if ":" not in reference:  # a tag alone
+        return False
+    with contextlib.suppress(ReferenceSyntaxError):
+        return descriptor.annotations.get(oci.CONTAINERD_NAME) == full_name(reference)
+    return False

@@ -27,7 +27,7 @@ from layerstore.image.docker_archive import (
     listed_images,
 )
 from layerstore.image.indexes import keep_found
-from layerstore.image.layout import CONTAINERD_NAME, INDEX_FILE
+from layerstore.image.layout import INDEX_FILE
 from layerstore.image.layout_reader import LayoutReader
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _name_of(entry: oci.Descriptor) -> str | None:
     Raises:
         FormatError: Its whole name is none.
     """
-    whole = entry.annotations.get(CONTAINERD_NAME)
+    whole = entry.annotations.get(oci.CONTAINERD_NAME)
     if whole is not None:
         return _checked([whole])[0]
     reference = entry.annotations.get(oci.REF_NAME, "")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from layerstore.errors import FormatError, IntegrityError, StorageError
+from layerstore.errors import FormatError, IntegrityError, NotFoundError, StorageError
 from layerstore.formats import oci
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.formats.tree import Entry, Kind
@@ -21,12 +21,12 @@ from layerstore.image.images import create_image
 from layerstore.image.layer_item import LayerItem
 from layerstore.image.layer_writer import write_layer
 from layerstore.image.layout import (
-    CONTAINERD_NAME,
     NamedImage,
     OutputTakenError,
     save_oci_layout,
 )
 from layerstore.image.layout_archive import save_archive
+from layerstore.image.layout_reader import LayoutReader
 from layerstore.image.sending import Policy
 from layerstore.store.store import Store
 
@@ -90,7 +90,7 @@ def test_layers_come_out_with_their_diff_ids(store, tmp_path, compression):
     assert (entry.platform.os, entry.platform.architecture) == ("linux", "arm64")
     assert entry.annotations == {
         oci.REF_NAME: "1",
-        CONTAINERD_NAME: "docker.io/library/web:1",
+        oci.CONTAINERD_NAME: "docker.io/library/web:1",
     }
     manifest = oci.decode_manifest(read_blob(root, entry), media_type=entry.media_type)
     assert manifest.config.digest == image.image_id
@@ -280,3 +280,22 @@ def test_a_save_that_ran_out_of_space_can_be_done_again(store, tmp_path, monkeyp
     save_oci_layout(store, [NamedImage("web:1", image)], out)
     (entry,) = read_index(out)[1].manifests
     read_blob(out, entry)
+
+
+def test_images_of_a_layout_are_found_by_tag_and_by_whole_name(store, tmp_path):
+    web, app = make(store, "web:1"), make(store, "reg.example/app:1", cmd="other")
+    images = [NamedImage("web:1", web), NamedImage("reg.example/app:1", app)]
+    save_oci_layout(store, images[:1], tmp_path / "one")
+    save_oci_layout(store, images, tmp_path / "two")
+    with LayoutReader(tmp_path / "one") as one:
+        first = one.document("1").raw
+        for reference in ("web:1", "docker.io/library/web:1", "", "latest"):
+            assert one.document(reference).raw == first
+        for reference in ("2", "web:2", "app:1", "reg.example/web:1", "Not:A Name"):
+            with pytest.raises(NotFoundError, match="has no image of tag"):
+                one.document(reference)
+    with LayoutReader(tmp_path / "two") as two:
+        assert two.document("docker.io/library/web:1").raw == first
+        assert two.document("reg.example/app:1").raw != first
+        with pytest.raises(NotFoundError):
+            two.document("latest")
