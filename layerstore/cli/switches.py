@@ -1,6 +1,7 @@
 """Switches with a value, ``--no-cache=false``: what docker's and podman's command lines allow.
 
-click gives switches no value, so they are written as it wants them before it reads the line.
+click and argparse give switches no value, so they are written as those want them before they read
+the line.
 
 Source: pflag, flags of type bool (syntax); Go, ``strconv.ParseBool`` (values).
 """
@@ -12,7 +13,11 @@ from typing import TYPE_CHECKING
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+    Switches = Mapping[str, tuple[frozenset[str], str]]
+    """By each of its names: all names of a switch, and that of the one that says the opposite."""
 
 _VALUES = {
     **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
@@ -32,7 +37,25 @@ def without_values(command: object, words: Sequence[str]) -> list[str]:
     Raises:
         InputError: A value that is neither true nor false.
     """
-    switches = _switches(command, words)
+    return _rewritten(words, _switches(command, words))
+
+
+def without_values_for(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """Return the same for a command that argparse reads, without the command's name.
+
+    Raises:
+        InputError: A value that is neither true nor false.
+    """
+    actions = parser._option_string_actions  # there is no public list
+    switches = {
+        name: (frozenset(action.option_strings), "")
+        for name, action in actions.items()
+        if action.nargs == 0 and action.const is True
+    }
+    return _rewritten(words, switches)
+
+
+def _rewritten(words: Sequence[str], switches: Switches) -> list[str]:
     line: list[str] = []
     for number, word in enumerate(words):
         if word == "--":
@@ -53,11 +76,8 @@ def without_values(command: object, words: Sequence[str]) -> list[str]:
     return line
 
 
-def _switches(command: object, words: Sequence[str]) -> dict[str, tuple[frozenset[str], str]]:
-    """Return the switches of the command that a line names, by each of their names.
-
-    With each go all the names that it has, and the one that says the opposite, if any.
-    """
+def _switches(command: object, words: Sequence[str]) -> Switches:
+    """Return the switches of the command that a line names."""
     for word in words:
         inner = getattr(command, "commands", {}).get(word)
         if inner is None:

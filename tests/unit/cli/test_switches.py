@@ -3,6 +3,7 @@
 import pytest
 import typer
 
+from layerstore.cli import fast
 from layerstore.cli.app import build_app
 from layerstore.cli.switches import without_values
 from layerstore.errors import InputError
@@ -42,3 +43,29 @@ def test_as_click_wants_them(command, line, expected):
 def test_a_switch_is_true_or_false(command, value):
     with pytest.raises(InputError, match="--no-cache is true or false"):
         without_values(command, ["build", f"--no-cache={value}", "."])
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "expected"),
+    [
+        (
+            "run",
+            "--rm=true -d=1 --init=false a b --rm=false",
+            {"rm": True, "detach": True, "init": False},
+        ),
+        ("run", "--rm --rm=false -e X=true a", {"rm": False, "env": ["X=true"]}),
+        ("exec", "-i=t --privileged=F a true", {"interactive": True, "privileged": False}),
+        ("ps", "--all=true --no-trunc=false", {"all": True, "no_trunc": False}),
+        ("images", "--quiet=true web", {"quiet": True, "name": "web"}),
+    ],
+)
+def test_switches_of_commands_that_argparse_reads(command, line, expected):
+    options = vars(fast.parse(command, line.split()))
+    assert {name: options[name] for name in expected} == expected
+
+
+def test_those_are_true_or_false_too():
+    for line in ("--rm=maybe a", "--rm= a"):
+        with pytest.raises(InputError, match="--rm is true or false"):
+            fast.parse("run", line.split())
+    assert fast.parse("run", ["a", "--rm=maybe"]).command == ["--rm=maybe"]
