@@ -91,22 +91,13 @@ def parse(command: str, arguments: Sequence[str]) -> argparse.Namespace:
             return plain
     parser = parser_of(command)
     if command not in COMMANDS_WITH_COMMANDS:
-        return parser.parse_args(_switched(parser, arguments))
+        return parser.parse_args(arguments)
     from layerstore.cli.container_commands import split_command_line
 
     own, rest = split_command_line(parser, arguments)
-    options = parser.parse_args(_switched(parser, own))
+    options = parser.parse_args(own)
     options.command = rest
     return options
-
-
-def _switched(parser: argparse.ArgumentParser, words: Sequence[str]) -> Sequence[str]:
-    """Return the words as argparse wants switches that have a value: ``--rm=true``."""
-    if not any("=" in word for word in words):
-        return words
-    from layerstore.cli.switches import without_values_for
-
-    return without_values_for(parser, words)
 
 
 def _command(name: str) -> Command:

@@ -6,7 +6,7 @@ import argparse
 
 from layerstore.cli.output import HELP_WIDTH
 from layerstore.errors import InputError
-from layerstore.light_typing import TYPE_CHECKING
+from layerstore.light_typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerstore.light_typing import NoReturn
@@ -20,7 +20,14 @@ vars(argparse)["ngettext"] = lambda one, many, count: one if count == 1 else man
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises our error instead of printing its own and exiting."""
+    """Raises our error instead of printing its own and exiting; gives switches docker's values."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse has it
+        if args and any("=" in word for word in args):
+            from layerstore.cli.switches import without_values_for
+
+            args = without_values_for(self, args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         told, _, words = message.partition("unrecognized arguments: ")

@@ -5,6 +5,7 @@ import typer
 
 from layerstore.cli import fast
 from layerstore.cli.app import build_app
+from layerstore.cli.main import dispatch
 from layerstore.cli.switches import without_values
 from layerstore.errors import InputError
 
@@ -69,3 +70,8 @@ def test_those_are_true_or_false_too():
         with pytest.raises(InputError, match="--rm is true or false"):
             fast.parse("run", line.split())
     assert fast.parse("run", ["a", "--rm=maybe"]).command == ["--rm=maybe"]
+
+
+def test_those_of_nouns_too(tmp_path):
+    with pytest.raises(InputError, match="--force is true or false"):
+        dispatch(["--store", str(tmp_path), "container", "rm", "--force=maybe", "x"])
