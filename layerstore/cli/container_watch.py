@@ -12,7 +12,14 @@ from layerstore.cli.output import printable, write_json, write_table
 from layerstore.containers.lifecycle import settle
 from layerstore.containers.records import SHORT_ID_HEX, all_containers, find
 from layerstore.containers.states import RUNNING
-from layerstore.containers.usage import processes_of, stat_fields, usage_of
+from layerstore.containers.usage import (
+    SYSTEM_TIME,
+    TICKS,
+    USER_TIME,
+    processes_of,
+    stat_fields,
+    usage_of,
+)
 from layerstore.errors import ConflictError, InputError, LayerstoreError, UnsupportedError
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.units import format_size
@@ -26,9 +33,7 @@ if TYPE_CHECKING:
     from layerstore.containers.usage import Usage
 
 _PARENT, _TERMINAL, _BEGAN = 1, 4, 19
-_USER_TIME, _SYSTEM_TIME = 11, 12
 """Where /proc/PID/stat has them, counted behind the name (proc(5))."""
-_TICKS = os.sysconf("SC_CLK_TCK")
 _INTERVAL_S = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
 
@@ -80,8 +85,8 @@ def _row(pid: int) -> list[str]:
     if not words:  # a zombie, or a thread of the kernel
         with open(f"/proc/{pid}/comm", "rb") as file:
             words = b"[" + file.read().strip() + b"]"
-    began = time.time() - _uptime_s() + int(fields[_BEGAN]) / _TICKS
-    seconds = (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) // _TICKS
+    began = time.time() - _uptime_s() + int(fields[_BEGAN]) / TICKS
+    seconds = (int(fields[USER_TIME]) + int(fields[SYSTEM_TIME])) // TICKS
     return [
         _user(os.stat(f"/proc/{pid}").st_uid),
         str(pid),

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 _UNIFIED = ""
 """What /proc/PID/cgroup has for the controllers of version 2."""
-_TICKS = os.sysconf("SC_CLK_TCK")
+TICKS = os.sysconf("SC_CLK_TCK")
+"""Of the clock in /proc, a second."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_USER_TIME, _SYSTEM_TIME, _RESIDENT = 11, 12, 21
+USER_TIME, SYSTEM_TIME, _RESIDENT = 11, 12, 21
 """Where /proc/PID/stat has them, counted behind the name (proc(5))."""
 
 
@@ -129,10 +130,10 @@ def _of_processes(state: State) -> Usage:
     for pid in _of_namespace(state.pid):
         with contextlib.suppress(OSError):
             fields = stat_fields(pid)
-            ticks += int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])
+            ticks += int(fields[USER_TIME]) + int(fields[SYSTEM_TIME])
             pages += int(fields[_RESIDENT])
             count += len(os.listdir(f"/proc/{pid}/task"))
-    return Usage(ticks / _TICKS, pages * _PAGE_BYTES, 0, 0, 0, count)
+    return Usage(ticks / TICKS, pages * _PAGE_BYTES, 0, 0, 0, count)
 
 
 def _of_namespace(first: int) -> Iterator[int]:
