@@ -22,6 +22,7 @@ from layerstore.linux.namespaces import (
     become_root_in_namespace,
     unshare,
 )
+from layerstore.linux.users import user_name
 
 if TYPE_CHECKING:
     from layerstore.linux.idmaps import IdMap
@@ -55,7 +56,7 @@ def map_onto_subordinate_ids() -> IdMap:
         InputError: The user has none.
     """
     uid = os.geteuid()
-    user = _user_name(uid)
+    user = user_name(uid)
     uids = subordinate_range("/etc/subuid", user, uid)
     gids = subordinate_range("/etc/subgid", user, uid)
     if uids is None or gids is None:
@@ -76,8 +77,6 @@ def map_of_rootless(user: str) -> IdMap:
     Raises:
         InputError: There is no such user, or the user has no subordinate ids.
     """
-    import pwd
-
     try:
         entry = pwd.getpwnam(user)
     except KeyError as err:
@@ -125,7 +124,7 @@ def enter() -> bool:
         UnsupportedError: User namespaces are not permitted here; the hint says why.
     """
     uid, gid = os.geteuid(), os.getegid()
-    user = _user_name(uid)
+    user = user_name(uid)
     uids = subordinate_range("/etc/subuid", user, uid)
     gids = subordinate_range("/etc/subgid", user, uid)
     if uids is None or gids is None or not (_has("newuidmap") and _has("newgidmap")):
@@ -181,7 +180,7 @@ def _enter_mapped(uid: int, gid: int, uids: IdRange, gids: IdRange) -> None:
     if answer != b"\0":
         raise UnsupportedError(
             "newuidmap refused to map the subordinate ids",
-            hint=f"check /etc/subuid and /etc/subgid for {_user_name(uid)}",
+            hint=f"check /etc/subuid and /etc/subgid for {user_name(uid)}",
         )
     os.setgid(0)
     os.setuid(0)
@@ -194,13 +193,6 @@ def _write_maps(pid: int, user: tuple[int, IdRange], group: tuple[int, IdRange])
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
             return 1
     return 0
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _has(program: str) -> bool:

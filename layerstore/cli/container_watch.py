@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import sys
 import time
 
@@ -12,16 +11,18 @@ from layerstore.cli.output import printable, write_json, write_table
 from layerstore.containers.lifecycle import settle
 from layerstore.containers.records import SHORT_ID_HEX, all_containers, find
 from layerstore.containers.states import RUNNING
-from layerstore.containers.usage import (
-    SYSTEM_TIME,
-    TICKS,
-    USER_TIME,
-    processes_of,
-    stat_fields,
-    usage_of,
-)
+from layerstore.containers.usage import TICKS, processes_of, usage_of
 from layerstore.errors import ConflictError, InputError, LayerstoreError, UnsupportedError
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
+from layerstore.linux.process_stat import (
+    PARENT,
+    START_TIME,
+    SYSTEM_TIME,
+    TERMINAL,
+    USER_TIME,
+    stat_fields,
+)
+from layerstore.linux.users import user_name
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from layerstore.containers.states import State
     from layerstore.containers.usage import Usage
 
-_PARENT, _TERMINAL, _BEGAN = 1, 4, 19
-"""Where /proc/PID/stat has them, counted behind the name (proc(5))."""
 _INTERVAL_S = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
 
@@ -85,24 +84,17 @@ def _row(pid: int) -> list[str]:
     if not words:  # a zombie, or a thread of the kernel
         with open(f"/proc/{pid}/comm", "rb") as file:
             words = b"[" + file.read().strip() + b"]"
-    began = time.time() - _uptime_s() + int(fields[_BEGAN]) / TICKS
+    began = time.time() - _uptime_s() + int(fields[START_TIME]) / TICKS
     seconds = (int(fields[USER_TIME]) + int(fields[SYSTEM_TIME])) // TICKS
     return [
-        _user(os.stat(f"/proc/{pid}").st_uid),
+        user_name(os.stat(f"/proc/{pid}").st_uid),
         str(pid),
-        fields[_PARENT].decode("ascii"),
+        fields[PARENT].decode("ascii"),
         _clock(began),
-        _terminal(int(fields[_TERMINAL])),
+        _terminal(int(fields[TERMINAL])),
         f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}",
         printable(os.fsdecode(words)),
     ]
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _clock(seconds: float) -> str:

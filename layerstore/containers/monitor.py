@@ -47,13 +47,13 @@ from layerstore.containers.monitor_files import (
     remove_cgroups,
     remove_flat,
     set_window,
-    started_at,
     to_json,
     unlink,
 )
 from layerstore.containers.monitor_health import Health
 from layerstore.containers.monitor_log import Log
 from layerstore.containers.monitor_start import START_FAILED, exit_code, start_code, start_runtime
+from layerstore.linux.process_stat import start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -503,7 +503,7 @@ class Monitor:
         value = {
             "status": status,
             "pid": self._pid if status == "running" else 0,
-            "pid_started": started_at(self._pid) if status == "running" else 0,
+            "pid_started": start_time(self._pid) if status == "running" else 0,
             "monitor": posix.getpid(),
             "boot_id": self._spec["boot_id"],
             "started": self._started_s,

@@ -84,12 +84,6 @@ def publish(path: str, data: bytes, *, durable: bool) -> bool:
     return True
 
 
-def started_at(pid: int) -> int:
-    """Return when a process began, in ticks since boot: with its pid that names it (proc(5))."""
-    fields = read_text(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    return int(fields[19]) if len(fields) > 19 else 0
-
-
 def names_in(directory: str) -> list[str]:
     """Return the names in a directory, none if there is no such."""
     try:

@@ -17,6 +17,7 @@ from layerstore.containers.records import directory_of, publish
 from layerstore.light_typing import TYPE_CHECKING, Any, NamedTuple
 from layerstore.linux.files import read_file
 from layerstore.linux.locks import is_held
+from layerstore.linux.process_stat import START_TIME, STATE, stat_fields
 
 if TYPE_CHECKING:
     from layerstore.containers.records import Container
@@ -28,8 +29,6 @@ EXITED = "exited"
 
 UNKNOWN_CODE = 255
 _STATE_MAX_BYTES = 1 << 20
-_START_TIME = 19
-"""Where /proc/PID/stat has when the process began, counted behind its name (proc(5))."""
 
 
 class State(NamedTuple):
@@ -149,9 +148,9 @@ def is_process(state: State) -> bool:
 
 def started_at(pid: int) -> int:
     """Return when a process began, in ticks since boot; -1 if there is none, or a zombie."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as f:
-        fields = f.read().rpartition(b")")[2].split()
-        return -1 if fields[0] in (b"Z", b"X") else int(fields[_START_TIME])
+    with contextlib.suppress(OSError):
+        fields = stat_fields(pid)
+        return -1 if fields[STATE] in (b"Z", b"X") else int(fields[START_TIME])
     return -1
 
 

@@ -12,6 +12,7 @@ import os
 
 from layerstore.containers.states import is_process
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
+from layerstore.linux.process_stat import RESIDENT, SYSTEM_TIME, USER_TIME, stat_fields
 from layerstore.runtime.cgroups import ROOT
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ _UNIFIED = ""
 TICKS = os.sysconf("SC_CLK_TCK")
 """Of the clock in /proc, a second."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-USER_TIME, SYSTEM_TIME, _RESIDENT = 11, 12, 21
-"""Where /proc/PID/stat has them, counted behind the name (proc(5))."""
 
 
 class Usage(NamedTuple):
@@ -131,7 +130,7 @@ def _of_processes(state: State) -> Usage:
         with contextlib.suppress(OSError):
             fields = stat_fields(pid)
             ticks += int(fields[USER_TIME]) + int(fields[SYSTEM_TIME])
-            pages += int(fields[_RESIDENT])
+            pages += int(fields[RESIDENT])
             count += len(os.listdir(f"/proc/{pid}/task"))
     return Usage(ticks / TICKS, pages * _PAGE_BYTES, 0, 0, 0, count)
 
@@ -146,16 +145,6 @@ def _of_namespace(first: int) -> Iterator[int]:
             with contextlib.suppress(OSError):
                 if os.readlink(f"/proc/{name}/ns/pid") == namespace:
                     yield int(name)
-
-
-def stat_fields(pid: int) -> list[bytes]:
-    """Return what /proc/PID/stat has behind the name of a process (proc(5)).
-
-    Raises:
-        OSError: There is none.
-    """
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()
 
 
 def _number(path: str) -> int:

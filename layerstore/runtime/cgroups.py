@@ -11,6 +11,7 @@ import contextlib
 import os
 
 from layerstore.light_typing import TYPE_CHECKING
+from layerstore.linux.process_stat import start_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 ROOT = "/sys/fs/cgroup"
 _PREFIX = "layerstore"
-_START_TIME = 19
-"""Where /proc/PID/stat has when the process began, counted behind its name (proc(5))."""
 
 
 def group_name(lease: str) -> str:
@@ -29,7 +28,7 @@ def group_name(lease: str) -> str:
         lease: Unique among the builds of this process; fit for a file name.
     """
     pid = os.getpid()
-    return f"{_PREFIX}-{_pid_namespace()}-{pid}-{_started(pid)}-{lease}"
+    return f"{_PREFIX}-{_pid_namespace()}-{pid}-{start_time(pid)}-{lease}"
 
 
 def remove_abandoned(*, parent: str = "", everywhere: bool = False) -> None:
@@ -107,18 +106,8 @@ def _abandoned(name: str) -> bool:
     started, _, lease = rest.partition("-")
     if prefix != _PREFIX or not lease or not pid.isdigit() or namespace != _pid_namespace():
         return False
-    return started != _started(int(pid))
+    return started != str(start_time(int(pid)))
 
 
 def _pid_namespace() -> str:
     return str(os.stat("/proc/self/ns/pid").st_ino)
-
-
-def _started(pid: int) -> str:
-    """Return when a process began, in clock ticks since boot; empty if there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return ""
-    return fields[_START_TIME].decode("ascii")
