@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.image.sbom.files import ImageFiles
 from layerstore.image.sbom.languages import language_packages
+from layerstore.image.sbom.licenses import licenses_of
 from layerstore.image.sbom.spdx import spdx_document
 from layerstore.image.sbom.system import system_packages
 
@@ -42,7 +43,8 @@ def sbom_of(store: Store, root: Node, *, name: str, image_id: str, created: str)
     packages = list(islice(found, MAX_PACKAGES))
     if next(found, None) is not None:
         files.leave_out(b"", f"more than {MAX_PACKAGES} packages")
+    licenses = licenses_of(files, packages)
     text = spdx_document(
-        packages, name=name, image_id=image_id, created=created, left_out=files.left_out
+        packages, licenses, name=name, image_id=image_id, created=created, left_out=files.left_out
     )
     return Sbom(text, len(packages), tuple(files.left_out))

@@ -1,7 +1,7 @@
 """An image's packages as an SPDX 2.3 document. Pure; equal images give equal documents.
 
-Source: SPDX specification 2.3, clauses 6 (document), 7 (packages), 11 (relationships), and its
-JSON schema.
+Source: SPDX specification 2.3, clauses 6 (document), 7 (packages), 10 (other licensing
+information), 11 (relationships), and its JSON schema.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from layerstore.formats import strict_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from layerstore.image.sbom.licenses import Licenses
     from layerstore.image.sbom.packages import Package
 
 NOASSERTION = "NOASSERTION"
@@ -23,23 +24,31 @@ _DOCUMENT = "SPDXRef-DOCUMENT"
 _IMAGE = "SPDXRef-Image"
 _NOT_ID = re.compile(r"[^A-Za-z0-9.-]+")
 _URL = re.compile(r"https?://[A-Za-z0-9.:-]+(?:/[!-~]*)?", re.ASCII)
+_ELSEWHERE = "its text is in the image, in the copyright files of the packages that name it"
 _PERSON = re.compile(r"([^<>()]+?)\s*<([^<>()\s]+)>")
 
 
 def spdx_document(
-    packages: Sequence[Package], *, name: str, image_id: str, created: str, left_out: Sequence[str]
+    packages: Sequence[Package],
+    licenses: Licenses,
+    *,
+    name: str,
+    image_id: str,
+    created: str,
+    left_out: Sequence[str],
 ) -> str:
     """Return the document's canonical JSON text.
 
     Args:
         packages: In any order; equal ones count once.
+        licenses: What they declare.
         name: What people call the image.
         image_id: Its id.
         created: RFC 3339; seconds count.
         left_out: What of the image could not be read, for a remark.
     """
     rows = sorted({_id_of(package): package for package in packages}.items())
-    described = [_package(spdx_id, package) for spdx_id, package in rows]
+    described = [_package(spdx_id, package, licenses) for spdx_id, package in rows]
     digest = hashlib.sha256(strict_json.encode([image_id, described])).hexdigest()
     root: dict[str, object] = {
         "SPDXID": _IMAGE,
@@ -69,12 +78,18 @@ def spdx_document(
             *(_relation(_IMAGE, "CONTAINS", spdx_id) for spdx_id, _ in rows),
         ],
     }
+    if licenses.others:
+        document["hasExtractedLicensingInfos"] = [
+            {"licenseId": ref, "name": told, "extractedText": _ELSEWHERE}
+            for ref, told in sorted(licenses.others.items())
+        ]
     if left_out:
         document["comment"] = "not whole, left out: " + "; ".join(left_out)
     return strict_json.encode(document).decode()
 
 
-def _package(spdx_id: str, package: Package) -> dict[str, object]:
+def _package(spdx_id: str, package: Package, licenses: Licenses) -> dict[str, object]:
+    declared = licenses.of.get(package)
     name = f"{package.namespace}/{package.name}" if package.kind == "npm" else package.name
     plain: dict[str, object] = {
         "SPDXID": spdx_id,
@@ -82,7 +97,7 @@ def _package(spdx_id: str, package: Package) -> dict[str, object]:
         "downloadLocation": NOASSERTION,
         "filesAnalyzed": False,
         "licenseConcluded": NOASSERTION,
-        "licenseDeclared": NOASSERTION,
+        "licenseDeclared": declared.expression if declared else NOASSERTION,
         "copyrightText": NOASSERTION,
         "supplier": _supplier(package),
         "sourceInfo": f"found in {package.source}",
@@ -98,7 +113,9 @@ def _package(spdx_id: str, package: Package) -> dict[str, object]:
         plain["versionInfo"] = package.version
     if _URL.fullmatch(package.homepage):
         plain["homepage"] = package.homepage
-    if package.license_text:
+    if declared and declared.source:
+        plain["licenseComments"] = f"as {declared.source} names them"
+    elif package.license_text:
         # Words of its own, not always an expression of SPDX, so they are no license field.
         plain["licenseComments"] = f"declared as: {package.license_text}"
     return plain
