@@ -90,6 +90,7 @@ class Context:
         self.digests: dict[bytes, bytes] = {}
         self.kept: dict[bytes, bytes] = {}
         self._kept_bytes = 0
+        self.is_bare = False
         self.looked: list[bytes] = []
         real = os.path.realpath(root)
         ordinary = real.startswith(_SHARED_MEMORY + "/")

@@ -106,6 +106,9 @@ def context_key(name: str) -> str:
 class SourceTrees(Protocol):
     """An open context."""
 
+    is_bare: bool
+    """Whether it came without files: a Dockerfile alone."""
+
     looked: list[bytes]
     """Paths whose status on the host was asked for."""
 
@@ -326,7 +329,7 @@ class StoredContext:
 
         if self._root is None:
             self._root = load_root(self._store, self._layers)
-        yield StoredTrees(self._root, ignore)
+        yield StoredTrees(self._root, ignore, is_bare=not self._layers)
 
 
 class Contexts:
@@ -360,6 +363,10 @@ class Contexts:
                 trees = self._opened(self._named[name]) if name else self._main
                 self._trees[name] = trees.tree()
             return self._trees[name]
+
+    def is_bare(self, name: str) -> bool:
+        """Return whether a context came without files."""
+        return not name and self._main.is_bare
 
     def _opened(self, directory: Path) -> SourceTrees:
         context = DirectoryContext(directory)

@@ -217,7 +217,7 @@ class Copying:
                 for path, node in find(roots[origin], pattern)
             ]
             if not has_wildcards(source) and not (found and _holds_any(found[0], op)):
-                raise nothing_found(source, vertex, origin)
+                raise nothing_found(self._resources, source, vertex, origin)
             matches.append((source, found))
         return matches
 
@@ -271,12 +271,17 @@ def _holds_any(found: Match, op: CopyOp) -> bool:
     return not op.parents or bool(found.selected.children)
 
 
-def nothing_found(source: str, vertex: Vertex, number: int) -> InputError:
+def nothing_found(
+    resources: BuildResources, source: str, vertex: Vertex, number: int
+) -> InputError:
     """Return the error of a source that is not in input ``number``."""
     op = vertex.inputs[number].op
     if isinstance(op, ContextOp):
         where = f"the build context {op.name}".rstrip()
         hint = "see whether .dockerignore leaves it out"
+        if resources.is_context_bare(op.name):
+            where = "the build context, which is a Dockerfile and no files"
+            hint = "layerstore build -f DOCKERFILE DIRECTORY, or a tar of both in its place"
     else:
         where = "the stage or image it is copied from"
         hint = None

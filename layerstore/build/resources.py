@@ -182,6 +182,10 @@ class BuildResources:
         with self.lock:
             return self._contexts.tree(name)
 
+    def is_context_bare(self, name: str) -> bool:
+        """Return whether a build context came without files: a Dockerfile alone."""
+        return self._contexts.is_bare(name)
+
     def changeset(self, diff_id: DiffId) -> Changeset:
         """Return the entries of a layer; the latest ones are remembered."""
         from layerstore.image.layers import load_changeset

@@ -239,7 +239,7 @@ class Running:
             for path, node in find(root, spec.source)
         ]
         if not found:
-            raise nothing_found(spec.source, vertex, spec.input)
+            raise nothing_found(self._resources, spec.source, vertex, spec.input)
         return [(spec.source, found)]
 
     def context_layers(self, name: str) -> tuple[DiffId, ...]:

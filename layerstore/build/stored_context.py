@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class StoredTrees:
     """The tree of a stored context behind its rules."""
 
-    def __init__(self, root: Node, ignore: IgnoreRules) -> None:
+    def __init__(self, root: Node, ignore: IgnoreRules, *, is_bare: bool = False) -> None:
+        self.is_bare = is_bare
         self._root = root
         self._ignore = ignore
         self.looked: list[bytes] = []

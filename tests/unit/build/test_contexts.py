@@ -255,3 +255,18 @@ def test_bind_mounts_see_stored_contexts(builder: Builder) -> None:  # noqa: F81
     dockerfile = "FROM scratch\nRUN --mount=source=absent,target=/m true\n"
     with pytest.raises(BuildStepError, match="absent does not exist in the build context"):
         streamed(builder, tar({"Dockerfile": dockerfile, "a": "A"}))
+
+
+@pytest.mark.parametrize(
+    "instruction", ["COPY absent /", "RUN --mount=source=absent,target=/m true"]
+)
+def test_a_dockerfile_alone_has_no_files_that_a_dockerignore_could_hide(
+    builder: Builder,  # noqa: F811
+    instruction: str,
+) -> None:
+    with pytest.raises(BuildStepError, match="which is a Dockerfile and no files") as raised:
+        streamed(builder, f"FROM scratch\n{instruction}\n".encode())
+    assert "DIRECTORY" in (raised.value.hint or "")
+    with pytest.raises(BuildStepError, match="absent does not exist") as raised:
+        streamed(builder, tar({"Dockerfile": f"FROM scratch\n{instruction}\n"}))
+    assert "dockerignore" in (raised.value.hint or "")
