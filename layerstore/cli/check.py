@@ -232,6 +232,7 @@ def _outcome_to_json(outcome: RepairOutcome, names: dict[str, list[str]]) -> dic
         "chunks_saved": outcome.moved.saved_chunks,
         "chunks_lost": outcome.moved.lost_chunks,
         "unpacked_removed": outcome.unpacked,
+        "remade_config": outcome.config,
         "rebuilt_index": outcome.rebuilt is not None,
         "cache_keys": list(outcome.cache_keys),
         "losses": [
@@ -247,6 +248,8 @@ def _names_of(images: Iterable[ImageId], names: dict[str, list[str]]) -> list[st
 def _print_outcome(outcome: RepairOutcome, names: dict[str, list[str]]) -> None:
     would = "would be " if outcome.dry_run else ""
     findings = outcome.before.findings
+    if outcome.config:
+        write_line("made config.toml again: what was there is in quarantine/")
     write_line(f"{outcome.before.scope}: {len(findings) or 'nothing'} found")
     for alike in _alike(findings):
         more = f", and {len(alike) - 1} more like it" if alike[1:] else ""

@@ -1,7 +1,8 @@
 """Repairing a store from end to end: find, heal, move aside, name what is lost.
 
-The order is: a check that reads every byte; what the store itself, its files that are unpacked
-for views and then each copy can bring back is written into new packs; damaged packs are emptied
+The order is: config.toml, where that is damaged or gone; a check that reads every byte; what the
+store itself, its files that are unpacked for views and then each copy can bring back is written
+into new packs; damaged packs are emptied
 of what can be read and moved to ``quarantine/``; damaged unpacked files that no view needs go;
 the catalog is made again where it was damaged; build steps whose layers lost data are
 forgotten, so that building again makes them anew. Every step is durable by itself: a repair
@@ -23,6 +24,7 @@ from layerstore.image.images import own_manifest
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests, put_blob
 from layerstore.store.check import check, names_log_content
+from layerstore.store.config_again import make_config_again
 from layerstore.store.eviction import evict_damaged
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.findings import Problem
@@ -73,6 +75,7 @@ class RepairOutcome(NamedTuple):
         losses: What remains lost.
         ok: Whether the store is whole now (of a dry run: would be).
         healed_lists: Whether a layer's list of files came back: more may be missing than was seen.
+        config: Whether config.toml was made again.
     """
 
     dry_run: bool
@@ -86,6 +89,7 @@ class RepairOutcome(NamedTuple):
     losses: tuple[Loss, ...]
     ok: bool
     healed_lists: bool = False
+    config: bool = False
 
 
 def repair_store(
@@ -103,17 +107,20 @@ def repair_store(
         NotFoundError: No store there, or no such copy.
         GcRunningError: A gc, check or rebuild is at work.
         StorageError: The store could not be written; what was healed stays healed.
+        ConfigDamagedError: Of a dry run: nothing can be foreseen without a config.
     """
     for path in sources:  # before the whole store is read, and though nothing may be missing
         require_copy(path)
+    config = make_config_again(root, dry_run=dry_run)
     try:
-        return _repair_opened(root, sources, dry_run=dry_run, progress=progress)
+        outcome = _repair_opened(root, sources, dry_run=dry_run, progress=progress)
+        return outcome._replace(config=config)
     except CatalogDamagedError:  # some damage is seen only when the rows behind it are read
         if dry_run:
             raise
     rebuilt = rebuild_catalog(root, progress)
     outcome = _repair_opened(root, sources, dry_run=False, progress=progress)
-    return outcome if outcome.rebuilt else outcome._replace(rebuilt=rebuilt)
+    return outcome._replace(rebuilt=outcome.rebuilt or rebuilt, config=config)
 
 
 def _repair_opened(

@@ -7,6 +7,7 @@ store. Normative: docs/format/store.md.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -66,12 +67,12 @@ KNOWN_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset({SHARED_GROUP, ORIGINS, I
 
 ALGORITHM = "fastcdc-2020"
 
-_TEMPLATE = f"""\
+_TEMPLATE = """\
 # A layerstore store. Written once when the store was made; do not edit.
 # docs/format/store.md says what everything here means.
 
 [store]
-format = {FORMAT_VERSION}
+format = {version}
 
 [features]
 incompatible = []
@@ -79,17 +80,28 @@ read_only_compatible = []
 compatible = []
 
 [chunking]
-algorithm = "{ALGORITHM}"
-whole_max_bytes = {DEFAULT_CUTS.whole_max_bytes}
-min_bytes = {DEFAULT_CUTS.min_bytes}
-average_bytes = {DEFAULT_CUTS.average_bytes}
-max_bytes = {DEFAULT_CUTS.max_bytes}
-normalization = {DEFAULT_CUTS.normalization}
+algorithm = "{algorithm}"
+whole_max_bytes = {cuts.whole_max_bytes}
+min_bytes = {cuts.min_bytes}
+average_bytes = {cuts.average_bytes}
+max_bytes = {cuts.max_bytes}
+normalization = {cuts.normalization}
 """
 
 
 class StoreNotFoundError(NotFoundError):
     """There is no store where one was expected."""
+
+
+class ConfigDamagedError(FormatError):
+    """config.toml is missing or no config: repair can make it again from what the store holds."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="restore config.toml from where the store came from, or run 'layerstore repair', "
+            "which makes it again from what the store holds",
+        )
 
 
 class ExposedStoreError(UnsafeContentError):
@@ -120,15 +132,15 @@ def parse_config(data: bytes) -> StoreConfig:
 
     Raises:
         UnsupportedVersionError: The store needs a newer layerstore.
-        FormatError: Not a store's config.
+        ConfigDamagedError: Not a store's config.
     """
     try:
         document = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
-        raise FormatError(f"config.toml is damaged: {err}") from err
+        raise ConfigDamagedError(f"config.toml is damaged: {err}") from err
     version = _table(document, "store").get("format")
     if not isinstance(version, int) or version < 1:
-        raise FormatError("config.toml names no store format")
+        raise ConfigDamagedError("config.toml is damaged: it names no store format")
     if version > FORMAT_VERSION:
         raise UnsupportedVersionError(
             f"the store has format {version}, this layerstore knows up to {FORMAT_VERSION}",
@@ -155,8 +167,13 @@ def parse_config(data: bytes) -> StoreConfig:
 def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
     table = document.get(name)
     if not isinstance(table, dict):
-        raise FormatError(f"config.toml has no [{name}]")
+        raise ConfigDamagedError(f"config.toml is damaged: it has no [{name}]")
     return table
+
+
+def new_config(version: int = FORMAT_VERSION, cuts: CutParameters = DEFAULT_CUTS) -> bytes:
+    """Return the config.toml of a store without features."""
+    return _TEMPLATE.format(version=version, algorithm=ALGORITHM, cuts=cuts).encode()
 
 
 def with_feature(data: bytes, feature: str) -> bytes:
@@ -199,7 +216,7 @@ def add_features(paths: StorePaths, *features: str) -> None:
 def _flags(features: Mapping[str, object], name: str) -> set[str]:
     flags = features.get(name)
     if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
-        raise FormatError(f"config.toml has no list features.{name}")
+        raise ConfigDamagedError(f"config.toml is damaged: it has no list features.{name}")
     return set(flags)
 
 
@@ -235,7 +252,8 @@ def load_config(paths: StorePaths) -> StoreConfig:
 
     Raises:
         StoreNotFoundError: No store there.
-        FormatError: There is one, but parts of it are missing.
+        ConfigDamagedError: There is one, but its config is damaged or missing.
+        FormatError: Parts of it are missing.
     """
     try:
         data = read_file(paths.config, max_bytes=CONFIG_MAX_BYTES)
@@ -243,7 +261,9 @@ def load_config(paths: StorePaths) -> StoreConfig:
         raise _absent(paths) from err
     except OSError as err:
         if err.errno is None:
-            raise FormatError(f"config.toml is damaged: {err}") from err
+            raise ConfigDamagedError(f"config.toml is damaged: {err}") from err
+        if err.errno == errno.ELOOP:
+            raise ConfigDamagedError("config.toml is damaged: it is a symbolic link") from err
         raise storage_error(err, "read the store's config") from err
     config = parse_config(data)
     refuse_exposed(paths, shared=config.shared)
@@ -277,15 +297,17 @@ def refuse_exposed(paths: StorePaths, *, shared: bool) -> None:
 
 
 def _absent(paths: StorePaths) -> Exception:
-    if os.path.isdir(paths.packs) and os.listdir(paths.packs):
-        return FormatError(
-            f"{paths.root} holds packs but no config.toml: it was not wholly copied",
-            hint="restore config.toml from where the store came from",
-        )
+    if holds_packs(paths):
+        return ConfigDamagedError(f"{paths.root} holds packs but no config.toml")
     return StoreNotFoundError(
         f"no store at {paths.root}",
         hint="'layerstore bootstrap', 'import' or 'build' makes one; --store chooses another place",
     )
+
+
+def holds_packs(paths: StorePaths) -> bool:
+    """Whether a directory was a store: only those have packs."""
+    return os.path.isdir(paths.packs) and bool(os.listdir(paths.packs))
 
 
 def create_store(paths: StorePaths) -> None:
@@ -307,7 +329,7 @@ def create_store(paths: StorePaths) -> None:
             Catalog.create(paths).close()
             staging = paths.temporary("create", str(os.getpid()))
             remove_if_present(staging)
-            publish_bytes(_TEMPLATE.encode(), staging=staging, target=paths.config)
+            publish_bytes(new_config(), staging=staging, target=paths.config)
     set_aside(paths)
 
 
@@ -342,13 +364,15 @@ def _refuse_foreign_directory(paths: StorePaths) -> None:
     ours |= {f"catalog.sqlite{suffix}" for suffix in ("", "-wal", "-shm", "-journal")}
     ours.add("lost+found")
     foreign = sorted(present - ours)
-    if foreign and "config.toml" not in present:
+    if "config.toml" in present:
+        return
+    if holds_packs(paths):
+        raise _absent(paths)
+    if foreign:
         raise StoreExistsError(
             f"{paths.root} is not empty and not a store: it holds {foreign[0]!r}",
             hint="choose an empty or new directory with --store",
         )
-    if "config.toml" not in present and os.path.isdir(paths.packs) and os.listdir(paths.packs):
-        raise _absent(paths)
 
 
 def require_writable(config: StoreConfig) -> None:

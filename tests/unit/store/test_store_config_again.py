@@ -1,0 +1,134 @@
+"""config.toml that is damaged or gone: what is said of it, and repair, which makes it again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerstore.errors import UnsupportedVersionError
+from layerstore.image.repairing import repair_store
+from layerstore.store.check import check
+from layerstore.store.config import ConfigDamagedError, load_config, parse_config
+from layerstore.store.config_again import make_config_again
+from layerstore.store.paths import StorePaths
+from layerstore.store.sharing import share_store
+from layerstore.store.store import Store
+from tests.support.store import add_image, assert_sound, noise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILES = {b"large": noise(1, 700_000), b"small": b"x"}
+STORES = Path(__file__).parents[2] / "golden" / "stores"
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def replaced(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "emptied": emptied,
+    "cut in half": cut_in_half,
+    "zeroed": zeroed,
+    "gone": Path.unlink,
+    "directory": lambda path: replaced(path, Path.mkdir),
+    "symlink": lambda path: replaced(path, lambda path: path.symlink_to("/etc/passwd")),
+    "fifo": lambda path: replaced(path, os.mkfifo),
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    add_image(tmp_path / "store", "a:1", FILES)
+    return tmp_path / "store"
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_repair_makes_it_again(root: Path, damage: str) -> None:
+    path = root / "config.toml"
+    before = parse_config(path.read_bytes())
+    DAMAGE[damage](path)
+    for refused in (
+        lambda: Store.open(root),
+        lambda: Store.open(root, create=True),
+        lambda: repair_store(str(root), (), dry_run=True),
+    ):
+        with pytest.raises(ConfigDamagedError) as caught:
+            refused()
+        assert "layerstore repair" in str(caught.value.hint)
+    outcome = repair_store(str(root), (), dry_run=False)
+    assert outcome.ok
+    assert outcome.config
+    after = load_config(StorePaths(str(root)))
+    assert after == before._replace(origins=True, indexes=True)
+    kept = [name for name in os.listdir(root / "quarantine") if name.startswith("config.toml.")]
+    assert len(kept) == (damage != "gone")
+    more = {b"more": noise(2, 700_000)}
+    add_image(root, "b:1", more)
+    assert_sound(root, {"a:1": [FILES], "b:1": [more]})
+    assert not repair_store(str(root), (), dry_run=False).config
+
+
+def test_so_does_repair_of_a_store_whose_index_is_lost_too(root: Path) -> None:
+    (root / "config.toml").unlink()
+    (root / "catalog.sqlite").unlink()
+    outcome = repair_store(str(root), (), dry_run=False)
+    assert outcome.ok
+    assert outcome.config
+    assert outcome.rebuilt is not None
+    assert_sound(root, {"a:1": [FILES]})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a store to a group")
+def test_a_store_of_a_group_stays_one(root: Path) -> None:
+    share_store(StorePaths(str(root)), 54_321)
+    (root / "config.toml").unlink()
+    assert make_config_again(str(root))
+    assert load_config(StorePaths(str(root))).shared
+    with Store.open(root) as store:
+        assert check(store, read_data=True).findings == ()
+
+
+@pytest.mark.parametrize("lost", ["config.toml", "config.toml and index"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_any_version_goes_on_cutting_where_it_cut(
+    tmp_path: Path, version: int, lost: str
+) -> None:
+    archive = STORES / f"format-{version}.tar.xz"
+    subprocess.run(["tar", "-C", str(tmp_path), "-xJf", str(archive)], check=True)
+    root = tmp_path / f"format-{version}"
+    before = parse_config((root / "config.toml").read_bytes())
+    (root / "config.toml").unlink()
+    if "index" in lost:
+        (root / "catalog.sqlite").unlink()
+    assert make_config_again(str(root))
+    after = load_config(StorePaths(str(root)))
+    assert after.cutting == before.cutting
+    assert after.format == (before.format if lost == "config.toml" else 2)
+
+
+def test_a_newer_store_is_left_alone_and_the_way_out_is_told(root: Path) -> None:
+    path = root / "config.toml"
+    newer = path.read_text().replace("format = 2", "format = 3")
+    path.write_text(newer)
+    with pytest.raises(UnsupportedVersionError) as caught:
+        repair_store(str(root), (), dry_run=False)
+    assert f"move {path} away" in str(caught.value.hint)
+    assert path.read_text() == newer
