@@ -72,7 +72,8 @@ REMEDIES = {
     "it is unpacked anew then",
     Problem.UNUSED_OBJECT_DAMAGED: "run 'layerstore repair', which removes it: the next view "
     "unpacks it anew",
-    Problem.OBJECT_UNKNOWN: "repair the layer that another finding names, and check again",
+    Problem.OBJECT_UNKNOWN: "repair the layer that another finding names, if one does, and "
+    "check again",
     Problem.MOUNTED_PACK_DAMAGED: "unmount these views, repair the store, and mount them again: "
     "they read the damaged file as long as they are mounted",
     Problem.DEAD_BYTES_DAMAGED: "nothing is lost; 'layerstore repair' moves the pack aside",

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
 
-from layerstore.digest import ID_BYTES, ObjectId
+from layerstore.chunking.cutter import SourceEndedError, cut_stream
+from layerstore.digest import ID_BYTES, ChunkId, ObjectId
 from layerstore.errors import UnsupportedError
 from layerstore.linux.files import (
     PRIVATE_DIR,
@@ -50,8 +51,9 @@ from layerstore.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
+    from io import FileIO
 
-    from layerstore.digest import ChunkId
+    from layerstore.chunking.cutter import CutParameters
     from layerstore.formats.tree import Extent
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ChunkPlace
@@ -498,23 +500,43 @@ def object_sizes(paths: StorePaths) -> dict[ObjectId, ObjectFile]:
     return found
 
 
-def is_sound(path: str, name: ObjectId, extents: Extents | None) -> bool:
-    """Return whether an object's content is what its name says.
-
-    Args:
-        path: The object.
-        name: Its id.
-        extents: The list that the id is of, or None if no layer has one of this id: then
-            the content itself must hash to it.
+def is_sound(path: str, extents: Extents) -> bool:
+    """Return whether an object's content is what a list of extents says.
 
     Raises:
         OSError: It cannot be read.
     """
-    fd = open_private(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        if extents is None:
-            return _hash_of(file.fileno(), os.fstat(fd).st_size) == name
-        return holds(fd, extents)
+    with open_object(path) as file:
+        return holds(file.fileno(), extents)
+
+
+def says_its_name(path: str, name: ObjectId, cuts: CutParameters) -> bool:
+    """Return whether content leads to an object's name when it is cut as a store cuts.
+
+    That of a sparse file does not, nor that of another store's which cuts elsewhere.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open_object(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            extents = [
+                (len(chunk), ChunkId(blake3(chunk).digest()))
+                for chunk in cut_stream(lambda count: file.read(count) or b"", size, cuts)
+            ]
+        except SourceEndedError:  # somebody cuts it short just now
+            return False
+    return bool(extents) and object_id(tuple(extents)) == name
+
+
+def open_object(path: str) -> FileIO:
+    """Open an object for reading.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    return os.fdopen(open_private(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
 
 
 def holds(fd: int, extents: Extents) -> bool:
@@ -536,13 +558,6 @@ def holds(fd: int, extents: Extents) -> bool:
 
 
 _READ_BYTES: Final = 1024 * 1024
-
-
-def _hash_of(fd: int, size: int) -> bytes:
-    digest = blake3()
-    for offset in range(0, size, _READ_BYTES):
-        digest.update(os.pread(fd, _READ_BYTES, offset))
-    return digest.digest()
 
 
 def _is_hole(fd: int, offset: int, length: int) -> bool:

@@ -1,8 +1,10 @@
 """Reading all unpacked files again: the kernel serves them without asking us.
 
 Objects are verified as they are unpacked and not at each mount. Damage that comes later is
-found here: an object's content must be what its name says. Damage of packs is found where they
-are checked, for the store reads them, too; here are the views that read them in place. Reads only.
+found here: an object's content must be what its name says, which is seen by the list of a layer
+that has it, else (its layer went, or is another store's) by cutting it again. Damage of packs is
+found where they are checked, for the store reads them, too; here are the views that read them in
+place. Reads only.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from layerstore.linux.files import read_file
 from layerstore.store.eviction import names_in, object_users
 from layerstore.store.findings import Finding, Problem
 from layerstore.store.marks import VIEW_RECORD_MAX_BYTES
-from layerstore.store.objects import is_sound, object_id, object_sizes
+from layerstore.store.objects import is_sound, object_id, object_sizes, says_its_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from layerstore.chunking.cutter import CutParameters
     from layerstore.digest import ObjectId
     from layerstore.progress import Progress
-    from layerstore.store.objects import Extents
+    from layerstore.store.objects import Extents, ObjectFile
     from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
@@ -41,12 +44,14 @@ def scrub_objects(store: Store, progress: Progress) -> Iterator[Finding]:
         return
     users, _ = object_users(store.paths)
     lists, are_all = _lists_of(store, found)
+    cuts = store.config.cutting
     progress.start("reading unpacked files", sum(file.disk_size for file in found.values()))
     try:
         for name, file in sorted(found.items()):
             path = store.paths.object(name)
             try:
-                sound = is_sound(path, name, lists.get(name))
+                extents = lists.get(name)
+                sound = is_sound(path, extents) if extents else says_its_name(path, name, cuts)
             except FileNotFoundError:
                 continue  # evicted meanwhile
             except OSError as err:
@@ -54,17 +59,25 @@ def scrub_objects(store: Store, progress: Progress) -> Iterator[Finding]:
                 continue
             finally:
                 progress.advance(file.disk_size)
-            if not sound and name not in lists and not are_all:
-                yield _untold(name, path, users.get(name))
-            elif not sound:
+            if sound:
+                continue
+            targets = users.get(name)
+            if extents is None and not are_all:
+                what = "a layer's list of files is lost, which may say what this unpacked file is"
+                yield _untold(name, path, what, targets)
+            elif extents is None and targets and not _is_one_chunk(file, cuts):
+                # A lazy view's. Other stores may cut elsewhere, and a list may name holes.
+                what = "only another store can say what this unpacked file is"
+                yield _untold(name, path, what, targets)
+            else:
                 what = "the unpacked file is not what its name says"
-                yield _finding(name, path, what, users.get(name))
+                yield _finding(name, path, what, targets)
     finally:
         progress.finish()
 
 
 def _lists_of(store: Store, names: Collection[ObjectId]) -> tuple[dict[ObjectId, Extents], bool]:
-    """Return what objects of several chunks are made of, and whether all layers could be read."""
+    """Return what objects are made of that layers have, and whether all layers could be read."""
     lists: dict[ObjectId, Extents] = {}
     are_all = True
     for record in store.layers():
@@ -75,12 +88,8 @@ def _lists_of(store: Store, names: Collection[ObjectId]) -> tuple[dict[ObjectId,
             continue
         for entry in entries:
             extents = entry.extents
-            if entry.kind is not Kind.FILE or not extents:
-                continue
-            if len(extents) > 1 or extents[0][1] is None:
-                name = object_id(extents)
-                if name in names:
-                    lists[name] = extents
+            if entry.kind is Kind.FILE and extents and (name := object_id(extents)) in names:
+                lists[name] = extents
     return lists, are_all
 
 
@@ -91,11 +100,15 @@ def _finding(name: ObjectId, path: str, what: str, targets: list[str] | None) ->
     return Finding(Problem.OBJECT_DAMAGED, path, name.hex(), message)
 
 
-def _untold(name: ObjectId, path: str, targets: list[str] | None) -> Finding:
-    """Return that nobody can say whether an object is sound: what it is made of may be lost."""
+def _untold(name: ObjectId, path: str, what: str, targets: list[str] | None) -> Finding:
+    """Return that nobody can say whether an object is sound."""
     shown = f", and views show it: {_some(targets)}" if targets else ""
-    what = f"a layer's list of files is lost, which may say what this unpacked file is{shown}"
-    return Finding(Problem.OBJECT_UNKNOWN, path, name.hex(), what)
+    return Finding(Problem.OBJECT_UNKNOWN, path, name.hex(), what + shown)
+
+
+def _is_one_chunk(file: ObjectFile, cuts: CutParameters) -> bool:
+    """Whether an object's name must be the hash of its content: it is short and has no holes."""
+    return file.size <= min(file.disk_size, cuts.whole_max_bytes)
 
 
 def _some(targets: list[str]) -> str:
