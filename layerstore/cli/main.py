@@ -9,11 +9,13 @@ typer, which costs more than the commands themselves; so is ``build`` when its a
 from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
+import _thread
 import atexit
 import contextlib
 import gc
 import os
 import sys
+import time
 
 from layerstore.cli.failure import Terminated, guarded
 from layerstore.cli.settings import take_store_option
@@ -21,13 +23,20 @@ from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
+    from types import FrameType
 
 FAST_COMMANDS = (
     "images", "import", "inspect", "mount", "mounts", "umount", "df",
     "run", "create", "start", "attach", "exec", "ps", "logs", "top", "stats", "stop", "restart",
     "kill", "wait", "container", "volume", "bundle", "generate", "warm",
 )  # fmt: skip
+
+_WITH_LOCKS = frozenset(
+    ("threading", "queue", "concurrent.futures.thread", "concurrent.futures._base",
+     "importlib._bootstrap")
+)  # fmt: skip
+_WAITING = ("wait", "_wait_for_tstate_lock")
+_AGAIN_S = 0.002
 
 NOUNS = ("help", "image", "system", "builder", "buildx")
 """What :mod:`layerstore.cli.docker_words` makes commands of."""
@@ -47,6 +56,8 @@ def main() -> int:
 
             never_fail(stream)  # type: ignore[arg-type]  # the interpreter's own
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, interrupt)
     code = guarded(lambda: dispatch(sys.argv[1:]))
     if "layerstore.cli.app" not in sys.modules:
         _leave(code)
@@ -102,6 +113,37 @@ def dispatch(arguments: Sequence[str]) -> int:
     return app.run(rest, store)
 
 
-def terminate(_signal: int, _frame: object) -> NoReturn:
+def terminate(number: int, frame: FrameType | None) -> None:
     """Unwind at SIGTERM: a handler of signals."""
-    raise Terminated
+    if not _asked_again(number, frame):
+        raise Terminated
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Unwind at SIGINT: a handler of signals."""
+    if not _asked_again(number, frame):
+        raise KeyboardInterrupt
+
+
+def _asked_again(number: int, frame: FrameType | None) -> bool:
+    """Have the signal come again soon if it came while the library takes or gives back a lock.
+
+    Its locks are taken and given back by Python code, in which an exception can leave one
+    taken for good (``queue``, ``threading`` and ``concurrent.futures`` say so of themselves);
+    who unwinds then waits for a thread that waits for the lock. Where it waits for something
+    to happen is no such place, and the one where a signal finds it nearly always.
+    """
+    if frame is None or frame.f_globals.get("__name__") not in _WITH_LOCKS:
+        return False
+    if frame.f_code.co_name in _WAITING:
+        return False
+    try:
+        _thread.start_new_thread(_send_again, (number, _thread.get_ident()))
+    except RuntimeError:  # as many threads as there may be
+        return False
+    return True
+
+
+def _send_again(number: int, ident: int) -> None:
+    time.sleep(_AGAIN_S)
+    signal.pthread_kill(ident, number)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import queue
 import threading
 from typing import TYPE_CHECKING, Final, Self
 
 from layerstore.digest import DiffId, Digest
+from layerstore.handover import Handover
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,7 +29,7 @@ class DiffIdHasher:
     """
 
     def __init__(self) -> None:
-        self._batches: queue.Queue[list[bytes | memoryview] | None] = queue.Queue(_QUEUED_BATCHES)
+        self._batches: Handover[list[bytes | memoryview]] = Handover(_QUEUED_BATCHES)
         self._digest = hashlib.sha256()
         self._batch: list[bytes | memoryview] = []
         self._batch_bytes = 0
@@ -74,7 +74,7 @@ class DiffIdHasher:
 
     def _stop(self) -> None:
         if self._thread is not None:
-            self._batches.put(None)
+            self._batches.end()
             self._thread.join()
             self._thread = None
 

@@ -8,12 +8,13 @@ call; the pack being written is discarded then.
 
 from __future__ import annotations
 
-import queue
 import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.pack import BLOCK_MAX_BYTES, ItemKind
+from layerstore.handover import Handover
 from layerstore.store.codec import compress_block, compress_difference
 from layerstore.store.pack_writer import ALONE, Against, PackWriter, SealedPack
 
@@ -48,6 +49,12 @@ class BlockJob(NamedTuple):
     against: Against = ALONE
 
 
+class _Flush(NamedTuple):
+    """A wish for the pack to be sealed; ``done`` hears when it is."""
+
+    done: SimpleQueue[None]
+
+
 class Pipeline:
     """Blocks in, sealed packs out. Not for several calling threads."""
 
@@ -62,7 +69,7 @@ class Pipeline:
         """
         self._staging_path = staging_path
         self._read_chunk = read_chunk
-        self._jobs: queue.Queue[BlockJob | threading.Event | None] = queue.Queue(QUEUE_BLOCKS)
+        self._jobs: Handover[BlockJob | _Flush] = Handover(QUEUE_BLOCKS)
         self._sealed: list[SealedPack] = []
         self._writer: PackWriter | None = None
         self._error: BaseException | None = None
@@ -94,15 +101,15 @@ class Pipeline:
     def flush(self) -> list[SealedPack]:
         """Finish every queued block, seal the pack, and return all packs not taken yet."""
         if self._thread is not None:
-            done = threading.Event()
-            self._jobs.put(done)
-            done.wait()
+            flush = _Flush(SimpleQueue())
+            self._jobs.put(flush)
+            flush.done.get()
         return self.take_sealed()
 
     def close(self) -> None:
         """End the worker and discard what was not taken."""
         if self._thread is not None:
-            self._jobs.put(None)
+            self._jobs.end()
             self._thread.join()
             self._thread = None
         if self._writer is not None:
@@ -128,11 +135,11 @@ class Pipeline:
                     self._writer.discard()
                     self._writer = None
             finally:
-                if isinstance(job, threading.Event):
-                    job.set()
+                if isinstance(job, _Flush):
+                    job.done.put(None)
 
-    def _do(self, job: BlockJob | threading.Event) -> None:
-        if isinstance(job, threading.Event):
+    def _do(self, job: BlockJob | _Flush) -> None:
+        if isinstance(job, _Flush):
             self._seal()
             return
         if self._writer is None:

@@ -1,0 +1,44 @@
+import threading
+
+from layerstore.handover import Handover
+
+
+def test_pieces_arrive_in_order_and_an_end_follows_them():
+    handover: Handover[int] = Handover(2)
+    taken = []
+
+    def take():
+        while (piece := handover.get()) is not None:
+            taken.append(piece)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    for piece in range(1000):
+        handover.put(piece)
+    handover.end()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert taken == list(range(1000))
+
+
+def test_who_puts_waits_for_a_place():
+    handover: Handover[str] = Handover(1)
+    handover.put("first")
+    placed = threading.Event()
+
+    def put():
+        handover.put("second")
+        placed.set()
+
+    thread = threading.Thread(target=put, daemon=True)
+    thread.start()
+    assert not placed.wait(0.1)
+    assert handover.get() == "first"
+    assert placed.wait(60)
+
+
+def test_an_end_needs_no_place():
+    handover: Handover[str] = Handover(1)
+    handover.put("piece")
+    handover.end()
+    assert (handover.get(), handover.get()) == ("piece", None)
