@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "run", "create", "start", "attach", "exec", "ps", "logs", "top", "stats", "stop", "restart",
-    "kill", "wait", "container", "volume", "bundle", "generate", "warm",
+    "kill", "wait", "cp", "container", "volume", "bundle", "generate", "warm",
 )  # fmt: skip
 """What is added to the commands of images and views, in the order of the help."""
 
@@ -100,6 +100,7 @@ COMMANDS: dict[str, Command] = {
     "restart": _inside("container_end", "restart", "Stop containers and start them again."),
     "kill": _inside("container_end", "kill", "Send containers a signal, KILL by default."),
     "wait": _inside("container_end", "wait", "Wait for containers, print their exit codes."),
+    "cp": _inside("container_copy", "cp", "Copy files between a container and the host."),
     "container": _inside("container_group", "group", "Commands of containers alone: rm, ls ..."),
     "volume": _inside("container_group", "volume", "List, make and remove volumes."),
     "bundle": _entry("container_bundle", "bundle", "Write an image as a bundle for runtimes."),

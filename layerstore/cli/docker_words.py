@@ -37,12 +37,9 @@ INSTEAD = {
     "buildx imagetools": "layerstore manifest create|add|inspect",
     "buildx prune": _CACHE,
     "compose": "one layerstore run -d for each service, and layerstore generate systemd for units",
-    "container cp": "layerstore exec NAME tar -cC / etc/hosts | tar -x; or -v HOST:PATH",
     "container port": "ports of a container are the host's: ss -ltnp",
     "container rename": "the name is given once: run --name",
     "context": "--store DIR names a store, $LAYERSTORE_ROOT the usual one",
-    "cp": "layerstore exec NAME tar -cC / etc/hosts | tar -x; or -v HOST:PATH. "
-    "Between registries and engines: layerstore copy",
     "events": "layerstore ps -a, layerstore wait NAME",
     "image prune": "layerstore gc frees what nothing needs; --keep-last 3 removes old names",
     "info": "layerstore doctor says what works here, layerstore df what the store holds",

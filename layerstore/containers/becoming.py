@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]  # signal makes enumerations of it, 2 ms
 import contextlib
-import errno
 import gc
 import marshal
 import os
 import sys
 
 from fuse_mount.lowers import Lower
-from fuse_mount.plan import writable_overlay
 from fuse_mount.uppers import make_upper
 from layerstore import light_json as json
 from layerstore.containers import monitor
 from layerstore.containers.early import EarlyRuntime, write_private
 from layerstore.containers.known_runtime import runtime_file, runtime_options
-from layerstore.containers.records import directory_of, get_container, group_of, upper_of
+from layerstore.containers.mounting import mount_root, root_id, root_of
+from layerstore.containers.records import directory_of, get_container, group_of
 from layerstore.containers.roots import (
     container_mounts,
     device_files,
@@ -42,7 +41,6 @@ from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, write_all
 from layerstore.linux.libc import libc
 from layerstore.linux.namespaces import CLONE_NEWNS, enter_namespace, held_capabilities, unshare
-from layerstore.linux.planned import describe_overlay, execute
 from layerstore.linux.sockets import bind_private
 from layerstore.runtime.apparmor import default_profile
 from layerstore.runtime.cgroups import counts_swap, is_unified
@@ -52,9 +50,9 @@ if TYPE_CHECKING:
     import _socket
     from typing import Any
 
+    from layerstore.containers.mounting import Root
     from layerstore.containers.records import Container
     from layerstore.containers.settings import HealthCheck
-    from layerstore.linux.idmaps import IdMap
     from layerstore.linux.locks import FileLock
     from layerstore.runtime.runtimes import Runtime
     from layerstore.runtime.users import RunUser
@@ -93,22 +91,6 @@ class Launch(NamedTuple):
     interactive: bool
     attached: bool
     open_to_all: bool
-
-
-class _Root(NamedTuple):
-    """What a container's root is made of.
-
-    Attributes:
-        lower: What shows its image.
-        upper: The directory that is made to take what is written.
-        overlay: What to mount.
-        idmap: Who owns what in it.
-    """
-
-    lower: Lower
-    upper: str
-    overlay: mounts.Overlay
-    idmap: IdMap
 
 
 def tell_root(connection: _socket.socket, lower: Lower, backend: str) -> None:
@@ -191,7 +173,7 @@ def _prepare(
         container = get_container(store_root, launch.container_id)
         assert container is not None
         spec |= _monitor_spec(store_root, container, launch)
-        root = _root_of(store_root, container, lower, backend)
+        root = root_of(store_root, container, lower, backend)
         config = _config(store_root, container, root, spec["cgroup"], launch.ids)
         if container.settings.health is not None:
             spec["health"] = _health(container.run_dir, container.settings.health, config)
@@ -208,20 +190,8 @@ def _be_apart() -> None:
     mounts.set_propagation("/", mounts.MS_SLAVE)
 
 
-def _root_of(store_root: str, container: Container, lower: Lower, backend: str) -> _Root:
-    """Return what a container's root is to be made of, as :func:`tell_root` told it."""
-    upper = upper_of(store_root, container.container_id)
-    idmap: IdMap = ()
-    if container.settings.userns == "auto":
-        from fuse_mount.unshare import map_onto_subordinate_ids
-
-        idmap = map_onto_subordinate_ids()
-    overlay = writable_overlay(store_root, backend, lower.directory, upper)
-    return _Root(lower, upper, overlay, idmap)
-
-
 def _config(
-    store_root: str, container: Container, root: _Root, cgroup: str, ids: int
+    store_root: str, container: Container, root: Root, cgroup: str, ids: int
 ) -> dict[str, object]:
     """Make and mount the root, and return the runtime's config.
 
@@ -234,14 +204,14 @@ def _config(
     """
     place = f"{container.run_dir}/rootfs"
     make_upper(store_root, root.upper, root.lower)
-    _mount_root(root, place, keeps=not container.settings.auto_remove)
+    mount_root(root, place, keeps=not container.settings.auto_remove)
     require_no_swap_of_root(place)
     settings = container.settings
     prepared = Prepared(
         root=place,
         user=_user(place, container),
         cwd=working_directory(place, settings.cwd),
-        mounts=container_mounts(store_root, container, place, _root_id(root.idmap)),
+        mounts=container_mounts(store_root, container, place, root_id(root.idmap)),
         devices=device_files(settings),
         cgroup=cgroup,
         machine=os.uname().machine,
@@ -274,33 +244,6 @@ def _health(run_dir: str, check: HealthCheck, config: dict[str, object]) -> dict
         "start_period": check.start_period_s,
         "start_interval": check.start_interval_s,
     }
-
-
-def _root_id(idmap: IdMap) -> int:
-    """Return the host's id of a container's root."""
-    return next((one.host for one in idmap if one.container == 0), 0)
-
-
-def _mount_root(root: _Root, place: str, *, keeps: bool) -> None:
-    """Mount a container's root.
-
-    Args:
-        root: What it is made of.
-        place: Where.
-        keeps: Whether what is written must last. Else nothing is forced to the disk, neither
-            when programs ask for it nor at the end, for which unmounting would wait.
-    """
-    overlay = root.overlay
-    if not keeps:
-        fleeting = overlay._replace(options=(*overlay.options, "volatile"))
-        try:
-            execute(describe_overlay(fleeting, place, (), root.idmap))
-        except mounts.MountCallError as err:
-            if err.code != errno.EINVAL:  # before Linux 5.10
-                raise
-        else:
-            return
-    execute(describe_overlay(overlay, place, (), root.idmap))
 
 
 def _user(root: str, container: Container) -> RunUser:
