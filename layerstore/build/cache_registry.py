@@ -16,6 +16,7 @@ import contextlib
 import io
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from layerstore.build.streams import ReadableStream
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats import build_cache, oci
 from layerstore.formats.build_cache import CachedStep, CacheLayer
@@ -86,7 +87,7 @@ class RepositorySource:
         """
         descriptor = self._read().layers[diff_id]
         with VerifiedBlob(self._source.open_blob(descriptor), descriptor) as blob:
-            with io.BufferedReader(_Reading(blob)) as stream:
+            with io.BufferedReader(ReadableStream(blob.read)) as stream:
                 yield stream
             blob.finish()
 
@@ -142,21 +143,3 @@ def write_repository(
 def _load(source: RegistrySource, document: Document) -> _Cache:
     config, blobs = build_cache.decode_manifest(document.raw)
     return _Cache(*build_cache.decode_config(read_blob(source, config), blobs))
-
-
-class _Reading(io.RawIOBase):
-    """A verified blob as a file."""
-
-    def __init__(self, blob: VerifiedBlob) -> None:
-        super().__init__()
-        self._blob = blob
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read the next bytes."""
-        piece = self._blob.read(len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING, BinaryIO
+
+from layerstore.build.streams import SizedStream
 
 if TYPE_CHECKING:
     from layerstore.formats.tree import Entry
@@ -18,32 +19,16 @@ def open_stored(store: Store, entry: Entry) -> BinaryIO:
     return io.BufferedReader(_StoredFile(store, entry))
 
 
-class _StoredFile(io.RawIOBase):
+class _StoredFile(SizedStream):
     """A regular file's content, read chunk by chunk and verified; holes are zeros."""
 
     def __init__(self, store: Store, entry: Entry) -> None:
-        super().__init__()
+        super().__init__(entry.size)
         self._store = store
         self._extents = entry.extents
         self._ends = list(accumulate(length for length, _ in entry.extents))
-        self._size = entry.size
-        self._at = 0
         self._loaded = -1
         self._piece = b""
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to where the next read begins."""
-        starts = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}
-        self._at = max(0, starts[whence] + offset)
-        return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Read what is left of the extent at the current place."""

@@ -15,6 +15,7 @@ import io
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
+from layerstore.build.streams import SizedStream
 from layerstore.errors import FormatError, LimitExceededError, UnsafeContentError
 from layerstore.formats.decompress import decompressed
 from layerstore.formats.tar_headers import BLOCK_BYTES
@@ -231,26 +232,13 @@ class _Unpacking:
             length -= len(piece)
 
 
-class _SpoolPart(io.RawIOBase):
+class _SpoolPart(SizedStream):
     """A part of the spool, read as a file of its own."""
 
     def __init__(self, fd: int, base: int, size: int) -> None:
-        super().__init__()
+        super().__init__(size)
         self._fd = fd
         self._base = base
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        starts = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}
-        self._at = max(0, starts[whence] + offset)
-        return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         view = memoryview(buffer)[: max(0, self._size - self._at)]

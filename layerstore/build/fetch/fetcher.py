@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, cast
 import msgspec
 
 from layerstore.build.errors import BuildCanceledError
+from layerstore.build.streams import ReadableStream
 from layerstore.errors import InputError, IntegrityError
 from layerstore.net.lifelines import Lifelines
 from layerstore.net.redaction import redacted
@@ -370,7 +371,7 @@ class _Download:
     def open(self) -> BinaryIO:
         """Return the whole as a file."""
         assert self._spool is not None
-        return io.BufferedReader(_Reading(self._spool.reader()))
+        return io.BufferedReader(ReadableStream(self._spool.reader()))
 
     def close(self) -> None:
         """Let go of it."""
@@ -382,24 +383,6 @@ class _Download:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Reading(io.RawIOBase):
-    """A read function as a file."""
-
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        super().__init__()
-        self._read = read
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read the next bytes."""
-        piece = self._read(len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)
 
 
 def _cached(record: CacheRecord) -> Fetched:
