@@ -31,6 +31,8 @@ from layerstore.linux.namespaces import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fuse_mount.records import MountRecord
+
 _NS_GET_USERNS = 0xB701
 """ioctl_nsfs(2): the user namespace that owns another one."""
 
@@ -68,6 +70,25 @@ def enter_common(store_root: str, owner_at_hand: Callable[[], int]) -> None:
         os.close(namespace)
     with contextlib.suppress(OSError):  # a mount that came later and is not seen there
         os.chdir(directory)
+
+
+def enter_of(record: MountRecord) -> bool:
+    """Move this process to where a user's view is mounted; before threads start.
+
+    Returns:
+        Whether a process is there, so that one can go there.
+
+    Raises:
+        MountError: It is not this user's.
+    """
+    namespace = _find(record.namespace, record.namespace_id)
+    if namespace < 0:
+        return False
+    try:
+        _join(namespace)
+    finally:
+        os.close(namespace)
+    return True
 
 
 def _remembered(path: str) -> tuple[int, int]:

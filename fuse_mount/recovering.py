@@ -14,7 +14,7 @@ from fuse_mount import lowers
 from fuse_mount.holders import mount_points_of_ours
 from fuse_mount.kernel_lowers import boot_id
 from fuse_mount.lazy_lowers import LazySource
-from fuse_mount.mounts import Callbacks, make_shown, mounts, view_lock
+from fuse_mount.mounts import Callbacks, make_shown, mounts, unmount, view_lock
 from fuse_mount.records import MountRecord, read_record, record_path, view_id_of, write_record
 from fuse_mount.states import STALE, is_restorable, state_of
 from fuse_mount.targets import checked_target
@@ -50,6 +50,20 @@ def give_up_unreadable(store_root: str, view_id: str, *, lazy: bool = False) -> 
     except FileNotFoundError:
         return []
     return [f"{store_root}/uppers/{name}" for name in names if name.startswith(f"{view_id}-")]
+
+
+def unmount_all_here(store_root: str) -> list[LayerstoreError]:
+    """Take away the views that were mounted in this mount namespace; return why others stayed."""
+    here = current_mount_namespace(), mount_namespace_id()
+    failures: list[LayerstoreError] = []
+    for item in mounts(store_root, []):
+        if (item.record.namespace, item.record.namespace_id) != here:
+            continue
+        try:
+            unmount(store_root, item.record.target)
+        except LayerstoreError as err:
+            failures.append(err)
+    return failures
 
 
 def clean_stale(store_root: str) -> list[MountRecord]:

@@ -3,7 +3,8 @@
 Inside, the user is root and a range of subordinate ids (subuid(5)) stands for everyone
 else, so that files of an image keep their owners. The range is mapped by the
 set-user-id helpers newuidmap and newgidmap; without them the user alone is mapped, and
-other owners show as nobody. Mounts made inside end with the last process inside.
+other owners show as nobody. Mounts made inside end with the last process inside, of which
+FUSE servers are some.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+import signal
+from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import InputError, UnsupportedError
 from layerstore.linux import mounts
@@ -137,8 +139,14 @@ def enter() -> bool:
     return whole
 
 
-def run(command: list[str]) -> NoReturn:
-    """Enter the namespaces and become ``command``.
+def run(command: list[str]) -> int:
+    """Enter the namespaces, run ``command`` there, and stay until it has ended.
+
+    Somebody has to be there afterwards: the servers of views that it leaves would hold the
+    namespaces, and so their own mounts, for ever.
+
+    Returns:
+        Its exit status, 128 and the signal's number if one ended it.
 
     Raises:
         UnsupportedError: User namespaces are not permitted here.
@@ -146,9 +154,15 @@ def run(command: list[str]) -> NoReturn:
     """
     enter()
     try:
-        os.execvp(command[0], command)  # noqa: S606 -- becoming the command is the purpose
+        pid = os.posix_spawnp(command[0], command, os.environ)
     except OSError as err:
         raise InputError(f"could not run {command[0]}: {err.strerror}") from err
+    for number in (signal.SIGINT, signal.SIGQUIT):  # a terminal sends them to the command, too
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda sent, _: os.kill(pid, sent))
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return status if status >= 0 else 128 - status
 
 
 def _enter_mapped(uid: int, gid: int, uids: IdRange, gids: IdRange) -> None:

@@ -66,10 +66,28 @@ def join(store_root: str) -> None:
         be_root(store_root)
 
 
+def join_to_read(store_root: str) -> None:
+    """Be root like :func:`join`, also for writable views, in which directories may be closed."""
+    from layerstore.store.paths import StorePaths
+
+    if os.geteuid() == 0:
+        return
+    with contextlib.suppress(UnsupportedError, OSError):
+        if _has_containers(store_root) or os.listdir(StorePaths(store_root).uppers):
+            be_root(store_root)
+
+
 def join_for(settings: Settings) -> None:
     """Be root like :func:`join`, over the store that the settings mean now: root's is another."""
     root = settings.root
     join(root)
+    settings.store_option = root
+
+
+def join_to_read_for(settings: Settings) -> None:
+    """Be root like :func:`join_to_read`, over the store that the settings mean now."""
+    root = settings.root
+    join_to_read(root)
     settings.store_option = root
 
 

@@ -54,9 +54,9 @@ def show_disk_usage(options: argparse.Namespace, root: str) -> None:
     Raises:
         LayerstoreError: The store cannot be read.
     """
-    from layerstore.cli.container_root import join
+    from layerstore.cli.container_root import join_to_read
 
-    join(root)  # to read what containers wrote as other users
+    join_to_read(root)
     as_json = options.format == "json"
     if options.by is not None:
         _show_by(options, root)

@@ -45,13 +45,13 @@ def remove(
 
     The bytes go with the next gc; --dry-run says how many.
     """
-    from layerstore.cli.container_root import join_for
+    from layerstore.cli.container_root import join_to_read_for
     from layerstore.errors import LayerstoreError
 
     failures: list[LayerstoreError] = []
     settings = settings_of(context)
     if dry_run:
-        join_for(settings)  # to read what containers wrote as other users
+        join_to_read_for(settings)
     with settings.open_store() as store:
         gone: set[str] = set()
         removals: list[_Removal] = []

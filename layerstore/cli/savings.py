@@ -168,11 +168,11 @@ class _Place:
 
     def measured(self, names: Sequence[str], wishes: Wishes, *, with_optimize: bool) -> Collected:
         """Take the report; what was made for it is gone again when this returns."""
-        from layerstore.cli.container_root import join_for
+        from layerstore.cli.container_root import join_to_read_for
         from layerstore.measure.report.collect import collect
 
         if not self._sources:
-            join_for(self._settings)  # to read what containers wrote as other users
+            join_to_read_for(self._settings)
         with contextlib.ExitStack() as stack:
             progress = stack.enter_context(terminal_progress())
             if self._sources:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING
 
-from fuse_mount.mounts import mounts, unmount
+from fuse_mount.mounts import ELSEWHERE, find_view, mounts, unmount
 from fuse_mount.records import UnreadableRecordError
 from fuse_mount.recovering import clean_stale, give_up_unreadable
+from fuse_mount.states import state_of
+from layerstore import light_json as json
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_line, write_note
-from layerstore.errors import LayerstoreError
+from layerstore.errors import LayerstoreError, MountError, NotFoundError
 
 if TYPE_CHECKING:
     import argparse
+
+    from fuse_mount.records import MountRecord
 
 
 def take_views_away(root: str, options: argparse.Namespace) -> None:
@@ -40,7 +46,7 @@ def _all_views(root: str) -> list[str]:
 
 def _umount_one(root: str, target: str, options: argparse.Namespace) -> None:
     try:
-        record = unmount(root, target, lazy=options.lazy, keep_upper=options.keep_upper)
+        record = _unmounted(root, target, options)
     except UnreadableRecordError as err:
         write_note(f"note: {err.message}; it is given up")
         for upper in give_up_unreadable(root, err.view_id, lazy=options.lazy):
@@ -48,3 +54,42 @@ def _umount_one(root: str, target: str, options: argparse.Namespace) -> None:
         return
     if options.keep_upper and record.upper is not None:
         write_line(f"{record.upper}/upper")
+
+
+def _unmounted(root: str, target: str, options: argparse.Namespace) -> MountRecord:
+    if os.geteuid() != 0 and os.path.isdir(root):
+        with contextlib.suppress(NotFoundError):
+            record = find_view(root, target)
+            if state_of(record)[0] == ELSEWHERE:
+                _unmount_there(root, record, options)
+                return record
+    return unmount(root, target, lazy=options.lazy, keep_upper=options.keep_upper)
+
+
+def _unmount_there(root: str, record: MountRecord, options: argparse.Namespace) -> None:
+    """Unmount a view by a process that goes into the user's namespaces in which it was mounted.
+
+    Raises:
+        MountError: It is busy, or its namespaces are not this user's.
+    """
+    from fuse_mount.common import enter_of
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        told: tuple[str, ...] = ("the process that should have unmounted it failed", "")
+        try:
+            enter_of(record)
+            unmount(root, record.view_id, lazy=options.lazy, keep_upper=options.keep_upper)
+            told = ()
+        except LayerstoreError as err:
+            told = (err.message, err.hint or "")
+        finally:
+            os.write(writer, json.dumps(told).encode())
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        told = json.loads(pipe.read())
+    os.waitpid(pid, 0)
+    if told:
+        raise MountError(told[0], hint=told[1] or None)
