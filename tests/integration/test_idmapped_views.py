@@ -8,7 +8,6 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from layerstore.linux import probe
 from layerstore.linux.idmaps import parse_id_map, user_namespace_of
 from layerstore.linux.xattrs import read_xattrs
 from tests.support.cli import Cli
+from tests.support.forked import problem_in_child
 from tests.support.memory import resident_pages
 from tests.support.namespaces import enter_user_namespace
 from tests.support.store import noise
@@ -84,22 +84,14 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 def inside(texts: list[str], view: Path, test: Callable[[], None]) -> None:
     """Run ``test`` in ``view`` as root of a user namespace with this map."""
-    reading, writing = os.pipe()
     with user_namespace_of(parse_id_map(texts)) as namespace:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.chdir(view)  # beyond it pytest's directories are the host's root's alone
-                enter_user_namespace(namespace)
-                test()
-            except BaseException:  # noqa: BLE001
-                os.write(writing, traceback.format_exc().encode()[-60_000:])
-            finally:
-                os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        problem = file.read()
-    os.waitpid(pid, 0)
+
+        def work() -> None:
+            os.chdir(view)  # beyond it pytest's directories are the host's root's alone
+            enter_user_namespace(namespace)
+            test()
+
+        problem = problem_in_child(work)
     assert not problem, problem
 
 

@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import time
-import traceback
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +18,6 @@ from layerstore.image.scan import scan_upper
 from layerstore.image.stack import load_root, lookup
 from layerstore.snapshot.overlay import OverlaySnapshotter
 from layerstore.store.store import Store
-from tests.support.namespaces import enter_private_mount_namespace
 from tests.support.tree_diff import flatten
 from tests.support.trees import compare_trees, make_odd_tree
 from tests.support.views import image_of, is_mounted, is_running
@@ -151,25 +149,6 @@ def test_a_store_that_is_not_there(tmp_path: Path) -> None:
         lowers.lower(()),
     ):
         pass
-
-
-def in_builder(work: Callable[[], None]) -> str:
-    """Run ``work`` in a child with a private mount namespace, as a build does."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            enter_private_mount_namespace()
-            work()
-        except BaseException:  # noqa: BLE001
-            os.write(writing, traceback.format_exc().encode()[-60_000:])
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        problem = file.read()
-    os.waitpid(pid, 0)
-    return problem
 
 
 BUILDER = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import traceback
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +13,7 @@ from layerstore.errors import UnsupportedError
 from layerstore.linux import data_layers, mounts, namespaces, probe
 from layerstore.linux.removal import remove_tree
 from layerstore.linux.xattrs import read_xattrs
+from tests.support.forked import problem_in_child
 from tests.support.namespaces import enter_private_mount_namespace
 
 if TYPE_CHECKING:
@@ -30,20 +30,12 @@ ODD_NAMES = ["plain", "with,comma", "with:colon", "back\\slash", "a\\,b\\:c,d", 
 
 def in_namespace(test: Callable[[], None]) -> None:
     """Run ``test`` in a child with its own mount table; fail with its traceback."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            enter_private_mount_namespace()
-            test()
-        except BaseException:  # noqa: BLE001
-            os.write(writing, traceback.format_exc().encode()[-60_000:])
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        problem = file.read()
-    os.waitpid(pid, 0)
+
+    def work() -> None:
+        enter_private_mount_namespace()
+        test()
+
+    problem = problem_in_child(work)
     assert not problem, problem
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import tempfile
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from layerstore.store.gc import execute, plan_gc
 from layerstore.store.paths import StorePaths
 from layerstore.store.sharing import StoreBusyError, access_mismatches, share_store
 from layerstore.store.store import Store
+from tests.support.forked import problem_in_child
 from tests.support.killing import killed
 from tests.support.store import add_image, noise, read_image, text
 
@@ -36,25 +36,15 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become oth
 
 def as_user(uid: int, groups: list[int], work: Callable[[], object], umask: int = 0o077) -> str:
     """Run ``work`` as a user with a hostile umask; return what it raised, "" if nothing."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups(groups)
-            os.setgid(uid)
-            os.setuid(uid)
-            os.umask(umask)
-            work()
-            os._exit(0)
-        except BaseException:  # noqa: BLE001 -- handed to the parent
-            os.write(write, traceback.format_exc().encode())
-        finally:
-            os._exit(1)
-    os.close(write)
-    with open(read, "rb") as answer:
-        said = answer.read().decode()
-    os.waitpid(child, 0)
-    return said
+
+    def as_them() -> None:
+        os.setgroups(groups)
+        os.setgid(uid)
+        os.setuid(uid)
+        os.umask(umask)
+        work()
+
+    return problem_in_child(as_them)
 
 
 @pytest.fixture
