@@ -200,6 +200,16 @@ class Host:
         if challenge.scheme == "basic":
             value = credentials.basic() if credentials else ""
             return "" if value == refused else value
+        try:
+            return self._bearer(challenge, scope, credentials, refused)
+        except LayerstoreError:
+            # What cannot be answered is forgotten: the registry may want something else next time.
+            self._challenge, self._tokens = None, TokenCache()
+            raise
+
+    def _bearer(
+        self, challenge: Challenge, scope: Scope, credentials: Credentials | None, refused: str
+    ) -> str:
         realm = Realm(
             checked_realm(
                 challenge.parameters.get("realm", ""), self._found_base(), self._rules.realms

@@ -469,3 +469,19 @@ def test_secrets_are_in_no_text(pulled, world: World, safe: StubRegistry) -> Non
         assert SECRET not in repr(error)
         assert "token-" not in repr(error)
         error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("realm", ["https://bait.example/token", "https://registry.example/none"])
+def test_a_challenge_that_cannot_be_answered_is_forgotten(
+    pulled, world: World, safe: StubRegistry, realm: str
+) -> None:
+    """A view that fetches for days meets portals and broken proxies; it outlives them."""
+    right = safe.realm
+    repository = pulled(world)
+    assert repository.manifest("v1").raw == b"{}"
+    safe.tokens.clear()
+    safe.realm = realm
+    with pytest.raises(RegistryError):
+        whole(repository)
+    safe.realm = right
+    assert whole(repository) == BLOB
