@@ -48,7 +48,8 @@ else:
                 text = text.decode("utf-8", "surrogatepass")
             try:
                 value, end = _scan(text, len(text) - len(text.lstrip(_SPACE)))
-            except StopIteration:
+            except (StopIteration, SystemError):
+                # The latter where it looks for json's own error, and json is not loaded.
                 return _by_json(text)
             return value if not text[end:].strip(_SPACE) else _by_json(text)
 

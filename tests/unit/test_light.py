@@ -40,6 +40,20 @@ def test_json_is_written_and_read_as_json_does(value: object) -> None:
     assert light_json.loads(f" {text}\n".encode()) == value
 
 
+@pytest.mark.parametrize("text", ["{", '{"a"', "[1,", '{"a":1,', '"', ""])
+def test_what_is_cut_short_is_told_where_json_is_not_loaded(text: str) -> None:
+    program = (
+        "import sys; from layerstore import light_json\n"
+        "assert 'json' not in sys.modules\n"
+        "try: light_json.loads(sys.argv[1])\n"
+        "except ValueError as err: print(type(err).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, text], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("JSONDecodeError\n", "")
+
+
 @given(st.text("{}[]:,\"'0123456789.eE+- \\ntrufalsN\ufeff\x00", max_size=12))
 def test_what_is_no_json_is_told_in_the_same_words(text: str) -> None:
     for given_ in (text, text.encode(), text.encode("utf-16"), text.encode("utf-8-sig")):
