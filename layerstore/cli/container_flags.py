@@ -89,7 +89,7 @@ def _add_process_options(add: _Add) -> None:
     add("-w", "--workdir", metavar="DIR", help="where its command begins")
     add("-u", "--user", metavar="USER[:GROUP]", help="whom it runs as")
     _many(add, "--group-add", metavar="GROUP", help="one more group")
-    add("--entrypoint", metavar="COMMAND", help='instead of the image\'s; "" for none')
+    add("--entrypoint", metavar="COMMAND", help=_ENTRYPOINT)
     add("--init", action="store_true", help="let catatonit or tini reap as process 1")
     add("--init-path", metavar="FILE", help="a static program for --init")
     add("-h", "--hostname", default="", metavar="NAME", help="its host name")
@@ -163,3 +163,6 @@ def refuse_unsupported(options: argparse.Namespace, command: str) -> None:
     for option, instead in REFUSED.items():
         if getattr(options, f"refused{option}", None) is not None:
             raise InputError(f"{command} has no {option}: {instead}")
+
+
+_ENTRYPOINT = 'instead of the image\'s, a command or ["a","b"]; "" for none'

@@ -56,7 +56,7 @@ def settings_of(
     from layerstore.cli.limit_values import parse_extra_hosts, parse_limits
 
     env = environment(options, config)
-    policy, times = _restart(options.restart)
+    policy, times = parse_restart(options.restart)
     limits = parse_limits(
         memory=options.memory, memory_swap=options.memory_swap, cpus=options.cpus,
         cpu_period=options.cpu_period, cpu_quota=options.cpu_quota,
@@ -77,7 +77,7 @@ def settings_of(
         hostname=_hostname(options.hostname),
         labels=_labels(options, config),
         limits=limits,
-        pids=_pids(options.pids_limit),
+        pids=parse_pids(options.pids_limit),
         read_only=options.read_only,
         mounts=mounts_of(options, config),
         network=_network(options.network),
@@ -122,7 +122,7 @@ def _args(
 ) -> tuple[str, ...]:
     """Return the command line of a container: an entry point of one's own drops the image's CMD."""
     if options.entrypoint is not None:
-        entry = (options.entrypoint,) if options.entrypoint else ()
+        entry = _entrypoint(options.entrypoint)
         args = (*entry, *command)
         if not args:
             raise InputError(
@@ -137,6 +137,20 @@ def _args(
     for word in args:
         _no_nul(word, "the command")
     return tuple(args)
+
+
+def _entrypoint(word: str) -> tuple[str, ...]:
+    """Return the words of an entry point: a list in JSON, as podman takes it, or one command."""
+    if word.startswith("["):
+        import json
+
+        try:
+            found = json.loads(word)
+        except ValueError:
+            found = None
+        if isinstance(found, list) and all(isinstance(part, str) for part in found):
+            return tuple(found)
+    return (word,) if word else ()
 
 
 def _no_nul(word: str, what: str) -> str:
@@ -251,7 +265,12 @@ def userns_of(word: str) -> str:
     return word or "host"
 
 
-def _pids(number: int | None) -> int:
+def parse_pids(number: int | None) -> int:
+    """Return how many processes an option allows at most, 0 for no limit.
+
+    Raises:
+        InputError: It is no such number.
+    """
     if number is None or number in (0, -1):
         return 0
     if number < 1:
@@ -272,7 +291,12 @@ def runtime_of(word: str | None) -> str:
     return word or chosen_runtime(os.environ)
 
 
-def _restart(word: str) -> tuple[str, int]:
+def parse_restart(word: str) -> tuple[str, int]:
+    """Return a policy of restarts and how many there may be at most.
+
+    Raises:
+        InputError: There is no such policy.
+    """
     policy, colon, times = word.partition(":")
     if policy not in RESTART_POLICIES or (colon and policy != "on-failure"):
         raise InputError(f"--restart {word} is no policy", hint=", ".join(RESTART_POLICIES))

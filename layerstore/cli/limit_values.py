@@ -5,6 +5,8 @@ On the fast path of containers: no typer.
 
 from __future__ import annotations
 
+import os
+
 from layerstore.errors import InputError
 from layerstore.light_re import Pattern
 from layerstore.light_typing import TYPE_CHECKING
@@ -135,8 +137,12 @@ def _cpu_time(cpus: str | None, period: int | None, quota: int | None) -> tuple[
         number = float(cpus)
     except ValueError:
         number = -1.0
-    if not 0.01 <= number <= 65536:
-        raise InputError(f"--cpus {cpus} is no number of processors", hint="--cpus 1.5")
+    there = os.cpu_count() or 1
+    if not 0.01 <= number <= there:
+        raise InputError(
+            f"--cpus {cpus} is not between 0.01 and {there}.00, the processors of this host",
+            hint=f"--cpus {there}",
+        )
     return _CPU_PERIOD_US, round(number * _CPU_PERIOD_US)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from layerstore.cli.build_run import parse_allow, parse_run_options
@@ -29,7 +31,7 @@ def limits(**words: object) -> Limits:
         ({"memory": "512m"}, Limits(memory=512 << 20)),
         ({"memory": "1g", "memory_swap": "-1"}, Limits(memory=1 << 30, memory_swap=-1)),
         ({"memory": "1g", "memory_swap": "2g"}, Limits(memory=1 << 30, memory_swap=2 << 30)),
-        ({"cpus": "1.5"}, Limits(cpu_period=100_000, cpu_quota=150_000)),
+        ({"cpus": "0.5"}, Limits(cpu_period=100_000, cpu_quota=50_000)),
         ({"cpu_period": 50_000, "cpu_quota": 2000}, Limits(cpu_period=50_000, cpu_quota=2000)),
         (
             {"cpuset_cpus": "0-2,4", "cpuset_mems": "0"},
@@ -55,6 +57,7 @@ def test_limits(words: dict[str, object], expected: Limits) -> None:
         {"memory_swap": "1g"},
         {"memory": "1g", "memory_swap": "512m"},
         {"cpus": "0"},
+        {"cpus": str((os.cpu_count() or 1) + 0.01)},
         {"cpus": "nan"},
         {"cpus": "x"},
         {"cpus": "1", "cpu_quota": 5000},
@@ -127,3 +130,10 @@ def test_the_runtime_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LAYERSTORE_RUNTIME", "/opt/runc")
     assert parse_run_options(Limits(), [], None, None).runtime == "/opt/runc"
     assert parse_run_options(Limits(), [], None, "crun").runtime == "crun"
+
+
+def test_there_are_not_more_processors_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert limits(cpus="2").cpu_quota == 200_000
+    with pytest.raises(InputError, match=r"--cpus 99 is not between 0.01 and 2.00"):
+        limits(cpus="99")

@@ -66,6 +66,13 @@ def test_an_entry_point_of_ones_own_drops_the_images_command() -> None:
     assert settings("image", "x", image=image).args == ("/entry", "x")
     assert settings("--entrypoint", "/other", image=image).args == ("/other",)
     assert settings("--entrypoint", "", "image", "x", image=image).args == ("x",)
+    # A list as podman takes it; what only begins like one is a command.
+    listed = settings("--entrypoint", '["/other", "a b"]', "image", "x", image=image)
+    assert listed.args == ("/other", "a b", "x")
+    for word in ("[", "[1]", '["a"'):
+        assert settings("--entrypoint", word, image=image).args == (word,)
+    with pytest.raises(InputError, match="no command"):
+        settings("--entrypoint", "[]", image=image)
     with pytest.raises(InputError, match="no command: --entrypoint drops"):
         settings("--entrypoint", "", image=image)
     with pytest.raises(InputError, match="no command"):
