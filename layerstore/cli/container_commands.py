@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 NAMES = (
     "run", "create", "start", "attach", "exec", "ps", "logs", "top", "stats", "stop", "restart",
-    "kill", "wait", "cp", "container", "volume", "bundle", "generate", "warm",
+    "kill", "wait", "cp", "pause", "unpause", "rename", "update", "container", "volume",
+    "bundle", "generate", "warm",
 )  # fmt: skip
 """What is added to the commands of images and views, in the order of the help."""
 
@@ -101,6 +102,10 @@ COMMANDS: dict[str, Command] = {
     "kill": _inside("container_end", "kill", "Send containers a signal, KILL by default."),
     "wait": _inside("container_end", "wait", "Wait for containers, print their exit codes."),
     "cp": _inside("container_copy", "cp", "Copy files between a container and the host."),
+    "pause": _inside("container_change", "pause", "Let containers stand still."),
+    "unpause": _inside("container_change", "unpause", "Let paused containers go on."),
+    "rename": _inside("container_change", "rename", "Call a container otherwise."),
+    "update": _inside("container_change", "update", "Change limits and restarts of containers."),
     "container": _inside("container_group", "group", "Commands of containers alone: rm, ls ..."),
     "volume": _inside("container_group", "volume", "List, make and remove volumes."),
     "bundle": _entry("container_bundle", "bundle", "Write an image as a bundle for runtimes."),

@@ -8,6 +8,7 @@ from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_line
 from layerstore.cli.settings import current_run_base
 from layerstore.containers.records import find
+from layerstore.containers.settings import DEFAULT_STOP_SIGNAL
 from layerstore.errors import ConflictError, InputError, LayerstoreError
 from layerstore.light_typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from layerstore.containers.records import Container
 
 
-def _names(parser: argparse.ArgumentParser) -> None:
+def names(parser: argparse.ArgumentParser) -> None:
+    """Declare the containers that a command takes."""
     parser.add_argument("containers", nargs="+", metavar="CONTAINER", help="names or ids")
 
 
-def _each(options: argparse.Namespace, root: str, act: Callable[[Container], object]) -> int:
+def each(options: argparse.Namespace, root: str, act: Callable[[Container], object]) -> int:
     """Do something to every container that is named; one that fails does not stop the others."""
     failures: list[LayerstoreError] = []
     for reference in options.containers:
@@ -42,14 +44,14 @@ def stop_options(parser: argparse.ArgumentParser) -> None:
         "-t", "--time", "--timeout", type=int, metavar="SECONDS",
         help="until KILL; -1 for never (default: the container's, or 10)",
     )  # fmt: skip
-    _names(parser)
+    names(parser)
 
 
 def stop(options: argparse.Namespace, root: str) -> int:
     """Stop containers."""
     from layerstore.containers.lifecycle import stop as stop_one
 
-    return _each(options, root, lambda container: stop_one(root, container, options.time))
+    return each(options, root, lambda container: stop_one(root, container, options.time))
 
 
 restart_options = stop_options
@@ -68,13 +70,13 @@ def restart(options: argparse.Namespace, root: str) -> int:
         stop_one(root, container, options.time)
         start_again(root, container, attached=False).connection.close()
 
-    return _each(options, root, act)
+    return each(options, root, act)
 
 
 def kill_options(parser: argparse.ArgumentParser) -> None:
     """Declare what ``kill`` takes."""
     parser.add_argument("-s", "--signal", default="KILL", metavar="SIGNAL", help="(default: KILL)")
-    _names(parser)
+    names(parser)
 
 
 def kill(options: argparse.Namespace, root: str) -> int:
@@ -88,14 +90,16 @@ def kill(options: argparse.Namespace, root: str) -> int:
         # As docker: who kills it or stops it by hand does not want it restarted.
         if number in (9, container.settings.stop_signal):
             note_stop(root, container)
-        send_signal(root, container, number)
+        # What goes on at which signal is docker's rule, too.
+        heard = number == 9 or container.settings.stop_signal in (number, DEFAULT_STOP_SIGNAL)
+        send_signal(root, container, number, heard=heard)
 
-    return _each(options, root, act)
+    return each(options, root, act)
 
 
 def wait_options(parser: argparse.ArgumentParser) -> None:
     """Declare what ``wait`` takes."""
-    _names(parser)
+    names(parser)
 
 
 def wait(options: argparse.Namespace, root: str) -> int:

@@ -57,6 +57,7 @@ def execute(options: argparse.Namespace, root: str) -> int:
 
 
 def _execute(options: argparse.Namespace, root: str) -> int:
+    from layerstore.containers.freezing import refuse_paused
     from layerstore.containers.lifecycle import settle
     from layerstore.containers.records import find
     from layerstore.containers.states import RUNNING
@@ -72,6 +73,7 @@ def _execute(options: argparse.Namespace, root: str) -> int:
             f"container {container.name} is not running",
             hint=f"layerstore start {container.name}",
         )
+    refuse_paused(container)
     process = _process(options, container, state.pid)
     path = f"{container.run_dir}/exec-{os.urandom(6).hex()}"
     fd = os.open(f"{path}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _SAME = (
     "run", "create", "start", "attach", "exec", "logs", "top", "stats", "stop", "restart", "kill",
-    "wait", "cp",
+    "wait", "cp", "pause", "unpause", "rename", "update",
 )  # fmt: skip
 COMMANDS = ("rm", "ls", "inspect", "prune", *_SAME)
 """What may stand behind ``container``."""

@@ -15,6 +15,7 @@ from layerstore.cli.output import (
     write_line,
     write_table,
 )
+from layerstore.containers.freezing import is_paused
 from layerstore.containers.lifecycle import settle
 from layerstore.containers.records import (
     SHORT_ID_HEX,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from layerstore.containers.settings import HealthCheck
 
+PAUSED = "paused"
 _COMMAND_WIDTH = 20
 _FILTERS = (
     "id", "name", "status", "label", "ancestor", "exited", "restart-policy", "volume", "network",
@@ -41,11 +43,21 @@ _FILTERS = (
 )  # fmt: skip
 
 
+def status_of(container: Container, state: State) -> str:
+    """Return how a container fares in one word, as docker's."""
+    return PAUSED if state.status == RUNNING and is_paused(container) else state.status
+
+
 class Row(NamedTuple):
     """A container as it is listed."""
 
     container: Container
     state: State
+
+    @property
+    def status(self) -> str:
+        """How it fares in one word, as docker's."""
+        return status_of(self.container, self.state)
 
 
 # -- ps
@@ -132,7 +144,7 @@ def _passes(row: Row, name: str, value: str) -> bool:
         case "name":
             return value in container.name
         case "status":
-            return state.status == value
+            return row.status == value
         case "label":
             key, equals, wanted = value.partition("=")
             labels = dict(settings.labels)
@@ -163,7 +175,7 @@ def _health_word(row: Row) -> str:
     return health.status if health is not None else ""
 
 
-def describe_state(state: State, health: str = "") -> str:
+def describe_state(state: State, health: str = "", *, paused: bool = False) -> str:
     """Return a state as docker's ``ps`` says it."""
     now_s = time.time()
     if state.status == CREATED:
@@ -172,6 +184,8 @@ def describe_state(state: State, health: str = "") -> str:
         for_how_long = age(_rfc3339(state.started), now_s).removesuffix(" ago")
         if not state.monitor:
             return f"Up {for_how_long} (its monitor is gone)"
+        if paused:
+            return f"Up {for_how_long} (Paused)"
         shown = "health: starting" if health == "starting" else health
         return f"Up {for_how_long}" + (f" ({shown})" if shown else "")
     when = age(_rfc3339(state.finished), now_s)
@@ -203,8 +217,8 @@ def _fields(row: Row, *, cut: bool) -> dict[str, object]:
         "Command": f'"{shorten(command[1:-1], _COMMAND_WIDTH)}"' if cut else command,
         "CreatedAt": _rfc3339(container.created),
         "RunningFor": age(_rfc3339(container.created), time.time()),
-        "Status": describe_state(state, _health_word(row)),
-        "State": state.status,
+        "Status": describe_state(state, _health_word(row), paused=row.status == PAUSED),
+        "State": row.status,
         "Ports": "",
         "Names": container.name,
         "Labels": ",".join(f"{key}={value}" for key, value in settings.labels),
@@ -234,7 +248,7 @@ def row_to_json(row: Row) -> dict[str, object]:
         "command": list(container.settings.args),
         "created": _rfc3339(container.created),
         "labels": dict(container.settings.labels),
-        "status": state.status,
+        "status": row.status,
         "health": _health_word(row) or None,
         "pid": state.pid,
         "exit_code": state.exit_code,
@@ -249,6 +263,7 @@ def row_to_json(row: Row) -> dict[str, object]:
 def inspect_container(root: str, container: Container) -> dict[str, Any]:
     """Return what docker's ``inspect`` says of a container, as far as it means something here."""
     state = settle(root, container)
+    status = status_of(container, state)
     settings = container.settings
     return {
         "Id": container.container_id,
@@ -256,9 +271,9 @@ def inspect_container(root: str, container: Container) -> dict[str, Any]:
         "Path": settings.args[0],
         "Args": list(settings.args[1:]),
         "State": {
-            "Status": state.status,
+            "Status": status,
             "Running": state.status == RUNNING,
-            "Paused": False,
+            "Paused": status == PAUSED,
             "Restarting": state.status == RESTARTING,
             "OOMKilled": state.oom_killed,
             "Dead": False,

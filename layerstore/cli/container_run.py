@@ -367,11 +367,13 @@ def start(options: argparse.Namespace, root: str) -> int:
 def _start_again(
     root: str, container: Container, options: argparse.Namespace, reference: str
 ) -> int:
+    from layerstore.containers.freezing import refuse_paused
     from layerstore.containers.lifecycle import settle
     from layerstore.containers.states import RESTARTING, RUNNING
 
     attached = options.attach or options.interactive
     if settle(root, container).status in (RUNNING, RESTARTING):
+        refuse_paused(container)
         if not attached:
             write_line(reference)
             return 0
@@ -425,6 +427,7 @@ def attach(options: argparse.Namespace, root: str) -> int:
 
 def _join(root: str, container: Container, *, interactive: bool, proxy: bool) -> int:
     from layerstore.containers.attach import attend
+    from layerstore.containers.freezing import refuse_paused
     from layerstore.containers.lifecycle import connect, settle
     from layerstore.containers.states import RUNNING
 
@@ -433,6 +436,7 @@ def _join(root: str, container: Container, *, interactive: bool, proxy: bool) ->
             f"container {container.name} is not running",
             hint=f"layerstore start --attach {container.name}",
         )
+    refuse_paused(container)
     with contextlib.closing(connect(container)) as connection:
         outcome = attend(
             connection, interactive=interactive, tty=container.settings.tty, proxy_signals=proxy

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 FAST_COMMANDS = (
     "images", "import", "inspect", "mount", "mounts", "umount", "df",
     "run", "create", "start", "attach", "exec", "ps", "logs", "top", "stats", "stop", "restart",
-    "kill", "wait", "cp", "container", "volume", "bundle", "generate", "warm",
+    "kill", "wait", "cp", "pause", "unpause", "rename", "update", "container", "volume",
+    "bundle", "generate", "warm",
 )  # fmt: skip
 
 _WITH_LOCKS = frozenset(

@@ -26,7 +26,7 @@ from layerstore.containers import monitor
 from layerstore.containers.early import EarlyRuntime, write_private
 from layerstore.containers.known_runtime import runtime_file, runtime_options
 from layerstore.containers.mounting import mount_root, root_id, root_of
-from layerstore.containers.records import directory_of, get_container, group_of
+from layerstore.containers.records import directory_of, get_container, group_of, restart_path
 from layerstore.containers.roots import (
     container_mounts,
     device_files,
@@ -314,6 +314,7 @@ def _monitor_spec(store_root: str, container: Container, launch: Launch) -> dict
         "log": f"{directory}/log" if settings.log_max_bytes >= 0 else "",
         "log_max_bytes": max(0, settings.log_max_bytes),
         "log_files": settings.log_files,
+        "restart_file": restart_path(store_root, container.container_id),
         "restart": (settings.restart, settings.restart_max),
         "stop_signal": settings.stop_signal,
         "state": f"{directory}/state.json",

@@ -17,8 +17,9 @@ import time
 
 from layerstore import light_json as json
 from layerstore.containers.early import let_go
+from layerstore.containers.freezing import cgroup_of, go_on, is_paused
 from layerstore.containers.known_runtime import runtime_of, runtime_options
-from layerstore.containers.monitor_files import remove_cgroups
+from layerstore.containers.monitor_files import remove_cgroups, thaw
 from layerstore.containers.naming import random_name
 from layerstore.containers.records import (
     SHORT_ID_HEX,
@@ -32,15 +33,17 @@ from layerstore.containers.records import (
     get_container,
     group_of,
     id_of_name,
+    kept_layers,
     new_id,
     put_container,
     remove_files,
     remove_rest,
     run_directory,
     take_name,
+    user_of,
     write_keeper,
 )
-from layerstore.containers.starting import hold, release
+from layerstore.containers.starting import hold, let_go_of, release
 from layerstore.containers.states import (
     CREATED,
     EXITED,
@@ -211,12 +214,21 @@ def discard(store_root: str, container: Container, *, volumes: bool) -> None:
 def forget(store_root: str, container: Container, *, volumes: bool) -> None:
     """Do of :func:`discard` what others see; :func:`remove_rest` does what is left."""
     release(store_root, container)
-    forget_files(store_root, container.container_id, container.name)
+    forget_files(store_root, container.container_id, _current_name(store_root, container))
     if volumes:
         for mount in container.settings.mounts:
             if mount.anonymous:
                 with contextlib.suppress(LayerstoreError):  # gone, or another container has it
                     drop_volume(store_root, mount.source)
+
+
+def _current_name(store_root: str, container: Container) -> str:
+    """Return what a container is called, which may have changed since its record was read."""
+    if id_of_name(store_root, container.name) != container.container_id:
+        with contextlib.suppress(FormatError):
+            found = get_container(store_root, container.container_id)
+            return container.name if found is None else found.name
+    return container.name
 
 
 def settle(store_root: str, container: Container) -> State:
@@ -264,7 +276,7 @@ def clear_runtime(container: Container) -> None:
         with contextlib.suppress(LayerstoreError, OSError):
             _delete_by_runtime(container)
     remove_tree(kept)
-    remove_cgroups(group_of(container.container_id, container.settings.limits.cgroup_parent))
+    remove_cgroups(cgroup_of(container))
 
 
 def _delete_by_runtime(container: Container) -> None:
@@ -336,17 +348,23 @@ def remove(
             raise
         container = None
     if container is None:
-        if force:
-            _kill_unreadable(store_root, container_id)
         run_dir = run_directory(run_base, container_id)
+        if force:
+            _kill_unreadable(store_root, container_id, run_dir)
         with hold(store_root, container_id):
             let_go(run_dir)
             remove_tree(f"{run_base}/runtime/{container_id}")
             remove_cgroups(_group_by_bundle(run_dir, container_id))
+            let_go_of(store_root, kept_layers(store_root, container_id), user_of(container_id))
             remove_files(store_root, container_id, "", run_dir)
         return
     state = settle(store_root, container)
     if state.status in (RUNNING, RESTARTING):
+        if not force and is_paused(container):
+            raise ConflictError(
+                f"container {container.name} is paused",
+                hint=f"layerstore stop {container.name} first; or rm --force",
+            )
         if not force:
             raise ConflictError(
                 f"container {container.name} is {state.status}",
@@ -361,12 +379,13 @@ def remove(
         return  # it was to be removed at its end, and was
 
 
-def _kill_unreadable(store_root: str, container_id: str) -> None:
+def _kill_unreadable(store_root: str, container_id: str, run_dir: str) -> None:
     """Kill what runs by a damaged record, as far as its state tells, and wait for its end."""
     state = read_state(store_root, container_id)
     _note_stop(store_root, container_id)
     _wake_monitor(state)
     _send(state, signal.SIGKILL)
+    thaw(_group_by_bundle(run_dir, container_id))
     until = time.monotonic() + _KILL_WAIT_S
     while (left := until - time.monotonic()) > 0:
         is_attended = is_held(alive_path(store_root, container_id))
@@ -385,8 +404,14 @@ def _group_by_bundle(run_dir: str, container_id: str) -> str:
     return group_of(container_id, "")
 
 
-def send_signal(store_root: str, container: Container, number: int) -> None:
+def send_signal(store_root: str, container: Container, number: int, *, heard: bool = False) -> None:
     """Send a signal to a container's first process.
+
+    Args:
+        store_root: The store.
+        container: Which.
+        number: The signal's.
+        heard: Whether a container that stands still goes on, to take note of it.
 
     Raises:
         ConflictError: It does not run.
@@ -397,6 +422,8 @@ def send_signal(store_root: str, container: Container, number: int) -> None:
             f"container {container.name} is not running",
             hint=f"start it: layerstore start {container.name}",
         )
+    if heard:
+        go_on(container)
 
 
 def _send(state: State, number: int) -> bool:
@@ -430,7 +457,7 @@ def stop(store_root: str, container: Container, timeout_s: int | None = None) ->
         _wake_monitor(state)
     elif state.status == RUNNING:
         with contextlib.suppress(ConflictError):
-            send_signal(store_root, container, container.settings.stop_signal)
+            send_signal(store_root, container, container.settings.stop_signal, heard=True)
     else:
         return
     seconds = container.settings.stop_timeout_s if timeout_s is None else timeout_s
@@ -465,7 +492,7 @@ def kill_for_good(store_root: str, container: Container) -> None:
     note_stop(store_root, container)
     _wake_monitor(state_of(store_root, container))
     with contextlib.suppress(ConflictError):
-        send_signal(store_root, container, signal.SIGKILL)
+        send_signal(store_root, container, signal.SIGKILL, heard=True)
     if not wait_for_end(store_root, container, _KILL_WAIT_S):
         raise ContainerError(
             f"container {container.name} was killed and has not ended",

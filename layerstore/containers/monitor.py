@@ -47,6 +47,7 @@ from layerstore.containers.monitor_files import (
     remove_cgroups,
     remove_flat,
     set_window,
+    thaw,
     to_json,
     unlink,
 )
@@ -160,6 +161,7 @@ class Monitor:
         self._asked_to_stop = True
         if self._pid:
             kill(self._pid, self._spec["stop_signal"])
+            thaw(self._spec["cgroup"])
 
     # -- one start of the container
 
@@ -416,6 +418,7 @@ class Monitor:
                 set_window(self._master, data)
         elif kind == b"K" and len(data) == 1 and self._pid and self._pid not in self._ended:
             kill(self._pid, data[0])
+            thaw(self._spec["cgroup"])
 
     def _sink(self) -> int:
         return self._master if self._spec["tty"] else self._stdin
@@ -447,7 +450,7 @@ class Monitor:
 
     def _again(self, code: int) -> bool:
         """Whether to start the container once more; waits as long as that takes."""
-        policy, most = self._spec["restart"]
+        policy, most = self._policy()
         if policy == "no" or self._is_stopped():
             return False
         if policy == "on-failure" and (code == 0 or (most and self._restarts >= most)):
@@ -462,6 +465,14 @@ class Monitor:
             self._poll(left)
         self._delay_s = min(2 * self._delay_s, _BACKOFF_MAX_S)
         return not self._is_stopped()
+
+    def _policy(self) -> tuple[str, int]:
+        """Return the policy of restarts, and how many at most: as told, or changed since."""
+        changed, _, most = read_text(self._spec["restart_file"]).decode().strip().partition(" ")
+        if changed and most.isdigit():
+            return changed, int(most)
+        policy, number = self._spec["restart"]
+        return policy, number
 
     def _is_stopped(self) -> bool:
         if self._asked_to_stop:

@@ -137,6 +137,40 @@ def _remove_below(path: str) -> None:
         pass
 
 
+def _freezers(cgroup: str) -> list[tuple[str, bytes, bytes]]:
+    """Return where a group is told to stand still: a file, what it says then, what ends it."""
+    return [
+        (f"{CGROUPS}/freezer{cgroup}/freezer.state", b"FR", b"THAWED"),
+        (f"{CGROUPS}{cgroup}/cgroup.freeze", b"1", b"0"),
+    ]
+
+
+def is_frozen(cgroup: str) -> bool:
+    """Whether the processes of a control group stand still, or are about to.
+
+    Args:
+        cgroup: Its path from the root of each hierarchy; empty for none.
+    """
+    return bool(cgroup) and any(
+        read_text(path).startswith(says) for path, says, _ in _freezers(cgroup)
+    )
+
+
+def thaw(cgroup: str) -> None:
+    """Let the processes of a control group go on: who is killed must, to die (version 1)."""
+    for path, _, word in _freezers(cgroup) if cgroup else ():
+        try:
+            fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            posix.write(fd, word)
+        except OSError:
+            pass
+        finally:
+            posix.close(fd)
+
+
 _ESCAPES = {'"': '\\"', "\\": "\\\\"}
 
 

@@ -13,7 +13,14 @@ import _signal  # type: ignore[import-not-found]
 import posix
 import time
 
-from layerstore.containers.monitor_files import kill, publish, read_text, to_json, unlink
+from layerstore.containers.monitor_files import (
+    is_frozen,
+    kill,
+    publish,
+    read_text,
+    to_json,
+    unlink,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +86,9 @@ class Health:
             ended: Statuses of children of the monitor that have ended.
         """
         now = time.monotonic()
+        if self.wait_s() == 0 and is_frozen(self._spec["cgroup"]):
+            # Nothing can be asked of what stands still, nor be expected of a check that does.
+            self._next, self._deadline = now + self._pause(), now + self._told["timeout"]
         if self._pid in ended:
             code = posix.waitstatus_to_exitcode(ended.pop(self._pid))
             self.read()

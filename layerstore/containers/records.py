@@ -1,6 +1,6 @@
 """Containers as the store keeps them: ``containers/ID/container.json``, and their names.
 
-    containers/ID/container.json   what the container is; written once, by rename
+    containers/ID/container.json   what the container is; replaced by rename
     containers/ID/state.json       how it fares; see :mod:`layerstore.containers.states`
     containers/ID/alive            flocked as long as its monitor lives
     containers/ID/stopped          somebody wants it stopped: it is not restarted
@@ -103,6 +103,11 @@ def run_directory(base: str, container_id: str) -> str:
     return f"{base}/{container_id[:_RUN_HEX]}"
 
 
+def restart_path(store_root: str, container_id: str) -> str:
+    """Return the file with a policy of restarts that was changed: its name and a number."""
+    return f"{directory_of(store_root, container_id)}/restart"
+
+
 def group_of(container_id: str, parent: str) -> str:
     """Return the path of a container's control group, from the root of each hierarchy.
 
@@ -196,6 +201,24 @@ def take_name(store_root: str, name: str, container_id: str) -> None:
             hint=f"layerstore rm {name}, or another --name",
         )
     publish(f"{names}/{name}", container_id.encode(), durable=False)
+
+
+def rename(store_root: str, container_id: str, name: str) -> None:
+    """Call a container otherwise; a kill leaves it with both names.
+
+    Raises:
+        ConflictError: Another one, or this one, is called that.
+        InputError: It cannot be a name.
+        NotFoundError: The container is gone.
+    """
+    check_name(name)
+    with containers_lock(store_root):
+        container = require_container(store_root, container_id)
+        if name == container.name:
+            raise ConflictError(f"container {name} is called that", hint="choose another name")
+        take_name(store_root, name, container_id)
+        put_container(store_root, container._replace(name=name), durable=True)
+        give_up_name(store_root, container.name, container_id)
 
 
 def give_up_name(store_root: str, name: str, container_id: str) -> None:
@@ -315,11 +338,22 @@ def find(store_root: str, reference: str) -> Container:
         InputError: Several ids begin like that.
         FormatError: Its record is damaged.
     """
-    container = get_container(store_root, find_id(store_root, reference))
+    return require_container(store_root, find_id(store_root, reference), reference)
+
+
+def require_container(store_root: str, container_id: str, called: str = "") -> Container:
+    """Return a container by its whole id, which somebody may have called otherwise.
+
+    Raises:
+        NotFoundError: It is not there, or only half.
+        FormatError: Its record is damaged.
+    """
+    container = get_container(store_root, container_id)
     if container is None:
+        called = called or container_id[:SHORT_ID_HEX]
         raise NotFoundError(
-            f"container {reference!r} is only half there",
-            hint=f"remove the rest of it: layerstore rm --force {reference}",
+            f"container {called!r} is only half there",
+            hint=f"remove the rest of it: layerstore rm --force {called}",
         )
     return container
 
@@ -332,6 +366,15 @@ def write_keeper(
     value = {"kind": "container", "image_id": image_id, "layers": list(layers)}
     path = f"{store_root}/views/{user_of(container_id)}.json"
     publish(path, json.dumps(value).encode(), durable=False)
+
+
+def kept_layers(store_root: str, container_id: str) -> tuple[DiffId, ...]:
+    """Return the layers that are kept for a container whose own record may be damaged."""
+    path = f"{store_root}/views/{user_of(container_id)}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        value = json.loads(read_file(path, max_bytes=_RECORD_MAX_BYTES))
+        return tuple(DiffId(Digest(str(layer))) for layer in value["layers"])
+    return ()
 
 
 def remove_files(store_root: str, container_id: str, name: str, run_dir: str) -> None:

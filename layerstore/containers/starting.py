@@ -46,9 +46,10 @@ from layerstore.runtime.limits import require_enforceable
 from layerstore.runtime.runtimes import installed_runtimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from layerstore.containers.records import Container
+    from layerstore.digest import DiffId
     from layerstore.progress import Progress
 
 _LOCK_PATIENCE_S = 1.0
@@ -258,5 +259,9 @@ def acquire(
 
 def release(store_root: str, container: Container) -> None:
     """Let go of what shows a container's image; harmless when repeated."""
-    chain = lowers.chain_name(container.layers)
-    lowers.release_everywhere(store_root, chain, container.user)
+    let_go_of(store_root, container.layers, container.user)
+
+
+def let_go_of(store_root: str, layers: Sequence[DiffId], user: str) -> None:
+    """Let go of what shows an image for a user; harmless when repeated."""
+    lowers.release_everywhere(store_root, lowers.chain_name(layers), user)

@@ -14,7 +14,7 @@ from layerstore.runtime.seccomp import profile
 from layerstore.runtime.settings import RunOptions
 
 if TYPE_CHECKING:
-    from layerstore.runtime.settings import Ulimit
+    from layerstore.runtime.settings import Limits, Ulimit
 
 HOSTNAME = "layerstore"
 """The same everywhere, so that no host's name ends in a result."""
@@ -140,7 +140,10 @@ def container_config(
     capabilities = _capabilities(isolation)
     linux: dict[str, object] = {
         "namespaces": [{"type": kind} for kind in namespaces],
-        "resources": {"devices": _device_rules(isolation), **_resources(isolation)},
+        "resources": {
+            "devices": _device_rules(isolation),
+            **resources_of(isolation.options.limits, counts_swap=isolation.swap),
+        },
         "maskedPaths": _masked(isolation),
         "readonlyPaths": [] if isolation.insecure else list(_READONLY),
         "rootfsPropagation": "rprivate",
@@ -192,12 +195,17 @@ def _rlimit(ulimit: Ulimit) -> dict[str, object]:
     return {"type": f"RLIMIT_{ulimit.name.upper()}", "soft": soft, "hard": hard}
 
 
-def _resources(isolation: Isolation) -> dict[str, object]:
-    limits = isolation.options.limits
+def resources_of(limits: Limits, *, counts_swap: bool) -> dict[str, object]:
+    """Return limits as a config.json has them.
+
+    Args:
+        limits: What is not limited is left out.
+        counts_swap: Whether the kernel counts swap.
+    """
     memory: dict[str, int] = {}
     if limits.memory:
         memory["limit"] = limits.memory
-        if isolation.swap:
+        if counts_swap:
             # As docker: as much swap again as memory, unless it is said.
             memory["swap"] = limits.memory_swap or 2 * limits.memory
     cpu = {

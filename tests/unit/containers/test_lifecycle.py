@@ -44,7 +44,7 @@ def test_one_that_waits_to_be_restarted_is_killed_at_once(
         return State(RESTARTING, monitor=sleeper.pid) if sleeper.poll() is None else State(EXITED)
 
     for name in ("note_stop", "settle", "send_signal"):
-        monkeypatch.setattr(lifecycle, name, lambda *_: None)
+        monkeypatch.setattr(lifecycle, name, lambda *_, **__: None)
     monkeypatch.setattr(lifecycle, "state_of", state_of)
     lifecycle.kill_for_good("", None)  # type: ignore[arg-type] -- whichever
     assert sleeper.returncode != 0

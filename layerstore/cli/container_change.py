@@ -1,0 +1,113 @@
+"""The commands that change containers: ``pause``, ``unpause``, ``rename``, ``update``."""
+
+from __future__ import annotations
+
+from layerstore.cli.container_commands import reference_of
+from layerstore.cli.container_end import each, names
+from layerstore.containers.records import find_id
+from layerstore.errors import InputError
+from layerstore.light_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from layerstore.containers.records import Container
+    from layerstore.containers.settings import Settings
+    from layerstore.runtime.settings import Limits
+
+pause_options = unpause_options = names
+
+
+def pause(options: argparse.Namespace, root: str) -> int:
+    """Let containers stand still."""
+    from layerstore.containers import freezing
+
+    return each(options, root, lambda container: freezing.pause(root, container))
+
+
+def unpause(options: argparse.Namespace, root: str) -> int:
+    """Let containers go on."""
+    from layerstore.containers import freezing
+
+    return each(options, root, lambda container: freezing.unpause(root, container))
+
+
+def rename_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``rename`` takes."""
+    parser.add_argument("container", metavar="CONTAINER", help="name or id")
+    parser.add_argument("name", metavar="NEW-NAME", help="what it is to be called")
+
+
+def rename(options: argparse.Namespace, root: str) -> int:
+    """Call a container otherwise, whether it runs or not."""
+    from layerstore.containers import records
+
+    records.rename(root, find_id(root, reference_of(options.container)), options.name)
+    return 0
+
+
+# -- update
+
+
+_LIMITS = (
+    "memory", "memory_swap", "cpus", "cpu_period", "cpu_quota", "cpu_shares", "cpuset_cpus",
+    "cpuset_mems",
+)  # fmt: skip
+
+
+def update_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``update`` takes."""
+    add = parser.add_argument
+    add("-m", "--memory", metavar="SIZE", help="memory at most: 512m, 1g")
+    add("--memory-swap", metavar="SIZE", help="memory and swap at most; -1 for no limit of swap")
+    add("--cpus", metavar="N", help="processors at most: 1.5")
+    add("--cpu-period", type=int, metavar="US", help="length of a period of the limit")
+    add("--cpu-quota", type=int, metavar="US", help="processor time in each period")
+    add("-c", "--cpu-shares", type=int, metavar="N", help="weight beside others; 1024 is usual")
+    add("--cpuset-cpus", metavar="LIST", help="processors it may run on: 0-2,4")
+    add("--cpuset-mems", metavar="LIST", help="memory nodes it may use")
+    add("--pids-limit", type=int, metavar="N", help="processes at most; -1 for no limit")
+    add("--restart", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped")
+    names(parser)
+
+
+def update(options: argparse.Namespace, root: str) -> int:
+    """Change limits and the policy of restarts, of containers that run as well."""
+    from layerstore.containers.updating import change
+
+    if all(getattr(options, name) is None for name in (*_LIMITS, "pids_limit", "restart")):
+        raise InputError("nothing is to be changed", hint="layerstore update --memory 512m NAME")
+
+    def act(container: Container) -> None:
+        change(root, container.container_id, lambda before: _changed(options, before))
+
+    return each(options, root, act)
+
+
+def _changed(options: argparse.Namespace, before: Settings) -> Settings:
+    from layerstore.cli.container_options import parse_pids, parse_restart
+
+    settings = before._replace(limits=_limits(options, before.limits))
+    if options.pids_limit is not None:
+        settings = settings._replace(pids=parse_pids(options.pids_limit))
+    if options.restart is not None:
+        policy, most = parse_restart(options.restart)
+        settings = settings._replace(restart=policy, restart_max=most)
+    return settings
+
+
+def _limits(options: argparse.Namespace, before: Limits) -> Limits:
+    """Return limits with those that are given; the others stay."""
+    from layerstore.cli.limit_values import parse_limits
+
+    words = {name: getattr(options, name) for name in _LIMITS}
+    if words["memory_swap"] and not words["memory"] and before.memory:
+        words["memory"] = str(before.memory)
+    given = parse_limits(**words, shm_size=None, cgroup_parent=None, ulimits=())
+    after = before._replace(**{name: value for name, value in given._asdict().items() if value})
+    if 0 < after.memory_swap < after.memory:
+        raise InputError(
+            "--memory would be above the limit of memory and swap together",
+            hint=f"give that, too: --memory-swap {2 * after.memory}",
+        )
+    return after
