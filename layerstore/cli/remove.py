@@ -276,7 +276,13 @@ def _refuse_mounted(store: Store, image: ImageRecord) -> None:
     # A record that cannot be read keeps gc from deleting anything; the name may go.
     for view in mounts(str(store.root), []):
         if view.record.image_id == image.image_id:
+            from layerstore.peers.podman_store import store_around
+
+            place = view.record.target
+            shown = store_around(place)
             raise ConflictError(
-                f"image {short_id(image.image_id)} is mounted at {view.record.target}",
-                hint=f"layerstore umount {view.record.target}",
+                f"image {short_id(image.image_id)} is mounted at {place}",
+                hint=f"layerstore podman-store {shown} --rm {view.record.image}"
+                if shown
+                else f"layerstore umount {place}",
             )

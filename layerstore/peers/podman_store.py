@@ -318,6 +318,14 @@ class _Tree:
         return made.backend
 
 
+def store_around(target: str) -> str | None:
+    """Return the directory of the image store that a view is a layer of; None if it is of none."""
+    above, overlay, layer = target.rpartition("/overlay/")
+    if overlay and layer.endswith("/diff") and os.path.isfile(f"{above}/{STATE}"):
+        return above
+    return None
+
+
 def _stacked_too_high() -> LayerstoreError:
     return LayerstoreError("this kernel lays no overlay over a view of its own")
 

@@ -180,7 +180,9 @@ def test_names_that_move_are_followed_and_containers_keep_what_they_run_on(host:
 
 def test_images_that_are_shown_stay_in_the_store(host: Host) -> None:
     host.share("app:1")
-    assert "is mounted at" in host.cli.fails(4, "rm", "app:1")
+    told = host.cli.fails(4, "rm", "app:1")
+    assert "is mounted at" in told
+    assert f"hint: layerstore podman-store {host.shared} --rm docker.io/library/app:1" in told
     host.cli.ok("gc", "--all")
     assert host.podman("run", "app:1") == "new\n"
     host.share("--rm")
