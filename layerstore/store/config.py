@@ -30,7 +30,7 @@ from layerstore.linux.files import (
     read_file,
     remove_if_present,
 )
-from layerstore.linux.locks import exclusive
+from layerstore.linux.locks import FileLock, exclusive
 from layerstore.store.catalog import Catalog
 from layerstore.store.failures import (
     ReadOnlyStoreError,
@@ -327,6 +327,7 @@ def create_store(paths: StorePaths) -> None:
             if os.path.exists(paths.config):
                 return
             Catalog.create(paths).close()
+            FileLock(paths.gc_lock, shared=True).close()  # gc and check need no inode for it later
             staging = paths.temporary("create", str(os.getpid()))
             remove_if_present(staging)
             publish_bytes(new_config(), staging=staging, target=paths.config)

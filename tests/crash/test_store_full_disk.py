@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.store.check import check
 from layerstore.store.failures import ReadOnlyStoreError, StoreFullError
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.store import Store
@@ -93,6 +94,23 @@ def test_gc_without_inodes_frees_some(small_disk: Path) -> None:
         store.untag("big")
         assert execute(plan_gc(store)).freed_bytes > 5_000_000
     shutil.rmtree(others)
+    assert_sound(root, {"keep": [KEEP]})
+
+
+@pytest.mark.root
+def test_a_new_store_without_inodes_is_checked_and_collected(small_disk: Path) -> None:
+    """Nobody has locked it before."""
+    root = small_disk / "store"
+    add_image(root, "keep", KEEP)
+    with contextlib.suppress(OSError):
+        for number in range(400):
+            (small_disk / str(number)).touch()
+    assert os.statvfs(small_disk).f_favail == 0
+    with Store.open(root) as store:
+        assert check(store, read_data=True).findings == ()
+        execute(plan_gc(store))
+    for path in small_disk.glob("[0-9]*"):
+        path.unlink()
     assert_sound(root, {"keep": [KEEP]})
 
 
