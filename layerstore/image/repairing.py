@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from layerstore.store.findings import CheckReport
     from layerstore.store.rebuild import RebuildReport
 
+_ORIGINAL_LOST = (
+    "the compressed original of a layer lost bytes: it can no longer leave as it came; nothing "
+    "else is harmed"
+)
 _OF_THE_CATALOG = frozenset({Problem.CATALOG_DAMAGED, Problem.CATALOG_DIFFERS})
 
 
@@ -275,14 +279,20 @@ def _losses(store: Store, lost: Lost) -> list[Loss]:
         kept[image.image_id], documents[image.image_id] = origins.kept, tuple(origins.documents)
 
     def showing(diff_id: DiffId) -> tuple[ImageId, ...]:
-        return tuple(
-            image.image_id for image in images if diff_id in (*image.layers, *kept[image.image_id])
-        )
+        return tuple(image.image_id for image in images if diff_id in image.layers)
+
+    def keeping(diff_id: DiffId) -> tuple[ImageId, ...]:
+        return tuple(image.image_id for image in images if diff_id in kept[image.image_id])
 
     lost = lost._replace(items=lost.items | lost.dependents)
     losses: list[Loss] = []
     for diff_id in sorted(lost.harmed | lost.layers):
-        losses += _losses_of_layer(store, lost, diff_id, showing(diff_id))
+        shown_by, kept_by = showing(diff_id), keeping(diff_id)
+        found = _losses_of_layer(store, lost, diff_id, shown_by)
+        if shown_by or not kept_by:
+            losses += found
+        if found and kept_by:
+            losses.append(Loss(diff_id, kept_by, _ORIGINAL_LOST))
     for image in images:
         for digest, what in ((image.image_id, "config"), (image.manifest_digest, "manifest")):
             if digest in lost.blobs:

@@ -260,7 +260,7 @@ def judge_damage(victim: Victim, root: Path, launcher: Launcher, kind: str, name
         if not done.typed:
             raise BrokenPromiseError(f"{words} ended with {done.code}: {done.err}")
     if kind == "config.toml" and not (root / "config.toml").is_file():
-        return  # no store any more; what it must not do is to make a new one over the packs
+        raise BrokenPromiseError("repair made no config.toml")
     lost_whole_images = kind in MUST_BE_FOUND or (kind, name) == ("view", "deleted")
     wrong_or_refused(victim, root, rebuilt=lost_whole_images)
     if kind == "config.toml":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from typing import TYPE_CHECKING
@@ -11,8 +12,10 @@ import pytest
 from layerstore.digest import Digest
 from layerstore.errors import IntegrityError, LayerstoreError, LimitExceededError, NotFoundError
 from layerstore.formats import oci
+from layerstore.formats.tree import decode_changeset
 from layerstore.image import adopting
 from layerstore.image.adopting import adopt_image, find_all, find_image
+from layerstore.image.export_layer import export_layer
 from layerstore.image.images import inspect
 from layerstore.image.layout import NamedImage, save_layout, save_oci_layout
 from layerstore.image.layout_reader import LayoutReader
@@ -21,11 +24,11 @@ from layerstore.image.repairing import repair_store
 from layerstore.image.sending import Policy
 from layerstore.store.check import check
 from layerstore.store.store import Store
+from tests.support.damage import flip
 from tests.support.layouts import COMPRESSORS, Layout, tar_of
 from tests.support.store import noise, text
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -314,6 +317,28 @@ def test_a_layout_brings_originals_back(tmp_path: Path) -> None:
     assert done.ok, [each.what for each in done.losses]
     with Store.open(root) as store:
         assert saved_digest(store, "web:1", tmp_path / "saved") == entry["digest"]
+
+
+def test_a_lost_original_is_not_called_a_loss_of_files(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    layout = Layout(tmp_path / "layout")
+    entry = layout.image([UPPER], "gzip")
+    with Store.open(root, create=True) as store:
+        adopted = load(store, layout.finish(("1", entry)), originals=Originals.KEEP)
+        (kept,) = store.origins(adopted.image).kept
+        (original,) = decode_changeset(store.read_refs(store.layer(kept).tree)).entries
+        assert original.extents[0][1] is not None
+        place = store.catalog.locate(original.extents[0][1])
+        assert place is not None
+        pack = tmp_path / store.paths.pack(place.pack_id)
+        flip(pack, place.block_offset + place.stored_length // 2)
+    done = repair_store(str(root), [], dry_run=False)
+    (loss,) = done.losses
+    assert loss.images == (adopted.image.image_id,)
+    assert "can no longer leave as it came; nothing else is harmed" in loss.what
+    assert loss.files == ()
+    with Store.open(root) as store:
+        export_layer(store, adopted.image.layers[0], io.BytesIO())
 
 
 # -- indexes
