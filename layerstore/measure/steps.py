@@ -39,11 +39,13 @@ class Place(NamedTuple):
     line: int = 0
 
 
-Places = Callable[["ImageRecord"], Mapping["DiffId", Place]]
-"""Gives the places of an image's steps that are known, by their layers."""
+Places = Callable[["ImageRecord"], Mapping[int, Place]]
+"""Gives the places of an image's steps that are known, by the numbers of their layers.
+
+A layer by itself does not tell: two instructions may make the same one."""
 
 
-def no_places(_: ImageRecord) -> Mapping[DiffId, Place]:
+def no_places(_: ImageRecord) -> Mapping[int, Place]:
     """Know no place."""
     return {}
 
@@ -78,7 +80,7 @@ class Step(NamedTuple):
         return " ".join(part for part in (self.where, self.text) if part)
 
 
-def steps_of_layers(store: Store, image: ImageRecord, places: Mapping[DiffId, Place]) -> list[Step]:
+def steps_of_layers(store: Store, image: ImageRecord, places: Mapping[int, Place]) -> list[Step]:
     """Return what made each layer of an image, lowest first.
 
     Raises:
@@ -86,7 +88,7 @@ def steps_of_layers(store: Store, image: ImageRecord, places: Mapping[DiffId, Pl
     """
     steps = []
     for number, (diff_id, history) in enumerate(layer_histories(store, image), start=1):
-        known = places.get(diff_id)
+        known = places.get(number)
         if known is not None:
             line = known.line or None
             steps.append(Step(number, diff_id, known.text, known.step, known.file, line))
