@@ -14,6 +14,7 @@ from layerstore.units import format_size, parse_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from layerstore.measure.steps import Step
     from layerstore.measure.waste import Finding, ImageWaste
 
 _HINT = "--max-waste 10m, --max-waste 2%, or of one rule --max-waste caches=0"
@@ -104,7 +105,7 @@ def judge(
     verdicts = []
     for rule in (None, *Rule):
         most = [limit.bytes_of(image) for limit in limits if limit.rule is rule]
-        lines = [_line(each) for each in image.findings if each.rule is rule]
+        lines = [_line(each) for each in image.findings_of(rule)]
         verdicts.append(
             Verdict(
                 check="waste" if rule is None else rule.value,
@@ -118,8 +119,12 @@ def judge(
 
 def _line(finding: Finding) -> str:
     files = f"{finding.files} file" + ("" if finding.files == 1 else "s")
-    where = f" at {finding.step.where}" if finding.step.where else ""
+    because = "" if finding.by is None else f" because of {_place(finding.by)}"
     return (
-        f"step {finding.step.number}{where}, {finding.cause}: {format_size(finding.size)} "
-        f"in {files}; {finding.fix}"
+        f"{_place(finding.step)}, {finding.cause}: {format_size(finding.size)} "
+        f"in {files}{because}; {finding.fix}"
     )
+
+
+def _place(step: Step) -> str:
+    return f"step {step.number}" + (f" at {step.where}" if step.where else "")

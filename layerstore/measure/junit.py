@@ -1,7 +1,7 @@
 """Verdicts on images as a JUnit report: a suite for each image, a case for each check. Pure.
 
-Source: the schema of Jenkins' xUnit plugin (junit-10.xsd) and Ant's junit task, of which only
-what both have is written.
+Source: the schema of Jenkins' xUnit plugin (junit-10.xsd), to which reports keep. They have not the
+host name, properties and output of every suite that the strict schema of Ant's reports asks for.
 """
 
 from __future__ import annotations

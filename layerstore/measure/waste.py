@@ -82,11 +82,19 @@ class ImageWaste(NamedTuple):
 
     def size(self, rule: Rule | None = None) -> int:
         """Return the logical bytes of a rule, or of all that do more than advise."""
-        return sum(each.size for each in self.findings if _counts(each, rule))
+        return sum(each.size for each in self.findings_of(rule))
 
     def stored(self, rule: Rule | None = None) -> int:
         """Return the stored bytes of the same."""
-        return sum(each.stored for each in self.findings if _counts(each, rule))
+        return sum(each.stored for each in self.findings_of(rule))
+
+    def findings_of(self, rule: Rule | None = None) -> list[Finding]:
+        """Return the findings of a rule, or all that do more than advise."""
+        return [
+            each
+            for each in self.findings
+            if (each.rule is rule if rule is not None else not each.advice)
+        ]
 
 
 class CauseTotal(msgspec.Struct, frozen=True):
@@ -253,7 +261,6 @@ def _report(
     # What counts is charged first: a chunk that a piece of advice has as well is charged once.
     for (rule, cause, depth, by), group in sorted(groups.items(), key=_order):
         step, other = steps[depth - 1], steps[by - 1] if by else None
-        source = other if rule is Rule.ATTRIBUTES and other is not None else step
         findings.append(
             Finding(
                 rule=rule,
@@ -264,7 +271,7 @@ def _report(
                 size=sum(item.entry.size for item in group),
                 stored=charge(group, left),
                 paths=_largest(group),
-                fix=fix_of(rule, cause, source.text),
+                fix=fix_of(rule, cause, step.text, other.text if other is not None else ""),
                 advice=rule in ADVICE,
             )
         )
@@ -309,7 +316,3 @@ def _causes(found: _Found, sizes: Mapping[ChunkId, int]) -> tuple[CauseTotal, ..
     ]
     totals.sort(key=lambda total: (total.advice, -total.size))
     return tuple(totals)
-
-
-def _counts(finding: Finding, rule: Rule | None) -> bool:
-    return finding.rule is rule if rule is not None else not finding.advice

@@ -161,41 +161,72 @@ def is_build_tool(package: str) -> bool:
     return bool(_TOOLS.match(package)) and not _NOT_TOOLS.match(package)
 
 
-def fix_of(rule: Rule, cause: str, step: str) -> str:
+_BASE: Final = re.compile(
+    r"layerstore (?:import|bootstrap) |# debian\.sh |ADD file:[0-9a-f]{64} in / ?"
+)
+"""A root file system as it was imported, or as the official images begin: there is no line to edit.
+
+Source: docker's and debuerreotype's words in histories (behaviour).
+"""
+
+_COPIES: Final = ("COPY", "ADD")
+
+
+def fix_of(rule: Rule, cause: str, step: str, by: str = "") -> str:
     """Return what to type instead.
 
     Args:
         rule: That found it.
         cause: What the files are.
-        step: The instruction that the content comes from, as Dockerfiles have it.
+        step: The instruction whose layer has the bytes, as Dockerfiles have it.
+        by: The one that makes them needless; for whole copies the one that had the content before.
     """
+    if _BASE.match(step) is not None:
+        return _fix_in_base(rule, cause)
     if cause in _BY_NAME:
         return _BY_NAME[cause].fix
-    copies = step.startswith(("COPY", "ADD"))
-    match rule:
-        case Rule.DELETED if copies:
-            return (
-                "leave it out by .dockerignore, or use it from the context without a copy: "
-                "RUN --mount=type=bind,source=...,target=..."
-            )
-        case Rule.DELETED:
-            return "rm it in the RUN that makes it, or make it in another stage: COPY --from=STAGE"
-        case Rule.OVERWRITTEN:
-            return "write it in one step: join the RUNs with &&, or put the final file first"
-        case Rule.ATTRIBUTES if copies:
-            return "COPY --chown=USER --chmod=MODE ... instead of a RUN chown or chmod afterwards"
-        case Rule.ATTRIBUTES:
-            return "chmod and chown in the RUN that makes the files"
-        case Rule.REPEATED:
-            return "copy or install it once; COPY --link does not touch what is below"
-        case Rule.DUPLICATES:
-            return "ln -s (or ln in the same RUN) instead of cp; COPY once"
-        case Rule.BYTECODE:
-            return "PYTHONDONTWRITEBYTECODE=1 or pip install --no-compile, for slower first starts"
-        case Rule.BUILD_TOOLS:
-            return (
-                "build in a stage of its own and COPY --from=STAGE the result, "
-                "or apt-get purge --auto-remove them in the same RUN"
-            )
-        case Rule.CACHES:
-            return "rm it in the same RUN"
+    if step.startswith(_COPIES):
+        return _FIX_OF_COPY.get((rule, "--from=" in step), _FIX[rule])
+    if rule is Rule.ATTRIBUTES and by.startswith(_COPIES):
+        return "COPY --chown=USER --chmod=MODE ... instead of a RUN chown or chmod afterwards"
+    return _FIX[rule]
+
+
+def _fix_in_base(rule: Rule, cause: str) -> str:
+    if cause in _BY_NAME:
+        return f"in what makes the base: {_BY_NAME[cause].fix}"
+    if rule in (Rule.DELETED, Rule.OVERWRITTEN):
+        return "nothing later frees what a base has: a smaller base, or build --squash-all"
+    if rule is Rule.DUPLICATES:
+        return "in what makes the base: links instead of copies"
+    return _FIX[rule]
+
+
+_FIX: Final = {
+    Rule.DELETED: "rm it in the RUN that makes it, or make it in another stage: COPY --from=STAGE",
+    Rule.OVERWRITTEN: "write it in one step: join the RUNs with &&, or put the final file first",
+    Rule.ATTRIBUTES: "chmod and chown in the RUN that makes the files",
+    Rule.REPEATED: "join the RUNs with &&, or leave it alone: "
+    "a RUN that writes, touches or links a file has it whole once more",
+    Rule.CACHES: "rm it in the same RUN",
+    Rule.DUPLICATES: "ln -s (or ln in the same RUN) instead of cp; COPY once",
+    Rule.BYTECODE: "PYTHONDONTWRITEBYTECODE=1 or pip install --no-compile, for slower first starts",
+    Rule.BUILD_TOOLS: "build in a stage of its own and COPY --from=STAGE the result, "
+    "or apt-get purge --auto-remove them in the same RUN",
+}
+
+_NOT_COPIED: Final = (
+    "leave it out by .dockerignore, or use it from the context without a copy: "
+    "RUN --mount=type=bind,source=...,target=..."
+)
+_COPIED_ONCE: Final = "copy it once, with the --chown and --chmod that it should have"
+_FIX_OF_COPY: Final = {
+    (Rule.DELETED, False): _NOT_COPIED,
+    (Rule.DELETED, True): "COPY --from=STAGE only what is wanted, or rm it in that stage",
+    **{
+        (rule, staged): _COPIED_ONCE
+        for rule in (Rule.ATTRIBUTES, Rule.REPEATED)
+        for staged in (False, True)
+    },
+}
+"""By rule, and whether another stage or image is copied from."""

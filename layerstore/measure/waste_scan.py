@@ -179,10 +179,13 @@ def left_files(
         if entry.kind is not FILE or not entry.size or id(node) in seen:
             continue
         seen.add(id(node))
-        if id(entry) in told:
-            continue
+        is_told = id(entry) in told
+        if is_told:  # a copy of what lies below it, and that may have duplicates
+            entry = owners.first(entry)
         owner = owners.of(entry)
         cause = cause_of(path)
+        if is_told and (cause is not None or _is_bytecode(tree.root, path)):
+            continue
         if cause is not None:
             yield Needless(Rule.CACHES, cause, path, entry, owner, None)
         elif _is_bytecode(tree.root, path):

@@ -134,7 +134,7 @@ def _total(
     package_of: Callable[[Needless], str],
 ) -> StepTotal:
     step = steps[kind.layer.depth - 1]
-    source = step if kind.by is None else steps[kind.by.depth - 1]
+    by = "" if kind.by is None else steps[kind.by.depth - 1].text
     return StepTotal(
         rule=kind.rule,
         cause=kind.cause,
@@ -148,7 +148,7 @@ def _total(
         size=sum(item.entry.size for item in items),
         stored=charge(items, left),
         packages=_packages(items, package_of),
-        fix=fix_of(kind.rule, kind.cause, source.text),
+        fix=fix_of(kind.rule, kind.cause, step.text, by),
         advice=kind.advice,
     )
 

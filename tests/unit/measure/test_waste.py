@@ -104,6 +104,35 @@ def test_what_is_written_anew(store):
     assert report.size() == 12_000
 
 
+def test_what_a_base_has_is_told_as_nothing_to_edit(store):
+    image = image_of(
+        store,
+        "a",
+        Layer(
+            {b"doc": noise("doc", 9000), b"var/log/x": noise("log", 8000)},
+            step="layerstore import debian.tar",
+        ),
+        Layer({}, whiteouts=(b"doc",), step="RUN rm doc"),
+    )
+    found = findings(store, image)
+    assert "--squash-all" in found[Rule.DELETED, "files", 1].fix
+    assert found[Rule.CACHES, "logs", 1].fix.startswith("in what makes the base: ")
+
+
+def test_a_file_that_is_written_whole_again_still_has_its_duplicates(store):
+    content = noise("a", 9000)
+    image = image_of(
+        store,
+        "a",
+        Layer({b"opt/a": content}),
+        Layer({b"opt/b": content}),
+        Layer({b"opt/a": File(content, mtime_ns=5)}, step="RUN touch"),
+    )
+    found = findings(store, image)
+    assert found[Rule.REPEATED, "files", 3].size == 9000
+    assert found[Rule.DUPLICATES, "files", 2].paths[0].path == b"opt/b"
+
+
 def test_a_change_of_rights_doubles_the_file_for_docker_and_costs_nothing_here(store):
     content = noise("app", 40_000)
     image = image_of(
@@ -116,8 +145,9 @@ def test_a_change_of_rights_doubles_the_file_for_docker_and_costs_nothing_here(s
     found = findings(store, image)
     rights = found[Rule.ATTRIBUTES, "files", 2]
     assert (rights.size, rights.stored, rights.by.number) == (40_000, 0, 1)
-    assert "--chown" in rights.fix
+    assert "instead of a RUN chown" in rights.fix
     assert found[Rule.REPEATED, "files", 3].size == 40_000
+    assert found[Rule.REPEATED, "files", 3].fix.startswith("copy it once")
     assert take_waste(store, [image]).images[0].size() == 80_000
 
 
@@ -331,6 +361,20 @@ class TestGate:
         with pytest.raises(InputError):
             parse_limit(text)
 
+    def test_the_verdict_on_all_waste_names_every_finding_that_counts(self, store):
+        image = image_of(
+            store,
+            "a",
+            Layer({b"a": noise("a", 6000), b"tmp/b": noise("b", 5000), b"c": noise("b", 5000)}),
+            Layer({}, whiteouts=(b"a",)),
+        )
+        (found,) = take_waste(store, [image]).images
+        waste = judge(found, [parse_limit("0")], None)[0]
+        assert waste.check == "waste"
+        deleted, temporary = waste.lines
+        assert deleted.startswith("step 1, files: 6kB in 1 file because of step 2; ")
+        assert temporary.startswith("step 1, temporary: 5kB in 1 file; ")
+
     def test_the_smallest_limit_counts_and_equal_is_kept(self, store):
         image = image_of(store, "a", Layer({b"a": noise("a", 6000)}), Layer({}, whiteouts=(b"a",)))
         (found,) = take_waste(store, [image]).images
@@ -478,6 +522,14 @@ class TestPlaces:
         report = tmp_path / "junit.xml"
         cli.ok("waste", "app", "--junit", report)
         assert "step 2 at Dockerfile:5, files" in report.read_text()
+
+    def test_a_layer_that_two_instructions_made_is_told_by_the_last_one(self, cli, context):
+        (context / "Dockerfile").write_text(
+            "FROM scratch AS other\nCOPY a /srv/\nFROM scratch\nCOPY --from=other /srv/ /srv/\n"
+            "COPY --chmod=600 a /srv/\n"
+        )
+        cli.ok("build", "-q", "-t", "app", context)
+        assert self.lines(cli, "app") == (5, 4)
 
     def test_a_step_that_moved_is_told_where_it_stands_now(self, cli, context):
         cli.ok("build", "-q", "-t", "app", context)
