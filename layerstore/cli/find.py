@@ -13,7 +13,7 @@ from layerstore.cli.output import short_id, shorten, write_json, write_line, wri
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from layerstore.digest import ImageId
     from layerstore.measure.find import Hit, Wanted
@@ -31,6 +31,7 @@ WORD_WIDTH = 48
 """Characters of what a package calls itself in a table; JSON has all of it."""
 
 IMAGES_SHOWN = 3
+VERSIONS_SHOWN = 5
 _SHA256 = re.compile(r"(sha256:)?([0-9a-fA-F]{64})", re.ASCII)
 _CHUNK = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
@@ -107,7 +108,7 @@ def find(
             count = _find_package(store, where, package, limit or None, as_json=as_json)
         else:
             count = _find_files(
-                store, where, _wanted(store, where, what, like, size),
+                store, where, _wanted(store, where, what, like, size), what,
                 hidden=hidden, limit=limit or None, as_json=as_json,
             )  # fmt: skip
     if not count:
@@ -180,6 +181,7 @@ def _find_files(
     store: Store,
     where: _Images,
     wanted: Wanted,
+    what: str | None,
     *,
     hidden: bool,
     limit: int | None,
@@ -188,6 +190,14 @@ def _find_files(
     from layerstore.measure.find import find_entries
 
     hits = find_entries(store, where.records, wanted, hidden=hidden)
+    if not hits:
+        below = [] if hidden else find_entries(store, where.records, wanted, hidden=True)
+        if below:
+            write_note(
+                f"note: later layers hide it, {len(below)} times: --hidden tells where it lies"
+            )
+        elif what is not None:
+            _tell_near_paths(store, where, what)
     if as_json:
         write_json([_hit_to_json(hit, where) for hit in hits])
     elif hits:
@@ -197,6 +207,18 @@ def _find_files(
             limit,
         )
     return len(hits)
+
+
+def _tell_near_paths(store: Store, where: _Images, what: str) -> None:
+    if _SHA256.fullmatch(what) is None:
+        from layerstore.measure.nearby import near_paths
+
+        _tell_near(map(os.fsdecode, near_paths(store, where.records, os.fsencode(what))))
+
+
+def _tell_near(names: Iterable[str]) -> None:
+    if words := ", ".join(names):
+        write_note(f"note: nothing of that name; did you mean {words}?")
 
 
 def _print_some(head: list[str], rows: list[list[str]], limit: int | None) -> None:
@@ -274,6 +296,12 @@ def _find_package(
         write_note(f"note: not read: {each}")
     if found.not_compared:
         write_note(f"note: {found.not_compared} packages of that name: versions not compared")
+    if found.other_versions:
+        shown = ", ".join(found.other_versions[:VERSIONS_SHOWN])
+        more = len(found.other_versions) - VERSIONS_SHOWN
+        others = f" and {more} more" if more > 0 else ""
+        write_note(f"note: in other versions only: {shown}{others}")
+    _tell_near(found.near)
     if as_json:
         write_json(_packages_to_json(found, where))
     elif found.hits:

@@ -15,6 +15,7 @@ from layerstore.image.layers import load_changeset
 from layerstore.image.sbom.packages import MAX_WORD_CHARACTERS
 from layerstore.image.stack import resolve
 from layerstore.measure.chains import trie_of, walk_trees
+from layerstore.measure.nearby import near_words
 from layerstore.measure.packages import full_name, packages_of
 from layerstore.measure.versions import version_key
 from layerstore.measure.waste_scan import Owners
@@ -66,11 +67,15 @@ class FoundPackages(NamedTuple):
         hits: By image, in the order asked for, then by name.
         not_compared: Packages of that name whose versions, or the one asked for, nothing orders.
         left_out: What could not be read of the images.
+        other_versions: Those that the images have where only the version was not found.
+        near: Names that are nearly the one asked for, where no package has it.
     """
 
     hits: list[PackageHit]
     not_compared: int
     left_out: tuple[str, ...]
+    other_versions: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
 
 
 def parse_package(text: str) -> PackageSpec:
@@ -98,13 +103,17 @@ def find_packages(store: Store, images: Sequence[ImageRecord], spec: PackageSpec
     hits: dict[ImageId, list[PackageHit]] = {}
     left_out: dict[str, None] = {}
     skipped = 0
+    names: set[str] = set()
+    versions: dict[str, None] = {}
     for applied in walk_trees(trie_of(images), lambda diff_id: load_changeset(store, diff_id)):
         owners.note(applied)
         if not applied.node.ends:
             continue
         listed = packages_of(store, applied.after.root)
         left_out.update(dict.fromkeys(listed.left_out))
+        names.update(full_name(each).lower() for each in listed.packages)
         named = [each for each in listed.packages if _is_named(each, spec.name)]
+        versions.update((f"{each.name} {each.version}", None) for each in named)
         found = [each for each in named if _is_version(each, spec)]
         if spec.relation not in ("", "="):
             skipped += sum(not _is_compared(each, spec) for each in named)
@@ -116,7 +125,10 @@ def find_packages(store: Store, images: Sequence[ImageRecord], spec: PackageSpec
         for image in {image.image_id: image for image in images}
         for hit in sorted(hits.get(image, ()), key=lambda hit: hit.package[:4])
     ]
-    return FoundPackages(ordered, skipped, tuple(left_out))
+    if ordered:
+        return FoundPackages(ordered, skipped, tuple(left_out))
+    near = () if versions else tuple(near_words(spec.name, names))
+    return FoundPackages([], skipped, tuple(left_out), tuple(versions), near)
 
 
 def _is_named(package: Package, name: str) -> bool:

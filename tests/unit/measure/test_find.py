@@ -288,6 +288,20 @@ class TestCommand:
         assert cli("find", "--package", "nothing").code == 1
         assert cli("find", "nowhere", "--json").json() == []
 
+    def test_near_words_are_told_where_nothing_is_found(self, cli):
+        for words, near in (
+            (("/etc/cnof",), "/etc/conf?"),
+            (("cnof",), "did you mean conf?"),
+            (("/srv/id_rsa",), "/root/.ssh/id_rsa?"),
+            (("-p", "opensssl"), "did you mean openssl?"),
+            (("-p", "openssl>4"), "in other versions only: openssl 3.0.1"),
+            (("id_rsa",), "--hidden"),
+        ):
+            result = cli("find", *words)
+            assert (result.code, result.out) == (1, "")
+            assert near in result.err
+        assert cli("find", "cnof*").err == ""
+
     def test_hidden_files_are_told(self, cli):
         assert "hidden by 2" in cli.ok("find", "id_rsa", "--hidden").out
         (found,) = cli.ok("find", "id_rsa", "--hidden", "--json").json()
