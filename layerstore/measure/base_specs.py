@@ -42,6 +42,10 @@ def dockerfile_of(base: Base) -> str:
 
 
 def _apt(packages: tuple[str, ...]) -> str:
+    """Install packages of Debian; ``docker-clean`` stays, for what is built over the base.
+
+    It empties the cache mount; without it every apt-get of a spec would leave 80 MB of caches.
+    """
     mounts = " \\\n    ".join(
         f"--mount=type=cache,target={path},sharing=locked"
         for path in ("/var/cache/apt", "/var/lib/apt/lists")
@@ -49,8 +53,7 @@ def _apt(packages: tuple[str, ...]) -> str:
     words = " \\\n      ".join(packages)
     return (
         f"RUN {mounts} \\\n"
-        "    rm -f /etc/apt/apt.conf.d/docker-clean \\\n"
-        " && apt-get update \\\n"
+        "    apt-get update \\\n"
         f" && apt-get install -y --no-install-recommends \\\n      {words} \\\n"
         " && rm -rf /var/log/apt /var/log/dpkg.log /var/cache/ldconfig\n"
     )
@@ -71,8 +74,7 @@ def _pip(place: Place, packages: tuple[str, ...]) -> str:
 def _npm(place: Place, packages: tuple[str, ...]) -> str:
     mounts = " \\\n    ".join(_NPM_MOUNTS)
     words = " \\\n      ".join(packages)
-    where = "--no-save --no-package-lock" if place.own else "--global"
-    command = f"npm install {where} --prefix {place.folder}"
+    command = f"npm install --no-save --no-package-lock --prefix {place.folder}"
     return f"RUN {mounts} \\\n    {command} \\\n      {words}\n"
 
 

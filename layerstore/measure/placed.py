@@ -49,6 +49,7 @@ _NPM_CI = re.compile(r"\bnpm\s+(?:--?\S+\s+)*(?:ci|clean-install)\b")
 _COPIES = ("COPY ", "ADD ")
 _SYSTEM_PREFIXES = ("usr", "usr/local")
 
+_GLOBAL_MODULES = ("usr/lib", "usr/local/lib")
 _NPM_HOMES = ("usr/share/nodejs/npm", "usr/local/lib/node_modules/npm", "usr/lib/node_modules/npm")
 
 TOOL = re.compile(
@@ -59,6 +60,7 @@ TOOL = re.compile(
 
 COPIED = "copied by {}: a base of the stage that it comes from could have it"
 REMOVED = "npm ci removes what is there and installs it anew: npm install keeps it"
+RENEWED = "npm install -g installs anew what it names, though it is there"
 ELSEWHERE = "lies where pip does not look for what is installed (--target, --user)"
 UNNAMED = "came from a URL or a directory and cannot be asked for by its name"
 STRANGE = "has a name, version or path that no Dockerfile should be given"
@@ -71,7 +73,7 @@ class Place(NamedTuple):
     Attributes:
         kind: ``PIP`` or ``NPM``.
         folder: A virtual environment, the directory above ``node_modules``, or the prefix of
-            Python or of npm's global packages.
+            Python.
         python: The interpreter, as a path; empty for npm.
         own: Whether it is a virtual environment or a project's, not the system's.
     """
@@ -250,9 +252,9 @@ def _of_npm(
     refusal = _refusal(package, path, step)
     if not refusal and _NPM_CI.search(step):
         refusal = REMOVED
-    prefix = above.removesuffix("/lib")
-    is_global = above in ("usr/lib", "usr/local/lib")
-    place = Place(NPM, f"/{prefix}" if is_global else f"/{above}", "", own=not is_global)
+    if not refusal and above in _GLOBAL_MODULES:  # what is there was named: the rest lies in it
+        refusal = RENEWED
+    place = Place(NPM, f"/{above}", "", own=True)
     tools = _alternatives([f"{home}/package.json" for home in _NPM_HOMES])
     return Placed(
         NPM,

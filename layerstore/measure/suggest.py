@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId, ImageId
     from layerstore.measure.chains import ChainNode
+    from layerstore.measure.common_sets import Saving
     from layerstore.measure.placed import Place
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
@@ -199,7 +200,7 @@ class _Grouping:
         self._look()
         sets = {name: seen.layers.keys() for name, seen in self._named()}
         overhead = max((seen.database_size for _, seen in self._named()), default=0)
-        found = common_sets(sets, lambda items, names: self._layers_saved(items, names, overhead))
+        found = common_sets(sets, self._saving(overhead))
         names = self._names
         base = names[0] if names else ""
         bases: list[Base] = []
@@ -297,38 +298,49 @@ class _Grouping:
             (layer for _, layer in above.values()), key=lambda each: each.depth, default=None
         )
 
-    def _copies(self, items: frozenset[str], names: Iterable[str]) -> Iterator[tuple[str, int]]:
-        """Yield how often layers of some images have each item; shared layers have it once."""
-        nodes: dict[str, set[int]] = {item: set() for item in items}
-        for name in names:
-            layers = self._seen[self._images[name].image_id].layers
-            for item, of in nodes.items():
-                of.add(id(layers[item]))
-        return ((item, len(of)) for item, of in nodes.items())
+    def _saving(self, overhead: int) -> Saving:
+        return lambda items, members, others: self._layers_saved(items, members, others, overhead)
 
-    def _layers_saved(self, items: frozenset[str], names: Iterable[str], overhead: int) -> int:
-        """Return the bytes of layers that a base saves: its own database costs them once more."""
-        saved = writes = 0
-        for item, copies in self._copies(items, names):
-            saved += (copies - 1) * self._sizes[item][0]
-            if copies > 1 and item not in self._items:
-                writes = overhead
-        return saved - writes - self._parted(names)
+    def _layers_of(self, item: str, names: Iterable[str]) -> set[int]:
+        """Return the layers in which some images have an item; shared layers have it once."""
+        layers = (self._seen[self._images[name].image_id].layers for name in names)
+        return {id(layer) for each in layers if (layer := each.get(item)) is not None}
 
-    def _parted(self, names: Iterable[str]) -> int:
-        """Return what is made twice if some images get a base of their own.
+    def _copies(
+        self, items: Iterable[str], members: Iterable[str], others: Iterable[str]
+    ) -> Iterator[tuple[str, int]]:
+        """Yield how many copies of each item go if some images get it from a base.
 
-        That is the rest of the layers that they share with other images: what is in no package,
-        such as indexes that apt was left with.
+        What they share with others, which stay without, is made for those as before: then the
+        base's is one more, and the number negative.
         """
-        members = {self._images[name].image_id for name in names}
+        members, others = list(members), list(others)
+        for item in items:
+            theirs = self._layers_of(item, others)
+            yield item, len(self._layers_of(item, members) - theirs) - 1
+
+    def _layers_saved(
+        self, items: Iterable[str], members: Iterable[str], others: Iterable[str], overhead: int
+    ) -> int:
+        """Return the bytes of layers that a base saves: its own database costs them once more."""
+        members, others = list(members), list(others)
+        saved = writes = 0
+        for item, copies in self._copies(items, members, others):
+            saved += copies * self._sizes[item][0]
+            if copies and item not in self._items:
+                writes = overhead
+        return saved - writes - self._parted(members, others)
+
+    def _parted(self, members: Iterable[str], others: Iterable[str]) -> int:
+        """Return what is made twice if some images get a base and others stay without.
+
+        That is the rest of the layers that they share: what is in no package, such as indexes that
+        apt was left with.
+        """
         inside: dict[int, ChainNode] = {}
-        outside: set[int] = set()
-        for image_id, seen in self._seen.items():
-            if image_id in members:
-                inside.update(seen.above)
-            else:
-                outside.update(seen.above)
+        for name in members:
+            inside.update(self._seen[self._images[name].image_id].above)
+        outside = {key for name in others for key in self._seen[self._images[name].image_id].above}
         return sum(self._rest_of(node) for key, node in inside.items() if key in outside)
 
     def _rest_of(self, node: ChainNode) -> int:
@@ -341,9 +353,9 @@ class _Grouping:
         return self._rests[id(node)]
 
     def _base(self, name: str, below: str, common: Common, overhead: int) -> Base:
-        saved = self._layers_saved(common.items, common.members, overhead)
-        copies = self._copies(common.items, common.members)
-        files = sum((n - 1) * self._sizes[item][1] for item, n in copies)
+        saved = self._layers_saved(common.items, common.members, common.others, overhead)
+        copies = self._copies(common.items, common.members, common.others)
+        files = sum(n * self._sizes[item][1] for item, n in copies)
         installed = self._seen[self._images[common.members[0]].image_id].packages
         stored = int(files * self._tree_bytes_per_entry())
         costs = Costs(saved, saved + files * TAR_ENTRY_BYTES, stored)

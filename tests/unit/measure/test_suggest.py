@@ -22,7 +22,7 @@ def store(tmp_path):
         yield store
 
 
-def by_count(items, names):
+def by_count(items, names, others=()):
     return (len(names) - 1) * len(items)
 
 
@@ -39,7 +39,21 @@ class TestCommonSets:
         assert common_sets({"a": "x", "b": "y"}, by_count) == []
         assert common_sets({}, by_count) == []
         assert common_sets({"a": "x"}, by_count) == []
-        assert common_sets({"a": "xy", "b": "xy"}, lambda items, names: -1) == []
+        assert common_sets({"a": "xy", "b": "xy"}, lambda items, names, others: -1) == []
+
+    def test_what_saves_nothing_lies_below_what_does(self):
+        """``p`` is in one layer of all: a base for some without the others has it once more."""
+
+        def saving(items, names, others):
+            again = 10 if "p" in items and others else 0
+            return (len(names) - 1) * len(items - {"p"}) - again
+
+        sets = {"a": "pxyz", "b": "pxyz", "c": "pq", "d": "pr"}
+        found = common_sets(sets, saving)
+        assert [(set(each.items), each.members, each.others, each.below) for each in found] == [
+            ({"p"}, ("a", "b", "c", "d"), (), None),
+            ({"x", "y", "z"}, ("a", "b"), ("c", "d"), 0),
+        ]
 
     def test_equal_sets_are_one_base(self):
         (found,) = common_sets({"a": "xy", "b": "xy"}, by_count)
@@ -62,6 +76,7 @@ class TestCommonSets:
             assert len(parts) == len(set(parts))  # nothing lies in two bases over each other
             assert all(set(parts) <= set(sets[name]) for name in each.members)
             assert by_count(each.items, each.members) > 0
+            assert not set(each.others) & set(each.members)
         if any(set(a) & set(b) for n, a in sets.items() for m, b in sets.items() if n < m):
             assert found
 
