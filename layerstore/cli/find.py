@@ -151,6 +151,8 @@ def _wanted(
             return ByContent([content_like(store, stream, os.fstat(stream.fileno()).st_size)])
     assert what is not None
     digits = _SHA256.fullmatch(what)
+    if digits is None and what.startswith("sha256:"):
+        raise InputError(f"{what!r} is no SHA-256", hint="sha256: and 64 hexadecimal digits")
     if digits is None:
         return ByPath(path_pattern(os.fsencode(what)))
     return _by_digits(store, where, what, digits.group(2).lower(), size)

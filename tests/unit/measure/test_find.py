@@ -344,6 +344,7 @@ class TestCommand:
     def test_what_makes_no_sense_is_refused(self, cli, tmp_path):
         cli.fails(2, "find")
         cli.fails(2, "find", "x", "--package", "y")
+        assert "64 hexadecimal digits" in cli.fails(2, "find", "sha256:abc")
         cli.fails(2, "find", "x", "--size", "1")
         cli.fails(2, "find", "--package", "y", "--hidden")
         cli.fails(2, "find", "--like", tmp_path)
