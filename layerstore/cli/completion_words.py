@@ -39,6 +39,8 @@ _COMPLETED_HERE = {
     ("volume", "NAME"): VOLUMES,
     ("rm", "IMAGE"): f"{IMAGES} {CONTAINERS}",
     ("commit", "VIEW"): f"{CONTAINERS} {FILES}",
+    ("cp", "SOURCE"): f"{CONTAINERS} {FILES}",
+    ("cp", "TARGET"): f"{CONTAINERS} {FILES}",
     ("diff", "VIEW|IMAGE"): f"{IMAGES} {CONTAINERS}",
 }
 """Operands whose names say less than we know."""

@@ -26,6 +26,7 @@ from layerstore.formats.tar_writer import TAR_END, member_header, padding, spars
 from layerstore.formats.tree import Entry, Kind
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import openat2, write_all
+from layerstore.linux.mounts import identify_fd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,6 +173,24 @@ class TreeWriter:
                 f"cannot overwrite {old} {os.fsdecode(path)!r} with a {new}",
                 hint="remove it there, or choose another destination",
             )
+        if not directory:
+            self._refuse_mounted(parent, name, path)
+
+    @staticmethod
+    def _refuse_mounted(parent: int, name: bytes, path: bytes) -> None:
+        """Refuse to take a file's place over which another is mounted.
+
+        From outside its mount namespace the kernel would let us, and unmount it there (rename(2)).
+        """
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            if identify_fd(fd).is_root:
+                raise ConflictError(
+                    f"{os.fsdecode(path)!r} is mounted from elsewhere and cannot be replaced",
+                    hint="write to it: layerstore exec -i CONTAINER sh -c 'cat > PATH' < FILE",
+                )
+        finally:
+            os.close(fd)
 
     def _create(self, parent: int, item: Item) -> None:
         """Make what is no directory, under a name that nobody can foresee."""

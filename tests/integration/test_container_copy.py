@@ -250,6 +250,20 @@ def test_what_the_kernel_says_is_no_file(box: Containers, tmp_path: Path) -> Non
     assert (tmp_path / "all/bin/sh").is_file()
 
 
+def test_what_is_mounted_over_a_file_stays(box: Containers, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mounted\n")
+    (tmp_path / "other").write_text("other\n")
+    mount = f"{tmp_path}/file:/srv/file"
+    box.ok("run", "-d", "--name", "cc", "-v", mount, "box", "sleep", "1000")
+    for target in ("/srv/file", "/etc/hosts"):
+        done = box("cp", str(tmp_path / "other"), f"cc:{target}")
+        assert (done.code, "is mounted from elsewhere" in done.err) == (4, True)
+    assert box.ok("exec", "cc", "cat", "/srv/file").out == "mounted\n"
+    box.ok("stop", "-t", "0", "cc")
+    assert box("cp", str(tmp_path / "other"), "cc:/srv/file").code == 4
+    assert (tmp_path / "file").read_text() == "mounted\n"
+
+
 def test_for_the_containers_own_user(box: Containers, tmp_path: Path) -> None:
     box.ok("run", "-d", "--name", "cc", "-u", "12:34", "box", "sleep", "1000")
     (tmp_path / "file").write_text("x")

@@ -242,3 +242,28 @@ def test_without_subordinate_ids_the_user_alone_is_mapped(place: Path) -> None:
     assert user.ok("exec", "alone", "cat", "/proc/self/uid_map").split() == ["0", "1000", "1"]
     user.ok("container", "rm", "--force", "alone")
     assert user.leftovers() == []
+
+
+def test_files_go_in_and_out_whether_it_runs_or_not(user: User) -> None:
+    user.ok("run", "-d", "--name", "cc", "box", "sleep", "1000")
+    file = user.place / "file"
+    file.write_text("mine\n")
+    file.chmod(0o644)
+    out = user.place / "out"
+    out.mkdir()
+    out.chmod(0o777)
+    for number in (1, 2):
+        user.ok("cp", str(file), f"cc:/tmp/in{number}")
+        user.ok("cp", f"cc:/tmp/in{number}", f"{out}/")
+        assert (out / f"in{number}").read_text() == "mine\n"
+        assert (out / f"in{number}").stat().st_uid != os.geteuid()
+        user.ok("stop", "-t", "0", "cc")
+    user.ok("start", "cc")
+    assert user.ok("exec", "cc", "cat", "/tmp/in2") == "mine\n"
+    user.ok("rename", "cc", "dd")
+    user.ok("update", "--restart", "on-failure", "dd")
+    for words in (("pause", "dd"), ("update", "--memory", "64m", "dd")):
+        refused = user(*words)
+        assert (refused.returncode, "control groups" in refused.stderr) == (15, True), refused
+    user.ok("container", "rm", "-f", "dd")
+    assert user.leftovers() == []
