@@ -34,6 +34,9 @@ DOCKERFILE = "Dockerfile"
 _SMALL = "dockerfile"
 _PODMANS = "Containerfile"
 _NATIVE = "layerstore.toml"
+SPEC_NAMES = (DOCKERFILE, _PODMANS, _SMALL, _NATIVE)
+"""What a context is built by, if nobody says: the first of them that is there."""
+
 NATIVE_SUFFIX = ".toml"
 """Of the names of native specs."""
 
@@ -86,7 +89,7 @@ def read_spec(request: BuildRequest, main: MainContext) -> SpecFile:
     if main.dockerfile is not None:
         return _alone(request, main.dockerfile)
     if name is None:
-        return _found(main, DOCKERFILE, main, (_PODMANS, _SMALL, _NATIVE))
+        return _found(main, DOCKERFILE, main, SPEC_NAMES[1:])
     is_of_host = isinstance(request.context, Path) or (
         name.is_absolute() and not isinstance(request.context, StreamContext)
     )

@@ -48,7 +48,7 @@ def suggest(
         list[str] | None,
         typer.Argument(
             metavar="IMAGE|SPEC...",
-            help="Images by name, and Dockerfiles, native specs or directories with one.",
+            help="Images by name, Dockerfiles, native specs, directories with one or of such.",
         ),
     ] = None,
     *,
@@ -93,8 +93,9 @@ def suggest(
     check_progress(progress)
     if bool(what) == of_all:
         raise InputError("name images or specs, or say --all", hint="layerstore suggest A B C")
-    specs = [word for word in what or () if os.path.exists(word)]
-    if prove and (of_all or len(specs) < len(what or ())):
+    named = [word for word in what or () if not os.path.exists(word)]
+    specs = [spec for word in what or () if os.path.exists(word) for spec in _specs_in(word)]
+    if prove and (of_all or named):
         raise InputError(
             "--prove builds specs over the proposed bases: images cannot be made again",
             hint="name the Dockerfiles instead: layerstore suggest --prove a/Dockerfile b/",
@@ -107,7 +108,6 @@ def suggest(
         settings_of(context).open_store(create=bool(specs)) as store,
         watching(progress, quiet=quiet) as ui,
     ):
-        named = [word for word in what or () if word not in specs]
         images = _images(store, named, of_all=of_all)
         builds = SpecBuilds(build_args or (), secrets or (), ui)
         images.update(builds.built(store, specs))
@@ -118,6 +118,19 @@ def suggest(
         write_json(_to_json(found, native=native))
     else:
         _print(found, native=native)
+
+
+def _specs_in(word: str) -> list[str]:
+    """Return a spec, or of a directory without one the directories in it that have one."""
+    from layerstore.build.spec_file import SPEC_NAMES
+
+    def has_spec(folder: str) -> bool:
+        return any(os.path.isfile(os.path.join(folder, name)) for name in SPEC_NAMES)
+
+    if not os.path.isdir(word) or has_spec(word):
+        return [word]
+    folders = (os.path.join(word, name) for name in sorted(os.listdir(word)))
+    return [folder for folder in folders if os.path.isdir(folder) and has_spec(folder)] or [word]
 
 
 def _images(store: Store, references: Sequence[str], *, of_all: bool) -> dict[str, ImageRecord]:

@@ -232,6 +232,18 @@ class TestCommand:
         assert group["predicted"]["layers"] < group["now"]["layers"]
         assert group["measured"] is None
 
+    def test_a_folder_stands_for_the_specs_in_its_folders(self, cli, tmp_path):
+        for name in ("web", "api"):
+            spec = tmp_path / "specs" / name
+            spec.mkdir(parents=True)
+            (spec / "own").write_text(name)
+            (spec / "Dockerfile").write_text("FROM base\nCOPY own /\n")
+        (tmp_path / "specs" / "docs").mkdir()
+        found = cli.ok("suggest", "--quiet", "--json", tmp_path / "specs").json()
+        (group,) = found["groups"]
+        assert group["images"] == [str(tmp_path / "specs" / name) for name in ("api", "web")]
+        assert "no Dockerfile" in cli.fails(2, "suggest", tmp_path / "specs" / "docs")
+
     def test_nothing_to_gain_is_said(self, cli):
         assert "no two of the images" in cli.ok("suggest", "one").out
         assert "nothing is to be gained" in cli.ok("suggest", "one", "base").out
