@@ -67,13 +67,15 @@ def join(store_root: str) -> None:
 
 
 def join_to_read(store_root: str) -> None:
-    """Be root like :func:`join`, also for writable views, in which directories may be closed."""
+    """Be root like :func:`join`, also where views and builds left what only others may read."""
     from layerstore.store.paths import StorePaths
 
     if os.geteuid() == 0:
         return
     with contextlib.suppress(UnsupportedError, OSError):
-        if _has_containers(store_root) or os.listdir(StorePaths(store_root).uppers):
+        paths = StorePaths(store_root)
+        left = any(os.listdir(place) for place in (paths.uppers, paths.cache_mounts))
+        if left or _has_containers(store_root):
             be_root(store_root)
 
 

@@ -70,7 +70,7 @@ def _unmount_there(root: str, record: MountRecord, options: argparse.Namespace) 
     """Unmount a view by a process that goes into the user's namespaces in which it was mounted.
 
     Raises:
-        MountError: It is busy, or its namespaces are not this user's.
+        MountError: It is busy, or was mounted where this user cannot go.
     """
     from fuse_mount.common import enter_of
 
@@ -79,7 +79,8 @@ def _unmount_there(root: str, record: MountRecord, options: argparse.Namespace) 
     if pid == 0:
         told: tuple[str, ...] = ("the process that should have unmounted it failed", "")
         try:
-            enter_of(record)
+            with contextlib.suppress(MountError):  # not this user's: then it is told where it is
+                enter_of(record)
             unmount(root, record.view_id, lazy=options.lazy, keep_upper=options.keep_upper)
             told = ()
         except LayerstoreError as err:

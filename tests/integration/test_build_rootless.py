@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -226,6 +227,20 @@ def test_gc_removes_what_belongs_to_subordinate_ids(home: Home) -> None:
     assert collected.returncode == 0, collected.stderr
     assert _scratch(home) == []
     assert os.listdir(home.store / "cache-mounts") == []
+
+
+def test_cache_mounts_that_others_closed_are_measured(home: Home) -> None:
+    """As apt has them: lists and archives below a directory of _apt's own."""
+    closed = "mkdir -m 700 /c/partial; echo written > /c/partial/f; chown -R 5 /c/partial"
+    done = home.build(f"FROM box\nRUN --mount=type=cache,target=/c {closed}\n", "-t", "a:1")
+    assert done.returncode == 0, done.stderr
+    for words in (["df", "--json"], ["savings"], ["rm", "--dry-run", "a:1"]):
+        told = home.run(*words)
+        assert told.returncode == 0, told.stderr
+        if "--json" in words:
+            parts = json.loads(told.stdout)["ledger"]["parts"]
+            sizes = {part["owner"]: part["size"] for part in parts}
+            assert sizes["cache_mounts"] == len("written\n")
 
 
 def _is_reaper(pid: str, home: Home) -> bool:
