@@ -182,11 +182,11 @@ def describe_state(state: State, health: str = "", *, paused: bool = False) -> s
         return "Created"
     if state.status == RUNNING:
         for_how_long = age(_rfc3339(state.started), now_s).removesuffix(" ago")
-        if not state.monitor:
-            return f"Up {for_how_long} (its monitor is gone)"
-        if paused:
-            return f"Up {for_how_long} (Paused)"
         shown = "health: starting" if health == "starting" else health
+        if paused:
+            shown = "Paused"
+        if not state.monitor:
+            shown = "Paused, its monitor is gone" if paused else "its monitor is gone"
         return f"Up {for_how_long}" + (f" ({shown})" if shown else "")
     when = age(_rfc3339(state.finished), now_s)
     if state.status == RESTARTING:

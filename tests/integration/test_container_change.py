@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,30 @@ def test_a_paused_container_ends_when_it_is_to(box: Containers) -> None:
     box.ok("pause", "cc")
     box.ok("container", "rm", "-f", "cc")
     assert box.leftovers() == []
+
+
+def test_a_paused_container_whose_monitor_is_gone(box: Containers) -> None:
+    _counting(box)
+    box.ok("pause", "cc")
+    monitor = box.state("cc")["ConmonPid"]
+    os.kill(monitor, signal.SIGKILL)
+    wait_until(lambda: not is_running(monitor), "its end")
+    assert _status(box).endswith("(Paused, its monitor is gone)|paused")
+    box.ok("unpause", "cc")
+    box.ok("pause", "cc")
+    box.ok("stop", "-t", "0", "cc")
+    assert _status(box).startswith("Exited (255)")
+
+
+def test_a_signal_that_an_attached_client_passes_on_is_heard(box: Containers) -> None:
+    trap = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+    running = box.popen("run", "--name", "cc", "box", "sh", "-c", trap, stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"ready\n"
+    box.ok("pause", "cc")
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=60)
+    assert running.returncode == 3
 
 
 def test_a_paused_container_whose_record_is_damaged_can_be_removed(box: Containers) -> None:
