@@ -347,7 +347,7 @@ def create_tmpfs() -> int:
     """
     detached = _create("tmpfs", [("mode", "0700")], "could not make a tmpfs", 0)
     if detached is None:
-        raise UnsupportedError("the kernel has no fsopen(2)", hint="use Linux 5.2 or newer")
+        raise UnsupportedError(_NO_FSOPEN, hint="use Linux 5.2 or newer, as root")
     return detached
 
 
@@ -417,7 +417,7 @@ def create_erofs(
             raise
         raise UnsupportedError(f"{what}: {reason}", hint=hint) from err
     if detached is None:
-        raise UnsupportedError(f"{what}: the kernel has no fsopen(2)", hint="use Linux 6.12")
+        raise UnsupportedError(f"{what}: {_NO_FSOPEN}", hint="use Linux 6.12, as root")
     return detached
 
 
@@ -457,6 +457,7 @@ _EROFS_REFUSALS = {
     errno.EPERM: ("not permitted here", "run as root outside of user namespaces"),
 }
 _DEVICE_REFUSALS = {errno.EINVAL, errno.EOPNOTSUPP}
+_NO_FSOPEN = "fsopen(2) is not permitted, or the kernel lacks it"
 _NO_PACKS = (
     "the kernel's EROFS cannot map zstd frames where they lie",
     "use Linux 6.15 or newer with CONFIG_EROFS_FS_ZIP_ZSTD",

@@ -146,7 +146,7 @@ def erofs_from_file(image: bytes, place: str | None = None) -> Finding:
     """Whether an EROFS image is mounted from a file where the store lies, without a loop device."""
     return _tried(
         "EROFS from a file",
-        "Linux 6.12 or newer with EROFS (modprobe erofs), and a store that does not lie on an "
+        "root, Linux 6.12 or newer with EROFS (modprobe erofs), and a store that lies on no "
         "overlay; until then views are FUSE's",
         lambda directory: _try_erofs(directory, image),
         place,
@@ -157,7 +157,7 @@ def data_only_layers() -> Finding:
     """Whether an overlay follows files into data-only layers, as kernel views do."""
     return _tried(
         "overlay with data-only layers",
-        "Linux 6.7 or newer; until then views are FUSE's",
+        "root, Linux 6.7 or newer; until then views are FUSE's",
         lambda _: _try_data_only(data_layers.FOLLOWING),
     )
 
