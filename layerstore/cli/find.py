@@ -193,11 +193,8 @@ def _find_files(
 
     hits = find_entries(store, where.records, wanted, hidden=hidden)
     if not hits:
-        below = [] if hidden else find_entries(store, where.records, wanted, hidden=True)
-        if below:
-            write_note(
-                f"note: later layers hide it, {len(below)} times: --hidden tells where it lies"
-            )
+        if not hidden and find_entries(store, where.records, wanted, hidden=True):
+            write_note("note: later layers hide it: --hidden tells where it lies")
         elif what is not None:
             _tell_near_paths(store, where, what)
     if as_json:
