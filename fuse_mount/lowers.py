@@ -31,12 +31,14 @@ On the fast path: imports nothing that bare Python lacks but ctypes, json and fc
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 from fuse_mount import kernel_lowers
 from fuse_mount.starting import FUSE, FUSEPY, SERVED, start_other_server, start_server
 from layerstore import light_json as json
 from layerstore.digest import chain_id, hex_of
+from layerstore.errors import UnsupportedError
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, open_private, replace_private
@@ -439,7 +441,15 @@ def _make_current(directory: str, name: str) -> None:
     base, instance = os.path.split(directory)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{base}/{name}")
-    os.symlink(instance, f"{base}/{name}")
+    try:
+        os.symlink(instance, f"{base}/{name}")
+    except OSError as err:
+        if err.errno != errno.EPERM:
+            raise
+        raise UnsupportedError(
+            f"the file system of {base} has no symbolic links, which views need",
+            hint="put the store on one that has, such as ext4",
+        ) from err
 
 
 def _stop(directory: str) -> None:

@@ -119,11 +119,19 @@ PACK_DAMAGE = MEDIUM_FAILURES | {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OWNER_HINT = "run as the owner of the store, or choose another with --store"
+_NO_MODES_HINT = (
+    f"{_OWNER_HINT}; where that is you, the file system keeps no modes (vfat, exFAT): put the "
+    "store on one that does, such as ext4"
+)
 _READ_ONLY_HINT = (
     "its file system is mounted read-only: look into dmesg for why, mount it writable, "
     "or choose another store with --store"
 )
-_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_REFUSED_HINTS = {
+    errno.EROFS: _READ_ONLY_HINT,
+    errno.EACCES: _OWNER_HINT,
+    errno.EPERM: _NO_MODES_HINT,
+}
 
 
 def storage_error(err: OSError, doing: str) -> StorageError:
@@ -134,10 +142,10 @@ def storage_error(err: OSError, doing: str) -> StorageError:
             f"could not {doing}: {reason}",
             hint=FULL_HINT,
         )
-    if err.errno in _READ_ONLY:
+    if err.errno in _REFUSED_HINTS:
         return ReadOnlyStoreError(
             f"could not {doing}: {reason}",
-            hint=_READ_ONLY_HINT if err.errno == errno.EROFS else _OWNER_HINT,
+            hint=_REFUSED_HINTS[err.errno],
         )
     return StorageError(f"could not {doing}: {reason}")
 

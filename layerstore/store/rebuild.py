@@ -9,7 +9,9 @@ beside the old one and takes its place in one rename; the old one is kept in
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from layerstore.store.config import StoreConfig
 
 QUARANTINED_CATALOG = "catalog-"
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class RebuildReport(NamedTuple):
@@ -125,6 +128,16 @@ def _is_whole(store: Store, diff_id: DiffId) -> bool:
     except (IntegrityError, NotFoundError):
         return False
     return not store.catalog.missing(needed | store.catalog.bases_of(needed))
+
+
+def _keep_too(path: str, target: str) -> None:
+    """Give a file a second name, or a copy where the file system has no hard links."""
+    try:
+        os.link(path, target)
+    except OSError as err:
+        if err.errno not in _NO_HARD_LINKS:
+            raise
+        shutil.copyfile(path, target)
 
 
 class _Rebuild:
@@ -388,7 +401,7 @@ class _Rebuild:
                 make_private_dir(keep)
                 # A sound catalog stays in place until the new one takes its name: a crash in
                 # between leaves a store that opens.
-                move = os.link if stands_alone and not suffix else os.rename
+                move = _keep_too if stands_alone and not suffix else os.rename
                 move(self._paths.catalog + suffix, f"{keep}/catalog.sqlite{suffix}")
         fsync_directory(self._paths.root)
         os.rename(draft.catalog, self._paths.catalog)

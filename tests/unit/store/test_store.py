@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -9,7 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.digest import ChunkId, DiffId, Digest, ImageId, blake3_id
-from layerstore.errors import FormatError, InputError, IntegrityError, UnsupportedVersionError
+from layerstore.errors import (
+    FormatError,
+    InputError,
+    IntegrityError,
+    StorageError,
+    UnsupportedVersionError,
+)
 from layerstore.formats.pack import Item, ItemKind
 from layerstore.formats.reference import ReferenceSyntaxError, parse_tag_name
 from layerstore.store.catalog import Catalog
@@ -96,6 +103,18 @@ def test_modes_are_private_under_any_umask(root: Path) -> None:
     for path in [root, *root.rglob("*")]:
         expected = 0o700 if path.is_dir() else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_a_file_system_without_modes_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:  # as vfat does, root or not
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    with pytest.raises(StorageError, match="could not make the store") as caught:
+        Store.open(tmp_path / "store", create=True)
+    assert "keeps no modes (vfat, exFAT)" in str(caught.value.hint)
 
 
 def test_stream_of_any_read_size_gives_the_same_references(root: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,6 +165,19 @@ def test_a_rebuilt_catalog_says_the_same(root: Path) -> None:
         assert {row.chunk_id for row in store.catalog.scan_chunks()} == chunks
         assert execute(plan_gc(store)).freed_bytes == 0
     assert_sound(root, {"a": [A], "b": [B], "a2": [A]})
+
+
+def test_rebuilding_needs_no_hard_links(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:  # as FUSE file systems and exFAT do
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    before = (root / "catalog.sqlite").read_bytes()
+    monkeypatch.setattr(os, "link", refuse)
+    rebuild_catalog(str(root))
+    (kept,) = (root / "quarantine").glob("*/catalog.sqlite")
+    assert kept.read_bytes() == before
+    with Store.open(root) as store:
+        assert check(store, read_data=True).findings == ()
 
 
 def test_an_open_store_notices_a_rebuilt_catalog(root: Path) -> None:
