@@ -22,7 +22,7 @@ OF_BUILDING = (
         module="tests.bench.builds",
         words=("--work", "{cache}"),
         full=("-n", "2"),
-        minutes=(9, 2.5),
+        minutes=(20, 2.5),
         disk_gb=15,
         tables=[
             Table(
@@ -75,7 +75,7 @@ OF_BUILDING = (
         words=("--work", "{cache}", "--rebuilds", "0", "--only", "layerstore", "docker BuildKit"),
         full=("-n", "3"),
         quick=("-n", "2"),
-        minutes=(3, 2.5),
+        minutes=(4, 2.5),
         disk_gb=8,
         tables=[
             Table(

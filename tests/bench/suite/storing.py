@@ -112,7 +112,7 @@ OF_STORING = (
         full=("wheels-cryptography", "wheels-pydantic-core", "--harder"),
         quick=("wheels-pydantic-core",),
         quick_inputs=("wheels-pydantic-core",),
-        minutes=(3, 0.7),
+        minutes=(5, 0.7),
     ),
     Benchmark(
         name="durable",
@@ -121,7 +121,7 @@ OF_STORING = (
         promise="at least 200 MB/s where the disk allows it",
         module="tests.bench.durable",
         full=("-n", "3"),
-        minutes=(1, 1),
+        minutes=(2, 1),
         needs=(),
         disk_gb=6,
         ours=_DIR,
@@ -145,7 +145,7 @@ OF_STORING = (
             "100000",
         ),
         quick=("--entries", "10000", "--entries", "100000"),
-        minutes=(1.5, 0.2),
+        minutes=(2.2, 0.2),
         needs=(),
         ours="tar through a pipe",
         tables=[
