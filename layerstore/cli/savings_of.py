@@ -121,13 +121,17 @@ def _from_engine(
 
 
 def _matching(engine: Engine, pattern: str) -> list[str]:
-    """Return the names that match, of the oldest image first."""
+    """Return the names that match, of the oldest image first; of untagged images the ids.
+
+    Those match what everything matches: they are on the engine's disk like all others.
+    """
     images = sorted(engine.images(), key=lambda image: image.created)
     names = [
         name
         for image in images
-        for name in image.names
-        if fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(":")[0], pattern)
+        for name in image.names or (image.image_id,)
+        if fnmatchcase(name, pattern)
+        or (image.names and fnmatchcase(name.rpartition(":")[0], pattern))
     ]
     if not names:
         raise NotFoundError(
@@ -143,13 +147,18 @@ def _loaded(store: Store, source: str, progress: Progress) -> Iterator[str]:
     from layerstore.image.originals import Originals
 
     choice = Choice(serving(""), all_platforms=False, originals=Originals.AUTO)
-    if os.path.isdir(source):
-        for each in load_directory(store, Path(source), choice, progress):
-            yield each.image.image_id
-        return
-    with open(source, "rb") as stream:
-        for each in load_file(store, stream, source, choice, progress):
-            yield each.image.image_id
+    with contextlib.ExitStack() as stack:
+        if os.path.isdir(source):
+            loading = load_directory(store, Path(source), choice, progress)
+        else:
+            stream = stack.enter_context(open(source, "rb"))
+            loading = load_file(store, stream, source, choice, progress)
+        loaded = list(loading)
+    for each in loaded:
+        if each.image.image_id not in store.tags().values():
+            store.tag(_free_name(store, _stem(source), each.tag), each.image.image_id)
+    # What wrote the archive had no order in mind (docker save has none); growth wants one.
+    yield from (each.image.image_id for each in sorted(loaded, key=lambda each: each.image.created))
 
 
 def _holds_images(store: Store, source: str) -> bool:
@@ -178,7 +187,7 @@ def _imported_tar(store: Store, source: str, progress: Progress) -> str:
 def _imported_directory(store: Store, source: str, progress: Progress) -> str:
     from layerstore.image.importing import import_directory
 
-    spec = _spec(store, os.path.basename(os.path.realpath(source)))
+    spec = _spec(store, _stem(source))
     made = import_directory(store, Path(source), spec, progress=progress, on_skip=_tell_skipped)
     return made.image.image_id
 
@@ -188,19 +197,30 @@ def _tell_skipped(path: bytes, why: str) -> None:
 
 
 def _spec(store: Store, name: str) -> ImportSpec:
-    """Return how an image is called that has no name but that of its file."""
     from layerstore.formats.oci_config import ContainerConfig
-    from layerstore.formats.reference import parse_tag_name
     from layerstore.image.importing import ImportSpec
 
-    shorter = name.lower()
+    return ImportSpec((_free_name(store, name),), ContainerConfig(), "", now_rfc3339())
+
+
+def _stem(path: str) -> str:
+    return os.path.basename(os.path.realpath(path))
+
+
+def _free_name(store: Store, file: str, tag: str = "") -> str:
+    """Return how an image is called that has no name: as its file, and its tag if it has one."""
+    from layerstore.formats.reference import ReferenceSyntaxError, parse_tag_name
+
+    shorter = file.lower()
     while (cut := _ENDINGS.sub("", shorter)) != shorter:
         shorter = cut
     base = _NOT_IN_NAMES.sub("-", shorter).strip("-")[:100].strip("-") or "rootfs"
+    with contextlib.suppress(ReferenceSyntaxError):  # a tag may be any text there
+        base = parse_tag_name(f"{base}:{tag}") if tag else base
     known = store.tags()
     number = 1
     full = parse_tag_name(base)
     while full in known:
         number += 1
         full = parse_tag_name(f"{base}-{number}")
-    return ImportSpec((full,), ContainerConfig(), "", now_rfc3339())
+    return full

@@ -51,10 +51,12 @@ class Loadable(NamedTuple):
     Attributes:
         reference: By which its source knows it.
         names: What it is to be called.
+        tag: What a layout calls it that has no whole name; "" for nothing.
     """
 
     reference: str
     names: tuple[str, ...]
+    tag: str = ""
 
 
 class Loading(NamedTuple):
@@ -90,12 +92,14 @@ class Loaded(NamedTuple):
         names: All that it got.
         documents: What it came under.
         kept_bytes: Of compressed originals that are kept for it.
+        tag: What a layout calls it that has no whole name; no name was made of that.
     """
 
     image: ImageRecord
     names: tuple[str, ...]
     documents: tuple[Digest, ...]
     kept_bytes: int
+    tag: str = ""
 
 
 def load_file(
@@ -159,14 +163,17 @@ def loading_of(files: ArchiveFile, name: str) -> Loading:
 def _of_layout(layout: LayoutReader) -> Iterator[Loadable]:
     """Yield what a layout lists that may be images, each once with all of its names."""
     names: dict[Digest, list[str]] = {}
+    tags: dict[Digest, str] = {}
     for entry in layout.entries():
         if entry.media_type in (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES):
             own = names.setdefault(entry.digest, [])
             name = _name_of(entry)
-            if name is not None and name not in own:
+            if name is None:
+                tags.setdefault(entry.digest, entry.annotations.get(oci.REF_NAME, ""))
+            elif name not in own:
                 own.append(name)
     for digest, found in names.items():
-        yield Loadable(digest, tuple(found))
+        yield Loadable(digest, tuple(found), tags.get(digest, ""))
 
 
 def _name_of(entry: oci.Descriptor) -> str | None:
@@ -224,7 +231,9 @@ def _load(
             images[digest] = adopted.image.image_id
             if is_index and image is not named:
                 names = [*names, *(f"{tag}@{digest}" for tag in tags)]
-            one = Loaded(adopted.image, tuple(names), adopted.documents, adopted.kept_bytes)
+            one = Loaded(
+                adopted.image, tuple(names), adopted.documents, adopted.kept_bytes, listed.tag
+            )
             if is_index:
                 loaded.append(one)  # until the index is there, none has a name
             else:

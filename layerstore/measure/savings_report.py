@@ -128,7 +128,8 @@ def _notes(savings: Savings) -> tuple[str, ...]:
     if savings.not_counted_size:
         notes.append(
             f"the store holds {format_size(savings.not_counted_size)} beside: other images, "
-            "build cache, unreferenced bytes, files unpacked for views (see df)"
+            "compressed originals, build cache, unreferenced bytes, files unpacked for views "
+            "(see df)"
         )
     return tuple(notes)
 

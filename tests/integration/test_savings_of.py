@@ -101,6 +101,28 @@ def test_equal_names_are_told_apart(other, tmp_path):
     ]  # fmt: skip
 
 
+def test_images_of_a_layout_are_called_by_their_tags_and_come_oldest_first(cli, other, tmp_path):
+    layout = tmp_path / "My Layout"
+    for name, age in (("new", "1700000000"), ("old", "1600000000"), ("nameless", "1650000000")):
+        tree = tmp_path / name
+        tree.mkdir()
+        (tree / "f").write_text(name)
+        cli.ok("import", tree, "-t", f"{name}:1", SOURCE_DATE_EPOCH=age)
+    cli.ok("save", "new:1", "old:1", "nameless:1", "--format", "oci-dir", "-o", layout)
+    index = json.loads((layout / "index.json").read_text())
+    for entry in index["manifests"]:
+        name = entry["annotations"]["io.containerd.image.name"].rpartition("/")[2]
+        tag = name.replace(":1", "-V1")  # as skopeo copy oci:layout:old-V1 has it
+        entry["annotations"] = (
+            {} if "nameless" in name else {"org.opencontainers.image.ref.name": tag}
+        )
+    (layout / "index.json").write_text(json.dumps(index))
+    found = other.ok("savings", "--of", layout, "--json").json()
+    assert [image["names"] for image in found["images"]] == [
+        ["my-layout:old-V1"], ["my-layout:latest"], ["my-layout:new-V1"],
+    ]  # fmt: skip
+
+
 def test_what_cannot_be_is_refused(cli, other, tmp_path):
     assert "does not exist" in other.fails(3, "savings", "--of", tmp_path / "nothing")
     (tmp_path / "text").write_text("no tar at all " * 100)
@@ -240,6 +262,12 @@ def test_what_an_engine_has_is_measured_by_its_socket(cli, other, tmp_path, name
         one = other.ok("savings", "--of", f"{name}:one:1", *peer.where, "--json").json()
         assert [image["names"] for image in one["images"]] == [["one:1"]]
         other.fails(3, "savings", "--of", f"{name}:absent*", *peer.where)
+        peer.client("tag", "one:1", "two:1")  # what was two:1 has no name now, and its bytes
+        rest = other.ok("savings", "--of", f"{name}:*", *peer.where, "--json").json()
+        assert sum(not image["names"] for image in rest["images"]) == 1
+        assert len(rest["images"]) == 2
+        some = other.ok("savings", "--of", f"{name}:*:1", *peer.where, "--json").json()
+        assert len(some["images"]) == 1
     real = Cli(tmp_path / "real")
     cli.ok("save", "one:1", "two:1", "-o", tmp_path / "both.tar")
     real.ok("load", "-i", tmp_path / "both.tar")

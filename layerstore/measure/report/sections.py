@@ -81,9 +81,10 @@ def headline(savings: Savings, transfers: Transfers | None) -> str:
     if transfers and transfers.parcels_size:
         times = transfers.layers_size / transfers.parcels_size
         tiles.append((f"{times:.1f}x", "compressed layers against parcels, on the network"))
+    takes = "takes" if len(savings.images) == 1 and savings.containers == 1 else "take"
     figures = "".join(f"<li><b>{shown(n)}</b><span>{shown(text)}</span></li>" for n, text in tiles)
     return (
-        f'<h1>{shown(summary(savings))} take <b class="ours">{ours}</b>; '
+        f'<h1>{shown(summary(savings))} {takes} <b class="ours">{ours}</b>; '
         f"full copies would take {full}</h1>\n"
         "<p>What the same containers cost on a disk, kept in one way or another. Every figure "
         "names what it is compared with; how they are counted stands at the end.</p>\n"
@@ -364,8 +365,8 @@ def footer(savings: Savings, made: str) -> str:
         )
     if savings.not_counted_size:
         notes.append(
-            f"The store holds {format_size(savings.not_counted_size)} beside: other images, build "
-            "cache, unreferenced bytes, files unpacked for views."
+            f"The store holds {format_size(savings.not_counted_size)} beside: other images, "
+            "compressed originals, build cache, unreferenced bytes, files unpacked for views."
         )
     listed = "".join(f"<li>{shown(note)}</li>" for note in notes)
     return (
