@@ -399,10 +399,11 @@ def _print(
     if caches:
         size = sum(cache.size for cache in caches)
         write_line(f"{len(caches)} cache mounts with {format_size(size)} ({size} bytes)")
-    if unpacked.objects:
-        size = unpacked.disk_size
+    if unpacked.objects or unpacked.metadata:
+        size = unpacked.disk_size  # metadata of views is evicted although their files may stay
         write_line(
-            f"{len(unpacked.objects)} unpacked files with {format_size(size)} ({size} bytes)"
+            f"{len(unpacked.objects)} unpacked files, with metadata of views "
+            f"{format_size(size)} ({size} bytes)"
         )
     if unpacked.recent:
         write_line(

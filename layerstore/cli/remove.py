@@ -237,6 +237,8 @@ def _tell_freed(freed: _Freed) -> None:
     say("only what goes needs", freed.attributed_bytes)
     say("gc would then free", effect.freed_bytes)
     say("  of this, without the removal", effect.freed_anyway_bytes)
+    if effect.unpacked_bytes:
+        say("and evict of files unpacked for views", effect.unpacked_bytes)
     if effect.deferred_bytes:
         say("  and when running commands have ended", effect.deferred_bytes)
     if effect.compact_bytes > effect.freed_bytes:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.store.eviction import find_evictable, keep_of_images
 from layerstore.store.gc import plan_gc
 from layerstore.store.retention import NamedUse
 from layerstore.store.selection import Dropped
+from layerstore.store.usage import KEEP_UNPACKED_WITHIN
+from layerstore.units import parse_age
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from layerstore.progress import Progress
+    from layerstore.store.gc import GcPlan
     from layerstore.store.store import Store
 
 COMPACT_DEAD_FRACTION = 0.005
@@ -30,12 +34,15 @@ class RemovalEffect(NamedTuple):
         freed_anyway_bytes: What a ``gc`` would free without it.
         deferred_bytes: What becomes free only when running commands have ended.
         compact_bytes: What ``gc --compact`` right after it frees at least.
+        unpacked_bytes: What that ``gc`` evicts beside of files unpacked for views, and of what is
+            made with them: bytes on disk, in none of the others.
     """
 
     freed_bytes: int
     freed_anyway_bytes: int
     deferred_bytes: int
     compact_bytes: int
+    unpacked_bytes: int
 
 
 def removal_effect(
@@ -75,4 +82,13 @@ def removal_effect(
         now.freed_bytes,
         then.deferred_bytes,
         max(compact.freed_bytes - copies, 0),
+        _unpacked(store, then),
     )
+
+
+def _unpacked(store: Store, plan: GcPlan) -> int:
+    """Return what goes of unpacked files with the images of a plan, by gc's default rule."""
+    going = set(plan.images)
+    staying = [image for image in store.images() if image.image_id not in going]
+    keep = keep_of_images(store, staying, parse_age(KEEP_UNPACKED_WITHIN))
+    return find_evictable(store.paths, keep).disk_size
