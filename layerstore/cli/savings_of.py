@@ -123,9 +123,20 @@ def _from_engine(
 def _matching(engine: Engine, pattern: str) -> list[str]:
     """Return the names that match, of the oldest image first; of untagged images the ids.
 
-    Those match what everything matches: they are on the engine's disk like all others.
+    Those match what everything matches: they are on the engine's disk like all others. podman
+    writes their configs anew when it exports them, so they are no longer what their ids say.
     """
+    from layerstore.formats.reference import full_name
+
     images = sorted(engine.images(), key=lambda image: image.created)
+    if engine.is_podman:
+        nameless = sum(not image.names for image in images)
+        if nameless and pattern == "*":
+            write_note(
+                f"left out: {nameless} image{'s' * (nameless != 1)} without a name, which "
+                "podman does not export as they are; podman tag gives them one"
+            )
+        images = [image for image in images if image.names]
     names = [
         name
         for image in images
@@ -133,6 +144,8 @@ def _matching(engine: Engine, pattern: str) -> list[str]:
         if fnmatchcase(name, pattern)
         or (image.names and fnmatchcase(name.rpartition(":")[0], pattern))
     ]
+    if engine.is_podman:  # to which a short name is first of all one of localhost/
+        names = [full_name(name) for name in names]
     if not names:
         raise NotFoundError(
             f"{engine.name} has no image that matches {pattern}",

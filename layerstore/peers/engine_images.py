@@ -95,13 +95,17 @@ def take_images(
         IntegrityError: What it sent is not what it said, or not what its digests say.
     """
     wanted: dict[Digest, tuple[str, ...]] = {}
+    asked: dict[Digest, str] = {}
     for name in names:
         found = engine.find(name)
         if found is None:
             raise NotFoundError(
                 f"{engine.name} has no image {name}", hint="layerstore images --of lists them"
             )
-        wanted[found.image_id] = (*wanted.get(found.image_id, ()), *_names_of(name))
+        own = _names_of(name)
+        wanted[found.image_id] = (*wanted.get(found.image_id, ()), *own)
+        if own:  # as it was found: podman takes a short name for another than we do
+            asked.setdefault(found.image_id, name)
     missing = []
     for image_id, own in wanted.items():
         record = store.catalog.image(image_id)
@@ -112,7 +116,9 @@ def take_images(
             store.tag(name, record.image_id)
         yield Taken(record, own, was_here=True)
     for image_id in missing:
-        yield _take(store, engine, image_id, wanted[image_id], serves, progress)
+        # By name: some engines have ids that archives do not know.
+        text = asked.get(image_id, hex_of(image_id))
+        yield _take(store, engine, image_id, text, wanted[image_id], serves, progress)
 
 
 def _names_of(text: str) -> tuple[str, ...]:
@@ -126,15 +132,14 @@ def _take(
     store: Store,
     engine: Engine,
     image_id: Digest,
+    asked: str,
     names: tuple[str, ...],
     serves: Callable[[oci.Platform], bool],
     progress: Progress,
 ) -> Taken:
-    # By name: some engines have ids that archives do not know.
-    asked = names[:1] or (hex_of(image_id),)
     with (
         store.begin(f"load from {engine.name}") as session,
-        exported(engine, asked, lambda: session.temporary("archive.tar"), progress) as files,
+        exported(engine, (asked,), lambda: session.temporary("archive.tar"), progress) as files,
     ):
         loading = loading_of(files, engine.name)
         for listed in loading.images:

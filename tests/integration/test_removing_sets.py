@@ -80,12 +80,12 @@ def test_what_is_said_of_a_set_is_what_is_freed(full, tmp_path, seed, with_cache
     cli = full
     choice = random.Random(seed)
     left = list(FREE)
-    (view := tmp_path / "for-a-while").mkdir()  # what is unpacked for it goes with its image
-    cli.ok("mount", "app-0:1", view)
-    cli.ok("umount", view)
-    evicted = 0
     if not with_cache:
         cli.ok("gc", "--all")
+    (view := tmp_path / "for-a-while").mkdir()  # what is unpacked for it goes with its image
+    cli.ok("mount", "loaded:2", view)
+    cli.ok("umount", view)
+    evicted = 0
     while left:
         chosen = choice.sample(left, choice.randint(1, len(left)))
         left = [name for name in left if name not in chosen]

@@ -262,10 +262,20 @@ def test_what_an_engine_has_is_measured_by_its_socket(cli, other, tmp_path, name
         one = other.ok("savings", "--of", f"{name}:one:1", *peer.where, "--json").json()
         assert [image["names"] for image in one["images"]] == [["one:1"]]
         other.fails(3, "savings", "--of", f"{name}:absent*", *peer.where)
-        peer.client("tag", "one:1", "two:1")  # what was two:1 has no name now, and its bytes
-        rest = other.ok("savings", "--of", f"{name}:*", *peer.where, "--json").json()
-        assert sum(not image["names"] for image in rest["images"]) == 1
-        assert len(rest["images"]) == 2
+        if name == "podman":  # whose short names are another registry's first
+            peer.client("tag", "docker.io/library/one:1", "localhost/two:1")
+            both = other.ok("savings", "--of", "podman:*", *peer.where, "--json").json()
+            assert sorted(image["names"] for image in both["images"]) == [
+                ["localhost/two:1", "one:1"], ["two:1"],
+            ]  # fmt: skip
+            peer.client("untag", "localhost/two:1", "localhost/two:1")
+        # What was two:1 has no name now, and its bytes are there as before.
+        peer.client("tag", "docker.io/library/one:1", "docker.io/library/two:1")
+        rest = other.ok("savings", "--of", f"{name}:*", *peer.where, "--json")
+        nameless = sum(not image["names"] for image in rest.json()["images"])
+        assert nameless == (name == "docker")
+        assert ("left out: 1 image without a name" in rest.err) == (name == "podman")
+        assert len(rest.json()["images"]) == 1 + nameless
         some = other.ok("savings", "--of", f"{name}:*:1", *peer.where, "--json").json()
         assert len(some["images"]) == 1
     real = Cli(tmp_path / "real")
