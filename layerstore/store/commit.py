@@ -171,5 +171,6 @@ def _chunk_rows(number: int, blocks: Iterable[Block]) -> Iterator[tuple[bytes, i
     for index, block in enumerate(blocks):
         offset = 0
         for item_id, length in block.items:
-            yield item_id, number, index, offset, length
+            if item_id:  # known_blocks has some without
+                yield item_id, number, index, offset, length
             offset += length

@@ -63,7 +63,7 @@ class Copies:
                 place = _Place(number, index, offset)
                 if item_id in first:
                     self._places.setdefault(item_id, [first[item_id]]).append(place)
-                else:
+                elif item_id:  # known_blocks has some without
                     first[item_id] = place
                 offset += length
 

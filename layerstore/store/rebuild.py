@@ -1,7 +1,8 @@
 """Making the catalog again from what it indexes: packs, blobs and names.log.
 
 Layers come from the LAYER items of packs, images from manifests and configs, names
-from names.log. Leases and the build cache are lost. The new catalog is made
+from names.log. Where one of these is damaged the old catalog is asked, so that a store is never
+the poorer for it. Leases and the build cache are lost. The new catalog is made
 beside the old one and takes its place in one rename; the old one is kept in
 ``quarantine/``. May be killed at any instant and run again.
 """
@@ -43,6 +44,7 @@ from layerstore.store.failures import (
     catalog_error,
     storage_errors,
 )
+from layerstore.store.old_index import KnownPack, OldIndex
 from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.pins import insert_pins
@@ -73,7 +75,7 @@ class RebuildReport(NamedTuple):
 
     Attributes:
         damaged_packs: Packs whose footer cannot be read, with the reason; their chunks
-            are missing. The files are left where they are.
+            are missing but for those that the old catalog knew. The files are left where they are.
         lost_layers: Layer records that could not be read.
         lost_names: Names with the images they named, whose layers are not all there any more.
         unreadable_names: Lines of names.log that could not be read.
@@ -148,6 +150,7 @@ class _Rebuild:
         self._config = config
         self._progress = progress
         self._reader = PackReader(paths)
+        self._old = OldIndex(paths)
         self._damaged: dict[PackId, str] = {}
         self._layers: dict[DiffId, list[LayerRecord]] = {}
         self._lost_layers = 0
@@ -179,6 +182,7 @@ class _Rebuild:
             raise catalog_error(err) from err
         finally:
             self._reader.close()
+            self._old.close()
         self._swap(draft)
         return report._replace(layers=report.layers - len(remnants))
 
@@ -225,22 +229,31 @@ class _Rebuild:
         copies = Copies(connection, self._reader)
         self._progress.start("reading packs", len(files))
         for pack_id, size in files:
-            try:
-                blocks = self._reader.footer(pack_id)
-                effort = self._reader.effort(pack_id)
-            except (CorruptPackError, FileNotFoundError) as err:
-                self._refuse_failing_medium(err, pack_id)
-                self._damaged[pack_id] = str(err)
-            else:
-                number = insert_pack(connection, pack_id, size, (), None, effort)
-                copies.note(number, blocks)
-                insert_blocks(connection, number, blocks)
-                self._read_layers(pack_id, blocks)
+            known = self._known_pack(pack_id)
+            if known is not None:
+                number = insert_pack(connection, pack_id, size, (), None, known.effort)
+                copies.note(number, known.blocks)
+                insert_blocks(connection, number, known.blocks)
+                self._read_layers(pack_id, known.blocks)
             self._progress.advance(1)
         self._progress.finish()
         copies.choose()
         refresh_depths(connection)
         return len(files) - len(self._damaged)
+
+    def _known_pack(self, pack_id: PackId) -> KnownPack | None:
+        """Return what lies in a pack: as it says itself, else as the old catalog had it."""
+        try:
+            return KnownPack(self._reader.footer(pack_id), self._reader.effort(pack_id))
+        except FileNotFoundError as err:
+            self._damaged[pack_id] = str(err)
+            return None
+        except CorruptPackError as err:
+            self._refuse_failing_medium(err, pack_id)
+            known = self._old.pack(pack_id)
+            kept = "; what the old index has of it is kept for repair" if known else ""
+            self._damaged[pack_id] = f"{err}{kept}"
+            return known
 
     def _refuse_failing_medium(self, err: Exception, pack_id: PackId) -> None:
         """Raise if the medium did not give a pack's bytes: it may the next time.
@@ -265,17 +278,18 @@ class _Rebuild:
                 )
             except CorruptPackError as err:
                 self._refuse_failing_medium(err, pack_id)
-                self._lost_layers += len(block.items)
-                continue
+                raw = b""
             offset = 0
             for item_id, length in block.items:
-                self._read_layer(item_id, raw[offset : offset + length])
+                if item_id:  # else what lies there is in no use
+                    self._read_layer(item_id, raw[offset : offset + length])
                 offset += length
 
     def _read_layer(self, item_id: bytes, encoded: bytes) -> None:
+        """Remember a layer by its item, or by the old catalog's copy where that is damaged."""
+        if layer_item_id(encoded) != item_id:
+            encoded = self._old.layer_record(item_id) or b""
         try:
-            if layer_item_id(encoded) != item_id:
-                raise FormatError("layer record does not match its id")
             record = decode_layer(encoded)
         except FormatError:
             self._lost_layers += 1
@@ -349,25 +363,14 @@ class _Rebuild:
         if lost:
             stamp = stamp._replace(size=-1)  # gc leaves alone what the catalog does not know
         if log.unreadable or not stamp.size:
-            names = {**names, **self._old_names(images)}
+            # An image without a name goes with the next gc.
+            old = {name: image for name, image in self._old.names().items() if image in images}
+            names = {**names, **old}
             stamp = stamp._replace(size=-1)
         insert_tags(connection, sorted(names.items()))
         insert_pins(connection, names_log.replay_pins(log.records, names, images))
         record_stamp(connection, stamp)
         return len(names), lost, log.unreadable
-
-    def _old_names(self, images: set[str]) -> dict[str, str]:
-        """Return the names of the catalog that is replaced, as far as it can be believed.
-
-        Asked when names.log is lost or damaged: an image without a name goes with the
-        next gc.
-        """
-        try:
-            with contextlib.closing(Catalog(self._paths)) as old:
-                tags = old.tags()
-        except IntegrityError:
-            return {}
-        return {name: image_id for name, image_id in tags.items() if image_id in images}
 
     def _fold_log(self) -> bool:
         """Copy a sound catalog's log into it; return whether it can be read without the log."""
