@@ -6,6 +6,7 @@ is locked"; what was acknowledged is there, what was removed is not.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import random
@@ -21,6 +22,7 @@ from tests.crash.rig.crew import Worker, promised
 from tests.crash.rig.oracle import BrokenPromiseError, Expectation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.crash.rig.launcher import Launcher
@@ -115,10 +117,20 @@ def test_a_crowd_with_kills_loses_nothing(launcher: Launcher, trial_box: Path) -
                 tally.fired += 1
 
 
-def test_wrong_clocks_change_nothing(launcher: Launcher, trial_box: Path) -> None:
+@pytest.fixture
+def faketime() -> Iterator[str]:
+    """libfaketime; what it leaves in shared memory of those that do not exit its way goes."""
     libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
     if not libraries:
         pytest.skip("libfaketime is not installed")
+    before = set(glob.glob("/dev/shm/*faketime_*"))
+    yield libraries[0]
+    for left in set(glob.glob("/dev/shm/*faketime_*")) - before:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(left)
+
+
+def test_wrong_clocks_change_nothing(launcher: Launcher, trial_box: Path, faketime: str) -> None:
     source = random.Random(campaign.SEED)
     with campaign.tally("F13", "wrong clocks") as tally:
         for number in range(campaign.amount(1, 6, 40)):
@@ -128,7 +140,7 @@ def test_wrong_clocks_change_nothing(launcher: Launcher, trial_box: Path) -> Non
                     trees.mkdir()
                     clocks = {
                         worker: {
-                            "LD_PRELOAD": libraries[0],
+                            "LD_PRELOAD": faketime,
                             "FAKETIME": source.choice(CLOCKS),
                             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
                         }
@@ -146,17 +158,14 @@ def test_wrong_clocks_change_nothing(launcher: Launcher, trial_box: Path) -> Non
                 tally.fired += 1
 
 
-def test_clocks_can_be_faked_here() -> None:
+def test_clocks_can_be_faked_here(faketime: str) -> None:
     """Otherwise the rig above would prove nothing."""
     import subprocess
     import sys
 
-    libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
-    if not libraries:
-        pytest.skip("libfaketime is not installed")
     told = subprocess.run(
         [sys.executable, "-c", "import time; print(time.gmtime().tm_year)"],
-        env={**os.environ, "LD_PRELOAD": libraries[0], "FAKETIME": "@2099-01-01 00:00:00"},
+        env={**os.environ, "LD_PRELOAD": faketime, "FAKETIME": "@2099-01-01 00:00:00"},
         capture_output=True,
         text=True,
         check=True,
