@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,8 @@ CMD ["python3", "/srv/app/own/main.py"]
 """
 """Libraries before the application's own, as everybody has it, for docker's layers' sake."""
 _START_SECONDS = 60
+_PATIENCE_S = 180
+"""With a daemon that does not answer: docker 20.10's once hung for good over `rm --force` of 50."""
 _HOST = ("--network", "host")
 
 
@@ -229,12 +232,24 @@ class Docker(_Grouped):
             with contextlib.suppress(CommandError):
                 self.remove_all()
             self._daemon.terminate()
-            self._daemon.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._daemon.wait(_PATIENCE_S)
+            self._kill_what_is_left()
         # The daemon leaves these to its next start.
         for left in (self._state / "exec" / "netns" / "default", self._data):
             subprocess.run(["umount", "--quiet", str(left)], capture_output=True)
         self.group.remove()
         shutil.rmtree(self._state, ignore_errors=True)
+
+    def _kill_what_is_left(self) -> None:
+        """End containers that the daemon could not remove, and then the daemon if it hangs."""
+        while left := [*self.group.processes(), *self.group.processes("attendants")]:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._daemon.poll()
+            time.sleep(0.05)
+        self._daemon.wait()
 
     def version(self) -> str | None:
         return version_of(("dockerd", "--version"))
@@ -264,7 +279,12 @@ def timed(command: Sequence[str], group: ControlGroup, *, inside: bool = False) 
 
 
 def _ask(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment())
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=clean_environment(), timeout=_PATIENCE_S
+        )
+    except subprocess.TimeoutExpired as err:
+        raise CommandError(f"{' '.join(command)[:300]}: not done after {_PATIENCE_S} s") from err
     if done.returncode != 0:
         raise CommandError(f"{' '.join(command)[:300]}: {done.stderr.strip()[-1000:]}")
     return done.stdout
