@@ -117,7 +117,7 @@ def test_names_are_told_apart_and_no_text_is_left_over() -> None:
 def test_a_run_of_everything_and_a_quick_one_take_no_longer_than_promised() -> None:
     everything = suite.chosen_of(suite.parse_arguments([]))
     quick = suite.chosen_of(suite.parse_arguments(["--quick"]))
-    assert sum(one.minutes[0] for one in everything) <= 65
+    assert sum(one.minutes[0] for one in everything) <= 120
     assert sum(one.minutes[1] for one in quick) <= 11
     wanted = {"ingest", "ratio-wheels", "start", "views", "builds-alone", "pull"}
     assert wanted <= {one.name for one in quick}
