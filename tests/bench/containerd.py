@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING
 from tests.bench.harness import version_of
 from tests.bench.result import Result
 from tests.support.containerd import Containerd
-from tests.support.snapshotter import Plugin, end_mounts_below
+from tests.support.namespaces import end_mounts_below
+from tests.support.snapshotter import Plugin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

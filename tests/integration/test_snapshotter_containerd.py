@@ -22,11 +22,11 @@ from tests.support.build import busybox
 from tests.support.cli import Cli
 from tests.support.containerd import Containerd, Registry, fields_of, message
 from tests.support.debian_base import debian_base_tar
+from tests.support.namespaces import end_mounts_below
 from tests.support.snapshotter import (
     REFERENCE,
     Client,
     Plugin,
-    end_mounts_below,
     mounted,
     refused,
     wait_for,

@@ -16,10 +16,10 @@ import grpc
 import pytest
 
 from layerstore.snapshotter.api import snapshots_pb2
+from tests.support.namespaces import end_mounts_below
 from tests.support.snapshotter import (
     Client,
     Plugin,
-    end_mounts_below,
     mount_all,
     mounted,
     refused,

@@ -26,10 +26,10 @@ from layerstore.snapshotter.api import mount_pb2
 from layerstore.snapshotter.server import notify, require_propagation
 from layerstore.snapshotter.snapshots import Snapshots
 from layerstore.store.store import Store
+from tests.support.namespaces import end_mounts_below
 from tests.support.snapshotter import (
     Client,
     Plugin,
-    end_mounts_below,
     mounted,
     wait_for,
 )

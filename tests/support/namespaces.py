@@ -12,6 +12,7 @@ from layerstore.linux.namespaces import CLONE_NEWNS, CLONE_NEWUSER, unshare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _CLONE_FS = 0x200
 
@@ -65,3 +66,12 @@ def forget_mounts_but(kept: str) -> None:
     for point in reversed(points):
         if "/pytest-of-" in point and not point.startswith(f"{kept}/"):
             mounts.unmount(point, lazy=True)
+
+
+def end_mounts_below(directory: Path) -> None:
+    """Undo all mounts in a directory of a test's, the latest first."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        places = [line.split()[4] for line in table]
+    for place in reversed([each for each in places if each.startswith(f"{directory}/")]):
+        with contextlib.suppress(mounts.MountCallError):
+            mounts.unmount(place, lazy=True)

@@ -232,12 +232,3 @@ def mounted(mounts: Sequence[mount_pb2.Mount], target: Path) -> Iterator[Path]:
         yield target
     finally:
         syscalls.unmount(str(target))
-
-
-def end_mounts_below(directory: Path) -> None:
-    """Undo all mounts in a directory of a test's, the latest first."""
-    with open("/proc/self/mountinfo") as table:
-        places = [line.split()[4] for line in table]
-    for place in reversed([each for each in places if each.startswith(f"{directory}/")]):
-        with contextlib.suppress(Exception):
-            syscalls.unmount(place, lazy=True)

@@ -27,6 +27,7 @@ from tests.bench.harness import (
 from tests.bench.launching import run_small
 from tests.bench.seed.distribution import allocated
 from tests.bench.seed.groups import ControlGroup
+from tests.support.namespaces import end_mounts_below
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -235,6 +236,7 @@ class Docker(_Grouped):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._daemon.wait(_PATIENCE_S)
             self._kill_what_is_left()
+        end_mounts_below(self._data)  # of containers it could not remove
         # The daemon leaves these to its next start.
         for left in (self._state / "exec" / "netns" / "default", self._data):
             subprocess.run(["umount", "--quiet", str(left)], capture_output=True)
