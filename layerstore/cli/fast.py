@@ -208,6 +208,7 @@ def _import_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|DIR|-",
         help="a tar (gzip, zstd, xz, bzip2 or plain), a directory, or stdin",
     )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="name of the image, as --tag")
     parser.add_argument(
         "-t", "--tag", action="append", metavar="NAME", help="name of the image; may be repeated"
     )

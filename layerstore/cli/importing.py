@@ -40,7 +40,7 @@ def import_rootfs(options: argparse.Namespace, root: str) -> int:
     source: str = options.source
     as_json = options.format == "json"
     spec = ImportSpec(
-        names=full_names(options.tag),
+        names=full_names([*(options.tag or ()), *filter(None, [options.name])]),
         config=_config_of(options.change or ()),
         message=options.message,
         created=now_rfc3339(),

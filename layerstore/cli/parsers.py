@@ -22,6 +22,17 @@ vars(argparse)["ngettext"] = lambda one, many, count: one if count == 1 else man
 class _Parser(argparse.ArgumentParser):
     """Raises our error instead of printing its own and exiting; gives switches docker's values."""
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse has it
+        """Parse; options may stand between operands, too, as docker's users type them."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest and not any(word.startswith("-") for word in rest):
+            # argparse takes operands from where the first ones stand alone. This takes them from
+            # everywhere, and much longer.
+            parsed, rest = self.parse_known_intermixed_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return parsed
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse has it
         if args and any("=" in word for word in args):
             from layerstore.cli.switches import without_values_for
