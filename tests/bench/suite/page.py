@@ -53,13 +53,17 @@ def _promises(shown: Sequence[Benchmark], kept: Mapping[str, Kept]) -> str:
     count = missed = 0
     for each in shown:
         promises = kept[each.name].result.promises
-        broken = [promise for promise in promises if promise.met is False]
-        said = "; ".join(f"{one.what}: {one.measured}, wanted {one.wanted}" for one in broken)
+        broken = [promise for promise in promises if promise.met is not True]
+        said = "; ".join(
+            f"{'' if one.met is False else 'not decided: '}{one.what}: {one.measured},"
+            f" wanted {one.wanted}"
+            for one in broken
+        )
         cells = f"{sum(one.met is True for one in promises)} of {len(promises)} | {escaped(said)}"
         if promises:
             rows.append(f"| [{each.title}](#{_anchor(each.title)}) | {cells} |")
         count += len(promises)
-        missed += len(broken)
+        missed += sum(promise.met is False for promise in promises)
     if not rows:
         return ""
     total = f"Of {count} promises {missed or 'none'} {'are' if missed > 1 else 'is'} missed."
