@@ -229,7 +229,7 @@ class _Rebuild:
         copies = Copies(connection, self._reader)
         self._progress.start("reading packs", len(files))
         for pack_id, size in files:
-            known = self._known_pack(pack_id)
+            known = self._known_pack(pack_id, size)
             if known is not None:
                 number = insert_pack(connection, pack_id, size, (), None, known.effort)
                 copies.note(number, known.blocks)
@@ -241,7 +241,7 @@ class _Rebuild:
         refresh_depths(connection)
         return len(files) - len(self._damaged)
 
-    def _known_pack(self, pack_id: PackId) -> KnownPack | None:
+    def _known_pack(self, pack_id: PackId, size: int) -> KnownPack | None:
         """Return what lies in a pack: as it says itself, else as the old catalog had it."""
         try:
             return KnownPack(self._reader.footer(pack_id), self._reader.effort(pack_id))
@@ -250,7 +250,7 @@ class _Rebuild:
             return None
         except CorruptPackError as err:
             self._refuse_failing_medium(err, pack_id)
-            known = self._old.pack(pack_id)
+            known = self._old.pack(pack_id) if size else None  # nothing is in an empty one
             kept = "; what the old index has of it is kept for repair" if known else ""
             self._damaged[pack_id] = f"{err}{kept}"
             return known

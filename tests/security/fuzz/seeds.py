@@ -22,7 +22,7 @@ from layerstore.formats.oci_config import ImageConfig, encode_config
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.store import names_log
 from layerstore.store.codec import compress_block
-from layerstore.store.config import _TEMPLATE
+from layerstore.store.config import new_config
 from layerstore.store.records import LayerRecord, encode_layer
 from tests.support import rpm_database, tars
 from tests.support.encoding import encode_changeset, encode_plan
@@ -332,7 +332,7 @@ def _sealed_line(line: bytes) -> bytes:
 
 
 def store_configs() -> list[bytes]:
-    text = _TEMPLATE
+    text = new_config().decode()
     return [
         text.encode(),
         text.replace("[]", '["x"]').encode(),

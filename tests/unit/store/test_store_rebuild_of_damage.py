@@ -90,6 +90,14 @@ def test_without_an_old_index_such_packs_are_told_as_lost(root: Path) -> None:
     assert "kept for repair" not in loss
 
 
+def test_an_empty_pack_has_no_rows(root: Path) -> None:
+    os.truncate(packs(root)[0], 0)
+    (loss,) = rebuild_catalog(str(root)).damaged_packs.values()
+    assert "kept for repair" not in loss
+    with Store.open(root) as store:
+        assert len(store.catalog.pack_rows()) == len(packs(root)) - 1
+
+
 def test_a_damaged_record_of_a_layer_is_taken_from_the_old_index(root: Path) -> None:
     for pack in packs(root):
         with pack.open("rb") as file:
