@@ -237,4 +237,12 @@ def _state(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _remove(directory: Path) -> None:
-    shutil.rmtree(directory)
+    """Remove a case's place, while servers that are just ending take away their own things."""
+
+    def unless_gone(
+        _function: object, _path: str, error: tuple[object, BaseException, object]
+    ) -> None:
+        if not isinstance(error[1], FileNotFoundError):
+            raise error[1]
+
+    shutil.rmtree(directory, onerror=unless_gone)
