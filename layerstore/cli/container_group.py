@@ -94,7 +94,7 @@ def volume_options(parser: argparse.ArgumentParser) -> None:
 def volume(options: argparse.Namespace, root: str) -> int:
     """List, make and remove volumes."""
     from layerstore.cli.failure import tell_all
-    from layerstore.containers.lifecycle import drop_volume
+    from layerstore.containers.volume_users import drop_volume
     from layerstore.containers.volumes import (
         check_volume_name,
         make_volume,
@@ -144,7 +144,7 @@ def volume(options: argparse.Namespace, root: str) -> int:
 
 def _prune_volumes(root: str) -> int:
     """Remove every volume that no container has."""
-    from layerstore.containers.lifecycle import drop_volume, unused_volumes
+    from layerstore.containers.volume_users import drop_volume, unused_volumes
 
     for name in unused_volumes(root):
         # Between the two looks somebody may have taken it, or removed it.

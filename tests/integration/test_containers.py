@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.cli import fast
-from layerstore.containers import lifecycle
+from layerstore.containers import volume_users
 from tests.support.build import needs_runc
 from tests.support.running import (
     Containers,
@@ -312,9 +312,9 @@ def test_a_volume_that_is_taken_while_unused_ones_are_removed_stays(
     box.ok("volume", "create", "late")
     box.ok("volume", "create", "unused")
     root = str(box.store)
-    found = [*lifecycle.unused_volumes(root), "gone"]  # as prune finds out first
+    found = [*volume_users.unused_volumes(root), "gone"]  # as prune finds out first
     assert {"late", "unused"} <= set(found)
-    monkeypatch.setattr(lifecycle, "unused_volumes", lambda _root: found)
+    monkeypatch.setattr(volume_users, "unused_volumes", lambda _root: found)
     box.ok("create", "--name", "takes", "-v", "late:/data", "box", "true")
     assert fast.run("volume", ["prune", "--force"], root) == 0
     assert capsys.readouterr().out.split() == ["unused"]
