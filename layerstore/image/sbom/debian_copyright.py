@@ -13,8 +13,8 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerstore.image.sbom.expressions import license_id, license_ref
-from layerstore.image.sbom.packages import word
 from layerstore.image.sbom.spdx_ids import EXCEPTIONS
+from layerstore.image.sbom.system import stanzas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,6 @@ MAX_NAMES: Final = 200
 """Different licenses of one package; perl's file, the longest of a Debian base, has 40."""
 
 _FORMAT = re.compile(r"copyright-format|dep-?5", re.IGNORECASE)
-_FIELD = re.compile(r"([!-9;-~]+):[ \t]*(.*)", re.DOTALL)
 _COMMA = re.compile(r",\s+(and|or)\s+|\s*,\s+", re.IGNORECASE)
 _CHOICE = re.compile(r"\s+(?:and/or|or)\s+|\s*\|\s*", re.IGNORECASE)
 _SUM = re.compile(r"\s+and\s+", re.IGNORECASE)
@@ -157,15 +156,5 @@ def _exception(text: str) -> str | None:
 
 def _paragraphs(text: str) -> Iterator[dict[str, str]]:
     """Yield the first lines of each paragraph's fields; names in lower case."""
-    fields: dict[str, str] = {}
-    for line in text.split("\n"):
-        if not line.strip():
-            if fields:
-                yield fields
-                fields = {}
-            continue
-        found = _FIELD.fullmatch(line)
-        if found is not None:
-            fields.setdefault(found[1].lower(), word(found[2]))
-    if fields:
-        yield fields
+    for fields in stanzas(text):
+        yield {name.lower(): value for name, value in fields.items()}
