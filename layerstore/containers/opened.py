@@ -16,7 +16,7 @@ from layerstore.containers.states import CREATED, EXITED, RUNNING, is_process, u
 from layerstore.errors import ConflictError
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux import mounts
-from layerstore.linux.files import make_private_dir
+from layerstore.linux.files import directory, make_private_dir
 from layerstore.linux.namespaces import CLONE_NEWNS, enter_namespace, unshare
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def opened(store_root: str, container: Container) -> Iterator[Opened]:
 
     state = settle(store_root, container)
     if state.status == RUNNING:
-        with _directory(f"/proc/{state.pid}/root") as root:
+        with directory(f"/proc/{state.pid}/root") as root:
             if not is_process(state):
                 raise ConflictError(f"container {container.name} ends just now")
             yield Opened(root, _kernels_of(state.pid), _id_map(container))
@@ -86,15 +86,6 @@ def _id_map(container: Container) -> IdMap:
     return id_map_of(container)
 
 
-@contextlib.contextmanager
-def _directory(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def _kernels_of(pid: int) -> frozenset[int]:
     """Return the device numbers of what is mounted in a container and is the kernel's."""
     found = set()
@@ -110,7 +101,7 @@ def _kernels_of(pid: int) -> frozenset[int]:
 @contextlib.contextmanager
 def _apart() -> Iterator[None]:
     """Be in a mount namespace of our own for a while; what is mounted there goes with it."""
-    with _directory("/proc/self/cwd") as here:
+    with directory("/proc/self/cwd") as here:
         outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         try:
             unshare(CLONE_NEWNS)
@@ -134,8 +125,8 @@ def _mounted(store_root: str, container: Container, root: Root) -> Iterator[int]
 
     place = f"{container.run_dir}/rootfs"
     base = os.path.dirname(container.run_dir)
-    for directory in (os.path.dirname(base), base, container.run_dir, place):
-        make_private_dir(directory, durable=False)
+    for needed in (os.path.dirname(base), base, container.run_dir, place):
+        make_private_dir(needed, durable=False)
     make_upper(store_root, root.upper, root.lower)
     mount_root(root, place, keeps=True)
     try:
@@ -151,7 +142,7 @@ def _mounted(store_root: str, container: Container, root: Root) -> Iterator[int]
         for mount in wanted:
             flags = mounts.MS_RDONLY if "ro" in mount.options else 0
             mounts.bind(mount.source, f"{place}{mount.destination}", flags=flags, recursive=True)
-        with _directory(place) as fd:
+        with directory(place) as fd:
             yield fd
     finally:
         mounts.unmount(place, lazy=True)
