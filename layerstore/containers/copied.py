@@ -12,7 +12,7 @@ import os
 import stat
 
 from layerstore.errors import StorageError
-from layerstore.formats.tree import Entry, Kind
+from layerstore.formats.tree import KIND_OF_MODE, Entry, Kind
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from layerstore.linux.xattrs import read_xattrs
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 
     from layerstore.containers.places import Place
 
-_KINDS = {
-    stat.S_IFDIR: Kind.DIR,
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFLNK: Kind.SYMLINK,
-    stat.S_IFCHR: Kind.CHAR,
-    stat.S_IFBLK: Kind.BLOCK,
-    stat.S_IFIFO: Kind.FIFO,
-}
 _BESIDE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -144,7 +136,7 @@ class Walk:
         """Return what is no directory; None if it is gone, or cannot be copied."""
         try:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+            kind = KIND_OF_MODE.get(stat.S_IFMT(status.st_mode))
             if kind is None:
                 self._skip(path, "a socket means nothing without its process")
                 return None
@@ -176,7 +168,7 @@ class Walk:
         xattrs: tuple[tuple[bytes, bytes], ...],
         target: bytes = b"",
     ) -> Entry:
-        kind = _KINDS[stat.S_IFMT(status.st_mode)]
+        kind = KIND_OF_MODE[stat.S_IFMT(status.st_mode)]
         device = status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0
         return Entry(
             path=path, kind=kind, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid,

@@ -56,6 +56,16 @@ class Kind(enum.IntEnum):
     FIFO = 7
 
 
+KIND_OF_MODE: Final = {
+    stat.S_IFDIR: Kind.DIR,
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFCHR: Kind.CHAR,
+    stat.S_IFBLK: Kind.BLOCK,
+    stat.S_IFIFO: Kind.FIFO,
+}
+"""By ``stat.S_IFMT`` of a mode; sockets are kept by nobody."""
+
 DIR: Final = Kind.DIR
 FILE: Final = Kind.FILE
 SYMLINK: Final = Kind.SYMLINK

@@ -21,7 +21,7 @@ import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerstore.errors import InputError, StorageError, UnsafeContentError
-from layerstore.formats.tree import DIR, FILE, SYMLINK, Entry, Kind
+from layerstore.formats.tree import DIR, FILE, KIND_OF_MODE, SYMLINK, Entry, Kind
 from layerstore.formats.xattrs import is_kept
 from layerstore.image.changeset_builder import hard_link
 from layerstore.image.layer_item import LayerItem, check_image_paths
@@ -49,14 +49,6 @@ _SECTOR_BYTES = 512
 _VERIFY_BYTES = 1 << 20
 _ENCODING: Final = sys.getfilesystemencoding()
 _ENCODE_ERRORS: Final = sys.getfilesystemencodeerrors()
-_KINDS: Final = {
-    stat.S_IFDIR: Kind.DIR,
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFLNK: Kind.SYMLINK,
-    stat.S_IFCHR: Kind.CHAR,
-    stat.S_IFBLK: Kind.BLOCK,
-    stat.S_IFIFO: Kind.FIFO,
-}
 
 
 class UpperScan(NamedTuple):
@@ -333,7 +325,7 @@ class Scanner:
         self, path: bytes, name: bytes, parent: int, status: os.stat_result
     ) -> LayerItem | None:
         """Return the item of one name, or None for what is not an entry."""
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        kind = KIND_OF_MODE.get(stat.S_IFMT(status.st_mode))
         if kind is None:
             self.skipped.append((path, "a socket: it means nothing without its process"))
             return None

@@ -19,7 +19,7 @@ import pytest
 
 from fuse_mount import lowers, mounts
 from layerstore.digest import DiffId, sha256_digest
-from layerstore.formats.tree import Changeset, Entry, Kind, path_key
+from layerstore.formats.tree import KIND_OF_MODE, Changeset, Entry, Kind, path_key
 from layerstore.linux import mounts as syscalls
 from layerstore.linux import probe
 from layerstore.linux.xattrs import read_xattrs
@@ -35,14 +35,6 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import WriteSession
 
-_KINDS = {
-    stat.S_IFDIR: Kind.DIR,
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFLNK: Kind.SYMLINK,
-    stat.S_IFCHR: Kind.CHAR,
-    stat.S_IFBLK: Kind.BLOCK,
-    stat.S_IFIFO: Kind.FIFO,
-}
 _HOLE_BYTES = 1 << 16
 
 needs_root = [
@@ -164,7 +156,7 @@ def _link(path: bytes, named: Entry) -> Entry:
 
 
 def _entry(session: WriteSession, path: bytes, full: bytes, status: os.stat_result) -> Entry:
-    kind = _KINDS[stat.S_IFMT(status.st_mode)]
+    kind = KIND_OF_MODE[stat.S_IFMT(status.st_mode)]
     device = kind in (Kind.CHAR, Kind.BLOCK)
     return Entry(
         path=path,
