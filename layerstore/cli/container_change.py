@@ -57,16 +57,10 @@ _LIMITS = (
 
 def update_options(parser: argparse.ArgumentParser) -> None:
     """Declare what ``update`` takes."""
+    from layerstore.cli.container_flags import add_changing_limits
+
     add = parser.add_argument
-    add("-m", "--memory", metavar="SIZE", help="memory at most: 512m, 1g")
-    add("--memory-swap", metavar="SIZE", help="memory and swap at most; -1 for no limit of swap")
-    add("--cpus", metavar="N", help="processors at most: 1.5")
-    add("--cpu-period", type=int, metavar="US", help="length of a period of the limit")
-    add("--cpu-quota", type=int, metavar="US", help="processor time in each period")
-    add("-c", "--cpu-shares", type=int, metavar="N", help="weight beside others; 1024 is usual")
-    add("--cpuset-cpus", metavar="LIST", help="processors it may run on: 0-2,4")
-    add("--cpuset-mems", metavar="LIST", help="memory nodes it may use")
-    add("--pids-limit", type=int, metavar="N", help="processes at most; -1 for no limit")
+    add_changing_limits(add)
     add("--restart", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped")
     names(parser)
 

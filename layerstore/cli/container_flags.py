@@ -114,7 +114,8 @@ def _add_health(add: _Add) -> None:
 _RESTART_HELP = "no, on-failure[:TIMES], always or unless-stopped (default: no)"
 
 
-def _add_limits(add: _Add) -> None:
+def add_changing_limits(add: _Add) -> None:
+    """Declare the limits that a container that runs can be given, too."""
     add("-m", "--memory", metavar="SIZE", help="memory at most")
     add("--memory-swap", metavar="SIZE", help="memory and swap together, -1 for all swap")
     add("--cpus", metavar="N", help="processors it may keep busy: 1.5")
@@ -124,6 +125,10 @@ def _add_limits(add: _Add) -> None:
     add("--cpuset-cpus", metavar="LIST", help="processors: 0-2,4")
     add("--cpuset-mems", metavar="LIST", help="memory nodes")
     add("--pids-limit", type=int, metavar="N", help="processes at most; -1 for no limit")
+
+
+def _add_limits(add: _Add) -> None:
+    add_changing_limits(add)
     _many(add, "--ulimit", metavar="NAME=SOFT[:HARD]", help="as of setrlimit")
     add("--shm-size", metavar="SIZE", help="size of /dev/shm (default: 64m)")
     add("--cgroup-parent", metavar="PATH", help="control group below which its own is made")
