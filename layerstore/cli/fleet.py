@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerstore.cli.common import Json  # noqa: TC001 -- typer reads annotations
+from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_json, write_line
 from layerstore.errors import InputError
 
@@ -68,7 +69,8 @@ def fleet(
     """Say what many stores hold, and what they would hold as one.
 
     Each store is read where it is and only read; images, layers, files and chunks that several
-    hold are counted once. The result is the same with every engine.
+    hold are counted once. The result is the same with every engine. A store that cannot be read is
+    told, left out of the numbers, and its error gives the exit code.
     """
     import msgspec
 
@@ -85,9 +87,10 @@ def fleet(
     with _engine(engine, scheduler, workers, certificates) as chosen:
         found = analyse(places, chosen, top=top)
     if as_json:
-        write_json(msgspec.to_builtins(found))
-    else:
-        _print(found)
+        write_json(msgspec.to_builtins(found.fleet))
+    elif found.fleet.stores:
+        _print(found.fleet)
+    tell_all(found.failures)
 
 
 def _place(word: str, *, remote: bool) -> Place:

@@ -41,7 +41,9 @@ def stores(tmp_path_factory):
 
 def local(*roots):
     with LocalEngine() as engine:
-        return analyse([Place("", str(root)) for root in roots], engine, top=10)
+        fleet, failures = analyse([Place("", str(root)) for root in roots], engine, top=10)
+    assert not failures
+    return fleet
 
 
 def test_one_store_alone_is_what_its_savings_say(stores):
@@ -101,24 +103,56 @@ def test_dask_gives_the_same_to_the_byte(stores):
     assert len(json.loads(here.out)["stores"]) == 3
 
 
-def test_a_damaged_or_absent_store_is_named_by_every_engine(stores, tmp_path):
-    pytest.importorskip("distributed")
-    broken = tmp_path / "broken"
-    shutil.copytree(stores[0], broken)
-    (broken / "catalog.sqlite").unlink()
-    garbage = tmp_path / "garbage"
-    shutil.copytree(stores[0], garbage)
+def damaged(store, place):
+    """Copies of a store, each with other damage, and where no store is; by their exit codes."""
+    missing, garbage = place / "missing", place / "garbage"
+    for copy in (missing, garbage):
+        shutil.copytree(store, copy)
+    (missing / "catalog.sqlite").unlink()
     (garbage / "catalog.sqlite").write_bytes(b"no database " * 1000)
-    absent = tmp_path / "absent"
-    for bad in (broken, garbage, absent):
-        codes = set()
-        for engine in ("local", "dask"):
-            done = Cli(stores[0])("fleet", stores[0], bad, "--engine", engine)
-            assert str(bad) in done.err
-            assert "Traceback" not in done.err
-            codes.add(done.code)
-        assert len(codes) == 1
-        assert codes < {3, 10}
+    return {place / "absent": 3, missing: 10, garbage: 10}
+
+
+def test_a_damaged_or_absent_store_is_named_and_the_others_are_counted(stores, tmp_path):
+    pytest.importorskip("distributed")
+    bad = damaged(stores[0], tmp_path)
+    run = Cli(stores[0])
+    words = [stores[0], *bad, stores[1]]
+    here, there = (
+        run("fleet", *words, "--json", "--engine", engine) for engine in ("local", "dask")
+    )
+    assert (here.code, there.code) == (10, 10)  # of the last one that failed
+    assert here.out == there.out
+    found = here.json()
+    unread = found.pop("unread")
+    assert [each["name"] for each in unread] == [str(root) for root in bad]
+    whole = run.ok("fleet", *stores[:2], "--json").json()
+    assert whole.pop("unread") == []
+    assert found == whole
+    for each in unread:
+        assert each["error"] in here.err
+        assert each["error"] in there.err
+        assert each["name"] in each["error"]
+    assert "Traceback" not in here.err  # distributed tells its own when it ends on a busy host
+
+
+def test_stores_of_which_none_can_be_read_give_no_table(stores, tmp_path):
+    for root, code in damaged(stores[0], tmp_path).items():
+        done = Cli(stores[0])("fleet", root)
+        assert (done.code, done.out) == (code, "")
+        assert str(root) in done.err
+
+
+def test_a_file_that_may_not_be_read_is_damage_of_its_store(stores, monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied", "/srv/a/packs")
+
+    monkeypatch.setattr("layerstore.measure.fleet.summary.take_savings", refuse)
+    with LocalEngine() as engine:
+        _, (failure,) = analyse([Place("", str(stores[0]))], engine, top=1)
+    assert (failure.exit_code, failure.message) == (
+        12, f"{stores[0]}: /srv/a/packs: Permission denied",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -164,12 +198,20 @@ def test_workers_of_another_version_are_told_as_such(stores):
             return {"workers": {"tcp://w": {"name": "w", "host": "w"}}}
 
         def gather(self, tasks):
+            if self.answers is None:
+                raise RuntimeError("killed")
             return [self.answers for _ in tasks]
 
     engine = DaskEngine.__new__(DaskEngine)
+    engine._held = []
     engine._client = Client()
     with pytest.raises(ConflictError, match="w:/srv/x: its worker has another version"):
         engine.summaries([Place("w", "/srv/x")])
     Client.answers = {"error": "NewError", "message": "what nobody knows", "code": 99}
-    with pytest.raises(StorageError, match="w:/srv/x: what nobody knows"):
-        engine.summaries([Place("w", "/srv/x")])
+    (told,) = engine.summaries([Place("w", "/srv/x")])
+    assert isinstance(told, StorageError)
+    assert told.message == "w:/srv/x: what nobody knows"
+    Client.answers = None
+    (told,) = engine.summaries([Place("w", "/srv/x")])
+    assert told.message == "w:/srv/x: a worker failed: RuntimeError: killed"
+    assert engine._held == []

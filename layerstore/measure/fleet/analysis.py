@@ -27,11 +27,11 @@ from layerstore.measure.fleet.records import (
     merge,
     ranges,
 )
-from layerstore.measure.fleet.summary import StoreSummary, summarize
+from layerstore.measure.fleet.summary import StoreSummary, named, summarize
 from layerstore.measure.savings import Scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 class Place(NamedTuple):
@@ -54,11 +54,14 @@ class Place(NamedTuple):
 class Engine(Protocol):
     """Where the work is done."""
 
-    def summaries(self, places: Sequence[Place]) -> list[StoreSummary]:
-        """Read every store and keep its records; results in the order of ``places``."""
+    def summaries(self, places: Sequence[Place]) -> list[StoreSummary | LayerstoreError]:
+        """Read every store and keep its records; results in the order of ``places``.
+
+        Of a store that cannot be read the result is the error, which names it.
+        """
 
     def merged(self, parts: Sequence[Range], top: int) -> Iterator[Merged]:
-        """Merge each range of the kept records of all stores, in any order."""
+        """Merge each range of the kept records of all stores that were read, in any order."""
 
 
 class FleetStore(msgspec.Struct, frozen=True):
@@ -73,6 +76,17 @@ class FleetStore(msgspec.Struct, frozen=True):
     full_copies: int
     overhead_size: int
     exclusive_size: int
+
+
+class UnreadStore(msgspec.Struct, frozen=True):
+    """A store that could not be read: nothing of it is in the numbers.
+
+    Attributes:
+        error: What is wrong with it.
+    """
+
+    name: str
+    error: str
 
 
 class FleetScheme(msgspec.Struct, frozen=True):
@@ -118,7 +132,7 @@ class Fleet(msgspec.Struct, frozen=True):
         containers: One of each image on each store.
         content_separate: Stored bytes of images on all hosts, without overhead.
         content_shared: Each thing once, with the fewest bytes any store takes for it.
-        chunks: What ``shared_chunks`` are a few of: different chunks.
+        unread: Stores that were named and are in none of the numbers.
     """
 
     stores: tuple[FleetStore, ...]
@@ -131,14 +145,22 @@ class Fleet(msgspec.Struct, frozen=True):
     shared_images: tuple[SharedImage, ...]
     shared_layers: tuple[SharedThing, ...]
     shared_chunks: tuple[SharedThing, ...]
+    unread: tuple[UnreadStore, ...]
 
     def scheme(self, wanted: Scheme) -> FleetScheme:
         """Return one scheme's row."""
         return next(row for row in self.schemes if row.scheme is wanted)
 
 
-def analyse(places: Sequence[Place], engine: Engine, *, top: int) -> Fleet:
-    """Analyse stores.
+class Analysis(NamedTuple):
+    """What stores hold, and what was wrong with those that could not be read."""
+
+    fleet: Fleet
+    failures: tuple[LayerstoreError, ...]
+
+
+def analyse(places: Sequence[Place], engine: Engine, *, top: int) -> Analysis:
+    """Analyse the stores that can be read.
 
     Args:
         places: The stores, each once.
@@ -148,7 +170,6 @@ def analyse(places: Sequence[Place], engine: Engine, *, top: int) -> Fleet:
     Raises:
         InputError: No store, or one twice.
         ConflictError: Workers have different versions of layerstore.
-        LayerstoreError: A store cannot be read; the message names it.
     """
     labels = [place.label for place in places]
     if not labels:
@@ -156,7 +177,10 @@ def analyse(places: Sequence[Place], engine: Engine, *, top: int) -> Fleet:
     twice = [label for label, count in Counter(labels).items() if count > 1]
     if twice:
         raise InputError(f"{twice[0]} is named twice", hint="name each store once")
-    summaries = engine.summaries(places)
+    answers = dict(zip(labels, engine.summaries(places), strict=True))
+    failures = {name: each for name, each in answers.items() if isinstance(each, LayerstoreError)}
+    read = {name: each for name, each in answers.items() if isinstance(each, StoreSummary)}
+    summaries = list(read.values())
     versions = sorted({summary.version for summary in summaries})
     if len(versions) > 1:
         raise ConflictError(
@@ -164,12 +188,13 @@ def analyse(places: Sequence[Place], engine: Engine, *, top: int) -> Fleet:
             hint="install the same version on every worker",
         )
     parts = ranges(sum(summary.records for summary in summaries))
-    return _fleet(labels, summaries, add(engine.merged(parts, top), top), top)
+    fleet = _fleet(read, add(engine.merged(parts, top), top), top)
+    unread = tuple(UnreadStore(name, failure.message) for name, failure in failures.items())
+    return Analysis(msgspec.structs.replace(fleet, unread=unread), tuple(failures.values()))
 
 
-def _fleet(
-    labels: Sequence[str], summaries: Sequence[StoreSummary], merged: Merged, top: int
-) -> Fleet:
+def _fleet(read: Mapping[str, StoreSummary], merged: Merged, top: int) -> Fleet:
+    summaries = read.values()
     content = _stored(merged.separate), _stored(merged.shared)
     overhead = sum(summary.overhead_size for summary in summaries)
     full = sum(summary.full_copies for summary in summaries)
@@ -192,7 +217,7 @@ def _fleet(
                 overhead_size=summary.overhead_size,
                 exclusive_size=merged.exclusive.get(number, 0),
             )
-            for number, (label, summary) in enumerate(zip(labels, summaries, strict=True))
+            for number, (label, summary) in enumerate(read.items())
         ),
         schemes=schemes,
         images=len(images),
@@ -203,6 +228,7 @@ def _fleet(
         shared_images=tuple(image for image in images if image.stores > 1)[:top],
         shared_layers=merged.top.get(Kind.LAYER, ()),
         shared_chunks=merged.top.get(Kind.CHUNK, ()),
+        unread=(),
     )
 
 
@@ -214,7 +240,7 @@ def _scheme(scheme: Scheme, kind: Kind, merged: Merged) -> FleetScheme:
     return FleetScheme(scheme, merged.separate.get(kind, 0), merged.shared.get(kind, 0))
 
 
-def _images(summaries: Sequence[StoreSummary]) -> list[SharedImage]:
+def _images(summaries: Iterable[StoreSummary]) -> list[SharedImage]:
     """Return the images of all stores, those first of which copies take most."""
     names: dict[str, set[str]] = {}
     sizes: dict[str, list[int]] = {}
@@ -248,22 +274,25 @@ class LocalEngine:
     def __exit__(self, *_: object) -> None:
         self._place.cleanup()
 
-    def summaries(self, places: Sequence[Place]) -> list[StoreSummary]:
-        """Read the stores one after another."""
-        found = []
+    def summaries(self, places: Sequence[Place]) -> list[StoreSummary | LayerstoreError]:
+        """Read the stores one after another.
+
+        Raises:
+            InputError: One is to be read by a worker.
+        """
+        remote = next((place for place in places if place.host), None)
+        if remote is not None:
+            raise InputError(
+                f"{remote.label}: {remote.host} is a worker of a cluster",
+                hint="name its scheduler: --engine dask --scheduler tls://HOST:8786",
+            )
+        found: list[StoreSummary | LayerstoreError] = []
         for number, place in enumerate(places):
-            if place.host:
-                raise InputError(
-                    f"{place.label}: {place.host} is a worker of a cluster",
-                    hint="name its scheduler: --engine dask --scheduler tls://HOST:8786",
-                )
             try:
                 summary, records = summarize(place.root)
             except LayerstoreError as err:
-                if place.label not in err.message:
-                    err.message = f"{place.label}: {err.message}"
-                    err.hint = None  # what it tells to type would be done to another store
-                raise
+                found.append(named(err, place.label))
+                continue
             file = Path(self._place.name, str(number))
             file.write_bytes(records)
             self._files.append(file)

@@ -27,7 +27,7 @@ from layerstore.errors import (
     StorageError,
 )
 from layerstore.measure.fleet.records import Merged, Range, bounds_of, merge
-from layerstore.measure.fleet.summary import StoreSummary, summarize
+from layerstore.measure.fleet.summary import StoreSummary, named, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -139,28 +139,42 @@ class DaskEngine:
         self._held.clear()
         self._stack.close()
 
-    def summaries(self, places: Sequence[Place]) -> list[StoreSummary]:
-        """Read the stores, each on the host it names, all at once."""
+    def summaries(self, places: Sequence[Place]) -> list[StoreSummary | LayerstoreError]:
+        """Read the stores, each on the host it names, all at once.
+
+        Raises:
+            NotFoundError: There is no worker of a name.
+            ConflictError: A worker has another version of layerstore.
+        """
         self._require_hosts(places)
-        self._held = [
+        held = [
             self._client.submit(
                 _summarize, place.root, pure=False, workers=[place.host] if place.host else None
             )
             for place in places
         ]
-        told = [self._client.submit(_head, held, pure=False) for held in self._held]
-        found = []
-        for place, answer in zip(places, self._gather(told), strict=True):
-            if "error" in answer:
-                raise _error_of(answer, place.label)
-            try:
-                found.append(msgspec.convert(answer, StoreSummary))
-            except msgspec.ValidationError as err:
-                raise ConflictError(
-                    f"{place.label}: its worker has another version of layerstore",
-                    hint="install the same version on every worker",
-                ) from err
+        told = [self._client.submit(_head, each, pure=False) for each in held]
+        found: list[StoreSummary | LayerstoreError] = []
+        for place, records, task in zip(places, held, told, strict=True):
+            found.append(self._summary_of(place, task))
+            if isinstance(found[-1], StoreSummary):
+                self._held.append(records)
         return found
+
+    def _summary_of(self, place: Place, task: Any) -> StoreSummary | LayerstoreError:  # noqa: ANN401 -- no types
+        try:
+            (answer,) = self._gather([task])
+        except StorageError as err:  # its worker ended, say
+            return named(err, place.label)
+        if "error" in answer:
+            return named(_error_of(answer), place.label)
+        try:
+            return msgspec.convert(answer, StoreSummary)
+        except msgspec.ValidationError as err:
+            raise ConflictError(
+                f"{place.label}: its worker has another version of layerstore",
+                hint="install the same version on every worker",
+            ) from err
 
     def merged(self, parts: Sequence[Range], top: int) -> Iterator[Merged]:
         """Merge ranges, a few for each worker at a time: that bounds what travels at once."""
@@ -258,8 +272,8 @@ def _merge(slices: list[bytes], top: int) -> bytes:
     return msgspec.json.encode(merge(slices, top))
 
 
-def _error_of(answer: dict[str, Any], label: str) -> LayerstoreError:
-    """Return a worker's error as one of the same family here, naming the store."""
+def _error_of(answer: dict[str, Any]) -> LayerstoreError:
+    """Return a worker's error as one of the same family here."""
     families: list[Callable[..., LayerstoreError]] = [
         family
         for family in vars(errors).values()
@@ -269,4 +283,4 @@ def _error_of(answer: dict[str, Any], label: str) -> LayerstoreError:
     ]
     # A worker of another version may have families that are unknown here.
     family = families[0] if families else StorageError
-    return family(f"{label}: {answer['message']}")
+    return family(answer["message"])

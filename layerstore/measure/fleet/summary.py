@@ -7,6 +7,7 @@ layers, no content; writes nothing. The records are of what the named images nee
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from layerstore.digest import ID_BYTES, blake3_id, chain_id
+from layerstore.errors import StorageError
 from layerstore.formats.pack import ItemKind
 from layerstore.measure.apportion import share
 from layerstore.measure.attribution import Needs
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from layerstore.digest import ChunkId, DiffId
+    from layerstore.errors import LayerstoreError
     from layerstore.measure.contents import Content, LayerContent
     from layerstore.measure.inventory import Inventory
     from layerstore.store.catalog_rows import ImageRecord
@@ -71,6 +74,22 @@ def summarize(root: str) -> tuple[StoreSummary, bytes]:
         IntegrityError: Its catalog or a layer's tree is damaged.
         StorageError: It cannot be read.
     """
+    try:
+        return _summarized(root)
+    except OSError as err:
+        where = f"{os.fsdecode(err.filename)}: " if err.filename else ""
+        raise StorageError(f"{where}{err.strerror or err}") from err
+
+
+def named(error: LayerstoreError, label: str) -> LayerstoreError:
+    """Return an error whose message names the store that it is about."""
+    if label not in error.message:
+        error.message = f"{label}: {error.message}"
+        error.hint = None  # what it tells to type would be done to another store
+    return error
+
+
+def _summarized(root: str) -> tuple[StoreSummary, bytes]:
     with Store.open(Path(root)) as store:
         savings = take_savings(store)
         inventory = take_inventory(store)
