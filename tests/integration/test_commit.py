@@ -6,6 +6,7 @@ Capabilities: root; FUSE, packs and id-mapped layers where a test is about them.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import sqlite3
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fuse_mount import mounts
+from layerstore.cli.report_shapes import json_schema
 from layerstore.linux import probe
 from layerstore.linux.idmaps import parse_id_map
 from layerstore.store.store import Store
 from tests.support.build import needs_runc
 from tests.support.cli import Cli
+from tests.support.json_schema import faults
 from tests.support.running import containers_in, wait_until
 from tests.support.trees import CAPABILITY_NET_RAW, compare_trees
 from tests.support.views import BACKENDS, needs_root, undo_all_mounts
@@ -163,10 +166,10 @@ def test_one_view_after_the_other_makes_layers_over_layers(host: Host) -> None:
         if item["target"] == str(second)
     )
     assert host.cli.ok("diff", view_id).lines == ["C /kept", "D /one"]
-    assert host.cli.ok("diff", "--json", view_id).json() == [
-        {"kind": "C", "path": "/kept"},
-        {"kind": "D", "path": "/one"},
-    ]
+    told = host.cli.ok("diff", "--json", view_id).json()
+    assert told == [{"kind": "C", "path": "/kept"}, {"kind": "D", "path": "/one"}]
+    schema = json.loads(json_schema())
+    assert list(faults(told, schema["properties"]["diff VIEW"], schema["$defs"])) == []
     made = host.cli.ok("commit", view_id, "-t", "c:1", "-t", "c:2", "--json").json()
     assert made["names"] == ["c:1", "c:2"]
     assert len(host.cli.ok("inspect", "c:2").json()[0]["RootFS"]["Layers"]) == 3

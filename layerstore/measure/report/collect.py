@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -176,13 +175,5 @@ def _waste(store: Store, survey: Survey, wishes: Wishes) -> Waste:
 
 
 def to_builtins(report: Report) -> object:
-    """Return a report as JSON has it; docs/reference/savings.schema.json."""
+    """Return a report as JSON has it; docs/reference/reports.schema.json."""
     return msgspec.to_builtins(report)
-
-
-def json_schema() -> str:
-    """Return the JSON Schema of ``savings --json``, the text of docs/reference/savings.schema.json.
-
-    python -c 'from layerstore.measure.report.collect import json_schema; print(json_schema())'
-    """
-    return json.dumps(msgspec.json.schema(Report), indent=1)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from html.parser import HTMLParser
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from layerstore.measure.report import sections, wasted
-from layerstore.measure.report.collect import Report, Wishes, collect, json_schema, to_builtins
+from layerstore.measure.report.collect import Report, Wishes, collect, to_builtins
 from layerstore.measure.report.page import POLICY, page
 from layerstore.measure.savings import Scheme
 from layerstore.measure.savings_report import csv_rows
@@ -120,9 +119,7 @@ def test_a_store_of_nothing_or_one_image_has_a_page(tmp_path, count):
         assert Elements(page(taken(store, reads_content=True), "")).open == []
 
 
-def test_the_schema_is_that_of_the_reference_and_json_obeys_it(store):
-    reference = Path(__file__).parents[3] / "docs" / "reference" / "savings.schema.json"
-    assert reference.read_text() == json_schema() + "\n"
+def test_json_tells_the_whole_report(store):
     report = taken(store, reads_content=True, hosts=lambda _, survey: same_hosts(survey, 2)).report
     text = json.dumps(to_builtins(report))
     assert msgspec.json.decode(text, type=Report) == report
