@@ -82,11 +82,14 @@ def start(
 
 def _prepare(store_root: str, layers: Sequence[DiffId], progress: Progress | None) -> int:
     """Make what lacks; return the open image. Loads what reads stores, as a view seldom must."""
+    from layerstore.light_imports import load_msgspec
+
+    load_msgspec()
     from layerstore.image.metadata_image import prepare_view
     from layerstore.progress import Silent
-    from layerstore.store.store import Store
+    from layerstore.store.reading import StoreReader
 
-    with Store.open(store_root) as store:
+    with StoreReader.open(store_root) as store:
         return prepare_view(store, layers, progress or Silent())
 
 

@@ -37,7 +37,7 @@ from layerstore.digest import ObjectId
 from layerstore.errors import LayerstoreError, MountError, UnsupportedError
 from layerstore.linux import mounts
 from layerstore.linux.files import is_shared, make_private_dir
-from layerstore.store.objects import keep, unpack_one
+from layerstore.store.unpacking import keep, unpack_one
 from layerstore.vfs.view import Attributes, Totals
 
 if TYPE_CHECKING:

@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
-from queue import SimpleQueue
-from typing import Generic, TypeVar
+import threading
+from _queue import SimpleQueue  # queue imports heapq for what is not used here
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
+
+
+class Beside:
+    """A function that runs in a thread of its own from the beginning."""
+
+    def __init__(self, work: Callable[[], object], name: str) -> None:
+        """Begin.
+
+        Args:
+            work: Without a result.
+            name: Of the thread.
+        """
+        self._work = work
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for its end, whatever that is."""
+        self._thread.join()
+
+    def result(self) -> None:
+        """Wait for its end, and raise what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as err:  # noqa: BLE001 -- told by result()
+            self._error = err
 
 
 class Handover(Generic[T]):

@@ -54,7 +54,7 @@ def write_bundle(
     """
     from layerstore.image.checkout import restore
     from layerstore.image.stack import load_root
-    from layerstore.store.objects import sync_file_system
+    from layerstore.linux.files import sync_file_system
 
     if os.path.lexists(directory):
         raise ConflictError(f"{directory} is there already", hint="name a directory to be made")

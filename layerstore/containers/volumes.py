@@ -125,7 +125,7 @@ def _copy(source: str, place: str) -> None:
     """Copy a directory's entries to where no container looks, and bring them to disk."""
     import subprocess  # few starts copy anything
 
-    from layerstore.store.objects import sync_file_system
+    from layerstore.linux.files import sync_file_system
 
     # In a private mount namespace, over a root that nobody changes: links are copied as such.
     done = subprocess.run(

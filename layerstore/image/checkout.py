@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Final
 from layerstore.errors import ConflictError
 from layerstore.formats.tree import Kind
 from layerstore.image.layout import writing
-from layerstore.linux.files import fsync_directory, write_all
+from layerstore.linux.files import fsync_directory, sync_file_system, write_all
 from layerstore.linux.removal import remove_leftover
 from layerstore.progress import Progress, Silent
-from layerstore.store.objects import sync_file_system
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from layerstore.formats.erofs import Changed, Inode, Known, append_inodes
 from layerstore.formats.erofs_reading import DIRECTORY, names_of, read_inode, root_of
-from layerstore.formats.tree import FILE_TYPES, Entry, Kind
+from layerstore.formats.tree import FILE, FILE_TYPES, Entry, Kind
 from layerstore.image.kernel_tree import inode_of
 from layerstore.image.stack import Node, implied_directory
+from layerstore.store.objects import object_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import TypeAlias, TypeGuard
 
     from layerstore.digest import ObjectId
@@ -37,6 +38,16 @@ def only_adds(changeset: Changeset) -> bool:
     if changeset.whiteouts or changeset.opaques:
         return False
     return all(entry.kind is not Kind.HARDLINK for entry in changeset.entries)
+
+
+def objects_of(changesets: Iterable[Changeset]) -> dict[ObjectId, Extents]:
+    """Return the content of what layers add that only add."""
+    return {
+        object_id(entry.extents): entry.extents
+        for changeset in changesets
+        for entry in changeset.entries
+        if entry.kind is FILE and entry.size
+    }
 
 
 class _Directory:

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset, Paths
     from layerstore.image.tree_spool import TreeSpool
+    from layerstore.store.reading import StoreReader
     from layerstore.store.records import Refs
     from layerstore.store.session import WriteSession
-    from layerstore.store.store import Store
 
 
-def load_changeset(store: Store, diff_id: DiffId) -> Changeset:
+def load_changeset(store: StoreReader, diff_id: DiffId) -> Changeset:
     """Return the entries of a layer.
 
     Raises:

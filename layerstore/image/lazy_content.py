@@ -27,10 +27,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from blake3 import blake3
 
 from layerstore.errors import FormatError, LayerstoreError
-from layerstore.linux.files import is_shared, make_private_dir, open_private, read_at
+from layerstore.linux.files import (
+    is_shared,
+    make_private_dir,
+    open_private,
+    read_at,
+    sync_file_system,
+)
 from layerstore.store.failures import storage_errors
 from layerstore.store.object_tier import kept_objects
-from layerstore.store.objects import sync_file_system
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

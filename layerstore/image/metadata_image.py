@@ -19,18 +19,17 @@ from layerstore.digest import chain_id, hex_of
 from layerstore.errors import FormatError, LayerstoreError, UnsupportedError
 from layerstore.formats.erofs import encode_image
 from layerstore.formats.sidecar import Sidecar, encode_sidecar
-from layerstore.image.grown_image import NoAdditionError, grow, only_adds
+from layerstore.image.grown_image import NoAdditionError, grow, objects_of, only_adds
 from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.layers import load_changeset
 from layerstore.image.metadata_files import open_verified
 from layerstore.image.stack import load_root, stack
-from layerstore.linux.files import make_private_dir, open_private, read_at, replace_private
+from layerstore.linux.files import make_private_dir, open_private, replace_private
 from layerstore.linux.locks import FileLock
 from layerstore.store.failures import storage_errors
 from layerstore.store.mountable import is_image_of
 from layerstore.store.object_tier import missing_objects
-from layerstore.store.objects import unpack
-from layerstore.store.pack_images import prepare_packs
+from layerstore.store.unpacking import unpack, unpacking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from layerstore.store.objects import Extents
     from layerstore.store.pack_images import PackImage
     from layerstore.store.paths import StorePaths
-    from layerstore.store.store import Store
+    from layerstore.store.reading import StoreReader
 
 
 _BASE_TIMES: Final = 4
@@ -50,7 +49,7 @@ _BASE_TIMES: Final = 4
 most of theirs, and who has many entries has many images on it."""
 
 
-def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> int:
+def prepare_view(store: StoreReader, layers: Sequence[DiffId], progress: Progress) -> int:
     """Make whatever a view of a chain of layers needs: its image and all its objects.
 
     Returns the open image, which the caller closes. That file was verified: mount it and
@@ -64,17 +63,20 @@ def prepare_view(store: Store, layers: Sequence[DiffId], progress: Progress) -> 
         IntegrityError: A layer or a chunk is damaged.
         StorageError: The store cannot be written, or is full.
     """
-    fd, sidecar, objects = _image(store, layers)
+    made = _image(store, layers, progress)
     try:
-        missing = missing_objects(store.paths, sidecar.objects)
+        missing = made.missing
+        if missing is None:
+            missing = missing_objects(store.paths, made.sidecar.objects)
         if missing:
+            objects = made.objects
             if not missing <= objects.keys():
                 objects = kernel_tree(load_root(store, layers)).objects
             unpack(store, {name: objects[name] for name in missing if name in objects}, progress)
     except BaseException:
-        os.close(fd)
+        os.close(made.fd)
         raise
-    return fd
+    return made.fd
 
 
 class ViewInPlace(NamedTuple):
@@ -99,7 +101,7 @@ class ViewInPlace(NamedTuple):
 
 
 def prepare_view_in_place(
-    store: Store, layers: Sequence[DiffId], progress: Progress
+    store: StoreReader, layers: Sequence[DiffId], progress: Progress
 ) -> ViewInPlace:
     """Make whatever a view needs that reads packs: images, and objects that no pack gives.
 
@@ -111,7 +113,9 @@ def prepare_view_in_place(
         IntegrityError: A layer or a chunk is damaged.
         StorageError: The store cannot be written, or is full.
     """
-    fd, sidecar, objects = _image(store, layers)
+    from layerstore.store.pack_images import prepare_packs  # views that unpack do without
+
+    fd, sidecar, objects, _ = _image(store, layers, None)
     try:
         if not sidecar.objects <= objects.keys():
             objects = kernel_tree(load_root(store, layers)).objects
@@ -146,21 +150,41 @@ def made_metadata_image(
     return _make(paths, hex_of(chain_id(layers)), kernel_tree(stack(changesets)))
 
 
-def _image(
-    store: Store, layers: Sequence[DiffId]
-) -> tuple[int, Sidecar, Mapping[ObjectId, Extents]]:
-    """Return the open image of a chain, its sidecar, and those of its objects that are known."""
+class _Image(NamedTuple):
+    """The metadata image of a chain.
+
+    Attributes:
+        fd: It, open and verified.
+        sidecar: What is known of it.
+        objects: Those of its objects that are known.
+        missing: Those that are not there; None if nobody has looked.
+    """
+
+    fd: int
+    sidecar: Sidecar
+    objects: Mapping[ObjectId, Extents]
+    missing: set[ObjectId] | None = None
+
+
+def _image(store: StoreReader, layers: Sequence[DiffId], progress: Progress | None) -> _Image:
+    """Return the image of a chain.
+
+    Args:
+        store: The store.
+        layers: The chain, lowest first.
+        progress: Of unpacking what the chain adds to its base beside that; None to leave it.
+    """
     found = open_verified(store.paths, hex_of(chain_id(layers)))
     if found is not None:
-        return *found, {}
-    grown = _grown(store, layers)
+        return _Image(*found, {})
+    grown = _grown(store, layers, progress)
     if grown is not None:
         return grown
     tree = kernel_tree(load_root(store, layers))
-    return *_make(store.paths, hex_of(chain_id(layers)), tree), tree.objects
+    return _Image(*_make(store.paths, hex_of(chain_id(layers)), tree), tree.objects)
 
 
-def _base(store: Store, layers: Sequence[DiffId]) -> tuple[int, Sidecar]:
+def _base(store: StoreReader, layers: Sequence[DiffId]) -> tuple[int, Sidecar]:
     """Return the open image of a base and its sidecar, made by one of those who want it now."""
     chain = hex_of(chain_id(layers))
     found = open_verified(store.paths, chain)
@@ -174,11 +198,12 @@ def _base(store: Store, layers: Sequence[DiffId]) -> tuple[int, Sidecar]:
 
 
 def _grown(
-    store: Store, layers: Sequence[DiffId]
-) -> tuple[int, Sidecar, Mapping[ObjectId, Extents]] | None:
+    store: StoreReader, layers: Sequence[DiffId], progress: Progress | None
+) -> _Image | None:
     """Make the image of a chain of that of its base; None if its layers do more than to add.
 
     The base's image is made if it is not there: the next image that stands on it needs it.
+    While what the layers add goes to disk, the image is made.
     """
     count = _base_of(store, layers)
     if not 0 < count < len(layers):
@@ -188,18 +213,42 @@ def _grown(
         return None
     base, sidecar = _base(store, layers[:count])
     try:
-        image = bytearray(read_at(base, sidecar.image_size, 0))
+        image = bytearray(sidecar.image_size)
+        if os.preadv(base, [image], 0) != len(image):
+            return None
     finally:
         os.close(base)
+    if progress is None:
+        return _grow(store.paths, layers, changesets, image, sidecar)
+    added = objects_of(changesets)
+    made = None
+    try:
+        with unpacking(store, added, progress, sidecar.objects) as begun:
+            made = _grow(store.paths, layers, changesets, image, sidecar)
+    except BaseException:
+        if made is not None:
+            os.close(made.fd)
+        raise
+    return made and made._replace(missing=begun.missing)
+
+
+def _grow(
+    paths: StorePaths,
+    layers: Sequence[DiffId],
+    changesets: Sequence[Changeset],
+    image: bytearray,
+    base: Sidecar,
+) -> _Image | None:
+    """Make the image of a chain of that of its base, which is not one any more then."""
     chain = hex_of(chain_id(layers))
     try:
         objects = grow(image, changesets, uuid=bytes.fromhex(chain[:32]))
     except (NoAdditionError, FormatError):
         return None
-    return *_write(store.paths, chain, image, sidecar.objects | objects.keys()), objects
+    return _Image(*_write(paths, chain, image, base.objects | objects.keys()), objects)
 
 
-def _base_of(store: Store, layers: Sequence[DiffId]) -> int:
+def _base_of(store: StoreReader, layers: Sequence[DiffId]) -> int:
     """Return how many layers of a chain are its base, beside which the others are small."""
     entries = [store.layer(diff_id).entry_count for diff_id in layers]
     count = len(entries)

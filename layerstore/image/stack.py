@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import DiffId
-    from layerstore.store.store import Store
+    from layerstore.store.reading import StoreReader
 
 IMPLIED_MODE = 0o755
 """Mode of directories that no layer names (docker and containerd do the same)."""
@@ -77,7 +77,7 @@ def stack(changesets: Sequence[Changeset]) -> Node:
     return root
 
 
-def load_root(store: Store, diff_ids: Sequence[DiffId]) -> Node:
+def load_root(store: StoreReader, diff_ids: Sequence[DiffId]) -> Node:
     """Read the layers from the store and stack them.
 
     Raises:

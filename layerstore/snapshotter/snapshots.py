@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from fuse_mount.lowers import KERNEL
 from layerstore.digest import chain_id
+from layerstore.linux.files import sync_file_system
 from layerstore.snapshotter.failures import (
     SnapshotBusyError,
     SnapshotExistsError,
@@ -39,7 +40,6 @@ from layerstore.snapshotter.showing import Mount, Shower, takes_layers
 from layerstore.snapshotter.table import Table
 from layerstore.snapshotter.usage import Usage, disk_usage
 from layerstore.store.failures import storage_errors
-from layerstore.store.objects import sync_file_system
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

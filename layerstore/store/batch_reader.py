@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId
     from layerstore.store.catalog_rows import ChunkPlace
-    from layerstore.store.store import Store
+    from layerstore.store.reading import StoreReader
 
 
 class BatchReader:
@@ -33,7 +33,7 @@ class BatchReader:
         places: Where they lay when this was made.
     """
 
-    def __init__(self, store: Store, chunk_ids: Iterable[ChunkId]) -> None:
+    def __init__(self, store: StoreReader, chunk_ids: Iterable[ChunkId]) -> None:
         self._store = store
         self._latest: tuple[tuple[bytes, int], bytes] = ((b"", 0), b"")
         self.places = store.catalog.places(sorted(set(chunk_ids)))  # neighbours in the index

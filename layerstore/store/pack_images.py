@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from layerstore.store.catalog_rows import ChunkPlace
     from layerstore.store.objects import Extents
     from layerstore.store.paths import StorePaths
-    from layerstore.store.store import Store
+    from layerstore.store.reading import StoreReader
 
 LAYERS_MAX: Final = 400
 """Pack images below one view: an overlay takes 500 directories in all."""
@@ -109,7 +109,9 @@ class InPlace(NamedTuple):
             image.close()
 
 
-def prepare_packs(store: Store, wanted: Mapping[ObjectId, Extents], progress: Progress) -> InPlace:
+def prepare_packs(
+    store: StoreReader, wanted: Mapping[ObjectId, Extents], progress: Progress
+) -> InPlace:
     """Find or make the images of all packs that hold whole objects.
 
     The caller is in :func:`layerstore.store.object_tier.kept_objects`, holds ``locks/pack-images``
@@ -145,7 +147,9 @@ def image_names(paths: StorePaths) -> list[str]:
     return sorted(name[: -len(SIDECAR_SUFFIX)] for name in names if name.endswith(SIDECAR_SUFFIX))
 
 
-def _by_pack(store: Store, wanted: Mapping[ObjectId, Extents]) -> dict[PackId, list[ObjectId]]:
+def _by_pack(
+    store: StoreReader, wanted: Mapping[ObjectId, Extents]
+) -> dict[PackId, list[ObjectId]]:
     """Return which objects the catalog places where a pack can give them whole."""
     chunks = {chunk_id for extents in wanted.values() for _, chunk_id in extents if chunk_id}
     places = store.catalog.places(chunks)

@@ -30,10 +30,11 @@ from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.stack import load_root
 from layerstore.linux import mounts as syscalls
 from layerstore.linux import namespaces
+from layerstore.linux.files import sync_file_system
 from layerstore.progress import Silent
 from layerstore.store.object_tier import kept_objects
-from layerstore.store.objects import sync_file_system, unpack
 from layerstore.store.store import Store
+from layerstore.store.unpacking import unpack
 from tests.bench.harness import absolute, environment, say
 from tests.bench.result import Result
 from tests.bench.views import make_images

@@ -19,7 +19,7 @@ from fuse_mount import kernel_lowers, lowers, mounts, recovering
 from layerstore.errors import IntegrityError, UnsupportedError
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.linux import mounts as syscalls
-from layerstore.store import objects, pack_images, pack_trial
+from layerstore.store import pack_images, pack_trial, unpacking
 from layerstore.store.check import check
 from layerstore.store.config import create_store
 from layerstore.store.eviction import KeepUnpacked, evict
@@ -362,14 +362,14 @@ def test_auto_takes_packs_where_there_is_no_room(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = host.image("a", FILES)
-    real = objects._require_room
+    real = unpacking._require_room
 
     def little(directory: str, sizes) -> None:
         if sum(sizes) > 100_000:
             raise StoreFullError("there is room for 100 kB")
         real(directory, sizes)
 
-    monkeypatch.setattr(objects, "_require_room", little)
+    monkeypatch.setattr(unpacking, "_require_room", little)
     told = []
     target = host.base / "view"
     target.mkdir()

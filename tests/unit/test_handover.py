@@ -1,6 +1,8 @@
 import threading
 
-from layerstore.handover import Handover
+import pytest
+
+from layerstore.handover import Beside, Handover
 
 
 def test_pieces_arrive_in_order_and_an_end_follows_them():
@@ -42,3 +44,22 @@ def test_an_end_needs_no_place():
     handover.put("piece")
     handover.end()
     assert (handover.get(), handover.get()) == ("piece", None)
+
+
+def test_what_is_done_beside_has_an_end_and_an_error():
+    begun, go = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        assert go.wait(60)
+        raise ValueError("of the thread")
+
+    beside = Beside(work, "test")
+    assert begun.wait(60)
+    go.set()
+    beside.wait()
+    with pytest.raises(ValueError, match="of the thread"):
+        beside.result()
+    done = []
+    Beside(lambda: done.append(1), "test").result()
+    assert done == [1]

@@ -121,7 +121,7 @@ def forget_awake(store: Store) -> None:
     One that a step uses is left to a later gc, and all are when the disk is full: then gc
     frees what needs no room first.
     """
-    from layerstore.store.objects import sync_file_system
+    from layerstore.linux.files import sync_file_system
 
     keys = {record.key for record in store.cache_records() if record.key.startswith(PREFIX)}
     root = store.paths.cache_mounts

@@ -12,8 +12,7 @@ from layerstore.errors import IntegrityError
 from layerstore.formats.pack import DEPTH_MAX, PREFIX_MAX_BYTES
 from layerstore.image.repairing import repair_store
 from layerstore.image.similar import SimilarFiles
-from layerstore.store import soundness
-from layerstore.store import store as store_module
+from layerstore.store import reading, soundness
 from layerstore.store.catalog import Catalog
 from layerstore.store.check import check
 from layerstore.store.differences import COST_MAX_BYTES, WRITE_DEPTH_MAX
@@ -445,7 +444,7 @@ def test_a_read_decodes_a_bounded_amount(root: Path, monkeypatch: pytest.MonkeyP
     add_version(root, "app:2", two)
     with Store.open(root) as store:
         costs = [row.cost for row in store.catalog.block_rows() if row.depth]
-    monkeypatch.setattr(store_module, "DECODE_MAX_BYTES", max(costs) - 1)
+    monkeypatch.setattr(reading, "DECODE_MAX_BYTES", max(costs) - 1)
     with Store.open(root) as store:
         with pytest.raises(IntegrityError, match="of other blocks"):
             read_image(store, "app:2")

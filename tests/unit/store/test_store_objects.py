@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from blake3 import blake3
@@ -23,7 +23,7 @@ from layerstore.image.stack import load_root
 from layerstore.linux.locks import FileLock
 from layerstore.measure.df import take_df
 from layerstore.progress import Silent
-from layerstore.store import object_tier, objects
+from layerstore.store import object_tier, objects, unpacking
 from layerstore.store.check import check
 from layerstore.store.eviction import (
     KeepUnpacked,
@@ -42,11 +42,11 @@ from layerstore.store.objects import (
     object_id,
     object_sizes,
     present_objects,
-    unpack,
 )
 from layerstore.store.scrub import scrub_objects
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
+from layerstore.store.unpacking import unpack
 from layerstore.store.usage import KEEP_UNPACKED_WITHIN, age_reference, note_chain_use
 from layerstore.units import parse_age
 from tests.support.store import noise, put_image
@@ -176,11 +176,11 @@ class TestUnpacking:
     def test_in_small_batches(
         self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(objects, "BATCH_FILES", 3)
+        monkeypatch.setattr(unpacking, "BATCH_FILES", 3)
         synced = []
-        real = objects.sync_file_system
+        real = unpacking.sync_file_system
         monkeypatch.setattr(
-            objects, "sync_file_system", lambda path: (synced.append(path), real(path))
+            unpacking, "sync_file_system", lambda path: (synced.append(path), real(path))
         )
         prepare(store, image)
         wanted = kernel_tree(load_root(store, image.layers)).objects
@@ -234,7 +234,7 @@ class TestUnpacking:
         def fail(path: str) -> None:
             raise OSError(5, "Input/output error", path)
 
-        monkeypatch.setattr(objects, "sync_file_system", fail)
+        monkeypatch.setattr(unpacking, "sync_file_system", fail)
         with pytest.raises(Exception, match="bring unpacked files to disk"):
             prepare(store, image)
         assert present_objects(store.paths) == set()
@@ -243,7 +243,7 @@ class TestUnpacking:
         self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Batches that were on disk before keep their names, and nothing else is left."""
-        monkeypatch.setattr(objects, "BATCH_FILES", 10)
+        monkeypatch.setattr(unpacking, "BATCH_FILES", 10)
         synced = []
 
         def fail_third(path: str) -> None:
@@ -251,7 +251,7 @@ class TestUnpacking:
             if len(synced) == 3:
                 raise OSError(28, "No space left on device", path)
 
-        monkeypatch.setattr(objects, "sync_file_system", fail_third)
+        monkeypatch.setattr(unpacking, "sync_file_system", fail_third)
         with pytest.raises(StoreFullError, match="bring unpacked files to disk"):
             prepare(store, image)
         assert len(present_objects(store.paths)) == 20
@@ -293,13 +293,92 @@ class TestUnpacking:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         if not spreads:
-            monkeypatch.setattr(objects, "spread_children", lambda directory: False)
+            monkeypatch.setattr(unpacking, "spread_children", lambda directory: False)
         share_store(store.paths, 12_345)
         prepare(store, image)
         for _, path in objects.object_files(store.paths):
             file = os.stat(path)
             assert (file.st_mode & 0o7777, file.st_gid) == (0o660, 12_345)
         assert os.listdir(store.paths.tmp) == []
+
+
+class TestOnABase:
+    """Images whose metadata is made of that of a base."""
+
+    ADDED: ClassVar = {b"srv/a": b"an application", b"srv/again": b"small", b"srv/b": b"b" * 9}
+
+    @pytest.fixture
+    def app(self, store: Store, image: ImageRecord) -> ImageRecord:
+        prepare(store, image)
+        with store.begin("test") as session:
+            return put_image(session, FILES, self.ADDED, names=["app:1"])
+
+    def test_what_it_adds_is_unpacked(self, store: Store, app: ImageRecord) -> None:
+        before = present_objects(store.paths)
+        prepare(store, app)
+        assert len(present_objects(store.paths) - before) == 2
+        wanted = kernel_tree(load_root(store, app.layers)).objects
+        assert present_objects(store.paths) == set(wanted)
+        assert open_whole(store.paths, app.layers) is not None
+        assert os.listdir(store.paths.tmp) == []
+        assert check(store, read_data=True).ok
+
+    def test_files_that_the_base_has_lost_are_unpacked_again(
+        self, store: Store, app: ImageRecord
+    ) -> None:
+        before = present_objects(store.paths)
+        for name in sorted(before)[:3]:
+            os.unlink(store.paths.object(name))
+        prepare(store, app)
+        assert before < present_objects(store.paths)
+        assert open_whole(store.paths, app.layers) is not None
+
+    def test_the_image_is_made_while_the_disk_works(
+        self, store: Store, app: ImageRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sidecar = store.paths.metadata_sidecar(hex_of(chain_id(app.layers)))
+        made: list[bool] = []
+
+        def sync(path: str) -> None:
+            until = time.monotonic() + 60
+            while not os.path.exists(sidecar) and time.monotonic() < until:
+                time.sleep(0.01)
+            made.append(os.path.exists(sidecar))
+            assert len(present_objects(store.paths)) == len(set(FILES.values()) - {b""})
+
+        monkeypatch.setattr(unpacking, "sync_file_system", sync)
+        prepare(store, app)
+        assert made == [True]
+
+    def test_a_sync_that_fails_names_nothing_and_leaves_nothing_open(
+        self, store: Store, app: ImageRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = present_objects(store.paths)
+
+        def fail(path: str) -> None:
+            raise OSError(5, "Input/output error", path)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(unpacking, "sync_file_system", fail)
+            with pytest.raises(Exception, match="bring unpacked files to disk"):
+                prepare(store, app)
+            os.unlink(store.paths.metadata_sidecar(hex_of(chain_id(app.layers))))
+            opened = os.listdir("/proc/self/fd")
+            with pytest.raises(Exception, match="bring unpacked files to disk"):
+                prepare(store, app)
+            assert os.listdir("/proc/self/fd") == opened
+        assert present_objects(store.paths) == before
+        assert os.listdir(store.paths.tmp) == []
+        assert open_whole(store.paths, app.layers) is None
+        prepare(store, app)
+        assert open_whole(store.paths, app.layers) is not None
+
+    def test_layers_that_replace_are_unpacked_too(self, store: Store, image: ImageRecord) -> None:
+        prepare(store, image)
+        with store.begin("test") as session:
+            app = put_image(session, FILES, {b"small": b"another"}, names=["app:1"])
+        prepare(store, app)
+        assert open_whole(store.paths, app.layers) is not None
 
 
 class TestMetadata:
