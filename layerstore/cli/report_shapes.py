@@ -262,6 +262,7 @@ BaseShape = TypedDict(
         "images": list[str],
         "packages": list[str],
         "others": list[PlaceShape],
+        "npm_install_in": list[str],
         "package_count": int,
         "saved": CostsShape,
         "spec": str,

@@ -209,6 +209,11 @@ def _print_group(group: Group, measured: tuple[Costs, Costs] | None, *, native: 
         write_line(f"{base.name}, instead of {base.below or 'the base'} in: {_names(base.images)}")
         for line in (native_spec_of if native else dockerfile_of)(base).splitlines():
             write_line(f"    {line}")
+        if base.npm_install_in:
+            write_line(
+                f"say npm install in {_names(base.npm_install_in)}: npm ci removes what a base "
+                "has, and installs it anew"
+            )
         if not base.below:
             write_line(
                 f"{NAMELESS!r} stands for what they are made from, which has no name here: "
@@ -297,6 +302,7 @@ def _base_to_json(base: Base, *, native: bool) -> dict[str, object]:
         "images": list(base.images),
         "packages": list(base.packages),
         "others": place_to_json(base.others),
+        "npm_install_in": list(base.npm_install_in),
         "package_count": base.package_count,
         "saved": base.saved._asdict(),
         "spec": (native_spec_of if native else dockerfile_of)(base),

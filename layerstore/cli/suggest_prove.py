@@ -97,6 +97,7 @@ class SpecBuilds:
         nothing = Path(folder) / "nothing"
         nothing.mkdir()
         base_of: dict[str, Base] = {}
+        changed = {spec for base in group.bases for spec in base.npm_install_in}
         for base in group.bases:
             text = dockerfile_of(base).encode()
             build(scratch, self._base_request(nothing, text, base.name, puller), self._ui)
@@ -107,9 +108,10 @@ class SpecBuilds:
             if spec in base_of:
                 reference = ImageContext(base_of[spec].name)
                 named = {name: reference for name in group.base_names if "@" not in name}
-            request = msgspec.structs.replace(
-                self._request(spec), named_contexts=named, puller=puller
-            )
+            request = self._request(spec)
+            if spec in changed:
+                request = _keeping_modules(request)
+            request = msgspec.structs.replace(request, named_contexts=named, puller=puller)
             made.append(build(scratch, request, self._ui).image)
         return made
 
@@ -131,6 +133,20 @@ class SpecBuilds:
         request = new_request(directory, file, None, None, no_cache=False, network="default")
         request = with_values(request, self._build_args, None, self._secrets)
         return msgspec.structs.replace(request, puller=registry_puller(), tags=())
+
+
+def _keeping_modules(request: BuildRequest) -> BuildRequest:
+    """Return the build of a Dockerfile with ``npm install`` for ``npm ci``, as is proposed."""
+    from layerstore.build.spec_file import SPEC_NAMES
+    from layerstore.measure.placed import keeping_modules
+
+    assert isinstance(request.context, Path)
+    places = [request.dockerfile or Path(), *(request.context / name for name in SPEC_NAMES)]
+    file = next(place for place in places if place.is_file())
+    text = keeping_modules(file.read_text("utf-8", "surrogateescape"))
+    return msgspec.structs.replace(
+        request, dockerfile=file, dockerfile_text=text.encode("utf-8", "surrogateescape")
+    )
 
 
 def _puller(source: Store) -> Puller:

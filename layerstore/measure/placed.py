@@ -45,7 +45,7 @@ _PLAIN_NAME = re.compile(
 )
 _PLAIN_VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+!_-]*[A-Za-z0-9])?", re.ASCII)
 _HOME = re.compile(rb"^home\s*=\s*(/\S+)\s*$", re.MULTILINE)
-_NPM_CI = re.compile(r"\bnpm\s+(?:--?\S+\s+)*(?:ci|clean-install)\b")
+_NPM_CI = re.compile(r"\bnpm((?:[\s\\]+--?\S+)*[\s\\]+)(?:ci|clean-install)\b", re.ASCII)
 _COPIES = ("COPY ", "ADD ")
 _SYSTEM_PREFIXES = ("usr", "usr/local")
 
@@ -59,7 +59,6 @@ TOOL = re.compile(
 """Files without which a base cannot install what it should have."""
 
 COPIED = "copied by {}: a base of the stage that it comes from could have it"
-REMOVED = "npm ci removes what is there and installs it anew: npm install keeps it"
 RENEWED = "npm install -g installs anew what it names, though it is there"
 ELSEWHERE = "lies where pip does not look for what is installed (--target, --user)"
 UNNAMED = "came from a URL or a directory and cannot be asked for by its name"
@@ -94,6 +93,8 @@ class Placed(NamedTuple):
         inside: What lies in its directory of other packages: they belong to it.
         tools: Files that installing it needs; of each tuple one.
         files: All that are its own.
+        removed_first: Whether ``npm ci`` made it, which removes what a base has there;
+            ``npm install`` keeps that, and has the same versions where there is a lock file.
     """
 
     kind: str
@@ -104,6 +105,12 @@ class Placed(NamedTuple):
     inside: tuple[str, ...]
     tools: tuple[tuple[bytes, ...], ...]
     files: tuple[Node, ...]
+    removed_first: bool = False
+
+
+def keeping_modules(spec: str) -> str:
+    """Return a Dockerfile with ``npm install`` for each ``npm ci``."""
+    return _NPM_CI.sub(r"npm\1install", spec)
 
 
 class PlacedPackages:
@@ -250,8 +257,6 @@ def _of_npm(
     folder = lookup(files.root, posixpath.dirname(path).encode())
     own = tuple(n for _, n in walk(folder) if n.entry.kind is FILE) if folder is not None else ()
     refusal = _refusal(package, path, step)
-    if not refusal and _NPM_CI.search(step):
-        refusal = REMOVED
     if not refusal and above in _GLOBAL_MODULES:  # what is there was named: the rest lies in it
         refusal = RENEWED
     place = Place(NPM, f"/{above}", "", own=True)
@@ -265,6 +270,7 @@ def _of_npm(
         inside,
         tools,
         own,
+        _NPM_CI.search(step) is not None,
     )
 
 

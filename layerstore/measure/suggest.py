@@ -21,6 +21,7 @@ from layerstore.image.stack import Node, lookup, walk
 from layerstore.measure.beyond import layers_beyond, stored_sizes
 from layerstore.measure.chains import trie_of, walk_trees
 from layerstore.measure.common_sets import Common, common_sets
+from layerstore.measure.kept_beside import DEB, Sized, kept_beside
 from layerstore.measure.package_lists import PackageLists
 from layerstore.measure.placed import TOOL, PlacedPackages
 from layerstore.measure.shareable import Item, Refused, Told, item_of, refused
@@ -28,7 +29,7 @@ from layerstore.measure.steps import no_places, steps_of_layers
 from layerstore.measure.waste_scan import Owners
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import DiffId, ImageId
     from layerstore.measure.chains import ChainNode
@@ -74,6 +75,8 @@ class Base(NamedTuple):
         package_count: With those, and those of pip and npm.
         saved: What it saves.
         others: What pip and npm install, in exact versions, by where.
+        npm_install_in: Those of the images whose ``npm ci`` would remove what the base has of npm:
+            their specs must say ``npm install``.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Base(NamedTuple):
     package_count: int
     saved: Costs
     others: Mapping[Place, tuple[str, ...]] = {}
+    npm_install_in: tuple[str, ...] = ()
 
 
 class Group(NamedTuple):
@@ -190,6 +194,7 @@ class _Grouping:
         self._common, self._names = _named_below(store, shared)
         self._sizes: dict[str, tuple[int, int]] = {}
         self._items: dict[str, Item] = {}
+        self._kept: dict[tuple[str, int], int] = {}
         self._rests: dict[int, int] = {}
         self._brings: dict[bytes, dict[str, None]] = {}
         self._below: dict[str, _Installed] = {}
@@ -248,10 +253,12 @@ class _Grouping:
         lists = PackageLists(files)
         packages = _installed(files)
         layers = {}
+        sized = []
         for package in packages.values():
             if package.key not in self._below:
                 own = self._files_of(root, lists, package)
-                layers[package.key] = self._count(package.key, own, layer_of) or top
+                layer = layers[package.key] = self._count(package.key, own, layer_of) or top
+                sized.append(Sized(DEB, package.key, layer, self._sizes[package.key][0]))
         told = []
         steps = steps_of_layers(self._store, image, no_places(image))
 
@@ -268,9 +275,14 @@ class _Grouping:
         for placed in languages.found(files, above, said):
             item = item_of(placed, maker_of)
             told.append(Told(placed, item))
+            name = item.key if isinstance(item, Item) else f"{placed.kind} {placed.name}, refused"
+            layer = self._count(name, placed.files, layer_of) or top
+            sized.append(Sized(placed.kind, name, layer, self._sizes[name][0]))
             if isinstance(item, Item):
-                self._items[item.key] = item
-                layers[item.key] = self._count(item.key, placed.files, layer_of) or top
+                self._items[name] = item
+                layers[name] = layer
+        for name, layer, size in kept_beside(root, sized, layer_of):
+            self._kept[name, id(layer)] = size
         database = _database_size(root, lambda node: layer_of(node) is not None)
         return _Seen(packages, database, layers, told, {id(node): node for node in above})
 
@@ -347,7 +359,11 @@ class _Grouping:
         """Return the bytes of a layer that are in no package that a base could have."""
         if id(node) not in self._rests:
             some = self._seen[node.images[0].image_id].layers
-            sizes = sum(self._sizes[item][0] for item, layer in some.items() if layer is node)
+            sizes = sum(
+                self._sizes[item][0] + self._kept.get((item, id(node)), 0)
+                for item, layer in some.items()
+                if layer is node
+            )
             size = self._store.layer(node.diff_id).content_size if node.diff_id else 0
             self._rests[id(node)] = max(0, size - sizes)
         return self._rests[id(node)]
@@ -356,17 +372,47 @@ class _Grouping:
         saved = self._layers_saved(common.items, common.members, common.others, overhead)
         copies = self._copies(common.items, common.members, common.others)
         files = sum(n * self._sizes[item][1] for item, n in copies)
+        kept, kept_once = self._kept_by(common)
         installed = self._seen[self._images[common.members[0]].image_id].packages
         stored = int(files * self._tree_bytes_per_entry())
-        costs = Costs(saved, saved + files * TAR_ENTRY_BYTES, stored)
+        tars = saved + files * TAR_ENTRY_BYTES
+        costs = Costs(saved + kept, tars + kept, stored + kept_once)
         needed = {item: installed[item] for item in common.items if item in installed}
         others: dict[Place, tuple[str, ...]] = {}
         for item in sorted(common.items - needed.keys()):
             place, asked = self._items[item].place, self._items[item].asked
             others[place] = (*others.get(place, ()), asked)
         return Base(
-            name, below, common.members, _to_install(needed), len(common.items), costs, others
+            name,
+            below,
+            common.members,
+            _to_install(needed),
+            len(common.items),
+            costs,
+            others,
+            tuple(member for member in common.members if self._removes(member, common.items)),
         )
+
+    def _removes(self, name: str, items: Collection[str]) -> bool:
+        """Return whether a step of an image removes some items before it installs them."""
+        return any(
+            told.placed.removed_first and isinstance(told.item, Item) and told.item.key in items
+            for told in self._seen[self._images[name].image_id].told
+        )
+
+    def _kept_by(self, common: Common) -> tuple[int, int]:
+        """Return the bytes of archives and caches that go with packages into a base, and once.
+
+        They are predicted, and are no reason for a base: a cache mount would do.
+        """
+        every = once = 0
+        for item in common.items:
+            theirs = self._layers_of(item, common.others)
+            layers = self._layers_of(item, common.members)
+            sizes = [self._kept.get((item, layer), 0) for layer in layers - theirs]
+            every += sum(sizes)
+            once += 0 if theirs else max(sizes, default=0)
+        return every, once
 
     def _tree_bytes_per_entry(self) -> float:
         """Return the stored bytes of trees and recipes for each entry of the images' own layers."""

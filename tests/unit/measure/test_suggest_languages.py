@@ -209,11 +209,6 @@ def test_a_base_leaves_what_keeps_caches_out_of_the_images_over_it(store):
             "",
         ),
         (
-            [debian(), npm("x@1", step="RUN npm --quiet ci")],
-            [debian(), npm("x@1", "y@1", step="RUN npm --quiet ci")],
-            placed.REMOVED,
-        ),
-        (
             [debian(), npm("x@1", step="COPY --from=b /n /n")],
             [debian(), npm("x@1", "y@1")],
             placed.COPIED.format("COPY"),
@@ -258,6 +253,73 @@ def test_packages_that_are_not_where_pip_looks_are_refused(store):
     group = grouped(store, one=(debian(), target("x==1")), two=(debian(), target("x==1", "y==1")))
     (told,) = group.refused
     assert told.why == placed.ELSEWHERE
+
+
+def test_a_base_has_what_npm_ci_would_remove_and_says_what_to_type_instead(store):
+    group = grouped(
+        store,
+        one=(debian(), npm("x@1", "a@1", step="RUN npm --quiet ci")),
+        two=(debian(), npm("x@1", "b@1", step="RUN npm install")),
+    )
+    (base,) = group.bases
+    assert installs(base) == {"/srv": ("x@1",)}
+    assert base.npm_install_in == ("one",)
+    cli = Cli(store.root)
+    assert "say npm install in one: npm ci removes" in cli.ok("suggest", "one", "two").out
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("RUN npm ci", "RUN npm install"),
+        (
+            "RUN cd a && npm --quiet \\\n  ci --omit=dev",
+            "RUN cd a && npm --quiet \\\n  install --omit=dev",
+        ),
+        ("RUN npm clean-install", "RUN npm install"),
+        ("RUN npm run ci && npm install ci", "RUN npm run ci && npm install ci"),
+        ("RUN npm cider; xnpm ci", "RUN npm cider; xnpm ci"),
+    ],
+)
+def test_specs_are_changed_where_npm_ci_stands_and_nowhere_else(before, after):
+    assert placed.keeping_modules(before) == after
+
+
+def test_archives_that_a_base_does_not_leave_are_predicted_and_no_reason_for_one(store):
+    """57 MB of ``.deb`` files in one layer of three images were not in a prediction."""
+    apt = debian()
+    archives = {
+        b"var/cache/apt/archives/python.deb": noise("a", 70_000),
+        b"root/.npm/_cacache/x": noise("n", 10_000),
+    }
+    kept = Layer({**apt.files, **archives}, step=apt.step)
+    shared = grouped(store, one=(kept, Layer({b"a": b"1"})), two=(kept, Layer({b"a": b"2"})))
+    assert shared.bases == ()
+    group = grouped(
+        store,
+        three=(kept, pip("flask==3.1", "a==1")),
+        four=(kept, pip("flask==3.1", "b==1")),
+    )
+    (base,) = group.bases
+    # npm's cache is of none of the packages that the layer has of npm.
+    assert base.saved.layers == 60_000 + len(b"#!") + 70_000
+    assert base.saved.stored >= 70_000
+
+
+def test_a_managers_cache_is_shared_out_by_the_size_of_its_packages(store):
+    def with_cache(mark, *packages):
+        layer = npm(*packages)
+        cache = {b"root/.npm/_cacache/%s" % mark: noise(mark, 40_000)}
+        return Layer({**layer.files, **cache}, step=layer.step)
+
+    group = grouped(
+        store,
+        one=(debian(), with_cache(b"1", "x@1", "a@1")),
+        two=(debian(), with_cache(b"2", "x@1", "b@1")),
+    )
+    (base,) = group.bases
+    manifest = len(json.dumps({"name": "x", "version": "1"}))
+    assert base.saved.layers == 60_000 + manifest + 2 * 20_000
 
 
 def test_what_debian_brings_is_not_pips_or_npms(store):
