@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from layerstore.store.records import Refs
 
 _CACHE_KIB: Final = 32 * 1024
+_PAGE_BYTES: Final = 32 * 1024
+"""The longest path fits a page beside others: what a page cannot hold lies in a chain of more,
+which every comparison with its key would read."""
 _SCHEMA: Final = (
+    f"PRAGMA page_size={_PAGE_BYTES}",
     "PRAGMA journal_mode=OFF",
     "PRAGMA synchronous=OFF",
     "PRAGMA locking_mode=EXCLUSIVE",
@@ -58,6 +62,15 @@ _ENCODER = msgspec.msgpack.Encoder()
 def path_of(key: bytes) -> bytes:
     """Return the path whose :func:`~layerstore.formats.tree.path_key` this is."""
     return key.replace(b"\0", b"/")
+
+
+def _encoded(entry: Entry) -> bytes:
+    """Return an entry without its path, which its row's key says."""
+    return _ENCODER.encode(msgspec.structs.replace(entry, path=b""))
+
+
+def _decoded(key: bytes, encoded: bytes) -> Entry:
+    return msgspec.structs.replace(_ENTRY.decode(encoded), path=path_of(key))
 
 
 class _PathSet:
@@ -106,7 +119,7 @@ class _EntryTable:
         row = self._database.execute(
             "SELECT number, entry FROM entries WHERE key = ?", (key,)
         ).fetchone()
-        return (row[0], _ENTRY.decode(row[1])) if row is not None else None
+        return (row[0], _decoded(key, row[1])) if row is not None else None
 
     def __setitem__(self, path: bytes, entry: Entry) -> None:
         number = None
@@ -118,7 +131,7 @@ class _EntryTable:
     def put(self, number: int | None, entry: Entry) -> None:
         """Insert or replace an entry whose content has a number."""
         key = path_key(entry.path)
-        row = (key, number, _ENCODER.encode(entry))
+        row = (key, number, _encoded(entry))
         done = self._database.execute(
             "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row
         )
@@ -213,7 +226,7 @@ class SpilledChangeset(LayerRules):
         for key, number, encoded in self._database.execute(
             "SELECT key, number, entry FROM entries ORDER BY key"
         ):
-            final, content = self._final(key, number, _ENTRY.decode(encoded))
+            final, content = self._final(key, number, _decoded(key, encoded))
             if content is not None:
                 sources[content] = place
                 place += 1

@@ -286,9 +286,9 @@ def _pieces(head: bytes, piece: bytes, count: int) -> Iterator[bytes]:
 
 
 def _long_paths() -> Iterator[bytes]:
-    front = b"/".join([b"p" * 250] * 15)
+    front, same = b"/".join([b"p" * 250] * 15), member(b"x")
     for number in range(1_000_000):
-        yield pax((b"path", front + b"/%d" % number)) + member(b"x")
+        yield pax((b"path", front + b"/%d" % number)) + same
 
 
 def _deep_paths() -> Iterator[bytes]:
