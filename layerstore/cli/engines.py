@@ -39,8 +39,8 @@ EngineHost = Annotated[
     typer.Option(
         "--host",
         metavar="ADDRESS",
-        help="Of the engine: unix:///path or tcp://host:port; by default $DOCKER_HOST or "
-        "$CONTAINER_HOST, else its usual socket.",
+        help="Of the engine: unix:///path or tcp://host:port; by default $DOCKER_HOST, docker's "
+        "context or $CONTAINER_HOST, else its usual socket. TLS as $DOCKER_TLS_VERIFY says.",
     ),
 ]
 
@@ -56,20 +56,21 @@ def open_engine(name: str | None, host: str | None) -> Engine:
 
     if name not in ENGINES:
         raise InputError(f"{name or ''!r} is no engine", hint="docker or podman")
-    return Engine(host or _usual_address(name), name)
+    if name == "docker":
+        from layerstore.peers.engine_place import docker_place
+
+        place = docker_place(os.environ, host, _usual_socket("/var/run", "docker.sock"))
+        return Engine(place.address, name, tls=place.tls)
+    usual = _usual_socket("/run", "podman/podman.sock")
+    return Engine(host or os.environ.get("CONTAINER_HOST") or usual, name)
 
 
-def _usual_address(name: str) -> str:
+def _usual_socket(folder: str, path: str) -> str:
     """Return where an engine listens when nobody says: a user's own socket before the host's."""
-    variable = "DOCKER_HOST" if name == "docker" else "CONTAINER_HOST"
-    address = os.environ.get(variable)
-    if address:
-        return address
     own = os.environ.get("XDG_RUNTIME_DIR", "")
-    inside = "docker.sock" if name == "docker" else "podman/podman.sock"
-    if own and os.geteuid() != 0 and os.path.exists(f"{own}/{inside}"):
-        return f"unix://{own}/{inside}"
-    return "unix:///var/run/docker.sock" if name == "docker" else f"unix:///run/{inside}"
+    if own and os.geteuid() != 0 and os.path.exists(f"{own}/{path}"):
+        return f"unix://{own}/{path}"
+    return f"unix://{folder}/{path}"
 
 
 def load_from_engine(

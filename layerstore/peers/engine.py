@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
+import ssl
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import quote
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from layerstore.net.transport import Answer
+    from layerstore.peers.engine_place import EngineTls
 
 API_VERSION = (1, 41)
 """The newest that is spoken here: docker 20.10's, and what podman 4 calls its own."""
@@ -47,6 +51,11 @@ MAX_ANSWER_BYTES = 16 << 20
 _MAX_LINE_BYTES = 1 << 20
 _MAX_IMAGES = 20_000
 _YEAR_9999_S = 253_402_300_799
+_PORTS = {"http": 2375, "https": 2376}
+_TLS_HINT = (
+    "for TLS set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the directory of the daemon's ca.pem "
+    "and your cert.pem and key.pem"
+)
 _HOST = "engine"
 """Stands in requests where HTTP wants a host; a socket has none."""
 
@@ -85,21 +94,30 @@ class Engine:
         address: ``unix:///path`` or ``tcp://host:port``.
         name: What messages call it: ``docker``, ``podman``.
         silence_s: How long it may say nothing.
+        tls: How it is spoken to by TLS, at an address of ``tcp://``.
 
     Raises:
-        InputError: The address is none.
+        InputError: The address is none, or the certificates cannot be used.
         EngineError: Nobody answers there, or not as an engine does.
     """
 
-    def __init__(self, address: str, name: str, *, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        *,
+        silence_s: float = SILENCE_S,
+        tls: EngineTls | None = None,
+    ) -> None:
         self.name = f"{name} at {address}"
         self._path = _socket_path(address)
-        self._base = parse_http_url(
-            f"http://{_HOST}/" if self._path else address.replace("tcp://", "http://", 1)
-        )
+        self._base = parse_http_url(f"http://{_HOST}/" if self._path else _url(address, tls))
         settings = HttpSettings(
             silence_s=silence_s, window_s=float("inf"), dial=self._dial, max_bytes=MAX_ANSWER_BYTES
         )
+        if tls is not None:
+            context = tls.context()
+            settings = replace(settings, tls=lambda _: context)
         self._transport = Transport(settings, Lifelines())
         self._prefix = ""
         self.is_podman = False
@@ -236,7 +254,11 @@ class Engine:
         try:
             with self._transport.exchange(request) as answer:
                 if answer.status != 200 and not (missing and answer.status == 404):
-                    raise EngineError(f"{self.name} says {answer.status}: {self._message(answer)}")
+                    said = self._message(answer)
+                    raise EngineError(
+                        f"{self.name} says {answer.status}: {said}",
+                        hint=_TLS_HINT if "HTTPS server" in said else None,
+                    )
                 yield answer
         except NetworkError as err:
             raise self._failed(err) from err
@@ -247,6 +269,8 @@ class Engine:
         if not self._prefix:
             variable = "DOCKER_HOST" if self.name.startswith("docker") else "CONTAINER_HOST"
             hint = f"start it, or name its socket: {variable}=unix:///path"
+        if isinstance(err.__cause__, ssl.SSLError):
+            return EngineError(f"{self.name}: {text}", hint=_TLS_HINT)
         return EngineError(f"{self.name}: {text}", hint=err.hint or hint)
 
     def _message(self, answer: Answer) -> str:
@@ -330,6 +354,13 @@ def _version(text: str) -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
+def _url(address: str, tls: EngineTls | None) -> str:
+    """Return the URL of an address that is no socket, with docker's port if it has none."""
+    scheme, rest = "http" if tls is None else "https", address.partition("://")[2].rstrip("/")
+    port = "" if re.search(r":[0-9]+$", rest) else f":{_PORTS[scheme]}"
+    return f"{scheme}://{rest}{port}"
+
+
 def _socket_path(address: str) -> str:
     """Return the path of a unix socket, "" for an address of another kind.
 
@@ -343,6 +374,6 @@ def _socket_path(address: str) -> str:
         return ""
     raise InputError(
         f"{address!r} is no address of an engine that can be reached from here",
-        hint="unix:///path/of/docker.sock, or tcp://host:port without TLS; for ssh:// forward the "
+        hint="unix:///path/of/docker.sock, or tcp://host:port; for ssh:// forward the "
         "socket: ssh -L /tmp/docker.sock:/var/run/docker.sock HOST",
     )
