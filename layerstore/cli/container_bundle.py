@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from layerstore.cli.container_flags import add_run_options, refuse_unsupported
+from layerstore.cli.container_mounts import inherited_mounts
 from layerstore.cli.container_options import settings_of
 from layerstore.errors import InputError
 from layerstore.light_typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ def bundle(options: argparse.Namespace, root: str) -> int:
     with Store.open(Path(root)) as store:
         image = store.resolve(options.image)
         config = image_defaults(store.get_blob(image.image_id))
-        settings = settings_of(options, config, command)
+        inherited = inherited_mounts(root, options.volumes_from)
+        settings = settings_of(options, config, command, inherited)
         write_bundle(store, image.image_id, image.layers, settings, os.path.abspath(directory))
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from layerstore.cli.container_commands import reference_of
-from layerstore.cli.container_end import each, names
+from layerstore.cli.container_several import each, each_or_all, names, names_or_all
 from layerstore.containers.records import find_id
+from layerstore.containers.states import PAUSED, RUNNING
 from layerstore.errors import InputError
 from layerstore.light_typing import TYPE_CHECKING
 
@@ -15,21 +16,29 @@ if TYPE_CHECKING:
     from layerstore.containers.settings import Settings
     from layerstore.runtime.settings import Limits
 
-pause_options = unpause_options = names
+
+def pause_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``pause`` takes."""
+    names_or_all(parser, "all that run")
 
 
 def pause(options: argparse.Namespace, root: str) -> int:
     """Let containers stand still."""
     from layerstore.containers import freezing
 
-    return each(options, root, lambda container: freezing.pause(root, container))
+    return each_or_all(options, root, (RUNNING,), lambda one: freezing.pause(root, one))
+
+
+def unpause_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``unpause`` takes."""
+    names_or_all(parser, "all that are paused")
 
 
 def unpause(options: argparse.Namespace, root: str) -> int:
     """Let containers go on."""
     from layerstore.containers import freezing
 
-    return each(options, root, lambda container: freezing.unpause(root, container))
+    return each_or_all(options, root, (PAUSED,), lambda one: freezing.unpause(root, one))
 
 
 def rename_options(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +60,7 @@ def rename(options: argparse.Namespace, root: str) -> int:
 
 _LIMITS = (
     "memory", "memory_swap", "cpus", "cpu_period", "cpu_quota", "cpu_shares", "cpuset_cpus",
-    "cpuset_mems",
+    "cpuset_mems", "memory_reservation", "blkio_weight",
 )  # fmt: skip
 
 
@@ -98,7 +107,14 @@ def _limits(options: argparse.Namespace, before: Limits) -> Limits:
     if words["memory_swap"] and not words["memory"] and before.memory:
         words["memory"] = str(before.memory)
     given = parse_limits(**words, shm_size=None, cgroup_parent=None, ulimits=())
-    after = before._replace(**{name: value for name, value in given._asdict().items() if value})
+    told = {name: value for name, value in given._asdict().items() if value}
+    told.pop("memory_swappiness")  # which update cannot change
+    after = before._replace(**told)
+    if 0 < after.memory < after.memory_reservation:
+        raise InputError(
+            "--memory would be below the reservation",
+            hint=f"give that, too: --memory-reservation {after.memory}",
+        )
     if 0 < after.memory_swap < after.memory:
         raise InputError(
             "--memory would be above the limit of memory and swap together",

@@ -107,7 +107,7 @@ COMMANDS: dict[str, Command] = {
     "rename": _inside("container_change", "rename", "Call a container otherwise."),
     "update": _inside("container_change", "update", "Change limits and restarts of containers."),
     "container": _inside("container_group", "group", "Commands of containers alone: rm, ls ..."),
-    "volume": _inside("container_group", "volume", "List, make and remove volumes."),
+    "volume": _inside("container_volume", "volume", "List, make and remove volumes."),
     "bundle": _entry("container_bundle", "bundle", "Write an image as a bundle for runtimes."),
     "warm": _entry("warm", "warm", "Leave a process loaded that run is faster with."),
     "generate": _entry("container_unit", "generate", "Print a systemd unit for a container."),

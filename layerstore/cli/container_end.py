@@ -4,57 +4,65 @@ from __future__ import annotations
 
 from layerstore.cli.container_commands import reference_of
 from layerstore.cli.container_options import signal_number
+from layerstore.cli.container_several import (
+    IGNORE_HELP,
+    each_or_all,
+    names,
+    names_or_all,
+    require_one_way,
+)
 from layerstore.cli.failure import tell_all
-from layerstore.cli.output import write_line
+from layerstore.cli.output import write_line, write_note
 from layerstore.cli.settings import current_run_base
 from layerstore.containers.records import find
 from layerstore.containers.settings import DEFAULT_STOP_SIGNAL
-from layerstore.errors import ConflictError, InputError, LayerstoreError
+from layerstore.containers.states import PAUSED, RESTARTING, RUNNING
+from layerstore.errors import ConflictError, FormatError, LayerstoreError, NotFoundError
 from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from layerstore.containers.records import Container
 
 
-def names(parser: argparse.ArgumentParser) -> None:
-    """Declare the containers that a command takes."""
-    parser.add_argument("containers", nargs="+", metavar="CONTAINER", help="names or ids")
-
-
-def each(options: argparse.Namespace, root: str, act: Callable[[Container], object]) -> int:
-    """Do something to every container that is named; one that fails does not stop the others."""
-    failures: list[LayerstoreError] = []
-    for reference in options.containers:
-        try:
-            act(find(root, reference_of(reference)))
-        except LayerstoreError as err:
-            failures.append(err)
-        else:
-            write_line(reference)
-    tell_all(failures)
-    return 0
-
-
-def stop_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``stop`` takes."""
+def _ending_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-t", "--time", "--timeout", type=int, metavar="SECONDS",
         help="until KILL; -1 for never (default: the container's, or 10)",
     )  # fmt: skip
-    names(parser)
+    parser.add_argument(
+        "-s", "--signal", metavar="SIGNAL", help="what asks it to end (default: the container's)"
+    )
+
+
+def stop_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``stop`` takes."""
+    _ending_options(parser)
+    parser.add_argument("-i", "--ignore", action="store_true", help=IGNORE_HELP)
+    names_or_all(parser, "all that run")
 
 
 def stop(options: argparse.Namespace, root: str) -> int:
     """Stop containers."""
     from layerstore.containers.lifecycle import stop as stop_one
 
-    return each(options, root, lambda container: stop_one(root, container, options.time))
+    number = _signal(options)
+
+    def act(container: Container) -> None:
+        stop_one(root, container, options.time, number)
+
+    return each_or_all(options, root, (RUNNING, PAUSED, RESTARTING), act)
 
 
-restart_options = stop_options
+def _signal(options: argparse.Namespace) -> int | None:
+    return None if options.signal is None else signal_number(options.signal)
+
+
+def restart_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``restart`` takes."""
+    _ending_options(parser)
+    names_or_all(parser, "all there are, whether they run or not")
 
 
 def restart(options: argparse.Namespace, root: str) -> int:
@@ -62,21 +70,23 @@ def restart(options: argparse.Namespace, root: str) -> int:
     from layerstore.cli.container_run import start_again
     from layerstore.containers.lifecycle import stop as stop_one
 
+    number = _signal(options)
+
     def act(container: Container) -> None:
         if container.settings.auto_remove:
             raise ConflictError(
                 f"container {container.name} is removed at its end", hint="stop it, and run another"
             )
-        stop_one(root, container, options.time)
+        stop_one(root, container, options.time, number)
         start_again(root, container, attached=False).connection.close()
 
-    return each(options, root, act)
+    return each_or_all(options, root, (), act)
 
 
 def kill_options(parser: argparse.ArgumentParser) -> None:
     """Declare what ``kill`` takes."""
     parser.add_argument("-s", "--signal", default="KILL", metavar="SIGNAL", help="(default: KILL)")
-    names(parser)
+    names_or_all(parser, "all that run")
 
 
 def kill(options: argparse.Namespace, root: str) -> int:
@@ -94,7 +104,7 @@ def kill(options: argparse.Namespace, root: str) -> int:
         heard = number == 9 or container.settings.stop_signal in (number, DEFAULT_STOP_SIGNAL)
         send_signal(root, container, number, heard=heard)
 
-    return each(options, root, act)
+    return each_or_all(options, root, (RUNNING, PAUSED), act)
 
 
 def wait_options(parser: argparse.ArgumentParser) -> None:
@@ -118,24 +128,37 @@ def wait(options: argparse.Namespace, root: str) -> int:
 
 def rm_options(parser: argparse.ArgumentParser) -> None:
     """Declare what ``container rm`` takes."""
-    parser.add_argument("-f", "--force", action="store_true", help="kill those that run")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="kill those that run; none need be there"
+    )
     parser.add_argument("-v", "--volumes", action="store_true", help="anonymous volumes, too")
-    parser.add_argument("containers", nargs="*", metavar="CONTAINER", help="names or ids")
+    parser.add_argument("-i", "--ignore", action="store_true", help=IGNORE_HELP)
+    names_or_all(parser, "all there are", short=False)
 
 
 def rm(options: argparse.Namespace, root: str) -> int:
     """Remove containers."""
+    from layerstore.cli.container_list import filtered
     from layerstore.containers.lifecycle import remove
     from layerstore.containers.records import find_id
 
-    if not options.containers:
-        raise InputError("name containers to remove", hint="layerstore ps -a")
+    require_one_way(options)
     base = current_run_base(root)
     failures: list[LayerstoreError] = []
+    if not options.containers:
+        unreadable: list[FormatError] = []
+        rows = filtered(root, options.filter, unreadable)
+        options.containers = [row.container.container_id for row in rows]
+        failures += unreadable  # which of them are meant, their records alone could tell
     for reference in options.containers:
         try:
             container_id = find_id(root, reference_of(reference))
             remove(root, base, container_id, force=options.force, volumes=options.volumes)
+        except NotFoundError as err:
+            if not options.ignore and not options.force:
+                failures.append(err)
+            elif not options.ignore:
+                write_note(f"note: {err.message}")
         except LayerstoreError as err:
             failures.append(err)
         else:

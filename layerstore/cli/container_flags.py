@@ -15,29 +15,38 @@ if TYPE_CHECKING:
 
 _WITHOUT_VALUE = ("--publish-all", "--oom-kill-disable")
 
+_ON_GROUP = "set it on a control group of yours: --cgroup-parent"
 REFUSED = {
     "--publish": "a network of its own is needed; with --network host its ports are the host's",
     "--publish-all": "with --network host all ports of a container are the host's",
     "--link": "containers on the host's network reach each other at 127.0.0.1",
     "--ip": "a container has the host's network, or none",
-    "--net-alias": "a container has the host's network, or none",
+    "--ip6": "a container has the host's network, or none",
+    "--network-alias": "a container has the host's network, or none",
+    "--link-local-ip": "a container has the host's network, or none",
     "--mac-address": "a container has the host's network, or none",
     "--gpus": "give the devices: --device /dev/nvidia0 ...",
     "--device-cgroup-rule": "give the devices: --device PATH",
-    "--volumes-from": "name the volumes: --volume NAME:PATH",
     "--volume-driver": "volumes are directories of the store; mount others on the host first",
-    "--ipc": "a container has its own",
     "--pid": "a container has its own; from outside: nsenter, or layerstore exec",
     "--uts": "a container has its own; --hostname names it",
     "--cgroupns": "a container sees its host's",
     "--isolation": "containers are those of runc or crun",
     "--storage-opt": "what a container writes is limited by the disk of the store",
-    "--log-driver": "logs are files: --log-opt max-size=10m, or max-size=-1 for none",
     "--oom-kill-disable": "give it more --memory",
     "--kernel-memory": "the kernel has given it up",
-    "--blkio-weight": "set it on the control group: --cgroup-parent",
-    "--device-read-bps": "set it on the control group: --cgroup-parent",
-    "--device-write-bps": "set it on the control group: --cgroup-parent",
+    "--blkio-weight-device": _ON_GROUP,
+    "--device-read-bps": _ON_GROUP,
+    "--device-read-iops": _ON_GROUP,
+    "--device-write-bps": _ON_GROUP,
+    "--device-write-iops": _ON_GROUP,
+    "--cpu-rt-period": _ON_GROUP,
+    "--cpu-rt-runtime": _ON_GROUP,
+    "--domainname": "NIS is not set up; --hostname NAME.DOMAIN is the name with its domain",
+    "--pod": "containers share the host's network, so one reaches the others at 127.0.0.1",
+    "--secret": "show the file: --volume FILE:/run/secrets/NAME:ro",
+    "--tz": "--env TZ=Europe/Berlin, or --volume /etc/localtime:/etc/localtime:ro",
+    "--use-api-socket": "there is no daemon; docker's: --volume /run/docker.sock:/run/docker.sock",
 }
 """What docker's ``run`` has and ours has not, with what does the like."""
 
@@ -52,6 +61,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, runs: bool) -> None:
     add("-t", "--tty", action="store_true", help="give it a terminal")
     add("--rm", action="store_true", help="remove it when it ends, anonymous volumes too")
     add("--name", default="", metavar="NAME", help="what to call it")
+    add("--replace", action="store_true", help="with --name: in the place of one called so")
     add("--cidfile", metavar="FILE", help="write its id there")
     add("--pull", choices=("missing", "always", "never"), default="missing", help=_PULL_HELP)
     add("--platform", metavar="OS/ARCH", help="refuse an image for another one")
@@ -67,7 +77,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, runs: bool) -> None:
 def _add_refused(add: _Add) -> None:
     # Of whoever gave us a parser; a light one prints no help.
     suppress = getattr(sys.modules.get("argparse"), "SUPPRESS", "")
-    short = {"--publish": ("-p",), "--publish-all": ("-P",)}
+    short = {"--publish": ("-p",), "--publish-all": ("-P",), "--network-alias": ("--net-alias",)}
     for option in REFUSED:
         names, dest = (option, *short.get(option, ())), f"refused{option}"
         if option in _WITHOUT_VALUE:
@@ -99,6 +109,7 @@ def _add_process_options(add: _Add) -> None:
     add("--stop-signal", metavar="SIGNAL", help="what stop sends (default: the image's, or TERM)")
     add("--stop-timeout", type=int, metavar="SECONDS", help="until KILL (default: 10)")
     _many(add, "--log-opt", metavar="NAME=VALUE", help="max-size=10m, max-file=2")
+    add("--log-driver", metavar="NAME", help="none for no log; all others of files are one here")
 
 
 def _add_health(add: _Add) -> None:
@@ -118,6 +129,7 @@ def add_changing_limits(add: _Add) -> None:
     """Declare the limits that a container that runs can be given, too."""
     add("-m", "--memory", metavar="SIZE", help="memory at most")
     add("--memory-swap", metavar="SIZE", help="memory and swap together, -1 for all swap")
+    add("--memory-reservation", metavar="SIZE", help="what it keeps when memory is short")
     add("--cpus", metavar="N", help="processors it may keep busy: 1.5")
     add("--cpu-period", type=int, metavar="US", help="microseconds until the quota begins anew")
     add("--cpu-quota", type=int, metavar="US", help="microseconds of processors in a period")
@@ -125,10 +137,12 @@ def add_changing_limits(add: _Add) -> None:
     add("--cpuset-cpus", metavar="LIST", help="processors: 0-2,4")
     add("--cpuset-mems", metavar="LIST", help="memory nodes")
     add("--pids-limit", type=int, metavar="N", help="processes at most; -1 for no limit")
+    add("--blkio-weight", type=int, metavar="N", help="weight at disks beside others: 10 to 1000")
 
 
 def _add_limits(add: _Add) -> None:
     add_changing_limits(add)
+    add("--memory-swappiness", type=int, metavar="N", help="readiness to swap: 0 to 100")
     _many(add, "--ulimit", metavar="NAME=SOFT[:HARD]", help="as of setrlimit")
     add("--shm-size", metavar="SIZE", help="size of /dev/shm (default: 64m)")
     add("--cgroup-parent", metavar="PATH", help="control group below which its own is made")
@@ -138,12 +152,15 @@ def _add_limits(add: _Add) -> None:
 def _add_places(add: _Add) -> None:
     _many(add, "-v", "--volume", metavar="[SOURCE:]TARGET[:ro]", help="a directory or a volume")
     _many(add, "--mount", metavar="type=...,target=...", help="bind, volume or tmpfs")
+    _many(add, "--volumes-from", metavar="CONTAINER[:ro]", help="all that it has, no tmpfs")
     _many(add, "--tmpfs", metavar="TARGET[:OPTIONS]", help="a file system in memory")
     add("--read-only", action="store_true", help="nothing of the image may be written")
     add("--network", "--net", default="host", metavar="host|none", help="(default: host)")
     _many(add, "--add-host", metavar="NAME:IP", help="line of /etc/hosts")
     _many(add, "--dns", metavar="IP", help="who answers for names")
     _many(add, "--device", metavar="PATH[:TARGET][:rwm]", help="a device of the host")
+    add("--ipc", metavar="private|host", help="its own shared memory, or the host's")
+    _many(add, "--expose", metavar="PORT", help="docker's; ports are the host's anyway")
     add("--runtime", metavar="NAME", help="OCI runtime, by name or path")
 
 

@@ -25,8 +25,17 @@ from layerstore.containers.records import (
     find,
     upper_of,
 )
-from layerstore.containers.states import CREATED, EXITED, RESTARTING, RUNNING, State, health_of
+from layerstore.containers.states import (
+    CREATED,
+    EXITED,
+    PAUSED,
+    RESTARTING,
+    RUNNING,
+    State,
+    health_of,
+)
 from layerstore.errors import FormatError, InputError, LayerstoreError
+from layerstore.light_re import DIGITS, LETTERS, only
 from layerstore.light_typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -35,11 +44,10 @@ if TYPE_CHECKING:
 
     from layerstore.containers.settings import HealthCheck
 
-PAUSED = "paused"
 _COMMAND_WIDTH = 20
 _FILTERS = (
     "id", "name", "status", "label", "ancestor", "exited", "restart-policy", "volume", "network",
-    "health",
+    "health", "before", "since",
 )  # fmt: skip
 
 
@@ -71,6 +79,8 @@ def ps_options(parser: argparse.ArgumentParser) -> None:
     add("-l", "--latest", action="store_true", help="the newest one, whatever it does")
     add("-n", "--last", type=int, default=-1, metavar="N", help="the newest ones")
     add("--no-trunc", action="store_true", help="print whole ids and commands")
+    add("-s", "--size", action="store_true", help="what each has written, and sees in all")
+    add("--noheading", action="store_true", help="print no line of titles")
     add("-f", "--filter", action="append", default=[], metavar="NAME=VALUE", help=_FILTER_HELP)
     add("--format", default="table", metavar="table|json|TEMPLATE", help=_FORMAT_HELP)
     add("--json", dest="format", action="store_const", const="json", help="as --format json")
@@ -97,11 +107,15 @@ def ps(options: argparse.Namespace, root: str) -> int:
     elif options.format == "json":
         write_json([row_to_json(row) for row in rows])
     elif options.format == "table":
-        _print_table(rows, cut=cut)
+        _print_table(rows, root, options)
     else:
         from layerstore.cli.templates import print_rows
 
-        print_rows(options.format, [_fields(row, cut=cut) for row in rows], _TITLES)
+        told = [_fields(row, cut=cut) for row in rows]
+        if options.size or ".Size" in options.format:
+            for fields, size in zip(told, _sizes(rows, root), strict=True):
+                fields["Size"] = size
+        print_rows(options.format, told, _TITLES)
     tell_all(unreadable)
     return 0
 
@@ -124,15 +138,37 @@ def filtered(
     by_name: dict[str, list[str]] = {}
     for name, value in tests:
         by_name.setdefault(name, []).append(value)
+    for name in ("before", "since"):
+        by_name[name] = [_created(root, value) for value in by_name.get(name, ())]
     rows = []
     for container in list(all_containers(root, unreadable)):
         state = settle(root, container)
         if not os.path.isdir(directory_of(root, container.container_id)):
             continue  # it was to go at its end
         row = Row(container, state)
-        if all(any(_passes(row, n, v) for v in values) for n, values in by_name.items()):
+        if all(any(_passes(row, n, v) for v in values) for n, values in by_name.items() if values):
             rows.append(row)
     return sorted(rows, key=lambda row: -row.container.created)
+
+
+def _created(root: str, reference: str) -> str:
+    return repr(find(root, reference).created)
+
+
+_PLAIN = LETTERS + DIGITS + "_-"
+
+
+def _is_named(container: Container, wanted: str) -> bool:
+    """Whether a name is what a filter wants: a part of it, or docker's regular expression."""
+    if only(wanted, _PLAIN):
+        return wanted in container.name
+    import re
+
+    try:
+        # docker's names begin with a slash inside, and its users write it.
+        return any(re.search(wanted, name) for name in (container.name, f"/{container.name}"))
+    except re.error as err:
+        raise InputError(f"{wanted!r} in --filter name is no expression: {err}") from err
 
 
 def _passes(row: Row, name: str, value: str) -> bool:
@@ -142,7 +178,11 @@ def _passes(row: Row, name: str, value: str) -> bool:
         case "id":
             return container.container_id.startswith(value)
         case "name":
-            return value in container.name
+            return _is_named(container, value)
+        case "before":
+            return container.created < float(value)
+        case "since":
+            return container.created > float(value)
         case "status":
             return row.status == value
         case "label":
@@ -230,11 +270,22 @@ def _fields(row: Row, *, cut: bool) -> dict[str, object]:
     }
 
 
-def _print_table(rows: Iterable[Row], *, cut: bool) -> None:
+def _sizes(rows: Sequence[Row], root: str) -> list[str]:
+    from layerstore.cli.container_sizes import sizes_of
+
+    found = sizes_of(root, [row.container for row in rows])
+    return [str(found[row.container.container_id]) for row in rows]
+
+
+def _print_table(rows: Sequence[Row], root: str, options: argparse.Namespace) -> None:
     columns = ("ID", "Image", "Command", "RunningFor", "Status", "Names")
     headers = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]
-    fields = [_fields(row, cut=cut) for row in rows]
-    write_table(headers, [[str(found[column]) for column in columns] for found in fields])
+    fields = [_fields(row, cut=not options.no_trunc) for row in rows]
+    lines = [[str(found[column]) for column in columns] for found in fields]
+    if options.size:
+        headers.append("SIZE")
+        lines = [[*line, size] for line, size in zip(lines, _sizes(rows, root), strict=True)]
+    write_table([] if options.noheading else headers, lines)
 
 
 def row_to_json(row: Row) -> dict[str, object]:
@@ -373,6 +424,10 @@ def _host_config(container: Container) -> dict[str, Any]:
         "Init": bool(settings.init),
         "Memory": limits.memory,
         "MemorySwap": limits.memory_swap,
+        "MemoryReservation": limits.memory_reservation,
+        "MemorySwappiness": None if limits.memory_swappiness < 0 else limits.memory_swappiness,
+        "BlkioWeight": limits.blkio_weight,
+        "IpcMode": settings.ipc,
         "CpuPeriod": limits.cpu_period,
         "CpuQuota": limits.cpu_quota,
         "CpuShares": limits.cpu_shares,

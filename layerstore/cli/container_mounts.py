@@ -19,8 +19,13 @@ _VOLUME_WORDS = {"ro", "rw", "z", "Z", "nocopy", "bind", "rbind", *_PROPAGATIONS
 _SELINUX = "/sys/fs/selinux/enforce"
 
 
-def mounts_of(options: argparse.Namespace, config: ImageDefaults) -> tuple[MountRequest, ...]:
+def mounts_of(
+    options: argparse.Namespace, config: ImageDefaults, inherited: Sequence[MountRequest] = ()
+) -> tuple[MountRequest, ...]:
     """Return all mounts that a container asks for, by the user's words and its image's.
+
+    What other containers have gives way to its user's own words, and is in the place of what
+    its image asks for.
 
     Raises:
         InputError: A word that means nothing, or two mounts with one target.
@@ -34,12 +39,45 @@ def mounts_of(options: argparse.Namespace, config: ImageDefaults) -> tuple[Mount
     for target in targets:
         if targets.count(target) > 1:
             raise InputError(f"two mounts have the target {target}")
+    # Of two containers that have something in one place the one named last has it, as docker's.
+    for mount in {mount.target: mount for mount in inherited}.values():
+        if mount.target not in targets:
+            found.append(mount)
+            targets.append(mount.target)
     found += [
         MountRequest("volume", "", target, anonymous=True)
         for path in config.volumes
         if (target := _target(path, "VOLUME of the image")) not in targets and target != "/"
     ]
     return tuple(found)
+
+
+def inherited_mounts(root: str, words: Sequence[str]) -> list[MountRequest]:
+    """Return what the containers of ``--volumes-from`` have: volumes and directories of the host.
+
+    Args:
+        root: The store.
+        words: ``CONTAINER``, or with ``:ro`` or ``:rw`` behind it.
+
+    Raises:
+        NotFoundError: There is no such container.
+        InputError: What stands behind its name means nothing.
+    """
+    from layerstore.containers.records import find
+
+    found = []
+    for word in words:
+        name, colon, access = word.partition(":")
+        if colon and access not in ("ro", "rw", "z", "Z"):
+            raise InputError(f"--volumes-from {word}: no option {access!r}", hint="ro, or rw")
+        for mount in find(root, name).settings.mounts:
+            if mount.kind == "tmpfs":
+                continue
+            options = mount.options
+            if access == "ro" and "ro" not in options:
+                options = (*options, "ro")
+            found.append(mount._replace(options=options))
+    return found
 
 
 def _target(path: str, what: str) -> str:

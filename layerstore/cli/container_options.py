@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from layerstore.containers.image_config import ImageDefaults
+    from layerstore.containers.settings import MountRequest
 
 _FILE_MAX_BYTES = 4 << 20
 _NAME = Pattern(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -41,7 +42,10 @@ _HEAD_BYTES = 4096
 
 
 def settings_of(
-    options: argparse.Namespace, config: ImageDefaults, command: Sequence[str]
+    options: argparse.Namespace,
+    config: ImageDefaults,
+    command: Sequence[str],
+    inherited: Sequence[MountRequest] = (),
 ) -> Settings:
     """Return what a container is to be, by the user's words and its image's config.
 
@@ -49,6 +53,7 @@ def settings_of(
         options: Of the parser.
         config: The image's.
         command: What stands behind the image's name.
+        inherited: Mounts of the containers that ``--volumes-from`` names.
 
     Raises:
         InputError: A word that means nothing, or two that contradict each other.
@@ -63,8 +68,10 @@ def settings_of(
         cpu_shares=options.cpu_shares, cpuset_cpus=options.cpuset_cpus,
         cpuset_mems=options.cpuset_mems, shm_size=options.shm_size,
         cgroup_parent=options.cgroup_parent, ulimits=options.ulimit,
+        memory_reservation=options.memory_reservation,
+        memory_swappiness=options.memory_swappiness, blkio_weight=options.blkio_weight,
     )  # fmt: skip
-    log_max_bytes, log_files = _log_options(options.log_opt)
+    log_max_bytes, log_files = _log_options(options.log_driver, options.log_opt)
     settings = Settings(
         args=_args(options, config, command),
         env=env,
@@ -79,7 +86,7 @@ def settings_of(
         limits=limits,
         pids=parse_pids(options.pids_limit),
         read_only=options.read_only,
-        mounts=mounts_of(options, config),
+        mounts=mounts_of(options, config, inherited),
         network=_network(options.network),
         extra_hosts=parse_extra_hosts(options.add_host),
         dns=tuple(_address(word) for word in options.dns),
@@ -99,6 +106,7 @@ def settings_of(
         log_files=log_files,
         runtime=runtime_of(options.runtime),
         health=health_of(options, config),
+        ipc=_ipc(options.ipc),
     )
     return _without_contradictions(_secured(settings, options.security_opt))
 
@@ -254,6 +262,12 @@ def _network(name: str) -> str:
     return name
 
 
+def _ipc(word: str | None) -> str:
+    if word not in (None, "", "private", "shareable", "host"):
+        raise InputError(f"--ipc {word} is not supported", hint="private, or host")
+    return "host" if word == "host" else "private"
+
+
 def userns_of(word: str) -> str:
     """Return the user namespace that an option asks for.
 
@@ -337,10 +351,20 @@ def _stop_timeout(options: argparse.Namespace, config: ImageDefaults) -> int:
     return DEFAULT_STOP_TIMEOUT_S if config.stop_timeout_s is None else config.stop_timeout_s
 
 
-def _log_options(words: Sequence[str]) -> tuple[int, int]:
+_LOGS_IN_FILES = ("json-file", "local", "k8s-file")
+
+
+def _log_options(driver: str | None, words: Sequence[str]) -> tuple[int, int]:
     from layerstore.units import parse_size
 
     size, files = Settings._field_defaults["log_max_bytes"], Settings._field_defaults["log_files"]
+    if driver == "none":
+        return -1, files
+    if driver not in (None, *_LOGS_IN_FILES):
+        raise InputError(
+            f"--log-driver {driver} is not supported: logs are files",
+            hint="--log-opt max-size=10m; or --log-driver none",
+        )
     for word in words:
         name, value = _pair(word, "--log-opt")
         if name == "max-size":

@@ -7,6 +7,7 @@ import os
 import sys
 
 from layerstore.cli.container_flags import add_run_options, refuse_unsupported
+from layerstore.cli.container_mounts import inherited_mounts
 from layerstore.cli.container_options import runtime_of, settings_of, userns_of
 from layerstore.cli.container_root import be_root
 from layerstore.cli.failure import describe, show, tell_all
@@ -169,17 +170,33 @@ def _make(options: argparse.Namespace, root: str, allotted: Allotted) -> Contain
     from layerstore.store.paths import StorePaths
 
     paths = StorePaths(root)
+    if options.replace:
+        _make_room(root, options.name)
     with contextlib.closing(Catalog(paths)) as catalog:
         image = _image(catalog, options, root)
         config = image_defaults(get_blob(paths, image.image_id))
         _require_platform(options.platform, config.platform)
-        settings = settings_of(options, config, options.command)
+        inherited = inherited_mounts(root, options.volumes_from) if options.volumes_from else ()
+        settings = settings_of(options, config, options.command, inherited)
 
         def confirm() -> None:
             if catalog.image_after_writers(image.image_id) is None:
                 raise NotFoundError(f"image {options.image} was removed meanwhile")
 
         return make(root, allotted, image, options.image, settings, options.name, confirm)
+
+
+def _make_room(root: str, name: str) -> None:
+    """Remove the container of a name, if there is one, as podman's ``--replace`` does."""
+    from layerstore.containers.lifecycle import remove
+    from layerstore.containers.records import id_of_name
+
+    if not name:
+        raise InputError("--replace needs --name", hint="--replace --name NAME")
+    container_id = id_of_name(root, name)
+    if container_id:
+        with contextlib.suppress(NotFoundError):
+            remove(root, current_run_base(root), container_id, force=True, volumes=False)
 
 
 def _note_use(root: str, container: Container) -> None:

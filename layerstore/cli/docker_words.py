@@ -40,6 +40,7 @@ INSTEAD = {
     "container port": "ports of a container are the host's: ss -ltnp",
     "context": "--store DIR names a store, $LAYERSTORE_ROOT the usual one",
     "events": "layerstore ps -a, layerstore wait NAME",
+    "image exists": "layerstore inspect --type image NAME >/dev/null, whose status tells",
     "image prune": "layerstore gc frees what nothing needs; --keep-last 3 removes old names",
     "info": "layerstore doctor says what works here, layerstore df what the store holds",
     "machine": "layerstore runs on this host: layerstore doctor",

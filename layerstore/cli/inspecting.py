@@ -27,7 +27,7 @@ def inspect_options(parser: argparse.ArgumentParser) -> None:
     add("-f", "--format", default="json", metavar="json|TEMPLATE",
         help="json, or a template: '{{.Id}}', '{{json .Config}}'")  # fmt: skip
     add("--type", choices=KINDS, help="look for images alone, or containers alone")
-    add("-s", "--size", action="store_true", help="docker's; sizes are said anyway")
+    add("-s", "--size", action="store_true", help="of containers: SizeRw, SizeRootFs")
     add("--json", dest="format", action="store_const", const="json", help="as --format json")
 
 
@@ -37,7 +37,7 @@ def inspect(options: argparse.Namespace, root: str) -> int:
     failures: list[LayerstoreError] = []
     for name, kind in _kinds(options, root):
         try:
-            found.append(_inspect_one(name, kind, root))
+            found.append(_inspect_one(name, kind, root, sizes=options.size))
         except LayerstoreError as err:
             failures.append(err)
     if options.format in ("json", "table"):
@@ -66,13 +66,20 @@ def _kinds(options: argparse.Namespace, root: str) -> list[tuple[str, str]]:
     return kinds
 
 
-def _inspect_one(name: str, kind: str, root: str) -> dict[str, object]:
+def _inspect_one(name: str, kind: str, root: str, *, sizes: bool) -> dict[str, object]:
     if kind == "container":
         from layerstore.cli.container_commands import reference_of
         from layerstore.cli.container_list import inspect_container
         from layerstore.containers.records import find
 
-        return inspect_container(root, find(root, reference_of(name)))
+        container = find(root, reference_of(name))
+        told = inspect_container(root, container)
+        if sizes:
+            from layerstore.cli.container_sizes import sizes_of
+
+            size = sizes_of(root, [container])[container.container_id]
+            told |= {"SizeRw": size.written, "SizeRootFs": size.seen}
+        return told
     from pathlib import Path
 
     from layerstore.store.store import Store

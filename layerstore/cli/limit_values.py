@@ -93,6 +93,9 @@ def parse_limits(
     shm_size: str | None,
     cgroup_parent: str | None,
     ulimits: Sequence[str],
+    memory_reservation: str | None = None,
+    memory_swappiness: int | None = None,
+    blkio_weight: int | None = None,
 ) -> Limits:
     """Return what steps may use, by docker's rules for what goes with what.
 
@@ -105,6 +108,15 @@ def parse_limits(
     period, quota = _cpu_time(cpus, cpu_period, cpu_quota)
     if cpu_shares is not None and cpu_shares < 2:  # the kernel's smallest
         raise InputError(f"--cpu-shares {cpu_shares} is less than 2", hint="1024 is usual")
+    if memory_swappiness is not None and not -1 <= memory_swappiness <= 100:
+        raise InputError(
+            f"--memory-swappiness {memory_swappiness} is not between 0 and 100",
+            hint="-1 leaves it to the host",
+        )
+    if blkio_weight and not 10 <= blkio_weight <= 1000:
+        raise InputError(
+            f"--blkio-weight {blkio_weight} is not between 10 and 1000", hint="500 is usual"
+        )
     return Limits(
         memory=bytes_memory,
         memory_swap=_swap(memory_swap, bytes_memory),
@@ -115,6 +127,9 @@ def parse_limits(
         cpuset_mems=_cpu_list("--cpuset-mems", cpuset_mems),
         shm_size=_shm_size(shm_size),
         cgroup_parent=_cgroup_parent(cgroup_parent),
+        memory_reservation=_reservation(memory_reservation, bytes_memory),
+        memory_swappiness=-1 if memory_swappiness is None else memory_swappiness,
+        blkio_weight=blkio_weight or 0,
         ulimits=tuple({limit.name: limit for limit in map(parse_ulimit, ulimits)}.values()),
     )
 
@@ -156,6 +171,16 @@ def _swap(text: str | None, memory: int) -> int:
     value = parse_size(text)
     if value < memory:
         raise InputError("--memory-swap is memory and swap together: it cannot be below --memory")
+    return value
+
+
+def _reservation(text: str | None, memory: int) -> int:
+    value = parse_size(text) if text else 0
+    if memory and value > memory:
+        raise InputError(
+            f"--memory-reservation {text} is above --memory",
+            hint="it is what is left to a container when memory is short: less than it may have",
+        )
     return value
 
 

@@ -51,9 +51,14 @@ def write_json(value: object) -> None:
 
 
 def write_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns as docker does: left aligned, three spaces between them."""
-    cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    """Print columns as docker does: left aligned, three spaces between them.
+
+    Without headers there are the rows alone.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if headers:
+        cells.insert(0, list(headers))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         line = "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         sys.stdout.write(line.rstrip() + "\n")

@@ -8,7 +8,7 @@ import typer
 
 from layerstore.cli.common import DryRun, Json, settings_of
 from layerstore.cli.failure import tell_all
-from layerstore.cli.output import short_id, write_json, write_line, write_table
+from layerstore.cli.output import short_id, write_json, write_line, write_note, write_table
 
 if TYPE_CHECKING:
     from layerstore.errors import LayerstoreError
@@ -35,7 +35,8 @@ def remove(
         typer.Option(
             "--force",
             "-f",
-            help="Remove all names of an image given by its id, and pinned ones.",
+            help="Remove all names of an image given by its id, and pinned ones; "
+            "what is not there is no failure.",
         ),
     ] = False,
     dry_run: DryRun = False,
@@ -47,6 +48,7 @@ def remove(
     """
     from layerstore.cli.container_root import join_to_read_for
     from layerstore.errors import LayerstoreError
+    from layerstore.store.failures import ImageNotFoundError
 
     failures: list[LayerstoreError] = []
     settings = settings_of(context)
@@ -62,7 +64,10 @@ def remove(
                     for removal in planned:
                         _execute_removal(store, removal, force=force)
             except LayerstoreError as err:
-                failures.append(err)
+                if force and isinstance(err, ImageNotFoundError):  # as docker's
+                    write_note(f"note: {err.message}")
+                else:
+                    failures.append(err)
                 continue
             gone.update(name for removal in planned for name in removal.names)
             removals += planned

@@ -441,13 +441,19 @@ def _send(state: State, number: int) -> bool:
     return False
 
 
-def stop(store_root: str, container: Container, timeout_s: int | None = None) -> None:
+def stop(
+    store_root: str,
+    container: Container,
+    timeout_s: int | None = None,
+    number: int | None = None,
+) -> None:
     """Ask a container to end, kill it if it does not, and wait for its end.
 
     Args:
         store_root: The store.
         container: Which; one that does not run is left as it is.
         timeout_s: Seconds it has; -1 for all it takes, None for what it was made with.
+        number: Of the signal that asks it; None for what it was made with.
 
     Raises:
         ContainerError: It does not end.
@@ -458,7 +464,8 @@ def stop(store_root: str, container: Container, timeout_s: int | None = None) ->
         _wake_monitor(state)
     elif state.status == RUNNING:
         with contextlib.suppress(ConflictError):
-            send_signal(store_root, container, container.settings.stop_signal, heard=True)
+            asks = container.settings.stop_signal if number is None else number
+            send_signal(store_root, container, asks, heard=True)
     else:
         return
     seconds = container.settings.stop_timeout_s if timeout_s is None else timeout_s

@@ -85,6 +85,7 @@ class Settings(NamedTuple):
         log_files: How many there are then.
         runtime: Name or path of the OCI runtime; empty for what works.
         health: Its check, run by its monitor.
+        ipc: ``private``, or ``host`` for the host's shared memory and queues.
     """
 
     args: tuple[str, ...]
@@ -124,6 +125,7 @@ class Settings(NamedTuple):
     log_files: int = 2
     runtime: str = ""
     health: HealthCheck | None = None
+    ipc: str = "private"
 
 
 def settings_from_json(value: object) -> Settings:

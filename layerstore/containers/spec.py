@@ -116,6 +116,8 @@ def runtime_config(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     _label(settings, prepared.apparmor, process)
     config["root"]["readonly"] = settings.read_only
     config["hostname"] = settings.hostname
+    if settings.ipc == "host":
+        _share_ipc(config, owned=not (prepared.ids or prepared.idmap))
     if settings.oom_score is not None:
         process["oomScoreAdj"] = settings.oom_score
     if settings.pids:
@@ -128,6 +130,24 @@ def runtime_config(settings: Settings, prepared: Prepared) -> dict[str, Any]:
     if prepared.idmap:
         _map_ids(prepared.idmap, linux)
     return config
+
+
+def _share_ipc(config: dict[str, Any], *, owned: bool) -> None:
+    """Give a container the host's shared memory and message queues, as docker does.
+
+    Args:
+        config: Of the container.
+        owned: Whether it may mount what belongs to the host's namespace; else it sees no queues.
+    """
+    linux = config["linux"]
+    linux["namespaces"] = [one for one in linux["namespaces"] if one["type"] != "ipc"]
+    if not owned:
+        mounts = config["mounts"]
+        config["mounts"] = [one for one in mounts if one["destination"] != "/dev/mqueue"]
+    for mount in config["mounts"]:
+        if (mount["destination"], mount["source"]) == ("/dev/shm", "shm"):  # noqa: S108 -- its own
+            options = ["rbind", "nosuid", "noexec", "nodev"]
+            mount |= {"type": "bind", "source": "/dev/shm", "options": options}  # noqa: S108 -- the host's
 
 
 def _show_groups(settings: Settings, prepared: Prepared, config: dict[str, Any]) -> None:

@@ -26,6 +26,8 @@ CREATED = "created"
 RUNNING = "running"
 RESTARTING = "restarting"
 EXITED = "exited"
+PAUSED = "paused"
+"""In the place of ``running``, of a container that stands still; no state of its file."""
 
 UNKNOWN_CODE = 255
 _STATE_MAX_BYTES = 1 << 20

@@ -49,7 +49,7 @@ class Usage(NamedTuple):
 
 def usage_of(container_id: str, state: State) -> Usage | None:
     """Return what a container takes; None if it runs no more."""
-    groups = _groups(container_id, state.pid)
+    groups = groups_of(container_id, state.pid)
     found = _of_groups(groups) if groups else _of_processes(state)
     if not is_process(state):
         return None
@@ -59,7 +59,7 @@ def usage_of(container_id: str, state: State) -> Usage | None:
 
 def processes_of(container_id: str, state: State) -> list[int]:
     """Return the pids of a container's processes, as we see them, in the order of their pids."""
-    groups = _groups(container_id, state.pid)
+    groups = groups_of(container_id, state.pid)
     if not groups:
         return sorted(_of_namespace(state.pid))
     top = groups.get(_UNIFIED) or groups.get("pids") or next(iter(groups.values()))
@@ -70,8 +70,11 @@ def processes_of(container_id: str, state: State) -> list[int]:
     return sorted(pid for pid in pids if pid)  # 0 is one that our pid namespace does not see
 
 
-def _groups(container_id: str, pid: int) -> dict[str, str]:
-    """Return the directory of a container's group for each controller, as far as it has its own."""
+def groups_of(container_id: str, pid: int) -> dict[str, str]:
+    """Return the directory of a container's group for each controller, as far as it has its own.
+
+    That of version 2 is under "".
+    """
     found: dict[str, str] = {}
     with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
         for line in file.read().splitlines():

@@ -11,7 +11,7 @@ import errno
 import os
 
 from layerstore.errors import ConflictError, ContainerError, InputError, NotFoundError
-from layerstore.light_re import Pattern
+from layerstore.light_re import HEX, Pattern, only
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _NAME = Pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
+_ANONYMOUS_HEX = 64
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
 """What rename(2) says of a name that somebody else has made."""
 
@@ -54,6 +55,16 @@ def make_volume(store_root: str, name: str) -> bool:
         return False
     os.chmod(data, 0o755)  # noqa: S103 -- containers' users see it, inside a store of 0700
     return True
+
+
+def new_volume_name() -> str:
+    """Return a name that nobody has given a volume."""
+    return os.urandom(_ANONYMOUS_HEX // 2).hex()
+
+
+def is_anonymous(name: str) -> bool:
+    """Whether a volume is called as one that nobody named."""
+    return len(name) == _ANONYMOUS_HEX and only(name, HEX)
 
 
 def volume_names(store_root: str) -> list[str]:

@@ -71,6 +71,19 @@ def counts_swap() -> bool:
     return os.path.exists(f"{ROOT}/memory/memory.memsw.limit_in_bytes")
 
 
+_WEIGHTS = ("blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight")
+
+
+def weighs_blocks() -> bool:
+    """Whether groups have a weight at the disks: some kernels build no scheduler that has."""
+    top = ROOT if is_unified() else f"{ROOT}/blkio"
+    # The root of a hierarchy may have no such file; every group below has one, if any has.
+    below = _children(top)
+    return not below or any(
+        os.path.exists(f"{path}/{name}") for path in (top, *below) for name in _WEIGHTS
+    )
+
+
 def _hierarchies() -> list[str]:
     """Return the roots of all hierarchies: of version 1 each controller's, of 2 the one."""
     if is_unified():

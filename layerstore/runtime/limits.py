@@ -9,7 +9,13 @@ import resource
 
 from layerstore.errors import InputError, UnsupportedError
 from layerstore.light_typing import TYPE_CHECKING
-from layerstore.runtime.cgroups import ROOT, controllers, counts_swap
+from layerstore.runtime.cgroups import (
+    ROOT,
+    controllers,
+    counts_swap,
+    is_unified,
+    weighs_blocks,
+)
 
 if TYPE_CHECKING:
     from layerstore.runtime.settings import Limits, Ulimit
@@ -49,6 +55,16 @@ def require_enforceable(limits: Limits, *, rootless: bool, pids: int = 0) -> Non
                 f"{option} cannot be enforced here: {ROOT} has no {controller} controller",
                 hint="boot with it enabled, or leave the option out",
             )
+    if limits.memory_swappiness >= 0 and is_unified():
+        raise UnsupportedError(
+            "--memory-swappiness cannot be enforced here: control groups of version 2 have none",
+            hint="leave the option out; --memory-swap limits how much is swapped",
+        )
+    if limits.blkio_weight and not weighs_blocks():
+        raise UnsupportedError(
+            "--blkio-weight cannot be enforced here: no scheduler of the kernel weighs groups",
+            hint="have the disks scheduled by bfq: /sys/block/*/queue/scheduler; or leave it out",
+        )
     if limits.memory_swap and not counts_swap():
         raise UnsupportedError(
             "--memory-swap cannot be enforced here: the kernel does not count swap",
@@ -57,6 +73,7 @@ def require_enforceable(limits: Limits, *, rootless: bool, pids: int = 0) -> Non
 
 
 def _needed(limits: Limits, pids: int) -> list[tuple[str, str]]:
+    blocks = "io" if is_unified() else "blkio"
     wanted = (
         ("--memory", limits.memory, "memory"),
         ("--memory-swap", limits.memory_swap, "memory"),
@@ -66,6 +83,9 @@ def _needed(limits: Limits, pids: int) -> list[tuple[str, str]]:
         ("--cpuset-cpus", limits.cpuset_cpus, "cpuset"),
         ("--cpuset-mems", limits.cpuset_mems, "cpuset"),
         ("--pids-limit", pids, "pids"),
+        ("--memory-reservation", limits.memory_reservation, "memory"),
+        ("--memory-swappiness", limits.memory_swappiness >= 0, "memory"),
+        ("--blkio-weight", limits.blkio_weight, blocks),
     )
     return [(option, controller) for option, value, controller in wanted if value]
 

@@ -208,6 +208,10 @@ def resources_of(limits: Limits, *, counts_swap: bool) -> dict[str, object]:
         if counts_swap:
             # As docker: as much swap again as memory, unless it is said.
             memory["swap"] = limits.memory_swap or 2 * limits.memory
+    if limits.memory_reservation:
+        memory["reservation"] = limits.memory_reservation
+    if limits.memory_swappiness >= 0:
+        memory["swappiness"] = limits.memory_swappiness
     cpu = {
         "period": limits.cpu_period,
         "quota": limits.cpu_quota,
@@ -216,7 +220,9 @@ def resources_of(limits: Limits, *, counts_swap: bool) -> dict[str, object]:
         "mems": limits.cpuset_mems,
     }
     cpu = {name: value for name, value in cpu.items() if value}
-    return {**({"memory": memory} if memory else {}), **({"cpu": cpu} if cpu else {})}
+    blocks = {"weight": limits.blkio_weight} if limits.blkio_weight else {}
+    found = {"memory": memory, "cpu": cpu, "blockIO": blocks}
+    return {name: value for name, value in found.items() if value}
 
 
 def _masked(isolation: Isolation) -> list[str]:

@@ -36,7 +36,10 @@ class Limits(NamedTuple):
         cpuset_mems: Memory nodes it may use.
         shm_size: Bytes of /dev/shm.
         cgroup_parent: Path below the root of each hierarchy under which the groups are made.
-        ulimits: For every process in it.
+        memory_reservation: Bytes that the kernel leaves it when memory is short.
+        memory_swappiness: How readily its memory is swapped out, 0 to 100; -1 for the host's.
+        blkio_weight: Weight beside other groups at the disks, 10 to 1000.
+        ulimits: For every process in it; last, where records have it.
     """
 
     memory: int = 0
@@ -48,6 +51,9 @@ class Limits(NamedTuple):
     cpuset_mems: str = ""
     shm_size: int = 0
     cgroup_parent: str = ""
+    memory_reservation: int = 0
+    memory_swappiness: int = -1
+    blkio_weight: int = 0
     ulimits: tuple[Ulimit, ...] = ()
 
 

@@ -9,8 +9,14 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from layerstore.containers import running
 from layerstore.containers.records import all_containers, get_container
+from layerstore.containers.updating import change
+from layerstore.errors import ContainerError
 from layerstore.runtime.cgroups import is_unified
+from layerstore.runtime.settings import Limits
 from tests.support.build import needs_runc
 from tests.support.running import cgroups_of, is_running, wait_until
 
@@ -192,6 +198,10 @@ def _memory(box: Containers) -> str:
     return _group(box, "memory", "memory.max" if is_unified() else "memory.limit_in_bytes")
 
 
+def _cpu(box: Containers) -> str:
+    return _group(box, "cpu", "cpu.max" if is_unified() else "cpu.cfs_quota_us")
+
+
 def _pids(box: Containers) -> str:
     return _group(box, "pids", "pids.max")
 
@@ -230,6 +240,31 @@ def test_what_cannot_be_updated_changes_nothing(box: Containers) -> None:
     assert _memory(box) == str(64 << 20)
     box.ok("run", "-d", "--rm", "--name", "fleeting", "box", "sleep", "1000")
     assert "removed at its end" in box.fails(4, "update", "--restart", "always", "fleeting")
+
+
+def test_limits_that_were_written_before_one_was_refused_are_put_back(
+    box: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.ok("run", "-d", "--name", "cc", "-m", "64m", "box", "sleep", "1000")
+    root = str(box.store)
+    (container,) = all_containers(root)
+    call = running.call_runtime
+
+    def refuse(*arguments: Any, **named: Any) -> None:
+        call(*arguments, **named)
+        assert (_memory(box), _pids(box)) == (str(256 << 20), "7")
+        raise ContainerError("the last limit is refused")
+
+    limits = Limits(memory=256 << 20, cpu_quota=50_000, cpu_period=50_000)
+    before = [_memory(box), _pids(box), _cpu(box)]
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "call_runtime", refuse)
+        with pytest.raises(ContainerError, match="refused"):
+            change(root, container.container_id, lambda one: one._replace(limits=limits, pids=7))
+    assert [_memory(box), _pids(box), _cpu(box)] == before
+    assert _host_config(box)["Memory"] == 64 << 20
+    box.ok("update", "-m", "256m", "--memory-swap", "-1", "cc")  # nothing is in the way
+    assert _memory(box) == str(256 << 20)
 
 
 def test_a_new_policy_of_restarts_holds_at_once(box: Containers) -> None:

@@ -194,7 +194,7 @@ def test_volumes_of_a_damaged_record_stay(box: Containers) -> None:
         box.fails(10, "volume", *words)
         assert box.ok("volume", "ls", "-q").out == "precious\n"
     box.ok("rm", "--force", name)
-    box.ok("volume", "prune")
+    box.ok("volume", "prune", "--all")
     assert box.ok("volume", "ls", "-q").out == ""
 
 

@@ -316,7 +316,7 @@ def test_a_volume_that_is_taken_while_unused_ones_are_removed_stays(
     assert {"late", "unused"} <= set(found)
     monkeypatch.setattr(volume_users, "unused_volumes", lambda _root: found)
     box.ok("create", "--name", "takes", "-v", "late:/data", "box", "true")
-    assert fast.run("volume", ["prune", "--force"], root) == 0
+    assert fast.run("volume", ["prune", "--all", "--force"], root) == 0
     assert capsys.readouterr().out.split() == ["unused"]
     assert box.ok("volume", "ls", "-q").lines == ["late"]
     box.ok("rm", "takes")
