@@ -17,7 +17,12 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import FormatError, LimitExceededError
-from layerstore.net.errors import InsecureRedirectError, NetworkError
+from layerstore.net.errors import (
+    SLOW_TRIES,
+    InsecureRedirectError,
+    NetworkError,
+    SlowServerError,
+)
 from layerstore.net.transport import HttpSettings, Request, Transport, printable
 from layerstore.net.urls import parse_http_url
 
@@ -179,9 +184,11 @@ class Downloader:
                 if lifelines.is_cut:
                     raise lifelines.canceled() from err
                 has_more = part.version and part.size > before and resumes < RESUMES_MAX
+                is_slow = isinstance(err, SlowServerError)
+                has_more = has_more and not is_slow
                 failures, resumes = (0, resumes + 1) if has_more else (failures + 1, resumes)
                 message = f"cannot fetch {url.shown}: {err.message}"
-                if not err.transient or failures == ATTEMPTS:
+                if not err.transient or failures >= (SLOW_TRIES if is_slow else ATTEMPTS):
                     raise NetworkError(message, hint=_hint(err)) from err
             except LimitExceededError as err:
                 raise LimitExceededError(f"{url.shown}: {err.message}", hint=err.hint) from err

@@ -20,6 +20,20 @@ class NetworkError(LayerstoreError):
         self.transient = transient
 
 
+class SlowServerError(NetworkError):
+    """A server says nothing, or too little for the time it takes; another try may find it awake.
+
+    Each such try takes as long as we are patient, so there are few (:data:`SLOW_TRIES`).
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, transient=True)
+
+
+SLOW_TRIES = 2
+"""Of what a server is too slow for: one more, since a line may have died unnoticed."""
+
+
 class InsecureRedirectError(NetworkError):
     """A redirect from HTTPS to HTTP, where anybody could change what comes."""
 

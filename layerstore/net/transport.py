@@ -31,7 +31,7 @@ from layerstore.net.connection import (
     basic,
     dial,
 )
-from layerstore.net.errors import InsecureRedirectError, NetworkError
+from layerstore.net.errors import InsecureRedirectError, NetworkError, SlowServerError
 from layerstore.net.guarded import WINDOW_S
 from layerstore.net.lifelines import Lifelines
 from layerstore.net.proxies import proxy_for
@@ -369,7 +369,7 @@ def translated(url: HttpUrl) -> Iterator[None]:
         again = err.errno == socket.EAI_AGAIN
         raise NetworkError(f"there is no host {url.host}: {err.strerror}", transient=again) from err
     except TimeoutError as err:
-        raise NetworkError(f"{url.authority} does not answer", transient=True) from err
+        raise SlowServerError(f"{url.authority} does not answer") from err
     except ValueError as err:  # http.client, of lengths of chunks that are none
         raise NetworkError(f"the server of {url.shown} does not speak HTTP") from err
     except OSError as err:

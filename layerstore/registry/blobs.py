@@ -17,7 +17,7 @@ from layerstore.net.errors import NetworkError
 from layerstore.net.transport import READ_BYTES, Request
 from layerstore.registry.errors import RegistryAnswerError
 from layerstore.registry.host import Scope, refused
-from layerstore.registry.retrying import ATTEMPTS, of_network, pause_before
+from layerstore.registry.retrying import of_network, pause_before
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ class BlobStream:
                 if not piece and self._offset < self._end and not answer.tells_its_end:
                     raise NetworkError("the connection ended within it", transient=True)
             except NetworkError as err:
-                self._failed(of_network(err, f"blob {self._digest}"))
+                self._failed(of_network(err, f"blob {self._digest} of {self._hosts[0].name}"))
             except RegistryAnswerError as err:
                 self._failed(err)
             else:
@@ -119,7 +119,7 @@ class BlobStream:
         self._since_failure = 0
         self._failures += 1
         host = self._hosts[0]
-        if not error.transient or self._failures >= ATTEMPTS:
+        if not error.transient or self._failures >= error.tries:
             if len(self._hosts) == 1:
                 raise error
             del self._hosts[0]

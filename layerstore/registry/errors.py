@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from layerstore.errors import InputError, NotFoundError, RegistryError
+from layerstore.net.errors import SLOW_TRIES
+
+TRIES = 6
 
 
 class RegistryConfigError(InputError):
@@ -15,7 +18,10 @@ class RegistryAnswerError(RegistryError):
     Attributes:
         transient: Another try may succeed.
         retry_after_s: What the registry asks to wait before that; None if it says nothing.
+        tries: How many there are of what fails so.
     """
+
+    tries = TRIES
 
     def __init__(
         self,
@@ -28,6 +34,12 @@ class RegistryAnswerError(RegistryError):
         super().__init__(message, hint=hint)
         self.transient = transient
         self.retry_after_s = retry_after_s
+
+
+class SlowRegistryError(RegistryAnswerError):
+    """The registry says nothing, or too little for the time that it takes."""
+
+    tries = SLOW_TRIES
 
 
 class UnauthorizedError(RegistryAnswerError):

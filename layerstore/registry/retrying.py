@@ -11,7 +11,13 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from layerstore.registry.errors import RateLimitedError, RegistryAnswerError
+from layerstore.net.errors import SlowServerError
+from layerstore.registry.errors import (
+    TRIES,
+    RateLimitedError,
+    RegistryAnswerError,
+    SlowRegistryError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +25,6 @@ if TYPE_CHECKING:
     from layerstore.net.errors import NetworkError
     from layerstore.net.transport import Answer
 
-ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 20.0
 MAX_RETRY_AFTER_S = 300.0
@@ -38,11 +43,11 @@ def retried(work: Callable[[], _T], pause: Callable[[float], None]) -> _T:
     Raises:
         RegistryAnswerError: The last try's failure, or one that no try will change.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, TRIES + 1):
         try:
             return work()
         except RegistryAnswerError as err:
-            if not err.transient or attempt == ATTEMPTS:
+            if not err.transient or attempt >= err.tries:
                 raise
             wait = err.retry_after_s
         pause(pause_before(attempt, wait))
@@ -82,9 +87,14 @@ def retry_after(answer: Answer) -> float | None:
     return max(0.0, float(seconds))
 
 
+_SLOW_HINT = "try again later, or ask a mirror first: registries.toml names them"
+
+
 def of_network(err: NetworkError, what: str) -> RegistryAnswerError:
     """Return a failure of the line as a registry's."""
     # That nobody is there is told at once, as by docker, not after every try.
     nobody = isinstance(err.__cause__, socket.gaierror | ConnectionRefusedError)
     transient = err.transient and not nobody
+    if isinstance(err, SlowServerError):
+        return SlowRegistryError(f"{what}: {err.message}", hint=_SLOW_HINT, transient=True)
     return RegistryAnswerError(f"{what}: {err.message}", hint=err.hint, transient=transient)

@@ -15,7 +15,7 @@ from layerstore.net.transport import Request
 from layerstore.net.urls import redirected
 from layerstore.registry.errors import RegistryAnswerError, UnknownToRegistryError
 from layerstore.registry.host import Scope, refused
-from layerstore.registry.retrying import ATTEMPTS, pause_before, retried
+from layerstore.registry.retrying import pause_before, retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -197,7 +197,7 @@ class Uploads:
                 done = len(chunk)
             except RegistryAnswerError as err:
                 failures += 1
-                if not err.transient or failures == ATTEMPTS:
+                if not err.transient or failures >= err.tries:
                     raise
                 self._host.pause(pause_before(failures, err.retry_after_s))
                 session, reached = self._where(session)

@@ -438,6 +438,21 @@ def slow(seconds: float) -> Callable[[Stub], None]:
     return act
 
 
+def slowly(begins: bytes, seconds: float) -> Callable[[Stub], None]:
+    """Send the beginning of a right answer, byte after byte, until the client has gone."""
+
+    def act(stub: Stub) -> None:
+        stub.send_response(200)
+        stub.send_header("Content-Length", "100000")
+        stub.end_headers()
+        with contextlib.suppress(OSError):
+            for byte in begins:
+                stub.wfile.write(bytes([byte]))
+                time.sleep(seconds)
+
+    return act
+
+
 def says(status: int, body: bytes = b"", **headers: str) -> Callable[[Stub], None]:
     """Answer with this; ``Retry_After`` is the header ``Retry-After``."""
     renamed = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.errors import InputError, LimitExceededError
-from layerstore.net import guarded
 from layerstore.net.download import ATTEMPTS, RESUMES_MAX, Body, Downloader, Wanted
-from layerstore.net.errors import NetworkError
+from layerstore.net.errors import SLOW_TRIES, NetworkError, SlowServerError
 from layerstore.net.guarded import GuardedStream
 from layerstore.net.transport import HttpSettings, is_inward, system_authorities
 from tests.support.http_server import certificate, serving
@@ -359,16 +358,50 @@ def test_a_silent_server_is_given_up(server: LocalServer) -> None:
 def test_a_trickle_is_given_up() -> None:
     seconds = iter(range(0, 10_000, 25))
     with GuardedStream(io.BytesIO(b"x" * 100), 60.0, lambda: float(next(seconds))) as stream:
+        stream.body_begins()
         buffer = memoryview(bytearray(1))
         assert stream.readinto(buffer) == stream.readinto(buffer) == stream.readinto(buffer) == 1
         with pytest.raises(NetworkError, match="too slow: 3 bytes in 75 seconds"):
             stream.readinto(buffer)
 
 
-def test_a_steady_stream_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded, "HEAD_MAX_BYTES", 1 << 30)
+def test_headers_have_to_end() -> None:
+    """However much comes: a head is at most a mebibyte, which takes its time at the least pace."""
+    seconds = iter(range(0, 10_000, 10))
+    head = io.BytesIO(b"X: x\r\n" * 10_000)
+    with GuardedStream(head, 30.0, lambda: float(next(seconds))) as stream:
+        buffer = memoryview(bytearray(15_000))
+        for _ in range(3):
+            stream.readinto(buffer)
+        with pytest.raises(SlowServerError, match="headers have no end after 30 seconds"):
+            stream.readinto(buffer)
+
+
+def test_who_reads_slowly_is_not_told_that_the_server_is_slow() -> None:
+    now_s = 0.0
+    with GuardedStream(io.BytesIO(b"x" * 100), 60.0, lambda: now_s) as stream:
+        stream.body_begins()
+        while stream.readinto(memoryview(bytearray(1))):
+            now_s += 100.0
+
+
+def test_a_slow_server_is_not_asked_forever(server: LocalServer) -> None:
+    """It has another byte each time, by which a broken line would be worth any number of tries."""
+
+    def route(handler: Handler) -> None:
+        handler.raw(b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\nETag: "a"\r\n\r\na')
+        handler.rfile.read(1)
+
+    server.routes["/x"] = route
+    with pytest.raises(NetworkError, match="sends nothing any more"):
+        fetch(server.url("/x"), silence_s=0.1)
+    assert len(server.requests) == SLOW_TRIES
+
+
+def test_a_steady_stream_is_not() -> None:
     seconds = iter(range(0, 10_000, 25))
     with GuardedStream(io.BytesIO(bytes(10 << 20)), 60.0, lambda: float(next(seconds))) as stream:
+        stream.body_begins()
         buffer = memoryview(bytearray(1 << 16))
         while stream.readinto(buffer):
             pass

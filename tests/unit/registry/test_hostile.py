@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import os
 import ssl
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +17,9 @@ import pytest
 from layerstore.digest import sha256_digest
 from layerstore.errors import IntegrityError, LayerstoreError, LimitExceededError, RegistryError
 from layerstore.formats.reference import parse_reference
+from layerstore.net.errors import SLOW_TRIES
 from layerstore.registry.credentials import Credentials
-from layerstore.registry.errors import RegistryAnswerError, UnsafeRealmError
+from layerstore.registry.errors import RegistryAnswerError, SlowRegistryError, UnsafeRealmError
 from layerstore.registry.hosts import HostRules, Registries
 from tests.support.http_server import certificate
 from tests.support.registry_stub import (
@@ -29,6 +31,7 @@ from tests.support.registry_stub import (
     cut_at,
     says,
     slow,
+    slowly,
     stub_registry,
 )
 
@@ -445,9 +448,35 @@ def test_a_byte_now_and_then(pulled, world: World, safe: StubRegistry) -> None:
     blob = sha256_digest(b"x")
     with (
         pulled(world, window_s=0.1).open_blob(blob, 1_000_000) as stream,
-        pytest.raises(RegistryAnswerError, match="too slow"),
+        pytest.raises(SlowRegistryError, match="too slow") as caught,
     ):
         list(iter(stream.read, b""))
+    assert f"blob {blob} of registry.example: " in caught.value.message
+    assert "registries.toml" in (caught.value.hint or "")
+    asked = [seen for seen in safe.requests if seen.method == "GET" and "blobs" in seen.path]
+    assert len(asked) == SLOW_TRIES
+    assert asked[1].headers["Range"]  # it went on where it was
+
+
+def test_heads_that_come_byte_by_byte(pulled, world: World, safe: StubRegistry) -> None:
+    def drip(stub) -> None:
+        with contextlib.suppress(OSError):
+            stub.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            for _ in range(500):
+                stub.wfile.write(b"X: y\r\n")
+                time.sleep(0.01)
+
+    safe.auth = ""
+    safe.break_("manifests", drip, times=99)
+    with pytest.raises(SlowRegistryError, match="headers have no end"):
+        pulled(world, window_s=0.1).manifest("v1")
+    assert len(world.pauses) == SLOW_TRIES - 1
+
+
+def test_a_blob_that_once_came_slowly_is_whole(pulled, world: World, safe: StubRegistry) -> None:
+    safe.break_("blobs", slowly(BLOB[:50], 0.02))
+    safe.auth = ""
+    assert whole(pulled(world, window_s=0.1)) == BLOB
 
 
 def test_retry_after_a_lifetime(pulled, world: World, safe: StubRegistry) -> None:
