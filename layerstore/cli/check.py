@@ -198,13 +198,11 @@ def _repair(
     root: str, copies: Sequence[str], progress: Progress, *, dry_run: bool, as_json: bool
 ) -> None:
     from layerstore.image.repairing import repair_store
-    from layerstore.store.store import Store
 
     outcome = repair_store(root, copies, dry_run=dry_run, progress=progress)
-    with Store.open(root) as store:
-        names: dict[str, list[str]] = {}
-        for name, image_id in store.tags().items():
-            names.setdefault(image_id, []).append(name)
+    names: dict[str, list[str]] = {}
+    for name, image_id in outcome.names.items():
+        names.setdefault(image_id, []).append(name)
     if as_json:
         write_json(_outcome_to_json(outcome, names))
     else:
@@ -249,7 +247,11 @@ def _print_outcome(outcome: RepairOutcome, names: dict[str, list[str]]) -> None:
     would = "would be " if outcome.dry_run else ""
     findings = outcome.before.findings
     if outcome.config:
-        write_line("made config.toml again: what was there is in quarantine/")
+        write_line(
+            "config.toml would be made again"
+            if outcome.dry_run
+            else "made config.toml again: what was there is in quarantine/"
+        )
     write_line(f"{outcome.before.scope}: {len(findings) or 'nothing'} found")
     for alike in _alike(findings):
         more = f", and {len(alike) - 1} more like it" if alike[1:] else ""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import Digest, ImageId, ObjectId
@@ -24,7 +25,7 @@ from layerstore.image.images import own_manifest
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests, put_blob
 from layerstore.store.check import check, names_log_content
-from layerstore.store.config_again import make_config_again
+from layerstore.store.config_again import foreseen_config, make_config_again
 from layerstore.store.eviction import evict_damaged
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.findings import Problem
@@ -36,10 +37,11 @@ from layerstore.store.store import Store
 from layerstore.store.tags import image_facts, manifest_config
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from layerstore.digest import DiffId
     from layerstore.progress import Progress
+    from layerstore.store.config import StoreConfig
     from layerstore.store.findings import CheckReport
     from layerstore.store.rebuild import RebuildReport
 
@@ -80,6 +82,7 @@ class RepairOutcome(NamedTuple):
         ok: Whether the store is whole now (of a dry run: would be).
         healed_lists: Whether a layer's list of files came back: more may be missing than was seen.
         config: Whether config.toml was made again.
+        names: The store's, now, with their images.
     """
 
     dry_run: bool
@@ -94,6 +97,7 @@ class RepairOutcome(NamedTuple):
     ok: bool
     healed_lists: bool = False
     config: bool = False
+    names: Mapping[str, ImageId] = MappingProxyType({})
 
 
 def repair_store(
@@ -111,32 +115,37 @@ def repair_store(
         NotFoundError: No store there, or no such copy.
         GcRunningError: A gc, check or rebuild is at work.
         StorageError: The store could not be written; what was healed stays healed.
-        ConfigDamagedError: Of a dry run: nothing can be foreseen without a config.
     """
     for path in sources:  # before the whole store is read, and though nothing may be missing
         require_copy(path)
-    config = make_config_again(root, dry_run=dry_run)
+    foreseen = foreseen_config(root) if dry_run else None
+    config = bool(foreseen) if dry_run else make_config_again(root)
     try:
-        outcome = _repair_opened(root, sources, dry_run=dry_run, progress=progress)
+        outcome = _repair_opened(root, sources, foreseen, dry_run=dry_run, progress=progress)
         return outcome._replace(config=config)
     except CatalogDamagedError:  # some damage is seen only when the rows behind it are read
         if dry_run:
             raise
     rebuilt = rebuild_catalog(root, progress)
-    outcome = _repair_opened(root, sources, dry_run=False, progress=progress)
+    outcome = _repair_opened(root, sources, None, dry_run=False, progress=progress)
     return outcome._replace(rebuilt=outcome.rebuilt or rebuilt, config=config)
 
 
 def _repair_opened(
-    root: str, sources: Sequence[str], *, dry_run: bool, progress: Progress | None
+    root: str,
+    sources: Sequence[str],
+    config: StoreConfig | None,
+    *,
+    dry_run: bool,
+    progress: Progress | None,
 ) -> RepairOutcome:
-    with Store.open(root) as store:
+    with Store.open(root, config=config) as store:
         outcome = _repair_once(store, sources, dry_run=dry_run, progress=progress)
         # A list of files that came back names content that nobody knew to be missing.
         while sources and outcome.healed_lists and outcome.losses:
             again = _repair_once(store, sources, dry_run=False, progress=progress)
             outcome = _joined(outcome, again)
-        return outcome
+        return outcome._replace(names=store.tags())
 
 
 def _repair_once(

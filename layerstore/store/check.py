@@ -34,6 +34,7 @@ from layerstore.store.check_packs import (
     read_pack,
     tables_bytes,
 )
+from layerstore.store.config_again import longest_of, strange_cuts, wrong_format
 from layerstore.store.exclusion import without_gc
 from layerstore.store.failures import CatalogDamagedError
 from layerstore.store.findings import CheckReport, Finding, HarmedFile, Problem
@@ -180,6 +181,8 @@ class _Check:
         self._bad_files: dict[int, list[HarmedFile]] = {}
         self._chunks = 0
         self._bytes_read = 0
+        self._longest = 0
+        """Bytes of the longest chunk of content, as far as packs' tables were read."""
 
     def run(self) -> CheckReport:
         self._integrity()
@@ -195,6 +198,7 @@ class _Check:
         if not self._only:
             self._check_names({image.image_id for image in images})
             self._check_access()
+            self._check_config()
             if self._read_data:
                 self._findings += scrub_objects(self._store, self._progress)
                 self._findings += mounted_damage(self._store.paths, self._findings)
@@ -325,6 +329,7 @@ class _Check:
             return None
         if not self._read_data:
             self._bytes_read += tables_bytes(blocks, pack)
+        self._longest = max(self._longest, longest_of(blocks))
         here = self._compare(pack, blocks)
         prefix_of = partial(self._store.prefix_of, pack.pack_id.hex())
         return PackTask(path, pack, blocks, here, wanted, prefix_of)
@@ -580,6 +585,15 @@ class _Check:
                 f"{wrong[0].mode:04o}, expected {wrong[0].wanted:04o}"
             )
             self._find(Problem.ACCESS_DIFFERS, wrong[0].path, "", message)
+
+    def _check_config(self) -> None:
+        config = self._store.config
+        message = wrong_format(config, self._store.catalog.version)
+        if message:
+            self._find(Problem.FORMAT_DIFFERS, self._store.paths.config, "", message)
+        message = strange_cuts(config, self._longest)
+        if message:
+            self._find(Problem.CUTS_STRANGE, self._store.paths.config, "", message)
 
     # -- who is harmed
 

@@ -34,6 +34,8 @@ class Problem(enum.StrEnum):
     UNUSED_OBJECT_DAMAGED = "unused-object-damaged"
     OBJECT_UNKNOWN = "object-unknown"
     MOUNTED_PACK_DAMAGED = "mounted-pack-damaged"
+    FORMAT_DIFFERS = "format-differs"
+    CUTS_STRANGE = "cuts-strange"
 
 
 NOTES = frozenset(
@@ -46,6 +48,7 @@ NOTES = frozenset(
         Problem.UNUSED_OBJECT_DAMAGED,
         Problem.OBJECT_UNKNOWN,
         Problem.MOUNTED_PACK_DAMAGED,
+        Problem.CUTS_STRANGE,
     }
 )
 """Findings that harm no image: leftovers of a crash, damage that was healed elsewhere, who sees
@@ -76,6 +79,10 @@ REMEDIES = {
     "check again",
     Problem.MOUNTED_PACK_DAMAGED: "unmount these views, repair the store, and mount them again: "
     "they read the damaged file as long as they are mounted",
+    Problem.FORMAT_DIFFERS: "run 'layerstore upgrade' if one was interrupted, else 'layerstore "
+    "repair', which makes config.toml again from what the store holds",
+    Problem.CUTS_STRANGE: "nothing is lost, but new content shares less with old; 'layerstore "
+    "repair' makes config.toml again where its numbers are no layerstore's, or it is gone",
     Problem.DEAD_BYTES_DAMAGED: "nothing is lost; 'layerstore repair' moves the pack aside",
 }
 

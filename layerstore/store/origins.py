@@ -27,6 +27,7 @@ from layerstore.store.blobs import get_blob, put_blob
 from layerstore.store.config import (
     CONFIG_MAX_BYTES,
     ORIGINS,
+    ConfigDamagedError,
     add_features,
     load_config,
     parse_config,
@@ -64,9 +65,15 @@ def _origins(root: str, manifest_digest: str) -> Origins:
 
 
 def keeps_origins(paths: StorePaths) -> bool:
-    """Return whether the store's manifests may remember anything, as its config says now."""
-    status = os.stat(paths.config)
-    return _config_says(paths.config, status.st_mtime_ns, status.st_ino)
+    """Return whether the store's manifests may remember anything, as its config says now.
+
+    Where that cannot be read they may: repair looks at such a store.
+    """
+    try:
+        status = os.stat(paths.config)
+        return _config_says(paths.config, status.st_mtime_ns, status.st_ino)
+    except (OSError, ConfigDamagedError):
+        return True
 
 
 @functools.lru_cache(16)

@@ -72,8 +72,12 @@ class StoreReader:
         self.reader = PackReader(paths)
 
     @classmethod
-    def open(cls, root: Path | str) -> Self:
+    def open(cls, root: Path | str, *, config: StoreConfig | None = None) -> Self:
         """Open the store at ``root``.
+
+        Args:
+            root: Its directory.
+            config: In the place of what config.toml says, which is damaged.
 
         Raises:
             StoreNotFoundError: There is none.
@@ -82,8 +86,7 @@ class StoreReader:
             FormatError: Parts of it are missing.
         """
         paths = StorePaths(os.path.realpath(root))
-        config = load_config(paths)
-        return cls(paths, config, Catalog(paths))
+        return cls(paths, config or load_config(paths), Catalog(paths))
 
     def close(self) -> None:
         """Let go of files; harmless when repeated."""

@@ -54,8 +54,15 @@ class Store(StoreReader):
         self.root = Path(paths.root)
 
     @classmethod
-    def open(cls, root: Path | str, *, create: bool = False) -> Self:
+    def open(
+        cls, root: Path | str, *, create: bool = False, config: StoreConfig | None = None
+    ) -> Self:
         """Open the store at ``root``, making it first if ``create`` and there is none.
+
+        Args:
+            root: Its directory.
+            create: Make it.
+            config: In the place of what config.toml says, which is damaged.
 
         Raises:
             StoreNotFoundError: There is none (and ``create`` is false).
@@ -66,7 +73,7 @@ class Store(StoreReader):
         paths = StorePaths(os.path.realpath(root))
         if create and not os.path.exists(paths.config):
             create_store(paths)
-        return super().open(root)
+        return super().open(root, config=config)
 
     def with_catalog(self, catalog: Catalog) -> Store:
         """Return this store seen through another catalog, a pinned one say."""

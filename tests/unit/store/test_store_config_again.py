@@ -12,8 +12,9 @@ import pytest
 from layerstore.errors import UnsupportedVersionError
 from layerstore.image.repairing import repair_store
 from layerstore.store.check import check
-from layerstore.store.config import ConfigDamagedError, load_config, parse_config
+from layerstore.store.config import ConfigDamagedError, load_config, new_config, parse_config
 from layerstore.store.config_again import make_config_again
+from layerstore.store.findings import Problem
 from layerstore.store.paths import StorePaths
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
@@ -65,14 +66,14 @@ def test_repair_makes_it_again(root: Path, damage: str) -> None:
     path = root / "config.toml"
     before = parse_config(path.read_bytes())
     DAMAGE[damage](path)
-    for refused in (
-        lambda: Store.open(root),
-        lambda: Store.open(root, create=True),
-        lambda: repair_store(str(root), (), dry_run=True),
-    ):
+    for refused in (lambda: Store.open(root), lambda: Store.open(root, create=True)):
         with pytest.raises(ConfigDamagedError) as caught:
             refused()
         assert "layerstore repair" in str(caught.value.hint)
+    foreseen = repair_store(str(root), (), dry_run=True)
+    assert (foreseen.ok, foreseen.config, list(foreseen.names)) == (True, True, ["a:1"])
+    with pytest.raises(ConfigDamagedError):  # nothing was changed
+        Store.open(root)
     outcome = repair_store(str(root), (), dry_run=False)
     assert outcome.ok
     assert outcome.config
@@ -132,3 +133,43 @@ def test_a_newer_store_is_left_alone_and_the_way_out_is_told(root: Path) -> None
         repair_store(str(root), (), dry_run=False)
     assert f"move {path} away" in str(caught.value.hint)
     assert path.read_text() == newer
+
+
+def said(root: Path, old: str, new: str) -> list[tuple[Problem, bool]]:
+    """Write a config that says something else; return what a check finds then."""
+    path = root / "config.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with Store.open(root) as store:
+        return [(each.problem, each.is_error) for each in check(store, read_data=False).findings]
+
+
+def test_another_format_than_the_catalogs_is_noticed(root: Path) -> None:
+    whole = (root / "config.toml").read_bytes()
+    assert said(root, "format = 2", "format = 1") == [(Problem.FORMAT_DIFFERS, True)]
+    assert repair_store(str(root), (), dry_run=True).config
+    outcome = repair_store(str(root), (), dry_run=False)
+    assert (outcome.ok, outcome.config) == (True, True)
+    assert parse_config((root / "config.toml").read_bytes()).cutting == parse_config(whole).cutting
+    assert not repair_store(str(root), (), dry_run=False).config
+    assert_sound(root, {"a:1": [FILES]})
+
+
+def test_cuts_that_no_layerstore_makes_are_noticed(root: Path) -> None:
+    before = load_config(StorePaths(str(root)))
+    changed = said(root, "average_bytes = 65536", "average_bytes = 32768")
+    assert changed == [(Problem.CUTS_STRANGE, False)]
+    assert repair_store(str(root), (), dry_run=False).config
+    assert load_config(StorePaths(str(root))).cutting == before.cutting
+
+
+def test_chunks_that_are_longer_than_the_config_has_them(tmp_path: Path) -> None:
+    archive = STORES / "format-1.tar.xz"
+    subprocess.run(["tar", "-C", str(tmp_path), "-xJf", str(archive)], check=True)
+    root = tmp_path / "format-1"
+    longer = [(Problem.CUTS_STRANGE, False)]
+    text = (root / "config.toml").read_text()
+    cuts = text[text.index("min_bytes") :]
+    ours = new_config().decode()
+    assert said(root, cuts, ours[ours.index("min_bytes") :]) == longer
