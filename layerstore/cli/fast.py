@@ -510,6 +510,10 @@ def _umount_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-upper", action="store_true", help="keep the writable layer and print where it is"
     )
+    parser.add_argument(
+        "-f", "--force", action="store_true",
+        help="views that podman is shown as layers, too; its containers lose their files",
+    )  # fmt: skip
 
 
 def _umount(options: argparse.Namespace, root: str) -> int:

@@ -13,7 +13,7 @@ from fuse_mount.states import state_of
 from layerstore import light_json as json
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_line, write_note
-from layerstore.errors import LayerstoreError, MountError, NotFoundError
+from layerstore.errors import ConflictError, LayerstoreError, MountError, NotFoundError
 
 if TYPE_CHECKING:
     import argparse
@@ -57,6 +57,8 @@ def _umount_one(root: str, target: str, options: argparse.Namespace) -> None:
 
 
 def _unmounted(root: str, target: str, options: argparse.Namespace) -> MountRecord:
+    if not options.force and os.path.isdir(root):
+        _refuse_shown(root, target)
     if os.geteuid() != 0 and os.path.isdir(root):
         with contextlib.suppress(NotFoundError):
             record = find_view(root, target)
@@ -64,6 +66,30 @@ def _unmounted(root: str, target: str, options: argparse.Namespace) -> MountReco
                 _unmount_there(root, record, options)
                 return record
     return unmount(root, target, lazy=options.lazy, keep_upper=options.keep_upper)
+
+
+def _refuse_shown(root: str, target: str) -> None:
+    """Refuse to take a layer from under podman, which would go on and find an empty image.
+
+    Raises:
+        ConflictError: Names a container that runs over it, as far as mounts tell: of one that was
+            made and does not run nobody but podman knows.
+    """
+    with contextlib.suppress(NotFoundError):
+        place = find_view(root, target).target
+        if not place.endswith("/diff"):
+            return
+        from layerstore.peers.podman_store import container_over, store_around
+
+        shown = store_around(place)
+        if shown is not None:
+            over = container_over(place)
+            used = f", and a container of it runs at {over}" if over else ""
+            raise ConflictError(
+                f"podman is shown the view at {place} as a layer{used}",
+                hint=f"layerstore podman-store {shown} --rm takes all of them away from podman "
+                "first, --rm IMAGE one image; --force does not ask",
+            )
 
 
 def _unmount_there(root: str, record: MountRecord, options: argparse.Namespace) -> None:

@@ -326,6 +326,13 @@ def store_around(target: str) -> str | None:
     return None
 
 
+def container_over(view: str) -> str:
+    """Return where an overlay lies over a view of :func:`store_around`; "" if none is mounted."""
+    directory, _, layer = view.rpartition("/overlay/")
+    layer_id = layer.removesuffix("/diff")
+    return _users(directory, [layer_id]).get(layer_id, "")
+
+
 def _stacked_too_high() -> LayerstoreError:
     return LayerstoreError("this kernel lays no overlay over a view of its own")
 

@@ -191,6 +191,19 @@ def test_images_that_are_shown_stay_in_the_store(host: Host) -> None:
     host.cli.ok("rm", "app:1")
 
 
+def test_a_layer_is_not_taken_from_under_podman(host: Host) -> None:
+    host.share("base:1")
+    (view,) = host.views()
+    assert "podman is shown the view" in host.cli.fails(4, "umount", view)
+    assert "podman-store" in host.cli.fails(4, "umount", "--all", "--lazy")
+    host.podman("run", "--detach", "--name", "runs", "base:1", "sleep", "600")
+    assert "a container of it runs at" in host.cli.fails(4, "umount", "--lazy", view)
+    assert host.podman("exec", "runs", "cat", "/data/old") == "old\n"
+    host.podman("rm", "--force", "runs")
+    host.cli.ok("umount", "--force", view)
+    assert host.views() == []
+
+
 def test_images_are_added_and_taken_away_by_name(host: Host) -> None:
     host.share("base:1")
     host.share("app:1")
