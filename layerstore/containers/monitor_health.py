@@ -92,7 +92,10 @@ class Health:
         if self._pid in ended:
             code = posix.waitstatus_to_exitcode(ended.pop(self._pid))
             self.read()
-            self._end(_TIMED_OUT if self._is_late else code)
+            if code and not self._is_late and is_frozen(self._spec["cgroup"]):
+                self._drop()  # a runtime starts nothing in what was paused meanwhile
+            else:
+                self._end(_TIMED_OUT if self._is_late else code)
         elif self._pid and not self._is_late and now >= self._deadline:
             self._kill(now)
         elif not self._pid and now >= self._next:
@@ -169,6 +172,12 @@ class Health:
             kill(int(found), _signal.SIGKILL)
         kill(self._pid, _signal.SIGKILL)
         self._text = b"Health check exceeded timeout (%gs)" % self._told["timeout"]
+
+    def _drop(self) -> None:
+        """Forget a check of which nothing can be said."""
+        self._pid = 0
+        self._close()
+        self._next = time.monotonic() + self._pause()
 
     def _end(self, code: int) -> None:
         self._pid = 0

@@ -51,6 +51,12 @@ def usage_of(container_id: str, state: State) -> Usage | None:
     """Return what a container takes; None if it runs no more."""
     groups = groups_of(container_id, state.pid)
     found = _of_groups(groups) if groups else _of_processes(state)
+    if not (found.memory_bytes and found.processes):  # nobody counts them for its group
+        single = _of_processes(state)
+        found = found._replace(
+            memory_bytes=found.memory_bytes or single.memory_bytes,
+            processes=found.processes or single.processes,
+        )
     if not is_process(state):
         return None
     host = _host_memory()

@@ -17,7 +17,7 @@ from layerstore.image.chain_trees import ChainTree, chain_tree
 from layerstore.image.images import load_config
 from layerstore.image.layers import load_changeset
 from layerstore.image.path_changes import Change
-from layerstore.image.stack import Node, walk
+from layerstore.image.stack import Node, lookup, walk
 from layerstore.measure.beyond import layers_beyond
 from layerstore.measure.packages import package_changes, packages_of
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 TIME = "time"
 """The one difference that costs no bytes and is mostly noise."""
+
+LINKS = "links"
+"""A file is one with other paths than before."""
 
 
 class FileChange(NamedTuple):
@@ -133,7 +136,7 @@ def diff_images(
     common, old_tree, new_tree = _trees(old, new, load)
     beyond = layers_beyond(store, new.layers, old.layers, load)
     back = layers_beyond(store, old.layers, new.layers, load)
-    files, trees = _compare(old_tree.root, new_tree.root, dict(beyond.items))
+    files, trees = _compare(old_tree, new_tree, dict(beyond.items))
     changes: list[PackageChange] | None = None
     left_out: tuple[str, ...] = ()
     if packages:
@@ -197,27 +200,48 @@ class _Pruned:
 
 
 def _compare(
-    old_root: Node, new_root: Node, sizes: dict[ChunkId, int]
+    old_tree: ChainTree, new_tree: ChainTree, sizes: dict[ChunkId, int]
 ) -> tuple[list[FileChange], tuple[Node, Node]]:
     """Return the changes, and of both trees what is not the same in the other.
 
     Args:
-        old_root: Of the first tree.
-        new_root: Of the second; what both have in common may be the same nodes.
+        old_tree: The first.
+        new_tree: The second; what both have in common may be the same nodes.
         sizes: Stored bytes of the chunks that only the second has; used up.
     """
     found: list[tuple[bytes, Node | None, Node | None, tuple[str, ...]]] = []
-    kept = _Pruned(old_root), _Pruned(new_root)
-    for path, old, new in _different(old_root, new_root):
+    kept = _Pruned(old_tree.root), _Pruned(new_tree.root)
+    for path, old, new in _different(old_tree.root, new_tree.root):
         for tree, node in zip(kept, (old, new), strict=True):
             if node is not None and node.children is None and path:
                 tree.add(path, node)
         differs = () if old is None or new is None else _differences(old.entry, new.entry)
+        if old is not None and new is not None and _links_differ(path, old_tree, new_tree):
+            differs = (*differs, LINKS)
         if differs or old is None or new is None:
             found.append((path, old, new, differs))
     found.sort(key=lambda change: path_key(change[0]))  # so that the first path pays, always
     changes = [_change(*each, sizes) for each in found]
     return changes, (kept[0].root, kept[1].root)
+
+
+def _links_differ(path: bytes, old: ChainTree, new: ChainTree) -> bool:
+    """Whether a file is one with other names than before, of those that both trees have.
+
+    Where links became copies, or copies links: a change through one name shows at others or not.
+    """
+    ours, theirs = _linked(path, old), _linked(path, new)
+    if ours == theirs:
+        return False
+    return _there(ours, new) != _there(theirs, old)
+
+
+def _linked(path: bytes, tree: ChainTree) -> frozenset[bytes]:
+    return tree.names.get(id(lookup(tree.root, path)), frozenset((path,)))
+
+
+def _there(paths: frozenset[bytes], tree: ChainTree) -> frozenset[bytes]:
+    return frozenset(path for path in paths if lookup(tree.root, path) is not None)
 
 
 def _different(old_root: Node, new_root: Node) -> Iterator[tuple[bytes, Node | None, Node | None]]:

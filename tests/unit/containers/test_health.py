@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+from typing import TYPE_CHECKING
 
 import pytest
 
 from layerstore.cli import fast
 from layerstore.cli.container_options import settings_of
+from layerstore.containers import monitor_health
 from layerstore.containers.image_config import image_defaults
 from layerstore.containers.settings import HealthCheck, settings_from_json
 from layerstore.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SECOND = 10**9
 
@@ -94,3 +100,26 @@ def test_records_keep_it_and_older_ones_have_none() -> None:
     assert settings_from_json(dict(plain)) == settings
     del plain["health"]
     assert settings_from_json(plain) == settings._replace(health=None)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_check_that_found_its_container_paused_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, frozen: bool
+) -> None:
+    """A runtime refuses to start anything in what was paused while it began."""
+    told = {
+        "process": "", "state": str(tmp_path / "state"), "pid_file": str(tmp_path / "pid"),
+        "interval": 0, "timeout": 30, "start_period": 0, "start_interval": 0, "retries": 1,
+    }  # fmt: skip
+    spec = {
+        "runtime": "/bin/false", "runtime_options": [], "container": "c", "cgroup": "/c",
+        "environ": {},
+    }  # fmt: skip
+    monkeypatch.setattr(monitor_health, "is_frozen", lambda _: False)
+    health = monitor_health.Health(told, spec)
+    health.step({})
+    monkeypatch.setattr(monitor_health, "is_frozen", lambda _: frozen)
+    pid, status = os.waitpid(-1, 0)
+    health.step({pid: status})
+    found = json.loads((tmp_path / "state").read_text())
+    assert (found["status"], found["failures"]) == (("starting", 0) if frozen else ("unhealthy", 1))

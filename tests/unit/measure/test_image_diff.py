@@ -130,6 +130,28 @@ def test_the_same_image_has_no_difference(store):
     assert found.beyond.stored_size == found.beyond.tar_size == 0
 
 
+@pytest.mark.parametrize("common", [True, False])
+def test_links_that_became_copies_are_told(store, common):
+    one = noise("one", 9000)
+    linked = Layer({b"a": one, b"b": File(link=b"a"), b"c": one, b"d": one})
+    copied = {b"b": one} if common else {b"a": one, b"b": one, b"c": one, b"d": one}
+    old = image_of(store, "old", linked)
+    layers = [linked, Layer(copied)] if common else [Layer(copied)]
+    new = image_of(store, "new", *layers)
+    wanted = {("C", "b", ("links",))}
+    if not common:  # else it is the very file that it was
+        wanted.add(("C", "a", ("links",)))
+    assert told(diff_images(store, old, new)) == wanted
+    assert told(diff_images(store, new, old)) == wanted
+
+
+def test_one_more_name_of_a_file_is_no_change_of_the_others(store):
+    one = noise("one", 9000)
+    old = image_of(store, "old", Layer({b"a": one}))
+    new = image_of(store, "new", Layer({b"a": one, b"b": File(link=b"a")}))
+    assert told(diff_images(store, old, new)) == {("A", "b", ())}
+
+
 def test_packages_of_languages_are_found_where_something_changed(store):
     metadata = b"Metadata-Version: 2.1\nName: Flask\nVersion: %d.0\n\n"
     site = b"usr/lib/python3/site-packages/"
