@@ -12,12 +12,17 @@ import os
 import stat
 
 from layerstore.errors import BuildError
-from layerstore.light_typing import NamedTuple
+from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 MAX_SYMLINKS = 40
 _IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _MODE = 0o755
+_MODE_OF_ALL = 0o1777
+"""Of a new tmpfs. runc 1.1 gives one the mode of what lies below, whatever its options say."""
 
 
 class Stub(NamedTuple):
@@ -69,18 +74,22 @@ def require_directories(root: str, targets: tuple[str, ...]) -> None:
                 )
 
 
-def make_stubs(root: str, targets: list[tuple[str, bool]]) -> list[Stub]:
+def make_stubs(
+    root: str, targets: list[tuple[str, bool]], *, for_all: Collection[str] = ()
+) -> list[Stub]:
     """Make what is missing of the targets; return what was made, in order.
 
     Args:
         root: The mounted root.
         targets: (real path in it, whether a directory is needed).
+        for_all: Those that everybody may write to if they are made here.
     """
     made: list[Stub] = []
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for target, is_directory in targets:
-            _make_path(root_fd, target, is_directory=is_directory, made=made)
+            mode = _MODE_OF_ALL if target in for_all else _MODE
+            _make_path(root_fd, target, is_directory=is_directory, mode=mode, made=made)
     finally:
         os.close(root_fd)
     return made
@@ -142,15 +151,18 @@ def _link_target(root_fd: int, path: bytes) -> bytes | None:
         os.close(fd)
 
 
-def _make_path(root_fd: int, target: str, *, is_directory: bool, made: list[Stub]) -> None:
+def _make_path(
+    root_fd: int, target: str, *, is_directory: bool, mode: int, made: list[Stub]
+) -> None:
     parts = [os.fsencode(part) for part in target.split("/") if part]
     for index, name in enumerate(parts):
         if _exists(root_fd, b"/".join(parts[: index + 1])):
             continue
-        wants_directory = is_directory or index < len(parts) - 1
+        is_above = index < len(parts) - 1
+        mode_here = (_MODE if is_above else mode) if is_above or is_directory else None
         # An OSError here (a file in the way) is the runtime's to report.
         with contextlib.suppress(OSError):
-            made.append(_make(root_fd, b"/".join(parts[:index]), name, directory=wants_directory))
+            made.append(_make(root_fd, b"/".join(parts[:index]), name, mode_here))
 
 
 def _exists(root_fd: int, path: bytes) -> bool:
@@ -161,19 +173,22 @@ def _exists(root_fd: int, path: bytes) -> bool:
     return True
 
 
-def _make(root_fd: int, parent: bytes, name: bytes, *, directory: bool) -> Stub:
+def _make(root_fd: int, parent: bytes, name: bytes, mode: int | None) -> Stub:
+    """Make a directory of that mode, or a file."""
     fd = openat2(root_fd, parent or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=_IN_ROOT)
     try:
         before = os.fstat(fd)
-        if directory:
+        if mode is not None:
             os.mkdir(name, _MODE, dir_fd=fd)
+            if mode != _MODE:
+                os.chmod(name, mode, dir_fd=fd)
         else:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(name, flags, 0o644, dir_fd=fd))
         after = os.fstat(fd)
     finally:
         os.close(fd)
-    return Stub(parent, name, directory, before, after.st_mtime_ns)
+    return Stub(parent, name, mode is not None, before, after.st_mtime_ns)
 
 
 def _remove(root_fd: int, stub: Stub, restored: dict[bytes, os.stat_result]) -> None:

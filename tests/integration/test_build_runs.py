@@ -250,6 +250,18 @@ def test_a_step_gets_a_cache_back_that_was_put_to_rest(box: Builder) -> None:  #
     assert box.ui.messages == []
 
 
+def test_a_new_tmpfs_is_everybodys(box: Builder) -> None:  # noqa: F811
+    result = box.build(
+        "FROM box\n"
+        "USER 1000\n"
+        "RUN --mount=type=tmpfs,target=/t/u touch /t/u/mine && stat -c '[%a %n]' /t/u /t\n"
+    )
+    text = box.ui.text.decode()
+    assert "[1777 /t/u]" in text
+    assert "[755 /t]" in text
+    assert changes(box, result) == set()
+
+
 def test_tmpfs_and_no_network(box: Builder) -> None:  # noqa: F811
     result = box.build(
         "FROM box\n"

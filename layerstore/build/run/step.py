@@ -205,7 +205,9 @@ class RunStep:
         targets += [
             (place, is_directory) for place, (_, is_directory) in zip(places, extra, strict=True)
         ]
-        stubs = make_stubs(root, targets)
+        pairs = zip(places, extra, strict=True)
+        in_memory = {place for place, (mount, _) in pairs if mount.type == "tmpfs"}
+        stubs = make_stubs(root, targets, for_all=in_memory)
         restored: dict[bytes, os.stat_result] = {}
         stack.callback(lambda: restored.update(remove_stubs(root, stubs)))
         placed = tuple(
