@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "run", "create", "start", "attach", "exec", "ps", "logs", "top", "stats", "stop", "restart",
-    "kill", "wait", "cp", "pause", "unpause", "rename", "update", "container", "volume",
+    "kill", "wait", "cp", "pause", "unpause", "rename", "update", "port", "container", "volume",
     "bundle", "generate", "warm",
 )  # fmt: skip
 """What is added to the commands of images and views, in the order of the help."""
@@ -106,6 +106,7 @@ COMMANDS: dict[str, Command] = {
     "unpause": _inside("container_change", "unpause", "Let paused containers go on."),
     "rename": _inside("container_change", "rename", "Call a container otherwise."),
     "update": _inside("container_change", "update", "Change limits and restarts of containers."),
+    "port": _inside("container_ports", "port", "Print where a container listens."),
     "container": _inside("container_group", "group", "Commands of containers alone: rm, ls ..."),
     "volume": _inside("container_volume", "volume", "List, make and remove volumes."),
     "bundle": _entry("container_bundle", "bundle", "Write an image as a bundle for runtimes."),

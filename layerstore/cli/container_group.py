@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SAME = (
     "run", "create", "start", "attach", "exec", "logs", "top", "stats", "stop", "restart", "kill",
-    "wait", "cp", "pause", "unpause", "rename", "update",
+    "wait", "cp", "pause", "unpause", "rename", "update", "port",
 )  # fmt: skip
 COMMANDS = ("rm", "ls", "inspect", "prune", "exists", *_SAME)
 """What may stand behind ``container``."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FAST_COMMANDS = (
     "images", "import", "inspect", "mount", "mounts", "umount", "df",
     "run", "create", "start", "attach", "exec", "ps", "logs", "top", "stats", "stop", "restart",
-    "kill", "wait", "cp", "pause", "unpause", "rename", "update", "container", "volume",
+    "kill", "wait", "cp", "pause", "unpause", "rename", "update", "port", "container", "volume",
     "bundle", "generate", "warm",
 )  # fmt: skip
 

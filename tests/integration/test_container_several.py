@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from layerstore.runtime.cgroups import is_unified
@@ -121,6 +122,25 @@ def test_a_container_has_the_volumes_of_another(box: Containers) -> None:
     assert (told[0], told[-1]) == ("seen", "no tmpfs")
     assert "Read-only" in told[1]
     assert "no container" in box.fails(125, "run", "--volumes-from", "nobody", "box", "true")
+
+
+def test_where_a_container_listens(box: Containers) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    listen = ("box", "busybox", "httpd", "-f", "-p", f"127.0.0.1:{number}")
+    box.ok("run", "-d", "--name", "cc", *listen)
+    wait_until(lambda: box.ok("port", "cc").out, "it listens")
+    assert box.ok("port", "cc").lines == [f"{number}/tcp -> 127.0.0.1:{number}"]
+    assert box.ok("container", "port", "cc", str(number)).out == f"127.0.0.1:{number}\n"
+    (row,) = json.loads(box.ok("port", "--json", "cc").out)
+    assert row == {"port": number, "protocol": "tcp", "address": "127.0.0.1"}
+    assert "nothing in container cc listens at 1/udp" in box.fails(3, "port", "cc", "1/udp")
+    assert "is no port" in box.fails(2, "port", "cc", "http")
+    box.ok("run", "-d", "--network", "none", "--name", "alone", *listen)
+    assert box.ok("port", "alone").out == ""
+    box.ok("container", "rm", "-f", "cc", "alone")
+    assert "no container" in box.fails(3, "port", "cc")
 
 
 def test_a_container_in_the_place_of_one_called_so(box: Containers) -> None:
