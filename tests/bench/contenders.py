@@ -151,7 +151,7 @@ def _borg_at(compression: str) -> Callable[[Path, Path, str], list[str]]:
 
 def _borg_extract(repo: Path, _source: Path, name: str, target: Path) -> list[str]:
     # borg extracts into the working directory.
-    script = 'cd "$0" && exec borg extract --numeric-ids "$1"'
+    script = 'cd "$0" && exec borg --lock-wait 600 extract --numeric-ids "$1"'
     return ["bash", "-c", script, str(target), f"{repo / 'borg'}::{name}"]
 
 

@@ -115,14 +115,18 @@ class DockerLoad:
         """Save the image and unpack its layer."""
         assert self._daemon is not None
         fresh(target)
-        archive, layers = _state(repo) / "saved.tar", fresh(_state(repo) / "saved")
-        save = ["save", "--output", str(archive), f"{name}:1"]
-        cost = run_costed([*self._daemon.client, *save])
-        subprocess.run(["tar", "-C", str(layers), "-xf", str(archive)], check=True)
-        (layer,) = json.loads((layers / "manifest.json").read_text())[0]["Layers"]
-        subprocess.run(["tar", "-C", str(target), *_UNPACK, str(layers / layer)], check=True)
-        archive.unlink()
-        shutil.rmtree(layers)
+        archive = target.with_name(f"{target.name}.tar")
+        try:
+            save = ["save", "--output", str(archive), f"{name}:1"]
+            cost = run_costed([*self._daemon.client, *save])
+            read = ["tar", "-xOf", str(archive)]
+            described = subprocess.run([*read, "manifest.json"], check=True, capture_output=True)
+            (layer,) = json.loads(described.stdout)[0]["Layers"]
+            with subprocess.Popen([*read, layer], stdout=subprocess.PIPE) as reading:
+                unpack = ["tar", "-C", str(target), *_UNPACK, "-"]
+                subprocess.run(unpack, stdin=reading.stdout, check=True)
+        finally:
+            archive.unlink(missing_ok=True)
         return cost, target
 
     def finish(self, repo: Path) -> None:

@@ -37,6 +37,8 @@ class Record(NamedTuple):
 
 Manifest = dict[bytes, Record]
 
+_BLOCK_BYTES = 1 << 20
+
 
 def manifest_of(root: Path) -> Manifest:
     """Read a whole tree; its root directory is the entry ``.``."""
@@ -53,8 +55,9 @@ def manifest_of(root: Path) -> Manifest:
 def _paths(place: bytes) -> Iterator[bytes]:
     yield b"."
     for host, folders, names in os.walk(place):
+        below = host[len(place) + 1 :]
         for name in (*folders, *names):
-            yield os.path.relpath(os.path.join(host, name), place)
+            yield os.path.join(below, name)
 
 
 def _link_group(
@@ -74,7 +77,7 @@ def _record(host: bytes, info: os.stat_result, links: bytes | None) -> Record:
         mode=stat.S_IMODE(info.st_mode),
         owner=(info.st_uid, info.st_gid),
         size=info.st_size if regular else None,
-        content=_digest(host) if regular else None,
+        content=_digest(host, info.st_size) if regular else None,
         target=os.readlink(host) if kind == stat.S_IFLNK else None,
         device=info.st_rdev if device else None,
         xattrs=tuple(
@@ -86,10 +89,11 @@ def _record(host: bytes, info: os.stat_result, links: bytes | None) -> Record:
     )
 
 
-def _digest(host: bytes) -> bytes:
+def _digest(host: bytes, size: int) -> bytes:
+    hasher = blake3()
     with open(host, "rb", buffering=0) as file:
-        hasher = blake3()
-        while block := file.read(1 << 20):
+        # A block of a mebibyte is mapped and unmapped by the kernel: most files are small.
+        while block := file.read(min(size + 1, _BLOCK_BYTES)):
             hasher.update(block)
     return hasher.digest()
 
