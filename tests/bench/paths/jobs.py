@@ -35,7 +35,7 @@ class Column(NamedTuple):
 
     Attributes:
         job: What the prober calls it, ``run`` for a program.
-        passes: How often a warm measurement repeats it: it should take a tenth of a second.
+        passes: How often a warm measurement repeats it at most: it should take a tenth of a second.
         command: The program, for ``run``.
     """
 

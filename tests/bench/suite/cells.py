@@ -30,18 +30,16 @@ def number_of(values: Sequence[float]) -> Number:
 
 
 def ratio_of(figure: Figure, reference: Figure, show: Show) -> Number | None:
-    """Return how many times the reference a figure is, round by round where both have all.
+    """Return how many times the reference a figure is, round by round in those that both have.
 
     None where the reference is nothing.
     """
     ours, theirs = figure.values, reference.values
     if show == "speed":
         ours, theirs = theirs, ours
-    if len(ours) != len(theirs):
-        ours, theirs = (statistics.median(ours),), (statistics.median(theirs),)
     if not all(theirs):
         return None
-    return number_of([one / other for one, other in zip(ours, theirs, strict=True)])
+    return number_of([one / other for one, other in zip(ours, theirs, strict=False)])
 
 
 def markdown(result: Result, table: Table) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.bench.harness import CommandError
 from tests.bench.paths import jobs, report
+from tests.bench.paths.__main__ import enough_passes, rounds_of
 from tests.bench.paths.jobs import COLUMNS, Column, Prober
 from tests.bench.paths.layers import installed_layers
 from tests.bench.paths.report import CPU, WALL, Results, Sample
@@ -135,6 +136,22 @@ def test_every_column_says_what_it_met(prober: Prober, tmp_path: Path) -> None:
             cost = prober.run(column, str(tmp_path / "tree"), passes=2)
             assert (cost.things, cost.read_bytes) == wanted[column.name], column.name
             assert cost.wall_seconds > 0
+
+
+def test_all_rounds_are_for_whom_a_promise_hangs_on() -> None:
+    stat, python = Column("stat", "stat", 5), Column("python", "run", 1, ("python3",))
+    for judged in ("overlay2", VIEW, f"{VIEW} --rw"):
+        assert rounds_of(judged, stat, "warm", 5) == 5
+        assert rounds_of(judged, python, "cold", 5) == 5
+        assert rounds_of(judged, stat, "cold", 5) == 2
+    assert rounds_of("plain", python, "warm", 5) == 3
+    assert rounds_of("fuse view", python, "cold", 1) == 1
+
+
+@pytest.mark.parametrize(("seconds", "passes"), [(0.001, 5), (0.08, 4), (0.2, 2), (4.0, 1)])
+def test_who_is_slow_repeats_a_warm_job_less(seconds: float, passes: int) -> None:
+    column = Column("stat", "stat", 5)
+    assert enough_passes(column, jobs.Cost(seconds, seconds, 1, 1)) == passes
 
 
 def test_what_is_missing_in_a_place_is_an_error(prober: Prober, tmp_path: Path) -> None:
