@@ -46,6 +46,9 @@ def parse_arguments() -> argparse.Namespace:
         "--examples", action="store_true", help="also Dockerfile-examples/, once each"
     )
     parser.add_argument("--rebuilds", type=int, default=50, help="0 leaves them out")
+    parser.add_argument(
+        "--no-compare", dest="compare", action="store_false", help="do not compare the images"
+    )
     parser.add_argument("--tar", type=Path, help="the base's root file system; made by default")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="builders; all by default")
     parser.add_argument("--work", type=absolute, help="where stores lie")
@@ -92,13 +95,16 @@ def main() -> int:
                 builder.start(work / builder.name.replace(" ", "-"), tar, BASE)
             project = made_project(work / "project")
             measured += measure_cases(builders, project, CASES, given.rounds, packages)
-            differences[project.name] = compare_trees(builders, project.name, work / "trees")
+            if given.compare:
+                differences[project.name] = compare_trees(builders, project.name, work / "trees")
             for example in examples(work / "examples", packages) if given.examples else ():
                 measured += measure_cases(builders, example, EXAMPLE_CASES, 1, packages)
                 differences[example.name] = compare_trees(builders, example.name, work / "trees")
             if given.rebuilds:
                 of_bytes = [each for each in builders if each.name not in NOT_REBUILT]
-                stored = measure_rebuilds(of_bytes, project, given.rebuilds, packages)
+                stored = measure_rebuilds(
+                    of_bytes, project, given.rebuilds, packages, work / "rebuilds"
+                )
     finally:
         for builder in started:
             builder.stop()

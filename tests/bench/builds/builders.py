@@ -146,8 +146,9 @@ class Docker:
     def empty(self) -> None:
         images = set((self._ask("image", "ls", "--all", "--quiet", "--no-trunc") or "").split())
         kept = self._ask("image", "inspect", "--format", "{{.Id}}", self._base) or ""
-        for image in images - {kept.strip()}:
-            self._ask("image", "rm", "--force", image, check=False)
+        if built := images - {kept.strip()}:
+            # What another one brings along is not there any more when its turn comes.
+            self._ask("image", "rm", "--force", *built, check=False)
         self._ask("image", "prune", "--force")
         self._ask("builder", "prune", "--all", "--force")
 
@@ -220,8 +221,8 @@ class Buildah:
 
     def empty(self) -> None:
         listed = set(self._ask("images", "--all", "--quiet", "--no-trunc").split())
-        for image in listed - {self._base}:
-            self._ask("rmi", "--force", image, check=False)
+        if built := listed - {self._base}:
+            self._ask("rmi", "--force", *built, check=False)
 
     def build(self, context: Path, tag: str, proxy: str) -> Cost:
         return run_costed(

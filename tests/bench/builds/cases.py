@@ -22,7 +22,7 @@ EARLY = "one early step"
 CASES = (COLD, CACHED, SOURCE, EARLY)
 EXAMPLE_CASES = (COLD, CACHED, SOURCE)
 
-CACHED_BUILDS = 3
+CACHED_BUILDS = 2
 """In each round: they are short, and others are not."""
 
 _SETTLED_SECONDS = 2.1

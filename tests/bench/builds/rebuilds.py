@@ -1,15 +1,20 @@
-"""What many rebuilds store. Builders work at the same time: bytes count here, no seconds."""
+"""What many rebuilds store. Builders work at the same time: bytes count here, no seconds.
+
+Each has a copy of the project and waits for nobody, so that both processors have work to the end.
+"""
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tests.bench.harness import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tests.bench.builds.builders import Builder
     from tests.bench.builds.packages import PackageCache
@@ -37,33 +42,40 @@ class Stored:
 
 
 def measure_rebuilds(
-    builders: Sequence[Builder], project: Project, count: int, packages: PackageCache
+    builders: Sequence[Builder], project: Project, count: int, packages: PackageCache, work: Path
 ) -> list[Stored]:
-    """Rebuild a project with a change each time: of a source file, and of a step in turn."""
+    """Rebuild a project with a change each time: of a source file, and of a step in turn.
 
-    def everywhere() -> None:
-        with ThreadPoolExecutor(len(builders)) as pool:
-            for done in [
-                pool.submit(builder.build, project.context, project.name, packages.url)
-                for builder in builders
-            ]:
-                done.result()
+    Args:
+        work: A new directory for the copies of the project.
+    """
+    work.mkdir()
 
-    for builder in builders:
+    def rebuilt(number: int) -> Stored:
+        builder, own = builders[number], copied(project, work / str(number))
         builder.empty()
-    everywhere()
-    first = {builder.name: builder.stored() for builder in builders}
-    for number in range(_FIRST, _FIRST + count):
-        if number % 2:
-            project.change_late_step(number)
-        else:
-            project.change_source(number)
-        say(f"rebuild {number - _FIRST + 1} of {count}")
-        everywhere()
-    last = {builder.name: builder.stored() for builder in builders}
-    for builder in builders:
+        builder.build(own.context, own.name, packages.url)
+        first = builder.stored()
+        for change in range(_FIRST, _FIRST + count):
+            if change % 2:
+                own.change_late_step(change)
+            else:
+                own.change_source(change)
+            builder.build(own.context, own.name, packages.url)
+        last = builder.stored()
         builder.prune()
-    return [
-        Stored(each.name, count, first[each.name], last[each.name], each.stored())
-        for each in builders
-    ]
+        say(f"{builder.name}: {count} rebuilds done")
+        return Stored(builder.name, count, first, last, builder.stored())
+
+    try:
+        with ThreadPoolExecutor(len(builders)) as pool:
+            return list(pool.map(rebuilt, range(len(builders))))
+    finally:
+        shutil.rmtree(work)
+
+
+def copied(project: Project, context: Path) -> Project:
+    """Return a copy of a project."""
+    shutil.copytree(project.context, context, symlinks=True)
+    source = context / project.source.relative_to(project.context)
+    return replace(project, context=context, source=source)

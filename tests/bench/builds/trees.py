@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,12 +36,15 @@ def compare_trees(builders: Sequence[Builder], tag: str, work: Path) -> list[str
     """Return how the images of a name differ from the first builder's, a line a difference."""
     work.mkdir()
     try:
-        listings = {}
-        for builder in builders:
-            archive = work / "tree.tar"
-            builder.export(tag, archive)
-            listings[builder.name] = _listing(archive)
-            archive.unlink()
+
+        def listed(number: int) -> dict[str, str]:
+            archive = work / f"{number}.tar"
+            builders[number].export(tag, archive)
+            return _listing(archive)
+
+        with ThreadPoolExecutor(max(1, len(builders))) as pool:
+            found = pool.map(listed, range(len(builders)))
+            listings = {each.name: one for each, one in zip(builders, found, strict=True)}
     finally:
         shutil.rmtree(work)
     if not listings:
