@@ -57,7 +57,7 @@ format: $(VENV)/.ready ## Format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup-bench-system $(VENV)/.ready ## Run all benchmarks beside the peers and write docs/performance.md, an hour (BENCH_ARGS="--only views")
+bench: setup-bench-system $(VENV)/.ready ## Run all benchmarks beside the peers and write docs/performance.md, 80 minutes (BENCH_ARGS="--only views")
 	$(BIN)/python -m tests.bench.suite $(BENCH_ARGS)
 
 bench-quick: setup-bench-system $(VENV)/.ready ## The same with fewer benchmarks and rounds, ten minutes

@@ -94,23 +94,27 @@ def listed(benchmarks: Sequence[Benchmark]) -> str:
 def run_all(chosen: Sequence[Benchmark], given: argparse.Namespace) -> int:
     """Run what is chosen; return how many failed."""
     kind: Kind = "quick" if given.quick else "full"
-    for line in described(chosen, TOP / given.cache):
+    needed = dict.fromkeys(name for one in chosen for name in one.inputs_of(kind))
+    absent = missing_inputs(TOP / given.cache, list(needed))
+    for line in described(chosen, TOP / given.cache, inputs_missing=bool(absent)):
         say(line)
     minutes = max(1, sum(one.minutes[given.quick] for one in chosen))
-    needed = dict.fromkeys(name for one in chosen for name in one.inputs_of(kind))
     say(f"{len(chosen)} to run, about {minutes:.0f} minutes on two idle processors")
-    if absent := missing_inputs(TOP / given.cache, list(needed)):
+    if absent:
         say(f"before that, inputs are made: {', '.join(absent)}")
     runner = Runner(given.cache, TOP / given.results, kind)
-    progress = Progress.begin(TOP / given.cache / "progress.json", kind, resume=given.resume)
-    for number, one in enumerate(chosen, 1):
-        if one.name in progress.done:
-            say(f"[{number}/{len(chosen)}] {one.name}: measured before")
-            continue
-        say(f"[{number}/{len(chosen)}] {one.name}, about {one.minutes[given.quick]:g} minutes")
-        progress.note(one.name, runner.run(one))
-    outcomes = [progress.done[one.name] for one in chosen]
-    progress.end()
+    with runner.place.held() as left:
+        for found in left:
+            say(f"left by an interrupted run, and gone now: {found}")
+        progress = Progress.begin(TOP / given.cache / "progress.json", kind, resume=given.resume)
+        for number, one in enumerate(chosen, 1):
+            if one.name in progress.done:
+                say(f"[{number}/{len(chosen)}] {one.name}: measured before")
+                continue
+            say(f"[{number}/{len(chosen)}] {one.name}, about {one.minutes[given.quick]:g} minutes")
+            progress.note(one.name, runner.run(one))
+        outcomes = [progress.done[one.name] for one in chosen]
+        progress.end()
     said = {how: outcomes.count(how) for how in ("measured", "failed", "left out")}
     say(", ".join(f"{count} {how}" for how, count in said.items() if count))
     return said["failed"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.corpora import CORPORA, make_corpus, trees_of
 from tests.bench.harness import say
+from tests.bench.paths.root import make_root
 from tests.bench.trees import bootstrap
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ def make_inputs(cache: Path, names: Sequence[str]) -> None:
 
     Args:
         cache: Where inputs are kept.
-        names: ``base``, ``versions``, ``registry``, or names of corpora.
+        names: ``base``, ``root``, ``versions``, ``registry``, or names of corpora.
     """
     cache.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], None]] = {
         "base": lambda: _make_base(cache),
+        "root": lambda: _make_root(cache),
         "versions": lambda: _make_versions(cache),
         "registry": lambda: _make_registry(cache),
     }
@@ -50,6 +52,8 @@ def missing_inputs(cache: Path, names: Sequence[str]) -> list[str]:
 def _is_there(cache: Path, name: str) -> bool:
     if name == "base":
         return (cache / BASE).exists()
+    if name == "root":
+        return (cache / "root").exists()
     if name == "registry":
         return (cache / "registry" / _CALIBRATED).exists()
     if name == "versions":
@@ -62,6 +66,11 @@ def _make_base(cache: Path) -> None:
         if not (cache / BASE).exists():
             with tempfile.TemporaryDirectory(dir=cache) as work:
                 shutil.move(bootstrap(Path(work)), cache / BASE)
+
+
+def _make_root(cache: Path) -> None:
+    with _alone(cache, "root"):
+        make_root(cache.absolute())
 
 
 def _make_versions(cache: Path) -> None:

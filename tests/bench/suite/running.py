@@ -1,7 +1,8 @@
 """Run benchmarks one after the other, each in a process of its own, and keep what they measured.
 
 What they print goes into a log each. A failing one does not stop the others. What is done is
-written down after each, so that an interrupted run can go on.
+written down after each, so that an interrupted run can go on. A program whose runner dies is
+interrupted by that, and what any of them leaves is ended and removed before the next.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from layerstore.linux.processes import die_with_parent
 from tests.bench.harness import clean_environment, say
 from tests.bench.result import result_of
 from tests.bench.suite.inputs import BASE, VERSIONS, make_inputs
 from tests.bench.suite.kept import Kept, Run, keep, load
+from tests.bench.suite.leftovers import Place
 from tests.bench.suite.surroundings import TOP, commit, unmet
 
 if TYPE_CHECKING:
@@ -93,6 +96,7 @@ class Runner:
         self._kind = kind
         self._logs = TOP / cache / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
+        self.place = Place(TOP / cache)
 
     def run(self, benchmark: Benchmark) -> Outcome:
         """Run one benchmark and keep its result; say on standard error how it went."""
@@ -102,8 +106,8 @@ class Runner:
         try:
             make_inputs(TOP / self._cache, benchmark.inputs_of(self._kind))
             kept = self._measure(benchmark)
-        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as err:
-            say(f"  FAILED: {err}")
+        except Exception as err:  # noqa: BLE001 - the others go on, whatever it was
+            say(f"  FAILED: {err or type(err).__name__}")
             return "failed"
         path = keep(self._results, kept)
         say(f"  {kept.run.seconds / 60:.1f} minutes, load {kept.run.load_after:g}: {path.name}")
@@ -140,11 +144,16 @@ class Runner:
         """Run a program to its end; whatever ends us ends it first, and lets it clean up."""
         log = self._logs / f"{benchmark.name}.log"
         limit = benchmark.minutes[self._kind != "full"] * 60 * _PATIENCE + _GRACE_SECONDS
+        before = self.place.beside_inputs()
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", *words],
                 cwd=TOP,
-                env={**clean_environment(), "LAYERSTORE_ROOT": str(TOP / self._cache / "unused")},
+                env={
+                    **clean_environment(),
+                    **self.place.environment(),
+                    "LAYERSTORE_ROOT": str(TOP / self._cache / "unused"),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -157,14 +166,17 @@ class Runner:
                 raise RuntimeError(f"not done after {limit / 60:.0f} minutes; log: {log}") from err
             finally:
                 _end(process)
+                for found in self.place.clear(keep=before):
+                    say(f"  left by it, and gone now: {found}")
         if status != 0:
             tail = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
             raise RuntimeError("\n    ".join([f"exit {status}; log: {log}", *tail]))
 
 
 def _heed_interrupts() -> None:
-    """Undo what shells do to jobs in the background: Python would not hear that it is to end."""
+    """Hear that it is to end, also from a shell's background job, and when the runner is killed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent(signal.SIGINT)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,10 @@ PEERS = {
 """Who is compared, and the program that says whether they are here."""
 
 
+INPUTS_GB = 5
+"""What all inputs take that are made once and stay."""
+
+
 def unmet(benchmark: Benchmark) -> list[str]:
     """Return what a benchmark needs and this machine lacks; then it is not begun."""
     found = []
@@ -47,7 +52,7 @@ def unmet(benchmark: Benchmark) -> list[str]:
     return found
 
 
-def described(chosen: Sequence[Benchmark], cache: Path) -> list[str]:
+def described(chosen: Sequence[Benchmark], cache: Path, *, inputs_missing: bool) -> list[str]:
     """Return a line for each thing that a reader of the figures should know beforehand."""
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
     lines = [f"{os.uname().sysname} {os.uname().release}, {cpus} processors, load {load:.1f}"]
@@ -57,7 +62,9 @@ def described(chosen: Sequence[Benchmark], cache: Path) -> list[str]:
             "no wall times"
         )
     cache.mkdir(parents=True, exist_ok=True)
-    free, wanted = shutil.disk_usage(cache).free / 1e9, max(one.disk_gb for one in chosen)
+    places = (cache, Path(tempfile.gettempdir()))
+    free = min(shutil.disk_usage(place).free for place in places) / 1e9
+    wanted = max(one.disk_gb for one in chosen) + (INPUTS_GB if inputs_missing else 0)
     lines.append(f"{free:.0f} GB of disk are free, {wanted:.0f} are needed at most")
     if free < wanted:
         lines.append("that is too little: expect failures")

@@ -95,7 +95,8 @@ class Benchmark:
         full: Further ones of a full run.
         quick: Further ones of a quick run; None if it has no part in those.
         minutes: About how long a full and a quick run take on two idle processors.
-        inputs: What must be made before: ``base``, ``versions``, ``registry``, or corpora.
+        inputs: What must be made before: ``base``, ``root``, ``versions``, ``registry``, or
+            corpora.
         quick_inputs: The same for a quick run, if it needs less.
         needs: Without which there is nothing to run: ``root``, or programs.
         disk_gb: About how much disk it needs for a while.
