@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -111,7 +112,7 @@ def suggest(
         images = _images(store, named, of_all=of_all)
         builds = SpecBuilds(build_args or (), secrets or (), ui)
         images.update(builds.built(store, specs))
-        groups = suggest_bases(store, _distinct(images))
+        groups = suggest_bases(store, _distinct(images), _directories(specs))
         measured = builds.proved(store, groups, images) if prove else {}
         found = Suggestions(groups, _moves(store, images), measured)
     if as_json:
@@ -131,6 +132,13 @@ def _specs_in(word: str) -> list[str]:
         return [word]
     folders = (os.path.join(word, name) for name in sorted(os.listdir(word)))
     return [folder for folder in folders if os.path.isdir(folder) and has_spec(folder)] or [word]
+
+
+def _directories(specs: Sequence[str]) -> dict[str, Path]:
+    """Return the build contexts of specs."""
+    return {
+        spec: Path(spec if os.path.isdir(spec) else os.path.dirname(spec) or ".") for spec in specs
+    }
 
 
 def _images(store: Store, references: Sequence[str], *, of_all: bool) -> dict[str, ImageRecord]:

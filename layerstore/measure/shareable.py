@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.measure.asked import agreed
 from layerstore.measure.placed import NO_TOOL, PIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from layerstore.measure.asked import Asked
     from layerstore.measure.placed import Place, Placed
 
+VERSIONS_DIFFER = "differ in their version"
 WORD = {"pypi": "pip", "npm": "npm"}
 
 
@@ -81,11 +84,14 @@ class Told(NamedTuple):
     item: Item | str
 
 
-def refused(images: Mapping[str, Iterable[Told]]) -> tuple[Refused, ...]:
+def refused(
+    images: Mapping[str, Iterable[Told]], asked: Mapping[str, Asked]
+) -> tuple[Refused, ...]:
     """Return what several images have of one name, no two of them in common.
 
     Args:
         images: By their names, what they have of pip and npm.
+        asked: By the same, what they ask pip for.
     """
     names: dict[tuple[str, str], dict[str, list[Told]]] = {}
     for image, packages in images.items():
@@ -95,6 +101,10 @@ def refused(images: Mapping[str, Iterable[Told]]) -> tuple[Refused, ...]:
     found: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for (kind, name), holders in sorted(names.items()):
         why = _why(holders) if len(holders) > 1 else ""
+        if why.startswith(VERSIONS_DIFFER) and kind == PIP:
+            versions = {told.placed.version for some in holders.values() for told in some}
+            version = agreed(name, versions, [asked[image] for image in holders])
+            why += f"; what all of them ask for allows {version}" if version else ""
         if why:
             found.setdefault((WORD[kind], why, tuple(holders)), []).append(name)
     return tuple(

@@ -14,10 +14,12 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.formats.tree import FILE
+from layerstore.image.images import load_config, steps_of
 from layerstore.image.layers import load_changeset
 from layerstore.image.sbom.files import MAX_DATABASE_BYTES, ImageFiles
 from layerstore.image.sbom.system import stanzas
 from layerstore.image.stack import Node, lookup, walk
+from layerstore.measure.asked import FILE_BYTES, asked_of, with_directory
 from layerstore.measure.beyond import layers_beyond, stored_sizes
 from layerstore.measure.chains import trie_of, walk_trees
 from layerstore.measure.common_sets import Common, common_sets
@@ -25,13 +27,15 @@ from layerstore.measure.kept_beside import DEB, Sized, kept_beside
 from layerstore.measure.package_lists import PackageLists
 from layerstore.measure.placed import TOOL, PlacedPackages
 from layerstore.measure.shareable import Item, Refused, Told, item_of, refused
-from layerstore.measure.steps import no_places, steps_of_layers
+from layerstore.measure.steps import instruction_of, no_places, steps_of_layers
 from layerstore.measure.waste_scan import Owners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from layerstore.digest import DiffId, ImageId
+    from layerstore.measure.asked import Asked
     from layerstore.measure.chains import ChainNode
     from layerstore.measure.common_sets import Saving
     from layerstore.measure.placed import Place
@@ -133,6 +137,7 @@ class _Seen(NamedTuple):
     Attributes:
         layers: Which layer has each item, the topmost of its files.
         told: What pip and npm have installed.
+        asked: What pip was asked for.
         above: Its layers above those that all share, by the id() of each.
     """
 
@@ -140,15 +145,21 @@ class _Seen(NamedTuple):
     database_size: int
     layers: dict[str, ChainNode]
     told: list[Told]
+    asked: Asked
     above: dict[int, ChainNode]
 
 
-def suggest_bases(store: Store, images: Mapping[str, ImageRecord]) -> list[Group]:
+def suggest_bases(
+    store: Store,
+    images: Mapping[str, ImageRecord],
+    directories: Mapping[str, Path] | None = None,
+) -> list[Group]:
     """Propose bases for images.
 
     Args:
         store: Of the images.
         images: By their names.
+        directories: By the same, where those were built from of which that is known.
 
     Raises:
         IntegrityError: The store is damaged.
@@ -161,7 +172,7 @@ def suggest_bases(store: Store, images: Mapping[str, ImageRecord]) -> list[Group
     proposed = 0
     found = []
     for group in several:
-        made = _Grouping(store, group).group(proposed)
+        made = _Grouping(store, group, directories or {}).group(proposed)
         proposed += len(made.bases)
         found.append(made)
     return found
@@ -187,8 +198,11 @@ def costs_of(store: Store, images: Iterable[ImageRecord]) -> Costs:
 class _Grouping:
     """Looks at one group."""
 
-    def __init__(self, store: Store, images: dict[str, ImageRecord]) -> None:
+    def __init__(
+        self, store: Store, images: dict[str, ImageRecord], directories: Mapping[str, Path]
+    ) -> None:
         self._store = store
+        self._directories = directories
         self._images = images
         shared = _common_layers([image.layers for image in images.values()])
         self._common, self._names = _named_below(store, shared)
@@ -214,7 +228,8 @@ class _Grouping:
             bases.append(self._base(f"common-{proposed + number + 1}", below, common, overhead))
         now = costs_of(self._store, self._images.values())
         apart = _apart(seen.packages.keys() - self._below.keys() for _, seen in self._named())
-        no_base = refused({name: seen.told for name, seen in self._named()})
+        told = {name: seen.told for name, seen in self._named()}
+        no_base = refused(told, {name: seen.asked for name, seen in self._named()})
         return Group(tuple(self._images), base, names, tuple(bases), now, apart, no_base)
 
     def _named(self) -> list[tuple[str, _Seen]]:
@@ -284,7 +299,18 @@ class _Grouping:
         for name, layer, size in kept_beside(root, sized, layer_of):
             self._kept[name, id(layer)] = size
         database = _database_size(root, lambda node: layer_of(node) is not None)
-        return _Seen(packages, database, layers, told, {id(node): node for node in above})
+        asked = self._asked_of(image, files) if told else {}
+        return _Seen(packages, database, layers, told, asked, {id(node): node for node in above})
+
+    def _asked_of(self, image: ImageRecord, files: ImageFiles) -> Asked:
+        """Read what an image asked pip for."""
+        history = steps_of(load_config(self._store, image.image_id))
+        names = [name for name, each in self._images.items() if each.image_id == image.image_id]
+        read = with_directory(
+            lambda path: files.read(path.lstrip("/").encode(), FILE_BYTES),
+            self._directories.get(names[0]),
+        )
+        return asked_of([instruction_of(step.created_by) for step in history], read)
 
     def _files_of(self, root: Node, lists: PackageLists, package: _Installed) -> Iterator[Node]:
         """Yield the files of a package of dpkg; those that install others are remembered.

@@ -344,6 +344,23 @@ def test_a_base_without_a_name_is_looked_for_further_below(store):
     assert group.bases[0].below == "base:latest"
 
 
+def test_a_version_that_all_requirements_allow_is_told(store, tmp_path):
+    def asking(version, file):
+        layer = pip(f"x=={version}", step="RUN pip install -r requirements.txt")
+        return Layer({**layer.files, **file}, step=layer.step)
+
+    image_of(store, "one", BASE, debian(), asking("1.5", {b"requirements.txt": b"x==1.5"}))
+    image_of(store, "two", BASE, debian(), asking("2.0", {}))
+    (tmp_path / "requirements.txt").write_text("X>=1\n")
+    images = {name: store.resolve(name) for name in ("one", "two")}
+    for directories, more in (
+        ({"two": tmp_path}, "; what all of them ask for allows 1.5"),
+        ({}, ""),
+    ):
+        (group,) = suggest_bases(store, images, directories)
+        assert [told.why for told in group.refused] == [f"differ in their version: 1.5, 2.0{more}"]
+
+
 def test_the_command_tells_both(store):
     image_of(store, "one", BASE, debian(), pip("x==1", "z==1", size=500_000))
     image_of(store, "two", BASE, debian(), pip("x==2", "z==1", size=500_000))
