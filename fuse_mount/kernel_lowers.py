@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId
     from layerstore.progress import Progress
+    from layerstore.store.reading import StoreReader
 
 WRITABLE_OPTIONS = (*PLAIN_OPTIONS, "xino=on")
 """An upper directory that is complete in itself, and one device number for all of a view.
@@ -91,6 +92,26 @@ def _prepare(store_root: str, layers: Sequence[DiffId], progress: Progress | Non
 
     with StoreReader.open(store_root) as store:
         return prepare_view(store, layers, progress or Silent())
+
+
+def prepare(store: StoreReader, layers: Sequence[DiffId], progress: Progress) -> None:
+    """Make what an instance needs and mount nothing: the next one finds it, as after a view.
+
+    Something keeps the layers meanwhile.
+
+    Raises:
+        UnsupportedError: Not permitted here, or the kernel cannot show the image.
+        LayerstoreError: Whatever making it meets in the store.
+    """
+    from layerstore.digest import chain_id, hex_of
+    from layerstore.image.metadata_image import prepare_view
+    from layerstore.store.object_tier import kept_objects
+    from layerstore.store.usage import note_chain_use
+
+    require_privileges()
+    with kept_objects(store.paths):
+        os.close(prepare_view(store, layers, progress))
+        note_chain_use(store.paths, hex_of(chain_id(layers)))
 
 
 def start_in_place(

@@ -49,6 +49,7 @@ def build_app() -> typer.Typer:
         originals,
         pin,
         podman_store,
+        preparing,
         pull,
         remove,
         savings,
@@ -94,6 +95,7 @@ def build_app() -> typer.Typer:
     fast_command(app, "images")
     for name in ("mount", "mounts", "umount"):
         fast_command(app, name)
+    preparing.register(app)
     views.register(app)
     diff.register(app)
     for name in CONTAINER_COMMANDS:

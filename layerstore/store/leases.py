@@ -4,11 +4,12 @@ A lease is a row in the catalog, which remembers the epoch it began in, and a
 lock file ``locks/lease-<id>`` held by flock for as long as the process lives. No
 clocks: a lease lives exactly as long as its flock is held, a killed or stopped
 process included. Both are made under the catalog lock, so whoever holds that
-lock never sees half a lease.
+lock never sees half a lease. Who holds nothing by it may have the lock file alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +22,7 @@ from layerstore.store.paths import LEASE_PREFIX
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from layerstore.store.catalog import Catalog
     from layerstore.store.paths import StorePaths
@@ -71,6 +72,26 @@ class Lease:
             self._lock.close()
             with storage_errors("end a lease"):
                 remove_if_present(self._lock.path)
+
+
+@contextlib.contextmanager
+def unlisted_lease(catalog: Catalog) -> Iterator[str]:
+    """Keep gc from files in ``tmp/`` and from packs that are read; yields the lease's id.
+
+    For who holds no image nor layer by it: its row would be forced to the disk twice, which may
+    take longer than the work. gc sees the lock, and takes a lease without a row for the oldest:
+    packs that are retired stay until it ends.
+    """
+    lease_id = os.urandom(8).hex()
+    # gc removes lease files that nobody holds under this lock, and would do so before we hold ours.
+    with catalog.locked(), storage_errors("begin a lease"):
+        lock = FileLock(catalog.paths.lease(lease_id))
+    try:
+        yield lease_id
+    finally:
+        lock.close()
+        with storage_errors("end a lease"):
+            remove_if_present(lock.path)
 
 
 class LeaseRow(NamedTuple):

@@ -10,6 +10,7 @@ import contextlib
 import os
 
 from layerstore.light_typing import TYPE_CHECKING
+from layerstore.linux.files import directory as opened
 from layerstore.linux.files import make_private_dir
 from layerstore.linux.locks import FileLock
 from layerstore.store.failures import storage_errors
@@ -26,7 +27,7 @@ SIDECAR_MAX_BYTES = 1 << 30
 _NAME_BYTES = 80
 """Of a directory for each name in it, roughly, and rather more than less."""
 
-_LISTED_PER_ASKED = 8
+_LISTED_PER_ASKED = 4
 """So many names are listed in the time in which one is asked for."""
 
 
@@ -77,7 +78,20 @@ def _missing_names(directory: str, wanted: Iterable[str]) -> Iterable[str]:
             return names
         listed = os.stat(directory).st_size // _NAME_BYTES
         if listed > _LISTED_PER_ASKED * len(names):
-            return [name for name in names if not os.path.lexists(f"{directory}/{name}")]
+            return _absent(directory, names)
         return names.difference(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return names
+
+
+def _absent(directory: str, names: Iterable[str]) -> list[str]:
+    """Return which names a directory does not have, asked for one by one.
+
+    From the open directory, and without what stat(2) tells, each takes half the time.
+    """
+    with opened(directory) as place:
+        return [
+            name
+            for name in names
+            if not os.access(name, os.F_OK, dir_fd=place, follow_symlinks=False)
+        ]

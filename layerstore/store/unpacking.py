@@ -39,7 +39,7 @@ from layerstore.progress import Silent
 from layerstore.store.batch_reader import BatchReader
 from layerstore.store.config import require_writable
 from layerstore.store.failures import StoreFullError, storage_errors
-from layerstore.store.leases import Lease
+from layerstore.store.leases import unlisted_lease
 from layerstore.store.object_tier import missing_objects
 from layerstore.units import format_size
 
@@ -149,15 +149,11 @@ def unpacking(
 def _leased(
     store: StoreReader, lacking: Mapping[ObjectId, Extents], progress: Progress
 ) -> Iterator[int]:
-    lease = Lease(store.catalog, "unpack objects")
-    try:
-        place = _Place(
-            store.paths.objects, store.paths.temporary(lease.lease_id, "objects-"), durable=True
-        )
+    with unlisted_lease(store.catalog) as lease_id:
+        staging = store.paths.temporary(lease_id, "objects-")
+        place = _Place(store.paths.objects, staging, durable=True)
         with _Unpacking(store, lacking, place, progress).begun() as written:
             yield written
-    finally:
-        lease.close()
 
 
 def unpack_one(store: StoreReader, name: ObjectId, extents: Extents, directory: str) -> None:

@@ -296,6 +296,41 @@ def test_refused_without_privileges(host: Host, monkeypatch: pytest.MonkeyPatch)
     assert host.states() == []
 
 
+def test_what_was_prepared_is_shown_without_reading_the_store(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli = Cli(host.store)
+    image = host.image("a", {"f": b"content", "g": b"more"})
+    assert cli.ok("prepare", "a:1").lines == ["Prepared: a:1"]
+    assert host.objects() == 2
+    assert host.states() == []
+    monkeypatch.setattr(kernel_lowers, "_prepare", lambda *_: pytest.fail("it is made again"))
+    view = host.mount(image, "a")
+    assert (view / "f").read_bytes() == b"content"
+    mounts.unmount(str(host.store), str(view))
+
+
+def test_preparing_is_a_use_that_gc_goes_by(host: Host) -> None:
+    cli = Cli(host.store)
+    host.image("a", {"f": b"content"})
+    cli.ok("prepare", "a:1")
+    (sidecar,) = (host.store / "views" / "meta").glob("*.objects")
+    long_ago = time.time() - 16 * 86400
+    os.utime(sidecar, (long_ago, long_ago))
+    cli.ok("prepare", "a:1")
+    cli.ok("gc")
+    assert host.objects() == 1
+    cli.ok("gc", "--all")
+    assert host.objects() == 0
+
+
+def test_one_that_cannot_be_prepared_does_not_stop_the_others(host: Host) -> None:
+    cli = Cli(host.store)
+    host.image("a", {"f": b"content"})
+    assert "no image 'b:1'" in cli.fails(3, "prepare", "b:1", "a:1")
+    assert host.objects() == 1
+
+
 def test_a_shared_store_shares_objects_and_no_metadata(host: Host) -> None:
     create_store(StorePaths(str(host.store)))
     share_store(StorePaths(str(host.store)), 12_345)

@@ -19,6 +19,7 @@ from layerstore.store.catalog import Catalog
 from layerstore.store.check import check
 from layerstore.store.failures import DanglingReferenceError, GcRunningError
 from layerstore.store.gc import execute, plan_gc
+from layerstore.store.leases import unlisted_lease
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
 from layerstore.store.sweep import oldest_lease_epoch
@@ -398,6 +399,21 @@ def test_remains_that_cannot_be_removed_are_not_said_to_be_freed(
         assert execute(plan_gc(store)).freed_bytes == 0
         monkeypatch.undo()
         assert execute(plan_gc(store)).freed_bytes == 1000
+
+
+def test_a_lease_without_a_row_keeps_its_files_until_it_ends(root: Path) -> None:
+    add_image(root, "web", KEEP)
+    with Store.open(root) as store:
+        with unlisted_lease(store.catalog) as lease_id:
+            mine = store.paths.temporary(lease_id, "objects-")
+            with open(mine, "wb") as file:
+                file.write(b"m" * 5)
+            assert store.catalog.query("SELECT * FROM leases") == []
+            assert oldest_lease_epoch(store.catalog, own_lease=None) == 0
+            assert collect(store) == 0
+            assert os.path.exists(mine)
+        assert list((root / "locks").glob("lease-*")) == []
+        assert collect(store) == 5
 
 
 def test_asking_who_holds_a_lease_stops_nobody_from_beginning_one(root: Path) -> None:
