@@ -221,6 +221,8 @@ class GitTree:
             extra = None
             if self._op.keep_git_dir and not self._op.subdir:
                 extra = _GitDirectory(repository.git.directory, time_ns)
+            # What is copied from the root gets its time.
+            yield walk.item(b"", Kind.DIR, 0o755)
             yield from walk.directory(root, b"", self._op.subdir.encode(), 0, extra)
 
     def _subdirectory(self, objects: Objects, tree: str) -> str:
@@ -306,17 +308,18 @@ class _Walk:
             path = place + b"/" + entry.name if place else entry.name
             inside = source + b"/" + entry.name if source else entry.name
             if entry.kind == TREE:
-                yield self._item(path, Kind.DIR, 0o755)
+                yield self.item(path, Kind.DIR, 0o755)
                 yield from self.directory(entry.object_id, path, inside, depth + 1)
             elif entry.kind == SUBMODULE:
-                yield self._item(path, Kind.DIR, 0o755)
+                yield self.item(path, Kind.DIR, 0o755)
                 yield from self._submodule(entry, path, inside, depth + 1)
             else:
                 yield self._file(entry, path)
         if extra is not None:
             yield from extra.items()
 
-    def _item(self, path: bytes, kind: Kind, mode: int, target: bytes = b"") -> LayerItem:
+    def item(self, path: bytes, kind: Kind, mode: int, target: bytes = b"") -> LayerItem:
+        """Return something without content, with the commit's time."""
         return LayerItem(
             Entry(path=path, kind=kind, mode=mode, mtime_ns=self._time_ns, target=target)
         )
@@ -326,7 +329,7 @@ class _Walk:
             target = self._objects.small(entry.object_id, _TARGET_MAX_BYTES)
             if not target or b"\0" in target:
                 raise UnsafeContentError(f"the link {path[:300]!r} leads nowhere")
-            return self._item(path, Kind.SYMLINK, 0o777, target)
+            return self.item(path, Kind.SYMLINK, 0o777, target)
         blob = self._objects.blob(entry.object_id)
         described = Entry(
             path=path, kind=Kind.FILE, mode=0o755 if entry.executable else 0o644,
