@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.bench.corpora import CORPORA
 from tests.bench.harness import CommandError
 from tests.bench.result import Figure, Result
 from tests.bench.suite import __main__ as suite
@@ -449,6 +450,11 @@ def test_what_a_benchmark_leaves_is_ended_and_removed(place: Place) -> None:
     assert not place.temporary.exists()
     assert {path.name for path in place.cache.iterdir()} == {"related", others.name}
     assert place.clear(keep=before) == []
+
+
+def test_no_input_has_a_name_that_is_taken_for_a_working_directory() -> None:
+    others = ["root", "builds", "logs", "registry", "seed-pool", "seed-distribution"]
+    assert [name for name in (*CORPORA, *others) if leftovers._TEMPORARY.fullmatch(name)] == []
 
 
 def test_processes_whose_root_is_ours_are_told_from_those_that_see_our_mounts() -> None:
