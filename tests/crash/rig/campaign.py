@@ -113,14 +113,19 @@ class Tally:
             "seconds": round(time.monotonic() - self._began, 1),
             "seed": SEED,
             "tier": TIER,
+            "problems": self.problems,
         }
 
-    def close(self) -> None:
-        """Write the row down and fail unless every planned trial fired and none was bad."""
+    def write_down(self) -> None:
+        """Add the row to the campaign's file, and print it."""
         CACHE.mkdir(parents=True, exist_ok=True)
         with open(CACHE / f"{TIER}.jsonl", "a") as file:
             file.write(json.dumps(self.row()) + "\n")
         print(format_rows([self.row()]))
+
+    def close(self) -> None:
+        """Write the row down and fail unless every planned trial fired and none was bad."""
+        self.write_down()
         assert not self.problems, "\n".join([f"seed {SEED}", *self.problems[:20]])
         assert self.planned > 0, "nothing was tried"
         assert self.fired == self.planned, f"{self.fired} of {self.planned} faults happened"
@@ -128,9 +133,16 @@ class Tally:
 
 @contextlib.contextmanager
 def tally(rig: str, part: str) -> Iterator[Tally]:
-    """Lend a tally and close it when the block is left without an exception."""
+    """Lend a tally and close it when the block is left without an exception.
+
+    A part that Ctrl-C ends is written down as far as it came, with what was bad.
+    """
     found = Tally(rig, part)
-    yield found
+    try:
+        yield found
+    except KeyboardInterrupt:
+        found.write_down()
+        raise
     found.close()
 
 
