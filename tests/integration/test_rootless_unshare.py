@@ -45,7 +45,7 @@ def test_its_views_end_with_it(user: User, view: Path) -> None:
     done = user(*inside(view, f"{_WRITES}; exit 7"))
     assert (done.returncode, done.stderr) == (7, "")
     assert json.loads(user.ok("mounts", "--json")) == []
-    assert user.leftovers() == []
+    user.wait_for_the_end()
     assert list(view.iterdir()) == []
     wait_until(lambda: user.servers() == [], "the end of its server")
 
@@ -72,4 +72,4 @@ def test_what_is_in_use_stays_and_is_measured_and_unmounted_from_outside(
     assert (refused.returncode, "is busy" in refused.stderr) == (15, True)
     subprocess.run(["kill", done.stdout.strip()], check=True)
     wait_until(lambda: user("umount", str(view)).returncode == 0, "it to be free")
-    assert user.leftovers() == []
+    user.wait_for_the_end()
