@@ -15,6 +15,7 @@ from tests.support.cli import Cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 if True:  # the fixtures' type, for annotations that pytest evaluates
     from tests.support.build import Builder
@@ -76,6 +77,45 @@ def test_secrets_in_variables_are_on_no_disk_while_a_step_runs(box: Builder) -> 
                     assert canary.encode() not in file.read(), name
         build.send_signal(signal.SIGINT)
         assert build.wait(_SECONDS) == 130
+
+
+def test_what_the_host_unmounts_is_gone_while_a_step_runs(box: Builder) -> None:
+    disk = box.directory / "disk"
+    with _shared(box.directory):
+        _run("mount", "-t", "tmpfs", "tmpfs", disk)
+        with _build(box, f"FROM box\nRUN sleep {_LONG}2\n") as build:
+            _until(lambda: _running(f"sleep\x00{_LONG}2"))
+            assert len(_namespaces_with(disk)) > 1
+            _run("umount", disk)
+            assert _namespaces_with(disk) == set()
+            build.send_signal(signal.SIGINT)
+            assert build.wait(_SECONDS) == 130
+
+
+@contextlib.contextmanager
+def _shared(directory: Path) -> Iterator[None]:
+    """Make a directory one whose mounts and unmounts travel, as all do where systemd runs."""
+    (directory / "disk").mkdir()
+    _run("mount", "--bind", directory, directory)
+    _run("mount", "--make-shared", directory)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def _run(*words: str | Path) -> None:
+    subprocess.run([str(word) for word in words], check=True)
+
+
+def _namespaces_with(place: Path) -> set[str]:
+    """Return the mount namespaces in which something is mounted at a place."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/mountinfo") as file:
+            if f" {place} " in file.read():
+                found.add(os.readlink(f"/proc/{pid}/ns/mnt"))
+    return found
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _CLONE_NEWNS = 0x00020000
 _MS_NOSUID_NODEV_NOEXEC = 0xE
-_MS_PRIVATE_REC = (1 << 18) | 0x4000
+_MS_SLAVE_REC = (1 << 19) | 0x4000
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _FS_PINNED = 0x00000010 | 0x00000020  # immutable, append-only
@@ -308,11 +308,14 @@ def _become(arguments: list[bytes], output: int) -> None:
 
 
 def _own_proc() -> None:
-    """Mount the /proc of this pid namespace, which the runtime reads, for this process only."""
+    """Mount the /proc of this pid namespace, which the runtime reads, for this process only.
+
+    What the host unmounts goes here as well: a disk would stay in use until the step ends.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     for failed in (
         libc.unshare(_CLONE_NEWNS),
-        libc.mount(None, b"/", None, _MS_PRIVATE_REC, None),
+        libc.mount(None, b"/", None, _MS_SLAVE_REC, None),
         libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID_NODEV_NOEXEC, None),
     ):
         if failed:
