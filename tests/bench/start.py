@@ -438,7 +438,8 @@ def main() -> None:
     options = parser.parse_args()
     kept = True
     result = Result(versions())
-    with tempfile.TemporaryDirectory(prefix="layerstore-start-") as directory:
+    # A short name: podman takes 50 characters for its run root, within the place of the suite.
+    with tempfile.TemporaryDirectory(prefix="start-") as directory:
         work = Path(directory)
         if options.many:
             many(work, options.tar.resolve(), options.many, result)
