@@ -3,7 +3,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-PYTEST_WORKERS ?= 2
+# One more than two processors have: tests wait for disks, mirrors and daemons as well.
+PYTEST_WORKERS ?= 3
 
 FUZZ_SECONDS ?= 120
 DIFFERENTIAL_ARCHIVES ?= 50000
