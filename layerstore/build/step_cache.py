@@ -42,9 +42,16 @@ class StoreCache:
         return record
 
     def put(self, records: Sequence[CacheRecord]) -> None:
-        """Remember steps."""
+        """Remember steps.
+
+        Each counts as used now: with SOURCE_DATE_EPOCH it says that it was made then, which rules
+        by age would take for a store that nobody used since.
+        """
         self.records += records
-        self._executor.session.cache_put(*records)
+        session = self._executor.session
+        session.cache_put(*records)
+        for record in records:
+            session.note_step_use(record.key)
 
 
 class Forgetful:

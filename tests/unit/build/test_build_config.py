@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.go_text import duration, quoted
 from layerstore.formats.oci_config import Healthcheck
+from layerstore.store.usage import step_uses
 from tests.support.build import PATH, add_image, builder  # noqa: F401
 
 if TYPE_CHECKING:
@@ -195,6 +197,15 @@ def test_metadata_takes_times_from_layers(builder: Builder) -> None:  # noqa: F8
     assert len(times) == 1
     assert builder.config(first).created in times
     assert builder.build(dockerfile).image_id == first.image_id
+
+
+def test_steps_of_a_fixed_time_count_as_used_when_they_were_made(builder: Builder) -> None:  # noqa: F811
+    """Else rules by age take the store for one that nobody used for years, and keep all."""
+    builder.write({"a": "A"})
+    began = time.time()
+    builder.build("FROM scratch\nCOPY a /a\n", build_args={"SOURCE_DATE_EPOCH": "1600000000"})
+    assert {record.created for record in builder.store.cache_records()} == {1600000000.0}
+    assert all(used >= began for used in step_uses(builder.store.catalog).values())
 
 
 @pytest.mark.parametrize(
