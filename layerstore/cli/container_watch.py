@@ -27,6 +27,7 @@ from layerstore.units import format_size
 
 if TYPE_CHECKING:
     import argparse
+    import subprocess
     from collections.abc import Sequence
 
     from layerstore.containers.records import Container
@@ -117,15 +118,11 @@ def _uptime_s() -> float:
 
 def _by_ps(words: Sequence[str], pids: set[int]) -> int:
     """Print of the host's ``ps`` the lines of a container's processes, as docker does."""
-    import subprocess
-
-    try:
-        done = subprocess.run(["ps", *words], capture_output=True, check=False)
-    except FileNotFoundError as err:
-        raise UnsupportedError(
-            "there is no ps on this host, which knows such options",
-            hint="apt-get install procps; or leave the options out",
-        ) from err
+    # ps is told the processes: else ``-o pid,args`` shows those of this terminal. Options that
+    # do not go with that (``f``) are tried without.
+    done = _ps([*words, "-q", ",".join(map(str, sorted(pids)))])
+    if done.returncode:
+        done = _ps(words)
     told = printable(os.fsdecode(done.stderr.strip()))
     if done.returncode:
         raise InputError(f"ps: {told or f'status {done.returncode}'}", hint="man ps")
@@ -137,6 +134,18 @@ def _by_ps(words: Sequence[str], pids: set[int]) -> int:
     shown = [line for line in lines if _number_at(line, at) in pids]
     sys.stdout.write("".join(f"{printable(line)}\n" for line in [header, *shown]))
     return 0
+
+
+def _ps(words: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+    import subprocess
+
+    try:
+        return subprocess.run(["ps", *words], capture_output=True, check=False)
+    except FileNotFoundError as err:
+        raise UnsupportedError(
+            "there is no ps on this host, which knows such options",
+            hint="apt-get install procps; or leave the options out",
+        ) from err
 
 
 def _number_at(line: str, at: int) -> int:

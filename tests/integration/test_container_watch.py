@@ -54,6 +54,10 @@ def test_top_with_options_of_ps(box: Containers) -> None:
     box.ok("run", "-d", "--name", "one", "box", "sleep", "1000")
     shown = box.ok("top", "one", "-e", "-o", "pid,args").out.splitlines()
     assert [line.split() for line in shown[1:]] == [[str(_pids(box, "one")[0]), "sleep", "1000"]]
+    box.ok("run", "-d", "--name", "two", "--user", "1234", "box", "sleep", "1001")
+    for words in (["-o", "pid,args"], ["f", "-eo", "pid,args"]):  # -o alone: this terminal's
+        shown = box.ok("top", "two", *words).out.splitlines()
+        assert [line.split()[-2:] for line in shown[1:]] == [["sleep", "1001"]], words
     without = box("top", "one", "-e", "-o", "comm")
     assert (without.code, without.out) == (2, "")
     assert "PID" in without.err
