@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 KINDS = ("image", "container")
 
+# What docker's templates may ask of every image, whose config has none of it that is empty.
+_EMPTY_CONFIG = {
+    "Cmd": None, "Entrypoint": None, "Env": None, "ExposedPorts": None, "Healthcheck": None,
+    "Labels": None, "OnBuild": None, "Shell": None, "StopSignal": "", "User": "", "Volumes": None,
+    "WorkingDir": "",
+}  # fmt: skip
+
 
 def inspect_options(parser: argparse.ArgumentParser) -> None:
     """Declare what ``inspect`` takes."""
@@ -45,7 +52,7 @@ def inspect(options: argparse.Namespace, root: str) -> int:
     else:
         from layerstore.cli.templates import print_rows
 
-        print_rows(options.format, found, {})
+        print_rows(options.format, [_with_empty(one) for one in found], {})
     tell_all(failures)
     return 0
 
@@ -94,6 +101,14 @@ def _inspect_one(name: str, kind: str, root: str, *, sizes: bool) -> dict[str, o
                 f"no image and no container {name!r}",
                 hint=f"{err.hint}, and 'layerstore ps -a' lists containers",
             ) from err
+
+
+def _with_empty(found: dict[str, object]) -> dict[str, object]:
+    """Return what is known of an image with what it leaves out; of a container as it is."""
+    config = found["Config"]
+    if "RepoTags" not in found or not isinstance(config, dict):
+        return found
+    return {"Variant": "", **found, "Config": {**_EMPTY_CONFIG, **config}}
 
 
 def _inspect_image(store: Store, reference: str) -> dict[str, object]:

@@ -331,6 +331,11 @@ def test_templates_of_inspect_and_history(cli, rootfs_tar):
     for words in (("inspect", "-f"), ("inspect", "--format"), ("image", "inspect", "-f")):
         assert cli.ok(*words, "{{.Id}}", "web:1").out == image
     assert cli.ok("inspect", "-f", "{{json .Config.Cmd}}", "web:1").out == '["a","b"]\n'
+    labels = (
+        "{{range $k, $v := .Config.Labels}}{{$k}}{{end}}|{{json .Config.Labels}}|{{.Config.User}}"
+    )
+    assert cli.ok("inspect", "-f", labels, "web:1").out == "|null|\n"  # as of docker, not an error
+    assert "there is no 'Lables'" in cli.fails(2, "inspect", "-f", "{{.Config.Lables}}", "web:1")
     assert cli.ok("inspect", "--type", "image", "web:1").json()[0]["Id"] == image.strip()
     assert "no container 'web:1'" in cli.fails(3, "inspect", "--type", "container", "web:1")
     assert "did you mean web:1?" in cli.fails(3, "inspect", "web")
