@@ -87,8 +87,13 @@ def base_config(
         else:
             if pulled is not None:
                 return pulled
-    if found is not None:  # for another platform, which is told with its place
-        return found
+    if found is not None:
+        if why and platform is not None and not _serves(found, platform):
+            raise SpecError(
+                f"{reference} is an image for {_platform_of(found)}, not for {platform}{why}", span,
+                hint=hint,
+            )  # fmt: skip
+        return found  # one for another platform is told with the place where that is wanted
     if policy is Pull.ALWAYS:
         raise SpecError(
             f"--pull wants {reference!r} from its registry{why}", span,
@@ -101,5 +106,8 @@ def base_config(
 
 
 def _serves(config: ImageConfig, wanted: Platform | None) -> bool:
-    found = normalized(config.os, config.architecture, config.variant)
-    return wanted is None or found.serves(wanted)
+    return wanted is None or _platform_of(config).serves(wanted)
+
+
+def _platform_of(config: ImageConfig) -> Platform:
+    return normalized(config.os, config.architecture, config.variant)

@@ -210,3 +210,12 @@ def test_when_bases_are_pulled(builder: Builder, policy, text, asked) -> None:  
 def test_bases_that_nobody_has(builder: Builder, policy, message) -> None:  # noqa: F811
     with pytest.raises(SpecError, match=message):
         builder.build("FROM absent\n", pulls=policy, puller=Pulls(builder))
+
+
+def test_why_one_for_another_platform_did_not_come(builder: Builder) -> None:  # noqa: F811
+    add_foreign(builder, "absent", MIPS)
+    message = "1:1: absent is an image for linux/mips64, not for linux/amd64, and it cannot be pull"
+    for policy in (Pull.MISSING, Pull.NEWER):
+        with pytest.raises(SpecError, match=message):
+            builder.build("FROM absent\n", pulls=policy, puller=Pulls(builder), platform=HOST)
+    builder.build("FROM absent\n", pulls=Pull.NEWER, puller=Pulls(builder))  # of any platform
