@@ -252,7 +252,8 @@ def _key_gate(path: Path) -> Gate:
 
     key = PublicKey(_read(path), str(path))
     wanted = Requirement("sigstoreSigned", (key,), Identity("matchRepository"))
-    return _gate(Policy((wanted,), {}))
+    origin = f"wanted is a signature by the key {path}, of any tag of the repository"
+    return _gate(Policy((wanted,), {}, origin))
 
 
 def _default_policy() -> Path | None:

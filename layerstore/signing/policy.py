@@ -82,10 +82,15 @@ class Policy(NamedTuple):
     Attributes:
         default: Of what no scope matches.
         transports: By transport, by scope; the scope "" is a transport's own default.
+        origin: Where it comes from, for who is refused.
     """
 
     default: tuple[Requirement, ...]
     transports: Mapping[str, Mapping[str, tuple[Requirement, ...]]]
+    origin: str = (
+        "the policy is --signature-policy FILE, ~/.config/containers/policy.json or "
+        "/etc/containers/policy.json"
+    )
 
     def requirements(self, transport: str, scopes: Sequence[str]) -> tuple[Requirement, ...]:
         """Return what counts for an image.
@@ -155,26 +160,29 @@ def require_allowed(
     for requirement in policy.requirements(candidate.transport, candidate.scopes):
         if requirement.kind == "insecureAcceptAnything":
             continue
-        if requirement.kind == "reject":
-            raise _refused(candidate, "the policy rejects every image from there")
-        if requirement.trouble:
-            raise _refused(candidate, requirement.trouble)
-        _require_signed(requirement, candidate, signatures)
+        why = _why_refused(requirement, candidate, signatures)
+        if why:
+            raise SignatureRefusedError(f"{candidate.name} is refused: {why}", hint=policy.origin)
 
 
-def _require_signed(
+def _why_refused(
     requirement: Requirement,
     candidate: Candidate,
     signatures: Callable[[Digest], Sequence[Signature]],
-) -> None:
+) -> str:
+    """Return what an image lacks, empty for nothing."""
+    if requirement.kind == "reject":
+        return "the policy rejects every image from there"
+    if requirement.trouble:
+        return requirement.trouble
     troubles: list[str] = []
     for digest in candidate.digests:
         for signature in signatures(digest):
             trouble = _trouble_with(signature, digest, requirement, candidate)
             if not trouble:
-                return
+                return ""
             troubles.append(trouble)
-    raise _refused(candidate, "; ".join(dict.fromkeys(troubles)) or "it has no signature")
+    return "; ".join(dict.fromkeys(troubles)) or "it has no signature"
 
 
 def _trouble_with(
@@ -192,14 +200,6 @@ def _trouble_with(
     if not _is_identity(requirement.identity, claim.reference, candidate.reference):
         return f"a signature is for {claim.reference[:200]!r}, which the policy does not accept"
     return ""
-
-
-def _refused(candidate: Candidate, why: str) -> SignatureRefusedError:
-    return SignatureRefusedError(
-        f"{candidate.name} is refused: {why}",
-        hint="the policy is --signature-policy FILE, ~/.config/containers/policy.json or "
-        "/etc/containers/policy.json",
-    )
 
 
 # -- which name was signed

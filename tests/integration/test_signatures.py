@@ -69,6 +69,8 @@ def test_sign_then_verify(cli, stub, key, tmp_path):
     name = f"{stub.name}/a:1"
     said = cli.fails(11, "verify", "--tls-verify=false", "--key", tmp_path / "k.pub", name)
     assert "it has no signature" in said
+    assert "k.pub" in said
+    assert "policy.json" not in said
     _sign(cli, name, key)
     done = cli.ok("verify", "--tls-verify=false", "--key", tmp_path / "k.pub", name, "--json")
     assert done.json() == {"image": name, "digest": digest, "result": "verified"}
