@@ -287,7 +287,7 @@ class Store(StoreReader):
             target = self._pin_target(reference)
             if not unpin_all(connection, self.paths.names_log, [target]):
                 raise NotFoundError(
-                    f"{target} is not pinned", hint="'layerstore images' shows what is"
+                    f"{target} is not pinned", hint="'layerstore images -v' shows what is"
                 )
         return target
 
