@@ -440,7 +440,7 @@ def _host_config(container: Container) -> dict[str, Any]:
         "LogConfig": {
             "Type": "k8s-file" if settings.log_max_bytes >= 0 else "none",
             "Config": {
-                "max-size": str(settings.log_max_bytes), "max-file": str(settings.log_files)
+                "max-size": str(settings.log_max_bytes or -1), "max-file": str(settings.log_files)
             },
         },
     }  # fmt: skip

@@ -368,7 +368,7 @@ def _log_options(driver: str | None, words: Sequence[str]) -> tuple[int, int]:
     for word in words:
         name, value = _pair(word, "--log-opt")
         if name == "max-size":
-            size = -1 if value == "-1" else parse_size(value)
+            size = 0 if value == "-1" else parse_size(value)  # as docker has it: never turned over
         elif name == "max-file" and value.isascii() and value.isdigit() and 0 < int(value) < 1000:
             files = int(value)
         else:

@@ -85,6 +85,18 @@ def test_variables_without_a_value_are_ours_or_none(monkeypatch: pytest.MonkeyPa
     assert made.env == ("PATH=/bin", "A=", "OURS=here")
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], 10 << 20), (["--log-opt", "max-size=64k"], 64 << 10),
+        (["--log-opt", "max-size=-1"], 0),  # as docker has it: without end, and not without a log
+        (["--log-driver", "none"], -1),
+    ],
+)  # fmt: skip
+def test_how_long_logs_grow(words: list[str], wanted: int) -> None:
+    assert settings(*words, image=ImageDefaults(cmd=("x",))).log_max_bytes == wanted
+
+
 def test_settings_survive_their_record() -> None:
     import json
 
