@@ -108,8 +108,9 @@ def _rebuild(root: str, progress: Progress, *, as_json: bool) -> list[str]:
     report = rebuild_catalog(root, progress)
     if not as_json:
         write_line(
-            f"rebuilt the index: {report.packs} packs, {report.layers} layers, "
-            f"{report.images} images, {report.tags} names"
+            f"rebuilt the index: {_count(report.packs, 'pack')}, "
+            f"{_count(report.layers, 'layer')}, {_count(report.images, 'image')}, "
+            f"{_count(report.tags, 'name')}"
         )
         for loss in report.losses:
             write_line(f"lost: {loss}")
@@ -152,8 +153,9 @@ def _print_check(report: CheckReport) -> None:
             write_line(f"  {finding.remedy}")
     verdict = "ok" if report.ok else "damaged"
     write_line(
-        f"{verdict}, {report.scope}: {report.images} images, {report.layers} layers, "
-        f"{report.packs} packs, {report.chunks} chunks, {report.blobs} blobs"
+        f"{verdict}, {report.scope}: {_count(report.images, 'image')}, "
+        f"{_count(report.layers, 'layer')}, {_count(report.packs, 'pack')}, "
+        f"{_count(report.chunks, 'chunk')}, {_count(report.blobs, 'blob')}"
     )
     write_line(_what_was_read(report))
 
@@ -272,7 +274,7 @@ def _print_outcome(outcome: RepairOutcome, names: dict[str, list[str]]) -> None:
             f"{_count(outcome.unpacked, 'unpacked file')}"
         )
     if outcome.rebuilt is not None:
-        write_line(f"made the index again: {outcome.rebuilt.images} images")
+        write_line(f"made the index again: {_count(outcome.rebuilt.images, 'image')}")
     if outcome.cache_keys:
         write_line(
             f"forgot {_count(len(outcome.cache_keys), 'build step')} of layers that lost data"
@@ -280,7 +282,8 @@ def _print_outcome(outcome: RepairOutcome, names: dict[str, list[str]]) -> None:
     for loss in outcome.losses:
         _print_loss(loss, names)
     if outcome.ok:
-        write_line("the store would be whole then" if outcome.dry_run else "the store is whole")
+        ahead = outcome.dry_run and (findings or outcome.config)
+        write_line("the store would be whole then" if ahead else "the store is whole")
 
 
 def _amount(gleaned: Gleaned) -> str:

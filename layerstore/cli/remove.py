@@ -73,7 +73,7 @@ def remove(
             removals += planned
             if not as_json:
                 for removal in planned:
-                    _tell_removal(removal)
+                    _tell_removal(removal, dry_run=dry_run)
         freed = _freed(store, removals, force=force) if dry_run else None
     if as_json:
         write_json(_to_json(removals, freed))
@@ -82,11 +82,11 @@ def remove(
     tell_all(failures)
 
 
-def _tell_removal(removal: _Removal) -> None:
+def _tell_removal(removal: _Removal, *, dry_run: bool) -> None:
     for name in removal.told:
-        write_line(f"Untagged: {name}")
+        write_line(f"{'would be untagged' if dry_run else 'Untagged'}: {name}")
     if removal.is_last:
-        write_line(f"Deleted: {removal.image.image_id}")
+        write_line(f"{'would be deleted' if dry_run else 'Deleted'}: {removal.image.image_id}")
 
 
 class _Removal(NamedTuple):

@@ -254,7 +254,7 @@ def test_a_catalog_that_is_gone_is_made_again(web: Cli, tmp_path: Path, how: str
         assert_told(err, "catalog", "nothing is lost: run 'layerstore check --rebuild-index'")
     rebuilt = web.ok("check", "--rebuild-index").out
     assert rebuilt.startswith("rebuilt the index: ")
-    assert "1 images, 1 names" in rebuilt
+    assert "1 image, 1 name" in rebuilt
     assert_sound(web, "web:1")
 
 

@@ -40,7 +40,7 @@ def numbers(result) -> list[int]:
 def test_rm_says_what_it_frees_and_then_it_does(cli: Cli) -> None:
     before = disk_bytes(cli.store)
     said = cli.ok("rm", "--dry-run", "app:1")
-    assert said.lines[0] == "Untagged: app:1"
+    assert said.lines[0] == "would be untagged: app:1"
     assert "only what goes needs" in said.out
     attributed, freed, anyway = numbers(said)[:3]
     assert attributed > 70_000

@@ -80,7 +80,7 @@ def test_from_import_to_gc(cli, rootfs, rootfs_tar, tmp_path):
     assert json.loads((layout / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
 
     assert cli.ok("rm", "web:1").out == "Untagged: web:1\n"
-    assert cli.ok("check", "--read-data").out.startswith("ok, all bytes read: 1 images, 1 layers")
+    assert cli.ok("check", "--read-data").out.startswith("ok, all bytes read: 1 image, 1 layer, ")
     assert cli.ok("rm", "web").lines == ["Untagged: web:latest", f"Deleted: {told['Id']}"]
     assert cli.ok("images", "--json").json() == []
     planned = cli.ok("gc", "--dry-run", "--json").json()
@@ -171,13 +171,15 @@ def test_a_dry_run_counts_an_image_that_is_named_twice_once(cli, rootfs_tar):
     for twice in (["x:1", "x:1"], ["y", "y:latest"], ["x:1", "x:2", "y", image_id]):
         planned = cli("rm", "--dry-run", *twice)
         assert planned.code == 3
-        gone = [line for line in planned.out.splitlines() if line.startswith(("Unt", "Del"))]
+        would = ("would be untagged: ", "would be deleted: ")
+        gone = [line for line in planned.out.splitlines() if line.startswith(would)]
         assert gone == list(dict.fromkeys(gone))
-        assert sum(line.startswith("Untagged") for line in gone) == len(twice) - 1
+        assert sum(line.startswith(would[0]) for line in gone) == len(twice) - 1
         assert "named before it" in planned.err
     assert len(cli.ok("images").lines) == 4
     done = cli("rm", "x:1", "x:2", "y", image_id)
-    assert (done.code, done.out.splitlines()) == (3, gone)
+    told = [line.removeprefix("would be ").capitalize() for line in gone]
+    assert (done.code, done.out.splitlines()) == (3, told)
 
 
 def test_one_missing_image_does_not_stop_the_others(cli, rootfs_tar):
