@@ -155,6 +155,12 @@ def without_index_names(names: Iterable[str]) -> list[str]:
     return [name for name in listed if not is_index_name(name)] or listed
 
 
+def told_names(names: Iterable[str]) -> list[str]:
+    """Return those of an image's names that tables have room for: its tags, all if it has none."""
+    listed = list(names)
+    return [name for name in listed if not is_digest_name(name)] or listed
+
+
 def names_that_go(names: Iterable[str], of_image: Collection[str]) -> list[str]:
     """Return names of an image that go when some do: with a repository's last tag its digests.
 

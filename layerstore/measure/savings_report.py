@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layerstore.formats.reference import told_names
 from layerstore.measure.savings import Savings, Scheme
 from layerstore.measure.table import Bar, BarChart, Table, columns, sparkline
 from layerstore.units import format_size
@@ -87,8 +88,8 @@ def images_table(savings: Savings) -> Table:
 
 
 def image_name(image: ImageSavings) -> str:
-    """Return what people call an image: its names, else the beginning of its id."""
-    return ", ".join(image.names) or image.image_id.partition(":")[2][:12]
+    """Return what people call an image: its tags, else its names by digest, or part of its id."""
+    return ", ".join(told_names(image.names)) or image.image_id.partition(":")[2][:12]
 
 
 def _image_row(image: ImageSavings) -> tuple[str, ...]:

@@ -127,6 +127,16 @@ def test_an_empty_store_saves_nothing_and_says_it(store):
     assert table_lines(images_table(savings))
 
 
+def test_tables_tell_tags_and_digests_only_of_what_has_none(store):
+    digest = "sha256:" + "0" * 64
+    with store.begin("test") as session:
+        put_image(session, [put_layer(session, APP)], "web:1", f"web@{digest}", created=1)
+        put_image(session, [put_layer(session, BASE)], f"base@{digest}", created=2)
+    for table in (images_table(take_savings(store)), df_images_table(take_df(store))):
+        assert [row[0] for row in table.rows] == ["web:1", f"base@{digest}"]
+    assert take_savings(store).images[0].names == ("web:1", f"web@{digest}")  # --json has all
+
+
 def test_records_survive_json(store):
     build(store, "one", BASE)
     for value in (take_savings(store), take_df(store)):
