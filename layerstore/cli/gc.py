@@ -14,6 +14,7 @@ from layerstore.cli.output import short_id, write_json, write_line, write_note, 
 from layerstore.cli.progress import terminal_progress
 from layerstore.cli.rootless import remove_of_subordinates
 from layerstore.errors import InputError
+from layerstore.store.received import is_received
 from layerstore.store.resting import PREFIX as RESTING
 from layerstore.store.usage import KEEP_UNPACKED_WITHIN
 
@@ -372,6 +373,17 @@ def _steps(plan: GcPlan) -> list[str]:
     return sorted({*plan.cache_keys, *(key for key, _ in plan.dropped.steps)})
 
 
+def _print_steps(keys: list[str]) -> None:
+    at_rest = sum(key.startswith(RESTING) for key in keys)
+    received = sum(map(is_received, keys))
+    if steps := len(keys) - at_rest - received:
+        write_line(f"{steps} cached build steps")
+    if at_rest:
+        write_line(f"{at_rest} cache mounts at rest")
+    if received:
+        write_line(f"{received} layers of pulls that did not end")
+
+
 def _print(
     plan: GcPlan, report: GcReport | None, caches: list[IdleCache], unpacked: Evictable
 ) -> None:
@@ -389,12 +401,7 @@ def _print(
         write_line(f"image {short_id(image_id)}")
     for diff_id in plan.layers:
         write_line(f"layer {short_id(diff_id)}")
-    keys = _steps(plan)
-    at_rest = sum(key.startswith(RESTING) for key in keys)
-    if len(keys) > at_rest:
-        write_line(f"{len(keys) - at_rest} cached build steps")
-    if at_rest:
-        write_line(f"{at_rest} cache mounts at rest")
+    _print_steps(_steps(plan))
     write_line(f"{verb} {format_size(freed)} ({freed} bytes)")
     if caches:
         size = sum(cache.size for cache in caches)

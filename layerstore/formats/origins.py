@@ -99,11 +99,19 @@ def origins_of_annotations(annotations: Mapping[str, str]) -> Origins:
             documents[parse_digest(key.removeprefix(ORIGIN_KEY))] = str(value)
         elif key.startswith(ENCODING_KEY):
             digest = parse_digest(key.removeprefix(ENCODING_KEY))
-            encodings[digest] = _decode_encoding(value)
+            encodings[digest] = decode_encoding(value)
     return Origins(documents, encodings)
 
 
-def _decode_encoding(text: str) -> Encoding:
+def decode_encoding(text: str) -> Encoding:
+    """Return the encoding that a text tells.
+
+    Raises:
+        FormatError: It tells none.
+        ValueError: It is malformed, and as the next two.
+        KeyError: See there.
+        TypeError: See there.
+    """
     plain = json.loads(text)
     kept = plain.get("kept")
     recipe = plain.get("recipe", {})
@@ -122,13 +130,18 @@ def encode_origins(origins: Origins) -> dict[str, str]:
     """Return the annotations that remember ``origins``."""
     annotations = {ORIGIN_KEY + digest: text for digest, text in origins.documents.items()}
     for digest, encoding in origins.encodings.items():
-        plain: dict[str, object] = {"diff_id": encoding.diff_id, "size": encoding.size}
-        if encoding.kept is not None:
-            plain["kept"] = encoding.kept
-        else:
-            plain["recipe"] = dict(encoding.recipe)
-        annotations[ENCODING_KEY + digest] = strict_json.encode(plain).decode()
+        annotations[ENCODING_KEY + digest] = encode_encoding(encoding)
     return annotations
+
+
+def encode_encoding(encoding: Encoding) -> str:
+    """Return the text that tells an encoding."""
+    plain: dict[str, object] = {"diff_id": encoding.diff_id, "size": encoding.size}
+    if encoding.kept is not None:
+        plain["kept"] = encoding.kept
+    else:
+        plain["recipe"] = dict(encoding.recipe)
+    return strict_json.encode(plain).decode()
 
 
 def is_of_origins(key: str) -> bool:

@@ -3,7 +3,8 @@
 Everything is verified while it streams: size and digest against the descriptor, the diff ID
 against the config. Layers that the store has are not read, unless their compressed form is
 wanted and nobody knows it yet. An image becomes visible in one commit, with its names and what
-is remembered of how it came; an adoption that dies before leaves garbage for gc.
+is remembered of how it came; an adoption that dies before leaves garbage for gc. What came from
+far away until then is kept for who tries again (:mod:`layerstore.image.received`).
 
 From a source that is far away three blobs come at a time, into scratch files, while the first
 of them is taken in. How layers were compressed is found out beside that.
@@ -11,12 +12,20 @@ of them is taken in. How layers were compressed is found out beside that.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, cast
 
-from layerstore.errors import FormatError, IntegrityError, LimitExceededError, NotFoundError
+from layerstore.errors import (
+    FormatError,
+    IntegrityError,
+    LayerstoreError,
+    LimitExceededError,
+    NotFoundError,
+    StorageError,
+)
 from layerstore.formats import oci
 from layerstore.formats.decompress import compression_of, decompressed
 from layerstore.formats.oci_config import decode_config
@@ -25,6 +34,7 @@ from layerstore.formats.tar_limits import Limits, exceeded
 from layerstore.image.exchange import Document, VerifiedBlob, read_blob, read_document
 from layerstore.image.images import ATTESTATION_KEY, ImageParts, publish_parts
 from layerstore.image.originals import Originals, keep_original, known_encodings
+from layerstore.image.received import ReceivedLayers, forget_layers
 from layerstore.image.reencoding import find_recipe
 from layerstore.image.spooled_blob import SpooledBlob
 from layerstore.progress import Silent
@@ -249,6 +259,9 @@ def adopt_image(
     )
     raw = [each.raw for each in documents]
     record = publish_parts(session, parts, names=names, documents=raw)
+    if source.is_remote:
+        digests = [layer.digest for layer in image.manifest.layers]
+        forget_layers(session.store, digests, layers.encodings.values())
     return Adopted(record, tuple(each.digest for each in image.documents), layers.kept_bytes)
 
 
@@ -322,6 +335,10 @@ class _Adoption:
         self._spools: dict[Digest, SpooledBlob] = {}
         self._encodings: dict[Digest, Encoding] = {}
         self._ingested: set[DiffId] = set()
+        self._trials: dict[Digest, tuple[_Layer, Future[Mapping[str, object] | None]]] = {}
+        self._taken: set[Digest] = set()
+        self._came = ReceivedLayers(session)
+        self._kept_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -339,21 +356,78 @@ class _Adoption:
         self._recall(layers)
         needed = [each for each in layers if not self._have(each) or self._wants(each)]
         self._fetch(needed)
-        pending: dict[Digest, Future[Mapping[str, object] | None]] = {}
-        for layer in layers:
-            if not self._have(layer):
-                self._ingest(layer)
-            digest = layer.descriptor.digest
-            if self._wants(layer) and digest not in pending:
-                pending[digest] = self._trying.submit(self._recipe, layer)
-        kept_bytes = 0
-        for layer in layers:
-            found = pending.pop(layer.descriptor.digest, None)
-            if found is not None:
-                kept_bytes += self._settle(layer, found.result())
+        try:
+            for layer in layers:
+                self._came.flush()  # of those before: the last one's image is about to name it
+                self._take(layer)
+                self._settle_tried()
+            self._settle_tried(waits=True)
+        except BaseException as err:
+            self._keep_what_came(layers, err)
+            raise
         for layer in layers:
             self._require_truth(layer)
-        return AdoptedLayers(self._encodings, kept_bytes)
+        return AdoptedLayers(self._encodings, self._kept_bytes)
+
+    def _take(self, layer: _Layer) -> None:
+        """Store a layer that is not there, and begin to find out how its compressed form is made.
+
+        What is not to be found out, or is known, is all there is to remember of it.
+        """
+        digest = layer.descriptor.digest
+        self._taken.add(digest)
+        is_new = not self._have(layer)
+        if is_new:
+            self._ingest(layer)
+        if not self._wants(layer):
+            if is_new:
+                self._note(layer)
+        elif digest not in self._trials:
+            self._trials[digest] = layer, self._trying.submit(self._recipe, layer)
+
+    def _settle_tried(self, *, waits: bool = False) -> None:
+        """Remember how layers are made for which that was found out, or wait for all."""
+        for digest, (layer, found) in list(self._trials.items()):
+            if waits or found.done():
+                del self._trials[digest]
+                self._kept_bytes += self._settle(layer, found.result())
+                self._note(layer)
+
+    def _note(self, layer: _Layer) -> None:
+        """Take note that a layer came from far away: local archives are simply read again."""
+        if self._source.is_remote:
+            digest = layer.descriptor.digest
+            self._came.add(digest, layer.diff_id, self._encodings.get(digest))
+
+    def _keep_what_came(self, layers: Iterable[_Layer], err: BaseException) -> None:
+        """Keep what came whole for the next try, before the error is told.
+
+        Whoever interrupts does not wait for more than what is done, and a disk that is full or
+        broken gets nothing more. What fails here is no news beside the error.
+        """
+        if not self._source.is_remote or isinstance(err, StorageError):
+            return
+        with contextlib.suppress(LayerstoreError):
+            if isinstance(err, LayerstoreError):
+                self._finish_whole(layers)
+            for digest, (_, found) in list(self._trials.items()):
+                if found.done() and found.exception() is not None:
+                    del self._trials[digest]  # that one is fetched again
+            self._settle_tried()
+            self._came.flush()
+
+    def _finish_whole(self, layers: Iterable[_Layer]) -> None:
+        """Take in layers that came whole beside the one that failed, and settle what can be."""
+        for spool in self._spools.values():
+            spool.stop()
+        for layer in layers:
+            digest = layer.descriptor.digest
+            if digest in self._taken or (spool := self._spools.get(digest)) is None:
+                continue
+            with contextlib.suppress(LayerstoreError):
+                if spool.is_whole:
+                    self._take(layer)
+        wait(found for _, found in self._trials.values())
 
     # -- what is known and there
 
@@ -362,7 +436,8 @@ class _Adoption:
         if self._originals is Originals.DROP:
             return
         told = {digest: each for digest, each in self._received.items() if each is not None}
-        known = {**told, **known_encodings(self._store)}
+        came = self._came.encodings({each.descriptor.digest for each in layers})
+        known = {**came, **told, **known_encodings(self._store)}
         for layer in layers:
             encoding = known.get(layer.descriptor.digest)
             if encoding is None or encoding.diff_id != layer.diff_id:

@@ -57,6 +57,11 @@ class SpooledBlob:
             self._is_whole = True
             self._grown.notify_all()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it came, and is what its descriptor says."""
+        return self._is_whole
+
     def stop(self) -> None:
         """Let who fills the file stop before its end."""
         self._is_stopped = True

@@ -17,6 +17,7 @@ from layerstore.store.item_table import ItemTable
 from layerstore.store.leases import live_leases
 from layerstore.store.marks import Marks, Roots, find_roots, view_roots
 from layerstore.store.names import AmbiguousIdError
+from layerstore.store.received import is_received
 from layerstore.store.records import decode_layer
 from layerstore.store.references import layer_chunks
 from layerstore.store.resting import PREFIX
@@ -245,12 +246,17 @@ def _all_reasons(
         "SELECT key, diff_id FROM build_cache WHERE diff_id IS NOT NULL ORDER BY key"
     ):
         if str(key) in uses:
-            at_rest = str(key).startswith(PREFIX)
-            what = "a cache mount at rest" if at_rest else f"build step {str(key)[:12]}"
             layers.setdefault(DiffId(Digest(str(made))), []).append(
-                Reason(what, "layerstore gc --all")
+                Reason(_row_in_words(str(key)), "layerstore gc --all")
             )
     return images, layers
+
+
+def _row_in_words(key: str) -> str:
+    """Return what a row of the build cache is called."""
+    if key.startswith(PREFIX):
+        return "a cache mount at rest"
+    return "a pull that did not end" if is_received(key) else f"build step {key[:12]}"
 
 
 def _add_lease_reasons(

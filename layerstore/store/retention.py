@@ -4,7 +4,8 @@ Pure: from names, uses and rules to the names and build steps that lose their pl
 Rules only ever take away a *name* or a *remembered step*; whatever else still needs an
 image (another name, a view, a running command, a pin) keeps it.
 
-- Without rules nothing that has a name goes.
+- Without rules nothing that has a name goes, and of remembered steps only layers of pulls that
+  did not end and to which nobody came back for a day.
 - A name is removed only if ``keep_last`` or ``keep_within_s`` was given and no rule keeps
   it: pinned or in use, matching ``keep_tags``, among the last of its repository, or used lately.
 - With ``max_size`` such names go only as far as the cap asks for, the longest unused first,
@@ -14,9 +15,11 @@ image (another name, a view, a running command, a pin) keeps it.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.formats.reference import is_digest_name, split_name
+from layerstore.store import received
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -95,11 +98,14 @@ def _names_that_follow(names: Sequence[NamedUse], kept: set[str]) -> set[str]:
 
 
 def unkept_steps(rules: KeepRules, uses: Mapping[str, float], reference: Reference) -> list[str]:
-    """Return keys of build steps that were not used for too long."""
-    limit = rules.keep_cache_within_s
-    if limit is None:
-        return []
-    return sorted(key for key, used in uses.items() if reference.age_of(used) > limit)
+    """Return keys of build steps, and of layers of failed pulls, not used for too long."""
+    limit = inf if rules.keep_cache_within_s is None else rules.keep_cache_within_s
+    received_limit = min(limit, received.KEPT_S)
+    return sorted(
+        key
+        for key, used in uses.items()
+        if reference.age_of(used) > (received_limit if received.is_received(key) else limit)
+    )
 
 
 def steps_latest_first(uses: Mapping[str, float], reference: Reference) -> list[str]:
