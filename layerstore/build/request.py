@@ -38,6 +38,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
         named_contexts: What stands in the place of names of stages and images.
         dockerfile: The Dockerfile; ``Dockerfile`` in the context when None. May lie outside.
         dockerfile_text: Its content, when it is not in a file (then ``dockerfile`` names it).
+        dockerignore_text: Beside such a text, what goes before the context's ``.dockerignore``.
         dockerfile_url: Where it is fetched from, instead of both.
         tags: Names of the image.
         target: Stage to build; the last one when None.
@@ -76,6 +77,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     named_contexts: Mapping[str, NamedSource] = msgspec.field(default_factory=dict)
     dockerfile: Path | None = None
     dockerfile_text: bytes | None = None
+    dockerignore_text: bytes | None = None
     dockerfile_url: str = ""
     tags: Sequence[str] = ()
     target: str | None = None

@@ -83,8 +83,9 @@ def read_spec(request: BuildRequest, main: MainContext) -> SpecFile:
     """
     name = request.dockerfile
     if request.dockerfile_text is not None:
-        filename, rules = str(name or DOCKERFILE), _rules(main)
-        text = request.dockerfile_text
+        filename, text = str(name or DOCKERFILE), request.dockerfile_text
+        own = request.dockerignore_text
+        rules = _rules(main) if own is None else _rules_beside(filename, own)
         return SpecFile(text, filename, rules, main.read_paths, main.absent_paths)
     if main.dockerfile is not None:
         return _alone(request, main.dockerfile)
@@ -95,6 +96,11 @@ def read_spec(request: BuildRequest, main: MainContext) -> SpecFile:
     )
     others = (_SMALL,) if name.name == DOCKERFILE else ()
     return _found(HostFiles() if is_of_host else main, str(name), main, others)
+
+
+def ignore_name(dockerfile: str) -> str:
+    """Return what the file is called whose rules go before the context's ``.dockerignore``."""
+    return f"{dockerfile}{DOCKERIGNORE}"
 
 
 def lock_path(spec: Path) -> Path:
@@ -127,15 +133,14 @@ def _found(files: Files, name: str, main: MainContext, others: tuple[str, ...]) 
     for candidate in (name, *(f"{head}{slash}{other}" for other in others)):
         text = files.read(candidate)
         if text is not None:
-            beside = f"{candidate}{DOCKERIGNORE}"
-            data = files.read(beside)
-            place = files.place_of(beside)
-            rules = _rules(main) if data is None else IgnoreRules.parse(data, place)
+            data = files.read(ignore_name(candidate))
+            place = files.place_of(candidate)
+            rules = _rules(main) if data is None else _rules_beside(place, data)
             read, absent = list(files.read_paths), list(files.absent_paths)
             if files is not main:
                 read += main.read_paths
                 absent += main.absent_paths
-            return SpecFile(text, files.place_of(candidate), rules, read, absent)
+            return SpecFile(text, place, rules, read, absent)
     place = files.place_of(name)
     if files.is_directory(name):
         raise InputError(
@@ -145,6 +150,10 @@ def _found(files: Files, name: str, main: MainContext, others: tuple[str, ...]) 
     raise InputError(
         f"there is no Dockerfile {place}", hint="name it: layerstore build -f FILE CONTEXT"
     )
+
+
+def _rules_beside(dockerfile: str, data: bytes) -> IgnoreRules:
+    return IgnoreRules.parse(data, ignore_name(dockerfile))
 
 
 def _rules(main: MainContext) -> IgnoreRules:

@@ -110,7 +110,7 @@ class SpecBuilds:
                 named = {name: reference for name in group.base_names if "@" not in name}
             request = self._request(spec)
             if spec in changed:
-                request = _keeping_modules(request)
+                request = keeping_modules(request)
             request = msgspec.structs.replace(request, named_contexts=named, puller=puller)
             made.append(build(scratch, request, self._ui).image)
         return made
@@ -135,17 +135,27 @@ class SpecBuilds:
         return msgspec.structs.replace(request, puller=registry_puller(), tags=())
 
 
-def _keeping_modules(request: BuildRequest) -> BuildRequest:
-    """Return the build of a Dockerfile with ``npm install`` for ``npm ci``, as is proposed."""
-    from layerstore.build.spec_file import SPEC_NAMES
-    from layerstore.measure.placed import keeping_modules
+def keeping_modules(request: BuildRequest) -> BuildRequest:
+    """Return the build of a Dockerfile with ``npm install`` for ``npm ci``, as is proposed.
+
+    Everything else is as the file itself has it, the rules of its own ``.dockerignore`` too.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    from layerstore.build.contexts import HostFiles
+    from layerstore.build.spec_file import SPEC_NAMES, ignore_name
+    from layerstore.measure import placed
 
     assert isinstance(request.context, Path)
     places = [request.dockerfile or Path(), *(request.context / name for name in SPEC_NAMES)]
     file = next(place for place in places if place.is_file())
-    text = keeping_modules(file.read_text("utf-8", "surrogateescape"))
+    text = placed.keeping_modules(file.read_text("utf-8", "surrogateescape"))
     return msgspec.structs.replace(
-        request, dockerfile=file, dockerfile_text=text.encode("utf-8", "surrogateescape")
+        request,
+        dockerfile=file,
+        dockerfile_text=text.encode("utf-8", "surrogateescape"),
+        dockerignore_text=HostFiles().read(ignore_name(str(file))),
     )
 
 

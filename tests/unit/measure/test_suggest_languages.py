@@ -7,10 +7,15 @@ import tomllib
 
 import pytest
 
+from layerstore.build.api import build
+from layerstore.build.request import BuildRequest
+from layerstore.cli import suggest_prove
+from layerstore.image.images import load_config
 from layerstore.measure import placed
 from layerstore.measure.base_specs import dockerfile_of, native_spec_of
 from layerstore.measure.suggest import suggest_bases
 from layerstore.store.store import Store
+from tests.support.build import builder  # noqa: F401
 from tests.support.cli import Cli
 from tests.support.insight import Layer, dpkg_status, image_of
 from tests.support.measure import noise
@@ -283,6 +288,22 @@ def test_a_base_has_what_npm_ci_would_remove_and_says_what_to_type_instead(store
 )
 def test_specs_are_changed_where_npm_ci_stands_and_nowhere_else(before, after):
     assert placed.keeping_modules(before) == after
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("own", ["b\n*ignore\n", None])
+def test_a_spec_that_is_changed_for_a_proof_keeps_its_dockerignore(builder, named, own):  # noqa: F811
+    spec = "FROM scratch\nCOPY . /x\nLABEL how='npm ci'\n"
+    builder.write({"a": "A", "b": "B", ".dockerignore": "a\n*ignore\n", "Dockerfile": spec})
+    if own is not None:
+        builder.write({"Dockerfile.dockerignore": own})
+    file = builder.context / "Dockerfile" if named else None
+    request = suggest_prove.keeping_modules(BuildRequest(context=builder.context, dockerfile=file))
+    built = build(builder.store, request, builder.ui)
+    assert load_config(builder.store, built.image.image_id).config.labels == {"how": "npm install"}
+    assert {"x/a", "x/b", "x/Dockerfile"} & builder.files(built).keys() == {
+        "x/Dockerfile", "x/a" if own else "x/b",
+    }  # fmt: skip
 
 
 def test_archives_that_a_base_does_not_leave_are_predicted_and_no_reason_for_one(store):
