@@ -138,6 +138,12 @@ def _tell(loaded: Loaded, *, is_nameless: bool) -> None:
         write_line(f"Loaded image: {name}")
     if not loaded.names:
         write_line(f"Loaded image ID: {loaded.image.image_id}")
+    if loaded.left_out:
+        name = next(iter(loaded.names), loaded.tag)
+        write_note(
+            f"{name} is there for {', '.join(loaded.left_out)}, too, which is left out; "
+            "--platform names one, --all-platforms takes all"
+        )
     if is_nameless:
         write_note("it has no name: the next gc removes it; 'layerstore tag' gives it one")
     if loaded.kept_bytes:
@@ -154,4 +160,5 @@ def _to_json(loaded: Loaded) -> dict[str, object]:
         "documents": list(loaded.documents),
         "size": loaded.image.size,
         "kept_bytes": loaded.kept_bytes,
+        "left_out": list(loaded.left_out),
     }

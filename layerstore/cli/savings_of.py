@@ -168,6 +168,9 @@ def _loaded(store: Store, source: str, progress: Progress) -> Iterator[str]:
             loading = load_file(store, stream, source, choice, progress)
         loaded = list(loading)
     for each in loaded:
+        if each.left_out:
+            name = next(iter(each.names), each.tag)
+            write_note(f"left out of {source}: {name} for {', '.join(each.left_out)}")
         if each.image.image_id not in store.tags().values():
             store.tag(_free_name(store, _stem(source), each.tag), each.image.image_id)
     # What wrote the archive had no order in mind (docker save has none); growth wants one.

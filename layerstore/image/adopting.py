@@ -188,7 +188,9 @@ def _for_platform(
     for descriptor in index.manifests:
         if descriptor.platform is None or serves(descriptor.platform):
             return descriptor
-    raise NotFoundError(f"{source.name} has no image for this platform")
+    raise NotFoundError(
+        f"{source.name} has no image for this platform", hint="--platform names another"
+    )
 
 
 def _found(source: ImageSource, documents: tuple[Document, ...]) -> FoundImage:

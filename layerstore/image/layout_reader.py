@@ -15,10 +15,19 @@ import stat
 from typing import TYPE_CHECKING, Protocol, Self
 
 from layerstore.digest import parse_digest
-from layerstore.errors import FormatError, InputError, LimitExceededError, NotFoundError
+from layerstore.errors import (
+    FormatError,
+    InputError,
+    LayerstoreError,
+    LimitExceededError,
+    NotFoundError,
+)
 from layerstore.formats import oci, strict_json
+from layerstore.formats.oci_config import decode_config
 from layerstore.formats.reference import DEFAULT_TAG, ReferenceSyntaxError, full_name
-from layerstore.image.exchange import Document
+from layerstore.image.exchange import Document, read_blob, read_document
+from layerstore.image.flat_layout import FlatIndex, flat_indexes, with_indexes
+from layerstore.image.images import platform_of
 from layerstore.linux.files import (
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
@@ -66,6 +75,7 @@ class LayoutReader:
     def __init__(self, place: Path | Files, name: str = "") -> None:
         self.name = name or f"the OCI layout {place}"
         self._files: Files = _Directory(place) if isinstance(place, os.PathLike) else place
+        self._flat: dict[str, FlatIndex] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -87,22 +97,53 @@ class LayoutReader:
             raise NotFoundError(f"{self.name} is none: it has no index.json") from err
         return oci.decode_index(raw, media_type=oci.INDEX_TYPE).manifests
 
+    def listed(self) -> tuple[oci.Descriptor, ...]:
+        """Return what index.json lists, with one index for manifests of one name.
+
+        That is where they differ in their platform alone (:mod:`layerstore.image.flat_layout`).
+
+        Raises:
+            NotFoundError: There is no index.json.
+            FormatError: It is no index.
+        """
+        entries = self.entries()
+        made = flat_indexes(entries, self._platform_of)
+        self._flat = {each.descriptor.digest: each for each in made}
+        return with_indexes(entries, made)
+
+    def flat_images(self, digest: str) -> tuple[oci.Descriptor, ...]:
+        """Return the manifests for which :meth:`listed` has an index; none for any other."""
+        flat = self._flat.get(digest)
+        return () if flat is None else flat.images
+
+    def _platform_of(self, entry: oci.Descriptor) -> oci.Platform | None:
+        """Return what a manifest is for by its config; what is wrong with it is told elsewhere."""
+        try:
+            raw = read_document(self, entry).raw
+            manifest = oci.decode_manifest(raw, media_type=entry.media_type)
+            return platform_of(decode_config(read_blob(self, manifest.config)))
+        except LayerstoreError:
+            return None
+
     def document(self, reference: str) -> Document:
         """Return a manifest or index: by its digest or by its tag.
 
         A tag is that of ``org.opencontainers.image.ref.name``, which may be a whole name, or the
         whole name is in an annotation of its own. The only
         one is found without a tag, too, and as ``latest``, which is what no tag means elsewhere.
+        Several manifests of one name are the index that :meth:`listed` has of them.
 
         Raises:
             NotFoundError: No such image.
             FormatError: Not a layout.
             IntegrityError: It is not what index.json says.
         """
+        if reference in self._flat:
+            return Document(self._flat[reference].raw, oci.INDEX_TYPE)
         if reference.startswith("sha256:"):
             raw = self._file(_blob(parse_digest(reference)))
             return Document(raw, _type_of(raw))
-        entries = self.entries()
+        entries = self.listed()
         found = [each for each in entries if _is_named(each, reference)]
         if not found and len(entries) == 1 and reference in ("", DEFAULT_TAG):
             found = list(entries)
@@ -111,6 +152,8 @@ class LayoutReader:
                 f"{self.name} has no image of tag {reference!r}",
                 hint="its index.json lists what there is",
             )
+        if found[0].digest in self._flat:
+            return self.document(found[0].digest)
         raw = self._file(_blob(found[0].digest))
         oci.verify(raw, found[0])
         return Document(raw, found[0].media_type)

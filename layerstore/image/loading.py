@@ -52,11 +52,13 @@ class Loadable(NamedTuple):
         reference: By which its source knows it.
         names: What it is to be called.
         tag: What a layout calls it that has no whole name; "" for nothing.
+        flat: Manifests that the layout lists under this name without an index between.
     """
 
     reference: str
     names: tuple[str, ...]
     tag: str = ""
+    flat: tuple[oci.Descriptor, ...] = ()
 
 
 class Loading(NamedTuple):
@@ -93,6 +95,7 @@ class Loaded(NamedTuple):
         documents: What it came under.
         kept_bytes: Of compressed originals that are kept for it.
         tag: What a layout calls it that has no whole name; no name was made of that.
+        left_out: Platforms that a layout lists under the same name, without an index between.
     """
 
     image: ImageRecord
@@ -100,6 +103,7 @@ class Loaded(NamedTuple):
     documents: tuple[Digest, ...]
     kept_bytes: int
     tag: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def load_file(
@@ -164,7 +168,7 @@ def _of_layout(layout: LayoutReader) -> Iterator[Loadable]:
     """Yield what a layout lists that may be images, each once with all of its names."""
     names: dict[Digest, list[str]] = {}
     tags: dict[Digest, str] = {}
-    for entry in layout.entries():
+    for entry in layout.listed():
         if entry.media_type in (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES):
             own = names.setdefault(entry.digest, [])
             name = _name_of(entry)
@@ -173,7 +177,7 @@ def _of_layout(layout: LayoutReader) -> Iterator[Loadable]:
             elif name not in own:
                 own.append(name)
     for digest, found in names.items():
-        yield Loadable(digest, tuple(found), tags.get(digest, ""))
+        yield Loadable(digest, tuple(found), tags.get(digest, ""), layout.flat_images(digest))
 
 
 def _name_of(entry: oci.Descriptor) -> str | None:
@@ -232,8 +236,9 @@ def _load(
             if is_index and image is not named:
                 names = [*names, *(f"{tag}@{digest}" for tag in tags)]
             one = Loaded(
-                adopted.image, tuple(names), adopted.documents, adopted.kept_bytes, listed.tag
-            )
+                adopted.image, tuple(names), adopted.documents, adopted.kept_bytes, listed.tag,
+                _left_out(listed, found),
+            )  # fmt: skip
             if is_index:
                 loaded.append(one)  # until the index is there, none has a name
             else:
@@ -249,6 +254,8 @@ def _found(loading: Loading, listed: Loadable, choice: Choice) -> FoundIndex:
     everything = choice.all_platforms
     if not everything:
         image = find_image(loading.source, listed.reference, choice.serves)
+        if listed.flat:  # nobody knows the index: the image did not come under it
+            return FoundIndex((image._replace(documents=image.documents[:1]),))
         if len(image.documents) == 1:
             return FoundIndex((image,))
         # An index of one image and what is attested of it is taken whole: it can leave so.
@@ -258,6 +265,12 @@ def _found(loading: Loading, listed: Loadable, choice: Choice) -> FoundIndex:
                 return whole
         return FoundIndex((image,))
     return find_all(loading.source, listed.reference)
+
+
+def _left_out(listed: Loadable, found: FoundIndex) -> tuple[str, ...]:
+    """Return the platforms of those manifests of one name that are not taken."""
+    taken = {image.documents[0].digest for image in found.images}
+    return tuple(str(each.platform) for each in listed.flat if each.digest not in taken)
 
 
 def _first_served(found: FoundIndex, choice: Choice) -> FoundImage:

@@ -57,6 +57,26 @@ def test_originals_are_listed_and_go_with_consent(cli: Cli, layout: Path, tmp_pa
     cli.fails(3, "originals", "drop", "absent:1")
 
 
+def test_platforms_of_one_name_that_are_left_out_are_told(cli: Cli, tmp_path: Path) -> None:
+    flat = Layout(tmp_path / "flat")
+    images = [flat.image([LAYER], "none", architecture=each) for each in ("s390x", "riscv64")]
+    flat.finish(*(("docker.io/library/web:1", each) for each in images))
+    assert "--platform names another" in cli.fails(3, "load", "-i", flat.root)
+    loaded = cli.ok("load", "-i", flat.root, "--platform", "linux/riscv64")
+    assert loaded.out == "Loaded image: web:1\n"
+    assert "web:1 is there for linux/s390x, too, which is left out" in loaded.err
+    again = cli.ok("load", "-i", flat.root, "--platform", "linux/s390x", "--json").json()
+    (image,) = again["images"]
+    assert (image["documents"], image["left_out"]) == ([images[0]["digest"]], ["linux/riscv64"])
+    everything = cli.ok("load", "-i", flat.root, "--all-platforms")
+    assert "left out" not in everything.err
+    target = tmp_path / "copied"
+    cli.ok("copy", "-a", f"oci:{flat.root}:1", f"oci:{target}:1")
+    (entry,) = json.loads((target / "index.json").read_bytes())["manifests"]
+    index = json.loads((target / "blobs" / "sha256" / entry["digest"][7:]).read_bytes())
+    assert [each["digest"] for each in index["manifests"]] == [each["digest"] for each in images]
+
+
 def test_what_is_remembered_may_be_chosen(cli: Cli, layout: Path) -> None:
     cli.ok("load", "-i", layout, LAYERSTORE_ORIGINALS="drop")
     assert cli.ok("originals", "--json").json() == []

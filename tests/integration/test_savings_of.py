@@ -11,11 +11,13 @@ import time
 
 import pytest
 
+from layerstore.build.platforms import native_platform
 from layerstore.measure.report.collect import Wishes, collect
 from layerstore.progress import Silent
 from layerstore.store.store import Store
 from tests.integration.test_engines import ENGINES, engine
 from tests.support.cli import Cli
+from tests.support.layouts import Layout, tar_of
 from tests.support.measure import noise
 
 
@@ -121,6 +123,20 @@ def test_images_of_a_layout_are_called_by_their_tags_and_come_oldest_first(cli, 
     assert [image["names"] for image in found["images"]] == [
         ["my-layout:old-V1"], ["my-layout:latest"], ["my-layout:new-V1"],
     ]  # fmt: skip
+
+
+def test_platforms_of_one_name_are_one_image(other, tmp_path):
+    flat = Layout(tmp_path / "flat")
+    native = native_platform().architecture
+    images = [
+        flat.image([tar_of({"a": noise(each, 50_000)})], architecture=each)
+        for each in ("mips64le", native)
+    ]
+    flat.finish(*(("docker.io/library/m:1", each) for each in images))
+    told = other.ok("savings", "--of", flat.root, "--json")
+    (image,) = told.json()["images"]
+    assert "m:1 for linux/mips64le" in told.err
+    assert image["names"] == ["m:1"]
 
 
 def test_what_cannot_be_is_refused(cli, other, tmp_path):

@@ -22,14 +22,18 @@ from layerstore.errors import (
     NotFoundError,
     UnsafeContentError,
 )
+from layerstore.formats import oci
 from layerstore.image import archive_file, docker_archive
+from layerstore.image.adopting import find_image
 from layerstore.image.indexes import find_index
 from layerstore.image.layout import NamedImage
 from layerstore.image.layout_archive import save_archive
+from layerstore.image.layout_reader import LayoutReader
 from layerstore.image.loading import Choice, Loaded, load_directory, load_file
 from layerstore.image.originals import Originals
 from layerstore.image.sending import Policy
 from layerstore.progress import Silent
+from layerstore.store.check import check
 from layerstore.store.store import Store
 from tests.support.layouts import Layout, tar_of
 from tests.support.store import noise, text
@@ -257,6 +261,93 @@ def test_an_index_by_platform_and_all_of_it(store: Store, tmp_path: Path) -> Non
     assert index is not None
     assert [entry.digest for entry in index.entries] == [each["digest"] for each in images]
     assert list(index.images.values()) == [first.image, second.image]
+
+
+ARM = CHOICE._replace(serves=lambda platform: platform.architecture == "arm64")
+
+
+def flat(root: Path, name: str, *, platforms: bool = True) -> tuple[Layout, list[str]]:
+    """Write a layout with two images of one name, arm64's first, and no index."""
+    layout = Layout(root)
+    images = [layout.image([UPPER], architecture="arm64"), layout.image([LOWER])]
+    for each in images:
+        if not platforms:
+            del each["platform"]
+    layout.finish(*((name, each) for each in images))
+    return layout, [str(each["digest"]) for each in images]
+
+
+@pytest.mark.parametrize("platforms", [True, False])
+@pytest.mark.parametrize("name", ["docker.io/library/web:1", "1"])
+def test_of_manifests_of_one_name_the_one_for_the_platform(
+    store: Store, tmp_path: Path, name: str, platforms: bool
+) -> None:
+    layout, (arm, amd) = flat(tmp_path / "layout", name, platforms=platforms)
+    layout.finish(("other", layout.image([LOWER, UPPER])))
+    names = ("web:1",) if ":" in name else ()
+    for choice, digest, other in ((CHOICE, amd, "linux/arm64"), (ARM, arm, "linux/amd64")):
+        first, last = list(load_directory(store, layout.root, choice, Silent()))
+        assert (first.names, first.documents, first.left_out) == (names, (digest,), (other,))
+        assert first.tag == ("" if names else "1")
+        assert (last.tag, last.left_out) == ("other", ())
+        assert not names or store.resolve("web:1") == first.image
+    neither = CHOICE._replace(serves=lambda _: False)
+    with pytest.raises(NotFoundError, match="no image for this platform"):
+        list(load_directory(store, layout.root, neither, Silent()))
+
+
+def test_manifests_of_two_names_keep_both(store: Store, tmp_path: Path) -> None:
+    layout, (_, amd) = flat(tmp_path / "layout", "docker.io/library/web:1")
+    for each in list(layout.entries):
+        named = {oci.CONTAINERD_NAME: "docker.io/library/web:2", oci.REF_NAME: "2"}
+        layout.entries.append({**each, "annotations": named})
+    (loaded,) = list(load_directory(store, layout.finish(), CHOICE, Silent()))
+    assert (loaded.names, loaded.documents) == (("web:1", "web:2"), (amd,))
+
+
+def test_all_manifests_of_one_name_are_an_index(store: Store, tmp_path: Path) -> None:
+    layout, digests = flat(tmp_path / "layout", "docker.io/library/web:1")
+    everything = CHOICE._replace(all_platforms=True)
+    loaded = list(load_directory(store, layout.root, everything, Silent()))
+    assert [each.left_out for each in loaded] == [(), ()]
+    index = find_index(store, "web:1")
+    assert index is not None
+    assert [entry.digest for entry in index.entries] == digests
+    assert store.resolve("web:1") == loaded[1].image
+    assert check(store, read_data=True).ok
+
+
+def test_images_of_one_name_and_platform_are_several(store: Store, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    images = [layout.image([tar]) for tar in (LOWER, UPPER)]
+    layout.finish(*(("1", each) for each in images), ("", layout.image([UPPER, LOWER])))
+    loaded = list(load_directory(store, layout.root, CHOICE, Silent()))
+    assert [(each.tag, each.left_out) for each in loaded] == [("1", ()), ("1", ()), ("", ())]
+
+
+def test_what_is_attested_of_manifests_of_one_name(store: Store, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    image = layout.image([LOWER])
+    attested = layout.attestation(image)
+    named = {oci.REF_NAME: "1"}
+    for each in (image, attested):
+        each["annotations"] = {**each.get("annotations", {}), **named}  # type: ignore[dict-item]
+        layout.entries.append(each)
+    (loaded,) = list(load_directory(store, layout.finish(), CHOICE, Silent()))
+    assert (loaded.documents, loaded.left_out) == ((image["digest"],), ())
+
+
+def test_a_copy_out_of_manifests_of_one_name(tmp_path: Path) -> None:
+    layout, (arm, amd) = flat(tmp_path / "layout", "docker.io/library/web:1")
+    for reference in ("1", "web:1", ""):
+        with LayoutReader(layout.root) as reader:
+            index = oci.decode_index(reader.document(reference).raw, media_type=oci.INDEX_TYPE)
+            assert [each.digest for each in index.manifests] == [arm, amd]
+            found = find_image(reader, reference, CHOICE.serves)
+            assert found.documents[0].digest == amd
+    (layout.blobs / arm[7:]).unlink()
+    with LayoutReader(layout.root) as reader:  # what is left out need not be there
+        assert find_image(reader, "1", CHOICE.serves).documents[0].digest == amd
 
 
 # -- refused
