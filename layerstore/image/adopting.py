@@ -25,6 +25,7 @@ from layerstore.errors import (
     LimitExceededError,
     NotFoundError,
     StorageError,
+    UnsafeContentError,
 )
 from layerstore.formats import oci
 from layerstore.formats.decompress import compression_of, decompressed
@@ -404,10 +405,11 @@ class _Adoption:
     def _keep_what_came(self, layers: Iterable[_Layer], err: BaseException) -> None:
         """Keep what came whole for the next try, before the error is told.
 
-        Whoever interrupts does not wait for more than what is done, and a disk that is full or
-        broken gets nothing more. What fails here is no news beside the error.
+        Whoever interrupts does not wait for more than what is done. A disk that is full or broken
+        gets nothing more, and an image that is refused will be so again. What fails here is no
+        news beside the error.
         """
-        if not self._source.is_remote or isinstance(err, StorageError):
+        if not self._source.is_remote or isinstance(err, _FINAL):
             return
         with contextlib.suppress(LayerstoreError):
             if isinstance(err, LayerstoreError):
@@ -435,10 +437,10 @@ class _Adoption:
 
     def _recall(self, layers: Iterable[_Layer]) -> None:
         """Take over how the store's images say that these compressed layers are made."""
+        came = self._came.encodings({each.descriptor.digest for each in layers})
         if self._originals is Originals.DROP:
             return
         told = {digest: each for digest, each in self._received.items() if each is not None}
-        came = self._came.encodings({each.descriptor.digest for each in layers})
         known = {**came, **told, **known_encodings(self._store)}
         for layer in layers:
             encoding = known.get(layer.descriptor.digest)
@@ -589,6 +591,8 @@ class _Typed:
             )
 
 
+_FINAL = (StorageError, FormatError, UnsafeContentError, LimitExceededError)
+"""Errors after which nothing more of an image is taken in."""
 _MAGIC_BYTES = 10
 _FETCHES = 3
 """Blobs that come at once, as docker and podman do it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.errors import LayerstoreError
+from layerstore.errors import LayerstoreError, UnsafeContentError
 from layerstore.formats import oci
 from layerstore.formats.reference import parse_reference
 from layerstore.image.originals import Originals
@@ -26,7 +26,7 @@ from tests.support.registry_stub import World, says, stub_registry
 from tests.support.store import add_image, noise, read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from layerstore.progress import Progress
@@ -34,25 +34,29 @@ if TYPE_CHECKING:
 
 FILES = [{f"f{n}": noise(f"received {n}", 20_000 + n)} for n in range(3)]
 TARS = [tar_of(files) for files in FILES]
-CONFIG = json.dumps({
-    "architecture": "amd64", "os": "linux",
-    "rootfs": {"type": "layers",
-               "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in TARS]},
-}).encode()  # fmt: skip
+
+
+def config_of(tars: Sequence[bytes]) -> bytes:
+    diff_ids = [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]
+    return json.dumps({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }).encode()  # fmt: skip
 
 
 class Remote:
     """An image of three layers in a registry, and who pulls it."""
 
-    def __init__(self, stub: StubRegistry, compression: str) -> None:
+    def __init__(self, stub: StubRegistry, compression: str, tars: Sequence[bytes] = TARS) -> None:
         self.stub = stub
         kind = oci.LAYER_TAR_TYPE if compression == "none" else oci.LAYER_GZIP_TYPE
-        blobs = [COMPRESSORS[compression](tar) for tar in TARS]
+        blobs = [COMPRESSORS[compression](tar) for tar in tars]
+        config = config_of(tars)
         layers = [oci.describe(blob, kind) for blob in blobs]
         self.digests = [layer.digest for layer in layers]
-        for blob in (CONFIG, *blobs):
+        for blob in (config, *blobs):
             stub.put_blob("a", blob)
-        manifest = oci.Manifest(config=oci.describe(CONFIG, oci.CONFIG_TYPE), layers=tuple(layers))
+        manifest = oci.Manifest(config=oci.describe(config, oci.CONFIG_TYPE), layers=tuple(layers))
         self.digest = stub.put_manifest("a", oci.encode_manifest(manifest), "v1", oci.MANIFEST_TYPE)
 
     def pull(
@@ -122,10 +126,9 @@ def test_a_layer_that_came_whole_is_fetched_once(
     assert check(store, read_data=True).ok
 
 
-def test_layers_beside_the_one_that_fails_are_kept_too(
-    store: Store, stub: StubRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    remote = Remote(stub, "gzip")
+@pytest.fixture
+def others_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what waits until two layers came whole."""
     whole = threading.Semaphore(0)
     fill = SpooledBlob.fill
 
@@ -133,15 +136,42 @@ def test_layers_beside_the_one_that_fails_are_kept_too(
         fill(self, *given)  # type: ignore[arg-type]
         whole.release()
 
-    def fail_last(answering: Stub) -> None:
+    def wait() -> None:
         assert all(whole.acquire(timeout=20) for _ in "12")
-        answering.error(404, "BLOB_UNKNOWN")
 
     monkeypatch.setattr(SpooledBlob, "fill", noted)
+    return wait
+
+
+def test_layers_beside_the_one_that_fails_are_kept_too(
+    store: Store, stub: StubRegistry, others_first: Callable[[], None]
+) -> None:
+    remote = Remote(stub, "gzip")
+
+    def fail_last(answering: Stub) -> None:
+        others_first()
+        answering.error(404, "BLOB_UNKNOWN")
+
     stub.break_(remote.digests[0], fail_last)
     with pytest.raises(LayerstoreError, match="404"):
         remote.pull(store)
     assert remote.pull(store) == [0]
+
+
+def test_nothing_more_is_taken_of_an_image_that_is_refused(
+    store: Store, stub: StubRegistry, others_first: Callable[[], None]
+) -> None:
+    remote = Remote(stub, "none", [tar_of({"../x": b"x"}), *TARS[1:]])
+
+    def answer_last(_: Stub) -> bool:
+        others_first()
+        return False
+
+    stub.break_(remote.digests[0], answer_last)
+    with pytest.raises(UnsafeContentError):
+        remote.pull(store)
+    assert not rows(store)
+    assert not list(store.catalog.layers())
 
 
 def test_a_layer_that_lies_is_not_kept(store: Store, stub: StubRegistry) -> None:
