@@ -426,11 +426,10 @@ class _Adoption:
             spool.stop()
         for layer in layers:
             digest = layer.descriptor.digest
-            if digest in self._taken or (spool := self._spools.get(digest)) is None:
-                continue
-            with contextlib.suppress(LayerstoreError):
-                if spool.is_whole:
-                    self._take(layer)
+            if digest not in self._taken and digest in self._spools:
+                with contextlib.suppress(LayerstoreError):
+                    if self._spools[digest].is_whole:
+                        self._take(layer)
         wait(found for _, found in self._trials.values())
 
     # -- what is known and there
