@@ -114,6 +114,36 @@ def prepare(store: StoreReader, layers: Sequence[DiffId], progress: Progress) ->
         note_chain_use(store.paths, hex_of(chain_id(layers)))
 
 
+def prepare_beside(store: StoreReader, layers: Sequence[DiffId], staging: str) -> None:
+    """Make what an instance needs, as :func:`prepare`, and keep nobody waiting who does, too.
+
+    Something keeps the layers meanwhile. What is there already is looked at and left.
+
+    Args:
+        store: The store.
+        layers: The chain, lowest first.
+        staging: As of :func:`layerstore.store.unpacking.unpack_beside`.
+
+    Raises:
+        UnsupportedError: Not permitted here, or the kernel cannot show the image.
+        LayerstoreError: Whatever making it meets in the store, or there is no room to spare.
+    """
+    from layerstore.digest import chain_id, hex_of
+    from layerstore.image.metadata_files import open_whole
+    from layerstore.image.metadata_image import prepare_view_beside
+    from layerstore.store.object_tier import kept_objects
+    from layerstore.store.usage import note_chain_use
+
+    require_privileges()
+    with kept_objects(store.paths):
+        whole = open_whole(store.paths, layers)
+        if whole is not None:
+            os.close(whole)
+            return
+        prepare_view_beside(store, layers, staging)
+        note_chain_use(store.paths, hex_of(chain_id(layers)))
+
+
 def start_in_place(
     store_root: str, directory: str, layers: Sequence[DiffId], progress: Progress | None
 ) -> None:

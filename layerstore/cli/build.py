@@ -221,7 +221,7 @@ def build_image(
     as_json: Json = False,
 ) -> None:
     """Build an image from a Dockerfile or a native spec."""
-    from layerstore.cli import build_again, build_told
+    from layerstore.cli import build_again, build_told, fresh_images
     from layerstore.cli.build_attest import with_attestations
     from layerstore.cli.build_bases import registry_puller, with_bases
     from layerstore.cli.build_context import parse_named_contexts
@@ -308,3 +308,4 @@ def build_image(
     build_told.tell(
         built, progress=progress, quiet=quiet, as_json=as_json, id_too=not is_stdout_taken
     )
+    fresh_images.tell(settings.root, build_told.stored(built))

@@ -14,7 +14,7 @@ import msgspec
 
 from layerstore.build.api import build_all
 from layerstore.build.known import Overhearing
-from layerstore.cli import build_again, build_told
+from layerstore.cli import build_again, build_told, fresh_images
 from layerstore.cli.build_bases import registry_puller
 from layerstore.cli.build_request import new_request
 from layerstore.cli.build_ui import watching
@@ -56,6 +56,7 @@ def build(asked: build_again.Asked, progress: str, store_option: str | None, *, 
     with settings.open_store(create=True) as store, watching(progress, quiet=quiet) as ui:
         built = build_and_remember(store, request, plain, asked, ui)
     build_told.tell(built, progress=progress, quiet=quiet, as_json=False, id_too=True)
+    fresh_images.tell(settings.root, build_told.stored(built))
     return 0
 
 

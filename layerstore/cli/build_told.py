@@ -88,6 +88,11 @@ def tell(
             )  # fmt: skip
 
 
+def stored(built: Sequence[BuiltVariant]) -> list[str]:
+    """Return the ids of what was built into the store."""
+    return [each.result.image_id for each in built if each.result.is_stored]
+
+
 def _members(variant: BuiltVariant) -> dict[str, object]:
     result = variant.result
     head: dict[str, object] = {"variant": variant.label} if variant.label else {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from layerstore.cli import fresh_images
 from layerstore.cli.common import settings_of
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.progress import terminal_progress
@@ -182,12 +183,13 @@ def load_from(store: Store, read: Callable[[int], bytes], *, quiet: bool, as_jso
             for each in report.images
         ]
         write_json({"images": images, **report.stats._asdict()})
-        return
-    for each in report.images:
-        name = each.names[0] if each.names else None
-        write_line(f"Loaded image: {name}" if name else f"Loaded image ID: {each.image.image_id}")
-    if not quiet:
-        write_note(
-            f"{format_size(report.stats.new_bytes)} new here, "
-            f"{format_size(report.stats.stored_bytes)} on disk"
-        )
+    else:
+        for each in report.images:
+            what = f": {each.names[0]}" if each.names else f" ID: {each.image.image_id}"
+            write_line(f"Loaded image{what}")
+        if not quiet:
+            write_note(
+                f"{format_size(report.stats.new_bytes)} new here, "
+                f"{format_size(report.stats.stored_bytes)} on disk"
+            )
+    fresh_images.tell(store.paths.root, [each.image.image_id for each in report.images])

@@ -84,6 +84,7 @@ def load_from_engine(
     as_json: bool,
 ) -> None:
     """Take images from an engine, telling each when it is there."""
+    from layerstore.cli import fresh_images
     from layerstore.cli.progress import terminal_progress
     from layerstore.peers.engine_images import take_images
 
@@ -109,6 +110,7 @@ def load_from_engine(
                 write_note("it has no name: the next gc removes it; 'layerstore tag' gives it one")
     if as_json:
         write_json({"images": told})
+    fresh_images.tell(store.paths.root, [str(each["id"]) for each in told if not each["was_here"]])
 
 
 def list_images(options: argparse.Namespace) -> None:

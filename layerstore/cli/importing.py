@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerstore.cli import fresh_images
 from layerstore.cli.clock import now_rfc3339
 from layerstore.cli.collector import collect_rarely
 from layerstore.cli.output import write_json, write_line, write_note
@@ -54,6 +55,7 @@ def import_rootfs(options: argparse.Namespace, root: str) -> int:
     ):
         image, stats = _import_from(store, source, spec, progress, reread=options.reread)
     tell_new_image(image, stats, spec.names, quiet=options.quiet, as_json=as_json)
+    fresh_images.tell(root, [image.image_id])
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layerstore.cli import fresh_images
 from layerstore.cli.common import Json, settings_of
 from layerstore.cli.copy import Platform, serving
 from layerstore.cli.engines import EngineHost  # noqa: TC001 - typer reads it
@@ -115,6 +116,7 @@ def _take(store: Store, images: Generator[Loaded], *, as_json: bool) -> None:
                 _tell(each, is_nameless=each.image.image_id not in store.tags().values())
     if as_json:
         write_json({"images": told})
+    fresh_images.tell(store.paths.root, [str(each["id"]) for each in told])
 
 
 def _opened(source: str) -> AbstractContextManager[BinaryIO]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layerstore.cli import fresh_images
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.copy import DigestFile, Platform, serving, write_digest
 from layerstore.cli.originals import OriginalsOption, originals_of
@@ -102,6 +103,7 @@ def pull(
         write_digest(digestfile, str(rows[-1]["digest"]))
     if as_json:
         write_json(rows)
+    fresh_images.tell(settings_of(context).root, [str(r["image_id"]) for r in rows if r["is_new"]])
 
 
 def push(

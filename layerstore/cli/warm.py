@@ -17,6 +17,9 @@ same, it declines.
     from us  X code     it has ended
              N          declined, instead of P
 
+A command that made images says so, and hears Y or N: :mod:`layerstore.cli.fresh_images`. They are
+prepared for their first start, unless --no-prepare: :mod:`layerstore.cli.warm_preparing`.
+
 A shell asks in another way: :mod:`layerstore.cli.warm_post`.
 """
 
@@ -38,11 +41,12 @@ import sys
 from layerstore.cli import afterwards, warm_client, warm_post
 from layerstore.cli.failure import guarded
 from layerstore.cli.warm_post import Asker, Post
+from layerstore.cli.warm_preparing import Preparing
 from layerstore.digest import sha256_digest
 from layerstore.errors import ConflictError, LayerstoreError, NotFoundError, UnsupportedError
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import make_private_dir
-from layerstore.linux.processes import die_with_parent, own_pages
+from layerstore.linux.processes import close_others, die_with_parent, own_pages
 from layerstore.linux.sockets import bind_private
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTORS = 4
 _STOP = b"stop"
+_TAKEN = b"T"
 _BACKLOG = 64
 _LOADING_FAILED = 1
 _PATIENCE_S = 5.0
@@ -95,6 +100,12 @@ def warm_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stop", action="store_true", help="end the one that waits")
     parser.add_argument("--foreground", action="store_true", help="stay, for systemd and the like")
+    parser.add_argument(
+        "--no-prepare",
+        action="store_true",
+        help="leave new images packed until their first start; else, as root, what build, pull, "
+        "load and import make is unpacked in the background",
+    )
 
 
 def warm(options: argparse.Namespace, _root: str) -> int:
@@ -131,7 +142,11 @@ def warm(options: argparse.Namespace, _root: str) -> int:
         os.write(ours, b"R")
     os.close(ours)
     fcntl.flock(place, fcntl.LOCK_UN)  # who started us has it, too
-    _Helper(listener, post, identity, idle_s).run()
+    preparing = None if options.no_prepare else _preparing()
+    _Helper(listener, post, identity, idle_s, preparing).run()
+    listener.close()  # nobody waits for us while we wait
+    if preparing is not None:
+        preparing.end()
     fcntl.flock(place, fcntl.LOCK_EX)
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), bound):
@@ -140,6 +155,17 @@ def warm(options: argparse.Namespace, _root: str) -> int:
                 warm_post.remove(post, base)
     fcntl.flock(place, fcntl.LOCK_UN)  # our forks that still run something have it, too
     os._exit(0)
+
+
+def _preparing() -> Preparing | None:
+    """Return what prepares images, for who may show them."""
+    from fuse_mount.kernel_lowers import require_privileges
+
+    try:
+        require_privileges()
+    except UnsupportedError:
+        return None
+    return Preparing()
 
 
 def _stop(path: str) -> int:
@@ -248,10 +274,7 @@ def _let_go(*kept: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd > 2 and fd not in kept:
-            with contextlib.suppress(OSError):  # that of the list itself
-                os.close(fd)
+    close_others(*kept)
 
 
 def _load() -> None:
@@ -273,12 +296,18 @@ class _Helper:
     """The loop of who waits."""
 
     def __init__(
-        self, listener: _socket.socket, post: str, identity: dict[str, object], idle_s: float
+        self,
+        listener: _socket.socket,
+        post: str,
+        identity: dict[str, object],
+        idle_s: float,
+        preparing: Preparing | None,
     ) -> None:
         self._listener = listener
         self._post = post
         self._identity = identity
         self._idle_s = idle_s
+        self._preparing = preparing
         self._stamps = [
             (path, _stamp(path))
             for module in list(sys.modules.values())
@@ -298,21 +327,38 @@ class _Helper:
         waiting.register(self._listener.fileno(), select.POLLIN)
         own = os.getpid()
         while True:
-            taken, spare = os.pipe2(os.O_CLOEXEC)
+            taken, spare = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
             if os.fork() == 0:
-                os.close(taken)
+                taken.close()
                 die_with_parent(signal.SIGKILL)
                 if os.getppid() == own:  # or it ended before that was said
                     self._listen(spare)
                 os._exit(0)
-            os.close(spare)
-            is_over = not os.read(taken, 1)
-            os.close(taken)
+            spare.close()
+            is_over = not self._was_taken(taken)
+            taken.close()
             if is_over:
                 return
             waiting.poll(_STAND_BACK_MS)
 
-    def _listen(self, spare: int) -> None:
+    def _was_taken(self, taken: _socket.socket) -> bool:
+        """Wait until the fork that waits runs something, or all is over; prepare images."""
+        while True:
+            poll = select.poll()
+            poll.register(taken.fileno(), select.POLLIN)
+            if self._preparing is not None and self._preparing.descriptor >= 0:
+                poll.register(self._preparing.descriptor, select.POLLIN)
+            if any(fd != taken.fileno() for fd, _ in poll.poll()):
+                assert self._preparing is not None
+                self._preparing.go_on()
+                continue
+            message = taken.recv(warm_client.MESSAGE_MAX_BYTES)
+            if message in (_TAKEN, b""):
+                return bool(message)
+            if self._preparing is not None:
+                self._preparing.add(*marshal.loads(message))  # noqa: S302 -- of our fork
+
+    def _listen(self, spare: _socket.socket) -> None:
         """Be the fork that waits, until it runs a command line or all is over."""
         poll = select.poll()
         poll.register(self._listener.fileno(), select.POLLIN)
@@ -353,7 +399,9 @@ class _Helper:
         poll.register(post.ask, select.POLLIN)
         return post
 
-    def _serve(self, asker: _Connected | Asker, spare: int, post: Post | None) -> bool:  # noqa: RET503 -- _run is the end
+    def _serve(  # noqa: RET503 -- _run is the end
+        self, asker: _Connected | Asker, spare: _socket.socket, post: Post | None
+    ) -> bool:
         """Serve one asker, or decline; return whether to go on listening."""
         if asker.uid != os.geteuid():
             return True
@@ -366,6 +414,11 @@ class _Helper:
         if any(_stamp(path) != stamp for path, stamp in self._stamps):
             asker.answer(b"N")
             return False
+        if "fresh" in told:
+            if self._preparing is not None:
+                spare.send(marshal.dumps(told["fresh"]))
+            asker.answer(b"N" if self._preparing is None else b"Y")
+            return True
         plain = _plain(self._parser, told["arguments"]) if self._is_like(told) else None
         if plain is None:
             asker.answer(b"N")
@@ -375,8 +428,8 @@ class _Helper:
         if post is not None:
             post.withdraw()
         die_with_parent(0)
-        os.write(spare, b"T")
-        os.close(spare)
+        spare.send(_TAKEN)
+        spare.close()
         _run(asker, told, plain, descriptors)
 
     def _is_like(self, told: dict[str, Any]) -> bool:

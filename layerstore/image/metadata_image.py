@@ -29,7 +29,12 @@ from layerstore.linux.locks import FileLock
 from layerstore.store.failures import storage_errors
 from layerstore.store.mountable import is_image_of
 from layerstore.store.object_tier import missing_objects
-from layerstore.store.unpacking import unpack, unpacking
+from layerstore.store.unpacking import (
+    require_spare_room,
+    unpack,
+    unpack_beside,
+    unpacking,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +82,46 @@ def prepare_view(store: StoreReader, layers: Sequence[DiffId], progress: Progres
         os.close(made.fd)
         raise
     return made.fd
+
+
+def prepare_view_beside(store: StoreReader, layers: Sequence[DiffId], staging: str) -> None:
+    """Make whatever a view of a chain needs, as :func:`prepare_view`, and keep nobody waiting.
+
+    Without ``locks/unpack``, which a process of low priority might hold for long: who makes the
+    same meanwhile does so on its own. The caller is in
+    :func:`layerstore.store.object_tier.kept_objects`, and a record keeps the layers.
+
+    Args:
+        store: The store.
+        layers: The chain, lowest first.
+        staging: As of :func:`layerstore.store.unpacking.unpack_beside`.
+
+    Raises:
+        UnsupportedError: The kernel cannot show such an image; the message says why.
+        IntegrityError: A layer or a chunk is damaged.
+        StorageError: The store cannot be written, or there is no room to spare.
+    """
+    require_spare_room(store.paths)
+    unpack_beside(store, _objects_beside(store, layers), staging)
+    # Last: who finds the image without its files reads all layers, to learn what they are made of.
+    os.close(_image(store, layers, None).fd)
+
+
+def _objects_beside(store: StoreReader, layers: Sequence[DiffId]) -> Mapping[ObjectId, Extents]:
+    """Return what a chain needs that may be missing. Its base has an image then."""
+    additions = _additions(store, layers)
+    if additions is None:
+        return kernel_tree(load_root(store, layers)).objects
+    base = layers[: -len(additions)]
+    chain = hex_of(chain_id(base))
+    # Not by _base, which makes it under the lock.
+    found = open_verified(store.paths, chain)
+    fd, sidecar = found or _make(store.paths, chain, kernel_tree(load_root(store, base)))
+    os.close(fd)
+    added = objects_of(additions)
+    if missing_objects(store.paths, sidecar.objects) <= added.keys():
+        return added
+    return kernel_tree(load_root(store, layers)).objects
 
 
 class ViewInPlace(NamedTuple):
@@ -205,13 +250,10 @@ def _grown(
     The base's image is made if it is not there: the next image that stands on it needs it.
     While what the layers add goes to disk, the image is made.
     """
-    count = _base_of(store, layers)
-    if not 0 < count < len(layers):
+    changesets = _additions(store, layers)
+    if changesets is None:
         return None
-    changesets = [load_changeset(store, diff_id) for diff_id in layers[count:]]
-    if not all(map(only_adds, changesets)):
-        return None
-    base, sidecar = _base(store, layers[:count])
+    base, sidecar = _base(store, layers[: -len(changesets)])
     try:
         image = bytearray(sidecar.image_size)
         if os.preadv(base, [image], 0) != len(image):
@@ -230,6 +272,15 @@ def _grown(
             os.close(made.fd)
         raise
     return made and made._replace(missing=begun.missing)
+
+
+def _additions(store: StoreReader, layers: Sequence[DiffId]) -> list[Changeset] | None:
+    """Return what layers on a chain's base hold; None without any, or if they do more than add."""
+    count = _base_of(store, layers)
+    if not 0 < count < len(layers):
+        return None
+    changesets = [load_changeset(store, diff_id) for diff_id in layers[count:]]
+    return changesets if all(map(only_adds, changesets)) else None
 
 
 def _grow(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 
 from layerstore.linux.libc import libc
 
@@ -14,6 +16,14 @@ _MADV_POPULATE_WRITE = 23
 def die_with_parent(number: int) -> None:
     """Have the kernel send this process a signal when its parent's thread ends; 0 for none."""
     libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def close_others(*kept: int) -> None:
+    """Close every descriptor but the three streams and some."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2 and fd not in kept:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.close(fd)
 
 
 def own_pages() -> None:

@@ -81,6 +81,9 @@ _FILES_A_DIRECTORY: Final = 64
 """While they have no names. ext4 looks through a block of a directory for every new name: flat,
 a batch costs a third more in creating and renaming, and the threads wait for each other."""
 
+_SPARE_PART: Final = 10
+"""Of a file system, what unpacking ahead leaves free: its files are there already, and smaller."""
+
 _TOO_LARGE = frozenset({errno.EFBIG, errno.EINVAL})
 
 
@@ -143,6 +146,47 @@ def unpacking(
                 yield Begun(written, missing)
             return
     yield Begun(0, missing)
+
+
+def unpack_beside(store: StoreReader, wanted: Mapping[ObjectId, Extents], staging: str) -> None:
+    """Make objects that are missing, as :func:`unpack`, and keep nobody waiting who makes them too.
+
+    Without ``locks/unpack``: what another unpacks meanwhile is written twice, and the first stays.
+
+    Args:
+        store: The store.
+        wanted: As of :func:`unpack`.
+        staging: What names of directories for files without names begin with; all are gone when
+            it returns.
+
+    Raises:
+        IntegrityError: A chunk is damaged or missing.
+        StoreFullError: There is no room to spare.
+        UnsupportedError: A file is larger than the store's file system can hold.
+    """
+    require_writable(store.config)
+    missing = missing_objects(store.paths, wanted)
+    lacking = {name: wanted[name] for name in missing}
+    if lacking:
+        require_spare_room(store.paths, [_data_bytes(extents) for extents in lacking.values()])
+        place = _Place(store.paths.objects, staging, durable=True, alone=False)
+        with _Unpacking(store, lacking, place, Silent()).begun():
+            pass
+
+
+def require_spare_room(paths: StorePaths, sizes: Collection[int] = ()) -> None:
+    """Refuse what nobody waits for where it would leave less than a tenth of the file system.
+
+    Args:
+        paths: Of the store.
+        sizes: Bytes of the files that are to be written.
+
+    Raises:
+        StoreFullError: It would.
+    """
+    with storage_errors("ask how large the file system is"):
+        status = os.statvfs(paths.root)
+    _require_room(paths.root, sizes, status.f_blocks * status.f_frsize // _SPARE_PART)
 
 
 @contextlib.contextmanager
@@ -223,11 +267,13 @@ class _Place(NamedTuple):
         directory: Has them below the first byte of their ids.
         staging: What names of directories for files without names begin with.
         durable: Whether files are on disk before they have names.
+        alone: Whether nobody else makes the same ones meanwhile.
     """
 
     directory: str
     staging: str
     durable: bool
+    alone: bool = True
 
 
 class _Unpacking:
@@ -381,13 +427,10 @@ class _Unpacking:
                     make_private_dir(f"{objects}/{prefix}", durable=False)
                 with opened(staging) as source, opened(objects) as tier:
                     for number, name in enumerate(batch):
-                        target = name.hex()
-                        os.rename(
-                            _staged(number),
-                            f"{target[:2]}/{target}",
-                            src_dir_fd=source,
-                            dst_dir_fd=tier,
-                        )
+                        target = f"{name[:1].hex()}/{name.hex()}"
+                        # What is shown already keeps its pages in memory.
+                        if self._place.alone or not os.access(target, os.F_OK, dir_fd=tier):
+                            os.rename(_staged(number), target, src_dir_fd=source, dst_dir_fd=tier)
         finally:
             _discard(staging)
 
@@ -415,8 +458,13 @@ def _discard(staging: str) -> None:
         remove_tree(staging)
 
 
-def _require_room(directory: str, sizes: Collection[int]) -> None:
+def _require_room(directory: str, sizes: Collection[int], spare: int = 0) -> None:
     """Refuse what will not fit before a disk is filled with half of it.
+
+    Args:
+        directory: Where files are to be written.
+        sizes: Their bytes.
+        spare: Bytes that are to stay free.
 
     Raises:
         StoreFullError: It takes more than is free.
@@ -425,10 +473,11 @@ def _require_room(directory: str, sizes: Collection[int]) -> None:
         status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
     needed = sum(size + -size % status.f_bsize for size in sizes)
-    if needed > free:
+    if needed + spare > free:
+        staying = f", and {format_size(spare)} are to stay so" if spare else ""
         raise StoreFullError(
             f"unpacking {len(sizes)} files takes {format_size(needed)}, free are "
-            f"{format_size(free)}",
+            f"{format_size(free)}{staying}",
             hint="free some, or mount with --backend fuse, which unpacks nothing",
         )
 

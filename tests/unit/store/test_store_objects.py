@@ -17,7 +17,7 @@ from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
 from layerstore.image import metadata_image
 from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.metadata_files import open_verified, open_whole
-from layerstore.image.metadata_image import prepare_view
+from layerstore.image.metadata_image import prepare_view, prepare_view_beside
 from layerstore.image.repairing import repair_store
 from layerstore.image.stack import load_root
 from layerstore.linux.locks import FileLock
@@ -480,6 +480,70 @@ class TestGrownMetadata:
         prepare(store, second)
         with open(store.paths.metadata_image(base), "rb") as file:
             assert file.read() == good
+
+
+class TestBeside:
+    """Made by who keeps nobody waiting."""
+
+    def make(self, store: Store, image: ImageRecord) -> None:
+        with kept_objects(store.paths):
+            prepare_view_beside(store, image.layers, f"{store.paths.tmp}/beside")
+
+    def test_it_waits_for_nobody_who_unpacks_and_nobody_for_it(self, store: Store) -> None:
+        grown = TestGrownMetadata().images(store)[0]
+        with store.begin("test") as session:
+            alone = put_image(session, FILES)
+        with FileLock(store.paths.unpack_lock):  # who took it once more would wait for itself
+            for image in (grown, alone):
+                self.make(store, image)
+                whole = open_whole(store.paths, image.layers)
+                assert whole is not None
+                os.close(whole)
+        assert os.listdir(store.paths.tmp) == []
+
+    def test_what_another_unpacked_meanwhile_stays(
+        self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        inodes = []
+
+        def inode(name: ObjectId) -> int:
+            return os.stat(store.paths.object(name)).st_ino
+
+        def another(path: str) -> None:
+            monkeypatch.undo()
+            # Without its files it would have all layers read.
+            assert open_verified(store.paths, hex_of(chain_id(image.layers))) is None
+            prepare(store, image)
+            inodes.extend(map(inode, sorted(present_objects(store.paths))))
+
+        monkeypatch.setattr(unpacking, "sync_file_system", another)
+        self.make(store, image)
+        assert list(map(inode, sorted(present_objects(store.paths)))) == inodes
+        assert len(inodes) > 50
+        assert os.listdir(store.paths.tmp) == []
+
+    def test_a_tenth_of_the_disk_stays_free(
+        self, store: Store, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = os.statvfs(store.paths.root)
+        blocks = 200_000_000 // real.f_frsize
+
+        def free(share: int) -> None:
+            fields = list(real)
+            fields[2], fields[4] = blocks, share  # f_blocks, f_bavail
+            monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+
+        free(blocks // 10 - 1)
+        with pytest.raises(StoreFullError, match="are to stay so"):
+            self.make(store, image)
+        assert not os.path.exists(store.paths.metadata)
+        free(blocks // 10 + 1_000_000 // real.f_frsize)
+        with pytest.raises(StoreFullError, match="unpacking 52 files"):
+            self.make(store, image)
+        assert present_objects(store.paths) == set()
+        free(blocks // 10 + 3_000_000 // real.f_frsize)
+        self.make(store, image)
+        assert len(present_objects(store.paths)) == 52
 
 
 class TestSidecar:
