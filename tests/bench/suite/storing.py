@@ -112,7 +112,7 @@ OF_STORING = (
         full=("wheels-cryptography", "wheels-pydantic-core", "--harder"),
         quick=("wheels-pydantic-core",),
         quick_inputs=("wheels-pydantic-core",),
-        minutes=(3.5, 0.5),
+        minutes=(3.5, 2),
     ),
     Benchmark(
         name="durable",
