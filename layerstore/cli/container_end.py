@@ -9,7 +9,9 @@ from layerstore.cli.container_several import (
     each_or_all,
     names,
     names_or_all,
+    on_each,
     require_one_way,
+    unheard,
 )
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_line, write_note
@@ -150,18 +152,14 @@ def rm(options: argparse.Namespace, root: str) -> int:
         rows = filtered(root, options.filter, unreadable)
         options.containers = [row.container.container_id for row in rows]
         failures += unreadable  # which of them are meant, their records alone could tell
-    for reference in options.containers:
-        try:
-            container_id = find_id(root, reference_of(reference))
-            remove(root, base, container_id, force=options.force, volumes=options.volumes)
-        except NotFoundError as err:
-            if not options.ignore and not options.force:
-                failures.append(err)
-            elif not options.ignore:
-                write_note(f"note: {err.message}")
-        except LayerstoreError as err:
-            failures.append(err)
-        else:
-            write_line(reference)
-    tell_all(failures)
-    return 0
+
+    def drop(reference: str) -> None:
+        container_id = find_id(root, reference_of(reference))
+        remove(root, base, container_id, force=options.force, volumes=options.volumes)
+
+    absent = unheard if options.ignore else _tell_absent if options.force else None
+    return on_each(options.containers, drop, absent=absent, failures=failures)
+
+
+def _tell_absent(err: NotFoundError) -> None:
+    write_note(f"note: {err.message}")

@@ -11,7 +11,7 @@ from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from layerstore.containers.records import Container
 
@@ -41,21 +41,48 @@ def names_or_all(parser: argparse.ArgumentParser, which: str, *, short: bool = T
     )  # fmt: skip
 
 
+def on_each(
+    names: Iterable[str],
+    act: Callable[[str], object],
+    *,
+    absent: Callable[[NotFoundError], object] | None = None,
+    failures: Iterable[LayerstoreError] = (),
+) -> int:
+    """Do something to each of some things, and print its name; one that fails stops no other.
+
+    Args:
+        names: As they were given.
+        act: What is done.
+        absent: Told of one that is not there, which is no failure then.
+        failures: Those that there are already.
+    """
+    failed = [*failures]
+    for name in names:
+        try:
+            act(name)
+        except NotFoundError as err:
+            if absent is None:
+                failed.append(err)
+            else:
+                absent(err)
+        except LayerstoreError as err:
+            failed.append(err)
+        else:
+            write_line(name)
+    tell_all(failed)
+    return 0
+
+
+def unheard(_: NotFoundError) -> None:
+    """Pass over one that is not there."""
+
+
 def each(options: argparse.Namespace, root: str, act: Callable[[Container], object]) -> int:
     """Do something to every container that is named; one that fails does not stop the others."""
-    failures: list[LayerstoreError] = []
-    for reference in options.containers:
-        try:
-            act(find(root, reference_of(reference)))
-        except NotFoundError as err:
-            if not getattr(options, "ignore", False):
-                failures.append(err)
-        except LayerstoreError as err:
-            failures.append(err)
-        else:
-            write_line(reference)
-    tell_all(failures)
-    return 0
+    absent = unheard if getattr(options, "ignore", False) else None
+    return on_each(
+        options.containers, lambda name: act(find(root, reference_of(name))), absent=absent
+    )
 
 
 def each_or_all(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 
-from layerstore.cli.failure import tell_all
+from layerstore.cli.container_several import on_each, unheard
 from layerstore.cli.output import write_json, write_line, write_table
 from layerstore.containers.volumes import volume_data, volume_names
-from layerstore.errors import ConflictError, InputError, LayerstoreError, NotFoundError
+from layerstore.errors import ConflictError, InputError, NotFoundError
 from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _FILTERS = ("name", "dangling", "driver")
 _TITLES = {"Name": "VOLUME NAME"}
@@ -107,7 +107,7 @@ def _create(options: argparse.Namespace, root: str) -> int:
         check_volume_name(name)
         make_volume(root, name)
 
-    return _each(options.names or [new_volume_name()], make)
+    return on_each(options.names or [new_volume_name()], make)
 
 
 def _rm(options: argparse.Namespace, root: str) -> int:
@@ -116,24 +116,7 @@ def _rm(options: argparse.Namespace, root: str) -> int:
     def drop(name: str) -> None:
         drop_volume(root, name)
 
-    return _each(_named(options), drop, absent=options.force)
-
-
-def _each(names: Sequence[str], act: Callable[[str], object], *, absent: bool = False) -> int:
-    """Do something to each; one that is not there is no failure where that is asked for."""
-    failures: list[LayerstoreError] = []
-    for name in names:
-        try:
-            act(name)
-        except NotFoundError as err:
-            if not absent:
-                failures.append(err)
-        except LayerstoreError as err:
-            failures.append(err)
-        else:
-            write_line(name)
-    tell_all(failures)
-    return 0
+    return on_each(_named(options), drop, absent=unheard if options.force else None)
 
 
 def _named(options: argparse.Namespace) -> list[str]:
