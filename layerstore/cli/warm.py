@@ -40,6 +40,7 @@ import sys
 
 from layerstore.cli import afterwards, warm_client, warm_post
 from layerstore.cli.failure import guarded
+from layerstore.cli.warm_identity import identity_of
 from layerstore.cli.warm_post import Asker, Post
 from layerstore.cli.warm_preparing import Preparing
 from layerstore.digest import sha256_digest
@@ -66,22 +67,6 @@ _POLL_MAX_MS = (1 << 31) - 1
 _STAND_BACK_MS = 30
 """Before the next fork, unless somebody asks: the one that starts a container needs processors."""
 
-_STATUS = (
-    b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb", b"NoNewPrivs",
-    b"Seccomp", b"Seccomp_filters", b"SigBlk", b"SigIgn", b"Cpus_allowed", b"Mems_allowed",
-)  # fmt: skip
-_IGNORED_BY_PYTHON = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
-_NAMESPACES = (
-    "cgroup",
-    "ipc",
-    "mnt",
-    "net",
-    "pid_for_children",
-    "time_for_children",
-    "user",
-    "uts",
-)
-_FILES = ("cgroup", "limits", "oom_score_adj", "attr/current", "personality")
 _MODULES = (
     "layerstore.cli.container_run", "layerstore.cli.container_commands", "layerstore.cli.fast",
     "layerstore.cli.light_parser", "layerstore.cli.limit_values", "layerstore.cli.main",
@@ -231,41 +216,6 @@ def _bind(path: str) -> _socket.socket:
         else:
             raise ConflictError("a helper waits already", hint="layerstore warm --stop")
     return bind_private(path)
-
-
-def identity_of(process: str) -> dict[str, object]:
-    """Return what of a process its children inherit and a request cannot tell.
-
-    Args:
-        process: Its name below ``/proc``.
-
-    Raises:
-        OSError: It has gone, or may not be looked at.
-    """
-    place = f"/proc/{process}"
-    found: dict[str, object] = {"root": os.readlink(f"{place}/root")}
-    for name in _NAMESPACES:
-        found[name] = os.readlink(f"{place}/ns/{name}")
-    for name in _FILES:
-        found[name] = _read(f"{place}/{name}")
-    lines = (line.partition(b":") for line in _read(f"{place}/status").splitlines())
-    status = {name: value.strip() for name, _, value in lines if name in _STATUS}
-    found["ignored"] = int(status.pop(b"SigIgn"), 16) | _IGNORED_BY_PYTHON
-    found["status"] = status
-    pid = 0 if process == "self" else int(process)
-    found["nice"] = os.getpriority(os.PRIO_PROCESS, pid)
-    found["policy"] = os.sched_getscheduler(pid)
-    return found
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 1 << 16)
-    except OSError:  # of an LSM that is not on
-        return b""
-    finally:
-        os.close(fd)
 
 
 def _let_go(*kept: int) -> None:
