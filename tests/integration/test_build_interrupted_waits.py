@@ -127,7 +127,7 @@ def _build(
     path.write_text(dockerfile)
     process = subprocess.Popen(
         cli.command("build", "-f", path, *options, box.context),
-        env=cli.environment(env),
+        env=cli.interrupted_environment(env),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -235,7 +235,7 @@ def process(box: Builder, dockerfile: str, *options: str) -> Iterator[subprocess
     path.write_text(dockerfile)
     build = subprocess.Popen(
         cli.command("build", "--progress", "plain", "-f", path, *options, box.context),
-        env=cli.environment({}),
+        env=cli.interrupted_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

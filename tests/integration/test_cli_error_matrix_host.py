@@ -349,11 +349,9 @@ def test_a_full_disk_behind_stdout(web: Cli) -> None:
 
 
 def start(cli: Cli, *arguments: str | Path) -> subprocess.Popen[str]:
-    # A signal in the middle of an import leaves that one's file to be closed by the interpreter.
-    warnings = {"PYTHONWARNINGS": "error,ignore::ResourceWarning"}
     return subprocess.Popen(
         cli.command(*arguments),
-        env=cli.environment(warnings),
+        env=cli.interrupted_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -54,7 +54,7 @@ class Shop:
     def start(self, *words: str) -> subprocess.Popen[str]:
         command = self.cli.command("mount", "--foreground", *words, "web:1", self.view)
         process = subprocess.Popen(
-            command, env=self.cli.environment(), stderr=subprocess.PIPE, text=True
+            command, env=self.cli.interrupted_environment(), stderr=subprocess.PIPE, text=True
         )
         self.processes.append(process)
         assert process.stderr is not None

@@ -270,7 +270,7 @@ def test_signals_end_it_quietly(cli, rootfs_tar, signum, code):
     cli.ok("import", rootfs_tar, "-t", "x:1")
     process = subprocess.Popen(
         cli.command("import", "-", "-t", "y:1"),
-        env=cli.environment(),
+        env=cli.interrupted_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -436,7 +436,7 @@ def test_an_interrupted_pull_waits_for_no_silent_server(
 
         stub.break_(last["digest"], say_nothing, times=99)
         process = subprocess.Popen(
-            cli.command("pull", f"{stub.name}/a:1"), env=cli.environment({}),
+            cli.command("pull", f"{stub.name}/a:1"), env=cli.interrupted_environment(),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         assert silent.wait(60)

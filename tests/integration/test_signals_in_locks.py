@@ -30,8 +30,9 @@ def test_a_command_ends_wherever_the_signal_finds_it(tmp_path, function, count):
         "savings", "--of", tree, "--work", work, "--all-schemes", "--json",
     ]  # fmt: skip
     done = subprocess.run(
-        command, env=cli.environment(), capture_output=True, text=True, timeout=120, check=False
-    )
+        command, env=cli.interrupted_environment(), capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
     assert done.returncode in (0, 143), done.stderr
     if done.returncode == 0:  # it has fewer locks than that
         assert json.loads(done.stdout)

@@ -72,3 +72,12 @@ class Cli:
         own = {"LAYERSTORE_ROOT": str(self.store), "PYTHONWARNINGS": "error", "COLUMNS": "80"}
         inherited = {k: v for k, v in os.environ.items() if k != "SOURCE_DATE_EPOCH"}
         return {**inherited, **own, **(extra or {})}
+
+    def interrupted_environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
+        """Return the environment for a command that a signal ends.
+
+        The signal may come in the middle of an import, whose file the interpreter then closes
+        with a warning: no fault of the command.
+        """
+        warnings = {"PYTHONWARNINGS": "error,ignore::ResourceWarning"}
+        return self.environment({**warnings, **(extra or {})})

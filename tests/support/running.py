@@ -38,7 +38,7 @@ class Containers(Cli):
         return found["State"]
 
     def popen(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.command(*words), env=self.environment(), **options)
+        return subprocess.Popen(self.command(*words), env=self.interrupted_environment(), **options)
 
     def leftovers(self) -> list[str]:
         """Return what should be gone once no container is: mounts, groups, files."""
