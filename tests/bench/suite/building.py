@@ -84,7 +84,7 @@ OF_BUILDING = (
         ),
         full=("-n", "3"),
         quick=("-n", "2"),
-        minutes=(3.2, 2),
+        minutes=(3.4, 2),
         disk_gb=8,
         tables=[
             Table(

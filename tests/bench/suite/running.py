@@ -96,6 +96,7 @@ class Runner:
         self._kind = kind
         self._logs = TOP / cache / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
+        self._history = TOP / cache / "results"
         self.place = Place(TOP / cache)
 
     def run(self, benchmark: Benchmark) -> Outcome:
@@ -110,6 +111,8 @@ class Runner:
             say(f"  FAILED: {err or type(err).__name__}")
             return "failed"
         path = keep(self._results, kept)
+        # What is measured in an hour and more must not go with a checkout of the page's directory.
+        keep(self._history / f"{kept.run.at[:10]}-{kept.run.commit or 'unknown'}", kept)
         say(f"  {kept.run.seconds / 60:.1f} minutes, load {kept.run.load_after:g}: {path.name}")
         return "measured"
 

@@ -302,6 +302,9 @@ def test_a_failing_benchmark_is_told_and_the_next_is_measured(
     kept = read_kept(programs / "results/good.quick.json")
     assert kept.run.command == "python -m good cache/x -n 1"
     assert kept.result.figures[0].what == "cache/x -n 1"
+    (copy,) = (programs / "cache/results").glob("*/good.quick.json")  # no checkout takes it
+    assert copy.parent.name == f"{kept.run.at[:10]}-{kept.run.commit or 'unknown'}"
+    assert read_kept(copy) == kept
 
 
 def test_inputs_that_cannot_be_made_and_wrong_documents_fail_one_benchmark_alone(
