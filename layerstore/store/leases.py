@@ -4,7 +4,8 @@ A lease is a row in the catalog, which remembers the epoch it began in, and a
 lock file ``locks/lease-<id>`` held by flock for as long as the process lives. No
 clocks: a lease lives exactly as long as its flock is held, a killed or stopped
 process included. Both are made under the catalog lock, so whoever holds that
-lock never sees half a lease. Who holds nothing by it may have the lock file alone.
+lock never sees half a lease. Who holds nothing by it may have the lock file alone, under
+a name that says so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerstore.linux.files import remove_if_present
 from layerstore.linux.locks import FileLock, is_held
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
     from layerstore.store.paths import StorePaths
 
 
+UNLISTED: Final = "files-"
+"""Begins the ids of leases that keep their files in ``tmp/`` and nothing else."""
+
+_ID_BYTES: Final = 8
+_DIGITS = frozenset("0123456789abcdef")
+
+
 class Lease:
     """A living lease of this process. Close it to let gc have its leavings."""
 
@@ -36,7 +44,7 @@ class Lease:
     def __init__(self, catalog: Catalog, purpose: str) -> None:
         """Begin a lease; durable when this returns."""
         self._catalog = catalog
-        self.lease_id = os.urandom(8).hex()
+        self.lease_id = os.urandom(_ID_BYTES).hex()
         lock: FileLock | None = None
         try:
             with catalog.write() as connection:
@@ -76,13 +84,13 @@ class Lease:
 
 @contextlib.contextmanager
 def unlisted_lease(catalog: Catalog) -> Iterator[str]:
-    """Keep gc from files in ``tmp/`` and from packs that are read; yields the lease's id.
+    """Keep gc from files in ``tmp/``; yields the lease's id.
 
-    For who holds no image nor layer by it: its row would be forced to the disk twice, which may
-    take longer than the work. gc sees the lock, and takes a lease without a row for the oldest:
-    packs that are retired stay until it ends.
+    For who holds neither images nor layers by it, and reads chunks by asking again where they
+    are when a pack has gone: its row would be forced to the disk twice, which may take longer
+    than the work, and no retired pack has to stay for its sake.
     """
-    lease_id = os.urandom(8).hex()
+    lease_id = UNLISTED + os.urandom(_ID_BYTES).hex()
     # gc removes lease files that nobody holds under this lock, and would do so before we hold ours.
     with catalog.locked(), storage_errors("begin a lease"):
         lock = FileLock(catalog.paths.lease(lease_id))
@@ -115,6 +123,15 @@ def lock_file_ids(paths: StorePaths) -> list[str]:
     """Return the ids of all lease files, living or dead."""
     names = sorted(os.listdir(paths.locks))
     return [name.removeprefix(LEASE_PREFIX) for name in names if name.startswith(LEASE_PREFIX)]
+
+
+def is_lease_id(text: str) -> bool:
+    """Return whether a lease may have had this id.
+
+    Other names in ``tmp/`` are of files that are there under the catalog lock alone.
+    """
+    digits = text.removeprefix(UNLISTED)
+    return len(digits) == 2 * _ID_BYTES and _DIGITS.issuperset(digits)
 
 
 def drop_lease_rows(connection: sqlite3.Connection, lease_id: str) -> None:

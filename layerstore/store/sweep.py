@@ -20,7 +20,7 @@ from layerstore.linux.removal import remove_leftover, tree_size
 from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests
 from layerstore.store.failures import storage_errors
-from layerstore.store.leases import live_leases, lock_file_ids
+from layerstore.store.leases import UNLISTED, is_lease_id, live_leases, lock_file_ids
 from layerstore.store.pacing import Pace, turns
 from layerstore.store.paths import LEASE_PREFIX, PACK_SUFFIX
 from layerstore.store.tags import STAMP_ROWS, recorded_stamp
@@ -67,11 +67,14 @@ def dead_leases(catalog: Catalog) -> list[str]:
 def oldest_lease_epoch(catalog: Catalog, *, own_lease: str | None) -> int | None:
     """Return the epoch of the oldest living lease, or None when there is none.
 
-    A living lease without a row (the catalog was rebuilt under it) counts as epoch 0.
+    A living lease without a row (the catalog was rebuilt under it) counts as epoch 0. One that
+    never has a row needs no retired pack, and does not count.
     """
     epochs = {lease.lease_id: lease.epoch for lease in live_leases(catalog)}
     for lease_id in lock_file_ids(catalog.paths):
-        if lease_id not in epochs and is_held(catalog.paths.lease(lease_id)):
+        if lease_id in epochs or lease_id.startswith(UNLISTED):
+            continue
+        if is_held(catalog.paths.lease(lease_id)):
             epochs[lease_id] = 0
     if own_lease is not None:
         epochs.pop(own_lease, None)
@@ -188,10 +191,14 @@ def remove_leavings(store: Store, *, own_lease: str | None) -> int:
 
 
 def _remove_dead_leases(catalog: Catalog, own_lease: str | None) -> int:
-    """Remove what dead leases left; no lock is needed, their names are never used again."""
+    """Remove what dead leases left."""
     removed = 0
     for path, size in list(dead_temporaries(catalog, own_lease=own_lease)):
-        remove_leftover(path)
+        # Names of leases are never used again. What has another name was never a lease's: who
+        # writes a manifest anew, say, has the catalog lock while its file is there.
+        lease_id = os.path.basename(path).removeprefix(LEASE_PREFIX).partition(".")[0]
+        with contextlib.nullcontext() if is_lease_id(lease_id) else catalog.locked():
+            remove_leftover(path)
         removed += size - tree_size(path)  # what could not be removed is nobody's gain
     with catalog.locked():
         for lease_id in dead_leases(catalog):

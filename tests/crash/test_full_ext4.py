@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -106,6 +106,31 @@ def try_full(
         make_room(place)
         oracle.judge(root, Expectation(states))
         oracle.settle(root, launcher, words, course.after, fresh_bytes=None, accepted=verb.again)
-    finally:
-        make_room(place)
-        shutil.rmtree(root)
+    except BaseException:
+        # What cannot be cleaned up, because the command still writes say, is no news beside
+        # an interrupt or a broken promise, and must not be told in its place.
+        with contextlib.suppress(OSError):
+            clean_up(place, root)
+        raise
+    clean_up(place, root)
+
+
+def clean_up(place: Path, root: Path) -> None:
+    make_room(place)
+    shutil.rmtree(root)
+
+
+def test_an_interrupt_is_told_whatever_cannot_be_cleaned_up(tmp_path: Path) -> None:
+    class Interrupted:
+        def copy(self, target: Path) -> Path:
+            return target  # which is not there to be removed
+
+        def words(self, *_: object) -> list[str]:
+            return []
+
+        def run(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    stand_in: Any = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        try_full(stand_in, stand_in, tmp_path, VERBS[0], stand_in)

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from layerstore.digest import blake3_id
 from layerstore.linux import removal
-from layerstore.linux.locks import FileLock
+from layerstore.linux.locks import FileLock, is_held
+from layerstore.store import sweep
+from layerstore.store.batch_reader import BatchReader
 from layerstore.store.catalog import Catalog
 from layerstore.store.check import check
 from layerstore.store.failures import DanglingReferenceError, GcRunningError
 from layerstore.store.gc import execute, plan_gc
 from layerstore.store.leases import unlisted_lease
 from layerstore.store.records import CacheRecord
+from layerstore.store.references import layer_chunks
 from layerstore.store.store import Store
 from layerstore.store.sweep import oldest_lease_epoch
 from tests.support.store import (
@@ -409,11 +413,64 @@ def test_a_lease_without_a_row_keeps_its_files_until_it_ends(root: Path) -> None
             with open(mine, "wb") as file:
                 file.write(b"m" * 5)
             assert store.catalog.query("SELECT * FROM leases") == []
-            assert oldest_lease_epoch(store.catalog, own_lease=None) == 0
+            assert oldest_lease_epoch(store.catalog, own_lease=None) is None
             assert collect(store) == 0
             assert os.path.exists(mine)
         assert list((root / "locks").glob("lease-*")) == []
         assert collect(store) == 5
+
+
+def test_what_is_written_under_the_catalog_lock_is_not_taken_meanwhile(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest that is written anew lies in ``tmp/`` for a moment, and no lease speaks for it."""
+    add_image(root, "keep", KEEP)
+    locked: dict[str, bool] = {}
+
+    with Store.open(root) as store:
+        for name in ("lease-index.0a", f"lease-{'ab' * 8}.0a", f"lease-files-{'ab' * 8}.0a"):
+            (root / "tmp" / name).write_bytes(b"12345")
+
+        def remove(path: str) -> None:
+            locked[os.path.basename(path)] = is_held(store.paths.catalog_lock)
+            os.unlink(path)
+
+        monkeypatch.setattr(sweep, "remove_leftover", remove)
+        assert collect(store) == 15
+    assert locked == {
+        "lease-index.0a": True,
+        f"lease-{'ab' * 8}.0a": False,
+        f"lease-files-{'ab' * 8}.0a": False,
+    }
+
+
+def test_a_lease_whose_row_was_lost_counts_as_the_oldest(root: Path) -> None:
+    add_image(root, "drop", DROP)
+    with Store.open(root) as store:
+        with FileLock(store.paths.lease("0" * 16)):
+            assert oldest_lease_epoch(store.catalog, own_lease=None) == 0
+            store.untag("drop")
+            assert plan_gc(store).deferred_bytes > 0
+        assert collect(store) > 0
+
+
+def test_unpacking_keeps_no_pack_and_follows_what_gc_moves(root: Path) -> None:
+    with Store.open(root, create=True) as store, store.begin("test") as session:
+        put_unpublished_layer(session, {**KEEP, **DROP})
+        put_image(session, KEEP, names=["keep"])
+        put_image(session, DROP, names=["drop"])
+    with Store.open(root) as reader, Store.open(root) as store:
+        layer = reader.layer(reader.resolve("keep").layers[0])
+        chunks = layer_chunks(layer, reader.read_refs)
+        reader.reader.close()  # of what was read to know them, nothing stays in memory
+        store.untag("drop")
+        with unlisted_lease(reader.catalog):
+            batch = BatchReader(reader, chunks)
+            assert collect(store) > 0
+            packs = {place.pack_id for place in batch.places.values()}
+            assert not any(os.path.exists(store.paths.pack(pack_id)) for pack_id in packs)
+            read = {name: batch.read(name, length) for name, length in chunks.items()}
+        assert {blake3_id(data) for data in read.values()} == read.keys()
 
 
 def test_asking_who_holds_a_lease_stops_nobody_from_beginning_one(root: Path) -> None:
