@@ -28,7 +28,7 @@ from layerstore.errors import (
     UnsafeContentError,
 )
 from layerstore.formats import oci
-from layerstore.formats.decompress import compression_of, decompressed
+from layerstore.formats.decompress import decompressed
 from layerstore.formats.oci_config import decode_config
 from layerstore.formats.origins import Encoding, Origins, is_of_origins
 from layerstore.formats.tar_limits import Limits, exceeded
@@ -38,6 +38,7 @@ from layerstore.image.originals import Originals, keep_original, known_encodings
 from layerstore.image.received import ReceivedLayers, forget_layers
 from layerstore.image.reencoding import find_recipe
 from layerstore.image.spooled_blob import SpooledBlob
+from layerstore.image.typed_layer import TypedLayer
 from layerstore.progress import Silent
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import WriteSession
+    from layerstore.store.store import Store
 
 _DOCUMENTS_MAX_BYTES = 64 << 20
 """Of an index and all that it lists: they are in memory together."""
@@ -211,11 +213,15 @@ class Adopted(NamedTuple):
     Attributes:
         documents: What it came under: digests of its manifest and of the indexes above it.
         kept_bytes: Of compressed originals that nothing makes again, and were not there.
+        layers: Digests of its layers as the source has them.
+        encodings: How they are made, as far as that is known.
     """
 
     image: ImageRecord
     documents: tuple[Digest, ...]
     kept_bytes: int
+    layers: tuple[Digest, ...]
+    encodings: tuple[Encoding, ...]
 
 
 def adopt_image(
@@ -226,6 +232,7 @@ def adopt_image(
     names: Sequence[str] = (),
     originals: Originals = Originals.AUTO,
     beside: Sequence[Document] = (),
+    is_part: bool = False,
     received: Mapping[Digest, Encoding | None] | None = None,
     progress: Progress | None = None,
 ) -> Adopted:
@@ -238,6 +245,8 @@ def adopt_image(
         names: Familiar ones, with a tag or the digest of one of the documents.
         originals: What is remembered of how it came, if the source's manifests are somebody's.
         beside: Documents of its index that are no images, to be kept with it.
+        is_part: More images come before any of them is named: what came of this one from far
+            away stays remembered, for :func:`forget_rest` to forget.
         received: Compressed layers whose content came in another way, and how they are made;
             None where that is not known.
         progress: Hears the uncompressed bytes of each layer.
@@ -251,7 +260,7 @@ def adopt_image(
     remembers = source.has_originals and originals is not Originals.DROP
     layers = adopt_layers(
         session, source, image, originals=originals if remembers else Originals.DROP,
-        received=received, progress=progress,
+        is_part=is_part, received=received, progress=progress,
     )  # fmt: skip
     documents = (*image.documents, *beside) if remembers else ()
     parts = ImageParts(
@@ -262,10 +271,22 @@ def adopt_image(
     )
     raw = [each.raw for each in documents]
     record = publish_parts(session, parts, names=names, documents=raw)
-    if source.is_remote:
-        digests = [layer.digest for layer in image.manifest.layers]
-        forget_layers(session.store, digests, layers.encodings.values())
-    return Adopted(record, tuple(each.digest for each in image.documents), layers.kept_bytes)
+    adopted = Adopted(
+        record,
+        tuple(each.digest for each in image.documents),
+        layers.kept_bytes,
+        tuple(layer.digest for layer in image.manifest.layers),
+        tuple(layers.encodings.values()),
+    )
+    if source.is_remote and not is_part:
+        forget_rest(session.store, [adopted])
+    return adopted
+
+
+def forget_rest(store: Store, images: Iterable[Adopted]) -> None:
+    """Forget what is remembered of layers beside the images that have them, which are named."""
+    for image in images:
+        forget_layers(store, image.layers, image.encodings)
 
 
 def _strangers_annotations(manifest: oci.Manifest) -> dict[str, str]:
@@ -290,10 +311,13 @@ def adopt_layers(
     image: FoundImage,
     *,
     originals: Originals = Originals.DROP,
+    is_part: bool = False,
     received: Mapping[Digest, Encoding | None] | None = None,
     progress: Progress | None = None,
 ) -> AdoptedLayers:
     """Bring an image's layers into the store, and hold them until the session ends.
+
+    ``is_part`` as for :func:`adopt_image`.
 
     Raises:
         IntegrityError: A layer is not the one that the config names.
@@ -301,7 +325,7 @@ def adopt_layers(
     """
     with _Adoption(session, source, originals, received or {}, progress or Silent()) as adoption:
         pairs = zip(image.config.diff_ids, image.manifest.layers, strict=True)
-        return adoption.run([_Layer(*pair) for pair in pairs])
+        return adoption.run([_Layer(*pair) for pair in pairs], is_part=is_part)
 
 
 class _Layer(NamedTuple):
@@ -354,7 +378,7 @@ class _Adoption:
         for spool in self._spools.values():
             spool.close()
 
-    def run(self, layers: Sequence[_Layer]) -> AdoptedLayers:
+    def run(self, layers: Sequence[_Layer], *, is_part: bool) -> AdoptedLayers:
         """Take the layers in, lowest first."""
         self._recall(layers)
         needed = [each for each in layers if not self._have(each) or self._wants(each)]
@@ -365,6 +389,8 @@ class _Adoption:
                 self._take(layer)
                 self._settle_tried()
             self._settle_tried(waits=True)
+            if is_part:
+                self._came.flush()
         except BaseException as err:
             self._keep_what_came(layers, err)
             raise
@@ -515,7 +541,7 @@ class _Adoption:
         from layerstore.image.ingest_tar import ingest_tar
 
         with VerifiedBlob(self._open(layer), layer.descriptor) as stream:
-            typed = _Typed(stream, layer.descriptor)
+            typed = TypedLayer(stream, layer.descriptor)
             record = ingest_tar(self._session, cast("BinaryIO", typed), progress=self._progress)
             stream.finish()
         self._compare(layer, record.diff_id)
@@ -536,7 +562,7 @@ class _Adoption:
         """
         made = hashlib.sha256()
         with VerifiedBlob(self._open(layer), layer.descriptor) as stream:
-            for piece in decompressed(_Typed(stream, layer.descriptor).read, Limits()):
+            for piece in decompressed(TypedLayer(stream, layer.descriptor).read, Limits()):
                 made.update(piece)
             stream.finish()
         self._compare(layer, f"sha256:{made.hexdigest()}")
@@ -560,38 +586,7 @@ class _Adoption:
         return descriptor.size
 
 
-class _Typed:
-    """A layer's bytes, compressed in the way that its media type says.
-
-    What two readers take for different layers is refused: one may go by the type, the other
-    by the first bytes.
-    """
-
-    def __init__(self, stream: VerifiedBlob, descriptor: oci.Descriptor) -> None:
-        self._stream = stream
-        self._descriptor = descriptor
-        self._is_checked = False
-
-    def read(self, size: int) -> bytes:
-        piece = self._stream.read(size)
-        if not self._is_checked:
-            while len(piece) < _MAGIC_BYTES and (more := self._stream.read(size)):
-                piece += more
-            self._check(compression_of(piece))
-            self._is_checked = True
-        return piece
-
-    def _check(self, found: str) -> None:
-        said = oci.compression_of_type(self._descriptor.media_type)
-        if found != said:
-            raise FormatError(
-                f"the layer {self._descriptor.digest} has the compression {found!r}, its media "
-                f"type says {said!r}"
-            )
-
-
 _FINAL = (StorageError, FormatError, UnsafeContentError, LimitExceededError)
 """Errors after which nothing more of an image is taken in."""
-_MAGIC_BYTES = 10
 _FETCHES = 3
 """Blobs that come at once, as docker and podman do it."""

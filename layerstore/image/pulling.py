@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import NotFoundError, UnsafeContentError
-from layerstore.image.adopting import adopt_image, find_all, find_image
+from layerstore.image.adopting import adopt_image, find_all, find_image, forget_rest
 from layerstore.image.gated_source import GatedSource
 from layerstore.image.images import load_config, platform_of
 from layerstore.image.indexes import keep_found
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from layerstore.formats import oci
     from layerstore.formats.origins import Encoding
     from layerstore.formats.reference import Reference
-    from layerstore.image.adopting import FoundImage
+    from layerstore.image.adopting import Adopted, FoundImage
     from layerstore.image.originals import Originals
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository
@@ -131,7 +131,10 @@ class Puller:
     def _pull_all(
         self, session: WriteSession, name: Reference, reference: str
     ) -> tuple[ImageRecord, Digest, int]:
-        """Pull every platform; the one that serves gets the name, when all are there."""
+        """Pull every platform; the one that serves gets the name, when all are there.
+
+        Until then nothing names what came, so that all of it stays remembered for a next try.
+        """
         # Whoever vouches for all of them vouches for the index: of that one all are pulled,
         # whatever the tag means by then.
         top = self._source.document(reference).digest
@@ -141,7 +144,7 @@ class Puller:
             raise NotFoundError(f"{self._source.name} has no image under {reference}")
         fits = [each for each in index.images if self._serves(platform_of(each.config))]
         chosen = (fits or list(index.images))[0]
-        kept = 0
+        every: list[Adopted] = []
         # An index under a tag names its images; under its digest alone, each by its own.
         names_it = name.digest is None and len(chosen.documents) > 1
         images: dict[Digest, ImageId] = {}
@@ -153,13 +156,15 @@ class Puller:
                 names += _names(name, top)[1:] if names_it else _names(name, top)
             adopted = adopt_image(
                 session, self._source, found, names=names,
-                originals=self._originals, beside=index.beside,
+                originals=self._originals, beside=index.beside, is_part=True,
                 received=self._receive(session, found), progress=self._progress,
             )  # fmt: skip
-            kept += adopted.kept_bytes
+            every.append(adopted)
             images[found.documents[0].digest] = adopted.image.image_id
         if names_it:
             keep_found(self._store, [name.name], index, images, adopted.image.image_id)
+        forget_rest(self._store, every)
+        kept = sum(each.kept_bytes for each in every)
         return self._store.image(adopted.image.image_id), top, kept
 
     def _receive(

@@ -7,6 +7,7 @@ import json
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from layerstore.errors import LayerstoreError, UnsafeContentError
@@ -156,6 +157,49 @@ def test_layers_beside_the_one_that_fails_are_kept_too(
     with pytest.raises(LayerstoreError, match="404"):
         remote.pull(store)
     assert remote.pull(store) == [0]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "go", "none"])
+def test_platforms_before_the_one_that_fails_are_kept(
+    store: Store, stub: StubRegistry, compression: str
+) -> None:
+    """The second platform comes first, whole, and nothing names it until all are there."""
+    first, second = Remote(stub, compression, TARS[:1]), Remote(stub, compression, TARS[1:])
+    repository = stub.repository("a")
+    entries = [
+        msgspec.structs.replace(
+            oci.describe(repository.manifests[each.digest][0], oci.MANIFEST_TYPE),
+            platform=oci.Platform(architecture=architecture, os="linux"),
+        )
+        for each, architecture in ((first, "amd64"), (second, "arm64"))
+    ]
+    index = oci.encode_index(oci.Index(manifests=tuple(entries)))
+    stub.put_manifest("a", index, "all", oci.INDEX_TYPE)
+    name = parse_reference(f"{stub.name}/a:all")
+
+    def pull() -> None:
+        stub.requests.clear()
+        with World().client(window_s=0.05, silence_s=5.0) as client:
+            puller = Puller(
+                store, client.repository(name), lambda _: True,
+                originals=Originals.AUTO, progress=Silent(),
+            )  # fmt: skip
+            puller.pull(name, every=True)
+
+    stub.break_(first.digests[0], says(404), times=99)
+    with pytest.raises(LayerstoreError, match="404"):
+        pull()
+    stub.faults.clear()
+    assert name.name not in store.tags()
+    assert len(rows(store)) >= len(second.digests)
+    execute(plan_gc(store))
+    assert not store.images()
+    pull()
+    assert (first.asked(), second.asked()) == ([0], [])
+    assert not rows(store), "the images name them now"
+    execute(plan_gc(store))
+    assert len(store.images()) == 2
+    assert check(store, read_data=True).ok
 
 
 def test_nothing_more_is_taken_of_an_image_that_is_refused(
