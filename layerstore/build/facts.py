@@ -77,6 +77,8 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
         seconds: That the step took when it was made.
         new_bytes: Plain bytes that it added to the store then.
         reused_bytes: Those that the store had already.
+        ran: Seconds since the epoch when it was made, whatever SOURCE_DATE_EPOCH was; 0 if not
+            known: earlier versions did not keep it.
     """
 
     rules: str
@@ -92,6 +94,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     seconds: float = 0.0
     new_bytes: int = 0
     reused_bytes: int = 0
+    ran: float = 0.0
 
 
 def encode_facts(facts: Facts) -> bytes:

@@ -132,6 +132,7 @@ class Notes:
             seconds=round(seconds, 3),
             new_bytes=made.new_bytes,
             reused_bytes=made.reused_bytes,
+            ran=round(time.time(), 3),
         )
         return [*(encode_alias(keys[-1]) for _ in keys[:-1]), encode_facts(facts)]
 

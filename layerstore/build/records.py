@@ -170,6 +170,9 @@ def _read(path: str) -> tuple[BuildNote, ...]:
 
 
 def _has_times(build: BuildNote) -> bool:
-    """Return whether all times are such that calendars have them; NaN is none."""
-    times = (build.finished, build.seconds, *(step.created for step in build.steps))
-    return all(0 <= each < _YEAR_3000_S for each in times)
+    return all(map(is_time, (build.finished, build.seconds, *(s.created for s in build.steps))))
+
+
+def is_time(seconds: float) -> bool:
+    """Return whether a time is one that calendars have; NaN is none."""
+    return 0 <= seconds < _YEAR_3000_S

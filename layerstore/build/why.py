@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.build.earlier import Earlier, facts_of_record
 from layerstore.build.explain import COLLECTED, LOST, NEVER
 from layerstore.build.labels import place_of, stage_of, text_of
-from layerstore.build.records import BuildRecords
+from layerstore.build.records import BuildRecords, is_time
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import InputError, NotFoundError
 from layerstore.store.failures import LayerNotFoundError
@@ -19,6 +19,7 @@ from layerstore.store.failures import LayerNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from layerstore.build.facts import Facts
     from layerstore.build.records import BuildNote, StepNote
     from layerstore.build.ui import Reason
     from layerstore.store.store import Store
@@ -31,6 +32,8 @@ class StepHistory(NamedTuple):
 
     Attributes:
         number: As the progress counted it.
+        ran: When it was made, in seconds since the epoch; None when that is not remembered: its
+            layer's date may be SOURCE_DATE_EPOCH.
         size: Logical bytes of its layer's files, None without a layer.
         seconds: That making it took; None when that is not remembered any more.
         new_bytes: Plain bytes that it added to the store then, None likewise.
@@ -43,6 +46,7 @@ class StepHistory(NamedTuple):
 
     number: int
     step: StepNote
+    ran: float | None
     size: int | None
     seconds: float | None
     new_bytes: int | None
@@ -128,6 +132,7 @@ def step_history(store: Store, builds: Sequence[BuildNote], position: int) -> St
     return StepHistory(
         number=position + 1,
         step=step,
+        ran=_ran(step, facts),
         size=_size(store, step),
         seconds=facts.seconds if facts is not None else None,
         new_bytes=facts.new_bytes if facts is not None else None,
@@ -136,6 +141,32 @@ def step_history(store: Store, builds: Sequence[BuildNote], position: int) -> St
         compared_with=None if other is None else builds[1 + other].finished,
         reasons=reasons,
     )
+
+
+def _ran(step: StepNote, facts: Facts | None) -> float | None:
+    """Return when a step was made; a layer's date says so unless a build was told another."""
+    if facts is None:
+        return None
+    if facts.ran:
+        return facts.ran if is_time(facts.ran) else None
+    return step.created if facts.epoch is None else None
+
+
+def is_dated(store: Store, image_id: str) -> bool:
+    """Return whether a remembered build of an image gave its steps a date that it was told."""
+    try:
+        build = builds_of(store, image_id)[0]
+    except NotFoundError:
+        return False
+    return any(
+        facts is not None and facts.epoch is not None
+        for facts in (_facts_of(store, step) for step in build.steps)
+    )
+
+
+def _facts_of(store: Store, step: StepNote) -> Facts | None:
+    record = store.cache_get(step.keys[-1]) if step.keys else None
+    return facts_of_record(store, record) if record is not None else None
 
 
 def _size(store: Store, step: StepNote) -> int | None:

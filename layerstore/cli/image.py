@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,10 +14,21 @@ from layerstore.cli.common import (
     Quiet,
     settings_of,
 )
-from layerstore.cli.output import age, short_id, shorten, write_json, write_line, write_table
+from layerstore.cli.output import (
+    age,
+    short_id,
+    shorten,
+    write_json,
+    write_line,
+    write_note,
+    write_table,
+)
+from layerstore.errors import LayerstoreError
 
 if TYPE_CHECKING:
     from layerstore.image.images import HistoryRow
+    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.store import Store
 
 COMMAND_WIDTH = 45
 """Characters of a step's command that docker's table shows."""
@@ -47,8 +60,11 @@ def show_history(
     """Show the steps that made an image, newest first."""
     from layerstore.image.images import history
 
+    is_table = not (as_json or template or quiet)
     with settings_of(context).open_store() as store:
-        rows = history(store, store.resolve(image))
+        record = store.resolve(image)
+        rows = history(store, record)
+        is_told = is_table and _is_dated(store, record)
     if as_json:
         write_json([_step_to_json(row) for row in rows])
     elif template:
@@ -61,6 +77,22 @@ def show_history(
             write_line(_step_id(row, no_trunc=no_trunc))
     else:
         _print_history(rows, no_trunc=no_trunc)
+    if is_told:
+        write_note(
+            "note: these dates were given to the build (SOURCE_DATE_EPOCH); 'layerstore why' says "
+            "when the steps ran"
+        )
+
+
+def _is_dated(store: Store, image: ImageRecord) -> bool:
+    """Return whether a build that is remembered gave an image's steps a date that it was told."""
+    if not os.path.isdir(store.paths.builds):
+        return False
+    from layerstore.build.why import is_dated
+
+    with contextlib.suppress(LayerstoreError):  # damage elsewhere: the history is whole
+        return is_dated(store, image.image_id)
+    return False
 
 
 def _print_history(rows: list[HistoryRow], *, no_trunc: bool) -> None:

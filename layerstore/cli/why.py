@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from layerstore.build.why import StepHistory
 
 LABEL_WIDTH = 45
+DATE_DIFFERS_S = 2
+"""A layer's date and when it was made are taken one after the other."""
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +67,7 @@ def _print_build(image_id: str, build: BuildNote, steps: Sequence[StepHistory]) 
             [
                 str(each.number),
                 shorten(_one_line(each.step.label), LABEL_WIDTH),
-                _ago(each.step.created),
+                _when(each),
                 "" if each.seconds is None else format_duration(each.seconds),
                 _size(each.new_bytes),
                 _size(each.reused_bytes),
@@ -75,6 +77,11 @@ def _print_build(image_id: str, build: BuildNote, steps: Sequence[StepHistory]) 
             for each in steps
         ],
     )
+
+
+def _when(step: StepHistory) -> str:
+    """Return when a step was made, or the date of its layer, which may be one that was told."""
+    return _ago(step.ran) if step.ran is not None else f"dated {_ago(step.step.created)}"
 
 
 def _because(step: StepHistory) -> str:
@@ -88,13 +95,15 @@ def _print_step(step: StepHistory) -> None:
     from layerstore.units import format_duration
 
     write_line(_one_line(step.step.label))
-    made = f"made {_ago(step.step.created)}"
+    made = f"made {_ago(step.ran)}" if step.ran is not None else "made at an unknown time"
     if step.seconds is not None:
         made += (
             f" in {format_duration(step.seconds)}: {_size(step.new_bytes)} new, "
             f"{_size(step.reused_bytes)} shared"
         )
     write_line(made)
+    if step.ran is None or abs(step.ran - step.step.created) >= DATE_DIFFERS_S:
+        write_line(f"dated {_rfc3339(step.step.created)} in the image")
     layer = "it changed nothing, so there is none"
     if step.step.layer is not None:
         layer = f"{step.step.layer}, {_size(step.size) or 'gone'}"
@@ -127,6 +136,7 @@ def _build_to_json(
                 "instruction": each.step.text,
                 "cached": each.step.cached,
                 "created": _rfc3339(each.step.created),
+                "ran": _rfc3339(each.ran),
                 "layer": each.step.layer,
                 "size": each.size,
                 "seconds": each.seconds,

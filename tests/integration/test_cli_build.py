@@ -1,9 +1,12 @@
 """The build command as a subprocess; what needs no container runtime."""
 
+import datetime
 import subprocess
+import time
 
 import pytest
 
+from layerstore.store.store import Store
 from tests.support.cli import Cli
 
 RULE_PAGES = "https://docs.docker.com/go/dockerfile/rule/"
@@ -151,6 +154,36 @@ def test_why_an_image_is_what_it_is(cli, staged):
     first = cli.ok("why", "x:1", "1").out
     assert "the same since the build" in first
     assert "a changed" not in first
+
+
+def test_a_date_that_a_build_was_told_is_not_when_its_steps_ran(cli, staged):
+    began = time.time()
+    cli.ok("build", "-q", "-t", "told:1", staged, SOURCE_DATE_EPOCH="86400")
+    cli.ok("build", "-q", "-t", "now:1", "--no-cache", staged)
+    build = cli.ok("why", "told:1", "--json").json()
+    assert {step["created"] for step in build["steps"]} == {"1970-01-02T00:00:00Z"}
+    for step in build["steps"]:
+        ran = datetime.datetime.fromisoformat(step["ran"]).timestamp()
+        assert int(began) <= ran <= time.time()
+    assert "dated 1970-01-02T00:00:00Z in the image" in cli.ok("why", "told:1", "1").lines
+    assert "years ago" not in cli.ok("why", "told:1").out
+    assert "dated" not in cli.ok("why", "now:1", "1").out
+    assert "SOURCE_DATE_EPOCH" in cli.ok("history", "told:1").err
+    assert cli.ok("history", "told:1", "--json").err == ""
+    assert cli.ok("history", "now:1").err == ""
+
+
+def test_why_says_what_it_does_not_know(cli, staged):
+    """Of a step whose row is gone there is the date of its layer, and nobody can say whose it is."""
+    cli.ok("build", "-q", "-t", "told:1", staged, SOURCE_DATE_EPOCH="86400")
+    with Store.open(cli.store) as store:
+        store.cache_drop([record.key for record in store.cache_records()])
+    (step, *_) = cli.ok("why", "told:1", "--json").json()["steps"]
+    assert step["ran"] is None
+    assert "dated " in cli.ok("why", "told:1").out
+    assert cli.ok("why", "told:1", "1").lines[1:3] == [
+        "made at an unknown time", "dated 1970-01-02T00:00:00Z in the image",
+    ]  # fmt: skip
 
 
 def test_why_of_what_is_not_known(cli, staged, tmp_path):

@@ -234,6 +234,17 @@ def test_facts_travel() -> None:
     assert alias_of(encode_facts(facts)) is None
 
 
+def test_facts_of_versions_that_kept_no_time_are_read() -> None:
+    import zstandard
+
+    facts = msgspec.structs.replace(FACTS, ran=1.5)
+    assert decode_facts(encode_facts(facts)) == facts
+    fields = msgspec.msgpack.decode(zstandard.decompress(encode_facts(facts)[2:]))
+    assert fields.pop() == 1.5
+    value = b"\1\0" + zstandard.compress(msgspec.msgpack.encode(fields))
+    assert decode_facts(value) == FACTS
+
+
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda tail: b"\1\0" + tail))
 def test_facts_of_strangers_are_none(value: bytes) -> None:
     assert decode_facts(value) is None
