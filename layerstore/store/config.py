@@ -15,6 +15,7 @@ import tomllib
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.chunking.cutter import CUT_MAX_BYTES, DEFAULT_CUTS, CutParameters
+from layerstore.digest import sha256_digest
 from layerstore.errors import (
     FormatError,
     NotFoundError,
@@ -43,7 +44,10 @@ from layerstore.store.paths import DIRECTORIES, StorePaths
 from layerstore.store.reserve import set_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from typing import TypeGuard
+
+    from layerstore.digest import Digest
 
 FORMAT_VERSION = 2
 CONFIG_MAX_BYTES = 64 * 1024
@@ -81,6 +85,7 @@ compatible = []
 
 [chunking]
 algorithm = "{algorithm}"
+digest = "{digest}"
 whole_max_bytes = {cuts.whole_max_bytes}
 min_bytes = {cuts.min_bytes}
 average_bytes = {cuts.average_bytes}
@@ -136,10 +141,11 @@ def parse_config(data: bytes) -> StoreConfig:
     """
     try:
         document = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
+    # ValueError: not TOML, not text, or a number of more digits than Python takes.
+    except (ValueError, RecursionError) as err:
         raise ConfigDamagedError(f"config.toml is damaged: {err}") from err
     version = _table(document, "store").get("format")
-    if not isinstance(version, int) or version < 1:
+    if not _is_number(version) or version < 1:
         raise ConfigDamagedError("config.toml is damaged: it names no store format")
     if version > FORMAT_VERSION:
         raise UnsupportedVersionError(
@@ -164,6 +170,11 @@ def parse_config(data: bytes) -> StoreConfig:
     )
 
 
+def _is_number(value: object) -> TypeGuard[int]:
+    """Return whether a value is a number that any version may write, and messages can name."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
 def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
     table = document.get(name)
     if not isinstance(table, dict):
@@ -173,7 +184,18 @@ def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
 
 def new_config(version: int = FORMAT_VERSION, cuts: CutParameters = DEFAULT_CUTS) -> bytes:
     """Return the config.toml of a store without features."""
-    return _TEMPLATE.format(version=version, algorithm=ALGORITHM, cuts=cuts).encode()
+    digest = cuts_digest(cuts)
+    return _TEMPLATE.format(
+        version=version, algorithm=ALGORITHM, digest=digest, cuts=cuts
+    ).encode()
+
+
+def cuts_digest(cuts: Iterable[int]) -> Digest:
+    """Return the digest of cut parameters, which stay for a store's life.
+
+    A number that became another one may be as usable, and would silently lose all sharing.
+    """
+    return sha256_digest(" ".join([ALGORITHM, *map(str, cuts)]).encode())
 
 
 def with_feature(data: bytes, feature: str) -> bytes:
@@ -228,10 +250,17 @@ def _cutting(table: Mapping[str, object]) -> CutParameters:
             f"{ALGORITHM!r}",
             hint="use the newer layerstore that made this store",
         )
-    numbers = [table.get(name) for name in CutParameters._fields]
-    if not all(isinstance(number, int) and 0 < number <= CUT_MAX_BYTES for number in numbers):
+    numbers = [number for name in CutParameters._fields if _is_number(number := table.get(name))]
+    if len(numbers) < len(CutParameters._fields):
+        raise ConfigDamagedError("config.toml is damaged: [chunking] has no number where one must be")
+    # Earlier versions wrote none.
+    if "digest" in table and table["digest"] != cuts_digest(numbers):
+        raise ConfigDamagedError(
+            f"config.toml is damaged: its digest is not that of the numbers of [chunking]: {numbers}"
+        )
+    if not all(0 < number <= CUT_MAX_BYTES for number in numbers):
         raise _unknown_cuts(numbers)
-    cuts = CutParameters(*numbers)  # type: ignore[arg-type]
+    cuts = CutParameters(*numbers)
     ordered = _MIN_CUT_BYTES <= cuts.min_bytes < cuts.average_bytes < cuts.max_bytes
     large = cuts.average_bytes >= _MIN_AVERAGE_BYTES and cuts.max_bytes >= _MIN_MAX_BYTES
     known = cuts.average_bytes.bit_count() == 1 and cuts.normalization <= _NORMALIZATIONS
@@ -240,7 +269,7 @@ def _cutting(table: Mapping[str, object]) -> CutParameters:
     return cuts
 
 
-def _unknown_cuts(numbers: list[object]) -> UnsupportedVersionError:
+def _unknown_cuts(numbers: list[int]) -> UnsupportedVersionError:
     return UnsupportedVersionError(
         f"the store cuts content with parameters this layerstore cannot use: {numbers}",
         hint="use the newer layerstore that made this store",

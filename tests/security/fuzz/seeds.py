@@ -337,6 +337,7 @@ def store_configs() -> list[bytes]:
         text.encode(),
         text.replace("[]", '["x"]').encode(),
         text.replace("= 1", "= 2").encode(),
+        text.replace("digest = ", "other = ").encode(),
     ]
 
 

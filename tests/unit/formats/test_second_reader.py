@@ -349,7 +349,10 @@ def test_the_documented_seal_is_right() -> None:
 @pytest.mark.parametrize("size", [0, 262_144, 262_145, 700_001])
 def test_the_documented_cut_is_that_of_the_store(made: Made, size: int) -> None:
     chunking = tomllib.loads((made.root / "config.toml").read_text())["chunking"]
-    algorithm = chunking.pop("algorithm")
+    algorithm, digest = chunking.pop("algorithm"), chunking.pop("digest")
+    names = ("whole_max_bytes", "min_bytes", "average_bytes", "max_bytes", "normalization")
+    told = " ".join([algorithm, *(str(chunking[name]) for name in names)])
+    assert digest == f"sha256:{hashlib.sha256(told.encode()).hexdigest()}"
     content = noise(size, size // 2) + b"even text " * (size // 10)
     assert algorithm == "fastcdc-2020"
     assert cut(content, chunking) == cut_lengths(content, CutParameters(**chunking))

@@ -264,10 +264,16 @@ def test_missing_things_are_typed(root: Path) -> None:
             store.get_blob("sha256:../../x")
 
 
+def without_digest(config: str) -> str:
+    """Return a config as versions wrote it that gave its numbers no digest."""
+    lines = config.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("digest = "))
+
+
 def test_a_newer_store_is_refused_with_a_hint(root: Path) -> None:
     add_image(root, "web", {b"f": b"x"})
     config = root / "config.toml"
-    original = config.read_text()
+    original = without_digest(config.read_text())
     for old, new in (
         ("format = 2", "format = 3"),
         ("incompatible = []", 'incompatible = ["holograms"]'),
@@ -297,7 +303,7 @@ def test_cut_parameters_are_refused_or_cut(root: Path, sizes: tuple[int, int, in
     """Whoever wrote config.toml: content is cut as it says, or the store is not opened."""
     Store.open(root, create=True).close()
     config = root / "config.toml"
-    written = config.read_text()
+    written = without_digest(config.read_text())
     for name, old, new in zip(
         ("min", "average", "max"), (16384, 65536, 262144), sizes, strict=True
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,10 +136,53 @@ def test_a_newer_store_is_left_alone_and_the_way_out_is_told(root: Path) -> None
     assert path.read_text() == newer
 
 
-def said(root: Path, old: str, new: str) -> list[tuple[Problem, bool]]:
-    """Write a config that says something else; return what a check finds then."""
+NUMBERS = {
+    "whole_max_bytes = 262144": "whole_max_bytes = 262145",
+    "min_bytes = 16384": "min_bytes = 16385",
+    "average_bytes = 65536": "average_bytes = 32768",
+    "\nmax_bytes = 262144": "\nmax_bytes = 262112",
+    "normalization = 2": "normalization = 3",
+}
+UNUSABLE = {
+    "min_bytes = 16384": "min_bytes = 96384",
+    "normalization = 2": "normalization = 9",
+    "average_bytes = 65536": "average_bytes = 65537",
+    "whole_max_bytes = 262144": f"whole_max_bytes = 0x{'f' * 5000}",
+    "\nmax_bytes = 262144": f"\nmax_bytes = {'9' * 5000}",
+    "format = 2": f"format = {'2' * 5000}",
+    "\nformat = 2": "\nformat = true",
+    'digest = "sha256:': 'digest = "sha256:0',
+    "digest = ": "digest = 1 #",
+}
+
+
+@pytest.mark.parametrize(("old", "new"), [*NUMBERS.items(), *UNUSABLE.items()])
+def test_a_number_that_became_another_is_damage(root: Path, old: str, new: str) -> None:
     path = root / "config.toml"
-    text = path.read_text()
+    before = load_config(StorePaths(str(root)))
+    whole = path.read_text()
+    assert whole.count(old) == 1
+    path.write_text(whole.replace(old, new, 1))
+    with pytest.raises(ConfigDamagedError) as caught:
+        Store.open(root)
+    assert len(str(caught.value)) < 500
+    assert "layerstore repair" in str(caught.value.hint)
+    foreseen = repair_store(str(root), (), dry_run=True)
+    assert (foreseen.ok, foreseen.config, list(foreseen.names)) == (True, True, ["a:1"])
+    assert path.read_text() != whole, "nothing was changed"
+    assert repair_store(str(root), (), dry_run=False).config
+    assert load_config(StorePaths(str(root))) == before._replace(origins=True, indexes=True)
+    assert not repair_store(str(root), (), dry_run=True).config
+    assert_sound(root, {"a:1": [FILES]})
+
+
+def said(root: Path, old: str, new: str) -> list[tuple[Problem, bool]]:
+    """Write a config that says something else; return what a check finds then.
+
+    It is one of a version that gave its numbers no digest.
+    """
+    path = root / "config.toml"
+    text = re.sub(r"(?m)^digest = .*\n", "", path.read_text())
     assert old in text
     path.write_text(text.replace(old, new))
     with Store.open(root) as store:
