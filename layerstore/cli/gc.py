@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from layerstore.store.explain import Explanation, LayerKept, Reason
     from layerstore.store.gc import GcPlan
     from layerstore.store.retention import KeepRules
+    from layerstore.store.selection import Dropped
     from layerstore.store.store import Store
 
 
@@ -157,8 +158,10 @@ def collect_garbage(
         if not dry_run:
             _settle_containers(store)
         caches = _find_caches(store, rules, keep_cache=not drop_cache, rest_after_s=rest_after_s)
-        # First of all, so that the plan, and a cap, count what is new.
-        rested = None if dry_run else _rest_caches(store, caches.resting)
+        awake = _forget_awake(store, caches.resting, dry_run=dry_run)
+        rested = None
+        if rules.max_size is not None and not dry_run:
+            rested = _rest_caches(store, caches.resting)  # first: a cap counts what is new
         with terminal_progress() as progress:
             plan = plan_gc(
                 store,
@@ -166,11 +169,16 @@ def collect_garbage(
                 rewrite_dead_fraction=COMPACT_DEAD_FRACTION if compact else fraction,
                 max_extra_bytes=None if max_extra is None else parse_size(max_extra),
                 keep=rules,
+                assume_dropped=awake,
                 measure=dry_run,
                 progress=progress,
             )
+            plan = _without(plan, awake)
             keep = _keep_unpacked(store, unpacked_rules, plan)
             report = None if dry_run else execute(plan)
+        if rested is None and not dry_run:
+            # Behind the collection, which so does what was foreseen, and makes room.
+            rested = _rest_caches(store, caches.resting)
         unpacked = _evict(store, keep, dry_run=dry_run)
         if rested is not None:
             caches = _remove_caches(store, caches)._replace(resting=rested.caches)
@@ -182,7 +190,7 @@ def collect_garbage(
         write_json(_to_json(plan, report, caches, unpacked))
     else:
         _print(plan, report, caches.going, unpacked)
-        _tell_rest(caches.resting, rested)
+        _tell_rest(caches.resting, rested, capped=rules.max_size is not None)
         _tell_limits(plan, caches.staying_bytes)
 
 
@@ -275,14 +283,36 @@ def _find_caches(
     return _Caches(going, resting, sum(c.size for c in staying if c not in resting))
 
 
-def _rest_caches(store: Store, caches: list[IdleCache]) -> Rested:
-    """Put caches to rest, having forgotten what rests of those that are awake."""
-    from layerstore.build.run.resting_caches import forget_awake, put_to_rest
+def _forget_awake(store: Store, resting: list[IdleCache], *, dry_run: bool) -> Dropped:
+    """Forget what rests of caches that are awake and stay so; of a dry run return what would go."""
+    from layerstore.build.run.resting_caches import awake_keys, forget_awake
     from layerstore.linux.removal import remove_leftover
+    from layerstore.store.selection import Dropped
 
-    forget_awake(store)
+    but = {cache.name for cache in resting}
+    if dry_run:
+        return Dropped(steps=tuple((key, 0.0) for key in awake_keys(store, but)))
+    forget_awake(store, but)
     for path in _half_removed(store):
         remove_leftover(path)  # of one that was killed after its cache was at rest
+    return Dropped()
+
+
+def _without(plan: GcPlan, awake: Dropped) -> GcPlan:
+    """Return a plan that does not tell of what was assumed: caches that are awake are not lost."""
+    keys = {key for key, _ in awake.steps}
+    if not keys:
+        return plan
+    steps = tuple(step for step in plan.dropped.steps if step[0] not in keys)
+    return plan._replace(
+        cache_keys=tuple(key for key in plan.cache_keys if key not in keys),
+        dropped=plan.dropped._replace(steps=steps),
+    )
+
+
+def _rest_caches(store: Store, caches: list[IdleCache]) -> Rested:
+    from layerstore.build.run.resting_caches import put_to_rest
+
     return put_to_rest(store, caches)
 
 
@@ -425,7 +455,7 @@ def _print(
         write_line(f"nothing is deleted: {reason}")
 
 
-def _tell_rest(planned: list[IdleCache], rested: Rested | None) -> None:
+def _tell_rest(planned: list[IdleCache], rested: Rested | None, *, capped: bool) -> None:
     """Say what was, or would be, put to rest, and what cannot be."""
     from layerstore.units import format_size
 
@@ -434,6 +464,10 @@ def _tell_rest(planned: list[IdleCache], rested: Rested | None) -> None:
         size = sum(cache.size for cache in caches)
         new = "" if rested is None else f", {format_size(rested.new_bytes)} of it new to the store"
         write_line(f"{len(caches)} cache mounts with {format_size(size)} put to rest{new}")
+    if caches and rested is None and capped:
+        write_note(
+            "note: --max-size counts what is put to rest, and only doing it tells how much that is"
+        )
     for cache, why in () if rested is None else rested.kept:
         write_note(f"note: cache mount {cache.name} stays a directory: {why}")
 

@@ -163,6 +163,9 @@ def _plan(
         try:
             marks = Marks(ItemTable.load(catalog))
             candidates = find_candidates(view, rules.keep, views)
+            gone = {key for key, _ in assumed.steps}
+            steps = [step for step in candidates.steps if step[0] not in gone]
+            candidates = candidates._replace(steps=steps)
             dropped = Dropped(
                 (*assumed.names, *candidates.names),
                 (*assumed.steps, *candidates.steps),

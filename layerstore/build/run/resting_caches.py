@@ -12,6 +12,7 @@ gc forgets rows whose cache is awake, once the directory is on disk. Decision 13
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -32,7 +33,7 @@ from layerstore.store.records import CacheRecord
 from layerstore.store.resting import PREFIX, resting_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
@@ -115,27 +116,43 @@ def _refuse_what_no_layer_holds(data: Path) -> None:
     scan_directory(data, on_skip=refuse)
 
 
-def forget_awake(store: Store) -> None:
+def awake_keys(store: Store, but: Collection[str] = ()) -> list[str]:
+    """Return the keys of the rows that :func:`forget_awake` would forget now."""
+    return list(_awake(store, but))
+
+
+def forget_awake(store: Store, but: Collection[str] = ()) -> None:
     """Forget what the store keeps of caches that have their directories again.
 
     One that a step uses is left to a later gc, and all are when the disk is full: then gc
     frees what needs no room first.
+
+    Args:
+        store: Where they rest.
+        but: Names of caches that stay remembered, for they are about to rest again: most of
+            what they hold then is there already.
     """
     from layerstore.linux.files import sync_file_system
 
+    for key in _awake(store, but):
+        with contextlib.suppress(StorageError, OSError):
+            sync_file_system(store.paths.cache_mounts)
+            store.cache_drop([key])
+
+
+def _awake(store: Store, but: Collection[str]) -> Iterator[str]:
+    """Yield rows of caches that have their directories again, each while no step can take it."""
     keys = {record.key for record in store.cache_records() if record.key.startswith(PREFIX)}
     root = store.paths.cache_mounts
     if not keys or not os.path.isdir(root):
         return
-    awake = [name for name in os.listdir(root) if resting_key(name) in keys]
-    for name in awake:
-        try:
-            with held_alone(f"{root}/{name}"):
+    for name in sorted(set(os.listdir(root)).difference(but)):
+        key = resting_key(name)
+        if key in keys:
+            # LockBusyError is an OSError.
+            with contextlib.suppress(StorageError, OSError), held_alone(f"{root}/{name}"):
                 if os.path.isdir(f"{root}/{name}/{DATA_NAME}"):
-                    sync_file_system(root)
-                    store.cache_drop([resting_key(name)])
-        except (StorageError, OSError):  # LockBusyError is one
-            continue
+                    yield key
 
 
 class Waking:

@@ -33,6 +33,7 @@ from layerstore.store.resting import PREFIX, resting_key
 from layerstore.store.store import Store
 from tests.support.cli import Cli
 from tests.support.measure import build, noise
+from tests.support.store import disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -377,6 +378,54 @@ def test_gc_puts_to_rest_what_was_idle_for_a_day(tmp_path: Path) -> None:
         assert "a cache mount at rest" in cli.ok("gc", "--explain", str(layer)).out
         with taken(store) as directory:
             assert (directory / "f").read_bytes() == b"x" * 700
+
+
+OTHER = MountSpec(type="cache", target="/o", id="o", sharing="locked")
+
+
+@pytest.mark.parametrize("after", ["0s", "1d"])
+def test_a_dry_run_foresees_to_the_byte(tmp_path: Path, after: str) -> None:
+    """Of a cache that woke, one that never rested, and garbage beside them."""
+    cli = Cli(tmp_path / "store")
+    words = ("gc", "--json", "--rest-caches-after", after)
+    with Store.open(tmp_path / "store", create=True) as store:
+        fill(store, noise("before", 90_000))
+        rest(store)
+        with taken(store) as directory:
+            (directory / "f").write_bytes(noise("after", 50_000))
+        with taken(store, OTHER) as directory:
+            (directory / "o").write_bytes(noise("other", 30_000))
+        build(store, "gone:1", {b"g": noise("gone", 70_000)})
+        store.untag("gone:1")
+        before = disk_bytes(store.root)
+        foreseen = cli.ok(*words, "--dry-run").json()
+        assert rows(store) == [resting_key(NAME)]
+        assert disk_bytes(store.root) == before
+        done = cli.ok(*words).json()
+        told_apart = ("dry_run", "size_after")
+        assert {k: v for k, v in foreseen.items() if k not in told_apart} == {
+            k: v for k, v in done.items() if k not in told_apart
+        }
+        assert done["freed_bytes"] > (30_000 if after == "0s" else 75_000)
+        assert done["cache_mounts_rested"] == (2 if after == "0s" else 0)
+        if after == "1d":
+            assert before - disk_bytes(store.root) == done["freed_bytes"]
+        at_rest = [NAME, cache_name(OTHER)] if after == "0s" else []
+        assert sorted(rows(store)) == sorted(map(resting_key, at_rest))
+        with taken(store) as directory:
+            assert (directory / "f").read_bytes() == noise("after", 50_000)
+        assert cli.ok("check", "--read-data").code == 0
+
+
+def test_a_cap_counts_what_is_put_to_rest_and_says_so(tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "store")
+    with Store.open(tmp_path / "store", create=True) as store:
+        fill(store, noise("capped", 90_000))
+        words = ("gc", "--rest-caches-after", "0s", "--max-size", "20k")
+        assert "only doing it tells" in cli.ok(*words, "--dry-run").err
+        cli.ok(*words)
+        assert rows(store) == [], "it rested, and was over the cap"
+        assert os.listdir(store.paths.cache_mounts) == []
 
 
 @pytest.mark.parametrize("rule", [("--all",), ("--keep-cache-within", "30d"), ("--max-size", "1")])
