@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.measure.asked import agreed
+from layerstore.measure.asked_npm import chosen
 from layerstore.measure.placed import NO_TOOL, PIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from layerstore.measure.asked import Asked
+    from layerstore.measure.asked_npm import Project, Projects
     from layerstore.measure.placed import Place, Placed
 
 VERSIONS_DIFFER = "differ in their version"
@@ -85,13 +87,16 @@ class Told(NamedTuple):
 
 
 def refused(
-    images: Mapping[str, Iterable[Told]], asked: Mapping[str, Asked]
+    images: Mapping[str, Iterable[Told]],
+    asked: Mapping[str, Asked],
+    projects: Mapping[str, Projects],
 ) -> tuple[Refused, ...]:
     """Return what several images have of one name, no two of them in common.
 
     Args:
         images: By their names, what they have of pip and npm.
         asked: By the same, what they ask pip for.
+        projects: By the same, what they ask npm for.
     """
     names: dict[tuple[str, str], dict[str, list[Told]]] = {}
     for image, packages in images.items():
@@ -101,15 +106,30 @@ def refused(
     found: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for (kind, name), holders in sorted(names.items()):
         why = _why(holders) if len(holders) > 1 else ""
-        if why.startswith(VERSIONS_DIFFER) and kind == PIP:
+        if why.startswith(VERSIONS_DIFFER):
             versions = {told.placed.version for some in holders.values() for told in some}
-            version = agreed(name, versions, [asked[image] for image in holders])
-            why += f"; what all of them ask for allows {version}" if version else ""
+            if kind == PIP:
+                version = agreed(name, versions, [asked[image] for image in holders])
+                why += f"; what all of them ask for allows {version}" if version else ""
+            else:
+                why += f"; {chosen(name, versions, _asking(holders, projects))}"
         if why:
             found.setdefault((WORD[kind], why, tuple(holders)), []).append(name)
     return tuple(
         Refused(manager, tuple(some), why, images) for (manager, why, images), some in found.items()
     )
+
+
+def _asking(
+    holders: Mapping[str, Iterable[Told]], projects: Mapping[str, Projects]
+) -> dict[str, list[Project]]:
+    """Return what each image asks npm for in the directories where it has a package."""
+    found: dict[str, list[Project]] = {}
+    for image, some in holders.items():
+        folders = {told.placed.place.folder for told in some if told.placed.place is not None}
+        known = projects[image]
+        found[image] = [known[folder] for folder in sorted(folders & known.keys())]
+    return found
 
 
 def _why(holders: Mapping[str, list[Told]]) -> str:

@@ -20,12 +20,13 @@ from layerstore.image.sbom.files import MAX_DATABASE_BYTES, ImageFiles
 from layerstore.image.sbom.system import stanzas
 from layerstore.image.stack import Node, lookup, walk
 from layerstore.measure.asked import FILE_BYTES, asked_of, with_directory
+from layerstore.measure.asked_npm import project_in
 from layerstore.measure.beyond import layers_beyond, stored_sizes
 from layerstore.measure.chains import trie_of, walk_trees
 from layerstore.measure.common_sets import Common, common_sets
 from layerstore.measure.kept_beside import DEB, Sized, kept_beside
 from layerstore.measure.package_lists import PackageLists
-from layerstore.measure.placed import TOOL, PlacedPackages
+from layerstore.measure.placed import NPM, TOOL, PlacedPackages
 from layerstore.measure.shareable import Item, Refused, Told, item_of, refused
 from layerstore.measure.steps import instruction_of, no_places, steps_of_layers
 from layerstore.measure.waste_scan import Owners
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId, ImageId
     from layerstore.measure.asked import Asked
+    from layerstore.measure.asked_npm import Projects
     from layerstore.measure.chains import ChainNode
     from layerstore.measure.common_sets import Saving
     from layerstore.measure.placed import Place
@@ -138,6 +140,7 @@ class _Seen(NamedTuple):
         layers: Which layer has each item, the topmost of its files.
         told: What pip and npm have installed.
         asked: What pip was asked for.
+        projects: What npm was.
         above: Its layers above those that all share, by the id() of each.
     """
 
@@ -146,6 +149,7 @@ class _Seen(NamedTuple):
     layers: dict[str, ChainNode]
     told: list[Told]
     asked: Asked
+    projects: Projects
     above: dict[int, ChainNode]
 
 
@@ -229,7 +233,11 @@ class _Grouping:
         now = costs_of(self._store, self._images.values())
         apart = _apart(seen.packages.keys() - self._below.keys() for _, seen in self._named())
         told = {name: seen.told for name, seen in self._named()}
-        no_base = refused(told, {name: seen.asked for name, seen in self._named()})
+        no_base = refused(
+            told,
+            {name: seen.asked for name, seen in self._named()},
+            {name: seen.projects for name, seen in self._named()},
+        )
         return Group(tuple(self._images), base, names, tuple(bases), now, apart, no_base)
 
     def _named(self) -> list[tuple[str, _Seen]]:
@@ -299,17 +307,28 @@ class _Grouping:
         for name, layer, size in kept_beside(root, sized, layer_of):
             self._kept[name, id(layer)] = size
         database = _database_size(root, lambda node: layer_of(node) is not None)
-        asked = self._asked_of(image, files) if told else {}
-        return _Seen(packages, database, layers, told, asked, {id(node): node for node in above})
+        read = self._reader_of(image, files)
+        return _Seen(
+            packages,
+            database,
+            layers,
+            told,
+            self._asked_of(image, read) if told else {},
+            _projects_of(told, read, root),
+            {id(node): node for node in above},
+        )
 
-    def _asked_of(self, image: ImageRecord, files: ImageFiles) -> Asked:
-        """Read what an image asked pip for."""
-        history = steps_of(load_config(self._store, image.image_id))
+    def _reader_of(self, image: ImageRecord, files: ImageFiles) -> Callable[[str], bytes | None]:
+        """Return what reads files of an image, else of the directory that it was built from."""
         names = [name for name, each in self._images.items() if each.image_id == image.image_id]
-        read = with_directory(
+        return with_directory(
             lambda path: files.read(path.lstrip("/").encode(), FILE_BYTES),
             self._directories.get(names[0]),
         )
+
+    def _asked_of(self, image: ImageRecord, read: Callable[[str], bytes | None]) -> Asked:
+        """Read what an image asked pip for."""
+        history = steps_of(load_config(self._store, image.image_id))
         return asked_of([instruction_of(step.created_by) for step in history], read)
 
     def _files_of(self, root: Node, lists: PackageLists, package: _Installed) -> Iterator[Node]:
@@ -448,6 +467,20 @@ class _Grouping:
         chunks = {chunk for record in records for _, chunk in record.tree + record.recipe}
         stored = sum(size for size, _ in stored_sizes(self._store, chunks).values())
         return stored / max(1, sum(record.entry_count for record in records))
+
+
+def _projects_of(
+    told: Iterable[Told], read: Callable[[str], bytes | None], root: Node
+) -> Projects:
+    """Read what npm was asked for wherever it has installed something."""
+
+    def has(path: str) -> bool:
+        return lookup(root, path.lstrip("/").encode()) is not None
+
+    places = (each.placed.place for each in told if each.placed.kind == NPM)
+    folders = sorted({place.folder for place in places if place is not None})
+    found = ((folder, project_in(folder, read, has)) for folder in folders)
+    return {folder: project for folder, project in found if project is not None}
 
 
 def _named_below(

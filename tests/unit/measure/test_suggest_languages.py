@@ -382,6 +382,34 @@ def test_a_version_that_all_requirements_allow_is_told(store, tmp_path):
         assert [told.why for told in group.refused] == [f"differ in their version: 1.5, 2.0{more}"]
 
 
+def test_a_version_that_the_ranges_of_npm_allow_is_told(store, tmp_path):
+    def asking(version, **files):
+        layer = npm(f"x@{version}")
+        more = {f"srv/{name}.json".encode(): text.encode() for name, text in files.items()}
+        return Layer({**layer.files, **more}, step=layer.step)
+
+    wanted = '{"dependencies": {"x": "%s"}}'
+    image_of(store, "one", BASE, debian(), asking("1.5.0", package=wanted % "^1.2"))
+    image_of(store, "two", BASE, debian(), asking("1.9.0"))
+    (tmp_path / "package.json").write_text(wanted % "~1.5 || >=3")
+    images = {name: store.resolve(name) for name in ("one", "two")}
+
+    def why(directories):
+        (group,) = suggest_bases(store, images, directories)
+        (told,) = group.refused
+        assert (told.manager, told.names) == ("npm", ("x",))
+        return told.why
+
+    differ = "differ in their version: 1.5.0, 1.9.0; "
+    assert why({"two": tmp_path}) == (
+        f"{differ}the ranges of all package.json allow 1.5.0, which is chosen as the highest that "
+        "one of them has"
+    )
+    assert why({}).startswith(f"{differ}what two asked for is not known")
+    (tmp_path / "package-lock.json").write_text("{}")
+    assert why({"two": tmp_path}) == f"{differ}package-lock.json of two says which"
+
+
 def test_the_command_tells_both(store):
     image_of(store, "one", BASE, debian(), pip("x==1", "z==1", size=500_000))
     image_of(store, "two", BASE, debian(), pip("x==2", "z==1", size=500_000))
