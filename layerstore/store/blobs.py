@@ -12,11 +12,11 @@ import stat
 from layerstore.digest import Digest, parse_digest, sha256_digest
 from layerstore.errors import FormatError, LimitExceededError, NotFoundError
 from layerstore.light_typing import TYPE_CHECKING
-from layerstore.linux.files import publish_bytes, read_file
+from layerstore.linux.files import fsync_directory, publish_bytes, read_file
 from layerstore.store.failures import CorruptBlobError, storage_error, storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from layerstore.store.paths import StorePaths
 
@@ -28,8 +28,16 @@ class BlobNotFoundError(NotFoundError):
     """The store holds no such manifest or config."""
 
 
-def put_blob(paths: StorePaths, data: bytes, staging: str) -> Digest:
+def put_blob(
+    paths: StorePaths, data: bytes, staging: str, *, named: Container[str] = ()
+) -> Digest:
     """Store a blob durably under its digest and return that; heals a damaged one.
+
+    Args:
+        paths: The store's.
+        data: The blob.
+        staging: A path below ``tmp/``.
+        named: Digests of blobs that the catalog names already: their names are on disk.
 
     Raises:
         LimitExceededError: Larger than ``BLOB_MAX_BYTES``.
@@ -46,6 +54,10 @@ def put_blob(paths: StorePaths, data: bytes, staging: str) -> Digest:
                 aside = f"{os.path.basename(path)}.{os.urandom(4).hex()}"
                 os.rename(path, f"{paths.quarantine}/{aside}")
             publish_bytes(data, staging=staging, target=paths.blob(digest))
+    elif digest not in named:
+        # Its writer may have been killed between the renaming and the flush of the directory.
+        with storage_errors("write a manifest or config"):
+            fsync_directory(paths.blobs)
     return digest
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from layerstore.linux.files import make_private_dir
+from layerstore.linux.files import fsync_directory, make_private_dir
 from layerstore.store.failures import storage_errors
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def publish_pack(
     if pack.staged is None:
         raise AssertionError("a measured pack cannot be published")
     with storage_errors("publish a pack"):
-        make_private_dir(paths.pack_dir(pack.pack_id))
+        _make_pack_dir(paths, pack.pack_id)
         _clear_the_way(paths, pack.pack_id)
         pack.staged.publish(paths.pack(pack.pack_id))
     number = insert_pack(
@@ -58,6 +58,20 @@ def publish_pack(
     if instead:
         _move_chunks(connection, number, pack.blocks, instead)
     return number
+
+
+def _make_pack_dir(paths: StorePaths, pack_id: PackId) -> None:
+    """Make a pack's directory, or see to it that the name of an empty one is on disk.
+
+    Who made that may have been killed before it was.
+    """
+    path = paths.pack_dir(pack_id)
+    if make_private_dir(path):
+        return
+    with os.scandir(path) as entries:
+        is_empty = next(entries, None) is None
+    if is_empty:
+        fsync_directory(paths.packs)
 
 
 def _clear_the_way(paths: StorePaths, pack_id: PackId) -> None:

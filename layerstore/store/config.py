@@ -379,7 +379,9 @@ def _make_directories(paths: StorePaths) -> None:
     if not is_new and is_shared(paths.root) and not os.path.exists(paths.config):
         os.chmod(paths.root, PRIVATE_DIR)
     for name in DIRECTORIES:
-        make_private_dir(f"{paths.root}/{name}")
+        path = f"{paths.root}/{name}"
+        if not make_private_dir(path):  # whose maker may have been killed before it was on disk
+            fsync_directory(os.path.dirname(path))
 
 
 def _refuse_foreign_directory(paths: StorePaths) -> None:

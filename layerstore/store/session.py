@@ -207,11 +207,15 @@ class WriteSession(ChunkPutter):
             allow_origins(self._paths)
         with self._catalog.write() as connection:
             # Blobs are written under the lock: gc removes unused ones under it.
-            image_id = put_blob(self._paths, config, self.temporary("config"))
+            known = self._catalog.image(sha256_digest(config))
+            named = () if known is None else (known.image_id, known.manifest_digest)
+            image_id = put_blob(self._paths, config, self.temporary("config"), named=named)
             for document in documents:
                 put_blob(self._paths, document, self.temporary("document"))
             manifest = with_known_origins(self._catalog, image_id, manifest)
-            manifest_digest = put_blob(self._paths, manifest, self.temporary("manifest"))
+            manifest_digest = put_blob(
+                self._paths, manifest, self.temporary("manifest"), named=named
+            )
             record = ImageRecord(
                 ImageId(image_id),
                 manifest_digest,

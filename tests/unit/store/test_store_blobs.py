@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.linux.files import fsync_directory
+from layerstore.store import blobs, commit, config
 from layerstore.store.failures import CorruptBlobError
 from layerstore.store.store import Store
 from tests.support.store import add_image, assert_sound
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
 FILES = {b"f": b"content"}
 
@@ -26,4 +29,58 @@ def test_a_symlink_in_place_of_a_blob_is_healed(tmp_path: Path) -> None:
         store.get_blob(image.image_id)
     add_image(root, "a:1", FILES)
     assert not blob.is_symlink()
+    assert_sound(root, {"a:1": [FILES]})
+
+
+class Flushed:
+    """Notes which directories a module flushes, and flushes them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
+        self.paths: list[str] = []
+        for module in modules:
+            monkeypatch.setattr(module, "fsync_directory", self)
+
+    def __call__(self, path: str) -> None:
+        fsync_directory(path)
+        self.paths.append(path)
+
+
+def test_a_blob_whose_writer_was_killed_has_its_name_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its renaming and the flush, say; what the catalog names is on disk already."""
+    root = tmp_path / "store"
+    image = add_image(root, "a:1", FILES)
+    with Store.open(root) as store:
+        flushed = Flushed(monkeypatch, blobs)
+        for _ in range(2):
+            digest = blobs.put_blob(store.paths, b"left", store.paths.temporary("x", "blob"))
+        assert flushed.paths == [store.paths.blobs]
+        blobs.put_blob(store.paths, b"left", store.paths.temporary("x", "blob"), named=[digest])
+        assert add_image(root, "a:1", FILES) == image
+        assert flushed.paths == [store.paths.blobs]
+
+
+def test_so_has_a_directory_of_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "store"
+    with Store.open(root, create=True) as store:
+        flushed = Flushed(monkeypatch, commit)
+        for number in range(256):
+            (root / "packs" / f"{number:02x}").mkdir(mode=0o700)
+        add_image(root, "a:1", FILES)
+        assert flushed.paths == [store.paths.packs] * sum(1 for _ in root.glob("packs/*/*.pack"))
+    assert_sound(root, {"a:1": [FILES]})
+
+
+def test_so_have_those_of_a_store_whose_making_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "store"
+    for name in ("packs", "blobs", "blobs/sha256"):
+        (root / name).mkdir(parents=True, mode=0o700)
+    root.chmod(0o700)
+    flushed = Flushed(monkeypatch, config)
+    Store.open(root, create=True).close()
+    assert {str(root), str(root / "blobs")} <= set(flushed.paths)
+    add_image(root, "a:1", FILES)
     assert_sound(root, {"a:1": [FILES]})
