@@ -11,6 +11,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from layerstore.errors import LayerstoreError
 from layerstore.image.exchange import READ_BYTES, VerifiedBlob
 from layerstore.linux.files import open_private, write_all
 from layerstore.store.failures import storage_errors
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
     from layerstore.formats import oci
     from layerstore.image.exchange import BlobReader
+
+
+class BlobStoppedError(LayerstoreError):
+    """Nobody fills the file any more, and it is not whole."""
 
 
 class SpooledBlob:
@@ -63,8 +68,12 @@ class SpooledBlob:
         return self._is_whole
 
     def stop(self) -> None:
-        """Let who fills the file stop before its end."""
+        """Let who fills the file stop before its end, and who reads it not wait for that.
+
+        What is whole can be read as before.
+        """
         self._is_stopped = True
+        self._fail(BlobStoppedError("the rest of a blob is not waited for"))
 
     def _tell(self, count: int) -> None:
         with self._grown:
@@ -73,7 +82,7 @@ class SpooledBlob:
 
     def _fail(self, err: BaseException) -> None:
         with self._grown:
-            self._error = err
+            self._error = self._error or err
             self._grown.notify_all()
 
     def open(self) -> SpoolReader:
@@ -85,11 +94,12 @@ class SpooledBlob:
 
         Raises:
             Exception: What filling the file raised.
+            BlobStoppedError: It was stopped.
         """
         with self._grown:
             while offset >= self._size and not self._is_whole and self._error is None:
                 self._grown.wait()
-            if self._error is not None:
+            if self._error is not None and not self._is_whole:
                 raise self._error
             count = min(size, self._size - offset)
         with storage_errors("read a scratch file"):
