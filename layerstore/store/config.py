@@ -252,11 +252,11 @@ def _cutting(table: Mapping[str, object]) -> CutParameters:
         )
     numbers = [number for name in CutParameters._fields if _is_number(number := table.get(name))]
     if len(numbers) < len(CutParameters._fields):
-        raise ConfigDamagedError("config.toml is damaged: [chunking] has no number where one must be")
+        raise ConfigDamagedError("config.toml is damaged: [chunking] lacks a number")
     # Earlier versions wrote none.
     if "digest" in table and table["digest"] != cuts_digest(numbers):
         raise ConfigDamagedError(
-            f"config.toml is damaged: its digest is not that of the numbers of [chunking]: {numbers}"
+            f"config.toml is damaged: its digest is not that of its numbers of [chunking], {numbers}"
         )
     if not all(0 < number <= CUT_MAX_BYTES for number in numbers):
         raise _unknown_cuts(numbers)

@@ -174,7 +174,7 @@ def test_a_date_that_a_build_was_told_is_not_when_its_steps_ran(cli, staged):
 
 
 def test_why_says_what_it_does_not_know(cli, staged):
-    """Of a step whose row is gone there is the date of its layer, and nobody can say whose it is."""
+    """Of a step whose row is gone there is a date, and nobody can say whose it is."""
     cli.ok("build", "-q", "-t", "told:1", staged, SOURCE_DATE_EPOCH="86400")
     with Store.open(cli.store) as store:
         store.cache_drop([record.key for record in store.cache_records()])

@@ -14,7 +14,8 @@ from layerstore.measure.npm_ranges import allows
 # From node-semver's own tests (test/fixtures/range-include.js and range-exclude.js).
 INSIDE = [
     ("1.0.0 - 2.0.0", "1.2.3"), ("^1.2.3+build", "1.2.3"), ("^1.2.3+build", "1.3.0"),
-    ("1.2.3-pre+asdf - 2.4.3-pre+asdf", "1.2.3"), ("1.2.3-pre+asdf - 2.4.3-pre+asdf", "2.4.3-alpha"),
+    ("1.2.3-pre+asdf - 2.4.3-pre+asdf", "1.2.3"),
+    ("1.2.3-pre+asdf - 2.4.3-pre+asdf", "2.4.3-alpha"),
     ("1.0.0", "1.0.0"), (">=*", "0.2.4"), ("", "1.0.0"), ("*", "1.2.3"), ("*", "v1.2.3"),
     (">=1.0.0", "1.0.1"), (">1.0.0", "1.1.0"), ("<=2.0.0", "0.2.9"), ("<2.0.0", "1.9999.9999"),
     (">= 1.0.0", "1.0.0"), (">=  1.0.0", "1.0.1"), ("> 1.0.0", "1.0.1"), ("<\t2.0.0", "0.2.9"),
@@ -32,7 +33,8 @@ INSIDE = [
     ("<=7.x", "7.9.9"), ("v1.2.3", "1.2.3"), ("=v1.2.3", "1.2.3"),
 ]  # fmt: skip
 OUTSIDE = [
-    ("1.0.0 - 2.0.0", "2.2.3"), ("1.2.3+asdf - 2.4.3+asdf", "1.2.3-pre.2"), ("^1.2.3", "2.0.0-alpha"),
+    ("1.0.0 - 2.0.0", "2.2.3"), ("1.2.3+asdf - 2.4.3+asdf", "1.2.3-pre.2"),
+    ("^1.2.3", "2.0.0-alpha"),
     ("^1.2.3+build", "2.0.0"), ("1.2.3 - 2", "3.0.0"), ("^1.2.3", "1.2.2"), (">1.2", "1.3.0-beta"),
     ("<=1.2.3", "1.2.3-beta"), ("=0.7.x", "0.7.0-asdf"), (">=0.7.x", "0.7.0-asdf"),
     ("<=0.7.x", "0.7.0-asdf"), ("1", "1.0.0beta"), ("1.0.0", "1.0.1"), (">=1.0.0", "0.0.0"),
@@ -63,8 +65,8 @@ def test_what_a_range_does_not_allow(wanted, version):
     "wanted",
     [
         "latest", "next", "npm:other@^1", "file:../x", "git+https://h/x.git#v1", "user/repository",
-        "https://h/x.tgz", "workspace:^", "1.2.3.4", "1.2.3 - 2 - 3", "^", ">=", "^^1", "1 || latest",
-        "1.2." + "1" * 300, "1" * 257,
+        "https://h/x.tgz", "workspace:^", "1.2.3.4", "1.2.3 - 2 - 3", "^", ">=", "^^1",
+        "1 || latest", "1.2." + "1" * 300, "1" * 257,
     ],
 )  # fmt: skip
 def test_what_is_no_range_is_not_guessed(wanted):
@@ -96,7 +98,9 @@ def test_a_project_is_read_as_npm_reads_it():
     assert project == Project({"a": "^1", "d": "*", "b": "3"})
 
 
-@pytest.mark.parametrize("content", [[], "x", None, {"dependencies": []}, {"dependencies": {"a": 1}}])
+@pytest.mark.parametrize(
+    "content", [[], "x", None, {"dependencies": []}, {"dependencies": {"a": 1}}]
+)
 def test_what_is_no_project_asks_for_nothing(content):
     project = asking(package=content)
     assert project is None or not project.ranges
