@@ -256,7 +256,8 @@ def _cutting(table: Mapping[str, object]) -> CutParameters:
     # Earlier versions wrote none.
     if "digest" in table and table["digest"] != cuts_digest(numbers):
         raise ConfigDamagedError(
-            f"config.toml is damaged: its digest is not that of its numbers of [chunking], {numbers}"
+            "config.toml is damaged: its digest is not that of the numbers in [chunking], "
+            f"{numbers}"
         )
     if not all(0 < number <= CUT_MAX_BYTES for number in numbers):
         raise _unknown_cuts(numbers)
