@@ -36,7 +36,7 @@ def beside(work: Callable[[], object]) -> Future[object]:
     def run() -> None:
         try:
             done.set_result(work())
-        except BaseException as err:
+        except BaseException as err:  # noqa: BLE001 -- handed to the test
             done.set_exception(err)
 
     threading.Thread(target=run, daemon=True).start()
