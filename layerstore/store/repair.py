@@ -85,6 +85,8 @@ def execute_repair(plan: RepairPlan) -> RepairReport:
         try:
             report = RepairReport(0, 0, 0)
             for pack_id in plan.packs:
+                if store.catalog.pack_row(pack_id) is None:
+                    continue  # nothing needed it, and gc was at work since the check
                 saved, lost = _move_aside(store, pack_id, lease)
                 report = RepairReport(
                     report.packs + 1, report.saved_chunks + saved, report.lost_chunks + lost

@@ -32,7 +32,7 @@ from layerstore.store.gc import execute, plan_gc
 from layerstore.store.glean import Gleaner, Lost
 from layerstore.store.pack_reader import read_footer
 from layerstore.store.records import CacheRecord
-from layerstore.store.repair import RepairPlan, execute_repair
+from layerstore.store.repair import RepairPlan, execute_repair, plan_repair
 from layerstore.store.store import Store
 from tests.support.damage import flip, pack_of
 from tests.support.store import (
@@ -602,6 +602,23 @@ def test_build_steps_of_lost_layers_are_forgotten(root: Path) -> None:
     assert outcome.cache_keys == ("dir:1",)
     with Store.open(root) as store:
         assert [record.key for record in store.cache_records()] == ["other:1"]
+
+
+def test_a_pack_that_gc_took_since_the_check_is_no_damage_of_the_index(tmp_path: Path) -> None:
+    """Repair took it for that, and the index was made again, without its build cache."""
+    root = tmp_path / "store"
+    kept = {b"k": noise(4, 90_000)}
+    add_image(root, "kept:1", kept)
+    add_image(root, "gone:1", {b"g": noise(3, 90_000)})
+    flip(pack_of(root, "gone:1"), 1000)
+    with Store.open(root) as store:
+        plan = plan_repair(store, check(store, read_data=True))
+        assert len(plan.packs) == 1
+        store.untag("gone:1")
+        execute(plan_gc(store))
+        assert execute_repair(plan) == (0, 0, 0)
+    assert os.listdir(root / "quarantine") == []
+    assert_sound(root, {"kept:1": [kept]})
 
 
 @pytest.fixture
