@@ -36,6 +36,9 @@ VERSION: Final = 1
 HEAD: Final = struct.Struct("<8sIIQQ")
 """Magic, version, bytes of the plan, bytes of the literals, bytes of own content."""
 
+PLAN_MAX_BYTES: Final = 32 << 20
+"""Of a plan, which is in memory as a whole: twice what 2,000,000 members in any order take."""
+
 _Wire = tuple[list[int], list[int]]
 _DECODER = msgspec.msgpack.Decoder(_Wire)
 
@@ -115,6 +118,8 @@ def plan_bytes(head: bytes) -> int:
         raise UnsupportedVersionError(
             f"recipe of version {version}, this layerstore reads version {VERSION}"
         )
+    if body > PLAN_MAX_BYTES:
+        raise FormatError(f"damaged recipe: a plan of {body} bytes, at most {PLAN_MAX_BYTES}")
     return HEAD.size + int(body)
 
 

@@ -17,7 +17,7 @@ from layerstore.store.config import StoreConfig, load_config
 from layerstore.store.failures import ChunkNotFoundError, CorruptPackError, LayerNotFoundError
 from layerstore.store.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
-from layerstore.store.records import decode_layer
+from layerstore.store.records import decode_layer, refs_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +34,11 @@ _LOOKUPS_MAX = 4
 DECODE_MAX_BYTES = 2 * 1024 * 1024 * 1024
 """Plain bytes that reading one chunk may decode. Writers keep to 8 MiB, but while an
 optimization moves what a difference is against, its bases may come to lie in a block each."""
+
+
+JOINED_MAX_BYTES = 1 << 30
+"""Bytes that references may stand for together where they are joined: a tree of five million
+entries. A hostile record names one chunk as often as it likes."""
 
 
 class _BlockGoneError(Exception):
@@ -191,8 +196,12 @@ class StoreReader:
         """Return the bytes of references, joined.
 
         Raises:
-            IntegrityError: A chunk is damaged, missing, or of another length than referenced.
+            IntegrityError: A chunk is damaged, missing, or of another length than referenced; or
+                all together are more than ``JOINED_MAX_BYTES``.
         """
+        size = refs_length(refs)
+        if size > JOINED_MAX_BYTES:
+            raise FormatError(f"{size} bytes are to be joined, the limit is {JOINED_MAX_BYTES}")
         parts: list[bytes] = []
         for length, chunk_id in refs:
             data = self.read_chunk(chunk_id)

@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from layerstore.digest import ChunkId, DiffId, Digest
 from layerstore.errors import IntegrityError, LimitExceededError
-from layerstore.formats import pack
+from layerstore.formats import pack, recipe
 from layerstore.formats.bundle import (
     DESCRIPTION_KIND,
     END_KIND,
@@ -252,6 +252,33 @@ def test_a_bomb_costs_no_memory(honest: Bundle, store: Store) -> None:
     bomb = zstandard.ZstdCompressor(compression_params=parameters).compress(bytes(80 << 20))
     head = encode_record(DESCRIPTION_KIND, len(bomb), blake3(bomb).digest())
     refused(store, encode_header() + head + bomb, LimitExceededError)
+
+
+def test_a_chunk_that_is_named_without_end_costs_no_memory(honest: Bundle, store: Store) -> None:
+    """A tree is in memory as a whole: a record of a few kilobytes made it one of terabytes."""
+    data = bytes(1 << 20)
+    refs = ((len(data), ChunkId(blake3(data).digest())),) * 20_000
+    lying = honest.with_record(tree=refs).with_chunks(data)
+    error = refused(store, lying.encode(), LimitExceededError)
+    assert "a tree of 20971520000 bytes" in str(error)
+
+
+def test_so_does_no_plan_of_a_recipe(honest: Bundle, store: Store) -> None:
+    head = recipe.HEAD.pack(recipe.MAGIC, recipe.VERSION, 0xFFFF_FFF0, 0, 0)
+    first = head.ljust(1 << 20, b"\0")
+    rest = b"\0" * (1 << 20)
+    refs = [(len(data), ChunkId(blake3(data).digest())) for data in (first, rest)]
+    refs += refs[1:] * 5_000
+    lying = honest.with_record(recipe=tuple(refs), recipe_format=recipe.SEGMENTS)
+    error = refused(store, lying.with_chunks(first).with_chunks(rest).encode(), IntegrityError)
+    assert "a plan of 4294967280 bytes" in str(error)
+
+
+def test_a_tar_is_not_written_further_than_it_is_said_to_go(honest: Bundle, store: Store) -> None:
+    record = decode_layer(honest.description.layers[0])
+    refused(store, honest.with_record(tar_size=1 << 60).encode(), LimitExceededError)
+    if not record.recipe:
+        refused(store, honest.with_record(tar_size=512).encode(), ReceivedLayerError)
 
 
 def test_a_difference_against_what_is_not_here(honest: Bundle, store: Store) -> None:

@@ -24,9 +24,8 @@ from layerstore.formats.parcels import (
     decode_table,
     packs_of,
 )
-from layerstore.image.transfer.receiving import ContentMissingError
+from layerstore.image.transfer.receiving import ContentMissingError, received_records
 from layerstore.registry.errors import UnknownToRegistryError
-from layerstore.store.records import decode_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -87,8 +86,9 @@ class Artefact:
 
         Raises:
             FormatError: One is damaged.
+            LimitExceededError: One describes more than an import would take.
         """
-        found = [decode_layer(encoded) for encoded in self.description.layers]
+        found = received_records(self.description.layers)
         return {record.diff_id: record for record in found}
 
     def table(self, number: int) -> list[Block]:

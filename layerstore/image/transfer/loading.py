@@ -42,12 +42,12 @@ from layerstore.image.transfer.receiving import (
     ContentMissingError,
     ItemReceiver,
     publish_received,
+    received_records,
 )
 from layerstore.linux.files import open_private, read_at, write_all
 from layerstore.progress import Silent
 from layerstore.store.failures import storage_errors
 from layerstore.store.pack_reader import OpenPack, read_footer
-from layerstore.store.records import LayerRecord, decode_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.putting import SessionStats
+    from layerstore.store.records import LayerRecord
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
@@ -126,7 +127,7 @@ class _Loading:
         self._heads.add(header)
         description = self._description()
         images = [_received(image) for image in description.images]
-        records = [decode_layer(encoded) for encoded in description.layers]
+        records = received_records(description.layers)
         self._require_bases(description.bases)
         self._require_layers(images, records)
         new = [record for record in records if not self._store.has_layer(record.diff_id)]

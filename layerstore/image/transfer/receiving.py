@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from layerstore.digest import DiffId, Digest
-from layerstore.errors import FormatError, IntegrityError, NotFoundError
+from layerstore.errors import FormatError, IntegrityError, LimitExceededError, NotFoundError
 from layerstore.formats.pack import PREFIX_MAX_BYTES, ItemKind
 from layerstore.formats.recipe import CANONICAL
+from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tree import Kind, decode_changeset
 from layerstore.image.export_layer import LayerStream, layer_tar
 from layerstore.image.ingest_tar import ingest_tar
 from layerstore.image.similar import SimilarFiles, brief_entries
 from layerstore.progress import Silent
 from layerstore.store.codec import decompress_block
+from layerstore.store.records import decode_layer, refs_length
 from layerstore.store.rewrite import item_matches
 
 if TYPE_CHECKING:
@@ -37,12 +39,38 @@ _NEAR_BYTES = 128 * 1024
 """Of a similar file before and after a piece's own place: what a difference is tried against."""
 
 
+TREE_MAX_BYTES: Final = 2 * Limits().metadata_bytes
+"""Of a layer that was sent: what the entries of an import may cost, and as much for the ids of
+the chunks of large files. A record of a few bytes may name one chunk without end."""
+
+
 class ReceivedLayerError(IntegrityError):
     """A layer that was sent is not the one that it claims to be."""
 
 
 class ContentMissingError(NotFoundError):
     """What was sent builds on content that is not here."""
+
+
+def received_records(encoded: Iterable[bytes]) -> list[LayerRecord]:
+    """Return records of layers that somebody sent.
+
+    Raises:
+        FormatError: One is damaged.
+        LimitExceededError: One describes more than an import would take.
+    """
+    records = [decode_layer(each) for each in encoded]
+    for record in records:
+        for what, size, most in (
+            ("a tree", refs_length(record.tree), TREE_MAX_BYTES),
+            ("a tar", record.tar_size, Limits().expanded_bytes),
+        ):
+            if size > most:
+                raise LimitExceededError(
+                    f"layer {record.diff_id} was sent with {what} of {size} bytes, the limit is "
+                    f"{most}"
+                )
+    return records
 
 
 class ItemReceiver:
@@ -199,6 +227,8 @@ def _verify_canonical(session: WriteSession, record: LayerRecord, progress: Prog
     for piece in layer_tar(session.store, record):
         digest.update(piece)
         size += len(piece)
+        if size > record.tar_size:
+            break
         progress.advance(len(piece))
     found = DiffId(Digest(f"sha256:{digest.hexdigest()}"))
     if found != record.diff_id:
