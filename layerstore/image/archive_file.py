@@ -8,10 +8,12 @@ links and odd paths lead nowhere but to other members.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from layerstore.digest import Digest
 from layerstore.errors import FormatError, NotFoundError
 from layerstore.formats.decompress import compression_of, decompressed
 from layerstore.formats.tar_limits import Limits
@@ -57,6 +59,7 @@ class ArchiveFile:
         """
         self._files: dict[bytes, _Place] = {}
         self._links: dict[bytes, bytes] = {}
+        self._digests: dict[_Place, Digest] = {}
         self._fd = os.dup(stream.fileno()) if _is_plain_file(stream) else -1
         try:
             if self._fd < 0:
@@ -137,6 +140,20 @@ class ArchiveFile:
         """Return a file's bytes; as :meth:`size`."""
         place = self._place(name)
         return Slice(self._fd, place.offset, place.size)
+
+    def digest(self, name: bytes) -> Digest:
+        """Return the SHA-256 of a file; as :meth:`size`.
+
+        Each is read once: a few bytes of an archive may name it half a million times.
+        """
+        place = self._place(name)
+        if place not in self._digests:
+            made = hashlib.sha256()
+            file = Slice(self._fd, place.offset, place.size)
+            while piece := file.read(_READ_BYTES):
+                made.update(piece)
+            self._digests[place] = Digest(f"sha256:{made.hexdigest()}")
+        return self._digests[place]
 
     def _place(self, name: bytes) -> _Place:
         path = name

@@ -13,7 +13,6 @@ v1.md; image/tarexport/load.go for what loading makes of the older one.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +22,7 @@ from layerstore.formats import oci, strict_json
 from layerstore.formats._fields import Fields
 from layerstore.formats.decompress import compression_of
 from layerstore.formats.oci_config import MAX_LAYERS, decode_config
-from layerstore.image.exchange import READ_BYTES, Document
+from layerstore.image.exchange import Document
 from layerstore.image.layout_reader import read_all
 
 if TYPE_CHECKING:
@@ -44,6 +43,9 @@ _TYPES = {
     "gzip": oci.LAYER_GZIP_TYPE,
     "zstd": oci.LAYER_ZSTD_TYPE,
 }
+_Chain = list[tuple[str, dict[str, object]]]
+"""Ids of images of version 1 with their configs."""
+
 _OF_V1_ALONE = ("id", "parent", "parent_id", "layer_id", "throwaway", "Size")
 
 
@@ -100,7 +102,7 @@ class DockerArchive:
         if not size:
             raise FormatError(f"{self.name}: the layer {os.fsdecode(name)!r} is empty")
         compression = compression_of(self._files.open(name).read(64))
-        digest = Digest(diff_id) if compression == "none" else _digest_of(self._files.open(name))
+        digest = Digest(diff_id) if compression == "none" else self._files.digest(name)
         if compression not in _TYPES:
             raise FormatError(f"{self.name}: a layer is compressed by {compression}")
         self._blobs[digest] = name
@@ -126,13 +128,6 @@ class _Bytes:
 
     def close(self) -> None:
         pass
-
-
-def _digest_of(file: Slice) -> Digest:
-    made = hashlib.sha256()
-    while piece := file.read(READ_BYTES):
-        made.update(piece)
-    return Digest(f"sha256:{made.hexdigest()}")
 
 
 def listed_images(files: ArchiveFile) -> Iterator[ListedImage]:
@@ -216,13 +211,16 @@ def _of_repositories(files: ArchiveFile) -> Iterator[ListedImage]:
             names.setdefault(image, []).append(f"{repository}:{tag}")
     if len(names) > IMAGES_MAX:
         raise LimitExceededError(f"repositories names {len(names)} images, over {IMAGES_MAX}")
+    size = 0
     for image, own in names.items():
-        yield _image_of_v1(files, image, tuple(own))
+        chain, read = _chain(files, image)
+        size += read
+        _refuse_large(size)
+        yield _image_of_v1(files, chain, tuple(own))
 
 
-def _image_of_v1(files: ArchiveFile, image: str, names: tuple[str, ...]) -> ListedImage:
+def _image_of_v1(files: ArchiveFile, chain: _Chain, names: tuple[str, ...]) -> ListedImage:
     """Return an image as docker makes it when it loads one of version 1."""
-    chain = list(_chain(files, image))
     layers = [f"{each}/layer.tar".encode() for each, _ in chain]
     diff_ids = [_plain_digest(files, layer) for layer in layers]
     top = chain[-1][1]
@@ -232,9 +230,9 @@ def _image_of_v1(files: ArchiveFile, image: str, names: tuple[str, ...]) -> List
     return ListedImage(strict_json.encode(config), tuple(layers), names)
 
 
-def _chain(files: ArchiveFile, image: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """Return ids and configs of an image of version 1 and its parents, the lowest first."""
-    found: list[tuple[str, dict[str, object]]] = []
+def _chain(files: ArchiveFile, image: str) -> tuple[_Chain, int]:
+    """Return an image of version 1 and its parents, the lowest first, and the bytes read for it."""
+    found: _Chain = []
     parent: object = image
     size = 0
     while parent:
@@ -250,13 +248,13 @@ def _chain(files: ArchiveFile, image: str) -> Iterator[tuple[str, dict[str, obje
             raise FormatError(f"{parent}/json is no object")
         found.append((parent, values))
         parent = values.get("parent")
-    return reversed(found)
+    return found[::-1], size
 
 
 def _plain_digest(files: ArchiveFile, name: bytes) -> Digest:
     if compression_of(files.open(name).read(64)) != "none":
         raise FormatError(f"{os.fsdecode(name)!r} is compressed, which version 1 does not know")
-    return _digest_of(files.open(name))
+    return files.digest(name)
 
 
 def _step_of_v1(values: dict[str, object]) -> dict[str, object]:

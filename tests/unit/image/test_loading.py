@@ -164,6 +164,26 @@ def test_layers_may_be_compressed_and_linked(store: Store) -> None:
     assert len(loaded.image.layers) == 2
 
 
+def test_a_layer_that_is_named_often_is_read_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a million names of one compressed layer fit an archive of some gigabytes."""
+    files = docker(*[LOWER] * 40)
+    files[f"{hexed(LOWER)}/layer.tar"] = gzip.compress(LOWER)
+    made = []
+
+    class Counted:
+        @staticmethod
+        def sha256() -> object:
+            made.append(1)
+            return hashlib.sha256()
+
+    monkeypatch.setattr(archive_file, "hashlib", Counted)
+    (loaded,) = load(store, files)
+    assert len(loaded.image.layers) == 40
+    assert len(made) == 1
+
+
 def test_several_images_share_layers(store: Store) -> None:
     one, two = docker(LOWER), docker(LOWER, UPPER, names=("app:2",))
     files = {**one, **two, "c1.json": one["c.json"]}
@@ -364,6 +384,10 @@ def test_configs_that_are_large_together(store: Store, monkeypatch: pytest.Monke
         "a/json": json.dumps({"id": "a", "parent": "b", "comment": "x" * 1_500}).encode(),
         "b/json": json.dumps({"id": "b", "comment": "x" * 1_500}).encode(),
     }
+    assert "more than 2000 bytes together" in refused(store, of_v1)
+    of_v1["b/json"] = b"{}"
+    of_v1["c/json"] = json.dumps({"id": "c", "parent": "a"}).encode()
+    of_v1["repositories"] = b'{"web":{"1":"a","2":"c"}}'
     assert "more than 2000 bytes together" in refused(store, of_v1)
 
 
