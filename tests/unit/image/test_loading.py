@@ -385,10 +385,15 @@ def test_configs_that_are_large_together(store: Store, monkeypatch: pytest.Monke
         "b/json": json.dumps({"id": "b", "comment": "x" * 1_500}).encode(),
     }
     assert "more than 2000 bytes together" in refused(store, of_v1)
-    of_v1["b/json"] = b"{}"
-    of_v1["c/json"] = json.dumps({"id": "c", "parent": "a"}).encode()
-    of_v1["repositories"] = b'{"web":{"1":"a","2":"c"}}'
-    assert "more than 2000 bytes together" in refused(store, of_v1)
+    shared = {
+        "repositories": b'{"web":{"1":"a","2":"c"}}',
+        # What no config keeps: the images' own are small together.
+        "a/json": json.dumps({"id": "a", "throwaway": "x" * 1_500}).encode(),
+        "c/json": json.dumps({"id": "c", "parent": "a"}).encode(),
+        "a/layer.tar": LOWER,
+        "c/layer.tar": UPPER,
+    }
+    assert "more than 2000 bytes together" in refused(store, shared)
 
 
 @pytest.mark.parametrize(
