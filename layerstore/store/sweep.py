@@ -194,11 +194,14 @@ def _remove_dead_leases(catalog: Catalog, own_lease: str | None) -> int:
     """Remove what dead leases left."""
     removed = 0
     for path, size in list(dead_temporaries(catalog, own_lease=own_lease)):
-        # Names of leases are never used again. What has another name was never a lease's: who
-        # writes a manifest anew, say, has the catalog lock while its file is there.
         lease_id = os.path.basename(path).removeprefix(LEASE_PREFIX).partition(".")[0]
-        with contextlib.nullcontext() if is_lease_id(lease_id) else catalog.locked():
-            remove_leftover(path)
+        if is_lease_id(lease_id):
+            remove_leftover(path)  # without a lock: its name is never used again
+        else:
+            # Never a lease's: who writes a manifest anew, say, has this lock while its file is
+            # there, and may have had it when the names were listed.
+            with catalog.locked():
+                remove_leftover(path)
         removed += size - tree_size(path)  # what could not be removed is nobody's gain
     with catalog.locked():
         for lease_id in dead_leases(catalog):
