@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.digest import ImageId
 from layerstore.errors import FormatError, NotFoundError
+from layerstore.formats.pack import PREFIX_MAX_BYTES
 from layerstore.formats.parcels import ARTIFACT_TYPE
 from layerstore.image.adopting import find_image
 from layerstore.image.gated_source import GatedSource
@@ -19,10 +20,11 @@ from layerstore.image.registry_places import RegistrySource
 from layerstore.image.transfer.artefacts import Artefact, Placed, find_artefact
 from layerstore.image.transfer.remotes import REGISTRY_PREFIX
 from layerstore.store.codec import decompress_block
+from layerstore.store.reading import DECODE_MAX_BYTES
 from layerstore.store.remote import RemoteImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import ChunkId, DiffId, Digest
     from layerstore.formats import oci
@@ -121,6 +123,7 @@ class RegistryRemote:
 
         with self._lock:
             needed = self._artefact.needed(set(chunk_ids), missing)
+        self._refuse_too_much(needed)
         for number in sorted(needed, reverse=True):
             table = self._artefact.table(number)
             places = {table[index].offset: Placed(number, index) for index in needed[number]}
@@ -131,6 +134,22 @@ class RegistryRemote:
         for chunk_id in chunk_ids:
             if chunk_id in plain:
                 yield chunk_id, plain[chunk_id]
+
+    def _refuse_too_much(self, needed: Mapping[int, Iterable[int]]) -> None:
+        """Refuse to decode more for one question than any store does for one chunk.
+
+        All of it is in memory, and differences against each other may lead to every block.
+        """
+        size = sum(
+            self._artefact.table(number)[index].raw_length
+            for number, chosen in needed.items()
+            for index in chosen
+        )
+        if size > DECODE_MAX_BYTES:
+            raise FormatError(
+                f"the parcels of {self.location} would have {size} bytes decoded at once, the "
+                f"limit is {DECODE_MAX_BYTES}"
+            )
 
     def _keep(self, placed: Placed, items: dict[bytes, bytes]) -> None:
         with self._lock:
@@ -153,10 +172,12 @@ class RegistryRemote:
 def _decoded(block: Block, frame: bytes, plain: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """Return the items of a block, not compared with their ids."""
     try:
-        prefix = b"".join([plain[base] for base in block.bases])
+        bases = [plain[base] for base in block.bases]
     except KeyError as err:
         raise FormatError("the packs of an image's parcels are not in order") from err
-    raw = decompress_block(frame, block.raw_length, prefix)
+    if sum(map(len, bases)) > PREFIX_MAX_BYTES:
+        raise FormatError("a block of an image's parcels is a difference against too much")
+    raw = decompress_block(frame, block.raw_length, b"".join(bases))
     items: dict[bytes, bytes] = {}
     offset = 0
     for item_id, length in block.items:
