@@ -58,12 +58,14 @@ def project_in(
         return None
     if not isinstance(document, dict):
         return None
-    ranges: dict[str, str] = {}
-    for section in _SECTIONS:
-        named = document.get(section)
-        for name, wanted in named.items() if isinstance(named, dict) else ():
-            if isinstance(wanted, str):
-                ranges[name] = wanted
+    sections = (document.get(section) for section in _SECTIONS)
+    ranges = {
+        name: wanted
+        for named in sections
+        if isinstance(named, dict)
+        for name, wanted in named.items()
+        if isinstance(wanted, str)
+    }
     return Project(ranges)
 
 

@@ -469,9 +469,7 @@ class _Grouping:
         return stored / max(1, sum(record.entry_count for record in records))
 
 
-def _projects_of(
-    told: Iterable[Told], read: Callable[[str], bytes | None], root: Node
-) -> Projects:
+def _projects_of(told: Iterable[Told], read: Callable[[str], bytes | None], root: Node) -> Projects:
     """Read what npm was asked for wherever it has installed something."""
 
     def has(path: str) -> bool:

@@ -28,9 +28,7 @@ class BlobNotFoundError(NotFoundError):
     """The store holds no such manifest or config."""
 
 
-def put_blob(
-    paths: StorePaths, data: bytes, staging: str, *, named: Container[str] = ()
-) -> Digest:
+def put_blob(paths: StorePaths, data: bytes, staging: str, *, named: Container[str] = ()) -> Digest:
     """Store a blob durably under its digest and return that; heals a damaged one.
 
     Args:

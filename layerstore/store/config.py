@@ -185,9 +185,7 @@ def _table(document: Mapping[str, object], name: str) -> Mapping[str, object]:
 def new_config(version: int = FORMAT_VERSION, cuts: CutParameters = DEFAULT_CUTS) -> bytes:
     """Return the config.toml of a store without features."""
     digest = cuts_digest(cuts)
-    return _TEMPLATE.format(
-        version=version, algorithm=ALGORITHM, digest=digest, cuts=cuts
-    ).encode()
+    return _TEMPLATE.format(version=version, algorithm=ALGORITHM, digest=digest, cuts=cuts).encode()
 
 
 def cuts_digest(cuts: Iterable[int]) -> Digest:

@@ -1,6 +1,6 @@
 """The build command as a subprocess; what needs no container runtime."""
 
-import datetime
+import datetime as dt
 import subprocess
 import time
 
@@ -163,7 +163,7 @@ def test_a_date_that_a_build_was_told_is_not_when_its_steps_ran(cli, staged):
     build = cli.ok("why", "told:1", "--json").json()
     assert {step["created"] for step in build["steps"]} == {"1970-01-02T00:00:00Z"}
     for step in build["steps"]:
-        ran = datetime.datetime.fromisoformat(step["ran"]).timestamp()
+        ran = dt.datetime.fromisoformat(step["ran"]).timestamp()
         assert int(began) <= ran <= time.time()
     assert "dated 1970-01-02T00:00:00Z in the image" in cli.ok("why", "told:1", "1").lines
     assert "years ago" not in cli.ok("why", "told:1").out
