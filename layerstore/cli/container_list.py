@@ -1,4 +1,4 @@
-"""The commands that tell of containers: ``ps``, ``logs``, ``inspect``."""
+"""The commands that tell of containers: ``ps``, ``logs``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from layerstore.containers.records import (
     all_containers,
     directory_of,
     find,
-    upper_of,
 )
 from layerstore.containers.states import (
     CREATED,
@@ -42,13 +41,17 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
-    from layerstore.containers.settings import HealthCheck
-
 _COMMAND_WIDTH = 20
+_MICROSECONDS = len("2026-11-26T18:00:00.000000")
 _FILTERS = (
     "id", "name", "status", "label", "ancestor", "exited", "restart-policy", "volume", "network",
-    "health", "before", "since",
+    "health", "before", "since", "until",
 )  # fmt: skip
+_VALUES = {
+    "status": (CREATED, RUNNING, PAUSED, RESTARTING, EXITED, "removing", "dead", "stopped"),
+    "health": ("starting", "healthy", "unhealthy", "none"),
+}
+"""Of filters whose other values would find nothing: docker's, and podman's word for exited."""
 
 
 def status_of(container: Container, state: State) -> str:
@@ -133,6 +136,7 @@ def filtered(
         name, equals, value = word.partition("=")
         if name not in _FILTERS or not equals:
             raise InputError(f"no filter {word!r}", hint=", ".join(_FILTERS))
+        _require_value(name, value)
         tests.append((name, value))
     # Of one name any value will do, of several names each must: as docker.
     by_name: dict[str, list[str]] = {}
@@ -140,6 +144,7 @@ def filtered(
         by_name.setdefault(name, []).append(value)
     for name in ("before", "since"):
         by_name[name] = [_created(root, value) for value in by_name.get(name, ())]
+    by_name["until"] = [log_time(v, "--filter until") for v in by_name.get("until", ())]
     rows = []
     for container in list(all_containers(root, unreadable)):
         state = settle(root, container)
@@ -149,6 +154,21 @@ def filtered(
         if all(any(_passes(row, n, v) for v in values) for n, values in by_name.items() if values):
             rows.append(row)
     return sorted(rows, key=lambda row: -row.container.created)
+
+
+def _require_value(name: str, value: str) -> None:
+    """Refuse a value that no container can have: it would look as if there were none.
+
+    Raises:
+        InputError: It is such a one.
+    """
+    known = _VALUES.get(name)
+    if known is not None and value not in known:
+        raise InputError(f"--filter {name}={value}: none is ever so", hint=", ".join(known))
+    if name == "until" and not value:
+        raise InputError("--filter until= names no time", hint="until=24h")
+    if name == "exited" and not value.removeprefix("-").isdecimal():
+        raise InputError(f"--filter exited={value}: {value!r} is no exit code", hint="exited=0")
 
 
 def _created(root: str, reference: str) -> str:
@@ -171,6 +191,13 @@ def _is_named(container: Container, wanted: str) -> bool:
         raise InputError(f"{wanted!r} in --filter name is no expression: {err}") from err
 
 
+def _was_made(container: Container, name: str, value: str) -> bool:
+    if name == "until":  # both in UTC, and with zeros where digits lack
+        return docker_time(container.created)[:_MICROSECONDS] < value[:_MICROSECONDS]
+    other = float(value)
+    return container.created < other if name == "before" else container.created > other
+
+
 def _passes(row: Row, name: str, value: str) -> bool:
     container, state = row
     settings = container.settings
@@ -179,12 +206,10 @@ def _passes(row: Row, name: str, value: str) -> bool:
             return container.container_id.startswith(value)
         case "name":
             return _is_named(container, value)
-        case "before":
-            return container.created < float(value)
-        case "since":
-            return container.created > float(value)
+        case "before" | "since" | "until":
+            return _was_made(container, name, value)
         case "status":
-            return row.status == value
+            return row.status == (EXITED if value == "stopped" else value)
         case "label":
             key, equals, wanted = value.partition("=")
             labels = dict(settings.labels)
@@ -221,20 +246,21 @@ def describe_state(state: State, health: str = "", *, paused: bool = False) -> s
     if state.status == CREATED:
         return "Created"
     if state.status == RUNNING:
-        for_how_long = age(_rfc3339(state.started), now_s).removesuffix(" ago")
+        for_how_long = age(docker_time(state.started), now_s).removesuffix(" ago")
         shown = "health: starting" if health == "starting" else health
         if paused:
             shown = "Paused"
         if not state.monitor:
             shown = "Paused, its monitor is gone" if paused else "its monitor is gone"
         return f"Up {for_how_long}" + (f" ({shown})" if shown else "")
-    when = age(_rfc3339(state.finished), now_s)
+    when = age(docker_time(state.finished), now_s)
     if state.status == RESTARTING:
         return f"Restarting ({state.exit_code}) {when}"
     return f"Exited ({state.exit_code}) {when}"
 
 
-def _rfc3339(seconds: float) -> str:
+def docker_time(seconds: float) -> str:
+    """Return a time of a container's as RFC 3339 has it; Go's zero time for none."""
     if seconds <= 0:
         return "0001-01-01T00:00:00Z"
     whole, fraction = divmod(seconds, 1)
@@ -255,8 +281,8 @@ def _fields(row: Row, *, cut: bool) -> dict[str, object]:
         "ID": name[:SHORT_ID_HEX] if cut else name,
         "Image": container.image,
         "Command": f'"{shorten(command[1:-1], _COMMAND_WIDTH)}"' if cut else command,
-        "CreatedAt": _rfc3339(container.created),
-        "RunningFor": age(_rfc3339(container.created), time.time()),
+        "CreatedAt": docker_time(container.created),
+        "RunningFor": age(docker_time(container.created), time.time()),
         "Status": describe_state(state, _health_word(row), paused=row.status == PAUSED),
         "State": row.status,
         "Ports": "",
@@ -297,153 +323,15 @@ def row_to_json(row: Row) -> dict[str, object]:
         "image": container.image,
         "image_id": container.image_id,
         "command": list(container.settings.args),
-        "created": _rfc3339(container.created),
+        "created": docker_time(container.created),
         "labels": dict(container.settings.labels),
         "status": row.status,
         "health": _health_word(row) or None,
         "pid": state.pid,
         "exit_code": state.exit_code,
-        "started": _rfc3339(state.started) if state.started else None,
-        "finished": _rfc3339(state.finished) if state.finished else None,
+        "started": docker_time(state.started) if state.started else None,
+        "finished": docker_time(state.finished) if state.finished else None,
     }
-
-
-# -- inspect
-
-
-def inspect_container(root: str, container: Container) -> dict[str, Any]:
-    """Return what docker's ``inspect`` says of a container, as far as it means something here."""
-    state = settle(root, container)
-    status = status_of(container, state)
-    settings = container.settings
-    return {
-        "Id": container.container_id,
-        "Created": _rfc3339(container.created),
-        "Path": settings.args[0],
-        "Args": list(settings.args[1:]),
-        "State": {
-            "Status": status,
-            "Running": state.status == RUNNING,
-            "Paused": status == PAUSED,
-            "Restarting": state.status == RESTARTING,
-            "OOMKilled": state.oom_killed,
-            "Dead": False,
-            "Pid": state.pid,
-            "ConmonPid": state.monitor,
-            "ExitCode": state.exit_code,
-            "Error": state.error,
-            "StartedAt": _rfc3339(state.started),
-            "FinishedAt": _rfc3339(state.finished),
-            **_inspect_health(container, state),
-        },
-        "Image": container.image_id,
-        "ImageName": container.image,
-        "Name": f"/{container.name}",
-        "RestartCount": state.restarts,
-        "LogPath": f"{directory_of(root, container.container_id)}/log",
-        "HostConfig": _host_config(container),
-        "GraphDriver": {
-            "Name": "layerstore",
-            "Data": {"UpperDir": f"{upper_of(root, container.container_id)}/upper"},
-        },
-        "Mounts": [
-            {
-                "Type": mount.kind,
-                "Name": mount.source if mount.kind == "volume" else "",
-                "Source": f"{root}/volumes/{mount.source}/_data"
-                if mount.kind == "volume"
-                else mount.source,
-                "Destination": mount.target,
-                "RW": "ro" not in mount.options,
-            }
-            for mount in settings.mounts
-        ],
-        "Config": {
-            "Hostname": settings.hostname,
-            "User": settings.user,
-            "Tty": settings.tty,
-            "OpenStdin": settings.interactive,
-            "Env": list(settings.env),
-            "Cmd": list(settings.args),
-            "Image": container.image,
-            "WorkingDir": settings.cwd,
-            "Labels": dict(settings.labels),
-            "StopSignal": str(settings.stop_signal),
-            "StopTimeout": settings.stop_timeout_s,
-            **_inspect_check(settings.health),
-        },
-    }
-
-
-def _inspect_health(container: Container, state: State) -> dict[str, Any]:
-    health = health_of(container) if state.status == RUNNING else None
-    if health is None:
-        return {}
-    checks = [
-        {
-            "Start": _rfc3339(check["start"]),
-            "End": _rfc3339(check["end"]),
-            "ExitCode": check["exit_code"],
-            "Output": check["output"],
-        }
-        for check in health.checks
-    ]
-    found = {"Status": health.status, "FailingStreak": health.failures, "Log": checks}
-    return {"Health": found}
-
-
-def _inspect_check(check: HealthCheck | None) -> dict[str, Any]:
-    if check is None:
-        return {}
-    return {
-        "Healthcheck": {
-            "Test": ["CMD", *check.args],
-            "Interval": int(check.interval_s * 1e9),
-            "Timeout": int(check.timeout_s * 1e9),
-            "StartPeriod": int(check.start_period_s * 1e9),
-            "StartInterval": int(check.start_interval_s * 1e9),
-            "Retries": check.retries,
-        }
-    }
-
-
-def _host_config(container: Container) -> dict[str, Any]:
-    settings = container.settings
-    limits = settings.limits
-    return {
-        "NetworkMode": settings.network,
-        "RestartPolicy": {"Name": settings.restart, "MaximumRetryCount": settings.restart_max},
-        "AutoRemove": settings.auto_remove,
-        "Privileged": settings.privileged,
-        "ReadonlyRootfs": settings.read_only,
-        "CapAdd": list(settings.cap_add),
-        "CapDrop": list(settings.cap_drop),
-        "ExtraHosts": [f"{name}:{address}" for name, address in settings.extra_hosts],
-        "Dns": list(settings.dns),
-        "UsernsMode": settings.userns,
-        "Init": bool(settings.init),
-        "Memory": limits.memory,
-        "MemorySwap": limits.memory_swap,
-        "MemoryReservation": limits.memory_reservation,
-        "MemorySwappiness": None if limits.memory_swappiness < 0 else limits.memory_swappiness,
-        "BlkioWeight": limits.blkio_weight,
-        "IpcMode": settings.ipc,
-        "CpuPeriod": limits.cpu_period,
-        "CpuQuota": limits.cpu_quota,
-        "CpuShares": limits.cpu_shares,
-        "CpusetCpus": limits.cpuset_cpus,
-        "CpusetMems": limits.cpuset_mems,
-        "PidsLimit": settings.pids,
-        "ShmSize": limits.shm_size or 64 << 20,
-        "CgroupParent": limits.cgroup_parent,
-        "Runtime": settings.runtime,
-        "LogConfig": {
-            "Type": "k8s-file" if settings.log_max_bytes >= 0 else "none",
-            "Config": {
-                "max-size": str(settings.log_max_bytes or -1), "max-file": str(settings.log_files)
-            },
-        },
-    }  # fmt: skip
 
 
 # -- logs

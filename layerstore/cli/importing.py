@@ -45,6 +45,7 @@ def import_rootfs(options: argparse.Namespace, root: str) -> int:
         config=_config_of(options.change or ()),
         message=options.message,
         created=now_rfc3339(),
+        platform=None if options.platform is None else _platform(options.platform),
     )
     if source == STDIO and sys.stdin.isatty():
         raise InputError("stdin is a terminal, expected a tar", hint="layerstore import - < FILE")
@@ -68,6 +69,16 @@ def _config_of(changes: Sequence[str]) -> ContainerConfig:
     from layerstore.cli.changes import apply_changes
 
     return apply_changes(changes)
+
+
+def _platform(word: str) -> tuple[str, str]:
+    """Return architecture and variant of what an image is for; its system is Linux."""
+    from layerstore.build.platforms import native_platform, platform_of
+
+    found = platform_of(word, native_platform())
+    if found.os != "linux":
+        raise InputError(f"--platform {word}: images are made for Linux here", hint="linux/arm64")
+    return found.architecture, found.variant
 
 
 @contextlib.contextmanager

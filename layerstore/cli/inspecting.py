@@ -76,7 +76,7 @@ def _kinds(options: argparse.Namespace, root: str) -> list[tuple[str, str]]:
 def _inspect_one(name: str, kind: str, root: str, *, sizes: bool) -> dict[str, object]:
     if kind == "container":
         from layerstore.cli.container_commands import reference_of
-        from layerstore.cli.container_list import inspect_container
+        from layerstore.cli.container_inspect import inspect_container
         from layerstore.containers.records import find
 
         container = find(root, reference_of(name))

@@ -63,3 +63,22 @@ def make_parser(name: str, summary: str, *, has_help: bool = True) -> argparse.A
         # A width of its own: asking for the terminal's imports shutil, 3 ms.
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=HELP_WIDTH),
     )
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--format table|json``, and the short word for the latter."""
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="json for machines"
+    )
+    same_as_json(parser)
+
+
+def same_as_json(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json`` of a command that has a ``--format`` of its own."""
+    parser.add_argument(
+        "--json",
+        dest="format",
+        action="store_const",
+        const="json",
+        help="the same as --format json",
+    )

@@ -13,6 +13,7 @@ from layerstore.light_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from layerstore.store.catalog import Catalog
     from layerstore.store.store import Store
 
 ROOT_VARIABLE = "LAYERSTORE_ROOT"
@@ -81,6 +82,33 @@ class Settings:
         from layerstore.store.store import Store
 
         return Store.open(Path(self.root), create=create)
+
+
+def require_store(root: str) -> None:
+    """Refuse to go on where there is no store, or none of ours.
+
+    Raises:
+        NotFoundError: There is none.
+        FormatError: It is damaged, or of a version that is not known here.
+    """
+    from layerstore.store.config import load_config
+    from layerstore.store.paths import StorePaths
+
+    load_config(StorePaths(root))
+
+
+def open_catalog(root: str) -> Catalog:
+    """Return the catalog of a store alone, which costs less than opening all of it.
+
+    Raises:
+        NotFoundError: There is no store.
+        FormatError: It is damaged, or of a version that is not known here.
+    """
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.paths import StorePaths
+
+    require_store(root)
+    return Catalog(StorePaths(root))
 
 
 def chosen_runtime(environ: Mapping[str, str]) -> str:

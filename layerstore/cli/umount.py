@@ -1,4 +1,4 @@
-"""What ``umount`` does; :mod:`layerstore.cli.fast` has its options. On the fast path."""
+"""The command ``umount``. On the fast path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from fuse_mount.states import state_of
 from layerstore import light_json as json
 from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_line, write_note
-from layerstore.errors import ConflictError, LayerstoreError, MountError, NotFoundError
+from layerstore.cli.settings import require_store
+from layerstore.errors import (
+    ConflictError,
+    InputError,
+    LayerstoreError,
+    MountError,
+    NotFoundError,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +28,32 @@ if TYPE_CHECKING:
     from fuse_mount.records import MountRecord
 
 
-def take_views_away(root: str, options: argparse.Namespace) -> None:
+def umount_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``umount`` takes."""
+    parser.add_argument("target", nargs="*", metavar="DIR", help="directory or id of a view")
+    parser.add_argument("--all", action="store_true", help="every view of the store")
+    parser.add_argument(
+        "--lazy", action="store_true", help="detach busy views; they end with their last user"
+    )
+    parser.add_argument(
+        "--keep-upper", action="store_true", help="keep the writable layer and print where it is"
+    )
+    parser.add_argument(
+        "-f", "--force", action="store_true",
+        help="views that podman is shown as layers, too; its containers lose their files",
+    )  # fmt: skip
+
+
+def umount(options: argparse.Namespace, root: str) -> int:
+    """Take views away, with their writable layers."""
+    if bool(options.target) == options.all:
+        raise InputError("give directories to unmount, or --all", hint="layerstore mounts")
+    require_store(root)
+    _take_views_away(root, options)
+    return 0
+
+
+def _take_views_away(root: str, options: argparse.Namespace) -> None:
     """Take the views away that the options name; one that fails does not stop the others.
 
     Raises:

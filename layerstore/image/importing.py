@@ -36,12 +36,14 @@ class ImportSpec(NamedTuple):
         config: What its containers start with.
         message: For the history.
         created: RFC 3339.
+        platform: Architecture and variant in OCI's words; None for this machine's.
     """
 
     names: tuple[str, ...]
     config: ContainerConfig
     message: str
     created: str
+    platform: tuple[str, str] | None = None
 
 
 class ImportedImage(NamedTuple):
@@ -144,7 +146,7 @@ def _finish(
     session: WriteSession, layer: LayerRecord, source: str, spec: ImportSpec
 ) -> ImportedImage:
     source = printable(source)  # a file's name need not be text, and a config is
-    architecture, variant = host_platform()
+    architecture, variant = spec.platform or host_platform()
     config = ImageConfig(architecture=architecture, variant=variant, config=spec.config)
     step = History(
         created=spec.created,

@@ -31,6 +31,15 @@ def test_it_is_125(
     assert capsys.readouterr().err.startswith(f"layerstore: error: {said}")
 
 
+def test_what_only_the_command_itself_finds_wrong_is_so_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fast.run("exec", ["container"], str(tmp_path)) == 125
+    assert capsys.readouterr().err.startswith("layerstore: error: no command\n")
+    assert fast.run("create", ["-p", "80:80", "image"], str(tmp_path)) == 125
+    assert "create has no --publish" in capsys.readouterr().err
+
+
 def test_of_other_commands_it_is_as_everywhere(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         fast.run("ps", ["--nosuch"], str(tmp_path))
