@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import Digest, ImageId
-    from layerstore.image.adopting import FoundIndex
+    from layerstore.image.finding import FoundIndex
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
 

@@ -18,7 +18,7 @@ from layerstore.formats.reference import (
     is_digest_name,
     parse_tag_name,
 )
-from layerstore.image.adopting import FoundIndex, adopt_image, find_all, find_image
+from layerstore.image.adopting import adopt_image
 from layerstore.image.archive_file import ArchiveFile
 from layerstore.image.docker_archive import (
     MANIFEST_FILE,
@@ -26,6 +26,7 @@ from layerstore.image.docker_archive import (
     config_digest,
     listed_images,
 )
+from layerstore.image.finding import FoundIndex, find_all, find_image
 from layerstore.image.indexes import keep_found
 from layerstore.image.layout import INDEX_FILE
 from layerstore.image.layout_reader import LayoutReader
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from layerstore.digest import Digest, ImageId
-    from layerstore.image.adopting import FoundImage
     from layerstore.image.exchange import ImageSource
+    from layerstore.image.finding import FoundImage
     from layerstore.image.originals import Originals
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ImageRecord

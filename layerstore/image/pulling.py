@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import NotFoundError, UnsafeContentError
-from layerstore.image.adopting import adopt_image, find_all, find_image, forget_rest
+from layerstore.image.adopting import adopt_image, forget_rest
+from layerstore.image.finding import find_all, find_image
 from layerstore.image.gated_source import GatedSource
 from layerstore.image.images import load_config, platform_of
 from layerstore.image.indexes import keep_found
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from layerstore.formats import oci
     from layerstore.formats.origins import Encoding
     from layerstore.formats.reference import Reference
-    from layerstore.image.adopting import Adopted, FoundImage
+    from layerstore.image.adopting import Adopted
+    from layerstore.image.finding import FoundImage
     from layerstore.image.originals import Originals
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository

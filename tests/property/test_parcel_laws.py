@@ -19,7 +19,8 @@ from layerstore.digest import Digest, sha256_digest
 from layerstore.errors import NotFoundError
 from layerstore.formats import oci
 from layerstore.formats.parcels import PACK_TYPE
-from layerstore.image.adopting import adopt_image, find_image
+from layerstore.image.adopting import adopt_image
+from layerstore.image.finding import find_image
 from layerstore.image.registry_places import RegistrySource
 from layerstore.image.sending import Policy, Sender
 from layerstore.image.transfer.artefacts import artefact_tag, find_artefact

@@ -300,7 +300,8 @@ class SourceFetcher:
             NotFoundError: No such layout or image.
             IntegrityError: Something in it is not what its digest says.
         """
-        from layerstore.image.adopting import adopt_layers, find_image
+        from layerstore.image.adopting import adopt_layers
+        from layerstore.image.finding import find_image
         from layerstore.image.layout_reader import LayoutReader
 
         with LayoutReader(path) as reader, self._lock:

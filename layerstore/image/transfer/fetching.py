@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from layerstore.formats.parcels import KnownEncoding
-    from layerstore.image.adopting import FoundImage
+    from layerstore.image.finding import FoundImage
     from layerstore.image.transfer.artefacts import Artefact
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository

@@ -14,7 +14,7 @@ from layerstore.digest import ImageId
 from layerstore.errors import FormatError, NotFoundError
 from layerstore.formats.pack import PREFIX_MAX_BYTES
 from layerstore.formats.parcels import ARTIFACT_TYPE
-from layerstore.image.adopting import find_image
+from layerstore.image.finding import find_image
 from layerstore.image.gated_source import GatedSource
 from layerstore.image.registry_places import RegistrySource
 from layerstore.image.transfer.artefacts import Artefact, Placed, find_artefact

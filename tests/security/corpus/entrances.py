@@ -22,7 +22,7 @@ from layerstore.formats import oci
 from layerstore.formats.oci_config import ContainerConfig
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tree import Changeset
-from layerstore.image import adopting, importing, ingest_tar
+from layerstore.image import adopting, finding, importing, ingest_tar
 from layerstore.image.export_layer import export_layer
 from layerstore.image.importing import ImportSpec, import_tar
 from layerstore.image.layers import load_changeset
@@ -204,7 +204,7 @@ def _lower(limits: Limits) -> None:
     """Make limits the default ones of this process, which runs one case."""
     from layerstore.build import unpack
 
-    for module in (ingest_tar, unpack, adopting):
+    for module in (ingest_tar, unpack, adopting, finding):
         module.Limits = lambda: limits  # type: ignore[attr-defined,misc]
 
 

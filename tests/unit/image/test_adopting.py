@@ -13,9 +13,10 @@ from layerstore.digest import Digest
 from layerstore.errors import IntegrityError, LayerstoreError, LimitExceededError, NotFoundError
 from layerstore.formats import oci
 from layerstore.formats.tree import decode_changeset
-from layerstore.image import adopting
-from layerstore.image.adopting import adopt_image, find_all, find_image
+from layerstore.image import finding
+from layerstore.image.adopting import adopt_image
 from layerstore.image.export_layer import export_layer
+from layerstore.image.finding import find_all, find_image
 from layerstore.image.images import inspect
 from layerstore.image.layout import NamedImage, save_layout, save_oci_layout
 from layerstore.image.layout_reader import LayoutReader
@@ -403,7 +404,7 @@ def test_documents_of_an_index_are_bounded_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout, _, _ = indexed(tmp_path)
-    monkeypatch.setattr(adopting, "_DOCUMENTS_MAX_BYTES", 1_500)
+    monkeypatch.setattr(finding, "_DOCUMENTS_MAX_BYTES", 1_500)
     with LayoutReader(layout.root) as reader, pytest.raises(LayerstoreError, match="1500 bytes"):
         find_all(reader, "1")
 

@@ -12,7 +12,7 @@ import pytest
 from layerstore.errors import FormatError, IntegrityError, UnsupportedError
 from layerstore.formats import oci
 from layerstore.formats.goflate.encoder import Deflate
-from layerstore.image import adopting
+from layerstore.image import adopting, finding
 from layerstore.image.layout_reader import LayoutReader
 from layerstore.image.originals import original_pieces
 from layerstore.image.reencoding import encode, find_recipe
@@ -107,7 +107,7 @@ def test_an_image_of_gos_layers_is_stored_once(
         LayoutReader(layout.finish(("1", entry))) as reader,
     ):
         with store.begin("load") as session:
-            image = adopting.find_image(reader, "", lambda _: True)
+            image = finding.find_image(reader, "", lambda _: True)
             adopted = adopting.adopt_image(session, reader, image, names=["web:1"])
         assert not adopted.kept_bytes
         ((digest, encoding),) = store.origins(adopted.image).encodings.items()

@@ -24,7 +24,7 @@ from layerstore.errors import (
 )
 from layerstore.formats import oci
 from layerstore.image import archive_file, docker_archive
-from layerstore.image.adopting import find_image
+from layerstore.image.finding import find_image
 from layerstore.image.indexes import find_index
 from layerstore.image.layout import NamedImage
 from layerstore.image.layout_archive import save_archive
