@@ -5,16 +5,19 @@ writable root file systems at once, runs a command in every one, shows that none
 another's files, and prints what all of it costs as full copies, as plain layers, and here.
 
 It drives the ``layerstore`` command as a person would and prints each command it runs.
-Run it with ``make demo``; run it again and the builds come from the cache.
+Run it with ``make demo``; run it again and the builds come from the cache. However it ends, it
+takes its views away; what a killed one left, the next one takes away first.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
+import json
 import os
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import FrameType
 
 HERE = Path(__file__).resolve().parent
 LAYERSTORE = Path(sys.executable).parent / "layerstore"
@@ -31,6 +35,11 @@ BASE = "debian:bookworm"
 CA_BUNDLES = ("SSL_CERT_FILE", "PIP_CERT", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
 CA_DEFAULT = Path("/etc/ssl/certs/ca-certificates.crt")
 CA_IN_BUILD = "/run/secrets/ca-certificates.crt"
+SCRATCH = "layerstore-demo-"
+"""How the names of temporary directories begin."""
+
+STORE_LINK = "store"
+"""In a directory of views: which store they are of."""
 
 
 class Example(NamedTuple):
@@ -48,6 +57,15 @@ EXAMPLES = (
 )
 
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE_S = 3.0
+VIEW_ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "PYTHONPATH": "/srv/app",
+    "NODE_PATH": "/srv/app/node_modules",
+}
+
+
 class View(NamedTuple):
     """One mounted root file system and the example it shows."""
 
@@ -62,9 +80,10 @@ def main() -> int:
         print("the demo mounts writable views, which needs root: sudo make demo", file=sys.stderr)
         return 2
     os.environ["LAYERSTORE_ROOT"] = str(options.store)
+    take_away_left_behind()
     started = time.monotonic()
     build_everything()
-    with mounted_views(options.copies) as views:
+    with mounted_views(options.store, options.copies) as views:
         run_in_every_view(views)
         show_isolation(views)
         heading("What it costs, and what it would cost otherwise")
@@ -102,12 +121,12 @@ def build_everything() -> None:
 
 
 @contextlib.contextmanager
-def mounted_views(copies: int) -> Iterator[list[View]]:
+def mounted_views(store: Path, copies: int) -> Iterator[list[View]]:
     """Mount every example ``copies`` times; unmount whatever was mounted on the way out."""
     heading(f"Mount each image {copies} times, every view with its own writable layer")
-    top = Path(tempfile.mkdtemp(prefix="layerstore-demo-"))
     views: list[View] = []
-    try:
+    with scratch_directory("views") as top:
+        (top / STORE_LINK).symlink_to(store.absolute())
         started = time.monotonic()
         for example in EXAMPLES:
             for number in range(copies):
@@ -117,12 +136,8 @@ def mounted_views(copies: int) -> Iterator[list[View]]:
                 views.append(View(example, root))
         print(f"{len(views)} root file systems in {time.monotonic() - started:.1f} s")
         yield views
-    finally:
         heading("Unmount everything")
-        for view in views:
-            layerstore("umount", str(view.root), quiet=True)
-        print(f"{len(views)} views unmounted")
-        shutil.rmtree(top)
+    print(f"{len(views)} views unmounted")
 
 
 def run_in_every_view(views: list[View]) -> None:
@@ -130,18 +145,10 @@ def run_in_every_view(views: list[View]) -> None:
     heading("Run a command in every one")
     started = time.monotonic()
     for view in views:
-        output = subprocess.run(
-            ["chroot", view.root, *view.example.command],
-            env={
-                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                "PYTHONPATH": "/srv/app",
-                "NODE_PATH": "/srv/app/node_modules",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=True,
-        ).stdout
+        command = ["chroot", str(view.root), *view.example.command]
+        status, output = run(command, env=VIEW_ENVIRONMENT, stdout=subprocess.PIPE)
+        if status:
+            raise SystemExit(f"{shlex.join(command)} failed with exit status {status}: {output}")
         if view.root.name.endswith("-0"):
             print(f"{view.example.name}: {shlex.join(view.example.command)} -> {output.strip()}")
     print(f"{len(views)} commands ran in {time.monotonic() - started:.1f} s")
@@ -166,7 +173,7 @@ def host_configuration() -> Iterator[list[str]]:
     Behind a package mirror the steps that run pip and npm need what the host needs. A
     secret is mounted for one RUN step and never stored.
     """
-    with tempfile.TemporaryDirectory(prefix="layerstore-demo-secrets-") as folder:
+    with scratch_directory("secrets") as folder:
         bundle = certificate_bundle()
         files = {
             "pip.conf": pip_configuration(bundle),
@@ -175,7 +182,7 @@ def host_configuration() -> Iterator[list[str]]:
         options = []
         for name, text in files.items():
             if text:
-                path = Path(folder) / name
+                path = folder / name
                 path.write_text(text)
                 options += ["--secret", f"id={name},src={path}"]
         if bundle:
@@ -234,11 +241,128 @@ def layerstore(*arguments: str, quiet: bool = False) -> None:
     """Run one layerstore command as a user would, showing it; stop when it fails."""
     if not quiet:
         print(f"\n$ layerstore {shlex.join(arguments)}", flush=True)
-    done = subprocess.run(
-        [LAYERSTORE, *arguments], check=False, stdout=subprocess.DEVNULL if quiet else None
-    )
-    if done.returncode:
-        raise SystemExit(f"layerstore {arguments[0]} failed with exit status {done.returncode}")
+    status, _ = run([str(LAYERSTORE), *arguments], stdout=subprocess.DEVNULL if quiet else None)
+    if status:
+        raise SystemExit(f"layerstore {arguments[0]} failed with exit status {status}")
+
+
+def run(
+    command: Sequence[str], *, stdout: int | None, env: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a command; return its exit status and what it printed into a pipe, if it has one.
+
+    If we are to end, so is it, and we wait for that: a mount that is killed halfway helps nobody.
+    """
+    stderr = subprocess.STDOUT if stdout == subprocess.PIPE else None
+    with subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env, text=True) as process:
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE_S)  # a terminal's Ctrl-C has reached it, too
+            process.terminate()
+            process.wait()
+            raise
+    return process.returncode, output or ""
+
+
+@contextlib.contextmanager
+def scratch_directory(kind: str) -> Iterator[Path]:
+    """Yield a new directory, held as long as we live; it and views in it go however we end."""
+    top, lock = new_scratch_directory(kind)
+    try:
+        yield top
+    finally:
+        with undisturbed():
+            is_gone = take_away(top)
+            os.close(lock)
+    if not is_gone:
+        raise SystemExit(1)
+
+
+def new_scratch_directory(kind: str) -> tuple[Path, int]:
+    """Make a directory and lock it: without its lock it is one that was left behind."""
+    while True:
+        top = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{kind}-")).resolve()
+        lock = lock_directory(top)
+        if lock is not None:
+            return top, lock
+
+
+def lock_directory(top: Path) -> int | None:
+    """Return a lock of a directory of ours; None if another has it, or it is not there any more."""
+    try:
+        lock = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_uid == os.geteuid() and os.path.samestat(os.fstat(lock), top.lstat()):
+            return lock
+    except OSError:
+        pass
+    os.close(lock)
+    return None
+
+
+def take_away_left_behind() -> None:
+    """Take away what demonstrations left that were killed."""
+    for top in sorted(Path(tempfile.gettempdir()).resolve().glob(f"{SCRATCH}*")):
+        lock = lock_directory(top)
+        if lock is not None:
+            print(f"a killed run left {top}; it is taken away", flush=True)
+            with undisturbed():
+                take_away(top)
+                os.close(lock)
+
+
+def take_away(top: Path) -> bool:
+    """Unmount the views in a directory, and remove it; return whether it is gone."""
+    link = top / STORE_LINK
+    if link.is_symlink():
+        store = str(link.readlink())
+        for target in views_below(top, store):
+            subprocess.run([LAYERSTORE, "--store", store, "umount", "--lazy", target], check=False)
+    try:
+        # The link last: whoever tries again needs it. Never what is below a directory: were it
+        # still mounted, files of its view would go.
+        for path in sorted(top.iterdir(), key=Path.is_symlink):
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink()
+        top.rmdir()
+    except OSError as err:
+        print(f"{top} stays: {err}", file=sys.stderr)
+        return False
+    return True
+
+
+def views_below(top: Path, store: str) -> list[str]:
+    """Return where a store's views are in a directory, by the store and not by what we remember.
+
+    A mount that we were interrupted in may have been made.
+    """
+    listing = [LAYERSTORE, "--store", store, "mounts", "--json"]
+    listed = subprocess.run(listing, stdout=subprocess.PIPE, check=False).stdout
+    views = json.loads(listed) if listed else []
+    targets = [str(view.get("target", "")) for view in views]
+    return [target for target in targets if Path(target).parent == top]
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let signals wait, for us and for the commands that we run, which inherit it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end(number: int, _frame: FrameType | None) -> None:
+    """Unwind at a signal: a handler of signals."""
+    raise SystemExit(128 + number)
 
 
 def heading(text: str) -> None:
@@ -247,4 +371,7 @@ def heading(text: str) -> None:
 
 
 if __name__ == "__main__":
+    for ending in ENDING:
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, end)
     sys.exit(main())
