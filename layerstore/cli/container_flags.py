@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _WITHOUT_VALUE = ("--publish-all", "--oom-kill-disable")
 
+_RESOLVER = "show a file of your own: --volume FILE:/etc/resolv.conf:ro"
 _ON_GROUP = "set it on a control group of yours: --cgroup-parent"
 REFUSED = {
     "--publish": "a network of its own is needed; with --network host its ports are the host's",
@@ -25,6 +26,11 @@ REFUSED = {
     "--network-alias": "a container has the host's network, or none",
     "--link-local-ip": "a container has the host's network, or none",
     "--mac-address": "a container has the host's network, or none",
+    "--attach": "without --detach all its streams are attached; -i gives it input",
+    "--detach-keys": "Ctrl-P Ctrl-Q detaches",
+    "--annotation": "runtimes are told none; --label is for people",
+    "--dns-search": _RESOLVER,
+    "--dns-option": _RESOLVER,
     "--gpus": "give the devices: --device /dev/nvidia0 ...",
     "--device-cgroup-rule": "give the devices: --device PATH",
     "--volume-driver": "volumes are directories of the store; mount others on the host first",
@@ -77,7 +83,13 @@ def add_run_options(parser: argparse.ArgumentParser, *, runs: bool) -> None:
 def _add_refused(add: _Add) -> None:
     # Of whoever gave us a parser; a light one prints no help.
     suppress = getattr(sys.modules.get("argparse"), "SUPPRESS", "")
-    short = {"--publish": ("-p",), "--publish-all": ("-P",), "--network-alias": ("--net-alias",)}
+    short = {
+        "--publish": ("-p",),
+        "--publish-all": ("-P",),
+        "--network-alias": ("--net-alias",),
+        "--attach": ("-a",),
+        "--dns-option": ("--dns-opt",),
+    }
     for option in REFUSED:
         names, dest = (option, *short.get(option, ())), f"refused{option}"
         if option in _WITHOUT_VALUE:

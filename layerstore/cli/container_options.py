@@ -58,14 +58,15 @@ def settings_of(
     Raises:
         InputError: A word that means nothing, or two that contradict each other.
     """
-    from layerstore.cli.limit_values import parse_extra_hosts, parse_limits
+    from layerstore.cli.limit_values import parse_extra_hosts, parse_limits, unlimited
 
     env = environment(options, config)
     policy, times = parse_restart(options.restart)
     limits = parse_limits(
-        memory=options.memory, memory_swap=options.memory_swap, cpus=options.cpus,
-        cpu_period=options.cpu_period, cpu_quota=options.cpu_quota,
-        cpu_shares=options.cpu_shares, cpuset_cpus=options.cpuset_cpus,
+        memory=unlimited(options.memory), memory_swap=unlimited(options.memory_swap),
+        cpus=unlimited(options.cpus), cpu_period=options.cpu_period or None,
+        cpu_quota=None if options.cpu_quota == -1 else options.cpu_quota or None,
+        cpu_shares=options.cpu_shares or None, cpuset_cpus=options.cpuset_cpus,
         cpuset_mems=options.cpuset_mems, shm_size=options.shm_size,
         cgroup_parent=options.cgroup_parent, ulimits=options.ulimit,
         memory_reservation=options.memory_reservation,

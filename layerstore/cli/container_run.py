@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from layerstore.containers.lifecycle import Allotted
     from layerstore.containers.records import Container
+    from layerstore.containers.settings import Settings
     from layerstore.containers.starting import Started
     from layerstore.linux.locks import FileLock
     from layerstore.progress import Progress
@@ -170,14 +171,17 @@ def _make(options: argparse.Namespace, root: str, allotted: Allotted) -> Contain
     from layerstore.store.paths import StorePaths
 
     paths = StorePaths(root)
-    if options.replace:
-        _make_room(root, options.name)
+    if options.replace and not options.name:
+        raise InputError("--replace needs --name", hint="--replace --name NAME")
     with contextlib.closing(Catalog(paths)) as catalog:
         image = _image(catalog, options, root)
         config = image_defaults(get_blob(paths, image.image_id))
         _require_platform(options.platform, config.platform)
         inherited = inherited_mounts(root, options.volumes_from) if options.volumes_from else ()
         settings = settings_of(options, config, options.command, inherited)
+        _require_limits(settings)
+        if options.replace:  # by something that can be made, as far as is known
+            _make_room(root, options.name)
 
         def confirm() -> None:
             if catalog.image_after_writers(image.image_id) is None:
@@ -186,13 +190,19 @@ def _make(options: argparse.Namespace, root: str, allotted: Allotted) -> Contain
         return make(root, allotted, image, options.image, settings, options.name, confirm)
 
 
+def _require_limits(settings: Settings) -> None:
+    """Refuse limits that nothing would enforce before anything is made, as every bad option."""
+    from layerstore.linux.namespaces import mapped_ids
+    from layerstore.runtime.limits import require_enforceable
+
+    require_enforceable(settings.limits, rootless=bool(mapped_ids()), pids=settings.pids)
+
+
 def _make_room(root: str, name: str) -> None:
     """Remove the container of a name, if there is one, as podman's ``--replace`` does."""
     from layerstore.containers.lifecycle import remove
     from layerstore.containers.records import id_of_name
 
-    if not name:
-        raise InputError("--replace needs --name", hint="--replace --name NAME")
     container_id = id_of_name(root, name)
     if container_id:
         with contextlib.suppress(NotFoundError):

@@ -134,6 +134,14 @@ def parse_limits(
     )
 
 
+def unlimited(word: str | None) -> str | None:
+    """Return a limit's word, None for docker's word for none: 0."""
+    try:
+        return None if word is not None and float(word) == 0 else word
+    except ValueError:
+        return word
+
+
 def _cpu_time(cpus: str | None, period: int | None, quota: int | None) -> tuple[int, int]:
     """Return period and quota in microseconds, 0 for what is not limited."""
     low, high = _CPU_PERIODS_US

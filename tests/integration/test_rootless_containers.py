@@ -109,9 +109,14 @@ def test_attended_until_its_end(user: User) -> None:
 
 
 def test_limits_that_need_control_groups_are_refused_and_leave_nothing(user: User) -> None:
-    for words in (["--rm", "--pids-limit", "5"], ["-d", "--rm", "--memory", "10m"]):
-        limited = user("run", *words, "box", "true")
-        assert limited.returncode == 125
+    for command, *words in (
+        ("run", "--rm", "--pids-limit", "5"),
+        ("run", "--memory", "10m"),
+        ("run", "-d", "--rm", "--memory", "10m"),
+        ("create", "--cpu-shares", "512"),
+    ):
+        limited = user(command, "--name", "limited", *words, "box", "true")
+        assert limited.returncode == (125 if command == "run" else 15)
         assert f"{words[-2]} needs control groups" in limited.stderr
     assert user.ok("ps", "-aq") == ""
 

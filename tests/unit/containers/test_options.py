@@ -97,6 +97,19 @@ def test_how_long_logs_grow(words: list[str], wanted: int) -> None:
     assert settings(*words, image=ImageDefaults(cmd=("x",))).log_max_bytes == wanted
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "0"], ["-m", "0", "--memory-swap", "0"], ["--cpus", "0"], ["--cpus", "0.0"],
+        ["--cpu-quota", "0"], ["--cpu-quota=-1"], ["--cpu-period", "0"], ["-c", "0"],
+        ["--memory-reservation", "0"], ["--blkio-weight", "0"], ["--pids-limit", "0"],
+    ],
+)  # fmt: skip
+def test_no_limit_is_docker_s_zero(words: list[str]) -> None:
+    plain, made = settings(), settings(*words)
+    assert (made.limits, made.pids) == (plain.limits, plain.pids)
+
+
 def test_settings_survive_their_record() -> None:
     import json
 
@@ -156,6 +169,12 @@ def test_mount_words(word: str, wanted: MountRequest) -> None:
 def test_words_that_mean_nothing_are_refused(words: list[str]) -> None:
     with pytest.raises(InputError):
         settings(*words)
+
+
+@pytest.mark.parametrize("words", [["-a", "stdin"], ["-p", "80"], ["-P"], ["--dns-opt", "x"]])
+def test_so_it_is_by_its_other_names(words: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^run has no --"):
+        refuse_unsupported(fast.parse("run", [*words, "image"]), "run")
 
 
 @pytest.mark.parametrize("option", REFUSED)
