@@ -125,12 +125,14 @@ def _is_answered(asked: Asked, progress: str, store: str | None, *, quiet: bool)
             return False
     except OSError:
         return False
+    from layerstore.cli import fresh_images
     from layerstore.cli.build_ui import summary, watching
     from layerstore.store.catalog import Catalog
 
     try:
         with contextlib.closing(Catalog(paths)) as catalog:
             known = recall(catalog, key)
+            is_news = known is not None and fresh_images.is_worth_telling(catalog, known.image_id)
     except LayerstoreError:
         return False
     if known is None:
@@ -141,6 +143,8 @@ def _is_answered(asked: Asked, progress: str, store: str | None, *, quiet: bool)
     if not quiet:
         count = len(known.labels)
         write_note(summary(known.names, known.size, count, count))
+    if is_news:
+        fresh_images.tell(paths.root, [known.image_id])
     return True
 
 

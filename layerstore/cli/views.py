@@ -60,6 +60,7 @@ def commit(
     """Make an image of what was written into a view or a container: a layer over its image."""
     from fuse_mount.committing import CommitSpec
     from fuse_mount.committing import commit as make_image
+    from layerstore.cli import fresh_images
     from layerstore.cli.clock import now_rfc3339
     from layerstore.cli.container_root import join_for
     from layerstore.cli.importing import full_names, tell_new_image
@@ -80,6 +81,7 @@ def commit(
     for path, why in made.skipped:
         write_note(f"not in the image: /{os.fsdecode(path)} ({why})")
     tell_new_image(made.image, made.stats, spec.names, quiet=quiet, as_json=as_json)
+    fresh_images.tell(settings.root, [made.image.image_id])
 
 
 def written(root: str, word: str) -> Written:

@@ -89,7 +89,7 @@ def warm_options(parser: argparse.ArgumentParser) -> None:
         "--no-prepare",
         action="store_true",
         help="leave new images packed until their first start; else, as root, what build, pull, "
-        "load and import make is unpacked in the background",
+        "load, import, commit and bootstrap make is unpacked in the background",
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.cli import fresh_images
 from layerstore.image.metadata_files import open_whole
 from layerstore.linux.locks import FileLock
 from layerstore.store.object_tier import kept_objects
@@ -116,7 +117,7 @@ def _waits_for(path: str) -> bool:
         return any("->" in line and inode in line for line in file)
 
 
-@pytest.mark.parametrize("command", ["build", "import", "load", "pull"])
+@pytest.mark.parametrize("command", ["build", "commit", "import", "load", "pull"])
 def test_what_a_command_makes_is_prepared(
     box: Warm, tree: Path, stub: StubRegistry, command: str
 ) -> None:
@@ -126,6 +127,9 @@ def test_what_a_command_makes_is_prepared(
         box.ok("build", "-t", name, tree)
     elif command == "import":
         box.ok("import", tree, "-t", name)
+    elif command == "commit":
+        box.ok("run", "--name", "made", "box", "touch", "/made")
+        box.ok("commit", "made", name)
     else:
         other.ok("import", tree, "-t", name, **NO_HELPER)
     if command == "load":
@@ -145,6 +149,24 @@ def test_without_a_helper_nothing_is(box: Warm, tree: Path) -> None:
     box.ok("import", tree, "-t", "after")
     wait_until(lambda: _is_prepared(box, "after"), "what the first start of another needs")
     assert not _is_prepared(box, "packed")
+
+
+def test_a_build_that_is_known_is_prepared_where_it_was_not(
+    box: Warm, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("build", "-t", "known", tree)
+    Cli(box.store).ok(*words, **NO_HELPER)
+    assert "from the cache" in box.ok(*words).err
+    wait_until(lambda: _is_prepared(box, "known"), "what its first start needs")
+    wait_until(lambda: _preparing(box.helper) == [], "the end of that")
+    # Whoever builds in a loop asks for no more than that.
+    with Store.open(box.store) as store:
+        image_id = store.resolve("known").image_id
+        assert not fresh_images.is_worth_telling(store.catalog, image_id)  # nobody would hear it
+        monkeypatch.setattr(fresh_images, "_helper", lambda: box.socket)
+        assert not fresh_images.is_worth_telling(store.catalog, image_id)
+        box.ok("gc", "--all")
+        assert fresh_images.is_worth_telling(store.catalog, image_id)
 
 
 def test_a_helper_need_not_do_it(box: Warm) -> None:
