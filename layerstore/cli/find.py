@@ -253,7 +253,9 @@ def _named(images: Sequence[ImageId], where: _Images) -> str:
 
 
 def _name(image: ImageId, where: _Images) -> str:
-    return ", ".join(where.names[image]) or short_id(image)
+    from layerstore.formats.reference import names_in_cell
+
+    return names_in_cell(where.names[image]) or short_id(image)
 
 
 def _step(where: _Images, image: ImageId, depth: int) -> str:

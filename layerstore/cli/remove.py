@@ -255,7 +255,13 @@ def _doomed_names(
 ) -> list[str]:
     """Return the names that removing ``reference`` takes away."""
     from layerstore.errors import ConflictError
-    from layerstore.formats.reference import is_digest_name, is_index_name, lookup_form
+    from layerstore.formats.reference import (
+        is_digest_name,
+        is_index_name,
+        lookup_form,
+        names_in_cell,
+        told_names,
+    )
 
     form = lookup_form(reference)
     if form in names or f"{form}:latest" in names:
@@ -263,7 +269,8 @@ def _doomed_names(
     tags = [name for name in names if not is_digest_name(name)]
     if len(tags or [name for name in names if not is_index_name(name)]) > 1 and not force:
         raise ConflictError(
-            f"image {short_id(image.image_id)} has {len(names)} names: {', '.join(names)}",
+            f"image {short_id(image.image_id)} has {len(told_names(names))} names: "
+            f"{names_in_cell(names)}",
             hint="remove them by name, or pass --force to remove all of them",
         )
     return names

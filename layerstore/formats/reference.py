@@ -23,6 +23,9 @@ DEFAULT_TAG = "latest"
 MAX_NAME_CHARACTERS = 255
 """Host and path together (the distribution project's ``NameTotalLengthMax``)."""
 
+NAMES_SHOWN = 3
+"""Of an image in a table; JSON has all of them."""
+
 PREFIX_MIN_HEX = 4
 """Digits that the beginning of an id has at least."""
 
@@ -159,6 +162,17 @@ def told_names(names: Iterable[str]) -> list[str]:
     """Return those of an image's names that tables have room for: its tags, all if it has none."""
     listed = list(names)
     return [name for name in listed if not is_digest_name(name)] or listed
+
+
+def names_in_cell(names: Iterable[str]) -> str:
+    """Return what of an image's names one cell of a table says: the first few, how many more.
+
+    An image that every build tags anew has hundreds, and the column is as wide as its widest cell.
+    """
+    told = told_names(names)
+    more = len(told) - NAMES_SHOWN
+    shown = ", ".join(told[:NAMES_SHOWN])
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def names_that_go(names: Iterable[str], of_image: Collection[str]) -> list[str]:

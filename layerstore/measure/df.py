@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from layerstore.formats.reference import told_names
+from layerstore.formats.reference import names_in_cell
 from layerstore.measure.inventory import walked
 from layerstore.measure.ledger import Ledger, Owner, take_ledger
 from layerstore.measure.reclaim import Reclaim, take_reclaim
@@ -300,7 +300,7 @@ def df_images_table(usage: DiskUsage) -> Table:
         columns=columns(["IMAGE", "ID"], ["EXCLUSIVE", "SHARED", "FREED BY RM", "LAST USED"]),
         rows=tuple(
             (
-                ", ".join(told_names(image.names)),
+                names_in_cell(image.names),
                 image.image_id.partition(":")[2][:12],
                 format_size(image.exclusive_size),
                 format_size(image.shared_size),

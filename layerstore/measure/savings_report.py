@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerstore.formats.reference import told_names
+from layerstore.formats.reference import names_in_cell, told_names
 from layerstore.measure.savings import Savings, Scheme
 from layerstore.measure.table import Bar, BarChart, Table, columns, sparkline
 from layerstore.units import format_size
@@ -92,8 +92,13 @@ def image_name(image: ImageSavings) -> str:
     return ", ".join(told_names(image.names)) or image.image_id.partition(":")[2][:12]
 
 
+def image_label(image: ImageSavings) -> str:
+    """Return the same where there is little room: of many names a few."""
+    return names_in_cell(image.names) or image_name(image)
+
+
 def _image_row(image: ImageSavings) -> tuple[str, ...]:
-    name = image_name(image)
+    name = image_label(image)
     sizes = (
         image.logical_size,
         image.copy_size,

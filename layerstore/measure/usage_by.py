@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from layerstore.errors import IntegrityError, NotFoundError
+from layerstore.formats.reference import names_in_cell
 from layerstore.image.images import history
 from layerstore.measure.charges import Charges, take_charges
 from layerstore.measure.table import Table, columns
@@ -35,6 +36,10 @@ ORIGINALS = "(compressed originals of layers)"
 UNTOLD = "(not in the image's history)"
 NAME_WIDTH = 72
 """Characters of a name in a table; JSON has all of it."""
+
+_NAMELESS = "<none>"
+_BETWEEN_NAMES = ", "
+"""No name has it."""
 
 
 class By(enum.StrEnum):
@@ -249,8 +254,9 @@ def _image_rows(store: Store, charges: Charges) -> list[Row]:
             tally.layers.add(layer)
             tally.files += len(files)
             tally.size += size
+    told = {each: _BETWEEN_NAMES.join(some) for each, some in names.items()}
     return [
-        _row((", ".join(names.get(image_id, ())) or "<none>", image_id), tallies[image_id], holding)
+        _row((told.get(image_id, _NAMELESS), image_id), tallies[image_id], holding)
         for image_id, holding in charges.rows_by_image().items()
     ]
 
@@ -323,10 +329,17 @@ def usage_by_table(usage: UsageBy) -> Table:
 
 
 def _cells(by: By, row: Row, *, has_detail: bool) -> tuple[str, ...]:
-    name = row.name.partition(":")[2][:12] if by is By.LAYER else _short(row.name)
+    name = _shown(by, row.name)
     detail = (_short(row.detail),) if has_detail else ()
     sizes = (row.size, row.exclusive_size, row.shared_size, row.share_size)
     return (name, *detail, str(row.files), *map(format_size, sizes))
+
+
+def _shown(by: By, name: str) -> str:
+    """Return a row's name as its cell has room for it."""
+    if by is By.LAYER:
+        return name.partition(":")[2][:12]
+    return _short(names_in_cell(name.split(_BETWEEN_NAMES)) if by is By.IMAGE else name)
 
 
 def _short(text: str) -> str:

@@ -14,7 +14,7 @@ from layerstore.measure.report import sections
 from layerstore.measure.report.style import page_style
 from layerstore.measure.report.svg import shown
 from layerstore.measure.report.wasted import waste
-from layerstore.measure.savings_report import image_name
+from layerstore.measure.savings_report import image_label
 
 if TYPE_CHECKING:
     from layerstore.measure.report.collect import Collected
@@ -31,7 +31,7 @@ def page(collected: Collected, made: str) -> str:
     """
     report = collected.report
     wide, narrow = report.sharing, collected.narrow_sharing
-    names = {image.image_id: image_name(image) for image in report.images}
+    names = {image.image_id: image_label(image) for image in report.images}
     parts = [
         sections.schemes(report),
         sections.growth(report),

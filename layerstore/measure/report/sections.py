@@ -12,7 +12,7 @@ from layerstore.measure.report.svg import shown
 from layerstore.measure.report.tables import OPEN_ROWS_MAX, folded, table
 from layerstore.measure.report.treemap import Tile, treemap
 from layerstore.measure.savings import SCHEME_LABELS, Scheme
-from layerstore.measure.savings_report import HOW, OURS, image_name, ratio_text
+from layerstore.measure.savings_report import HOW, OURS, image_label, ratio_text
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def scheme_steps(savings: Savings, chosen: Sequence[SchemeSize]) -> list[Step]:
 
 def growth(savings: Savings) -> str:
     """Return how each scheme grows."""
-    names = [image_name(image) for image in savings.images]
+    names = [image_label(image) for image in savings.images]
     if len(names) < 2:
         return ""
     parts = [
@@ -330,7 +330,7 @@ def memory(taken: Memory) -> str:
 def images(savings: Savings) -> str:
     """Return the table of images."""
     rows = [
-        (image_name(image), str(image.copies), *map(format_size, (image.logical_size,
+        (image_label(image), str(image.copies), *map(format_size, (image.logical_size,
          image.copy_size, image.exclusive_size, image.shared_size, image.added_size)))
         for image in savings.images
     ]  # fmt: skip

@@ -140,6 +140,17 @@ def test_rows_sort_by_what_is_asked(store):
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_an_image_of_many_names_tells_a_few_of_them_in_the_table(store):
+    (first, *_) = store.images()
+    for number in range(100, 120):
+        store.tag(f"web:{number}", first.image_id)
+    usage = take_usage_by(store, By.IMAGE)
+    (row,) = [row for row in usage.rows if row.detail == first.image_id]
+    assert len(row.name.split(", ")) >= 20
+    (cell,) = [line[0] for line in usage_by_table(usage).rows if " more" in line[0]]
+    assert cell.endswith(f" and {len(row.name.split(', ')) - 3} more")
+
+
 def test_layers_that_cannot_be_read_have_no_rows_and_are_told(store):
     for pack in store.root.glob("packs/*/*.pack"):
         os.truncate(pack, 100)

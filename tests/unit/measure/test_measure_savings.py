@@ -137,6 +137,17 @@ def test_tables_tell_tags_and_digests_only_of_what_has_none(store):
     assert take_savings(store).images[0].names == ("web:1", f"web@{digest}")  # --json has all
 
 
+def test_tables_tell_a_few_of_many_names(store):
+    names = [f"web:{number}" for number in range(100, 120)]
+    with store.begin("test") as session:
+        put_image(session, [put_layer(session, APP)], *names, created=1)
+    told = "web:100, web:101, web:102 and 17 more"
+    savings, usage = take_savings(store), take_df(store)
+    for table in (images_table(savings), df_images_table(usage)):
+        assert [row[0] for row in table.rows] == [told]
+    assert list(savings.images[0].names) == list(usage.ledger.images[0].names) == names
+
+
 def test_records_survive_json(store):
     build(store, "one", BASE)
     for value in (take_savings(store), take_df(store)):
