@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerstore.cli.common import DryRun, Json, settings_of
-from layerstore.cli.output import short_id, write_json, write_line
+from layerstore.cli.output import counted, short_id, write_json, write_line
 from layerstore.cli.progress import terminal_progress
 from layerstore.errors import InputError, IntegrityError
 
@@ -300,9 +300,7 @@ def _amount(gleaned: Gleaned) -> str:
 
 
 def _count(number: int, what: str) -> str:
-    if what == "manifest or config" and number != 1:
-        return f"{number} manifests and configs"
-    return f"{number} {what}" + ("" if number == 1 else "s")
+    return counted(number, what, "manifests and configs" if what == "manifest or config" else "")
 
 
 def _print_loss(loss: Loss, names: dict[str, list[str]]) -> None:

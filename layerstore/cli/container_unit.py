@@ -26,6 +26,9 @@ def generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("systemd",), metavar="systemd", help="what to print")
     parser.add_argument("container", metavar="CONTAINER", help="name or id")
     parser.add_argument(
+        "-n", "--name", action="store_true", help="podman's; units have names in them anyway"
+    )
+    parser.add_argument(
         "--restart-policy", choices=tuple(_RESTARTS), metavar="POLICY",
         help="of the unit (default: the container's)",
     )  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 
 from layerstore.cli.container_several import on_each, unheard
+from layerstore.cli.failure import tell_all
 from layerstore.cli.output import write_json, write_line, write_table
 from layerstore.containers.volumes import volume_data, volume_names
-from layerstore.errors import ConflictError, InputError, NotFoundError
+from layerstore.errors import ConflictError, InputError, LayerstoreError, NotFoundError
 from layerstore.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def volume_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "-f", "--force", action="store_true",
-        help="of rm: none need be there; prune does not ask anyway",
+        help="of rm: none need be there; prune does not ask anyway; of ls and inspect as docker's",
     )  # fmt: skip
     add("-a", "--all", action="store_true", help="of prune: those with a name, too")
     add("-d", "--driver", default="local", choices=("local",), help="docker's; there is one")
@@ -127,17 +128,24 @@ def _named(options: argparse.Namespace) -> list[str]:
 
 def _inspect(options: argparse.Namespace, root: str) -> int:
     there = volume_names(root)
+    # -f is docker's letter for --format here, and no volume has such a name.
+    formats = [name for name in options.names if options.force and "{{" in name]
+    options.names = [name for name in options.names if name not in formats]
+    template = formats[-1] if formats else options.format
     names = _named(options)
-    for name in names:
-        if name not in there:
-            raise NotFoundError(f"no volume {name!r}", hint="layerstore volume ls")
-    rows = [_told(root, name) for name in names]
-    if options.format in ("json", "table"):
+    failures: list[LayerstoreError] = [
+        NotFoundError(f"no volume {name!r}", hint="layerstore volume ls")
+        for name in names
+        if name not in there
+    ]
+    rows = [_told(root, name) for name in names if name in there]
+    if template in ("json", "table"):
         write_json(rows)
     else:
         from layerstore.cli.templates import print_rows
 
-        print_rows(options.format, rows, {})
+        print_rows(template, rows, {})
+    tell_all(failures)
     return 0
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from layerstore.containers.states import State
     from layerstore.containers.usage import Usage
 
-_INTERVAL_S = 1.0
+_INTERVALS_S = (0.1, 3600.0)
 _CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -177,11 +177,13 @@ def stats_options(parser: argparse.ArgumentParser) -> None:
     add("containers", nargs="*", metavar="CONTAINER", help="names or ids; by default all that run")
     add("-a", "--all", action="store_true", help="those too that do not run")
     add("--no-stream", action="store_true", help="look once, not until Ctrl-C")
+    add("-i", "--interval", type=float, default=1.0, metavar="SECONDS", help=_INTERVAL_HELP)
     add("--no-trunc", action="store_true", help="print whole ids")
     add("--format", default="table", metavar="table|json|TEMPLATE", help=_FORMAT_HELP)
     add("--json", dest="format", action="store_const", const="json", help="as --format json")
 
 
+_INTERVAL_HELP = "from one look to the next (default: 1)"
 _FORMAT_HELP = "json, or a template: '{{.Name}}: {{.CPUPerc}} {{.MemUsage}}'"
 _TITLES = {
     "CPUPerc": "CPU %", "MemUsage": "MEM USAGE / LIMIT", "MemPerc": "MEM %", "NetIO": "NET I/O",
@@ -191,9 +193,14 @@ _TITLES = {
 
 def stats(options: argparse.Namespace, root: str) -> int:
     """Show what containers take of processors, memory, and disks."""
+    least, most = _INTERVALS_S
+    if not least <= options.interval <= most:
+        raise InputError(
+            f"--interval {options.interval:g} is not between {least:g} and {most:g} seconds"
+        )
     before = _look(options, root)
     while True:
-        time.sleep(_INTERVAL_S)
+        time.sleep(options.interval)
         now = _look(options, root)
         watched = [
             _Watched(container, before.get(container_id, (container, None))[1], sample)

@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
             name: (name,)
             for name in ("build", "history", "import", "load", "pull", "push", "save", "tag")
         },
+        "exists": ("exists",),
     },
     "system": {"df": ("df",)},
     "builder": {"build": ("build",)},
@@ -39,7 +40,6 @@ INSTEAD = {
     "compose": "one layerstore run -d for each service, and layerstore generate systemd for units",
     "context": "--store DIR names a store, $LAYERSTORE_ROOT the usual one",
     "events": "layerstore ps -a, layerstore wait NAME",
-    "image exists": "layerstore inspect --type image NAME >/dev/null, whose status tells",
     "image prune": "layerstore gc frees what nothing needs; --keep-last 3 removes old names",
     "info": "layerstore doctor says what works here, layerstore df what the store holds",
     "machine": "layerstore runs on this host: layerstore doctor",
@@ -69,7 +69,8 @@ def translated(line: Sequence[str]) -> list[str]:
     commands = GROUPS[first]
     word = next((word for word in rest if not word.startswith("-")), "")
     if word in commands:
-        return [*commands[word], *rest[rest.index(word) + 1 :]]
+        at = rest.index(word)
+        return [*commands[word], *rest[:at], *rest[at + 1 :]]
     both = f"{first} {word}"
     if word and both in INSTEAD:
         raise missing(both)

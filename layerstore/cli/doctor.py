@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerstore.cli.common import Json, settings_of
-from layerstore.cli.output import write_json, write_line
+from layerstore.cli.output import counted, write_json, write_line
 from layerstore.cli.settings import chosen_runtime
 from layerstore.errors import LayerstoreError
 
@@ -252,4 +252,4 @@ def _store(root: str) -> Finding:
             images = len(store.images())
     except LayerstoreError as err:
         return Finding("store", False, err.message, err.hint or "")
-    return Finding("store", True, f"{root}: {images} images")
+    return Finding("store", True, f"{root}: {counted(images, 'image')}")

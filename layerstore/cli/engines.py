@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from layerstore.formats.oci import Platform
-    from layerstore.peers.engine import Engine
+    from layerstore.peers.engine import Engine, EngineImage
     from layerstore.store.store import Store
 
 ENGINES = ("docker", "podman")
@@ -114,12 +114,15 @@ def load_from_engine(
 
 
 def list_images(options: argparse.Namespace) -> None:
-    """List the images of an engine, as ``images`` lists those of the store."""
-    import time
-    from datetime import UTC, datetime
+    """List the images of an engine, as ``images`` lists those of the store.
 
-    from layerstore.units import format_size
-
+    Raises:
+        InputError: An option asks for what engines are not asked.
+        EngineError: Nobody answers.
+    """
+    for option in ("filter", "digests", "verbose"):
+        if getattr(options, option):
+            raise InputError(f"--{option} is about images of the store", hint="leave out --of")
     with open_engine(options.of, options.host) as engine:
         images = engine.images()
     if options.name is not None:
@@ -131,15 +134,38 @@ def list_images(options: argparse.Namespace) -> None:
         for each in images:
             write_line(each.image_id if options.no_trunc else short_id(each.image_id))
         return
-    now_s = time.time()
-    rows = []
-    for each in images:
-        created = age(datetime.fromtimestamp(each.created, UTC).isoformat(), now_s)
-        shown = each.image_id if options.no_trunc else short_id(each.image_id)
-        for name in each.names or ("<none>:<none>",):
-            repository, _, tag = name.rpartition(":")
-            rows.append([repository, tag, shown, created, format_size(each.size)])
-    write_table(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], rows)
+    rows = [
+        _fields(each, name, cut=not options.no_trunc)
+        for each in images
+        for name in each.names or ("<none>:<none>",)
+    ]
+    if options.format != "table":
+        from layerstore.cli.templates import print_rows
+
+        print_rows(options.format, rows, {"ID": "IMAGE ID", "CreatedSince": "CREATED"})
+        return
+    columns = ("Repository", "Tag", "ID", "CreatedSince", "Size")
+    titles = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]
+    write_table(titles, [[row[column] for column in columns] for row in rows])
+
+
+def _fields(image: EngineImage, name: str, *, cut: bool) -> dict[str, str]:
+    """Return a row by docker's names, as templates ask for them."""
+    import time
+    from datetime import UTC, datetime
+
+    from layerstore.units import format_size
+
+    repository, _, tag = name.rpartition(":")
+    created = datetime.fromtimestamp(image.created, UTC).isoformat()
+    return {
+        "ID": short_id(image.image_id) if cut else image.image_id,
+        "Repository": repository,
+        "Tag": tag,
+        "CreatedSince": age(created, time.time()),
+        "CreatedAt": created,
+        "Size": format_size(image.size),
+    }
 
 
 def _is_called(names: Sequence[str], wanted: str) -> bool:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from layerstore.cli.common import DryRun, Json, settings_of
-from layerstore.cli.output import short_id, write_json, write_line, write_note, write_table
+from layerstore.cli.output import (
+    counted,
+    short_id,
+    write_json,
+    write_line,
+    write_note,
+    write_table,
+)
 from layerstore.cli.progress import terminal_progress
 from layerstore.cli.rootless import remove_of_subordinates
 from layerstore.errors import InputError
@@ -407,11 +414,11 @@ def _print_steps(keys: list[str]) -> None:
     at_rest = sum(key.startswith(RESTING) for key in keys)
     received = sum(map(is_received, keys))
     if steps := len(keys) - at_rest - received:
-        write_line(f"{steps} cached build steps")
+        write_line(counted(steps, "cached build step"))
     if at_rest:
-        write_line(f"{at_rest} cache mounts at rest")
+        write_line(f"{counted(at_rest, 'cache mount')} at rest")
     if received:
-        write_line(f"{received} layers of pulls that did not end")
+        write_line(f"{counted(received, 'layer')} of pulls that did not end")
 
 
 def _print(
@@ -435,11 +442,12 @@ def _print(
     write_line(f"{verb} {format_size(freed)} ({freed} bytes)")
     if caches:
         size = sum(cache.size for cache in caches)
-        write_line(f"{len(caches)} cache mounts with {format_size(size)} ({size} bytes)")
+        many = counted(len(caches), "cache mount")
+        write_line(f"{many} with {format_size(size)} ({size} bytes)")
     if unpacked.objects or unpacked.metadata:
         size = unpacked.disk_size  # metadata of views is evicted although their files may stay
         write_line(
-            f"{len(unpacked.objects)} unpacked files, with metadata of views "
+            f"{counted(len(unpacked.objects), 'unpacked file')}, with metadata of views "
             f"{format_size(size)} ({size} bytes)"
         )
     if unpacked.recent:
@@ -463,7 +471,8 @@ def _tell_rest(planned: list[IdleCache], rested: Rested | None, *, capped: bool)
     if caches:
         size = sum(cache.size for cache in caches)
         new = "" if rested is None else f", {format_size(rested.new_bytes)} of it new to the store"
-        write_line(f"{len(caches)} cache mounts with {format_size(size)} put to rest{new}")
+        many = counted(len(caches), "cache mount")
+        write_line(f"{many} with {format_size(size)} put to rest{new}")
     if caches and rested is None and capped:
         write_note(
             "note: --max-size counts what is put to rest, and only doing it tells how much that is"

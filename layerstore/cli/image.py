@@ -1,4 +1,4 @@
-"""Commands about images that exist: history, tag."""
+"""Commands about images that exist: history, tag, and whether one does."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from layerstore.cli.output import (
     write_note,
     write_table,
 )
-from layerstore.errors import LayerstoreError
+from layerstore.errors import LayerstoreError, NotFoundError
 
 if TYPE_CHECKING:
     from layerstore.image.images import HistoryRow
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.store import Store
+
+_ABSENT = 1
+"""podman's status of ``exists``."""
 
 COMMAND_WIDTH = 45
 """Characters of a step's command that docker's table shows."""
@@ -38,6 +41,7 @@ def register(app: typer.Typer) -> None:
     """Add this noun's commands."""
     app.command("history")(show_history)
     app.command("tag")(tag)
+    app.command("exists", hidden=True)(exists)
 
 
 def show_history(
@@ -153,3 +157,15 @@ def tag(
             name_again(store, index, full_name)
         else:
             store.tag(full_name, store.resolve(source).image_id)
+
+
+def exists(
+    context: typer.Context,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.")],
+) -> None:
+    """Say by the status whether there is an image: 0, or 1; typed as ``image exists``."""
+    try:
+        with settings_of(context).open_store() as store:
+            store.resolve(image)
+    except NotFoundError as err:
+        raise typer.Exit(_ABSENT) from err

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from layerstore.store.store import Store
 
 
+_INSTEAD = {
+    "annotate": "what an image is for stands in its config: layerstore build --platform",
+    "exists": "layerstore manifest inspect NAME >/dev/null, whose status tells",
+    "push": "layerstore push NAME, which takes all that the name means",
+    "remove": "layerstore manifest create NAME IMAGE..., with those that stay",
+    "rm": "layerstore rm NAME",
+}
+"""What does the like of docker's and podman's other verbs."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("manifest")(manifest)
@@ -50,7 +60,8 @@ def manifest(
                     raise InputError("manifest inspect takes one name")
                 _inspect(store, name)
             case _:
-                raise InputError(f"{verb!r} is no verb of manifest", hint="create, add or inspect")
+                hint = _INSTEAD.get(verb, "create, add or inspect")
+                raise InputError(f"{verb!r} is no verb of manifest", hint=hint)
 
 
 def _make(store: Store, name: str, references: Sequence[str], *, is_new: bool) -> Document:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerstore.cli.common import DryRun, Json, settings_of
-from layerstore.cli.output import write_json, write_line
+from layerstore.cli.output import counted, write_json, write_line
 from layerstore.cli.progress import terminal_progress
 
 if TYPE_CHECKING:
@@ -88,11 +88,11 @@ def _print(
     if not packs:
         write_line("nothing to do: everything was written with this effort or more")
     elif dry_run:
-        write_line(f"would write {packs} packs of {format_size(cold_bytes)} anew")
+        write_line(f"would write {counted(packs, 'pack')} of {format_size(cold_bytes)} anew")
     elif report is not None:
         write_line(
             f"{format_size(before)} of packs became {format_size(after)}: "
-            f"{report.items} items moved to {report.packs} packs"
+            f"{counted(report.items, 'item')} moved to {counted(report.packs, 'pack')}"
         )
         if report.skipped:
             write_line(f"{report.skipped} items cannot be read and stay: run 'layerstore check'")

@@ -69,6 +69,11 @@ def short_id(digest: str) -> str:
     return digest.partition(":")[2][:SHORT_ID_DIGITS]
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with what is counted: ``1 pack``, ``2 packs``, ``2 copies``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def shorten(text: str, width: int) -> str:
     """Return at most ``width`` characters of ``text``, the last one an ellipsis when cut."""
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -9,6 +9,7 @@ import typer
 from layerstore.cli import fresh_images
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.copy import DigestFile, Platform, serving, write_digest
+from layerstore.cli.failure import tell_all
 from layerstore.cli.originals import OriginalsOption, originals_of
 from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.cli.progress import terminal_progress
@@ -22,7 +23,7 @@ from layerstore.cli.signatures import (
     signing_key,
 )
 from layerstore.cli.transports import named_reference
-from layerstore.errors import InputError
+from layerstore.errors import InputError, LayerstoreError
 
 if TYPE_CHECKING:
     from layerstore.formats.oci import Descriptor
@@ -69,7 +70,7 @@ def pull(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Bring images out of registries into the store."""
+    """Bring images out of registries into the store; one that fails does not stop the others."""
     from functools import partial
 
     from layerstore.image.pulling import Puller
@@ -79,13 +80,15 @@ def pull(
         raise InputError("--all-platforms and --platform exclude each other")
     keeping, gate, serves = originals_of(originals), policy_gate(policy_file), serving(platform)
     wanted = [named_reference(name) for name in names]
-    rows = []
+    rows: list[dict[str, object]] = []
+    failures: list[LayerstoreError] = []
     with (
         registry_client(tls_verify) as client,
         settings_of(context).open_store(create=True) as store,
         terminal_progress(quiet=quiet) as progress,
     ):
-        for name in wanted:
+
+        def pull_one(name: Reference) -> None:
             repository = client.repository(name)
             for each in _tags_of(name, client) if all_tags else [name]:
                 puller = Puller(
@@ -99,11 +102,18 @@ def pull(
                 rows.append(_row(each, pulled))
                 if not as_json:
                     _tell(each, pulled, quiet=quiet)
+
+        for name in wanted:
+            try:
+                pull_one(name)
+            except LayerstoreError as err:
+                failures.append(err)
     if rows:
         write_digest(digestfile, str(rows[-1]["digest"]))
-    if as_json:
+    if as_json and (rows or not failures):
         write_json(rows)
     fresh_images.tell(settings_of(context).root, [str(r["image_id"]) for r in rows if r["is_new"]])
+    tell_all(failures)
 
 
 def push(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
+from layerstore.cli import fresh_images
 from layerstore.cli.clock import now_rfc3339
 from layerstore.cli.common import Json, Quiet, settings_of
 from layerstore.cli.engines import EngineHost  # noqa: TC001 - typer reads it
@@ -18,6 +19,8 @@ from layerstore.cli.progress import terminal_progress
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from layerstore.digest import Digest
     from layerstore.image.blob_files import Compression
     from layerstore.image.layout import NamedImage, SaveReport
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 STDIO = "-"
 FORMS = ("original", "gzip", "zstd", "none")
 FORMATS = ("docker-archive", "oci-archive", "oci-dir")
+_PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd")
+"""How names of archives end that are compressed as a whole."""
 
 _Names = Annotated[
     list[str] | None,
@@ -79,8 +84,9 @@ def bootstrap_base(
         components=_comma_list(components),
     )
     created = now_rfc3339()
+    settings = settings_of(context)
     with (
-        settings_of(context).open_store(create=True) as store,
+        settings.open_store(create=True) as store,
         terminal_progress(quiet=quiet) as progress,
     ):
         result = bootstrap(
@@ -94,6 +100,8 @@ def bootstrap_base(
     if result.stats is None:
         write_note(f"{result.names[0]} exists and is kept; --force makes it again")
     tell_new_image(result.image, result.stats, result.names, quiet=quiet, as_json=as_json)
+    if result.stats is not None:
+        fresh_images.tell(settings.root, [result.image.image_id])
 
 
 def export(
@@ -181,8 +189,8 @@ def save(
             "--output",
             "-o",
             metavar="FILE|DIR|-",
-            help="An archive to write, an OCI layout to write or add to, or stdout; with --since "
-            "or --have a bundle.",
+            help="An archive to write, compressed as its name says, an OCI layout to write or add "
+            "to, or stdout; with --since or --have a bundle.",
         ),
     ] = STDIO,
     *,
@@ -212,7 +220,7 @@ def save(
             "--format",
             metavar="|".join(FORMATS),
             help="By default docker-archive for stdout and files, oci-dir for directories and "
-            "for new names that do not end in .tar.",
+            "for new names that do not end in .tar, .tar.gz, .tgz or .tar.zst.",
         ),
     ] = "",
     compression: Annotated[
@@ -290,14 +298,32 @@ def _write(
     with (
         contextlib.nullcontext() if output == STDIO else writing(Path(output)),
         output_stream(output) as stream,
+        _packed(stream, output) as archive,
     ):
-        return save_archive(store, images, stream, policy, for_docker=for_docker, progress=progress)
+        return save_archive(
+            store, images, archive, policy, for_docker=for_docker, progress=progress
+        )
+
+
+@contextlib.contextmanager
+def _packed(stream: BinaryIO, output: str) -> Iterator[BinaryIO]:
+    """Give what a whole archive is written to: compressed, if its name says so."""
+    packing = _packing("", output)
+    if packing == "none":
+        yield stream
+        return
+    from layerstore.image.blob_files import CompressedStream
+
+    packed = CompressedStream(stream, packing)
+    yield cast("BinaryIO", packed)
+    packed.finish()
 
 
 def _format(text: str, output: str) -> str:
     """Return the format that is asked for, or what users of docker expect of such a name."""
     if not text:
-        is_file = output.endswith(".tar") or os.path.isfile(output)
+        is_packed = output.endswith(_PACKED) and not os.path.isdir(output)
+        is_file = output.endswith(".tar") or is_packed or os.path.isfile(output)
         return "docker-archive" if output == STDIO or is_file else "oci-dir"
     if text not in FORMATS:
         raise InputError(f"{text!r} is no format of archives", hint="one of " + ", ".join(FORMATS))

@@ -151,10 +151,31 @@ def test_compressed_tars_are_imported(cli, rootfs_tar, tmp_path):
     assert len({image["Id"] for image in told}) == 1
 
 
+def test_what_is_imported_may_be_for_another_platform(cli, rootfs_tar):
+    cli.ok("import", "--platform", "linux/arm/v7", rootfs_tar, "arm:1")
+    asked = "{{.Os}} {{.Architecture}} {{.Variant}}"
+    assert cli.ok("inspect", "-f", asked, "arm:1").out == "linux arm v7\n"
+    for word in ("windows/amd64", "what/is/this/now"):
+        cli.fails(2, "import", "--platform", word, rootfs_tar, "x:1")
+
+
 def test_ids_and_prefixes_name_images(cli, rootfs_tar):
     image_id = cli.ok("import", rootfs_tar, "-t", "x:1").out.strip()
     for reference in (image_id, image_id[7:], image_id[7:19], "docker.io/library/x:1"):
         assert cli.ok("inspect", reference).json()[0]["Id"] == image_id
+
+
+def test_the_status_tells_whether_there_is_an_image(cli, rootfs_tar):
+    assert cli("image", "exists", "x:1") == (1, "", "")  # and no store
+    cli.ok("import", rootfs_tar, "-t", "x:1")
+    assert cli.ok("image", "exists", "x:1").out == ""
+    assert cli("image", "exists", "x:2") == (1, "", "")
+
+
+def test_rm_by_id_tells_a_few_of_many_names(cli, rootfs_tar):
+    names = [word for number in range(10, 16) for word in ("-t", f"x:{number}")]
+    image_id = cli.ok("import", rootfs_tar, *names).out.strip()
+    assert "has 6 names: x:10, x:11, x:12 and 3 more\n" in cli.fails(4, "rm", image_id)
 
 
 def test_rm_by_id_with_several_names_needs_force(cli, rootfs_tar):

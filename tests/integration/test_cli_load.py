@@ -139,6 +139,27 @@ def test_exported_tars_are_compressed(
         assert sorted(archive.getnames()) == [".", "big", "bin", "bin/sh"]
 
 
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar.zst"])
+def test_saved_archives_are_compressed_as_their_names_say(
+    cli: Cli, layout: Path, tmp_path: Path, name: str
+) -> None:
+    cli.ok("load", "-i", layout)
+    for words in ((), ("--format", "oci-archive")):
+        cli.ok("save", "web:1", "-o", tmp_path / "plain.tar", *words)
+        cli.ok("save", "web:1", "-o", tmp_path / name, *words)
+        raw = (tmp_path / name).read_bytes()
+        if name.endswith(".zst"):
+            raw = zstandard.ZstdDecompressor().decompressobj().decompress(raw)
+        else:
+            raw = gzip.decompress(raw)
+        assert raw == (tmp_path / "plain.tar").read_bytes()
+    other = Cli(tmp_path / "other")
+    assert other.ok("load", "-i", tmp_path / name).lines == ["Loaded image: web:1"]
+    (tmp_path / "made.tgz").mkdir()
+    cli.ok("save", "web:1", "-o", tmp_path / "made.tgz")
+    assert (tmp_path / "made.tgz" / "index.json").exists()
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
 def test_exported_directories_are_the_tree(cli: Cli, tmp_path: Path) -> None:

@@ -97,6 +97,11 @@ def test_sizes_headings_and_orders_of_ps(box: Containers) -> None:
     assert box.ok(*named, "name=^/first$").lines == ["first"]
     assert box.ok(*named, "name=^irst").lines == []
     assert "no expression" in box.fails(2, *named, "name=(")
+    assert box.ok(*named, "until=2100-01-01").lines == ["second", "first"]
+    assert box.ok(*named, "until=1h").lines == []
+    assert box.ok(*named, "status=stopped").lines == ["first"]
+    for word in ("status=runing", "health=ill", "exited=no", "until="):
+        assert f"--filter {word}" in box.fails(2, *named, word)
 
 
 def test_volumes_of_nobody_with_a_name_are_kept(box: Containers) -> None:
@@ -109,6 +114,11 @@ def test_volumes_of_nobody_with_a_name_are_kept(box: Containers) -> None:
     assert "no filter" in box.fails(2, "volume", "ls", "-f", "label=a")
     told = box.ok("volume", "inspect", "--format", "{{.Mountpoint}}", "used").out.strip()
     assert os.path.isdir(told)
+    assert box.ok("volume", "inspect", "-f", "{{.Mountpoint}}", "used").out.strip() == told
+    assert box.ok("volume", "inspect", "used", "-f", "{{.Name}}").out == "used\n"
+    one_of_two = box("volume", "inspect", "-f", "{{.Name}}", "nosuch", "used")
+    assert (one_of_two.code, one_of_two.out) == (3, "used\n")
+    assert "no volume 'nosuch'" in one_of_two.err
     assert box.ok("volume", "prune", "-f").lines == [nameless]
     assert box.ok("volume", "prune", "--all").lines == ["named"]
     assert "no volume" in box.fails(3, "volume", "rm", "named")
@@ -150,6 +160,12 @@ def test_a_container_in_the_place_of_one_called_so(box: Containers) -> None:
     assert list(_statuses(box)) == ["web"]
     assert _ids(box, "web") != before
     assert "--replace needs --name" in box.fails(125, "run", "--replace", "box", "true")
+    after = _ids(box, "web")
+    for words in (["nosuch"], ["--user", "nobody:nosuch:x", "--memory", "1", "box", "true"]):
+        box.fails(125, "run", "--pull", "never", "--replace", "--name", "web", *words)
+    assert _ids(box, "web") == after
+    assert "bridge is not supported" in box.fails(125, "create", "--network", "bridge", "box")
+    assert "no absolute path" in box.fails(125, "exec", "-w", "tmp", "web", "true")
 
 
 def test_shared_memory_can_be_the_hosts(box: Containers) -> None:

@@ -101,6 +101,8 @@ def test_stats_for_people_and_scripts(box: Containers) -> None:
     name, share, count = line.split()
     assert (name, share[-1], count) == ("one", "%", "1")
     assert "no container 'nobody'" in box("stats", "--no-stream", "nobody").err
+    assert box.ok("stats", "-i", "0.1", "--no-stream", "one").out.splitlines()[0] == head
+    assert "--interval 0 is not between" in box.fails(2, "stats", "-i", "0")
     box.ok("stop", "-t", "0", "one")
     assert box.ok("stats", "--no-stream", "one").out.splitlines()[1].split()[2] == "--"
 

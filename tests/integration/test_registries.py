@@ -249,6 +249,20 @@ def test_compressions(server: Server, cli: Cli, tmp_path: Path, compression: str
     assert pushed(cli, server, f"{name}:1", "--compression", compression) == digest
 
 
+def test_one_that_cannot_be_pulled_stops_no_other(server: Server, cli: Cli, tmp_path: Path) -> None:
+    names = [f"{server.name}/several:{number}" for number in (1, 2)]
+    for name in names:
+        imported(cli, tmp_path, name, a=name)
+        pushed(cli, server, name)
+    other = Cli(tmp_path / "other")
+    absent = f"{server.name}/absent:1"
+    done = other("pull", "-q", names[0], absent, names[1], env=server.environment)
+    assert (done.code, done.out.splitlines()) == (13, names)
+    assert "MANIFEST_UNKNOWN" in done.err
+    # Of one alone nothing is printed that a program would read.
+    assert other("pull", "--json", absent, env=server.environment).out == ""
+
+
 def test_what_is_not_there(server: Server, cli: Cli) -> None:
     error = cli.fails(13, "pull", f"{server.name}/absent:1", **server.environment)
     assert "MANIFEST_UNKNOWN" in error

@@ -123,7 +123,7 @@ def test_gc_collects_them_by_age_or_all(tmp_path: Path) -> None:
     awake = ("--rest-caches-after", "60d")
     assert cli.ok("gc", "--json", *awake).json()["cache_mounts"] == 0
     planned = cli.ok("gc", "--dry-run", "--keep-cache-within", "30d")
-    assert "1 cache mounts with 700B" in planned.out
+    assert "1 cache mount with 700B" in planned.out
     assert len(os.listdir(root)) == 2
     cli.ok("gc", "--keep-cache-within", "30d")
     assert len(os.listdir(root)) == 1

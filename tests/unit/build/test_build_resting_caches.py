@@ -366,11 +366,11 @@ def test_gc_puts_to_rest_what_was_idle_for_a_day(tmp_path: Path) -> None:
         fill(store, b"x" * 700, days_ago=0.5)
         assert "put to rest" not in cli.ok("gc").out
         fill(store, b"x" * 700, days_ago=2)
-        assert "1 cache mounts with 700B put to rest\n" in cli.ok("gc", "--dry-run").out
+        assert "1 cache mount with 700B put to rest\n" in cli.ok("gc", "--dry-run").out
         assert rows(store) == []
         later = cli.ok("gc", "--rest-caches-after", "3d", "--json").json()
         assert later["cache_mounts_rested"] == 0
-        assert "1 cache mounts with 700B put to rest, " in cli.ok("gc").out
+        assert "1 cache mount with 700B put to rest, " in cli.ok("gc").out
         assert rows(store) == [resting_key(NAME)]
         assert cli.ok("gc", "--json").json()["cache_keys"] == []
         assert "OK" in cli.ok("check").out.upper()
@@ -438,7 +438,7 @@ def test_rules_for_caches_hold_at_rest(tmp_path: Path, rule: tuple[str, ...]) ->
         cli.ok("gc")
         assert rows(store) == [resting_key(NAME)]
         cli.ok("import", tree, "-t", "now:1")
-        assert "1 cache mounts at rest" in cli.ok("gc", *rule, "--dry-run").out
+        assert "1 cache mount at rest" in cli.ok("gc", *rule, "--dry-run").out
         assert cli.ok("gc", *rule, "--json").json()["resting_cache_mounts"] == 1
         assert rows(store) == []
         with taken(store) as directory:

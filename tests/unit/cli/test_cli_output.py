@@ -54,6 +54,12 @@ def test_age_is_dockers(created, words):
     assert age(created, NOW) == words
 
 
+def test_what_is_counted_once_is_singular():
+    told = [output.counted(number, "pack") for number in (0, 1, 2)]
+    assert told == ["0 packs", "1 pack", "2 packs"]
+    assert output.counted(2, "copy", "copies") == "2 copies"
+
+
 def test_table(capsys):
     output.write_table(["A", "LONGER"], [["x\x1b", "y"], ["wide cell", ""]])
     assert capsys.readouterr().out == "A           LONGER\nx\\x1b       y\nwide cell\n"

@@ -18,6 +18,8 @@ COMMANDS = {command.name for command in build_app().registered_commands} | set(F
     ("typed", "meant"),
     [
         ("image ls -q", "images -q"),
+        ("image -q ls", "images -q"),
+        ("image exists a", "exists a"),
         ("image rm -f a b", "rmi -f a b"),
         ("image inspect a", "inspect --type image a"),
         ("image pull a", "pull a"),

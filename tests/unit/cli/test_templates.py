@@ -44,6 +44,7 @@ VALUE: dict[str, Any] = {
         ("{{/* nothing */}}a", "a"),
         ("{{or .Config.User .Id}}", "sha256:1"),
         ("{{upper (index .Config.Cmd 0)}}", "SH"),
+        ("{{if and (ge (len .Config.Cmd) 2) (le (len .Config.Cmd) 2)}}two{{end}}", "two"),
     ],
 )
 def test_what_is_filled_in(template: str, filled: str) -> None:
