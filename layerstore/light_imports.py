@@ -1,6 +1,7 @@
-"""Importing libraries that take from ``typing_extensions`` what ``typing`` has here.
+"""Importing libraries without the modules of which they need next to nothing.
 
-That module, with the ``inspect`` that it imports, takes longer than all of msgspec. msgspec asks it
+msgspec and pyfastcdc take from ``typing_extensions`` what ``typing`` has here. That module, with
+the ``inspect`` that it imports, takes longer than all of msgspec. msgspec asks it
 for ``get_type_hints``, ``Required`` and ``NotRequired``, pyfastcdc for ``Literal``, ``Protocol``
 and ``Final``: since Python 3.11 these are ``typing``'s own. Why: docs/decisions/0283.
 """
@@ -8,6 +9,7 @@ and ``Final``: since Python 3.11 these are ``typing``'s own. Why: docs/decisions
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -15,12 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NAME = "typing_extensions"
+_PLATFORM = "platform"
 
 
 def load_msgspec() -> None:
     """Import msgspec; call it before anything does that imports it."""
-    with _typing_alone():
+    with _typing_alone(), _no_platform():
         import msgspec  # noqa: F401
+
+
+def load_zstandard() -> None:
+    """Import zstandard; call it before anything does that imports it."""
+    with _no_platform():
+        import zstandard  # noqa: F401
 
 
 def load_cutter() -> None:
@@ -41,3 +50,24 @@ def _typing_alone() -> Iterator[None]:
         yield
     finally:
         del sys.modules[_NAME]
+
+
+@contextlib.contextmanager
+def _no_platform() -> Iterator[None]:
+    """Have something small stand for ``platform``, unless somebody has imported that.
+
+    It compiles nine regular expressions, in 3 ms. zstandard asks it what interpreter this is, and
+    ``uuid``, which msgspec imports, what system; nothing else.
+    """
+    if sys.implementation.name != "cpython" or _PLATFORM in sys.modules:
+        yield
+        return
+    stand_in = type(sys)(_PLATFORM)
+    vars(stand_in).update(
+        python_implementation=lambda: "CPython", system=lambda: os.uname().sysname
+    )
+    sys.modules[_PLATFORM] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[_PLATFORM]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,10 @@ from layerstore.cli.light_parser import LightParser
 from layerstore.errors import InputError
 from layerstore.formats.reference import is_tag, may_be_id
 from layerstore.light_re import HEX, Pattern, only
+from layerstore.store.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -180,6 +185,34 @@ def test_extensions_that_are_there_stay() -> None:
         "print(sys.modules['typing_extensions'] is typing_extensions)"
     )
     assert _said(program) == "True\n"
+
+
+def test_zstandard_needs_no_platform() -> None:
+    program = (
+        "import sys\n"
+        "from layerstore.light_imports import load_zstandard\n"
+        "load_zstandard()\n"
+        "print('platform' in sys.modules)\n"
+        "import platform, zstandard\n"
+        "print(zstandard.backend, platform.python_implementation(), bool(platform.machine()))\n"
+        "print(zstandard.decompress(zstandard.compress(b'plain')))"
+    )
+    assert _said(program) == "False\ncext CPython True\nb'plain'\n"
+
+
+def test_showing_an_image_for_the_first_time_imports_only_what_reads(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from layerstore.light_imports import load_msgspec, load_zstandard\n"
+        "load_msgspec(); load_zstandard()\n"
+        "from layerstore.image.metadata_image import prepare_view\n"
+        "from layerstore.store.reading import StoreReader\n"
+        f"StoreReader.open({str(tmp_path)!r}).close()\n"
+        "print([name for name in ('typing_extensions', 'inspect', 'platform', 'tomllib',"
+        " 'concurrent.futures') if name in sys.modules])"
+    )
+    Store.open(tmp_path, create=True).close()
+    assert _said(program) == "[]\n"
 
 
 def _said(program: str) -> str:
