@@ -27,6 +27,7 @@ from layerstore.errors import MountError, UnsupportedError
 from layerstore.light_re import Pattern
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux import mounts
+from layerstore.linux.boot import boot_id as boot_id
 from layerstore.linux.files import make_private_dir, read_file, replace_private
 from layerstore.linux.locks import is_held
 from layerstore.linux.namespaces import (
@@ -83,9 +84,10 @@ def start(
 
 def _prepare(store_root: str, layers: Sequence[DiffId], progress: Progress | None) -> int:
     """Make what lacks; return the open image. Loads what reads stores, as a view seldom must."""
-    from layerstore.light_imports import load_msgspec
+    from layerstore.light_imports import load_msgspec, load_zstandard
 
     load_msgspec()
+    load_zstandard()
     from layerstore.image.metadata_image import prepare_view
     from layerstore.progress import Silent
     from layerstore.store.reading import StoreReader
@@ -323,15 +325,6 @@ def is_alive(directory: str) -> bool:
         return False
     number = state.get("namespace_id")
     return mount_namespace_lives(namespace, number if isinstance(number, int) else 0)
-
-
-def boot_id() -> str:
-    """Return what names this run of the host's kernel, "" if it does not tell."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def require_privileges() -> None:

@@ -15,6 +15,7 @@ import contextlib
 from layerstore import light_json as json
 from layerstore.containers.records import directory_of, publish
 from layerstore.light_typing import TYPE_CHECKING, Any, NamedTuple
+from layerstore.linux.boot import boot_id as boot_id
 from layerstore.linux.files import read_file
 from layerstore.linux.locks import is_held
 from layerstore.linux.process_stat import START_TIME, STATE, stat_fields
@@ -154,12 +155,3 @@ def started_at(pid: int) -> int:
         fields = stat_fields(pid)
         return -1 if fields[STATE] in (b"Z", b"X") else int(fields[START_TIME])
     return -1
-
-
-def boot_id() -> str:
-    """Return what names this run of the host's kernel, "" if it does not tell."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

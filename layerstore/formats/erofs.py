@@ -355,6 +355,7 @@ class _Xattrs:
                 self._ids[pair] = len(table) // 4
                 table += _xattr_entry(*pair)
         self.table = bytes(table)
+        self._begins: dict[tuple[Xattrs, bytes, int], bytes] = {}
 
     @classmethod
     def of(cls, image: bytearray) -> _Xattrs:
@@ -378,6 +379,20 @@ class _Xattrs:
         """Return what follows an inode that has these attributes."""
         if not xattrs:
             return b""
+        name, value = xattrs[-1]
+        if xattrs[-1] in self._ids:
+            return self._encoded(xattrs)
+        # Files of an image are told apart by the last one alone, and by its value.
+        key = xattrs[:-1], name, len(value)
+        begin = self._begins.get(key)
+        if begin is not None:
+            return b"".join([begin, value, bytes(-(len(begin) + len(value)) % 4)])
+        body = self._encoded(xattrs)
+        padding = -(len(_split_name(name)[1]) + len(value)) % 4
+        self._begins[key] = body[: len(body) - padding - len(value)]
+        return body
+
+    def _encoded(self, xattrs: Xattrs) -> bytes:
         shared = [self._ids[pair] for pair in xattrs if pair in self._ids]
         if len(shared) > _SHARED_MAX:
             raise FormatError(f"an inode has {len(xattrs)} attributes: too many for EROFS")

@@ -18,6 +18,7 @@ from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
 MAGIC = b"LSVIEWS\0"
 VERSION = 2
@@ -35,12 +36,12 @@ class Sidecar(NamedTuple):
     Attributes:
         image_size: Bytes of the metadata image.
         image_hash: BLAKE3 of all of them.
-        objects: What its files redirect to.
+        objects: What its files redirect to; in order, if it was read.
     """
 
     image_size: int
     image_hash: bytes
-    objects: frozenset[ObjectId]
+    objects: AbstractSet[ObjectId]
 
 
 def encode_sidecar(image_size: int, image_hash: bytes, objects: Iterable[ObjectId]) -> bytes:
@@ -75,7 +76,8 @@ def _decode(data: bytes, expected: bytes, between: int) -> tuple[Sidecar, bytes]
         raise FormatError(f"the sidecar does not hold {count} ids")
     # Without a function for each id: an image of a distribution has tens of thousands.
     ids = chain.from_iterable(struct.iter_unpack(f"{ID_BYTES}s", body[start:]))
-    sidecar = Sidecar(image_size, image_hash, frozenset(ids))
+    # In their order, of which a sidecar that has some more is made without sorting all anew.
+    sidecar = Sidecar(image_size, image_hash, dict.fromkeys(ids).keys())
     return sidecar, body[_HEAD.size : start]
 
 

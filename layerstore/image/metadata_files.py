@@ -15,6 +15,7 @@ from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import open_private, read_file
 from layerstore.store.mountable import is_image_of
 from layerstore.store.object_tier import SIDECAR_MAX_BYTES, missing_objects
+from layerstore.store.whole_images import WholeImages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,9 @@ def open_whole(paths: StorePaths, layers: Sequence[DiffId]) -> int | None:
         return None
     fd, sidecar = found
     try:
-        if not missing_objects(paths, sidecar.objects):
+        known = WholeImages(paths)
+        if not missing_objects(paths, known.unsure(sidecar.image_hash, sidecar.objects)):
+            known.remember(sidecar.image_hash)
             return fd
     except BaseException:
         os.close(fd)

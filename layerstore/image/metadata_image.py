@@ -35,9 +35,11 @@ from layerstore.store.unpacking import (
     unpack_beside,
     unpacking,
 )
+from layerstore.store.whole_images import WholeImages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from layerstore.digest import DiffId, ObjectId
     from layerstore.formats.tree import Changeset
@@ -102,12 +104,17 @@ def prepare_view_beside(store: StoreReader, layers: Sequence[DiffId], staging: s
         StorageError: The store cannot be written, or there is no room to spare.
     """
     require_spare_room(store.paths)
-    unpack_beside(store, _objects_beside(store, layers), staging)
+    known = WholeImages(store.paths)
+    unpack_beside(store, _objects_beside(store, layers, known), staging, known)
     # Last: who finds the image without its files reads all layers, to learn what they are made of.
-    os.close(_image(store, layers, None).fd)
+    made = _image(store, layers, None)
+    os.close(made.fd)
+    known.remember(made.sidecar.image_hash)
 
 
-def _objects_beside(store: StoreReader, layers: Sequence[DiffId]) -> Mapping[ObjectId, Extents]:
+def _objects_beside(
+    store: StoreReader, layers: Sequence[DiffId], known: WholeImages
+) -> Mapping[ObjectId, Extents]:
     """Return what a chain needs that may be missing. Its base has an image then."""
     additions = _additions(store, layers)
     if additions is None:
@@ -119,7 +126,8 @@ def _objects_beside(store: StoreReader, layers: Sequence[DiffId]) -> Mapping[Obj
     fd, sidecar = found or _make(store.paths, chain, kernel_tree(load_root(store, base)))
     os.close(fd)
     added = objects_of(additions)
-    if missing_objects(store.paths, sidecar.objects) <= added.keys():
+    unsure = known.unsure(sidecar.image_hash, sidecar.objects)
+    if missing_objects(store.paths, unsure) <= added.keys():
         return added
     return kernel_tree(load_root(store, layers)).objects
 
@@ -265,8 +273,10 @@ def _grown(
     added = objects_of(changesets)
     made = None
     try:
-        with unpacking(store, added, progress, sidecar.objects) as begun:
+        with unpacking(store, added, progress, sidecar) as begun:
             made = _grow(store.paths, layers, changesets, image, sidecar)
+            if made is not None:
+                begun.whole.append(made.sidecar.image_hash)
     except BaseException:
         if made is not None:
             os.close(made.fd)
@@ -296,7 +306,8 @@ def _grow(
         objects = grow(image, changesets, uuid=bytes.fromhex(chain[:32]))
     except (NoAdditionError, FormatError):
         return None
-    return _Image(*_write(paths, chain, image, base.objects | objects.keys()), objects)
+    both = dict.fromkeys([*base.objects, *sorted(objects)]).keys()
+    return _Image(*_write(paths, chain, image, both), objects)
 
 
 def _base_of(store: StoreReader, layers: Sequence[DiffId]) -> int:
@@ -317,11 +328,11 @@ def _make(paths: StorePaths, chain: str, tree: KernelTree) -> tuple[int, Sidecar
             f"the kernel cannot show this image: {err.message}",
             hint="mount it with --backend fuse",
         ) from err
-    return _write(paths, chain, image, frozenset(tree.objects))
+    return _write(paths, chain, image, tree.objects.keys())
 
 
 def _write(
-    paths: StorePaths, chain: str, image: bytearray, objects: frozenset[ObjectId]
+    paths: StorePaths, chain: str, image: bytearray, objects: AbstractSet[ObjectId]
 ) -> tuple[int, Sidecar]:
     """Write the image of a chain; return it open, with its sidecar.
 

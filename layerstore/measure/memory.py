@@ -30,6 +30,7 @@ from layerstore.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from fuse_mount.records import MountRecord, UnreadableRecordError
     from layerstore.digest import DiffId, ObjectId
@@ -176,7 +177,7 @@ class _Measured:
             self.notes.append(f"what {lower} reads in packs is not counted: {err}")
         return pages
 
-    def _objects_of(self, chain: str) -> frozenset[ObjectId]:
+    def _objects_of(self, chain: str) -> AbstractSet[ObjectId]:
         path = self._paths.metadata_sidecar(chain)
         return decode_sidecar(read_file(path, max_bytes=SIDECAR_MAX_BYTES)).objects
 

@@ -36,6 +36,7 @@ from layerstore.store.object_tier import SIDECAR_MAX_BYTES
 from layerstore.store.objects import ObjectFile, object_sizes
 from layerstore.store.paths import METADATA_SUFFIX, SIDECAR_SUFFIX
 from layerstore.store.usage import age_reference
+from layerstore.store.whole_images import forget
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -190,6 +191,8 @@ def evict(paths: StorePaths, keep: KeepUnpacked | None = None) -> Evictable:
         found = find_evictable(paths, keep)
         for path in found.metadata:
             remove_if_present(path)
+        if found.objects:
+            forget(paths)  # untrue as soon as one of them goes
         for name in found.objects:
             remove_if_present(paths.object(name))
         return found

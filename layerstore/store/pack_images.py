@@ -52,6 +52,7 @@ from layerstore.store.paths import SIDECAR_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from layerstore.digest import ChunkId, PackId
     from layerstore.formats.pack import Block
@@ -84,7 +85,7 @@ class PackImage(NamedTuple):
     name: str
     image: int
     pack: int
-    objects: frozenset[ObjectId]
+    objects: AbstractSet[ObjectId]
 
     def close(self) -> None:
         """Close both files; a mount keeps them."""

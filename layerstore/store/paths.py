@@ -62,6 +62,7 @@ class StorePaths:
         "unpack_lock",
         "uppers",
         "views",
+        "whole_images",
     )
 
     def __init__(self, root: str) -> None:
@@ -86,6 +87,7 @@ class StorePaths:
         self.gc_lock = f"{root}/locks/gc"
         self.steps_lock = f"{root}/locks/steps"
         self.objects = f"{root}/objects"
+        self.whole_images = f"{root}/objects/whole"
         self.objects_lock = f"{root}/locks/objects"
         self.unpack_lock = f"{root}/locks/unpack"
         self.metadata = f"{root}/views/meta"

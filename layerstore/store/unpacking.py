@@ -41,6 +41,7 @@ from layerstore.store.config import require_writable
 from layerstore.store.failures import StoreFullError, storage_errors
 from layerstore.store.leases import unlisted_lease
 from layerstore.store.object_tier import missing_objects
+from layerstore.store.whole_images import WholeImages
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from layerstore.digest import ChunkId, ObjectId
+    from layerstore.formats.sidecar import Sidecar
     from layerstore.progress import Progress
     from layerstore.store.catalog_rows import ChunkPlace
     from layerstore.store.objects import Extents
@@ -108,11 +110,14 @@ class Begun(NamedTuple):
 
     Attributes:
         written: Bytes of content.
-        missing: Which of the others are not there.
+        missing: Which of the base's objects are not there.
+        whole: The block adds hashes of metadata images that lead to nothing but what is there then:
+            the base's objects and the wanted ones.
     """
 
     written: int
     missing: set[ObjectId]
+    whole: list[bytes]
 
 
 @contextlib.contextmanager
@@ -120,7 +125,7 @@ def unpacking(
     store: StoreReader,
     wanted: Mapping[ObjectId, Extents],
     progress: Progress,
-    others: AbstractSet[ObjectId] = frozenset(),
+    base: Sidecar | None = None,
 ) -> Iterator[Begun]:
     """Make objects that are missing, as :func:`unpack`, and use the time while the disk works.
 
@@ -132,23 +137,37 @@ def unpacking(
         store: The store.
         wanted: As of :func:`unpack`.
         progress: The same.
-        others: Objects that are looked for as well, since that costs little beside the wanted ones.
+        base: Of an image whose objects are looked for as well, unless they are known to be there:
+            that costs little beside the wanted ones.
     """
     require_writable(store.config)
     with storage_errors("lock the objects"):
         lock = FileLock(store.paths.unpack_lock)
     with lock:
-        missing = missing_objects(store.paths, others | wanted.keys())
+        known = WholeImages(store.paths)
+        unsure: AbstractSet[ObjectId] = frozenset()
+        if base is not None:
+            unsure = known.unsure(base.image_hash, base.objects)
+        missing = missing_objects(store.paths, unsure | wanted.keys())
         lacking = {name: wanted[name] for name in missing & wanted.keys()}
-        missing -= wanted.keys()
+        begun = Begun(sum(map(_data_bytes, lacking.values())), missing - wanted.keys(), [])
         if lacking:
-            with _leased(store, lacking, progress) as written:
-                yield Begun(written, missing)
+            with _leased(store, lacking, progress, known):
+                yield begun
+            _remember(known, base, begun)
             return
-    yield Begun(0, missing)
+    yield begun
+    _remember(known, base, begun)
 
 
-def unpack_beside(store: StoreReader, wanted: Mapping[ObjectId, Extents], staging: str) -> None:
+def _remember(known: WholeImages, base: Sidecar | None, begun: Begun) -> None:
+    if not begun.missing:
+        known.remember(*begun.whole, *([base.image_hash] if base else []))
+
+
+def unpack_beside(
+    store: StoreReader, wanted: Mapping[ObjectId, Extents], staging: str, known: WholeImages
+) -> None:
     """Make objects that are missing, as :func:`unpack`, and keep nobody waiting who makes them too.
 
     Without ``locks/unpack``: what another unpacks meanwhile is written twice, and the first stays.
@@ -158,6 +177,7 @@ def unpack_beside(store: StoreReader, wanted: Mapping[ObjectId, Extents], stagin
         wanted: As of :func:`unpack`.
         staging: What names of directories for files without names begin with; all are gone when
             it returns.
+        known: Of the tier.
 
     Raises:
         IntegrityError: A chunk is damaged or missing.
@@ -169,7 +189,7 @@ def unpack_beside(store: StoreReader, wanted: Mapping[ObjectId, Extents], stagin
     lacking = {name: wanted[name] for name in missing}
     if lacking:
         require_spare_room(store.paths, [_data_bytes(extents) for extents in lacking.values()])
-        place = _Place(store.paths.objects, staging, durable=True, alone=False)
+        place = _Place(store.paths.objects, staging, durable=True, alone=False, known=known)
         with _Unpacking(store, lacking, place, Silent()).begun():
             pass
 
@@ -191,13 +211,16 @@ def require_spare_room(paths: StorePaths, sizes: Collection[int] = ()) -> None:
 
 @contextlib.contextmanager
 def _leased(
-    store: StoreReader, lacking: Mapping[ObjectId, Extents], progress: Progress
-) -> Iterator[int]:
+    store: StoreReader,
+    lacking: Mapping[ObjectId, Extents],
+    progress: Progress,
+    known: WholeImages,
+) -> Iterator[None]:
     with unlisted_lease(store.catalog) as lease_id:
         staging = store.paths.temporary(lease_id, "objects-")
-        place = _Place(store.paths.objects, staging, durable=True)
-        with _Unpacking(store, lacking, place, progress).begun() as written:
-            yield written
+        place = _Place(store.paths.objects, staging, durable=True, known=known)
+        with _Unpacking(store, lacking, place, progress).begun():
+            yield
 
 
 def unpack_one(store: StoreReader, name: ObjectId, extents: Extents, directory: str) -> None:
@@ -268,12 +291,14 @@ class _Place(NamedTuple):
         staging: What names of directories for files without names begin with.
         durable: Whether files are on disk before they have names.
         alone: Whether nobody else makes the same ones meanwhile.
+        known: Of the object tier, if they go there.
     """
 
     directory: str
     staging: str
     durable: bool
     alone: bool = True
+    known: WholeImages | None = None
 
 
 class _Unpacking:
@@ -294,18 +319,15 @@ class _Unpacking:
         self._mode = 0o660 if place.durable and is_shared(place.directory) else 0o600
 
     @contextlib.contextmanager
-    def begun(self) -> Iterator[int]:
-        """Write all; what is done in the block is done while the last batch goes to disk.
-
-        The block is given how many bytes were written.
-        """
+    def begun(self) -> Iterator[None]:
+        """Write all; what is done in the block is done while the last batch goes to disk."""
         sizes = {name: _data_bytes(extents) for name, extents in self._wanted.items()}
         total = sum(sizes.values())
         _require_room(self._place.directory, sizes.values())
         with self._writing(total, len(sizes)) as write:
             last = self._unpack_all(write, _batches(self.ordered(), sizes))
         try:
-            yield total
+            yield
         finally:
             last.result()
 
@@ -423,16 +445,33 @@ class _Unpacking:
             with storage_errors("bring unpacked files to disk"):
                 if self._place.durable:
                     sync_file_system(staging)
-                for prefix in {name[:1].hex() for name in batch}:
-                    make_private_dir(f"{objects}/{prefix}", durable=False)
                 with opened(staging) as source, opened(objects) as tier:
-                    for number, name in enumerate(batch):
-                        target = f"{name[:1].hex()}/{name.hex()}"
-                        # What is shown already keeps its pages in memory.
-                        if self._place.alone or not os.access(target, os.F_OK, dir_fd=tier):
-                            os.rename(_staged(number), target, src_dir_fd=source, dst_dir_fd=tier)
+                    for first, names in _by_directory(batch).items():
+                        self._name(first, names, source, tier)
         finally:
             _discard(staging)
+
+    def _name(
+        self, first: int, names: Sequence[tuple[int, ObjectId]], source: int, tier: int
+    ) -> None:
+        """Give files of a batch their names in one directory.
+
+        Args:
+            first: The first byte of the objects' ids.
+            names: Of each its number in the batch and its id.
+            source: The open staging directory.
+            tier: The open directory that they go to.
+        """
+        known = self._place.known
+        assert known is not None  # it is the tier
+        is_known = known.begin_adding(first, tier)
+        for number, name in names:
+            target = f"{first:02x}/{name.hex()}"
+            # What is shown already keeps its pages in memory.
+            if self._place.alone or not os.access(target, os.F_OK, dir_fd=tier):
+                os.rename(_staged(number), target, src_dir_fd=source, dst_dir_fd=tier)
+        if is_known:
+            known.end_adding(first, tier)
 
 
 def _make_staging(path: str) -> None:
@@ -451,6 +490,14 @@ def _make_staging(path: str) -> None:
 def _staged(number: int) -> str:
     """Return the name that a file of a batch has below its staging directory."""
     return f"{number // _FILES_A_DIRECTORY:x}/{number:x}"
+
+
+def _by_directory(batch: Iterable[ObjectId]) -> dict[int, list[tuple[int, ObjectId]]]:
+    """Return the numbers and ids of a batch by the first bytes of the ids."""
+    found: dict[int, list[tuple[int, ObjectId]]] = {}
+    for number, name in enumerate(batch):
+        found.setdefault(name[0], []).append((number, name))
+    return found
 
 
 def _discard(staging: str) -> None:

@@ -200,6 +200,20 @@ def test_too_many_shared_attributes() -> None:
         image_of([root((b"a", 1), (b"b", 2)), child, child])
 
 
+@pytest.mark.parametrize("length", range(5))
+def test_attributes_like_others_but_for_the_last_value(length: int) -> None:
+    shared = (b"user.same", b"1")
+    for others in ((), (shared,), REDIRECT[:1], (shared, (b"user.own", b"22"))):
+        for name in (b"trusted.t", b"user.name", b"trusted.overlay.redirect"):
+            inodes = [
+                Inode(FILE, 0, 0, 0, 1, xattrs=(*others, (name, bytes([first]) * length)))
+                for first in range(3)
+            ]
+            known = erofs._Xattrs([*inodes, Inode(FILE, 0, 0, 0, 1, xattrs=(shared,))])
+            for inode in inodes:
+                assert known.encoded(inode.xattrs) == known._encoded(inode.xattrs)
+
+
 def test_xxh32_is_the_specifications() -> None:
     known = {(b"", 0): 0x02CC5D05, (b"a", 0): 0x550D7456, (b"abc", 0): 0x32D153FF,
              (b"Nobody inspects the spammish repetition", 0): 0xE2293B2F,

@@ -14,7 +14,7 @@ from blake3 import blake3
 from layerstore.digest import ChunkId, ObjectId, blake3_id, chain_id, hex_of
 from layerstore.errors import FormatError, IntegrityError, StorageError
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
-from layerstore.image import metadata_image
+from layerstore.image import metadata_files, metadata_image
 from layerstore.image.kernel_tree import kernel_tree
 from layerstore.image.metadata_files import open_verified, open_whole
 from layerstore.image.metadata_image import prepare_view, prepare_view_beside
@@ -52,10 +52,11 @@ from layerstore.units import parse_age
 from tests.support.store import noise, put_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.paths import StorePaths
 
 FILES = {
     b"small": b"small",
@@ -434,12 +435,12 @@ class TestMetadata:
 class TestGrownMetadata:
     """Images of applications on one base; what such an image has: test_grown_image.py."""
 
-    def images(self, store: Store) -> list[ImageRecord]:
+    def images(self, store: Store, count: int = 2) -> list[ImageRecord]:
         base = {b"base/%d" % number: b"%d" % number for number in range(50)}
         with store.begin("test") as session:
             return [
                 put_image(session, base, {b"app/%d" % number: b"app %d" % number, b"x": b""})
-                for number in range(2)
+                for number in range(count)
             ]
 
     def test_they_lead_to_all_files_and_decode_the_base_once(
@@ -457,6 +458,51 @@ class TestGrownMetadata:
             os.close(found[0])
             assert found[1].objects == kernel_tree(load_root(store, image.layers)).objects.keys()
             assert found[1].objects <= present_objects(store.paths)
+
+    def test_of_a_base_that_is_known_nothing_is_asked(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images = self.images(store, 4)
+        for image in images[:2]:  # the second finds what the first had to unpack
+            prepare(store, image)
+        asked: list[int] = []
+
+        def counted(paths: StorePaths, wanted: Collection[ObjectId]) -> set[ObjectId]:
+            asked.append(len(wanted))
+            return missing_objects(paths, wanted)
+
+        for module in (unpacking, metadata_image, metadata_files):
+            monkeypatch.setattr(module, "missing_objects", counted)
+        prepare(store, images[2])
+        TestBeside().make(store, images[3])
+        whole = [open_whole(store.paths, image.layers) for image in images[1:]]
+        for fd in whole:
+            assert fd is not None
+            os.close(fd)
+        # What each adds, and beside it the base; then three images of which all is known.
+        assert asked == [1, 0, 1, 0, 0, 0]
+
+    @pytest.mark.parametrize("how", ["by hand", "by repair", "by gc"])
+    def test_files_of_a_base_that_was_known_are_unpacked_again(
+        self, store: Store, how: str
+    ) -> None:
+        images = self.images(store, 3)
+        for image in images[:2]:
+            prepare(store, image)
+        gone = object_id(((1, ChunkId(blake3_id(b"7"))),))
+        if how == "by hand":
+            os.unlink(store.paths.object(gone))
+        elif how == "by repair":
+            assert evict_damaged(store.paths, [gone]) == 1
+        else:
+            evict(store.paths)
+        assert open_whole(store.paths, images[1].layers) is None
+        prepare(store, images[2])
+        assert gone in present_objects(store.paths)
+        found = open_verified(store.paths, hex_of(chain_id(images[2].layers)))
+        assert found is not None
+        os.close(found[0])
+        assert not missing_objects(store.paths, found[1].objects)
 
     def test_files_of_the_base_that_are_gone_are_unpacked_again(self, store: Store) -> None:
         first, second = self.images(store)
@@ -570,6 +616,7 @@ class TestEviction:
         assert evict(store.paths) == found
         assert present_objects(store.paths) == set()
         assert os.listdir(store.paths.metadata) == []
+        assert not os.path.exists(store.paths.whole_images)
 
     def test_views_keep_theirs_and_no_others(self, store: Store, image: ImageRecord) -> None:
         with store.begin("test") as session:
