@@ -6,8 +6,8 @@ by then is kept and shown, mounts the root and writes the config. Told nothing, 
 it thought better of it or was killed, it ends the runtime, which has made nothing yet.
 
 Its mount namespace is a copy of the host's from before that. Where mounts do not spread into copies
-(a host whose ``/`` is private) an image that has been shown since is missing: then the namespace is
-made anew, and the runtime in it started anew.
+(a host whose ``/`` is private) an image that has been shown since is missing: then what shows it is
+cloned out there and mounted here, too.
 """
 
 from __future__ import annotations
@@ -166,10 +166,7 @@ def _prepare(
         *shown, backend = marshal.loads(told)  # noqa: S302 -- our parent's
         lower = Lower(*shown)
         if not mounts.identify(lower.root).is_root:
-            early.call_off()
-            enter_namespace(outside, CLONE_NEWNS)
-            _be_apart()
-            early = EarlyRuntime(launch.runtimes[0], spec)
+            _bring(lower, outside)
         container = get_container(store_root, launch.container_id)
         assert container is not None
         spec |= _monitor_spec(store_root, container, launch)
@@ -188,6 +185,37 @@ def _be_apart() -> None:
     """Enter a mount namespace of our own, whose mounts nobody else gets."""
     unshare(CLONE_NEWNS)
     mounts.set_propagation("/", mounts.MS_SLAVE)
+
+
+def _bring(lower: Lower, outside: int) -> None:
+    """Mount here what shows an image out there, since our namespace was made before it.
+
+    The runtime waits in our namespace, and has to see the root that lies over these.
+
+    Args:
+        lower: What shows the image.
+        outside: The host's mount namespace.
+
+    Raises:
+        MountError: The kernel refused.
+    """
+    with contextlib.ExitStack() as open_until_mounted:
+        inside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        open_until_mounted.callback(os.close, inside)
+        clones: list[tuple[int, str]] = []
+        enter_namespace(outside, CLONE_NEWNS)
+        try:
+            # An instance of the kernel's has both, one of a server its root alone.
+            for place in (f"{lower.directory}/meta", lower.root):
+                with contextlib.suppress(FileNotFoundError):
+                    if mounts.identify(place).is_root:
+                        clones.append((mounts.create_clone(place), place))
+                        open_until_mounted.callback(os.close, clones[-1][0])
+        finally:
+            enter_namespace(inside, CLONE_NEWNS)
+        for clone, place in clones:
+            mounts.attach(clone, place)
+            mounts.set_propagation(place, mounts.MS_SLAVE, recursive=False)
 
 
 def _config(

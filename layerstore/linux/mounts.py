@@ -297,6 +297,23 @@ def create_overlay(overlay: Overlay, flags: int = 0) -> int:
     return detached
 
 
+def create_clone(path: str, what: str = "") -> int:
+    """Clone the mount at ``path``, mounted nowhere; return its descriptor, a directory's.
+
+    :func:`attach` mounts it, in another mount namespace as well.
+
+    Raises:
+        MountCallError: The kernel refused; the message begins with ``what``.
+    """
+    tree: int = _libc.syscall(
+        ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(_AT_FDCWD), os.fsencode(path),
+        ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC),
+    )  # fmt: skip
+    if tree < 0:
+        raise _failed(what or f"could not clone the mount at {path}", ctypes.get_errno())
+    return tree
+
+
 def create_idmapped(path: str, user_namespace: int, flags: int = 0) -> int:
     """Clone the mount at ``path`` with owners mapped into a user namespace, mounted nowhere.
 
@@ -312,12 +329,7 @@ def create_idmapped(path: str, user_namespace: int, flags: int = 0) -> int:
         MountCallError: The kernel refused for another reason.
     """
     what = f"could not map the owners of {path}"
-    tree: int = _libc.syscall(
-        ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(_AT_FDCWD), os.fsencode(path),
-        ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC),
-    )  # fmt: skip
-    if tree < 0:
-        raise _failed(what, ctypes.get_errno())
+    tree = create_clone(path, what)
     # struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
     wanted = _MOUNT_ATTR_IDMAP | _attributes_of(flags)
     attributes = struct.pack("<4Q", wanted, 0, 0, user_namespace)

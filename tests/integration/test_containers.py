@@ -485,6 +485,26 @@ def test_a_user_namespace_of_its_own(box: Containers, tmp_path: Path) -> None:
     assert box.leftovers() == []
 
 
+@pytest.mark.parametrize("propagation", ["private", "shared"])
+def test_the_runtime_is_started_once_also_where_nothing_shows_the_image_yet(
+    box: Containers, tmp_path: Path, propagation: str
+) -> None:
+    """It begins before that is mounted, in a copy of a mount table that may not get new mounts."""
+    calls, runtime = tmp_path / "calls", tmp_path / "runc"
+    runtime.write_text(f'#!/bin/sh\necho "$*" >> {calls}\nexec {shutil.which("runc")} "$@"\n')
+    runtime.chmod(0o755)
+    words = ["run", "--rm", "--runtime", str(runtime), "box", "head", "-n", "1", "/proc/mounts"]
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", propagation, *box.command(*words)],
+        capture_output=True, text=True, check=False, env=box.environment(), timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("layerstore / overlay ")
+    started = [line for line in calls.read_text().splitlines() if "run --detach " in line]
+    assert len(started) == 1
+    assert box.leftovers() == []
+
+
 def test_df_counts_the_writable_layers_of_those_that_run(box: Containers) -> None:
     box.ok("create", "--name", "resting", "box")
     box.ok("run", "-d", "--name", "busy", "box", "sleep", "1000")
