@@ -308,7 +308,8 @@ def _attend(
             hint=f"layerstore ps; layerstore stop {container.name}",
         )
     with contextlib.suppress(FileNotFoundError, ConflictError):
-        _clean_up(root, container, started.monitor, hold(root, container.container_id))
+        lock = hold(root, container.container_id, to_its_end=True)
+        _clean_up(root, container, started.monitor, lock)
     return outcome.status
 
 
@@ -422,7 +423,7 @@ def start_again(root: str, container: Container, *, attached: bool) -> Started:
     """
     from layerstore.containers.starting import begin_again, hold
 
-    lock = hold(root, container.container_id)
+    lock = hold(root, container.container_id, to_its_end=True)
     try:
         started = begin_again(root, container, lock, attached=attached)
         _start(root, container, started, lock)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from layerstore.store.catalog import Catalog
 
-_PATIENCE_S = 0.2
-"""The helper looks at who tells it, who must be there as long: a matter of one millisecond."""
+_PATIENCE_S = 2.0
+"""The helper looks at who tells it, who must be there as long: a matter of one millisecond, of many
+more on a busy host, and of ever if it is stopped."""
 
 _IMAGES_MAX = 64
 """Of one command: who loads a whole archive does not start all of it at once."""

@@ -352,7 +352,7 @@ def remove(
         run_dir = run_directory(run_base, container_id)
         if force:
             _kill_unreadable(store_root, container_id, run_dir)
-        with hold(store_root, container_id):
+        with hold(store_root, container_id, to_its_end=True):
             let_go(run_dir)
             remove_tree(f"{run_base}/runtime/{container_id}")
             remove_cgroups(_group_by_bundle(run_dir, container_id))
@@ -373,7 +373,7 @@ def remove(
             )
         kill_for_good(store_root, container)
     try:
-        with hold(store_root, container_id):
+        with hold(store_root, container_id, to_its_end=True):
             clear_runtime(container)
             discard(store_root, container, volumes=volumes or container.settings.auto_remove)
     except FileNotFoundError:
@@ -469,8 +469,9 @@ def stop(
     else:
         return
     seconds = container.settings.stop_timeout_s if timeout_s is None else timeout_s
-    if not wait_for_end(store_root, container, None if seconds < 0 else seconds):
-        kill_for_good(store_root, container)
+    limit = None if seconds < 0 else seconds
+    if not wait_for_end(store_root, container, limit, state.monitor):
+        kill_for_good(store_root, container, state.monitor)
 
 
 def _wake_monitor(state: State) -> None:
@@ -491,26 +492,44 @@ def _note_stop(store_root: str, container_id: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def kill_for_good(store_root: str, container: Container) -> None:
+def kill_for_good(store_root: str, container: Container, monitor: int = 0) -> None:
     """Kill a container and wait for its end.
+
+    Args:
+        store_root: The store.
+        container: Which.
+        monitor: As of :func:`wait_for_end`.
 
     Raises:
         ContainerError: It does not end.
     """
     note_stop(store_root, container)
-    _wake_monitor(state_of(store_root, container))
+    state = state_of(store_root, container)
+    _wake_monitor(state)
     with contextlib.suppress(ConflictError):
         send_signal(store_root, container, signal.SIGKILL, heard=True)
-    if not wait_for_end(store_root, container, _KILL_WAIT_S):
+    if not wait_for_end(store_root, container, _KILL_WAIT_S, state.monitor or monitor):
         raise ContainerError(
             f"container {container.name} was killed and has not ended",
             hint="a process in it may wait for a disk or a server that does not answer",
         )
 
 
-def wait_for_end(store_root: str, container: Container, timeout_s: float | None) -> bool:
-    """Wait until a container has ended for good; return whether it has."""
+def wait_for_end(
+    store_root: str, container: Container, timeout_s: float | None, monitor: int = 0
+) -> bool:
+    """Wait until a container has ended for good; return whether it has.
+
+    Args:
+        store_root: The store.
+        container: Which.
+        timeout_s: Seconds to wait; None for as long as it takes.
+        monitor: Its monitor's pid before anything was done to end it; 0 if there was none. One
+            that goes at its end has no files that tell while the last of them are removed.
+    """
     until = None if timeout_s is None else time.monotonic() + timeout_s
+    if monitor:
+        _wait_for_process(monitor, timeout_s, pause_s=0)
     while True:
         state = state_of(store_root, container)
         if state.status not in (RUNNING, RESTARTING) and not state.monitor:
@@ -522,12 +541,12 @@ def wait_for_end(store_root: str, container: Container, timeout_s: float | None)
         _wait_for_process(state.monitor or state.pid, left)
 
 
-def _wait_for_process(pid: int, timeout_s: float | None) -> None:
+def _wait_for_process(pid: int, timeout_s: float | None, pause_s: float = _LOOK_S) -> None:
     """Wait for the end of a process, or some time; of one that is gone, a moment."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:
-        time.sleep(_LOOK_S)
+        time.sleep(pause_s)
         return
     try:
         poll = select.poll()

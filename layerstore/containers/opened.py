@@ -66,7 +66,7 @@ def opened(store_root: str, container: Container) -> Iterator[Opened]:
                 raise ConflictError(f"container {container.name} ends just now")
             yield Opened(root, _kernels_of(state.pid), _id_map(container))
         return
-    with hold(store_root, container.container_id):
+    with hold(store_root, container.container_id, to_its_end=True):
         if unattended_state(store_root, container).status not in (CREATED, EXITED):
             raise ConflictError(f"container {container.name} begins or ends just now")
         lower, backend = acquire(store_root, container, None, lambda _, __: None)

@@ -31,7 +31,14 @@ from layerstore.containers.becoming import NEVER_MIND, Launch, become, tell_root
 from layerstore.containers.errors import CANNOT_START, StartFailedError
 from layerstore.containers.known_runtime import runtime_words
 from layerstore.containers.records import directory_of
-from layerstore.containers.states import alive_path
+from layerstore.containers.states import (
+    RESTARTING,
+    alive_path,
+    boot_id,
+    is_process,
+    read_state,
+    started_at,
+)
 from layerstore.errors import (
     ConflictError,
     IntegrityError,
@@ -53,6 +60,7 @@ if TYPE_CHECKING:
     from layerstore.progress import Progress
 
 _LOCK_PATIENCE_S = 1.0
+_END_PATIENCE_S = 30.0
 _LOCK_RETRY_S = 0.001
 _LOCK_RETRY_MAX_S = 0.02
 
@@ -71,8 +79,14 @@ class Started(NamedTuple):
     monitor: int
 
 
-def hold(store_root: str, container_id: str) -> FileLock:
+def hold(store_root: str, container_id: str, *, to_its_end: bool = False) -> FileLock:
     """Lock a container whose monitor does not live, for who starts or removes it.
+
+    Args:
+        store_root: The store.
+        container_id: Its whole id.
+        to_its_end: Whether to wait for a monitor that cleans up after one that has ended, as long
+            as that takes; else a moment.
 
     Raises:
         ConflictError: It runs, or somebody else does the same.
@@ -86,13 +100,27 @@ def hold(store_root: str, container_id: str) -> FileLock:
         except LockBusyError:
             # Somebody may only be looking whether it is held, or is a monitor that has just said
             # that its container ended.
-            if time.monotonic() > until:
+            late_s = time.monotonic() - until
+            is_patient = to_its_end and late_s < _END_PATIENCE_S
+            if late_s > 0 and not (is_patient and _ends(store_root, container_id)):
                 break
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, _LOCK_RETRY_MAX_S)
     raise ConflictError(
         f"container {container_id[:12]} is running, or about to start or to be removed",
         hint=f"layerstore stop {container_id[:12]}",
+    )
+
+
+def _ends(store_root: str, container_id: str) -> bool:
+    """Whether a container has ended, and its monitor lives: it cleans up."""
+    state = read_state(store_root, container_id)
+    return (
+        state.status != RESTARTING
+        and state.boot_id == boot_id()
+        and not is_process(state)
+        and bool(state.monitor)
+        and started_at(state.monitor) >= 0
     )
 
 

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.containers import lifecycle
+from layerstore.containers import lifecycle, starting
 from layerstore.containers.image_config import image_defaults
 from layerstore.containers.records import directory_of, id_of_name, new_id, take_name
-from layerstore.containers.states import EXITED, RESTARTING, State
-from layerstore.errors import FormatError
+from layerstore.containers.states import (
+    CREATED,
+    EXITED,
+    RESTARTING,
+    State,
+    alive_path,
+    boot_id,
+    write_state,
+)
+from layerstore.errors import ConflictError, FormatError
 from layerstore.linux.files import make_private_dir
 
 if TYPE_CHECKING:
@@ -48,6 +56,43 @@ def test_one_that_waits_to_be_restarted_is_killed_at_once(
     monkeypatch.setattr(lifecycle, "state_of", state_of)
     lifecycle.kill_for_good("", None)  # type: ignore[arg-type] -- whichever
     assert sleeper.returncode != 0
+
+
+def test_a_monitor_that_cleans_up_is_waited_for_though_no_file_tells_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifecycle, "settle", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "state_of", lambda *_: State(CREATED))
+    with subprocess.Popen(["sleep", "0.3"]) as process:
+        assert lifecycle.wait_for_end("", None, 60, process.pid)  # type: ignore[arg-type]
+        assert process.poll() == 0
+        # One that is gone is not waited for.
+        assert lifecycle.wait_for_end("", None, None, process.pid)  # type: ignore[arg-type]
+
+
+def test_a_lock_is_waited_for_while_a_monitor_cleans_up_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(starting, "_LOCK_PATIENCE_S", 0.0)
+    store, container_id = str(tmp_path), new_id()
+    make_private_dir(f"{store}/containers")
+    make_private_dir(directory_of(store, container_id))
+    script = 'exec 9>"$1"; flock 9; echo held; read -r line; sleep 0.3'
+    words = ["sh", "-c", script, "sh", alive_path(store, container_id)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as monitor:
+        assert monitor.stdout is not None
+        assert monitor.stdout.readline() == b"held\n"
+        state = State(EXITED, monitor=monitor.pid, boot_id=boot_id())
+        write_state(store, container_id, state)
+        with pytest.raises(ConflictError):
+            starting.hold(store, container_id)
+        write_state(store, container_id, state._replace(status=RESTARTING))
+        with pytest.raises(ConflictError):
+            starting.hold(store, container_id, to_its_end=True)
+        write_state(store, container_id, state)
+        assert monitor.stdin is not None
+        monitor.stdin.close()
+        starting.hold(store, container_id, to_its_end=True).close()
 
 
 def test_a_timeout_of_ages_is_waited_for_in_parts() -> None:
