@@ -37,6 +37,10 @@ class Warm(Containers):
     def environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
         return {**super().environment(extra), "LAYERSTORE_WARM": os.path.realpath(self.socket)}
 
+    def interrupted_environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
+        """Return the usual one: who has other variables of Python's is not served."""
+        return self.environment(extra)
+
     @property
     def helper(self) -> int:
         """The helper's pid."""
@@ -75,6 +79,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
 @pytest.fixture
 def box(shared: Warm) -> Iterator[Warm]:
     shared.ok("warm")
+    _waiting(shared)  # an asker has little patience: on a busy host the fork may come too late
     yield shared
     shared("warm", "--stop")
     shared.clear()
@@ -114,8 +119,8 @@ def test_who_has_pipes_is_served_by_a_helper_that_was_started_with_files(
 def test_one_in_the_foreground_waits_too(box: Warm) -> None:
     box.ok("warm", "--stop")
     helper = box.popen("warm", "--foreground")
-    wait_until(lambda: os.path.exists(box.socket), "its socket")
-    wait_until(lambda: _children(helper.pid), "its fork")
+    wait_until(lambda: _has_a_helper(box), "its socket")
+    _waiting(box)
     running = box.popen("run", "--rm", "--name", "front", "box", "sleep", "100")
     assert _in_its_hands(box, "front", running.pid)
     box.ok("stop", "-t", "0", "front")
@@ -199,13 +204,29 @@ def test_one_in_other_namespaces_is_not_served(box: Warm) -> None:
 def _waiting(box: Warm) -> int:
     """Return the pid of the helper's only fork, once it listens: before, it may not end with it."""
     helper = box.helper
-    wait_until(lambda: [_state(pid) for pid in _children(helper)] == ["S"], "a fork that listens")
-    return _children(helper)[0]
+    found: list[int] = []
+
+    def listens() -> bool:
+        found[:] = _children(helper)
+        return [_state(pid) for pid in found] == ["S"]
+
+    wait_until(listens, "a fork that listens")
+    return found[0]
 
 
 def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(") ")[2][0]
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(") ")[2][0]
+    except OSError:  # it has ended since
+        return ""
+
+
+def _has_a_helper(box: Warm) -> bool:
+    try:
+        return box.helper > 0
+    except OSError:  # no socket, or nobody listens there
+        return False
 
 
 def test_a_helper_that_is_stopped_keeps_nobody(box: Warm) -> None:
@@ -245,8 +266,8 @@ def test_once_it_is_stopped_another_may_begin(box: Warm) -> None:
 def test_it_ends_when_nobody_asks(box: Warm) -> None:
     box.ok("warm", "--stop")
     box.ok("warm", "--idle", "1s")
-    helper = box.helper
-    wait_until(lambda: not is_running(helper), "the end of an idle helper")
+    wait_until(lambda: not os.path.exists(box.socket), "the end of an idle helper")
+    assert box.popen("warm", "--foreground", "--idle", "1s").wait(60) == 0
     assert not os.path.exists(box.socket)
 
 
@@ -310,11 +331,16 @@ def test_one_that_is_interrupted_while_it_asks_says_nothing(box: Warm) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
         listener.listen(1)
-        running = box.popen("run", "--rm", "box", "true", stderr=subprocess.PIPE)
-        with listener.accept()[0] as connection:
-            assert connection.recv(1)
-            running.send_signal(signal.SIGINT)
-            assert (running.communicate(timeout=60)[1], running.returncode) == (b"", 130)
+        for _ in range(5):
+            running = box.popen("run", "--rm", "box", "true", stderr=subprocess.PIPE)
+            with listener.accept()[0] as connection:
+                assert connection.recv(1)
+                running.send_signal(signal.SIGINT)
+                said = running.communicate(timeout=60)[1]
+            if running.returncode:
+                break
+            # On a busy host it had lost patience with us, and was through.
+        assert (said, running.returncode) == (b"", 130)
     os.unlink(path)
 
 
@@ -328,18 +354,20 @@ def test_a_socket_of_somebody_else_gets_nothing(box: Warm) -> None:
     box.ok("warm", "--stop")
     path = os.path.realpath(box.socket)
     got, report = os.pipe()
-    if os.fork() == 0:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.bind(path)
-        os.seteuid(65534)
-        listener.listen(1)  # whose credentials these are
-        os.write(report, b"listening")
-        os.write(report, listener.accept()[0].recv(1))
-        os._exit(0)
+    if (child := os.fork()) == 0:
+        try:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            listener.bind(path)
+            os.seteuid(65534)
+            listener.listen(1)  # whose credentials these are
+            os.write(report, b"listening")
+            os.write(report, listener.accept()[0].recv(1))
+        finally:
+            os._exit(0)
     os.close(report)
     assert os.read(got, 9) == b"listening"
     assert box.ok("run", "--rm", "box", "echo", "own").out == "own\n"
-    os.wait()
+    os.waitpid(child, 0)
     assert os.read(got, 1) == b""
     os.close(got)
     os.unlink(path)
@@ -356,6 +384,8 @@ def test_who_has_its_answer_sees_nothing_of_the_container(box: Warm) -> None:
 
 
 def test_the_collector_removes_what_a_fork_that_was_killed_after_its_answer_left(box: Warm) -> None:
+    box.ok("gc")
+    wait_until(lambda: box.leftovers() == [], "the end of what others left")
     running = box.popen("run", "--rm", "--name", "cut", "box", "sleep", "100")
     runner = box.runner_of("cut")
     # Its uppers cannot be removed as long as something is mounted there: the fork stops before.
