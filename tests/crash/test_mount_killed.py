@@ -105,10 +105,19 @@ class Rig:
         for item in mounts.mounts(self.store):
             mounts.unmount(self.store, item.record.view_id)
         deadline = time.monotonic() + 60
-        while lowers.clean_unused(self.store) and time.monotonic() < deadline:
+        while True:
+            waited_for = lowers.clean_unused(self.store)
+            recovering.clean_stale(self.store)
+            left = self.leftovers()
+            # A server that ends has its lock and its files a moment longer.
+            if not (waited_for or left) or time.monotonic() > deadline:
+                break
             time.sleep(0.02)
-        recovering.clean_stale(self.store)
         assert not is_mounted(self.target)
+        assert left == []
+
+    def leftovers(self) -> list[str]:
+        """Return what nobody wants once nothing is mounted."""
         left = [
             f"{directory}/{name}"
             for top in ("views", "uppers")
@@ -116,8 +125,7 @@ class Rig:
             for name in names
             if directory not in self.caches
         ]
-        assert left == []
-        assert os.listdir(f"{self.store}/uppers") == []
+        return left + os.listdir(f"{self.store}/uppers")
 
 
 def test_a_spec_without_its_name_goes_too(tmp_path: Path) -> None:

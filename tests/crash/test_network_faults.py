@@ -128,7 +128,7 @@ def act_of(source: random.Random, bait: StubRegistry) -> tuple[str, Act]:
 
 def pulled(stub: StubRegistry, store: Store) -> str:
     """Pull, and return the digest that the image came under."""
-    with World().client(Credentials(USER, SECRET), window_s=0.05, silence_s=5.0) as client:
+    with World().client(Credentials(USER, SECRET), window_s=0.05, silence_s=30.0) as client:
         name = parse_reference(f"{stub.name}/a:v1")
         puller = Puller(
             store, client.repository(name), lambda _: True,
@@ -210,7 +210,7 @@ def test_a_push_leaves_the_image_or_none(tmp_path: Path) -> None:
 
 def _judge_push(stub: StubRegistry, store: Store, image: Image) -> None:
     def push() -> str:
-        with World().client(Credentials(USER, SECRET), window_s=0.05, silence_s=5.0) as client:
+        with World().client(Credentials(USER, SECRET), window_s=0.05, silence_s=30.0) as client:
             there = parse_reference(f"{stub.name}/b:v1")
             destination = RegistryDestination(client.repository(there))
             pusher = Pusher(store, destination, Policy(), Silent())
@@ -267,7 +267,7 @@ def test_a_copy_between_registries_that_break(tmp_path: Path) -> None:
 
 def _judge_copy(here: StubRegistry, there: StubRegistry, image: Image) -> None:
     def copy() -> str:
-        with World().client(Credentials(USER, SECRET), window_s=0.05, silence_s=5.0) as client:
+        with World().client(Credentials(USER, SECRET), window_s=0.05, silence_s=30.0) as client:
             origin = RegistrySource(client.repository(parse_reference(f"{here.name}/a")))
             target = RegistryDestination(client.repository(parse_reference(f"{there.name}/b")))
             return Copier(origin, target, Silent()).copy("v1", "v1").digest

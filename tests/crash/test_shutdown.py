@@ -64,7 +64,7 @@ def one_cut(box: Path, launcher: Launcher, source: random.Random) -> bool:
     with blockdev.mounted(image, place):
         with crew(root, trees, KINDS) as workers:
             # Power goes once there is something to lose, at a moment nobody chose.
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             wanted = source.randint(2, 14)
             while sum(len(w.acknowledged) for w in workers) < wanted:
                 assert time.monotonic() < deadline, [w.failures for w in workers]

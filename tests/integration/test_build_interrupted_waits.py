@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.build import box, builder, needs_runc  # noqa: F401
@@ -15,14 +16,13 @@ from tests.support.cli import Cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 if True:  # the fixtures' type, for annotations that pytest evaluates
     from tests.support.build import Builder
 
 pytestmark = needs_runc
 
-_SECONDS = 60
+_SECONDS = 200
 _LONG = 985_000_000 + os.getpid()
 """Seconds to sleep that no other test's process has in its command line."""
 
@@ -73,8 +73,9 @@ def test_secrets_in_variables_are_on_no_disk_while_a_step_runs(box: Builder) -> 
         _until(lambda: _running(f"sleep\x00{_LONG}1"))
         for folder, _, names in os.walk(box.store.root):
             for name in names:
-                with open(os.path.join(folder, name), "rb") as file:
-                    assert canary.encode() not in file.read(), name
+                with contextlib.suppress(FileNotFoundError):  # the build goes on meanwhile
+                    content = Path(folder, name).read_bytes()
+                    assert canary.encode() not in content, name
         build.send_signal(signal.SIGINT)
         assert build.wait(_SECONDS) == 130
 
@@ -87,7 +88,8 @@ def test_what_the_host_unmounts_is_gone_while_a_step_runs(box: Builder) -> None:
             _until(lambda: _running(f"sleep\x00{_LONG}2"))
             assert len(_namespaces_with(disk)) > 1
             _run("umount", disk)
-            assert _namespaces_with(disk) == set()
+            # Steps of other tests that were just then beginning have a copy for a moment.
+            _until(lambda: not _namespaces_with(disk))
             build.send_signal(signal.SIGINT)
             assert build.wait(_SECONDS) == 130
 

@@ -35,7 +35,7 @@ _MOUNT = "--mount=type=cache,id=meeting,target=/m"
 
 def until(condition: str) -> str:
     """Return a command that waits for a condition, and fails where it never comes."""
-    return f"n=0; until {condition}; do n=$((n+1)); [ $n -lt 1200 ]; sleep 0.05; done"
+    return f"n=0; until {condition}; do n=$((n+1)); [ $n -lt 2400 ]; sleep 0.05; done"
 
 
 def meet(own: str, *others: str) -> str:

@@ -263,7 +263,7 @@ def test_a_read_only_store(web: Cli, tmp_path: Path, context: Path) -> None:
         web.ok("export", "web:1", "-o", tmp_path / "out.tar")
         web.ok("check", "--read-data")
     finally:
-        while libc.umount2(place, 0) == 0:
+        while libc.umount2(place, 2) == 0:
             pass
     assert_sound(web, "web:1")
 

@@ -16,8 +16,7 @@ from tests.support.views import (
     BACKENDS,
     SERVED,
     is_mounted,
-    keeper_pids,
-    kill,
+    kill_servers,
     needs_libfuse,
     needs_root,
     server_pids,
@@ -71,8 +70,7 @@ class Shop:
         return list((self.cli.store / "views").glob("*.json"))
 
     def kill_servers(self) -> None:
-        for pid in (*keeper_pids(self.cli.store), *server_pids(self.cli.store)):
-            kill(pid)
+        kill_servers(self.cli.store)
 
     def state(self) -> str:
         (view,) = self.cli.ok("mounts", "--json").json()  # type: ignore[misc]

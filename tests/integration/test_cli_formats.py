@@ -77,7 +77,7 @@ def test_an_endless_dockerfile_is_refused(cli: Cli, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=cli.environment(),
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 11, done

@@ -336,7 +336,8 @@ class TestContainers:
     pytestmark = needs_runc
 
     def test_what_a_container_wrote_becomes_an_image(self, box: Containers) -> None:
-        box.ok("run", "-d", "--name", "one", "box", "sh", "-c", "echo x > /file; sleep 600")
+        script = "echo x > /part; mv /part /file; sleep 600"  # it is whole once it is there
+        box.ok("run", "-d", "--name", "one", "box", "sh", "-c", script)
         wait_until(lambda: "A /file" in box.ok("diff", "one").lines, "the file is written")
         box.ok("commit", "one", "made:1", "-c", 'CMD ["cat", "/file"]')
         assert box.ok("run", "--rm", "made:1").out == "x\n"

@@ -21,7 +21,7 @@ from layerstore.errors import InputError
 
 BIN = Path(sys.executable).parent
 NAMED = "reg.example:5000/app:2"
-_PATIENCE_S = 30
+_PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def _told(box: Containers, tmp_path: Path, *lines: tuple[str, ...] | str) -> lis
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],
         env=box.environment({"LAYERSTORE_WARM": "no"}), cwd=tmp_path, capture_output=True,
-        text=True, check=False, timeout=100,
+        text=True, check=False, timeout=250,
     )  # fmt: skip
     assert done.returncode == 0, done
     return [(tmp_path / str(number)).read_text() for number in range(len(lines))]
@@ -57,14 +57,17 @@ def test_a_container_of_version_2_is_frozen_counted_and_gone(
     if not _can_be_alone():
         pytest.skip("no control groups of version 2")
     events = "cat /sys/fs/cgroup/layerstore-$(cat 0)/cgroup.events"
+    # It is thawed when its processes have come by, which takes them a moment.
+    thawing = f"for n in $(seq 1000); do {events} | grep -q 'frozen 0' && break; sleep 0.05; done"
     stats = ("stats", "--no-stream", "--format", "{{.CPUPerc}} {{.MemUsage}} {{.PIDs}}")
     start = ("run", "-d", "--name", "two", "--runtime", "runc", "box")
     told = _told(
         box, tmp_path,
         (*start, "sh", "-c", "while :; do :; done"), ("pause", "two"), events, stats,
-        ("ps", "--format", "{{.Status}}"), ("unpause", "two"), events, stats, ("top", "two"),
-        ("pause", "two"), ("stop", "-t", "0", "two"), ("inspect", "-f", "{{.State.Status}}", "two"),
-        ("rm", "two"), "ls -d /sys/fs/cgroup/layerstore-$(cat 0) 2>&1 || true",
+        ("ps", "--format", "{{.Status}}"), ("unpause", "two"), f"{thawing}; {events}", stats,
+        ("top", "two"), ("pause", "two"), ("stop", "-t", "0", "two"),
+        ("inspect", "-f", "{{.State.Status}}", "two"), ("rm", "two"),
+        "ls -d /sys/fs/cgroup/layerstore-$(cat 0) 2>&1 || true",
     )  # fmt: skip
     _, _, frozen, still, status, _, thawed, busy, processes, _, _, ended, _, groups = told
     assert "frozen 1" in frozen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tarfile
 import time
 from typing import TYPE_CHECKING
 
@@ -111,16 +112,22 @@ def test_after_optimize(cli: Cli) -> None:
 
 
 def test_what_a_killed_command_left(cli: Cli, tmp_path: Path) -> None:
-    tree = tmp_path / "large"
-    tree.mkdir()
-    (tree / "f").write_bytes(noise(9, 30_000_000))
-    tmp, importing = cli.store / "tmp", cli.command("import", tree, "-t", "large:1")
-    with subprocess.Popen(importing, env=cli.environment(), stdout=subprocess.DEVNULL) as process:
+    whole = tmp_path / "large.tar"
+    (tmp_path / "f").write_bytes(noise(9, 30_000_000))
+    with tarfile.open(whole, "w") as tar:
+        tar.add(tmp_path / "f", "f")
+    tmp, importing = cli.store / "tmp", cli.command("import", "-", "-t", "large:1")
+    with subprocess.Popen(
+        importing, env=cli.environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(whole.read_bytes()[:29_000_000])  # it waits for the rest
+        process.stdin.flush()
         deadline = time.monotonic() + 60
         while not any(path.stat().st_size for path in tmp.glob("*.pack")):
             assert process.poll() is None
             assert time.monotonic() < deadline
-            time.sleep(0.001)
+            time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
     assert collect_and_compare(cli) > 0
 

@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import ipaddress
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -103,11 +103,13 @@ def running(log: Path, *words: str) -> Iterator[None]:
         process.wait(_START_S)
 
 
-def wait_for(log: Path, text: str) -> None:
+def wait_for(log: Path, pattern: str) -> str:
+    """Wait until a whole line has a pattern; return what that found."""
     deadline = time.monotonic() + _START_S
-    while text not in log.read_text(errors="replace"):
+    while not (found := re.search(f"({pattern}).*\n", log.read_text(errors="replace"))):
         assert time.monotonic() < deadline, log.read_text(errors="replace")
         time.sleep(0.1)
+    return found[1]
 
 
 def test_real_stores_give_the_same_on_one_machine_and_on_workers(hosts):
@@ -128,16 +130,12 @@ def test_workers_of_a_cluster_read_the_stores_they_are_named_for(hosts, tmp_path
     files = certificates(tmp_path)
     tls = [word for name, path in files.items() for word in (f"--tls-{name}", str(path))]
     dask = [w.replace("--tls-ca", "--tls-ca-file") if w == "--tls-ca" else w for w in tls]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"tls://127.0.0.1:{port}"
     common = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0", *dask]
     log = tmp_path / "scheduler.log"
     with contextlib.ExitStack() as stack:
-        words = ("scheduler", "--protocol", "tls", "--port", str(port), *common)
+        words = ("scheduler", "--protocol", "tls", "--port", "0", *common)
         stack.enter_context(running(log, *words))
-        wait_for(log, address)
+        address = wait_for(log, r"tls://127\.0\.0\.1:\d+\b")
         for name in ("one", "two"):
             own = tmp_path / f"{name}.log"
             words = ("worker", address, "--name", name, "--nthreads", "1", "--no-nanny", *common)

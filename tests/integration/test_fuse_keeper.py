@@ -31,6 +31,7 @@ from tests.support.views import (
     image_of,
     keeper_pids,
     kill,
+    links_of_files,
     needs_fuse,
     needs_root,
     server_pids,
@@ -217,7 +218,7 @@ def test_the_server_keeps_no_privileges_and_nothing_of_its_starter(shown: Shown)
         assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == 0
         assert status["NoNewPrivs"] == "1"
         for pid in (keeper, server):
-            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            links = links_of_files(pid)
             assert not any(link.startswith("pipe:") for link in links), links
             with open(f"/proc/{pid}/environ", "rb") as file:
                 assert b"SECRET_OF_CALLER" not in file.read()

@@ -455,7 +455,7 @@ def test_an_interrupted_pull_waits_for_no_silent_server(
         )  # fmt: skip
         assert silent.wait(60)
         process.send_signal(number)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=60)
         assert process.returncode == code, error
         assert b"Traceback" not in error
     assert "no image" in cli.fails(3, "inspect", f"{stub.name}/a:1")

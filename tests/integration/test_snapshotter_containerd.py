@@ -190,16 +190,16 @@ def test_containers_outlive_crashes_of_both_sides(host: Host) -> None:
     containerd.start_container(image, "long", *SH, "echo 1 > /written; sleep 1000")
     wait_for("it to write", lambda: exec_in(containerd, "cat /written") == "1\n")
     plugin.kill()
-    wait_for("it to answer", lambda: exec_in(containerd, "cat /own /written") == "app:1 01\n", 15)
+    wait_for("it to answer", lambda: exec_in(containerd, "cat /own /written") == "app:1 01\n")
     assert containerd(
         "run", "--rm", "--snapshotter", "layerstore", image, "no", "x", check=False
     ).returncode
     plugin.start()
     # containerd tries to connect again for itself, with pauses of up to three seconds.
-    wait_for("containerd to find it", lambda: runs(containerd, image), 15)
+    wait_for("containerd to find it", lambda: runs(containerd, image))
     containerd.kill()
     containerd.start()
-    wait_for("it to answer", lambda: exec_in(containerd, "cat /own /written") == "app:1 01\n", 15)
+    wait_for("it to answer", lambda: exec_in(containerd, "cat /own /written") == "app:1 01\n")
     assert containerd.run(image, *SH, "cat /own") == "app:1 0"
     plugin.kill()
     containerd.kill()
@@ -415,7 +415,7 @@ def test_two_namespaces_share_what_they_hold(host: Host) -> None:
 def test_containers_read_packs(host: Host) -> None:
     host.plugin.stop()
     host.plugin.start("--backend", "kernel-packs")
-    wait_for("containerd to find it", lambda: host.containerd.finds_plugin(), 15)
+    wait_for("containerd to find it", lambda: host.containerd.finds_plugin())
     host.load(host.image("app:1", "COPY own-0 /own"))
     text = "cat /own; /bin/busybox wc -c < /shared; echo x > /own; cat /own"
     out = host.containerd.run("docker.io/library/app:1", *SH, text)

@@ -275,7 +275,7 @@ def test_it_may_serve_from_a_pod(plugin: Plugin, tmp_path: Path) -> None:
 def test_systemd_is_told_when_it_is_ready(plugin: Plugin, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
-        listening.settimeout(30)
+        listening.settimeout(60)
         os.environ["NOTIFY_SOCKET"] = str(tmp_path / "notify")
         try:
             plugin.start()

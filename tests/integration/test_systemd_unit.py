@@ -82,12 +82,15 @@ def test_a_container_is_started_restarted_and_stopped_by_its_unit(host: Host) ->
     wait_until(lambda: system.property("web", "NRestarts") == "2", "its restart")
     wait_until(host.is_attended, "the container")
     assert int(system.property("web", "MainPID")) != main
+    wait_until(lambda: host.starts() == 3, "its command")  # before, it hears no signal
 
     system.ok("systemctl", "restart", "web")
     wait_until(host.is_attended, "the container")
+    wait_until(lambda: host.starts() == 4, "its command")
 
     system.ok("systemctl", "stop", "web")
     assert system.property("web", "ActiveState") == "inactive"
     assert host.status().startswith("Exited (0)")
     assert system.property("web", "Result") == "success"
-    assert os.listdir(host.cli.store / "views" / "lowers") in ([], ["meta"])
+    lowers = host.cli.store / "views" / "lowers"
+    wait_until(lambda: os.listdir(lowers) in ([], ["meta"]), "the end of what showed the image")

@@ -25,12 +25,11 @@ from layerstore.linux import mounts as syscalls
 from layerstore.linux import planned
 from layerstore.linux.planned import flags_of
 from tests.support.cli import Cli
-from tests.support.running import wait_until
 from tests.support.views import (
     BACKENDS,
     image_of,
     is_mounted,
-    keeper_pids,
+    kill_servers,
     needs_root,
     server_pids,
     undo_all_mounts,
@@ -221,10 +220,7 @@ class TestHolders:
 def pretend_a_restart(host: Host) -> None:
     """Take all mounts and servers away, and let records be of another run of the kernel."""
     targets = [item.record.target for item in mounts.mounts(host.root)]
-    for pid in (*keeper_pids(host.store), *server_pids(host.store)):
-        os.kill(pid, signal.SIGKILL)
-    # Until they are gone their locks are held, and views count as served.
-    wait_until(lambda: not server_pids(host.store), "the end of the servers")
+    kill_servers(host.store)  # until they are gone their locks are held, and views are served
     for target in targets:
         syscalls.unmount(target, lazy=True)
     views = host.store / "views"
@@ -333,9 +329,7 @@ def test_a_view_whose_server_was_killed_is_restored(host: Host, backend: str) ->
         return
     view = host.mount(backend, rw=True)
     (view / "mine").write_text("mine")
-    for pid in (*keeper_pids(host.store), *server_pids(host.store)):
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not server_pids(host.store), "the end of the servers")
+    kill_servers(host.store)
     host.cli.ok("mounts", "--restore")
     assert (view / "mine").read_text() == "mine"
     assert (view / "etc" / "motd").read_text() == "hello\n"

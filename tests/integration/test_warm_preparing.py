@@ -20,14 +20,15 @@ from layerstore.linux.locks import FileLock
 from layerstore.store.object_tier import kept_objects
 from layerstore.store.paths import LEASE_PREFIX
 from layerstore.store.store import Store
-from tests.integration.test_warm import Warm, _children
+from tests.integration.test_warm import Warm, _children, _has_a_helper, _state, _waiting
 from tests.support.build import needs_runc
 from tests.support.cli import Cli
-from tests.support.running import containers_in, is_running, wait_until
+from tests.support.running import containers_in, is_running
+from tests.support.running import wait_until as wait_shortly
 from tests.support.store import noise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.registry_stub import StubRegistry
@@ -36,6 +37,12 @@ pytestmark = needs_runc
 
 FILES = {"one": noise(1, 20_000), "two": noise(2, 30_000)}
 NO_HELPER = {"LAYERSTORE_WARM": "no"}
+PATIENCE_S = 240
+"""What prepares only gets the time of processors that nobody else wants."""
+
+
+def wait_until(true: Callable[[], object], what: str) -> None:
+    wait_shortly(true, what, PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +57,7 @@ def box(shared: Warm) -> Iterator[Warm]:
     """A helper over a store in which nothing is unpacked."""
     shared.ok("gc", "--all")
     shared.ok("warm")
+    _waiting(shared)
     yield shared
     shared("warm", "--stop")
     shared.clear()
@@ -211,6 +219,8 @@ def test_it_is_idle(box: Warm, tree: Path) -> None:
 def test_starts_do_not_wait_for_it(box: Warm, tree: Path) -> None:
     with _at_work(box, tree) as child:
         os.kill(child, signal.SIGSTOP)
+        # It has no processor of its own to stop on: with the lock, it would keep others from it.
+        wait_until(lambda: _state(child) == "T", "its stop")
     try:
         assert box.ok("run", "--rm", "box", "echo", "other").out == "other\n"
         box.ok("build", "-t", "same", tree)
@@ -225,8 +235,8 @@ def test_what_it_cannot_do_is_told_where_somebody_reads_it(box: Warm) -> None:
     box.ok("warm", "--stop")
     helper = box.popen("warm", "--foreground", stderr=subprocess.PIPE)
     assert helper.stderr is not None
-    wait_until(lambda: os.path.exists(box.socket), "its socket")
-    wait_until(lambda: _children(helper.pid), "its fork")
+    wait_until(lambda: _has_a_helper(box), "its socket")
+    _waiting(box)
     assert _ask(box, "sha256:" + "0" * 64) == b"Y"
     line = helper.stderr.readline().decode()
     assert "not prepared: sha256:000" in line

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -244,27 +244,24 @@ class Registry:
 
     def __init__(self, base: Path) -> None:
         need("docker-registry", "skopeo")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.host = f"127.0.0.1:{probe.getsockname()[1]}"
         config = base / "registry.yml"
+        # It takes a port itself: one that was free a moment ago may be somebody else's by now.
         config.write_text(
             f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {base}/registry}}}}\n"
-            f'http: {{addr: "{self.host}"}}\n'
+            'http: {addr: "127.0.0.1:0"}\n'
         )
         self.log = base / "registry.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", str(config)], stdout=log, stderr=log
             )
-        host, _, port = self.host.partition(":")
+        wait_for("the registry", self._listens_at)
+        self.host = self._listens_at()
 
-        def answers() -> bool:
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
-                return True
-            return False
-
-        wait_for("the registry", answers)
+    def _listens_at(self) -> str:
+        """Return what its log says, "" before it does."""
+        found = re.search(r"listening on (127\.0\.0\.1:\d+)", self.log.read_text())
+        return found[1] if found else ""
 
     def put(self, archive: Path, name: str) -> str:
         """Push an image from an OCI archive; return its reference."""

@@ -88,6 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64  # with a full queue, connect(2) on a socket like this fails at once
 
     def handle_error(self, *_: object) -> None:
         pass  # clients that hang up

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
+import os
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,3 +30,21 @@ def resident_pages(path: Path) -> int:
         finally:
             ctypes.pythonapi.PyBuffer_Release(buffer)
         return sum(byte & 1 for byte in found)
+
+
+def forget(path: Path) -> None:
+    """Have the kernel let go of a file's pages, all of them.
+
+    What is still being written stays for now, and so does what somebody has in hand; neither is
+    told to who asks. So ask until it is done.
+    """
+    deadline = time.monotonic() + 60
+    while True:
+        with path.open("rb") as file:
+            with contextlib.suppress(OSError):  # not every file system knows it
+                os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if not path.stat().st_size or not resident_pages(path):
+            return
+        assert time.monotonic() < deadline, f"{path} stays in memory"
+        time.sleep(0.02)

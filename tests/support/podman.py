@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
@@ -111,7 +112,7 @@ class Podman:
             stderr=subprocess.PIPE,
         )
         try:
-            _await((self.base / "podman.sock").exists, server)
+            _await(lambda: _listens(self.base / "podman.sock"), server)
             yield address
         finally:
             server.kill()
@@ -126,6 +127,12 @@ class Podman:
         for place in (self.root / "overlay", self.root):
             subprocess.run(["umount", "--lazy", str(place)], capture_output=True, check=False)
         shutil.rmtree(self._running, ignore_errors=True)
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody takes connections; a socket has its name before that."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def _await(ready: object, server: subprocess.Popen[bytes]) -> None:

@@ -25,7 +25,7 @@ _HASHED = (
     "$2y$05$gzyWC624Ia38v1KXJBylxOQZKrEeF4R670fnnH3WN2GbFFWmeqVoK"
     """bcrypt of SECRET, by htpasswd(1)."""
 )
-START_SECONDS = 30
+START_SECONDS = 60
 
 needs_registry = [
     pytest.mark.peers,
@@ -43,12 +43,17 @@ class Server:
         name: ``host:port``.
         ca: Its authority.
         home: For the HOME of clients: files of its own.
+        log: What it writes; see :meth:`told`.
+        process: The server.
+        sockets: How many it has while nobody talks to it.
     """
 
     name: str
     ca: Path
     home: Path
     log: Path
+    process: subprocess.Popen[bytes]
+    sockets: int
 
     @property
     def environment(self) -> dict[str, str]:
@@ -58,9 +63,20 @@ class Server:
             "DOCKER_CONFIG": "", "REGISTRY_AUTH_FILE": "",
         }  # fmt: skip
 
+    def told(self) -> str:
+        """Return its log, with all that clients who have ended asked for.
+
+        It logs a request once it has answered, which is after the client has the answer; but
+        before it looks at the connection again, and finds it closed.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while _sockets(self.process) > self.sockets and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.log.read_text()
+
     def requests(self, method: str) -> list[str]:
         """Paths that were asked for by a method, in order."""
-        found = re.findall(rf'"{method} (\S+) HTTP/1.1"', self.log.read_text())
+        found = re.findall(rf'"{method} (\S+) HTTP/1.1"', self.told())
         return [path for path in found if path != "/v2/"]
 
 
@@ -90,10 +106,18 @@ def docker_registry(tmp_path: Path) -> Iterator[Server]:
         (home / ".config/layerstore/registries.toml").write_text(
             f'[registry."127.0.0.1:{port}"]\nca = "{cert}"\n'
         )
-        yield Server(f"127.0.0.1:{port}", cert, home, log)
+        yield Server(f"127.0.0.1:{port}", cert, home, log, process, _sockets(process))
     finally:
         process.terminate()
         process.wait(START_SECONDS)
+
+
+def _sockets(process: subprocess.Popen[bytes]) -> int:
+    found = 0
+    for number in os.listdir(f"/proc/{process.pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            found += os.readlink(f"/proc/{process.pid}/fd/{number}").startswith("socket:")
+    return found
 
 
 def _wait_for(log: Path, pattern: bytes, process: subprocess.Popen[bytes]) -> bytes:

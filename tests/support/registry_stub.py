@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 import socket
@@ -171,7 +172,7 @@ class Stub(BaseHTTPRequestHandler):
                 repository.blobs[digest] = source.blobs[digest]
                 self.answer(201, b"", {"Location": f"/v2/{name}/blobs/{digest}"})
                 return
-            session = str(len(registry.uploads))
+            session = str(next(registry.sessions))  # uploads begin beside each other
             registry.uploads[session] = b""
             self.answer(202, b"", {"Location": f"/v2/{name}/blobs/uploads/{session}?s=1"})
             return
@@ -275,6 +276,7 @@ class StubRegistry(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.repositories: dict[str, Repository] = {}
         self.uploads: dict[str, bytes] = {}
+        self.sessions = itertools.count()
         self.tokens: list[str] = []
         self.basic = "Basic " + base64.b64encode(f"{USER}:{SECRET}".encode()).decode()
         if context is not None:

@@ -95,9 +95,9 @@ def check_signals_arrive(box: Containers) -> None:
     assert running.returncode == 6
 
 
-def wait_until(true: Callable[[], object], what: str) -> None:
+def wait_until(true: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
     """Wait for something that other processes bring about."""
-    until = time.monotonic() + WAIT_SECONDS
+    until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, f"never: {what}"
         time.sleep(0.02)

@@ -13,6 +13,7 @@ import signal
 import stat
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,7 +31,6 @@ from tests.support.encoding import encode_changeset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from layerstore.store.catalog_rows import ImageRecord
     from layerstore.store.session import WriteSession
@@ -101,19 +101,42 @@ def _servings(store: str | os.PathLike[str]) -> Iterator[tuple[int, list[bytes]]
 def kill(pid: int) -> None:
     """Kill a process and wait until it has let go of everything: of files later than of memory."""
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.005)
     assert not is_running(pid)
 
 
+def kill_servers(store: str | os.PathLike[str]) -> None:
+    """Kill a store's servers and their keepers, and wait until they hold nothing any more.
+
+    Their command lines go before their files do: to miss those is not enough.
+    """
+    for pid in (*keeper_pids(store), *server_pids(store)):
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid)
+
+
+def links_of_files(pid: int) -> list[str]:
+    """Return what a process has open, as the kernel names it; it may open and close meanwhile."""
+    found = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return found
+
+
 def is_running(pid: int) -> bool:
-    """Whether a process lives; one that only waits to be reaped does not."""
+    """Whether a process lives; one that only waits to be reaped does not.
+
+    One whose first thread has ended before another did still has all its files.
+    """
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+            fields = file.read().rpartition(")")[2].split()
     except OSError:
         return False
+    return fields[0] not in "ZX" or int(fields[17]) > 1
 
 
 def changeset_of(session: WriteSession, root: Path) -> Changeset:
@@ -258,6 +281,15 @@ def undo_all_mounts(store_root: Path) -> None:
             with contextlib.suppress(FileNotFoundError):  # its server is removing it
                 while syscalls.identify(place).is_root:
                     syscalls.unmount(place, lazy=True)
+
+
+def loop_devices_below(directory: Path) -> list[str]:
+    """Return the files below a directory that are loop devices: others' come and go meanwhile."""
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it has just gone
+            found.append(backing.read_text().strip())
+    return [path for path in found if path.startswith(f"{directory}/")]
 
 
 def is_mounted(path: Path | str) -> bool:

@@ -30,7 +30,7 @@ FUSE_WRITE_KIB = 128
 loop driver takes one that came short, because a later of them failed, for a whole one
 (drivers/block/loop.c, lo_complete_rq): the kernel would lose the error that a rig made."""
 
-_WAIT_S = 20
+_WAIT_S = 60
 _WAIT_UNUSED_S = 120
 
 

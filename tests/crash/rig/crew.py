@@ -145,7 +145,7 @@ class Worker:
         """Kill it and read what it had told."""
         self.process.kill()
         self.process.wait()
-        self._reader.join(30)
+        self._reader.join(60)
         assert self.process.stderr is not None
         self.error = self.process.stderr.read()
         self.process.stderr.close()

@@ -380,7 +380,7 @@ def test_an_interrupted_benchmark_is_asked_to_end_and_ends_as_it_likes(
 ) -> None:
     (programs / "slow.py").write_text(
         "import time\n"
-        "try:\n    open('begun', 'w').close()\n    time.sleep(60)\n"
+        "try:\n    open('begun', 'w').close()\n    time.sleep(600)\n"
         "finally:\n    open('cleaned', 'w').close()\n"
     )
     runner = Runner(Path("cache"), programs / "results", "full")
@@ -403,7 +403,7 @@ def test_an_interrupted_benchmark_is_asked_to_end_and_ends_as_it_likes(
 def test_a_benchmark_whose_runner_is_killed_cleans_up(programs: Path) -> None:
     (programs / "slow.py").write_text(
         "import time\n"
-        "try:\n    open('begun', 'w').close()\n    time.sleep(60)\n"
+        "try:\n    open('begun', 'w').close()\n    time.sleep(600)\n"
         "finally:\n    open('cleaned', 'w').close()\n"
     )
     (programs / "runner.py").write_text(
@@ -423,7 +423,7 @@ def test_a_benchmark_whose_runner_is_killed_cleans_up(programs: Path) -> None:
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < deadline, path
         time.sleep(0.01)

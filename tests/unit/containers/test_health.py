@@ -119,7 +119,7 @@ def test_a_check_that_found_its_container_paused_says_nothing(
     health = monitor_health.Health(told, spec)
     health.step({})
     monkeypatch.setattr(monitor_health, "is_frozen", lambda _: frozen)
-    pid, status = os.waitpid(-1, 0)
+    pid, status = os.waitpid(health._pid, 0)
     health.step({pid: status})
     found = json.loads((tmp_path / "state").read_text())
     assert (found["status"], found["failures"]) == (("starting", 0) if frozen else ("unhealthy", 1))

@@ -62,7 +62,7 @@ class Kernel:
         self.end, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         device.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-        self.end.settimeout(20)
+        self.end.settimeout(60)
         self.device = device
         self.session = Session(device.fileno(), tree, Slot())
         self.thread = threading.Thread(target=self.session.run)
@@ -71,7 +71,7 @@ class Kernel:
 
     def close(self) -> None:
         self.end.close()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         self.device.close()
 

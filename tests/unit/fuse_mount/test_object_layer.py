@@ -63,7 +63,7 @@ class Kernel:
         self.end, self.device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for one in (self.end, self.device):
             one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-        self.end.settimeout(20)
+        self.end.settimeout(60)
         self.content = Content()
         self.failed: list[ObjectId] = []
         objects = {
@@ -79,7 +79,7 @@ class Kernel:
 
     def close(self) -> None:
         self.end.close()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         self.device.close()
 

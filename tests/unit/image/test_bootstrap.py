@@ -135,7 +135,7 @@ def test_interrupted_it_is_stopped(store, tool, tmp_path, monkeypatch):
         f"def end(*_): open({str(done)!r}, 'w').close(); sys.exit(1)\n"
         "signal.signal(signal.SIGTERM, end)\n"
         f"sys.stdout.buffer.write({rootfs_tar()[:512]!r}); sys.stdout.flush()\n"
-        "time.sleep(60)"
+        "time.sleep(600)"
     )
 
     def interrupted(_session, stream, **_options):
@@ -218,7 +218,7 @@ def test_killed_the_tool_is_told_to_stop(tool, tmp_path):
         f"def end(*_): open({str(stopped)!r}, 'w').close(); sys.exit(1)\n"
         "signal.signal(signal.SIGTERM, end)\n"
         f"open({str(started)!r}, 'w').close()\n"
-        "time.sleep(60)"
+        "time.sleep(600)"
     )
     cli = Cli(tmp_path / "store")
     path = f"{tmp_path / 'bin'}:{os.defpath}:/usr/sbin:/sbin"

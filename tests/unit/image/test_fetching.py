@@ -104,7 +104,7 @@ def test_many_who_ask_for_a_chunk_have_it_fetched_once():
 
     def answer(ids):
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return ((name, HELD[name]) for name in ids)
 
     remote = FakeRemote(answer)
@@ -115,12 +115,12 @@ def test_many_who_ask_for_a_chunk_have_it_fetched_once():
     ]
     for thread in threads:
         thread.start()
-    assert begun.wait(20)
+    assert begun.wait(60)
     # As long as the first question is open, nobody asks another one.
     assert remote.asked == [[IDS[0]]]
     go_on.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert found == [{IDS[0]: DATA[0]}] * 6
 
 
@@ -160,7 +160,7 @@ def test_who_waits_too_long_is_let_go_and_others_are_served():
             forever.wait(60)
         return ((name, HELD[name]) for name in ids)
 
-    fetcher = Fetcher(FakeRemote(answer), patience_s=0.5)
+    fetcher = Fetcher(FakeRemote(answer), patience_s=1.0)
     with pytest.raises(RemoteUnavailableError, match="did not answer in time"):
         whole(fetcher, [IDS[5]])
     assert whole(fetcher, [IDS[6]], ahead=True) == {IDS[6]: DATA[6]}

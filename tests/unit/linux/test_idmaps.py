@@ -15,6 +15,7 @@ from layerstore.linux.idmaps import (
     user_namespace_of,
     with_stand_in_for_root,
 )
+from tests.support.forked import problem_in_child
 
 needs_root = [
     pytest.mark.root,
@@ -74,13 +75,17 @@ class TestNamespaces:
     @pytest.mark.parametrize("texts", [["0:100000:65536"], ["u:0:5:1", "g:3:9:2", "g:10:50:7"]])
     def test_a_namespace_has_the_map_it_was_made_with(self, texts: list[str]) -> None:
         mappings = parse_id_map(texts)
-        with user_namespace_of(mappings) as namespace:
-            found = map_of_user_namespace(f"/proc/self/fd/{namespace}")
-        for kind in "ug":
-            wanted = [m._replace(kind=kind) for m in mappings if m.kind in (kind, "b")]
-            assert [m for m in found if m.kind == kind] == wanted
-        with pytest.raises(ChildProcessError):  # no child is left to wait for
-            os.waitpid(-1, os.WNOHANG)
+
+        def work() -> None:  # in a process that has no children yet
+            with user_namespace_of(mappings) as namespace:
+                found = map_of_user_namespace(f"/proc/self/fd/{namespace}")
+            for kind in "ug":
+                wanted = [m._replace(kind=kind) for m in mappings if m.kind in (kind, "b")]
+                assert [m for m in found if m.kind == kind] == wanted
+            with pytest.raises(ChildProcessError):  # no child is left to wait for
+                os.waitpid(-1, os.WNOHANG)
+
+        assert problem_in_child(work) == ""
 
     def test_what_is_no_user_namespace(self, tmp_path) -> None:
         for path in (tmp_path, tmp_path / "absent", "/proc/self/ns/mnt", "/dev/null"):

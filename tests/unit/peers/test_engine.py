@@ -65,7 +65,7 @@ def know(stub: Stub, record: ImageRecord, name: str = "a:1") -> None:
     stub.say(f"/images/{name}/json", said)
 
 
-def take(store: Store, stub: Stub, silence_s: float = 5, name: str = "a:1") -> list[str]:
+def take(store: Store, stub: Stub, silence_s: float = 30, name: str = "a:1") -> list[str]:
     with Engine(stub.address, "docker", silence_s=silence_s) as engine:
         return [
             taken.image.image_id
@@ -244,7 +244,7 @@ def test_messages_without_end_are_given_up(
 
 
 def give(store: Store, stub: Stub, record: ImageRecord) -> None:
-    with Engine(stub.address, "podman", silence_s=5) as engine:
+    with Engine(stub.address, "podman", silence_s=30) as engine:
         engine.is_podman = True
         give_images(store, engine, [(record, ["a:1"])], NOTHING)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import stat
@@ -364,6 +365,7 @@ class TestOnABase:
             with pytest.raises(Exception, match="bring unpacked files to disk"):
                 prepare(store, app)
             os.unlink(store.paths.metadata_sidecar(hex_of(chain_id(app.layers))))
+            gc.collect()  # what other tests left to it closes now, and not in between
             opened = os.listdir("/proc/self/fd")
             with pytest.raises(Exception, match="bring unpacked files to disk"):
                 prepare(store, app)
