@@ -16,19 +16,19 @@ fs/erofs/erofs_fs.h, and Documentation/filesystems/erofs.rst.
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
 import struct
-from collections import Counter
 
-from layerstore.errors import FormatError
-from layerstore.formats.erofs_sums import crc32c, xxh32
+from layerstore.formats.erofs_sums import crc32c
+from layerstore.formats.erofs_xattrs import XattrEncoder, has_acl, xattr_count
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import BinaryIO, Final
+
+    from layerstore.formats.erofs_xattrs import Xattrs
 
 BLOCK_BYTES: Final = 4096
 MAGIC: Final = 0xE0F5E1E2
@@ -40,7 +40,6 @@ _NAME_OFFSET: Final = SUPER_OFFSET + 64
 HEAD_BYTES: Final = _NAME_OFFSET + len(_WITHOUT_ACLS)
 """So much of an image's beginning :func:`has_no_acls` looks at."""
 
-XATTR_VALUE_MAX_BYTES: Final = 0xFFFF
 """The size of a value is 16 bits wide, so a value of 65,536 bytes has no place."""
 
 _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23s")
@@ -55,8 +54,6 @@ _INOS, _INOS_OFFSET = struct.Struct("<Q"), 16
 _BLOCKS, _BLOCKS_OFFSET = struct.Struct("<I"), 36
 _SHARED_BLOCK_OFFSET: Final = SUPER_OFFSET + 44
 _DIRENT = struct.Struct("<QHBB")
-_XATTR_HEADER = struct.Struct("<IB7s")
-_XATTR_ENTRY = struct.Struct("<BBH")
 _HOLE = struct.pack("<I", 0xFFFF_FFFF)
 _HOLE_BYTES: Final = len(_HOLE)
 
@@ -64,8 +61,6 @@ _SLOT_BYTES: Final = 32
 _COMPAT_CHECKSUM: Final = 0x1
 _COMPAT_MTIME: Final = 0x2
 _COMPAT_XATTR_FILTER: Final = 0x4
-_FILTER_SEED: Final = 0x25BBE08F
-_FILTER_BITS: Final = 32
 _INCOMPAT_CHUNKED_FILE: Final = 0x4
 _INCOMPAT_BACKED: Final = 0x1 | 0x2 | 0x8 | 0x20 | 0x80
 """Zero padding, compression configurations, device table, fragments, 48-bit layout."""
@@ -74,8 +69,6 @@ _EXTENDED: Final = 1
 _FLAT_PLAIN, _COMPRESSED, _FLAT_INLINE, _CHUNK_BASED = 0 << 1, 1 << 1, 2 << 1, 4 << 1
 _CHUNK_BITS_MAX: Final = 31
 _ONE_CHUNK_MAX_BYTES: Final = BLOCK_BYTES << _CHUNK_BITS_MAX
-_SHARED_MAX: Final = 0xFF
-_XATTR_BODY_MAX_BYTES: Final = _XATTR_HEADER.size + 4 * 0xFFFE
 _U32: Final = 0xFFFF_FFFF
 _U64_MAX: Final = (1 << 64) - 1
 _SUPER_END: Final = SUPER_OFFSET + 128
@@ -100,18 +93,6 @@ _FILE_TYPES: Final = {
     stat.S_IFSOCK: 6,
     stat.S_IFLNK: 7,
 }
-_ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
-_XATTR_PREFIXES: Final = (
-    (_ACLS[0], 2),
-    (_ACLS[1], 3),
-    (b"user.", 1),
-    (b"trusted.", 4),
-    (b"security.", 6),
-)
-
-_XATTR_NAMES: Final = {number: prefix for prefix, number in _XATTR_PREFIXES}
-
-Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 class Inode(NamedTuple):
@@ -235,7 +216,7 @@ def encode_image(
         FormatError: EROFS has no place for an attribute: its value takes 65,536 bytes, it is
             of a name space that EROFS does not know, or an inode has too many.
     """
-    xattrs = _Xattrs(inodes)
+    xattrs = XattrEncoder(inode.xattrs for inode in inodes)
     bodies = [xattrs.encoded(inode.xattrs) for inode in inodes]
     sizes = [_data_bytes(inodes, index) for index in range(len(inodes))]
     heads = [_INODE.size + len(body) for body in bodies]
@@ -284,7 +265,8 @@ def append_inodes(
     """
     inodes = [*new, *(one.inode for one in changed)]
     (count,) = _INOS.unpack_from(image, SUPER_OFFSET + _INOS_OFFSET)
-    xattrs = _Xattrs.of(image)
+    (shared_block,) = _BLOCKS.unpack_from(image, _SHARED_BLOCK_OFFSET)
+    xattrs = XattrEncoder.of(image, shared_block * BLOCK_BYTES)
     bodies = [xattrs.encoded(inode.xattrs) for inode in inodes]
     sizes = [_data_bytes(inodes, index) for index in range(len(inodes))]
     heads = [_INODE.size + len(body) for body in bodies]
@@ -305,7 +287,7 @@ def append_inodes(
         writer.put(index, body, size)
     _INOS.pack_into(image, SUPER_OFFSET + _INOS_OFFSET, count + len(new))
     _BLOCKS.pack_into(image, SUPER_OFFSET + _BLOCKS_OFFSET, len(image) // BLOCK_BYTES)
-    if any(map(_has_acl, new)):
+    if any(has_acl(inode.xattrs) for inode in new):
         image[_NAME_OFFSET:HEAD_BYTES] = bytes(len(_WITHOUT_ACLS))
     retime(image, uuid, ())
 
@@ -337,105 +319,6 @@ def has_no_acls(head: bytes) -> bool:
         head: The first ``HEAD_BYTES`` of the image.
     """
     return head[_NAME_OFFSET:HEAD_BYTES] == _WITHOUT_ACLS
-
-
-def _has_acl(inode: Inode) -> bool:
-    return any(name in _ACLS for name, _ in inode.xattrs)
-
-
-class _Xattrs:
-    """Encodes attributes; those that several inodes have lie once in a shared table."""
-
-    def __init__(self, inodes: Iterable[Inode]) -> None:
-        counts = Counter(pair for inode in inodes for pair in inode.xattrs)
-        self._ids: dict[tuple[bytes, bytes], int] = {}
-        table = bytearray()
-        for pair, count in counts.items():
-            if count > 1:
-                self._ids[pair] = len(table) // 4
-                table += _xattr_entry(*pair)
-        self.table = bytes(table)
-        self._begins: dict[tuple[Xattrs, bytes, int], bytes] = {}
-
-    @classmethod
-    def of(cls, image: bytearray) -> _Xattrs:
-        """Return those of an image; nothing is added to its shared table."""
-        found = cls(())
-        (block,) = _BLOCKS.unpack_from(image, _SHARED_BLOCK_OFFSET)
-        begin = at = block * BLOCK_BYTES
-        while at + _XATTR_ENTRY.size <= len(image):
-            name_bytes, number, value_bytes = _XATTR_ENTRY.unpack_from(image, at)
-            prefix = _XATTR_NAMES.get(number)
-            if prefix is None:  # the zeros behind the table, or blocks of directories
-                break
-            middle = at + _XATTR_ENTRY.size + name_bytes
-            name = prefix + bytes(image[at + _XATTR_ENTRY.size : middle])
-            value = bytes(image[middle : middle + value_bytes])
-            found._ids.setdefault((name, value), (at - begin) // 4)
-            at = middle + value_bytes + -(middle + value_bytes) % 4
-        return found
-
-    def encoded(self, xattrs: Xattrs) -> bytes:
-        """Return what follows an inode that has these attributes."""
-        if not xattrs:
-            return b""
-        name, value = xattrs[-1]
-        if xattrs[-1] in self._ids:
-            return self._encoded(xattrs)
-        # Files of an image are told apart by the last one alone, and by its value.
-        key = xattrs[:-1], name, len(value)
-        begin = self._begins.get(key)
-        if begin is not None:
-            return b"".join([begin, value, bytes(-(len(begin) + len(value)) % 4)])
-        body = self._encoded(xattrs)
-        padding = -(len(_split_name(name)[1]) + len(value)) % 4
-        self._begins[key] = body[: len(body) - padding - len(value)]
-        return body
-
-    def _encoded(self, xattrs: Xattrs) -> bytes:
-        shared = [self._ids[pair] for pair in xattrs if pair in self._ids]
-        if len(shared) > _SHARED_MAX:
-            raise FormatError(f"an inode has {len(xattrs)} attributes: too many for EROFS")
-        own = [_xattr_entry(*pair) for pair in xattrs if pair not in self._ids]
-        header = _XATTR_HEADER.pack(_name_filter(xattrs), len(shared), b"")
-        body = b"".join([header, struct.pack(f"<{len(shared)}I", *shared), *own])
-        if len(body) > _XATTR_BODY_MAX_BYTES:
-            raise FormatError(f"an inode has {len(body)} bytes of attributes: too many for EROFS")
-        return body
-
-
-def _xattr_entry(name: bytes, value: bytes) -> bytes:
-    if len(value) > XATTR_VALUE_MAX_BYTES:
-        raise FormatError(f"attribute {name!r} of {len(value)} bytes: too long for EROFS")
-    number, suffix = _split_name(name)
-    entry = _XATTR_ENTRY.pack(len(suffix), number, len(value)) + suffix + value
-    return entry + bytes(-len(entry) % 4)
-
-
-@functools.lru_cache(maxsize=1024)
-def _split_name(name: bytes) -> tuple[int, bytes]:
-    """Return the number of an attribute's name space, and the rest of its name."""
-    for prefix, number in _XATTR_PREFIXES:
-        if name.startswith(prefix):
-            return number, name[len(prefix) :]
-    raise FormatError(f"attribute {name!r} is of a kind that EROFS does not know")
-
-
-def _name_filter(xattrs: Xattrs) -> int:
-    """Return a word whose bits are 0 for the names an inode has: what it lacks is known at once.
-
-    An overlay asks every file for several attributes that hardly any has.
-    """
-    found = 0xFFFF_FFFF
-    for name, _ in xattrs:
-        found &= ~_filter_bit(name)
-    return found
-
-
-@functools.lru_cache(maxsize=1024)
-def _filter_bit(name: bytes) -> int:
-    number, suffix = _split_name(name)
-    return 1 << (xxh32(suffix, _FILTER_SEED + number) & _FILTER_BITS - 1)
 
 
 def _data_bytes(inodes: Sequence[Inode], index: int) -> int:
@@ -561,7 +444,7 @@ class _Writer:
         seconds, nanoseconds = divmod(inode.mtime_ns, 1_000_000_000)
         at = place.nid * _SLOT_BYTES
         _INODE.pack_into(
-            self._image, at, _EXTENDED | place.layout, _xattr_count(xattrs), inode.mode, 0,
+            self._image, at, _EXTENDED | place.layout, xattr_count(xattrs), inode.mode, 0,
             size, where, self.numbers[index], inode.uid, inode.gid, seconds & _U64_MAX, nanoseconds,
             inode.nlink, b"",
         )  # fmt: skip
@@ -617,11 +500,6 @@ class _Writer:
         return b"".join(parts)
 
 
-def _xattr_count(xattrs: bytes) -> int:
-    """Return how an inode says how long its attributes are."""
-    return (len(xattrs) - _XATTR_HEADER.size) // 4 + 1 if xattrs else 0
-
-
 def _encoded_device(rdev: int) -> int:
     """Return a device number as the kernel's new_encode_dev() does."""
     major, minor = os.major(rdev), os.minor(rdev)
@@ -639,7 +517,7 @@ def _super_fields(
     root, blocks = layout.places[0].nid, len(image) // BLOCK_BYTES
     compat = _COMPAT_CHECKSUM | _COMPAT_MTIME | _COMPAT_XATTR_FILTER
     if backing is None:
-        name = b"" if any(map(_has_acl, inodes)) else _WITHOUT_ACLS
+        name = b"" if any(has_acl(inode.xattrs) for inode in inodes) else _WITHOUT_ACLS
         return (
             compat, 12, 0, root, len(inodes), 0, 0, blocks, 0, layout.shared_block, uuid, name,
             _INCOMPAT_CHUNKED_FILE, 0, 0, 0, 0, 0, 0, 0, 0, b"",

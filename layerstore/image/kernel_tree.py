@@ -20,7 +20,7 @@ from layerstore.store.objects import object_id
 
 if TYPE_CHECKING:
     from layerstore.digest import ObjectId
-    from layerstore.formats.erofs import Xattrs
+    from layerstore.formats.erofs_xattrs import Xattrs
     from layerstore.formats.tree import Entry
     from layerstore.image.stack import Node
     from layerstore.store.objects import Extents

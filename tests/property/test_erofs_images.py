@@ -24,7 +24,7 @@ from tests.support.views import needs_root
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from layerstore.formats.erofs import Xattrs
+    from layerstore.formats.erofs_xattrs import Xattrs
 
 SEEDS = range(12)
 NAME_BYTES = [byte for byte in range(1, 256) if byte != ord("/")]
