@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -156,9 +157,10 @@ def test_one_that_is_detached_is_looked_after_by_later_commands(user: User) -> N
 
 
 def test_what_containers_wrote_as_other_users_is_measured(user: User) -> None:
-    script = "mkdir /own; echo written > /own/file; chown daemon /own; chmod 700 /own; sleep 1000"
-    user.ok("run", "-d", "--name", "writer", "box", "sh", "-c", script)
-    wait_until(lambda: "/own" in user.ok("diff", "writer"), "its file")
+    script = "mkdir /own; echo written > /own/file; chown daemon /own; chmod 700 /own; echo done; "
+    user.ok("run", "-d", "--name", "writer", "box", "sh", "-c", script + "sleep 1000")
+    wait_until(lambda: user.ok("logs", "writer") == "done\n", "its file")
+    assert "/own" in user.ok("diff", "writer")
     user.ok("commit", "writer", "other:1")
     (layer,) = json.loads(user.ok("df", "--json"))["ledger"]["writable"]
     assert layer["size"] == len("written\n")
@@ -209,7 +211,8 @@ def test_when_only_the_container_is_left_it_can_be_ended(user: User) -> None:
     assert isinstance(state, dict)
     namespace = os.readlink(f"/proc/{state['Pid']}/ns/user")
     for pid in (int(state["ConmonPid"]), *sorted(user.servers())):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # some end with others
+            os.kill(pid, signal.SIGKILL)
     wait_until(lambda: "monitor is gone" in user.status("left"), "its monitor's end")
     wait_until(lambda: user.servers() == [], "their end")
     user.ok("run", "-d", "--name", "next", "box", "sleep", "1000")
@@ -228,7 +231,8 @@ def test_after_everything_was_killed_it_starts_again(user: User) -> None:
     state = user.inspect("lost")["State"]
     assert isinstance(state, dict)
     for pid in (int(state["ConmonPid"]), *sorted(user.servers()), int(state["Pid"])):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # some end with others
+            os.kill(pid, signal.SIGKILL)
     wait_until(lambda: user.status("lost").startswith("Exited (255)"), "its end")
     user.ok("start", "lost")
     assert user.ok("exec", "lost", "ls", "/kept") == "/kept\n"
@@ -242,7 +246,7 @@ def test_gc_cleans_up_after_one_that_died_unseen(user: User) -> None:
     os.kill(int(state["ConmonPid"]), signal.SIGKILL)
     os.kill(int(state["Pid"]), signal.SIGKILL)
     wait_until(lambda: user.ok("gc") != "" and user.leftovers() == [], "its end")
-    assert user.servers() == []
+    wait_until(lambda: user.servers() == [], "their end")
 
 
 def test_without_subordinate_ids_the_user_alone_is_mapped(place: Path) -> None:

@@ -77,6 +77,7 @@ def compiled() -> None:
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("name", "needs"), _batches())
 def test_corpus(name: str, needs: str) -> None:
     missing = [what for what in needs.split(",") if what and not _has(what)]
@@ -85,7 +86,7 @@ def test_corpus(name: str, needs: str) -> None:
     # A process of its own: cases are forked from it, and only a single thread may do that.
     done = subprocess.run(
         [sys.executable, "-m", "tests.security.corpus", "--run", name, "--needs", needs],
-        cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=280,
+        cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=900,
     )  # fmt: skip
     results = [json.loads(line) for line in done.stdout.splitlines()]
     faults = [f"{result[0]} {result[1]}: {fault}" for result in results for fault in result[5]]

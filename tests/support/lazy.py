@@ -144,9 +144,9 @@ class LazyPlace:
 
     def undo(self) -> None:
         undo_all_mounts(self.store)
-        wait_until(
-            lambda: not any(Path(lowers.lowers_directory(str(self.store))).glob("*/*/alive"))
-        )
+        # os.walk() minds no directory that goes meanwhile.
+        place = lowers.lowers_directory(str(self.store))
+        wait_until(lambda: not any("alive" in names for _, _, names in os.walk(place)))
 
 
 def wait_until(happened: Callable[[], bool], *, seconds: float = 60.0) -> None:

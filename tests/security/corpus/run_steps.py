@@ -92,7 +92,9 @@ def _planted(place: Place) -> None:
 
 def _daemon(place: Place) -> None:
     with_base(place)
-    built(place, "FROM box\nRUN (sleep 98765 &) ; (setsid sleep 98766 &) ; true\n")
+    # Seconds that no process of another test run has in its command line.
+    one, other = (f"{number}{os.getpid()}" for number in (9876, 9877))
+    built(place, f"FROM box\nRUN (sleep {one} &) ; (setsid sleep {other} &) ; true\n")
     left = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -101,7 +103,7 @@ def _daemon(place: Place) -> None:
                     words = file.read().split(b"\0")
             except OSError:
                 continue
-            if b"98765" in words or b"98766" in words:
+            if one.encode() in words or other.encode() in words:
                 left.append(name)
     assert not left
 

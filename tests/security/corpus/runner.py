@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 WALL_SECONDS = 600
 """A case that hangs is ended; the bound on its work is CPU time, which neighbours do not use."""
 
+_REMOVE_SECONDS = 20
+
 ADDRESS_BYTES = 4 << 30
 """So that a case that goes wrong harms no other program."""
 
@@ -238,11 +240,11 @@ def _state(directory: Path) -> dict[str, tuple[int, ...]]:
 
 def _remove(directory: Path) -> None:
     """Remove a case's place, while servers that are just ending take away their own things."""
-
-    def unless_gone(
-        _function: object, _path: str, error: tuple[object, BaseException, object]
-    ) -> None:
-        if not isinstance(error[1], FileNotFoundError):
-            raise error[1]
-
-    shutil.rmtree(directory, onerror=unless_gone)
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while directory.exists():
+        try:
+            shutil.rmtree(directory)
+        except OSError:  # what it had seen is gone, or more came meanwhile
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
