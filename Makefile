@@ -58,7 +58,7 @@ format: $(VENV)/.ready ## Format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup-bench-system $(VENV)/.ready ## Run all benchmarks beside the peers and write docs/performance.md, 80 minutes (BENCH_ARGS="--only views")
+bench: setup-bench-system $(VENV)/.ready ## Run all benchmarks beside the peers and write docs/performance.md, 90 minutes (BENCH_ARGS="--only views")
 	$(BIN)/python -m tests.bench.suite $(BENCH_ARGS)
 
 bench-quick: setup-bench-system $(VENV)/.ready ## The same with fewer benchmarks and rounds, ten minutes
