@@ -10,6 +10,8 @@ from layerstore.store.seals import seal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from layerstore.store.records import CacheRecord
+
 IN_USE = "pack NOT IN (SELECT pack FROM packs WHERE retired IS NOT NULL)"
 """What rows of ``chunks`` and ``blocks`` must meet: those of retired packs count as absent."""
 
@@ -169,6 +171,11 @@ def image_seal(record: ImageRecord) -> bytes:
         record.size,
         *record.layers,
     )
+
+
+def cache_seal(record: CacheRecord) -> bytes:
+    """Return the seal of a build step's row."""
+    return seal("build_cache", record.key, record.diff_id, record.value)
 
 
 def tagged_image(name: object, image_id: object, found: object) -> ImageId:

@@ -12,7 +12,6 @@ from blake3 import blake3
 
 from layerstore.digest import ID_BYTES, ChunkId, DiffId, parse_digest
 from layerstore.errors import FormatError
-from layerstore.store.seals import seal
 
 Refs = tuple[tuple[int, ChunkId], ...]
 """Length in bytes and chunk id, in order."""
@@ -94,11 +93,6 @@ def decode_layer(data: bytes, *, expected: DiffId | None = None) -> LayerRecord:
 def layer_item_id(encoded: bytes) -> ChunkId:
     """Return the id under which a pack lists an encoded layer record."""
     return ChunkId(blake3(encoded, derive_key_context=LAYER_ITEM_CONTEXT).digest())
-
-
-def cache_seal(record: CacheRecord) -> bytes:
-    """Return the seal of a build step's row."""
-    return seal("build_cache", record.key, record.diff_id, record.value)
 
 
 def refs_length(refs: Refs) -> int:

@@ -24,13 +24,13 @@ from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
 from layerstore.formats.reference import parse_stored_name
 from layerstore.store.adopt import adopt_missing
 from layerstore.store.blobs import put_blob
-from layerstore.store.catalog_rows import ImageRecord
+from layerstore.store.catalog_rows import ImageRecord, cache_seal
 from layerstore.store.failures import ImageNotFoundError, LayerNotFoundError
 from layerstore.store.leases import hold
 from layerstore.store.origins import allow_origins, with_known_origins
 from layerstore.store.pipeline import BlockJob
 from layerstore.store.putting import ChunkPutter
-from layerstore.store.records import LayerRecord, cache_seal, encode_layer, layer_item_id
+from layerstore.store.records import LayerRecord, encode_layer, layer_item_id
 from layerstore.store.references import layer_chunks, published_chunks
 from layerstore.store.tags import image_facts, insert_image, manifest_config, tag_all
 from layerstore.store.usage import note_image_use, note_step_uses

@@ -22,12 +22,13 @@ from layerstore.formats.reference import (
     parse_tag_name,
 )
 from layerstore.store import blobs, names, origins
+from layerstore.store.catalog_rows import cache_seal
 from layerstore.store.config import create_store, require_writable
 from layerstore.store.failures import ImageNotFoundError
 from layerstore.store.paths import StorePaths
 from layerstore.store.pins import pins, refuse_pinned
 from layerstore.store.reading import StoreReader
-from layerstore.store.records import CacheRecord, LayerRecord, cache_seal, decode_layer
+from layerstore.store.records import CacheRecord, LayerRecord, decode_layer
 from layerstore.store.reserve import give_up
 from layerstore.store.session import WriteSession
 from layerstore.store.tags import delete_image, pin_all, tag_all, unpin_all, untag_all
