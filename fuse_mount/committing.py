@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from layerstore.image.scan import Skipped
     from layerstore.image.stack import Node
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.putting import SessionStats
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.records import LayerRecord
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.putting import SessionStats
+    from layerstore.store.writing.session import WriteSession
 
 TICK_NS = 20_000_000
 """Longer than any tick of the clock by which kernels stamp changes: 10 ms at HZ=100."""

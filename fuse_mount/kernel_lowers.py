@@ -66,7 +66,7 @@ def start(
         LayerstoreError: Whatever making it meets in the store.
     """
     from layerstore.image.metadata_files import open_whole
-    from layerstore.store.object_tier import kept_objects
+    from layerstore.store.objects.tier import kept_objects
     from layerstore.store.paths import StorePaths
 
     require_privileges()
@@ -107,8 +107,8 @@ def prepare(store: StoreReader, layers: Sequence[DiffId], progress: Progress) ->
     """
     from layerstore.digest import chain_id, hex_of
     from layerstore.image.metadata_image import prepare_view
-    from layerstore.store.object_tier import kept_objects
-    from layerstore.store.usage import note_chain_use
+    from layerstore.store.names.usage import note_chain_use
+    from layerstore.store.objects.tier import kept_objects
 
     require_privileges()
     with kept_objects(store.paths):
@@ -124,7 +124,7 @@ def prepare_beside(store: StoreReader, layers: Sequence[DiffId], staging: str) -
     Args:
         store: The store.
         layers: The chain, lowest first.
-        staging: As of :func:`layerstore.store.unpacking.unpack_beside`.
+        staging: As of :func:`layerstore.store.objects.unpacking.unpack_beside`.
 
     Raises:
         UnsupportedError: Not permitted here, or the kernel cannot show the image.
@@ -133,8 +133,8 @@ def prepare_beside(store: StoreReader, layers: Sequence[DiffId], staging: str) -
     from layerstore.digest import chain_id, hex_of
     from layerstore.image.metadata_files import open_whole
     from layerstore.image.metadata_image import prepare_view_beside
-    from layerstore.store.object_tier import kept_objects
-    from layerstore.store.usage import note_chain_use
+    from layerstore.store.names.usage import note_chain_use
+    from layerstore.store.objects.tier import kept_objects
 
     require_privileges()
     with kept_objects(store.paths):
@@ -159,8 +159,8 @@ def start_in_place(
     from fuse_mount import pack_mounts
     from layerstore.image.metadata_image import prepare_view_in_place
     from layerstore.progress import Silent
-    from layerstore.store.object_tier import kept_objects
-    from layerstore.store.pack_trial import pack_problem
+    from layerstore.store.objects.pack_trial import pack_problem
+    from layerstore.store.objects.tier import kept_objects
     from layerstore.store.store import Store
 
     require_privileges()

@@ -22,8 +22,8 @@ from layerstore.image.lazy_image import load_remote_root
 from layerstore.image.stack import walk
 from layerstore.image.transfer.remotes import open_remote
 from layerstore.linux.files import open_private, read_file, write_all
-from layerstore.store.objects import object_id
-from layerstore.store.remote import checked_image
+from layerstore.store.objects.objects import object_id
+from layerstore.store.remotes.remote import checked_image
 from layerstore.vfs.view import ImageView
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId, ObjectId
     from layerstore.image.stack import Node
-    from layerstore.store.objects import Extents
-    from layerstore.store.remote import Remote
+    from layerstore.store.objects.objects import Extents
+    from layerstore.store.remotes.remote import Remote
     from layerstore.store.store import Store
 
 

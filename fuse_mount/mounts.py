@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from fuse_mount.plan import ViewPlan
     from layerstore.linux.idmaps import IdMap
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 AUTO = "auto"
 BACKENDS = (AUTO, KERNEL, KERNEL_PACKS, FUSE, FUSEPY)

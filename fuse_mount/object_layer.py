@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from layerstore.digest import ChunkId
-    from layerstore.store.objects import Extents
+    from layerstore.store.objects.objects import Extents
 
 _log = logging.getLogger("layerstore.fuse")
 

@@ -37,13 +37,13 @@ from layerstore.digest import ObjectId
 from layerstore.errors import LayerstoreError, MountError, UnsupportedError
 from layerstore.linux import mounts
 from layerstore.linux.files import is_shared, make_private_dir
-from layerstore.store.unpacking import keep, unpack_one
+from layerstore.store.objects.unpacking import keep, unpack_one
 from layerstore.vfs.view import Attributes, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from layerstore.store.objects import Extents
+    from layerstore.store.objects.objects import Extents
     from layerstore.store.store import Store
 
 KEEP_MAX_BYTES: Final = 512 * 1024

@@ -1,7 +1,7 @@
 """Mounts of packs, shared by all instances that read them in place.
 
 Instances over packs (:mod:`fuse_mount.kernel_lowers`) have their content from EROFS mounts of
-pack images (:mod:`layerstore.store.pack_images`). One mount serves all of them, so that two
+pack images (:mod:`layerstore.store.objects.pack_images`). One mount serves all of them, so that two
 images keep the pages of a file that both hold once:
 
     views/pack-mounts/NAME/MOUNT/   one mount of the pack image NAME
@@ -27,7 +27,7 @@ from layerstore.linux.files import make_private_dir, open_private
 from layerstore.linux.locks import FileLock
 
 if TYPE_CHECKING:
-    from layerstore.store.pack_images import PackImage
+    from layerstore.store.objects.pack_images import PackImage
 
 
 def packs_directory(store_root: str) -> str:

@@ -21,8 +21,8 @@ from fuse_mount.uppers import refuse_users_elsewhere, remove_upper
 from layerstore.digest import chain_id, hex_of
 from layerstore.errors import MountError
 from layerstore.linux import mounts as syscalls
+from layerstore.store.names.usage import note_chain_use
 from layerstore.store.paths import StorePaths
-from layerstore.store.usage import note_chain_use
 
 if TYPE_CHECKING:
     from fuse_mount.records import MountRecord

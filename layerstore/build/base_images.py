@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from layerstore.build.lower_options import Images, LowerOptions
     from layerstore.build.platforms import Platform
     from layerstore.formats.oci_config import ImageConfig
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 

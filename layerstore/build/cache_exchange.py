@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from layerstore.image.blob_files import Compression
     from layerstore.image.exchange import ImageSource
     from layerstore.registry.repository import Repository
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
     Connect = Callable[[str], Repository]
     """Gives the repository of a name; nothing is asked of its registry yet."""

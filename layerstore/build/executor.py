@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from layerstore.build.solver import Result
     from layerstore.build.ui import BuildUi
     from layerstore.digest import DiffId
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 
 class BuildExecutor:

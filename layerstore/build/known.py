@@ -36,16 +36,16 @@ from layerstore.formats.known_build import (
 )
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.files import is_shared, read_file
+from layerstore.store.names.usage import note_image_use
 from layerstore.store.remembering import read_record, write_record
-from layerstore.store.usage import note_image_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from layerstore.build.dockerfile.syntax import Notice
     from layerstore.build.ui import BuildUi
-    from layerstore.store.catalog import Catalog
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.catalog import Catalog
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.paths import StorePaths
     from layerstore.store.records import CacheRecord
     from layerstore.store.store import Store

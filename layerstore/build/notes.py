@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from layerstore.build.ui import BuildUi, Reason
     from layerstore.formats.build_cache import CachedStep
     from layerstore.store.records import CacheRecord
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 
 class Selecting(Protocol):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from layerstore.formats.oci import Descriptor
     from layerstore.image.blob_files import Compression
     from layerstore.image.images import ImageParts
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 
 class OutputKind(enum.Enum):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from layerstore.build.run.settings import SshSource
     from layerstore.digest import ImageId
     from layerstore.formats.oci import Descriptor
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from layerstore.image.chain_trees import ChainTree
     from layerstore.image.layer_item import LayerItem
     from layerstore.image.stack import Node
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 _REMEMBERED_CHANGESETS = 64
 _REMEMBERED_TREES = 64

@@ -10,7 +10,7 @@ from layerstore.build.stage import finished_history
 from layerstore.errors import NotFoundError
 from layerstore.image.images import image_parts, load_config
 from layerstore.image.indexes import image_for
-from layerstore.store.usage import note_image_use
+from layerstore.store.names.usage import note_image_use
 from layerstore.units import rfc3339
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from layerstore.formats.oci import Platform as OciPlatform
     from layerstore.formats.oci_config import History, ImageConfig
     from layerstore.image.images import ImageParts
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 

@@ -127,7 +127,7 @@ def _is_answered(asked: Asked, progress: str, store: str | None, *, quiet: bool)
         return False
     from layerstore.cli import fresh_images
     from layerstore.cli.build_ui import summary, watching
-    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog.catalog import Catalog
 
     try:
         with contextlib.closing(Catalog(paths)) as catalog:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layerstore.build.base_images import Puller
     from layerstore.build.platforms import Platform
     from layerstore.build.request import BuildRequest
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 _PULLS = {

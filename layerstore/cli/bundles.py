@@ -75,7 +75,7 @@ def save_as_bundle(
     """
     from layerstore.cli.outfile import output_stream
     from layerstore.image.transfer.saving import save_bundle
-    from layerstore.store.parcels import PARCEL_LEVEL
+    from layerstore.store.remotes.parcels import PARCEL_LEVEL
     from layerstore.units import format_size
 
     having, bases = _receiver(store, since, have_list)
@@ -150,7 +150,7 @@ def _saved(store: Store, named: NamedImage) -> list[SavedImage]:
     """
     from layerstore.formats.reference import split_name
     from layerstore.image.transfer.saving import SavedImage
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
     image = named.image
     assert isinstance(image, ImageRecord)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from layerstore.digest import ImageId
     from layerstore.image.repairing import Loss, RepairOutcome
     from layerstore.progress import Progress
-    from layerstore.store.findings import CheckReport, Finding
-    from layerstore.store.glean import Gleaned
+    from layerstore.store.check.findings import CheckReport, Finding
+    from layerstore.store.check.glean import Gleaned
 
 FILES_SHOWN = 10
 """Paths named for one finding; --json has them all."""
@@ -68,7 +68,7 @@ def check_store(
     as_json: Json = False,
 ) -> None:
     """Check the store and report what is damaged."""
-    from layerstore.store.check import check
+    from layerstore.store.check.check import check
 
     settings = settings_of(context)
     if images and (repair_too or rebuild_index):
@@ -103,7 +103,7 @@ def check_store(
 
 def _rebuild(root: str, progress: Progress, *, as_json: bool) -> list[str]:
     """Make the catalog again; return what is lost."""
-    from layerstore.store.rebuild import rebuild_catalog
+    from layerstore.store.rebuild.rebuild import rebuild_catalog
 
     report = rebuild_catalog(root, progress)
     if not as_json:

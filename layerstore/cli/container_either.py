@@ -81,8 +81,8 @@ def _is_container(root: str, name: str) -> bool:
 
 
 def _is_image(root: str, name: str) -> bool:
-    from layerstore.store.catalog import Catalog
-    from layerstore.store.names import resolve
+    from layerstore.store.catalog.catalog import Catalog
+    from layerstore.store.names.names import resolve
     from layerstore.store.paths import StorePaths
 
     with (

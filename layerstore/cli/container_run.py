@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from layerstore.containers.starting import Started
     from layerstore.linux.locks import FileLock
     from layerstore.progress import Progress
-    from layerstore.store.catalog import Catalog
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.catalog import Catalog
+    from layerstore.store.catalog.rows import ImageRecord
 
 _DETACHED = 0
 
@@ -145,8 +145,8 @@ def _begin(root: str, allotted: Allotted, options: argparse.Namespace) -> Starte
     # What is imported after a fork copies page by page what both had shared: all of it before.
     import layerstore.containers.image_config
     import layerstore.store.blobs
-    import layerstore.store.catalog
-    import layerstore.store.names  # noqa: F401 -- what looks images up
+    import layerstore.store.catalog.catalog
+    import layerstore.store.names.names  # noqa: F401 -- what looks images up
     from layerstore.containers.starting import begin
 
     return begin(
@@ -167,7 +167,7 @@ def _make(options: argparse.Namespace, root: str, allotted: Allotted) -> Contain
     from layerstore.containers.image_config import image_defaults
     from layerstore.containers.lifecycle import create as make
     from layerstore.store.blobs import get_blob
-    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog.catalog import Catalog
     from layerstore.store.paths import StorePaths
 
     paths = StorePaths(root)
@@ -211,8 +211,8 @@ def _make_room(root: str, name: str) -> None:
 
 def _note_use(root: str, container: Container) -> None:
     """Write down that an image was used; later than what somebody waits for."""
+    from layerstore.store.names.usage import note_image_use
     from layerstore.store.paths import StorePaths
-    from layerstore.store.usage import note_image_use
 
     note_image_use(StorePaths(root), container.image_id)
 
@@ -220,7 +220,7 @@ def _note_use(root: str, container: Container) -> None:
 def _image(catalog: Catalog, options: argparse.Namespace, root: str) -> ImageRecord:
     """Return the image that is to run, out of its registry if the options say so."""
     from layerstore.store.failures import ImageNotFoundError
-    from layerstore.store.names import resolve
+    from layerstore.store.names.names import resolve
 
     if options.pull == "always":
         _pull(options, root)

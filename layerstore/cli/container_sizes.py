@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
 
 def sizes_of(root: str, containers: Iterable[Container]) -> dict[str, Sizes]:
     """Return the sizes of containers by their ids."""
-    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog.catalog import Catalog
     from layerstore.store.paths import StorePaths
 
     with contextlib.closing(Catalog(StorePaths(root))) as catalog:

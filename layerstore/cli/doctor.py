@@ -89,7 +89,7 @@ def _image() -> bytes:
 def _packs(root: str) -> Finding:
     """Try to read a tiny pack in place, as ``mount --backend kernel-packs`` does."""
     from layerstore.linux.probe import Finding
-    from layerstore.store.pack_trial import pack_problem
+    from layerstore.store.objects.pack_trial import pack_problem
 
     name = "packs mounted in place"
     problem = pack_problem(_file_system_of(root) or tempfile.gettempdir())

@@ -191,7 +191,7 @@ def save_to_engine(
     """Give images to an engine, those and the layers that it lacks."""
     from layerstore.cli.progress import terminal_progress
     from layerstore.peers.engine_images import give_images
-    from layerstore.store.usage import note_image_use
+    from layerstore.store.names.usage import note_image_use
     from layerstore.units import format_size
 
     wanted = []

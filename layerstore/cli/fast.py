@@ -166,8 +166,8 @@ def _images(options: argparse.Namespace, root: str) -> int:
         list_images(options)
         return 0
     from layerstore.cli.image_table import Shown, named, show_images
-    from layerstore.store.pins import pins
-    from layerstore.store.usage import image_uses
+    from layerstore.store.names.pins import pins
+    from layerstore.store.names.usage import image_uses
 
     with contextlib.closing(open_catalog(root)) as catalog:
         tags, images, pinned = catalog.tags(), catalog.images(), pins(catalog)

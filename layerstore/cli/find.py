@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from layerstore.measure.find import Hit, Wanted
     from layerstore.measure.find_packages import FoundPackages
     from layerstore.measure.steps import Step
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 EXIT_NOTHING = 1

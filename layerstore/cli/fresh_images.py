@@ -18,7 +18,7 @@ from layerstore.light_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog.catalog import Catalog
 
 _PATIENCE_S = 2.0
 """The helper looks at who tells it, who must be there as long: a matter of one millisecond, of many

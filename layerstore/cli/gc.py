@@ -21,19 +21,19 @@ from layerstore.cli.output import (
 from layerstore.cli.progress import terminal_progress
 from layerstore.cli.rootless import remove_of_subordinates
 from layerstore.errors import InputError
-from layerstore.store.received import is_received
-from layerstore.store.resting import PREFIX as RESTING
-from layerstore.store.usage import KEEP_UNPACKED_WITHIN
+from layerstore.store.collect.received import is_received
+from layerstore.store.collect.resting import PREFIX as RESTING
+from layerstore.store.names.usage import KEEP_UNPACKED_WITHIN
 
 if TYPE_CHECKING:
     from layerstore.build.run.idle_caches import IdleCache
     from layerstore.build.run.resting_caches import Rested
-    from layerstore.store.collection import GcReport
-    from layerstore.store.eviction import Evictable, KeepUnpacked
-    from layerstore.store.explain import Explanation, LayerKept, Reason
-    from layerstore.store.gc import GcPlan
-    from layerstore.store.retention import KeepRules
-    from layerstore.store.selection import Dropped
+    from layerstore.store.collect.collection import GcReport
+    from layerstore.store.collect.eviction import Evictable, KeepUnpacked
+    from layerstore.store.collect.explain import Explanation, LayerKept, Reason
+    from layerstore.store.collect.gc import GcPlan
+    from layerstore.store.collect.retention import KeepRules
+    from layerstore.store.collect.selection import Dropped
     from layerstore.store.store import Store
 
 
@@ -147,9 +147,9 @@ def collect_garbage(
     if explain is not None:
         _explain(context, explain, as_json=as_json)
         return
-    from layerstore.store.compaction import REWRITE_DEAD_FRACTION
-    from layerstore.store.gc import execute, plan_gc
-    from layerstore.store.removal import COMPACT_DEAD_FRACTION
+    from layerstore.store.collect.compaction import REWRITE_DEAD_FRACTION
+    from layerstore.store.collect.gc import execute, plan_gc
+    from layerstore.store.collect.removal import COMPACT_DEAD_FRACTION
     from layerstore.units import parse_age, parse_size
 
     if compact and threshold is not None:
@@ -210,7 +210,7 @@ def _keep_rules(
     *,
     force: bool,
 ) -> KeepRules:
-    from layerstore.store.retention import KeepRules
+    from layerstore.store.collect.retention import KeepRules
     from layerstore.units import parse_age, parse_size
 
     rules = KeepRules(
@@ -272,8 +272,8 @@ def _find_caches(
     one has to be idle before it rests is what the clock says, since nothing is lost by it.
     """
     from layerstore.build.run.idle_caches import find_idle_caches
-    from layerstore.store.selection import recorded_uses
-    from layerstore.store.usage import age_reference
+    from layerstore.store.collect.selection import recorded_uses
+    from layerstore.store.names.usage import age_reference
 
     limit = rules.keep_cache_within_s
     idle = find_idle_caches(Path(store.paths.cache_mounts))
@@ -294,7 +294,7 @@ def _forget_awake(store: Store, resting: list[IdleCache], *, dry_run: bool) -> D
     """Forget what rests of caches that are awake and stay so; of a dry run return what would go."""
     from layerstore.build.run.resting_caches import awake_keys, forget_awake
     from layerstore.linux.removal import remove_leftover
-    from layerstore.store.selection import Dropped
+    from layerstore.store.collect.selection import Dropped
 
     but = {cache.name for cache in resting}
     if dry_run:
@@ -356,7 +356,7 @@ class _UnpackedRules(NamedTuple):
 
 def _keep_unpacked(store: Store, rules: _UnpackedRules, plan: GcPlan) -> KeepUnpacked | None:
     """Return what stays unpacked; asked before anything is removed, as ages of caches are."""
-    from layerstore.store.eviction import keep_of_images
+    from layerstore.store.collect.eviction import keep_of_images
 
     if rules.within_s is None:
         return None
@@ -368,7 +368,7 @@ def _keep_unpacked(store: Store, rules: _UnpackedRules, plan: GcPlan) -> KeepUnp
 
 def _evict(store: Store, keep: KeepUnpacked | None, *, dry_run: bool) -> Evictable:
     """Remove, or only find, unpacked files that neither a view needs nor a rule keeps."""
-    from layerstore.store.eviction import evict, find_evictable
+    from layerstore.store.collect.eviction import evict, find_evictable
 
     return find_evictable(store.paths, keep) if dry_run else evict(store.paths, keep)
 
@@ -505,7 +505,7 @@ def _tell_limits(plan: GcPlan, uncounted: int) -> None:
 
 
 def _explain(context: typer.Context, what: str, *, as_json: bool) -> None:
-    from layerstore.store.explain import explain
+    from layerstore.store.collect.explain import explain
 
     with settings_of(context).open_store() as store:
         found = explain(store, what)

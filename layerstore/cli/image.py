@@ -27,7 +27,7 @@ from layerstore.errors import LayerstoreError, NotFoundError
 
 if TYPE_CHECKING:
     from layerstore.image.images import HistoryRow
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 _ABSENT = 1

@@ -10,8 +10,8 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from layerstore.store.catalog import Catalog
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.catalog import Catalog
+    from layerstore.store.catalog.rows import ImageRecord
 
 FILTERS = ("reference", "dangling", "label", "before", "since")
 WILDCARDS = "*?["
@@ -104,7 +104,7 @@ def _beside(*, newer: bool) -> Callable[..., Callable[[ImageRecord], bool]]:
     def test(
         values: Sequence[str], _names: Mapping[str, list[str]], catalog: Catalog
     ) -> Callable[[ImageRecord], bool]:
-        from layerstore.store.names import resolve
+        from layerstore.store.names.names import resolve
 
         times = [resolve(catalog, value).created for value in values]
         if newer:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from layerstore.formats.oci_config import ContainerConfig
     from layerstore.image.importing import ImportedImage, ImportSpec
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.putting import SessionStats
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
+    from layerstore.store.writing.putting import SessionStats
 
 STDIO = "-"
 

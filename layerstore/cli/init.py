@@ -94,8 +94,8 @@ def upgrade(
     import os
 
     from layerstore.store.paths import StorePaths
-    from layerstore.store.upgrade import undo_upgrade
-    from layerstore.store.upgrade import upgrade as upgrade_store
+    from layerstore.store.rebuild.upgrade import undo_upgrade
+    from layerstore.store.rebuild.upgrade import upgrade as upgrade_store
 
     root = os.path.abspath(settings_of(context).root)
     change = undo_upgrade if undo else upgrade_store

@@ -11,7 +11,7 @@ from layerstore.errors import FormatError, InputError
 if TYPE_CHECKING:
     import argparse
 
-    from layerstore.store.remote import Remote
+    from layerstore.store.remotes.remote import Remote
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def lazy_source(options: argparse.Namespace, root: str) -> LazySource | None:
             )
         return None
     from layerstore.image.transfer.remotes import REGISTRY_PREFIX
-    from layerstore.store.remote import checked_image
+    from layerstore.store.remotes.remote import checked_image
     from layerstore.store.store import Store
 
     Store.open(root, create=True).close()
@@ -78,7 +78,7 @@ def lazy_source(options: argparse.Namespace, root: str) -> LazySource | None:
 
 
 def _of_store(path: str, root: str) -> Remote:
-    from layerstore.store.remote import StoreRemote
+    from layerstore.store.remotes.remote import StoreRemote
 
     location = os.path.realpath(path)
     if os.path.realpath(root) == location:

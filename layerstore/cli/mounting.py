@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fuse_mount.records import MountRecord, UnreadableRecordError
     from layerstore.linux.idmaps import IdMap
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 
 # -- mount
@@ -110,8 +110,8 @@ def mount(options: argparse.Namespace, root: str) -> int:
 
 def _make_view_of_own(options: argparse.Namespace, root: str) -> MountRecord | ViewPlan:
     """Show an image of this store."""
-    from layerstore.store.names import resolve
-    from layerstore.store.usage import note_image_use
+    from layerstore.store.names.names import resolve
+    from layerstore.store.names.usage import note_image_use
 
     with contextlib.closing(open_catalog(root)) as catalog:
         image = resolve(catalog, options.image)

@@ -12,7 +12,7 @@ from layerstore.cli.progress import terminal_progress
 
 if TYPE_CHECKING:
     from layerstore.progress import Progress
-    from layerstore.store.optimize import OptimizeReport
+    from layerstore.store.rewriting.optimize import OptimizeReport
     from layerstore.store.store import Store
 
 
@@ -35,7 +35,7 @@ def optimize_store(
     Takes minutes of processor time a gigabyte; builds and mounts go on meanwhile. What
     an earlier run with this level wrote is left alone. Ends with a gc of what became free.
     """
-    from layerstore.store.optimize import find_cold
+    from layerstore.store.rewriting.optimize import find_cold
 
     with settings_of(context).open_store() as store:
         cold = find_cold(store, level)
@@ -62,8 +62,8 @@ def optimize_store(
 
 def _run(store: Store, level: int, progress: Progress) -> OptimizeReport:
     from layerstore.image.optimize import contents_in_order
-    from layerstore.store.gc import execute, plan_gc
-    from layerstore.store.optimize import optimize
+    from layerstore.store.collect.gc import execute, plan_gc
+    from layerstore.store.rewriting.optimize import optimize
 
     report = optimize(store, contents_in_order(store), level=level, progress=progress)
     execute(plan_gc(store, measure=False))

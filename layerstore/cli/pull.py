@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
     from layerstore.registry.repository import Repository
     from layerstore.signing.keys import PrivateKey
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 
@@ -201,7 +201,7 @@ def push_one(
     from layerstore.image.indexes import find_index
     from layerstore.image.pushing import Pusher, sibling_paths
     from layerstore.image.registry_places import RegistryDestination, RegistrySource
-    from layerstore.store.usage import note_image_use
+    from layerstore.store.names.usage import note_image_use
 
     record = store.resolve(image)
     note_image_use(store.paths, record.image_id)

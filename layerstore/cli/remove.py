@@ -13,8 +13,8 @@ from layerstore.cli.output import short_id, write_json, write_line, write_note, 
 if TYPE_CHECKING:
     from layerstore.errors import LayerstoreError
     from layerstore.measure.removing import RemovalShare
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.removal import RemovalEffect
+    from layerstore.store.catalog.rows import ImageRecord
+    from layerstore.store.collect.removal import RemovalEffect
     from layerstore.store.store import Store
 
 _Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Names or ids.")]
@@ -111,7 +111,7 @@ def _plan_removal(store: Store, reference: str, gone: set[str], *, force: bool) 
     """
     from layerstore.formats.reference import lookup_form, names_that_go
     from layerstore.store.failures import ImageNotFoundError
-    from layerstore.store.pins import refuse_pinned
+    from layerstore.store.names.pins import refuse_pinned
 
     image = store.resolve(reference)
     had = [name for name, image_id in store.tags().items() if image_id == image.image_id]
@@ -194,7 +194,7 @@ def _freed(store: Store, removals: list[_Removal], *, force: bool) -> _Freed:
     from layerstore.measure.inventory import ChunkReader
     from layerstore.measure.removing import removal_shares
     from layerstore.measure.summary import take_summarised
-    from layerstore.store.removal import removal_effect
+    from layerstore.store.collect.removal import removal_effect
 
     gone = {name for removal in removals for name in removal.names}
     tags = store.tags()

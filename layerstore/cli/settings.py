@@ -13,7 +13,7 @@ from layerstore.light_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog.catalog import Catalog
     from layerstore.store.store import Store
 
 ROOT_VARIABLE = "LAYERSTORE_ROOT"
@@ -104,7 +104,7 @@ def open_catalog(root: str) -> Catalog:
         NotFoundError: There is no store.
         FormatError: It is damaged, or of a version that is not known here.
     """
-    from layerstore.store.catalog import Catalog
+    from layerstore.store.catalog.catalog import Catalog
     from layerstore.store.paths import StorePaths
 
     require_store(root)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from layerstore.build.records import BuildNote
     from layerstore.measure.steps import Places
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layerstore.measure.shareable import Refused
     from layerstore.measure.step_order import Move
     from layerstore.measure.suggest import Base, Costs, Group
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 STEP_WIDTH = 60

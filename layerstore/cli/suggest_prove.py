@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from layerstore.build.request import BuildRequest
     from layerstore.build.ui import BuildUi
     from layerstore.measure.suggest import Base, Costs, Group
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 
 class SpecBuilds:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from layerstore.image.layout import NamedImage, SaveReport
     from layerstore.image.sending import Policy
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 STDIO = "-"
@@ -128,7 +128,7 @@ def export(
     """
     from layerstore.cli.outfile import output_stream
     from layerstore.image.export_layer import export_rootfs
-    from layerstore.store.usage import note_image_use
+    from layerstore.store.names.usage import note_image_use
 
     is_directory = output.endswith("/") or os.path.isdir(output)
     if is_directory and compression:
@@ -373,7 +373,7 @@ def _named(store: Store, text: str) -> NamedImage:
     from layerstore.formats.reference import is_digest_name, lookup_form
     from layerstore.image.indexes import find_index
     from layerstore.image.layout import NamedImage
-    from layerstore.store.usage import note_image_use
+    from layerstore.store.names.usage import note_image_use
 
     image = store.resolve(text)
     note_image_use(store.paths, image.image_id)

@@ -72,8 +72,8 @@ _MODULES = (
     "layerstore.cli.light_parser", "layerstore.cli.limit_values", "layerstore.cli.main",
     "layerstore.containers.attach", "layerstore.containers.image_config",
     "layerstore.containers.lifecycle", "layerstore.containers.starting",
-    "layerstore.store.blobs", "layerstore.store.catalog", "layerstore.store.names",
-    "layerstore.store.paths", "layerstore.store.usage", "encodings.ascii", "encodings.utf_8",
+    "layerstore.store.blobs", "layerstore.store.catalog.catalog", "layerstore.store.names.names",
+    "layerstore.store.paths", "layerstore.store.names.usage", "encodings.ascii", "encodings.utf_8",
 )  # fmt: skip
 """What running a container imports."""
 

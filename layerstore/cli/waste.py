@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from layerstore.measure.gate import Verdict, WasteLimit
     from layerstore.measure.waste import Waste
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 ROWS_SHOWN = 20

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
     from layerstore.containers.settings import Settings
     from layerstore.containers.states import State
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 _NAME_TRIES = 100
 _KILL_WAIT_S = 30.0

@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from layerstore.image.exchange import BlobReader, Document, ImageSource
     from layerstore.image.finding import FoundImage
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import WriteSession
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 
 class Adopted(NamedTuple):

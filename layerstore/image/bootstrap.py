@@ -36,9 +36,9 @@ from layerstore.progress import Progress, Silent
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.putting import SessionStats
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
+    from layerstore.store.writing.putting import SessionStats
 
 TOOL = "mmdebstrap"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

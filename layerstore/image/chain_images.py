@@ -35,16 +35,16 @@ from layerstore.image.metadata_files import open_verified
 from layerstore.image.metadata_image import made_metadata_image
 from layerstore.linux.files import open_private, replace_private
 from layerstore.store.failures import storage_errors
-from layerstore.store.object_tier import kept_objects, missing_objects
-from layerstore.store.objects import object_id
-from layerstore.store.usage import note_chain_use
+from layerstore.store.names.usage import note_chain_use
+from layerstore.store.objects.objects import object_id
+from layerstore.store.objects.tier import kept_objects, missing_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from layerstore.digest import DiffId, ObjectId
     from layerstore.formats.tree import Entry
-    from layerstore.store.objects import Extents
+    from layerstore.store.objects.objects import Extents
     from layerstore.store.store import Store
 
 SMALL_MAX_BYTES: Final = 16 * 1024 * 1024

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from layerstore.digest import ChunkId
-    from layerstore.store.remote import Remote
+    from layerstore.store.remotes.remote import Remote
 
 PATIENCE_S: Final = 30.0
 """How long a read waits for the remote before it fails."""

@@ -15,7 +15,7 @@ from layerstore.formats.erofs_reading import DIRECTORY, names_of, read_inode, ro
 from layerstore.formats.tree import FILE, FILE_TYPES, Entry, Kind
 from layerstore.image.kernel_tree import inode_of
 from layerstore.image.stack import Node, implied_directory
-from layerstore.store.objects import object_id
+from layerstore.store.objects.objects import object_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from layerstore.digest import ObjectId
     from layerstore.formats.erofs_reading import ReadInode
     from layerstore.formats.tree import Changeset
-    from layerstore.store.objects import Extents
+    from layerstore.store.objects.objects import Extents
 
     _Child: TypeAlias = "_Directory | Entry | Known"
 

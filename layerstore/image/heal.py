@@ -2,7 +2,7 @@
 
 A copy is another store, a directory with a root file system, a tar of one or of a layer,
 or an OCI image layout (a directory, or a tar of one). It is read the way an import would
-read it, and a :class:`~layerstore.store.glean.Gleaner` keeps what was lost. Nothing of a
+read it, and a :class:`~layerstore.store.check.glean.Gleaner` keeps what was lost. Nothing of a
 copy is believed: every piece is known by its own hash.
 """
 
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
     from layerstore.formats.tar_member import Member
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.glean import Gleaned, Gleaner
-    from layerstore.store.session import WriteSession
+    from layerstore.store.catalog.rows import ImageRecord
+    from layerstore.store.check.glean import Gleaned, Gleaner
+    from layerstore.store.writing.session import WriteSession
 
 _COPY_BYTES = 1 << 20
 _BLOBS = "blobs/sha256"

@@ -31,14 +31,14 @@ from layerstore.formats.origins import (
     is_of_origins,
 )
 from layerstore.formats.reference import is_digest_name, is_index_name
-from layerstore.store.catalog_rows import ImageRecord
-from layerstore.store.origins import with_known_origins
+from layerstore.store.catalog.rows import ImageRecord
+from layerstore.store.names.origins import with_known_origins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 _MACHINES = {
     "x86_64": ("amd64", ""),

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.putting import SessionStats
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.records import LayerRecord
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.putting import SessionStats
+    from layerstore.store.writing.session import WriteSession
 
 
 class ImportSpec(NamedTuple):

@@ -1,7 +1,7 @@
 """Indexes of several images: what a stored one lists, and making one of images of the store.
 
-Which images a tag's index has is the store's to know (:mod:`layerstore.store.indexes`); here is
-what the document says. One that came from elsewhere lists manifests that its images came under.
+Which images a tag's index has is the store's to know (:mod:`layerstore.store.names.indexes`); here
+is what the document says. One that came from elsewhere lists manifests that its images came under.
 One that was made here lists for each image the manifest that it came or was pushed under, else
 the one that names its uncompressed layers, of which only the digest is used: a sender makes that
 image's manifest anew (:mod:`layerstore.image.sending`).
@@ -25,14 +25,14 @@ from layerstore.formats.reference import (
 )
 from layerstore.image.exchange import Document
 from layerstore.image.images import load_config, load_parts, own_manifest, platform_of
-from layerstore.store.indexes import name_index, named_index
+from layerstore.store.names.indexes import name_index, named_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import Digest, ImageId
     from layerstore.image.finding import FoundIndex
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 

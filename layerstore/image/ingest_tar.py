@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from layerstore.formats.tree import Paths
     from layerstore.image.changeset_builder import LayerRules
     from layerstore.store.records import LayerRecord, Refs
-    from layerstore.store.session import WriteSession
+    from layerstore.store.writing.session import WriteSession
 
 _LITERALS_BYTES: Final = 1 << 20
 """Literals are stored in pieces of this size: one block each."""

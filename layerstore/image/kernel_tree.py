@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.errors import UnsupportedError
 from layerstore.formats.erofs import Inode
 from layerstore.formats.tree import FILE_TYPES, Kind
-from layerstore.store.objects import object_id
+from layerstore.store.objects.objects import object_id
 
 if TYPE_CHECKING:
     from layerstore.digest import ObjectId
     from layerstore.formats.erofs_xattrs import Xattrs
     from layerstore.formats.tree import Entry
     from layerstore.image.stack import Node
-    from layerstore.store.objects import Extents
+    from layerstore.store.objects.objects import Extents
 
 _OVERLAY = b"trusted.overlay."
 _ESCAPED = b"trusted.overlay.overlay."

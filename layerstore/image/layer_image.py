@@ -36,8 +36,8 @@ from layerstore.formats.tree import (
 )
 from layerstore.image.kernel_tree import escaped_xattrs, kernel_device
 from layerstore.image.stack import implied_directory
-from layerstore.store.objects import object_id
-from layerstore.store.unpacking import read_objects
+from layerstore.store.objects.objects import object_id
+from layerstore.store.objects.unpacking import read_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

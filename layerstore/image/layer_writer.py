@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId
     from layerstore.store.records import LayerRecord, Refs
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 
 LIMITS = Limits()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from layerstore.image.tree_spool import TreeSpool
     from layerstore.store.reading import StoreReader
     from layerstore.store.records import Refs
-    from layerstore.store.session import WriteSession
+    from layerstore.store.writing.session import WriteSession
 
 
 def load_changeset(store: StoreReader, diff_id: DiffId) -> Changeset:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from layerstore.image.exchange import Document
     from layerstore.image.indexes import StoredIndex
     from layerstore.image.sending import Form, Sent
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 LAYOUT_FILE = "oci-layout"

@@ -35,14 +35,14 @@ from layerstore.linux.files import (
     sync_file_system,
 )
 from layerstore.store.failures import storage_errors
-from layerstore.store.object_tier import kept_objects
+from layerstore.store.objects.tier import kept_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from layerstore.digest import ChunkId, ObjectId
     from layerstore.image.fetching import Fetcher
-    from layerstore.store.objects import Extents
+    from layerstore.store.objects.objects import Extents
     from layerstore.store.store import Store
 
 SETTLE_BYTES: Final = 64 * 1024 * 1024

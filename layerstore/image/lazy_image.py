@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset
     from layerstore.image.stack import Node
-    from layerstore.store.remote import Remote, RemoteImage
+    from layerstore.store.remotes.remote import Remote, RemoteImage
     from layerstore.store.store import Store
 
 TREE_MAX_BYTES: Final = 1 << 30

@@ -13,9 +13,9 @@ from layerstore.errors import FormatError
 from layerstore.formats.sidecar import Sidecar, decode_sidecar
 from layerstore.light_typing import TYPE_CHECKING
 from layerstore.linux.files import open_private, read_file
-from layerstore.store.mountable import is_image_of
-from layerstore.store.object_tier import SIDECAR_MAX_BYTES, missing_objects
-from layerstore.store.whole_images import WholeImages
+from layerstore.store.objects.mountable import is_image_of
+from layerstore.store.objects.tier import SIDECAR_MAX_BYTES, missing_objects
+from layerstore.store.objects.whole_images import WholeImages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def open_whole(paths: StorePaths, layers: Sequence[DiffId]) -> int | None:
     """Return the open image of a chain that a view needs nothing made for; None if it does.
 
-    The caller closes it, and is in :func:`layerstore.store.object_tier.kept_objects`. That file
+    The caller closes it, and is in :func:`layerstore.store.objects.tier.kept_objects`. That file
     was verified: mount it and not the path.
     """
     found = open_verified(paths, hex_of(chain_id(layers)))

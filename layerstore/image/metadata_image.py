@@ -27,15 +27,15 @@ from layerstore.image.stack import load_root, stack
 from layerstore.linux.files import make_private_dir, open_private, replace_private
 from layerstore.linux.locks import FileLock
 from layerstore.store.failures import storage_errors
-from layerstore.store.mountable import is_image_of
-from layerstore.store.object_tier import missing_objects
-from layerstore.store.unpacking import (
+from layerstore.store.objects.mountable import is_image_of
+from layerstore.store.objects.tier import missing_objects
+from layerstore.store.objects.unpacking import (
     require_spare_room,
     unpack,
     unpack_beside,
     unpacking,
 )
-from layerstore.store.whole_images import WholeImages
+from layerstore.store.objects.whole_images import WholeImages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from layerstore.formats.tree import Changeset
     from layerstore.image.kernel_tree import KernelTree
     from layerstore.progress import Progress
-    from layerstore.store.objects import Extents
-    from layerstore.store.pack_images import PackImage
+    from layerstore.store.objects.objects import Extents
+    from layerstore.store.objects.pack_images import PackImage
     from layerstore.store.paths import StorePaths
     from layerstore.store.reading import StoreReader
 
@@ -62,7 +62,7 @@ def prepare_view(store: StoreReader, layers: Sequence[DiffId], progress: Progres
     Returns the open image, which the caller closes. That file was verified: mount it and
     not the path.
 
-    The caller is in :func:`layerstore.store.object_tier.kept_objects`, and a record keeps the
+    The caller is in :func:`layerstore.store.objects.tier.kept_objects`, and a record keeps the
     layers.
 
     Raises:
@@ -91,12 +91,12 @@ def prepare_view_beside(store: StoreReader, layers: Sequence[DiffId], staging: s
 
     Without ``locks/unpack``, which a process of low priority might hold for long: who makes the
     same meanwhile does so on its own. The caller is in
-    :func:`layerstore.store.object_tier.kept_objects`, and a record keeps the layers.
+    :func:`layerstore.store.objects.tier.kept_objects`, and a record keeps the layers.
 
     Args:
         store: The store.
         layers: The chain, lowest first.
-        staging: As of :func:`layerstore.store.unpacking.unpack_beside`.
+        staging: As of :func:`layerstore.store.objects.unpacking.unpack_beside`.
 
     Raises:
         UnsupportedError: The kernel cannot show such an image; the message says why.
@@ -158,7 +158,7 @@ def prepare_view_in_place(
 ) -> ViewInPlace:
     """Make whatever a view needs that reads packs: images, and objects that no pack gives.
 
-    The caller is in :func:`layerstore.store.object_tier.kept_objects`, holds ``locks/pack-images``
+    The caller is in :func:`layerstore.store.objects.tier.kept_objects`, holds ``locks/pack-images``
     until all is mounted, and a record keeps the layers.
 
     Raises:
@@ -166,7 +166,7 @@ def prepare_view_in_place(
         IntegrityError: A layer or a chunk is damaged.
         StorageError: The store cannot be written, or is full.
     """
-    from layerstore.store.pack_images import prepare_packs  # views that unpack do without
+    from layerstore.store.objects.pack_images import prepare_packs  # views that unpack do without
 
     fd, sidecar, objects, _ = _image(store, layers, None)
     try:

@@ -2,7 +2,7 @@
 
 Files of one kind lie together; of the versions of one file, one stands alone and the
 others follow in later generations, so that what they resemble has its place already.
-The store does the rest (:mod:`layerstore.store.optimize`).
+The store does the rest (:mod:`layerstore.store.rewriting.optimize`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.tree import Extent, Kind
 from layerstore.image.similar import brief_entries, path_pattern
-from layerstore.store.optimize import FileContent
+from layerstore.store.rewriting.optimize import FileContent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.errors import LayerstoreError
 from layerstore.formats import oci
 from layerstore.formats.origins import Origins
-from layerstore.store.origins import forget_origins
+from layerstore.store.names.origins import forget_origins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from layerstore.digest import Digest
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 

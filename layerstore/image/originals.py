@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId, Digest
     from layerstore.formats import oci
     from layerstore.image.exchange import BlobReader
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 
 class Originals(enum.StrEnum):

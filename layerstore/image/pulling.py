@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from layerstore.image.originals import Originals
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import WriteSession
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 
 class Pulled(NamedTuple):

@@ -19,7 +19,7 @@ from layerstore.image.images import load_parts, publish_parts
 from layerstore.image.indexes import keep_index
 from layerstore.image.originals import known_encodings, original_pieces
 from layerstore.image.sending import MEDIA_TYPES, Sender, find_original
-from layerstore.store.indexes import named_index
+from layerstore.store.names.indexes import named_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from layerstore.image.registry_places import RegistryDestination
     from layerstore.image.sending import Policy, Sent
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import WriteSession
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 PARALLEL = 3
 """Layers on their way at once, as docker and podman do it."""

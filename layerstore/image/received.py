@@ -2,7 +2,7 @@
 
 Each layer that came is remembered by the digest of its compressed form, with how that is made
 again. A row says only what was verified: the digest of the bytes, and the diff ID of what they
-hold. Which rows there are and how long: :mod:`layerstore.store.received`.
+hold. Which rows there are and how long: :mod:`layerstore.store.collect.received`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.errors import FormatError
 from layerstore.formats.origins import decode_encoding, encode_encoding
-from layerstore.store.received import forget_received, received_key
+from layerstore.store.collect.received import forget_received, received_key
 from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId, Digest
     from layerstore.formats.origins import Encoding
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 
 class ReceivedLayers:

@@ -29,7 +29,7 @@ from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.recipe import CANONICAL
 from layerstore.formats.sealed import Seal
 from layerstore.linux.files import is_shared
-from layerstore.store.pack_writer import PACK_TARGET_BYTES
+from layerstore.store.packs.pack_writer import PACK_TARGET_BYTES
 from layerstore.store.references import layer_chunks
 from layerstore.store.remembering import read_record, write_record
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from layerstore.store.records import LayerRecord
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 VERSION: Final = 1
 SETTLED_NS: Final = 2_000_000_000

@@ -22,28 +22,28 @@ from layerstore.formats.origins import NO_ORIGINS
 from layerstore.formats.tree import decode_changeset
 from layerstore.image.heal import SourceResult, glean_from, glean_from_itself, require_copy
 from layerstore.image.images import own_manifest
-from layerstore.store import names_log
 from layerstore.store.blobs import blob_digests, put_blob
-from layerstore.store.check import check, names_log_content
-from layerstore.store.config_again import foreseen_config, make_config_again
-from layerstore.store.eviction import evict_damaged
+from layerstore.store.check.check import check, names_log_content
+from layerstore.store.check.findings import Problem
+from layerstore.store.check.glean import Gleaned, Gleaner, Lost, lost_of
+from layerstore.store.check.repair import RepairReport, execute_repair, foresee_salvage, plan_repair
+from layerstore.store.collect.eviction import evict_damaged
 from layerstore.store.failures import CatalogDamagedError
-from layerstore.store.findings import Problem
-from layerstore.store.glean import Gleaned, Gleaner, Lost, lost_of
-from layerstore.store.rebuild import rebuild_catalog
+from layerstore.store.names import names_log
+from layerstore.store.names.tags import image_facts, manifest_config
+from layerstore.store.rebuild.config_again import foreseen_config, make_config_again
+from layerstore.store.rebuild.rebuild import rebuild_catalog
 from layerstore.store.references import paths_with
-from layerstore.store.repair import RepairReport, execute_repair, foresee_salvage, plan_repair
 from layerstore.store.store import Store
-from layerstore.store.tags import image_facts, manifest_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from layerstore.digest import DiffId
     from layerstore.progress import Progress
+    from layerstore.store.check.findings import CheckReport
     from layerstore.store.config import StoreConfig
-    from layerstore.store.findings import CheckReport
-    from layerstore.store.rebuild import RebuildReport
+    from layerstore.store.rebuild.rebuild import RebuildReport
 
 _ORIGINAL_LOST = (
     "the compressed original of a layer lost bytes: it can no longer leave as it came; nothing "

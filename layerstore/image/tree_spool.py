@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from layerstore.formats.tree import Paths
     from layerstore.store.records import Refs
-    from layerstore.store.session import WriteSession
+    from layerstore.store.writing.session import WriteSession
 
 _NO_PATHS: Final = (0, ())
 _IDS_TOGETHER: Final = 4096

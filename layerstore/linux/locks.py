@@ -4,7 +4,7 @@ A lock belongs to the open file description: two opens of one path exclude each
 other even within one process, and the kernel drops the lock when the last
 descriptor closes, so a killed holder never leaves one behind. Lock files are
 never removed while they can be contended, except lease files (see
-:mod:`layerstore.store.leases`), whose names are never used twice. On the fast path.
+:mod:`layerstore.store.locks.leases`), whose names are never used twice. On the fast path.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from layerstore.formats.pack import ItemKind
 from layerstore.measure.apportion import share
 from layerstore.measure.attribution import NO_LAYER, Group, Sets, Sums
 from layerstore.measure.runs import group_at, painted, renumbered
-from layerstore.store.catalog_rows import IN_USE
+from layerstore.store.catalog.rows import IN_USE
 from layerstore.store.records import layer_item_id
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId, DiffId
     from layerstore.measure.inventory import Inventory
-    from layerstore.store.catalog import Catalog
-    from layerstore.store.catalog_rows import IndexRow
+    from layerstore.store.catalog.catalog import Catalog
+    from layerstore.store.catalog.rows import IndexRow
 
 
 class Known(NamedTuple):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 
 class ChainNode:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from layerstore.digest import ChunkId, DiffId, ImageId
     from layerstore.formats.tree import Changeset
     from layerstore.measure.attribution import Attribution
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 K = TypeVar("K", bound="Hashable")

@@ -17,17 +17,17 @@ from layerstore.measure.ledger import Ledger, Owner, take_ledger
 from layerstore.measure.reclaim import Reclaim, take_reclaim
 from layerstore.measure.summary import take_summarised
 from layerstore.measure.table import Table, columns
-from layerstore.store.marks import find_roots, view_roots
-from layerstore.store.resting import resting_key
-from layerstore.store.usage import KEEP_UNPACKED_WITHIN, image_uses
+from layerstore.store.collect.marks import find_roots, view_roots
+from layerstore.store.collect.resting import resting_key
+from layerstore.store.names.usage import KEEP_UNPACKED_WITHIN, image_uses
 from layerstore.units import format_size, parse_age
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from layerstore.measure.inventory import Inventory
-    from layerstore.store.eviction import Evictable
-    from layerstore.store.marks import Roots
+    from layerstore.store.collect.eviction import Evictable
+    from layerstore.store.collect.marks import Roots
     from layerstore.store.store import Store
 
 UNPACKED = "Unpacked for views"
@@ -153,8 +153,8 @@ def _evictable(
     paths = store.paths
     if not any(map(os.path.isdir, (paths.objects, paths.metadata, paths.pack_images))):
         return ()
-    from layerstore.store.eviction import find_evictable, keep_of_images  # lazily: 10 ms
-    from layerstore.store.objects import ObjectFile, object_of_path
+    from layerstore.store.collect.eviction import find_evictable, keep_of_images  # lazily: 10 ms
+    from layerstore.store.objects.objects import ObjectFile, object_of_path
 
     sizes = {
         name: ObjectFile(file.apparent_size, file.allocated_size)

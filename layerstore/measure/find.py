@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId, ImageId
     from layerstore.formats.tree import Changeset, Entry, Extent
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 _PIECE_BYTES = 1 << 20

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from layerstore.image.sbom.packages import Package
     from layerstore.image.stack import Node
     from layerstore.measure.chains import ChainNode
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 _SPEC = re.compile(r"([^<>=]+)(?:(<=|>=|=|<|>)(.+))?", re.DOTALL)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from layerstore.formats.tree import Changeset, Entry
     from layerstore.measure.beyond import Beyond
     from layerstore.measure.packages import PackageChange
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
     _Load = Callable[[DiffId], Changeset]

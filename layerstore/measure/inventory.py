@@ -21,10 +21,10 @@ from layerstore.formats.reference import without_index_names
 from layerstore.formats.tree import decode_changeset, decode_content
 from layerstore.linux.files import read_file
 from layerstore.measure.disk import FileSize, walk_sizes
-from layerstore.store.leases import live_leases
-from layerstore.store.marks import VIEW_RECORD_MAX_BYTES
+from layerstore.store.collect.marks import VIEW_RECORD_MAX_BYTES
+from layerstore.store.collect.resting import PREFIX
+from layerstore.store.locks.leases import live_leases
 from layerstore.store.records import LayerRecord, decode_layer
-from layerstore.store.resting import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from layerstore.digest import ChunkId, ImageId
     from layerstore.formats.tree import Changeset
     from layerstore.measure.attribution import Sums
-    from layerstore.store.catalog import Catalog
-    from layerstore.store.catalog_rows import BlockRow, ImageRecord, IndexRow, PackRow
+    from layerstore.store.catalog.catalog import Catalog
+    from layerstore.store.catalog.rows import BlockRow, ImageRecord, IndexRow, PackRow
     from layerstore.store.store import Store
 
 _STAMP_CONTEXT: Final = "layerstore 2026-11-26 stamp of the index v1"

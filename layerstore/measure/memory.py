@@ -25,7 +25,7 @@ from layerstore.formats.sidecar import decode_pack_sidecar, decode_sidecar
 from layerstore.linux.files import read_file
 from layerstore.linux.page_cache import cached_bytes, mapped_bytes
 from layerstore.measure.table import Table, columns
-from layerstore.store.object_tier import SIDECAR_MAX_BYTES
+from layerstore.store.objects.tier import SIDECAR_MAX_BYTES
 from layerstore.units import format_size
 
 if TYPE_CHECKING:

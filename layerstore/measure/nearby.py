@@ -10,7 +10,7 @@ from layerstore.image.layers import load_changeset
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 NEAR_MAX = 3

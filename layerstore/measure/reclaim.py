@@ -4,7 +4,7 @@ Only the collector's own plan knows it: which packs are copied and which are lef
 what is dead in them. A plan reads the index and compresses what would be copied, so its answer is
 remembered under a digest of everything that decides it (docs/format/measured.md), and not asked
 for where the sums say that everything is needed: then merging small packs is all that gc does, and
-what that frees is told by their tables (:mod:`layerstore.store.merging`).
+what that frees is told by their tables (:mod:`layerstore.store.collect.merging`).
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from layerstore.errors import StorageError
 from layerstore.formats.origins import NO_ORIGINS
 from layerstore.formats.sealed import Seal
 from layerstore.measure.ledger import Owner, blob_sizes
-from layerstore.store.catalog_rows import IN_USE
+from layerstore.store.catalog.rows import IN_USE
+from layerstore.store.collect.sweep import dead_leases, dead_temporaries, log_is_ahead, may_free
 from layerstore.store.config import require_writable
 from layerstore.store.failures import CorruptPackError, GcRunningError
-from layerstore.store.leases import live_leases
+from layerstore.store.locks.leases import live_leases
 from layerstore.store.remembering import read_record, write_record
-from layerstore.store.sweep import dead_leases, dead_temporaries, log_is_ahead, may_free
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from layerstore.measure.inventory import Inventory
     from layerstore.measure.ledger import Ledger
-    from layerstore.store.marks import Roots
+    from layerstore.store.collect.marks import Roots
     from layerstore.store.store import Store
 
 VERSION: Final = 1
@@ -120,7 +120,7 @@ def _all_is_needed(inventory: Inventory, ledger: Ledger, roots: Roots) -> bool:
 
 
 def _has_mergeable(inventory: Inventory) -> bool:
-    from layerstore.store.compaction import mergeable  # lazily, as all of gc's: 5 ms
+    from layerstore.store.collect.compaction import mergeable  # lazily, as all of gc's: 5 ms
 
     return bool(mergeable(inventory.packs.values()))
 
@@ -143,8 +143,8 @@ def _merged(
     """
     if not _all_items_live(store, inventory) or not _is_whole(inventory, roots):
         return None
-    from layerstore.store.gc import copies_limit
-    from layerstore.store.merging import measure_merges
+    from layerstore.store.collect.gc import copies_limit
+    from layerstore.store.collect.merging import measure_merges
 
     gone = set(dead_leases(store.catalog))
     free = [row for row in inventory.packs.values() if row.lease is None or row.lease in gone]
@@ -182,7 +182,7 @@ def _is_whole(inventory: Inventory, roots: Roots) -> bool:
 
 
 def _planned(store: Store, key: bytes) -> _Record:
-    from layerstore.store.gc import plan_gc
+    from layerstore.store.collect.gc import plan_gc
 
     plan = plan_gc(store)
     if plan.dangling:
@@ -193,7 +193,7 @@ def _planned(store: Store, key: bytes) -> _Record:
 
 def _key(store: Store, inventory: Inventory, roots: Roots) -> bytes:
     """Return a digest of all that a plan's answer follows from."""
-    from layerstore.store.gc import copies_limit
+    from layerstore.store.collect.gc import copies_limit
 
     catalog = store.catalog
     facts = (

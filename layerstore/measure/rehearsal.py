@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from layerstore.image.optimize import contents_in_order
 from layerstore.measure.savings import compare
 from layerstore.measure.survey import take_survey
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.config import create_store
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.optimize import optimize
 from layerstore.store.paths import StorePaths
-from layerstore.store.rebuild import rebuild_catalog
+from layerstore.store.rebuild.rebuild import rebuild_catalog
+from layerstore.store.rewriting.optimize import optimize
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 A group of items goes with the last of the images that need it, if no view, command, step or
 cache mount does; so does a blob. Exact for what is referenced: ``gc`` then frees it, and a little
 more or less with the packs that it leaves or writes anew, which only its own plan knows
-(:mod:`layerstore.store.removal`).
+(:mod:`layerstore.store.collect.removal`).
 """
 
 from __future__ import annotations

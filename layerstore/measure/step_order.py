@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId
     from layerstore.measure.steps import Step
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 SAME_SHARE = 0.9

@@ -12,7 +12,7 @@ from layerstore.image.images import load_config, steps_of
 if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.formats.oci_config import History
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 _SHELL_WORDS = r"/\S++(?: -[A-Za-z]+(?: [a-z]+)?)*? -[A-Za-z]*c "

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from layerstore.measure.chains import ChainNode
     from layerstore.measure.common_sets import Saving
     from layerstore.measure.placed import Place
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 STATUS = b"var/lib/dpkg/status"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from layerstore.measure.contents import Chain, Content, ContentSize
     from layerstore.measure.inventory import Inventory
     from layerstore.measure.ledger import Ledger
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 

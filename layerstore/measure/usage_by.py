@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId
     from layerstore.measure.charges import Holding, LayerFile
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 DEPTH = 2

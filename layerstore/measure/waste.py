@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId, DiffId, ImageId
     from layerstore.measure.steps import Places, Step
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 PATHS_TOLD = 5

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from layerstore.image.images import ImageParts
     from layerstore.peers.engine import Engine, EngineStream
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
 _MAX_EXAMINED = 500

@@ -23,8 +23,8 @@ from layerstore.linux.files import (
     read_file,
     remove_if_present,
 )
+from layerstore.store.collect.marks import VIEW_RECORD_MAX_BYTES
 from layerstore.store.failures import storage_errors
-from layerstore.store.marks import VIEW_RECORD_MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from layerstore.linux.locks import FileLock, LockBusyError
 from layerstore.snapshotter.failures import SnapshotBusyError
 from layerstore.snapshotter.service import SnapshotsService
 from layerstore.snapshotter.snapshots import Snapshots
-from layerstore.store.pack_trial import pack_problem
+from layerstore.store.objects.pack_trial import pack_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,8 +25,8 @@ from layerstore.image.layers import load_changeset
 from layerstore.image.scan import scan_upper
 from layerstore.linux.removal import remove_tree
 from layerstore.snapshotter.records import COMMITTED, upper_path
-from layerstore.store.adopted_objects import adopt_files
-from layerstore.store.object_tier import kept_objects
+from layerstore.store.objects.adopted_objects import adopt_files
+from layerstore.store.objects.tier import kept_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable

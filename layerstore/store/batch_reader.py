@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from layerstore.digest import ChunkId
-    from layerstore.store.catalog_rows import ChunkPlace
+    from layerstore.store.catalog.rows import ChunkPlace
     from layerstore.store.reading import StoreReader
 
 

@@ -30,7 +30,7 @@ from layerstore.linux.files import (
     remove_if_present,
 )
 from layerstore.linux.locks import FileLock, exclusive
-from layerstore.store.catalog import Catalog
+from layerstore.store.catalog.catalog import Catalog
 from layerstore.store.failures import (
     ReadOnlyStoreError,
     StoreExistsError,

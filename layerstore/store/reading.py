@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Self
 
 from layerstore.errors import FormatError
 from layerstore.formats.pack import DEPTH_MAX, PREFIX_MAX_BYTES
-from layerstore.store.catalog import Catalog
+from layerstore.store.catalog.catalog import Catalog
 from layerstore.store.config import StoreConfig, load_config
 from layerstore.store.failures import ChunkNotFoundError, CorruptPackError, LayerNotFoundError
-from layerstore.store.pack_reader import PackReader
+from layerstore.store.packs.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
 from layerstore.store.records import decode_layer, refs_length
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId, DiffId, PackId
     from layerstore.formats.pack import Block
-    from layerstore.store.catalog_rows import ChunkPlace
+    from layerstore.store.catalog.rows import ChunkPlace
     from layerstore.store.records import LayerRecord, Refs
 
 _LOOKUPS_MAX = 4

@@ -36,9 +36,9 @@ from layerstore.store.config import (
     require_writable,
     with_feature,
 )
-from layerstore.store.exclusion import alone
 from layerstore.store.failures import storage_errors
-from layerstore.store.leases import lock_file_ids
+from layerstore.store.locks.exclusion import alone
+from layerstore.store.locks.leases import lock_file_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

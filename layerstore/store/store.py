@@ -1,6 +1,6 @@
 """The store: chunks, layers and images in one directory, behind one commit point.
 
-:class:`Store` reads; :class:`layerstore.store.session.WriteSession` writes. A
+:class:`Store` reads; :class:`layerstore.store.writing.session.WriteSession` writes. A
 store may be shared by threads and opened by many processes. Nothing leaves it
 that does not match its id. Normative: docs/format/store.md.
 """
@@ -21,18 +21,19 @@ from layerstore.formats.reference import (
     parse_stored_name,
     parse_tag_name,
 )
-from layerstore.store import blobs, names, origins
-from layerstore.store.catalog_rows import cache_seal
+from layerstore.store import blobs
+from layerstore.store.catalog.rows import cache_seal
 from layerstore.store.config import create_store, require_writable
 from layerstore.store.failures import ImageNotFoundError
+from layerstore.store.names import names, origins
+from layerstore.store.names.pins import pins, refuse_pinned
+from layerstore.store.names.tags import delete_image, pin_all, tag_all, unpin_all, untag_all
+from layerstore.store.names.usage import note_image_use
 from layerstore.store.paths import StorePaths
-from layerstore.store.pins import pins, refuse_pinned
 from layerstore.store.reading import StoreReader
 from layerstore.store.records import CacheRecord, LayerRecord, decode_layer
 from layerstore.store.reserve import give_up
-from layerstore.store.session import WriteSession
-from layerstore.store.tags import delete_image, pin_all, tag_all, unpin_all, untag_all
-from layerstore.store.usage import note_image_use
+from layerstore.store.writing.session import WriteSession
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
     from layerstore.digest import ChunkId, DiffId, ImageId
     from layerstore.formats.origins import Origins
     from layerstore.progress import Progress
-    from layerstore.store.catalog import Catalog
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.catalog import Catalog
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.config import StoreConfig
-    from layerstore.store.rebuild import RebuildReport
+    from layerstore.store.rebuild.rebuild import RebuildReport
 
 
 class Store(StoreReader):
@@ -342,9 +343,9 @@ class Store(StoreReader):
         """Make the catalog again from packs, blobs and names.log.
 
         A store whose catalog is missing cannot be opened: call
-        :func:`layerstore.store.rebuild.rebuild_catalog` with its root then.
+        :func:`layerstore.store.rebuild.rebuild.rebuild_catalog` with its root then.
         """
-        from layerstore.store.rebuild import rebuild_catalog  # lazily: seldom needed
+        from layerstore.store.rebuild.rebuild import rebuild_catalog  # lazily: seldom needed
 
         report = rebuild_catalog(self.paths.root, progress)
         self.catalog.reopen_if_replaced()

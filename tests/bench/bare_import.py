@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from layerstore.cli import main
 from layerstore.digest import DiffId, Digest
 from layerstore.image import hashing
-from layerstore.store import codec, pipeline
+from layerstore.store.packs import codec, pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Sized

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from fuse_mount import mounts
 from layerstore.image.stack import load_root, walk
 from layerstore.linux.xattrs import read_xattrs
-from layerstore.store.eviction import evict
-from layerstore.store.objects import object_sizes
+from layerstore.store.collect.eviction import evict
+from layerstore.store.objects.objects import object_sizes
 from layerstore.store.paths import StorePaths
 from layerstore.store.store import Store
 from layerstore.vfs.view import ImageView
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.image.stack import Node
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 PACKS, UNPACKED = "kernel-packs", "kernel"
 ROOTS = {

@@ -29,9 +29,9 @@ from blake3 import blake3
 from layerstore.digest import ChunkId, DiffId, Digest
 from layerstore.formats.pack import BLOCK_MAX_BYTES, Item, ItemKind
 from layerstore.formats.tree import Changeset, Entry, Kind
-from layerstore.store.codec import compress_block
-from layerstore.store.commit import publish_pack
-from layerstore.store.pack_writer import PackWriter
+from layerstore.store.packs.codec import compress_block
+from layerstore.store.packs.commit import publish_pack
+from layerstore.store.packs.pack_writer import PackWriter
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
 from tests.bench.launching import run_small
@@ -152,7 +152,7 @@ def phase_insert(root: Path, chunks: int) -> dict[str, object]:
 
 def phase_plan(root: Path, chunks: int) -> dict[str, object]:
     """Plan a collection to the byte, as gc --dry-run does, a third of the images being nameless."""
-    from layerstore.store.gc import plan_gc
+    from layerstore.store.collect.gc import plan_gc
 
     with Store.open(root) as store:
         for name in [n for n in store.tags() if n.startswith("image:")][::3]:
@@ -163,7 +163,7 @@ def phase_plan(root: Path, chunks: int) -> dict[str, object]:
 
 def phase_gc(root: Path, chunks: int) -> dict[str, object]:
     """Collect, while another process sets a name over and over."""
-    from layerstore.store.gc import execute, plan_gc
+    from layerstore.store.collect.gc import execute, plan_gc
 
     prober = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.scale", "--phase", "probe", "--store", str(root)],
@@ -217,7 +217,7 @@ def phase_probe(root: Path, chunks: int) -> dict[str, object]:
 
 def phase_check(root: Path, chunks: int) -> dict[str, object]:
     """Check the structure."""
-    from layerstore.store.check import check
+    from layerstore.store.check.check import check
 
     with Store.open(root) as store:
         report = check(store, read_data=False)

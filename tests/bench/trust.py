@@ -25,9 +25,9 @@ from layerstore.formats.oci_config import ContainerConfig
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.image.importing import ImportSpec, import_directory
 from layerstore.progress import Silent
-from layerstore.store.check import check
-from layerstore.store.soundness import Soundness
+from layerstore.store.check.check import check
 from layerstore.store.store import Store
+from layerstore.store.writing.soundness import Soundness
 from tests.bench.harness import grid, say, warm
 from tests.bench.result import Result
 from tests.bench.trees import unpack_or_copy
@@ -36,7 +36,7 @@ from tests.support.views import publish_changeset, publish_image
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from layerstore.store.findings import CheckReport
+    from layerstore.store.check.findings import CheckReport
 
 SHARE_TARGET = 0.03
 CHECK_TARGET_SECONDS = 60.0

@@ -32,9 +32,9 @@ from layerstore.linux import mounts as syscalls
 from layerstore.linux import namespaces
 from layerstore.linux.files import sync_file_system
 from layerstore.progress import Silent
-from layerstore.store.object_tier import kept_objects
+from layerstore.store.objects.tier import kept_objects
+from layerstore.store.objects.unpacking import unpack
 from layerstore.store.store import Store
-from layerstore.store.unpacking import unpack
 from tests.bench.harness import absolute, environment, say
 from tests.bench.result import Result
 from tests.bench.views import make_images

@@ -25,7 +25,7 @@ from fuse_mount import mounts
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.linux import mounts as syscalls
 from layerstore.linux import namespaces
-from layerstore.store.objects import object_sizes
+from layerstore.store.objects.objects import object_sizes
 from layerstore.store.paths import StorePaths
 from layerstore.store.store import Store
 from tests.bench.harness import absolute, environment, say
@@ -35,8 +35,8 @@ from tests.support.views import publish_changeset, publish_image
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import WriteSession
+    from layerstore.store.catalog.rows import ImageRecord
+    from layerstore.store.writing.session import WriteSession
 
 FILES_A_DIRECTORY = 20
 FURTHER = 50

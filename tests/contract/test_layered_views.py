@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import WriteSession
+    from layerstore.store.catalog.rows import ImageRecord
+    from layerstore.store.writing.session import WriteSession
 
 pytestmark = shown_in_every_way
 

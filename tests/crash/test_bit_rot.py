@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from layerstore.errors import LayerstoreError
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import plan_gc
 from layerstore.store.failures import ImageNotFoundError
-from layerstore.store.gc import plan_gc
 from layerstore.store.store import Store
 from tests.crash.rig import campaign, oracle, scenes
 from tests.crash.rig.oracle import BrokenPromiseError

@@ -17,8 +17,8 @@ import pytest
 from fuse_mount import mounts
 from layerstore.linux.data_layers import follow_problem
 from layerstore.snapshot.overlay import PLAIN_OPTIONS
-from layerstore.store.check import check
-from layerstore.store.eviction import evict
+from layerstore.store.check.check import check
+from layerstore.store.collect.eviction import evict
 from layerstore.store.store import Store
 from tests.support.build import box, builder, needs_runc  # noqa: F401
 from tests.support.ended import await_end, groups_of, stop

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.check.findings import Problem
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.failures import GcRunningError
-from layerstore.store.findings import Problem
-from layerstore.store.gc import execute, plan_gc
 from layerstore.store.store import Store
 from tests.support.store import add_image, add_version, noise, text, versions
 from tests.support.views import image_of, needs_fuse, needs_root, undo_all_mounts

@@ -25,7 +25,7 @@ from layerstore.image.registry_places import RegistryDestination, RegistrySource
 from layerstore.image.sending import Policy
 from layerstore.progress import Silent
 from layerstore.registry.credentials import Credentials
-from layerstore.store.check import check
+from layerstore.store.check.check import check
 from layerstore.store.store import Store
 from tests.crash.rig import campaign
 from tests.support.layouts import COMPRESSORS, tar_of

@@ -10,8 +10,8 @@ import pytest
 
 from layerstore.digest import blake3_id
 from layerstore.image.repairing import repair_store
-from layerstore.store.check import check
-from layerstore.store.gc import execute, plan_gc
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.store import Store
 from tests.support.killing import killed
 from tests.support.store import add_image, assert_sound, noise, read_image, text

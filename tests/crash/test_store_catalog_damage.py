@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.errors import LayerstoreError
-from layerstore.store.check import check
-from layerstore.store.rebuild import rebuild_catalog
+from layerstore.store.check.check import check
+from layerstore.store.rebuild.rebuild import rebuild_catalog
 from layerstore.store.store import Store
 from tests.support.store import Files, add_image, assert_sound, noise, read_image, text
 

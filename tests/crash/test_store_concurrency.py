@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.errors import LayerstoreError
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.failures import GcRunningError
-from layerstore.store.gc import execute, plan_gc
 from layerstore.store.store import Store
 from tests.support.store import add_image, assert_sound, noise, put_image, read_image, text
 
@@ -166,7 +166,7 @@ def test_a_stopped_writer_is_not_robbed(tmp_path: Path) -> None:
 
 
 def test_check_finds_nothing_wrong_beside_writers(tmp_path: Path) -> None:
-    from layerstore.store.check import check
+    from layerstore.store.check.check import check
 
     root = tmp_path / "store"
     add_image(root, "keep", files_of(0))

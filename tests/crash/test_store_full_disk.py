@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.failures import ReadOnlyStoreError, StoreFullError
-from layerstore.store.gc import execute, plan_gc
 from layerstore.store.store import Store
 from tests.support.store import add_image, assert_sound, noise, read_image
 
@@ -133,7 +133,7 @@ def test_a_read_only_store_reads_and_says_why_it_does_not_write(small_disk: Path
     try:
         with Store.open(root) as store:
             assert read_image(store, "keep") == [KEEP]
-            from layerstore.store.check import check
+            from layerstore.store.check.check import check
 
             assert check(store, read_data=True).ok
             assert plan_gc(store).freed_bytes == 0

@@ -11,10 +11,10 @@ from layerstore.digest import blake3_id
 from layerstore.errors import FormatError
 from layerstore.formats import pack
 from layerstore.formats.pack import ItemKind
-from layerstore.store.codec import decompress_block
-from layerstore.store.pack_writer import Against, PackWriter
+from layerstore.store.packs.codec import decompress_block
+from layerstore.store.packs.pack_writer import Against, PackWriter
 from layerstore.store.records import decode_layer, encode_layer, layer_item_id
-from layerstore.store.rewrite import item_matches
+from layerstore.store.rewriting.rewrite import item_matches
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format" / "pack.md"
 TINY_ID = "3d4d43af7fce052cc02842bf3c9ac8a30940a40ff62766b350dbc68c741de7ef"

@@ -13,14 +13,14 @@ import pytest
 
 from layerstore.errors import UnsupportedVersionError
 from layerstore.linux.locks import FileLock
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import execute, plan_gc
+from layerstore.store.collect.retire import retire_packs
 from layerstore.store.config import FORMAT_VERSION
 from layerstore.store.failures import GcRunningError, UpgradeNeededError
-from layerstore.store.gc import execute, plan_gc
 from layerstore.store.paths import StorePaths
-from layerstore.store.retire import retire_packs
+from layerstore.store.rebuild.upgrade import CannotUndoError, StoreInUseError, undo_upgrade, upgrade
 from layerstore.store.store import Store
-from layerstore.store.upgrade import CannotUndoError, StoreInUseError, undo_upgrade, upgrade
 from tests.golden.stores.make import contents
 from tests.support.killing import killed
 from tests.support.store import noise, put_image

@@ -9,9 +9,9 @@ import pytest
 
 from layerstore.build import api
 from layerstore.build.executor import BuildExecutor
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.failures import LayerNotFoundError
-from layerstore.store.gc import execute, plan_gc
 from tests.support.build import builder  # noqa: F401
 
 if TYPE_CHECKING:

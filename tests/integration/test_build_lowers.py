@@ -25,8 +25,8 @@ from layerstore.image.stack import load_root
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.data_layers import follow_problem
 from layerstore.snapshot.overlay import PLAIN_OPTIONS, OverlaySnapshotter
-from layerstore.store.eviction import evict
-from layerstore.store.objects import present_objects
+from layerstore.store.collect.eviction import evict
+from layerstore.store.objects.objects import present_objects
 from layerstore.store.store import Store
 from tests.support.build import box, builder, needs_runc  # noqa: F401
 from tests.support.tree_diff import diff
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ObjectId
     from layerstore.errors import LayerstoreError
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from tests.support.build import Builder
 
 pytestmark = [

@@ -41,7 +41,7 @@ from tests.support.views import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 pytestmark = [*needs_root, *needs_fuse]
 

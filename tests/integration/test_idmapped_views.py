@@ -29,7 +29,7 @@ from tests.support.views import BACKENDS, image_of, needs_root, undo_all_mounts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 pytestmark = needs_root
 

@@ -18,9 +18,9 @@ import pytest
 from fuse_mount import kernel_lowers, lowers, mounts, recovering
 from layerstore.errors import IntegrityError, UnsupportedError
 from layerstore.linux import mounts as syscalls
+from layerstore.store.collect.eviction import evict
 from layerstore.store.config import create_store
-from layerstore.store.eviction import evict
-from layerstore.store.objects import present_objects
+from layerstore.store.objects.objects import present_objects
 from layerstore.store.paths import StorePaths
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
@@ -41,7 +41,7 @@ from tests.support.views import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 pytestmark = needs_root
 
@@ -117,7 +117,7 @@ def drop_pages(host: Host) -> None:
 
 
 def _objects(host: Host):
-    from layerstore.store.objects import object_files
+    from layerstore.store.objects.objects import object_files
 
     return object_files(StorePaths(str(host.store)))
 
@@ -495,7 +495,7 @@ def test_views_come_and_go_beside_eviction(host: Host) -> None:
     code = (
         "import os, sys, time\n"
         "from fuse_mount import mounts\n"
-        "from layerstore.store.eviction import evict\n"
+        "from layerstore.store.collect.eviction import evict\n"
         "from layerstore.store.paths import StorePaths\n"
         "from layerstore.store.store import Store\n"
         "root, target, name = sys.argv[1:]\n"

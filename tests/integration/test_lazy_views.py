@@ -22,11 +22,11 @@ from layerstore.digest import ImageId
 from layerstore.errors import LayerstoreError, NotFoundError, UnsupportedError
 from layerstore.formats.trace import decode_trace
 from layerstore.formats.tree import Changeset, Entry, Kind
-from layerstore.store.eviction import evict
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.objects import object_sizes, present_objects
+from layerstore.store.collect.eviction import evict
+from layerstore.store.collect.gc import execute, plan_gc
+from layerstore.store.objects.objects import object_sizes, present_objects
 from layerstore.store.paths import StorePaths
-from layerstore.store.remote import StoreRemote
+from layerstore.store.remotes.remote import StoreRemote
 from layerstore.store.store import Store
 from tests.support.lazy import LazyPlace, Wrapped, wait_until, wrap_remotes
 from tests.support.namespaces import private_mount_table
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from layerstore.digest import ChunkId
-    from layerstore.store.remote import Remote
+    from layerstore.store.remotes.remote import Remote
 
 pytestmark = [*needs_root, *needs_fuse]
 

@@ -8,10 +8,10 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import execute, plan_gc
+from layerstore.store.collect.retention import KeepRules
 from layerstore.store.failures import GcRunningError
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.retention import KeepRules
 from layerstore.store.store import Store
 from tests.support.store import add_image, assert_sound, noise, put_image
 

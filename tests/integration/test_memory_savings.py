@@ -18,7 +18,7 @@ from fuse_mount import mounts
 from layerstore.errors import UnsupportedError
 from layerstore.linux.page_cache import cached_bytes, mapped_bytes
 from layerstore.measure.memory import Memory, take_memory
-from layerstore.store.objects import object_files
+from layerstore.store.objects.objects import object_files
 from layerstore.store.paths import StorePaths
 from layerstore.store.store import Store
 from tests.support.cli import Cli

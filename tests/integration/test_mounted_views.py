@@ -40,7 +40,7 @@ from tests.support.views import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 pytestmark = [
     pytest.mark.fuse,
@@ -501,7 +501,7 @@ def test_layers_of_a_mounted_image_are_roots_for_the_collector(host: Host) -> No
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_collector_spares_what_is_mounted(tmp_path: Path, backend: str) -> None:
-    from layerstore.store.gc import execute, plan_gc
+    from layerstore.store.collect.gc import execute, plan_gc
 
     host = Host(tmp_path)
     host.backend = backend

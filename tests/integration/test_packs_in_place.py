@@ -19,18 +19,18 @@ from fuse_mount import kernel_lowers, lowers, mounts, recovering
 from layerstore.errors import IntegrityError, UnsupportedError
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.linux import mounts as syscalls
-from layerstore.store import pack_images, pack_trial, unpacking
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.check.findings import Problem
+from layerstore.store.collect.eviction import KeepUnpacked, evict
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.config import create_store
-from layerstore.store.eviction import KeepUnpacked, evict
 from layerstore.store.failures import StoreFullError
-from layerstore.store.findings import Problem
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.objects import present_objects
+from layerstore.store.names.usage import Reference
+from layerstore.store.objects import pack_images, pack_trial, unpacking
+from layerstore.store.objects.objects import present_objects
 from layerstore.store.paths import StorePaths
 from layerstore.store.sharing import share_store
 from layerstore.store.store import Store
-from layerstore.store.usage import Reference
 from tests.support.memory import resident_pages
 from tests.support.store import noise, put_image, text
 from tests.support.views import (
@@ -45,7 +45,7 @@ from tests.support.views import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 pytestmark = [*needs_root, needs_packs]
 
@@ -450,7 +450,7 @@ def test_killed_at_any_moment(host: Host, call: str) -> None:
         "import os, sys\n"
         "from fuse_mount import mounts\n"
         "from layerstore.linux import mounts as syscalls\n"
-        "from layerstore.store import pack_trial\n"
+        "from layerstore.store.objects import pack_trial\n"
         "from layerstore.store.store import Store\n"
         "pack_trial.pack_problem = lambda place: None\n"
         "real = getattr(syscalls, sys.argv[3])\n"

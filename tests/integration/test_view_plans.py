@@ -18,7 +18,7 @@ from fuse_mount.plan import plan_to_json
 from layerstore.errors import ConflictError, InputError, UnsupportedError
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.idmaps import parse_id_map
-from layerstore.store.eviction import evict
+from layerstore.store.collect.eviction import evict
 from layerstore.store.paths import StorePaths
 from tests.support.cli import Cli
 from tests.support.views import BACKENDS, image_of, is_mounted, needs_root, undo_all_mounts
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 pytestmark = needs_root
 

@@ -38,7 +38,7 @@ from tests.support.views import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 pytestmark = needs_root
 

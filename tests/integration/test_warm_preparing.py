@@ -17,7 +17,7 @@ import pytest
 from layerstore.cli import fresh_images
 from layerstore.image.metadata_files import open_whole
 from layerstore.linux.locks import FileLock
-from layerstore.store.object_tier import kept_objects
+from layerstore.store.objects.tier import kept_objects
 from layerstore.store.paths import LEASE_PREFIX
 from layerstore.store.store import Store
 from tests.integration.test_warm import Warm, _children, _has_a_helper, _state, _waiting

@@ -18,7 +18,7 @@ from layerstore.formats.bundle import HEADER, RECORD
 from layerstore.formats.have_list import decode_have_list, encode_have_list
 from layerstore.image.transfer.having import chunks_of, having_list
 from layerstore.image.transfer.loading import load_bundle
-from layerstore.store.check import check
+from layerstore.store.check.check import check
 from layerstore.store.store import Store
 from tests.support.store import noise, text
 from tests.support.transfer import add_image, bundle_of, load, same_image

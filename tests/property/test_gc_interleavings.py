@@ -18,10 +18,10 @@ import pytest
 
 from layerstore.image.optimize import contents_in_order
 from layerstore.image.similar import SimilarFiles
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.failures import GcRunningError, LayerNotFoundError
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.optimize import optimize
+from layerstore.store.rewriting.optimize import optimize
 from layerstore.store.store import Store
 from tests.support.store import (
     Files,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.digest import DiffId
-    from layerstore.store.session import WriteSession
+    from layerstore.store.writing.session import WriteSession
 
 PARTS = 4
 LEVEL = 6

@@ -14,11 +14,11 @@ from layerstore.image.similar import SimilarFiles
 from layerstore.measure.attribution import attribute
 from layerstore.measure.inventory import ChunkReader, take_inventory
 from layerstore.measure.removing import freed_by_removing
-from layerstore.store.check import check
-from layerstore.store.gc import execute, plan_gc
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import execute, plan_gc
+from layerstore.store.collect.removal import COMPACT_DEAD_FRACTION, removal_effect
+from layerstore.store.collect.retention import KeepRules
 from layerstore.store.records import CacheRecord
-from layerstore.store.removal import COMPACT_DEAD_FRACTION, removal_effect
-from layerstore.store.retention import KeepRules
 from layerstore.store.store import Store
 from tests.support.measure import assert_sums_are_true
 from tests.support.store import (

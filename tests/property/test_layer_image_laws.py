@@ -23,7 +23,7 @@ from layerstore.image.layer_image import (
     times_apart,
 )
 from layerstore.image.stack import lookup, stack, walk
-from layerstore.store.objects import object_id
+from layerstore.store.objects.objects import object_id
 from tests.property.test_stack_diff_laws import NAMES, trees
 from tests.support.tree_diff import diff, flatten
 

@@ -27,9 +27,9 @@ from layerstore.measure.inventory import ChunkReader, take_inventory
 from layerstore.measure.ledger import Owner, assert_exact
 from layerstore.measure.removing import freed_by_removing, removal_shares
 from layerstore.measure.savings import Scheme, take_savings
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.optimize import optimize
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.records import CacheRecord
+from layerstore.store.rewriting.optimize import optimize
 from layerstore.store.store import Store
 from tests.support.measure import assert_sums_are_true, noise, put_image, put_layer
 

@@ -18,7 +18,7 @@ from layerstore.digest import ObjectId
 from layerstore.formats.erofs_packs import FRAME_MAX_BYTES, Frame, Stretch, write_pack_image
 from layerstore.formats.pack import padding
 from layerstore.linux import mounts
-from layerstore.store.codec import compress_block
+from layerstore.store.packs.codec import compress_block
 from tests.support.store import noise, text
 from tests.support.views import needs_packs
 

@@ -30,7 +30,7 @@ from layerstore.image.transfer.remote import RegistryRemote
 from layerstore.progress import Silent
 from layerstore.registry.errors import UnknownToRegistryError
 from layerstore.registry.repository import RawManifest
-from layerstore.store.check import check
+from layerstore.store.check.check import check
 from layerstore.store.references import layer_chunks
 from layerstore.store.store import Store
 from tests.property.test_bundle_laws import IMAGE, files_of
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.image.images import ImageParts
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 
 class Stream(io.BytesIO):

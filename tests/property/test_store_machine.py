@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from layerstore.store.check import check
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.session import WriteSession  # noqa: TC001 -- hypothesis looks at annotations
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.store import Store
+from layerstore.store.writing.session import WriteSession  # noqa: TC001 -- hypothesis looks at annotations
 from tests.support.store import (
     Files,
     blobs_of,

@@ -30,7 +30,7 @@ from layerstore.formats.bundle import (
 from layerstore.formats.tree import decode_changeset
 from layerstore.image.transfer.loading import BaseMissingError, load_bundle
 from layerstore.image.transfer.receiving import ContentMissingError, ReceivedLayerError
-from layerstore.store.codec import compress_block
+from layerstore.store.packs.codec import compress_block
 from layerstore.store.records import decode_layer, encode_layer
 from layerstore.store.store import Store
 from tests.support.encoding import encode_changeset

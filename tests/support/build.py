@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from layerstore.build.request import BuildResult
     from layerstore.build.solver import Made, Result
     from layerstore.build.ui import Reason, StepOutcome
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.records import CacheRecord
 
 BASE_TIME_S = 1_500_000_000

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import ChunkId
-    from layerstore.store.remote import Remote
+    from layerstore.store.remotes.remote import Remote
 
 
 class Wrapped:

@@ -21,9 +21,9 @@ from tests.support.encoding import encode_changeset
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import WriteSession
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 _NAMES = st.sampled_from([b"a", b"b", b"c"])
 PATHS = st.lists(_NAMES, min_size=1, max_size=3).map(b"/".join)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from layerstore.digest import DiffId, Digest
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
 from layerstore.image.similar import SimilarFiles
-from layerstore.store.check import check
+from layerstore.store.check.check import check
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
 from tests.support.encoding import encode_changeset
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.records import Refs
-    from layerstore.store.session import WriteSession
+    from layerstore.store.writing.session import WriteSession
 
 Files = dict[bytes, bytes]
 

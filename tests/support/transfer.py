@@ -23,10 +23,10 @@ from tests.support.store import Files, read_layer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.records import LayerRecord
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 LEVEL = 3
 """Of zstd: tests are about what comes back."""

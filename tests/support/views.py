@@ -24,7 +24,7 @@ from layerstore.formats.tree import KIND_OF_MODE, Changeset, Entry, Kind, path_k
 from layerstore.linux import mounts as syscalls
 from layerstore.linux import probe
 from layerstore.linux.xattrs import read_xattrs
-from layerstore.store.pack_trial import pack_problem
+from layerstore.store.objects.pack_trial import pack_problem
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store
 from tests.support.encoding import encode_changeset
@@ -32,8 +32,8 @@ from tests.support.encoding import encode_changeset
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.session import WriteSession
+    from layerstore.store.catalog.rows import ImageRecord
+    from layerstore.store.writing.session import WriteSession
 
 _HOLE_BYTES = 1 << 16
 

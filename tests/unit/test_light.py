@@ -138,7 +138,9 @@ def test_starting_imports_no_slow_module() -> None:
     program = (
         "import sys; from layerstore.cli import fast, main, container_run\n"
         "from layerstore.containers import lifecycle, starting, attach\n"
-        "from layerstore.store import catalog, names, usage\n"
+        "from layerstore.store.catalog import catalog\n"
+        "from layerstore.store.names import names\n"
+        "from layerstore.store.names import usage\n"
         "fast.parse('run', ['--rm', 'image', 'true'])\n"
         "print([name for name in ('typing', 're', 'enum', 'json', 'argparse', 'signal', 'sqlite3',"
         " 'socket', 'threading', 'pathlib', 'subprocess', 'dataclasses') if name in sys.modules])"
@@ -150,7 +152,7 @@ def test_answering_a_known_build_imports_no_slow_module() -> None:
     program = (
         "import sys; from layerstore.cli import build_again, build_ui, main, warm_client\n"
         "from layerstore.build import known\n"
-        "from layerstore.store import catalog\n"
+        "from layerstore.store.catalog import catalog\n"
         "build_again._parsed(['-t', 'name', '.'])\n"
         "with build_ui.watching('auto', quiet=False) as ui: ui.planned(1)\n"
         "print([name for name in ('typing', 're', 'enum', 'json', 'argparse', 'signal', 'sqlite3',"

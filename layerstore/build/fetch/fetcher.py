@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from layerstore.linux.spool import Spool
     from layerstore.net.download import Response
     from layerstore.net.transport import HttpSettings
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
     Told = Callable[[int, int | None], object]
 

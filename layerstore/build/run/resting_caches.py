@@ -29,14 +29,14 @@ from layerstore.errors import (
 )
 from layerstore.image.scan import Scanner, scan_directory
 from layerstore.linux.locks import LockBusyError
+from layerstore.store.collect.resting import PREFIX, resting_key
 from layerstore.store.records import CacheRecord
-from layerstore.store.resting import PREFIX, resting_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository
     from layerstore.store.records import LayerRecord
-    from layerstore.store.session import WriteSession
+    from layerstore.store.writing.session import WriteSession
 
 WORTH_IT = 0.9
 """Parcels must be smaller than this part of the layers: they cost requests and work."""

@@ -47,18 +47,18 @@ from layerstore.image.transfer.receiving import (
 from layerstore.linux.files import open_private, read_at, write_all
 from layerstore.progress import Silent
 from layerstore.store.failures import storage_errors
-from layerstore.store.pack_reader import OpenPack, read_footer
+from layerstore.store.packs.pack_reader import OpenPack, read_footer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from layerstore.formats.bundle import BaseImage, BundledImage
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.putting import SessionStats
+    from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.records import LayerRecord
-    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
+    from layerstore.store.writing.putting import SessionStats
+    from layerstore.store.writing.session import WriteSession
 
 _COPY_BYTES = 1 << 20
 _WHERE = "the bundle"

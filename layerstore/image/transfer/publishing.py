@@ -37,11 +37,11 @@ from layerstore.image.transfer.having import Having, chunks_of
 from layerstore.image.transfer.lacking import lacking_of
 from layerstore.linux.files import read_at
 from layerstore.progress import Silent
-from layerstore.store.catalog_rows import ChunkPlace
-from layerstore.store.differences import Base, affordable, is_good_base
-from layerstore.store.pack_reader import OpenPack
-from layerstore.store.parcels import ParcelWriter
+from layerstore.store.catalog.rows import ChunkPlace
+from layerstore.store.packs.differences import Base, affordable, is_good_base
+from layerstore.store.packs.pack_reader import OpenPack
 from layerstore.store.records import encode_layer
+from layerstore.store.remotes.parcels import ParcelWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from layerstore.image.exchange import ImageDestination
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.pack_writer import SealedPack
+    from layerstore.store.catalog.rows import ImageRecord
+    from layerstore.store.packs.pack_writer import SealedPack
     from layerstore.store.store import Store
 
 PUSH_LEVEL = 12

@@ -22,9 +22,9 @@ from layerstore.image.export_layer import LayerStream, layer_tar
 from layerstore.image.ingest_tar import ingest_tar
 from layerstore.image.similar import SimilarFiles, brief_entries
 from layerstore.progress import Silent
-from layerstore.store.codec import decompress_block
+from layerstore.store.packs.codec import decompress_block
 from layerstore.store.records import decode_layer, refs_length
-from layerstore.store.rewrite import item_matches
+from layerstore.store.rewriting.rewrite import item_matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from layerstore.formats.pack import Block
     from layerstore.progress import Progress
     from layerstore.store.records import LayerRecord, Refs
-    from layerstore.store.session import WriteSession
+    from layerstore.store.writing.session import WriteSession
 
 _NEAR_BYTES = 128 * 1024
 """Of a similar file before and after a piece's own place: what a difference is tried against."""

@@ -19,9 +19,9 @@ from layerstore.image.gated_source import GatedSource
 from layerstore.image.registry_places import RegistrySource
 from layerstore.image.transfer.artefacts import Artefact, Placed, find_artefact
 from layerstore.image.transfer.remotes import REGISTRY_PREFIX
-from layerstore.store.codec import decompress_block
+from layerstore.store.packs.codec import decompress_block
 from layerstore.store.reading import DECODE_MAX_BYTES
-from layerstore.store.remote import RemoteImage
+from layerstore.store.remotes.remote import RemoteImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

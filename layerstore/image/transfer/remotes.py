@@ -6,7 +6,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from layerstore.store.remote import StoreRemote
+from layerstore.store.remotes.remote import StoreRemote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from layerstore.formats import oci
     from layerstore.formats.reference import Reference
     from layerstore.image.exchange import ImageSource
-    from layerstore.store.remote import Remote
+    from layerstore.store.remotes.remote import Remote
 
 REGISTRY_PREFIX = "docker://"
 

@@ -29,9 +29,9 @@ from layerstore.formats.bundle import (
 from layerstore.image.transfer.lacking import lacking_of
 from layerstore.linux.files import read_at
 from layerstore.progress import Silent
-from layerstore.store.pack_reader import OpenPack
-from layerstore.store.parcels import PARCEL_LEVEL, ParcelWriter
+from layerstore.store.packs.pack_reader import OpenPack
 from layerstore.store.records import encode_layer
+from layerstore.store.remotes.parcels import PARCEL_LEVEL, ParcelWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.image.transfer.having import Having
     from layerstore.progress import Progress
-    from layerstore.store.catalog_rows import ImageRecord
-    from layerstore.store.pack_writer import SealedPack
-    from layerstore.store.session import WriteSession
+    from layerstore.store.catalog.rows import ImageRecord
+    from layerstore.store.packs.pack_writer import SealedPack
     from layerstore.store.store import Store
+    from layerstore.store.writing.session import WriteSession
 
 _COPY_BYTES = 1 << 20
 

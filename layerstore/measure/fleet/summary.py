@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from layerstore.errors import LayerstoreError
     from layerstore.measure.contents import Content, LayerContent
     from layerstore.measure.inventory import Inventory
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 
 class StoreImage(msgspec.Struct, frozen=True):

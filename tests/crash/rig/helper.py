@@ -32,10 +32,10 @@ _PRELOADED = (
     "layerstore.image.importing",
     "layerstore.image.layout",
     "layerstore.image.export_layer",
-    "layerstore.store.check",
-    "layerstore.store.gc",
-    "layerstore.store.rebuild",
-    "layerstore.store.repair",
+    "layerstore.store.check.check",
+    "layerstore.store.collect.gc",
+    "layerstore.store.rebuild.rebuild",
+    "layerstore.store.check.repair",
 )
 
 

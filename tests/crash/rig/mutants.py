@@ -15,17 +15,14 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from layerstore.linux import files
-from layerstore.store import (
-    catalog_file,
-    codec,
-    collection,
-    leases,
-    names_log,
-    pack_reader,
-    session,
-    upgrade,
-)
+from layerstore.store.catalog import catalog_file
+from layerstore.store.collect import collection
+from layerstore.store.locks import leases
+from layerstore.store.names import names_log
+from layerstore.store.packs import codec, pack_reader
 from layerstore.store.paths import StorePaths
+from layerstore.store.rebuild import upgrade
+from layerstore.store.writing import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,7 +211,7 @@ def written_under_final_name() -> None:
 @mutant
 def renamed_before_written() -> None:
     """Packs get their name first, and their last bytes and the flush later."""
-    from layerstore.store import pack_writer
+    from layerstore.store.packs import pack_writer
 
     real_seal = files.StagedFile.seal
     real_publish = files.StagedFile.publish
@@ -388,7 +385,7 @@ def checksum_off() -> None:
         )
         return zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
 
-    from layerstore.store import pipeline
+    from layerstore.store.packs import pipeline
 
     _replace(codec, "compress_block", compress_block)
     _replace(pipeline, "compress_block", compress_block)

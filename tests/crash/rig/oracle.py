@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import LayerstoreError
 from layerstore.image.export_layer import export_layer, export_rootfs
-from layerstore.store.check import check
-from layerstore.store.gc import plan_gc
-from layerstore.store.leases import live_leases, lock_file_ids
-from layerstore.store.rebuild import rebuild_catalog
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import plan_gc
+from layerstore.store.locks.leases import live_leases, lock_file_ids
+from layerstore.store.rebuild.rebuild import rebuild_catalog
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:

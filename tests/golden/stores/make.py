@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.store.records import LayerRecord
-    from layerstore.store.session import WriteSession
+    from layerstore.store.writing.session import WriteSession
 
 CREATED = "2026-11-23T00:00:00Z"
 

@@ -134,7 +134,7 @@ def _check_store(place: Place) -> Iterator[Result]:
     """After all cases: everything in the store reads back, and gc frees all nobody names."""
 
     def check_store(_place: Place) -> None:
-        from layerstore.store.check import check
+        from layerstore.store.check.check import check
         from layerstore.store.store import Store
 
         with Store.open(place.store_root) as store:

@@ -19,14 +19,14 @@ from layerstore.errors import MountError
 from layerstore.formats import pack
 from layerstore.formats.tree import MAGIC, Changeset, Entry, Kind, decode_changeset
 from layerstore.image.export_layer import export_layer
-from layerstore.store.check import check
-from layerstore.store.findings import Problem
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.pack_reader import PackReader
+from layerstore.store.catalog.seals import seal
+from layerstore.store.check.check import check
+from layerstore.store.check.findings import Problem
+from layerstore.store.collect.gc import execute, plan_gc
+from layerstore.store.packs.pack_reader import PackReader
 from layerstore.store.paths import StorePaths
-from layerstore.store.rebuild import rebuild_catalog
+from layerstore.store.rebuild.rebuild import rebuild_catalog
 from layerstore.store.records import LayerRecord
-from layerstore.store.seals import seal
 from layerstore.store.store import Store
 from tests.security.corpus.model import Case, Way, case
 from tests.security.fuzz.seeds import repair_pack

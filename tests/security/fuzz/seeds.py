@@ -20,9 +20,9 @@ from layerstore.formats.framed import encode_framed
 from layerstore.formats.have_list import encode_have_list
 from layerstore.formats.oci_config import ImageConfig, encode_config
 from layerstore.formats.tree import Changeset, Entry, Kind
-from layerstore.store import names_log
-from layerstore.store.codec import compress_block
 from layerstore.store.config import new_config
+from layerstore.store.names import names_log
+from layerstore.store.packs.codec import compress_block
 from layerstore.store.records import LayerRecord, encode_layer
 from tests.support import rpm_database, tars
 from tests.support.encoding import encode_changeset, encode_plan

@@ -111,8 +111,8 @@ def read_recipe(data: bytes) -> None:
 
 def read_pack(data: bytes) -> None:
     """A footer that is accepted lists blocks that lie in the file, and items that tile them."""
-    from layerstore.store.codec import decompress_block
-    from layerstore.store.pack_reader import read_footer
+    from layerstore.store.packs.codec import decompress_block
+    from layerstore.store.packs.pack_reader import read_footer
 
     fd = _file_of(data)
     blocks = read_footer(fd)
@@ -195,8 +195,8 @@ def read_layer_record(data: bytes) -> None:
 
 def read_names_log(data: bytes) -> None:
     """Whatever a log says, what it adds up to can be written and sealed."""
-    from layerstore.store import names_log
-    from layerstore.store.seals import seal
+    from layerstore.store.catalog.seals import seal
+    from layerstore.store.names import names_log
 
     log = names_log.decode_log(data)
     known = {record[2] for record in log.records if record[0] == names_log.TAG}
@@ -240,13 +240,13 @@ def read_config(data: bytes) -> None:
 
 def read_stored_config(data: bytes) -> None:
     """The store's own short look at configs and manifests, which rebuild relies on."""
-    from layerstore.store.tags import image_facts
+    from layerstore.store.names.tags import image_facts
 
     image_facts(data)
 
 
 def read_stored_manifest(data: bytes) -> None:
-    from layerstore.store.tags import manifest_config
+    from layerstore.store.names.tags import manifest_config
 
     manifest_config(data)
 

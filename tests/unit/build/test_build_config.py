@@ -10,7 +10,7 @@ import pytest
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.go_text import duration, quoted
 from layerstore.formats.oci_config import Healthcheck
-from layerstore.store.usage import step_uses
+from layerstore.store.names.usage import step_uses
 from tests.support.build import PATH, add_image, builder  # noqa: F401
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from tests.support.build import builder  # noqa: F401
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
     from tests.support.build import Builder
 
 HOST = Platform("linux", "amd64")

@@ -28,8 +28,8 @@ from layerstore.image import checkout
 from layerstore.measure.df import take_df
 from layerstore.measure.ledger import Owner
 from layerstore.measure.savings import Scheme, take_savings
+from layerstore.store.collect.resting import PREFIX, resting_key
 from layerstore.store.failures import StoreFullError
-from layerstore.store.resting import PREFIX, resting_key
 from layerstore.store.store import Store
 from tests.support.cli import Cli
 from tests.support.measure import build, noise
@@ -229,7 +229,7 @@ import os, signal, sys
 from pathlib import Path
 from layerstore.build.run import idle_caches, resting_caches
 from layerstore.image import layer_writer
-from layerstore.store.session import WriteSession
+from layerstore.store.writing.session import WriteSession
 from layerstore.store.store import Store
 
 def dying(*_, **__):

@@ -17,7 +17,7 @@ from fuse_mount.object_layer import STAGE_MAX_BYTES, THREADS, ObjectLayer
 from fuse_mount.protocol import Opcode
 from layerstore.digest import ChunkId, ObjectId, blake3_id
 from layerstore.errors import IntegrityError
-from layerstore.store.objects import object_id
+from layerstore.store.objects.objects import object_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ from layerstore.image.layout_reader import LayoutReader
 from layerstore.image.originals import Originals
 from layerstore.image.repairing import repair_store
 from layerstore.image.sending import Policy
-from layerstore.store.check import check
+from layerstore.store.check.check import check
 from layerstore.store.store import Store
 from tests.support.damage import flip
 from tests.support.layouts import COMPRESSORS, Layout, tar_of

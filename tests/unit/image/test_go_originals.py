@@ -16,7 +16,7 @@ from layerstore.image import adopting, finding
 from layerstore.image.layout_reader import LayoutReader
 from layerstore.image.originals import original_pieces
 from layerstore.image.reencoding import encode, find_recipe
-from layerstore.store.check import check
+from layerstore.store.check.check import check
 from layerstore.store.store import Store
 from tests.support.layouts import Layout, like_gos, tar_of
 from tests.support.store import noise, text

@@ -32,12 +32,12 @@ from layerstore.image.transfer.having import having_images
 from layerstore.image.transfer.loading import load_bundle
 from layerstore.image.transfer.saving import SavedImage, save_bundle
 from layerstore.progress import Silent
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.collect.gc import execute, plan_gc
+from layerstore.store.collect.retention import KeepRules
 from layerstore.store.config import load_config
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.indexes import named_index
-from layerstore.store.rebuild import rebuild_catalog
-from layerstore.store.retention import KeepRules
+from layerstore.store.names.indexes import named_index
+from layerstore.store.rebuild.rebuild import rebuild_catalog
 from layerstore.store.store import Store
 from tests.support.layouts import Layout, tar_of
 from tests.support.registry_stub import World, stub_registry
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from layerstore.image.indexes import StoredIndex
     from layerstore.image.sending import SentIndex
-    from layerstore.store.catalog_rows import ImageRecord
+    from layerstore.store.catalog.rows import ImageRecord
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from layerstore.formats.tree import (
 from layerstore.image.layer_writer import write_layer, write_sorted_layer
 from layerstore.image.scan import Scanner, scan_directory
 from layerstore.linux import spool
-from layerstore.store import putting
 from layerstore.store.store import Store
+from layerstore.store.writing import putting
 from tests.support.encoding import encode_changeset, encode_plan
 
 if TYPE_CHECKING:

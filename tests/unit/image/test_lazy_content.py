@@ -12,7 +12,7 @@ from layerstore.digest import ChunkId
 from layerstore.image import lazy_content
 from layerstore.image.fetching import Fetcher, RemoteContentError
 from layerstore.image.lazy_content import LazyContent
-from layerstore.store.objects import object_id
+from layerstore.store.objects.objects import object_id
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:

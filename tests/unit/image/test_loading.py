@@ -33,7 +33,7 @@ from layerstore.image.loading import Choice, Loaded, load_directory, load_file
 from layerstore.image.originals import Originals
 from layerstore.image.sending import Policy
 from layerstore.progress import Silent
-from layerstore.store.check import check
+from layerstore.store.check.check import check
 from layerstore.store.store import Store
 from tests.support.layouts import Layout, tar_of
 from tests.support.store import noise, text

@@ -17,10 +17,10 @@ from layerstore.image.originals import Originals
 from layerstore.image.pulling import Puller
 from layerstore.image.spooled_blob import SpooledBlob
 from layerstore.progress import Silent
-from layerstore.store.check import check
-from layerstore.store.explain import explain
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.received import KEPT_S, PREFIX
+from layerstore.store.check.check import check
+from layerstore.store.collect.explain import explain
+from layerstore.store.collect.gc import execute, plan_gc
+from layerstore.store.collect.received import KEPT_S, PREFIX
 from layerstore.store.store import Store
 from tests.support.layouts import COMPRESSORS, tar_of
 from tests.support.registry_stub import World, says, stub_registry

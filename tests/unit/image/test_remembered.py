@@ -19,10 +19,10 @@ from layerstore.image.scan import Scanner
 from layerstore.linux.files import read_file
 from layerstore.measure.ledger import Owner, take_ledger
 from layerstore.progress import Silent
-from layerstore.store.check import check
-from layerstore.store.gc import execute, plan_gc
+from layerstore.store.check.check import check
+from layerstore.store.check.repair import execute_repair, plan_repair
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.remembering import RECORDS_MAX
-from layerstore.store.repair import execute_repair, plan_repair
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:

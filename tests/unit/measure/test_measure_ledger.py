@@ -16,7 +16,7 @@ from layerstore.measure.ledger import (
     take_ledger,
 )
 from layerstore.measure.removing import freed_by_removing
-from layerstore.store.gc import plan_gc
+from layerstore.store.collect.gc import plan_gc
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
 from tests.support.measure import build, noise, put_image, put_layer

@@ -10,9 +10,10 @@ import pytest
 
 from layerstore.image.optimize import contents_in_order
 from layerstore.measure import df, reclaim
-from layerstore.store import compaction, pack_writer
-from layerstore.store.gc import execute, plan_gc
-from layerstore.store.optimize import optimize
+from layerstore.store.collect import compaction
+from layerstore.store.collect.gc import execute, plan_gc
+from layerstore.store.packs import pack_writer
+from layerstore.store.rewriting.optimize import optimize
 from layerstore.store.store import Store
 from tests.support.measure import noise, put_image, put_layer
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from layerstore.store.catalog_rows import PackRow
+    from layerstore.store.catalog.rows import PackRow
 
 ENOUGH = compaction.MERGE_COUNT + 2
 
@@ -115,7 +116,7 @@ def test_packs_that_are_full_of_bytes(store: Store, monkeypatch: pytest.MonkeyPa
 def test_batches_on_a_disk_with_little_room(
     store: Store, monkeypatch: pytest.MonkeyPatch, room: int, beside: bool
 ) -> None:
-    monkeypatch.setattr("layerstore.store.gc.MAX_EXTRA_BYTES", room)
+    monkeypatch.setattr("layerstore.store.collect.gc.MAX_EXTRA_BYTES", room)
     publish(store, range(ENOUGH))
     said_and_done(store, beside=beside)
 

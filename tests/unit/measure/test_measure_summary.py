@@ -10,9 +10,9 @@ from layerstore.image.optimize import contents_in_order
 from layerstore.measure import summary
 from layerstore.measure.ledger import take_ledger
 from layerstore.measure.summary import take_summarised
-from layerstore.store.check import check
-from layerstore.store.optimize import optimize
-from layerstore.store.repair import execute_repair, plan_repair
+from layerstore.store.check.check import check
+from layerstore.store.check.repair import execute_repair, plan_repair
+from layerstore.store.rewriting.optimize import optimize
 from layerstore.store.store import Store
 from tests.support.measure import assert_sums_are_true, build, noise
 

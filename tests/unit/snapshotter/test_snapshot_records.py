@@ -19,7 +19,7 @@ from layerstore.snapshotter.records import (
     write_record,
 )
 from layerstore.snapshotter.table import Table
-from layerstore.store.marks import view_roots
+from layerstore.store.collect.marks import view_roots
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:

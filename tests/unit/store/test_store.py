@@ -19,8 +19,8 @@ from layerstore.errors import (
 )
 from layerstore.formats.pack import Item, ItemKind
 from layerstore.formats.reference import ReferenceSyntaxError, parse_tag_name
-from layerstore.store.catalog import Catalog
-from layerstore.store.catalog_rows import ImageRecord
+from layerstore.store.catalog.catalog import Catalog
+from layerstore.store.catalog.rows import ImageRecord
 from layerstore.store.config import StoreNotFoundError
 from layerstore.store.failures import (
     CatalogDamagedError,
@@ -31,12 +31,12 @@ from layerstore.store.failures import (
     ShortSourceError,
     StoreExistsError,
 )
-from layerstore.store.names import AmbiguousIdError
-from layerstore.store.pack_writer import PackWriter
-from layerstore.store.pipeline import BlockJob, Pipeline
+from layerstore.store.names.names import AmbiguousIdError
+from layerstore.store.names.tags import insert_image
+from layerstore.store.packs.pack_writer import PackWriter
+from layerstore.store.packs.pipeline import BlockJob, Pipeline
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store
-from layerstore.store.tags import insert_image
 from tests.support.store import (
     add_image,
     assert_sound,
@@ -419,7 +419,7 @@ def test_a_store_survives_fork(root: Path) -> None:
 
 
 def test_an_error_in_the_worker_reaches_the_caller(root: Path, monkeypatch) -> None:
-    from layerstore.store import pipeline
+    from layerstore.store.packs import pipeline
 
     with Store.open(root, create=True) as store:
         with store.begin("test") as session:
@@ -444,14 +444,14 @@ def test_image_record_is_a_plain_tuple() -> None:
 def test_a_session_that_forgets_ids_writes_none_twice(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerstore.store.putting.KNOWN_CHUNKS", 10)
+    monkeypatch.setattr("layerstore.store.writing.putting.KNOWN_CHUNKS", 10)
     files = {b"f%02d" % n: b"content %d" % (n % 25) for n in range(60)}
     add_image(root, "web", files)
     assert_sound(root, {"web": [files]})
 
 
 def test_a_pack_that_lists_an_item_twice_is_not_sealed(tmp_path: Path) -> None:
-    from layerstore.store.codec import compress_block
+    from layerstore.store.packs.codec import compress_block
 
     writer = PackWriter(str(tmp_path / "pack"))
     item = Item(blake3_id(b"x"), 1)

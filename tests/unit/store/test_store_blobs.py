@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.linux.files import fsync_directory
-from layerstore.store import blobs, commit, config
+from layerstore.store import blobs, config
 from layerstore.store.failures import CorruptBlobError
+from layerstore.store.packs import commit
 from layerstore.store.store import Store
 from tests.support.store import add_image, assert_sound
 

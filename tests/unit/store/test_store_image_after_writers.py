@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from layerstore.store.catalog import Catalog
+from layerstore.store.catalog.catalog import Catalog
 from layerstore.store.store import Store
 from tests.support.store import add_image
 

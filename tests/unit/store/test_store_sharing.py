@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.store.check import check
+from layerstore.store.check.check import check
+from layerstore.store.check.findings import Problem
+from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.config import create_store, load_config
 from layerstore.store.failures import ReadOnlyStoreError
-from layerstore.store.findings import Problem
-from layerstore.store.gc import execute, plan_gc
 from layerstore.store.paths import StorePaths
 from layerstore.store.sharing import StoreBusyError, access_mismatches, share_store
 from layerstore.store.store import Store
@@ -144,7 +144,7 @@ def test_members_and_root_work_side_by_side(root: Path) -> None:
 @as_root
 def test_members_check_repair_and_rebuild_what_others_wrote(root: Path) -> None:
     from layerstore.image.repairing import repair_store
-    from layerstore.store.rebuild import rebuild_catalog
+    from layerstore.store.rebuild.rebuild import rebuild_catalog
 
     def ann() -> None:
         add_image(root, "ann", B)

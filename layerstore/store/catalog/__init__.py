@@ -1,0 +1,1 @@
+"""The catalog: an SQLite index of what a store has, its tables, rows and connections."""

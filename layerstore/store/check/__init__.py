@@ -1,0 +1,1 @@
+"""Checking what a store holds, and repairing it from what is left and from copies."""

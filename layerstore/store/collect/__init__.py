@@ -1,0 +1,1 @@
+"""Garbage collection: what must be kept, what may go, and how it goes."""

@@ -1,0 +1,1 @@
+"""Which images a store has: names, pins, when they were used, and how they came."""

@@ -1,0 +1,1 @@
+"""What the kernel reads by itself: the object tier, and packs in place."""

@@ -1,0 +1,1 @@
+"""Packs and their blocks: encoded, written, named, and read with every byte verified."""

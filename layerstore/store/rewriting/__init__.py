@@ -1,0 +1,1 @@
+"""Content moved to other packs: what lives copied, and made smaller."""

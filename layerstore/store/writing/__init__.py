@@ -1,0 +1,1 @@
+"""Sessions: chunks put into a store, and layers and images published."""
