@@ -1,7 +1,7 @@
 """Layers made visible for a build: by the kernel where it can, by a FUSE server else.
 
 A chain is an overlay of parts: upper directories that earlier steps have left, images of small
-layers, and one metadata image below them (:mod:`layerstore.image.chain_images`). They are
+layers, and one metadata image below them (:mod:`layerstore.image.kernel.chain_images`). They are
 mounted in the build's mount namespace. Where the kernel cannot,
 :class:`fuse_mount.private_lowers.PrivateLowers` shows the layers, with the upper directories over
 them. All of it ends with the build, however it ends: mounts with its namespace, the server with
@@ -21,7 +21,7 @@ from fuse_mount.lowers import chain_name
 from fuse_mount.object_maker import ObjectMaker
 from fuse_mount.private_lowers import PrivateLowers
 from layerstore.errors import LayerstoreError, MountError, UnsupportedError
-from layerstore.image.chain_images import NO_IMAGES, ChainImages
+from layerstore.image.kernel.chain_images import NO_IMAGES, ChainImages
 from layerstore.linux import mounts
 from layerstore.linux.data_layers import FOLLOWING, follows_without_metacopy
 from layerstore.linux.namespaces import in_user_namespace
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset
-    from layerstore.image.chain_images import Part
+    from layerstore.image.kernel.chain_images import Part
     from layerstore.store.store import Store
 
 
@@ -83,7 +83,7 @@ class BuildLowers:
 
         Args:
             layers: Lowest first.
-            lasting: As for :meth:`layerstore.image.chain_images.ChainImages.parts`.
+            lasting: As for :meth:`layerstore.image.kernel.chain_images.ChainImages.parts`.
         """
         with self._making:
             if self._able is None:

@@ -25,10 +25,10 @@ from layerstore.digest import ImageId, parse_digest
 from layerstore.errors import ConflictError, InputError, MountError, NotFoundError, UnsupportedError
 from layerstore.formats.oci_config import History
 from layerstore.image.images import create_image, load_config, steps_of
-from layerstore.image.remembered import Fingerprint
-from layerstore.image.scan import Scanner, UpperScan
-from layerstore.image.source_file import SourceChangedError
-from layerstore.image.stack import load_root
+from layerstore.image.layers.remembered import Fingerprint
+from layerstore.image.layers.scan import Scanner, UpperScan
+from layerstore.image.layers.source_file import SourceChangedError
+from layerstore.image.trees.stack import load_root
 from layerstore.linux.namespaces import in_user_namespace
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from fuse_mount.records import MountRecord
     from layerstore.digest import DiffId
     from layerstore.formats.oci_config import ContainerConfig, ImageConfig
-    from layerstore.image.layer_item import LayerItem
-    from layerstore.image.path_changes import PathChange
-    from layerstore.image.scan import Skipped
-    from layerstore.image.stack import Node
+    from layerstore.image.layers.layer_item import LayerItem
+    from layerstore.image.layers.scan import Skipped
+    from layerstore.image.trees.path_changes import PathChange
+    from layerstore.image.trees.stack import Node
     from layerstore.progress import Progress
     from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.records import LayerRecord
@@ -113,7 +113,7 @@ def changes_in(store: Store, written: Written) -> list[PathChange]:
     Raises:
         SourceChangedError: It is being written to.
     """
-    from layerstore.image.path_changes import changes_of_upper
+    from layerstore.image.trees.path_changes import changes_of_upper
 
     scanner = _scanner(written)
     if scanner is None:
@@ -250,7 +250,7 @@ def _published(
     lower: Node,
     progress: Progress,
 ) -> LayerRecord | None:
-    from layerstore.image.layer_writer import write_layer
+    from layerstore.image.layers.layer_writer import write_layer
 
     items = [item for item in scanner.items() if not _is_root_unchanged(item, lower)]
     if not (items or scanner.whiteouts or scanner.opaques):

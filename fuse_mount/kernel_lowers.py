@@ -65,7 +65,7 @@ def start(
         UnsupportedError: Not permitted here, or the kernel cannot show the image.
         LayerstoreError: Whatever making it meets in the store.
     """
-    from layerstore.image.metadata_files import open_whole
+    from layerstore.image.kernel.metadata_files import open_whole
     from layerstore.store.objects.tier import kept_objects
     from layerstore.store.paths import StorePaths
 
@@ -88,7 +88,7 @@ def _prepare(store_root: str, layers: Sequence[DiffId], progress: Progress | Non
 
     load_msgspec()
     load_zstandard()
-    from layerstore.image.metadata_image import prepare_view
+    from layerstore.image.kernel.metadata_image import prepare_view
     from layerstore.progress import Silent
     from layerstore.store.reading import StoreReader
 
@@ -106,7 +106,7 @@ def prepare(store: StoreReader, layers: Sequence[DiffId], progress: Progress) ->
         LayerstoreError: Whatever making it meets in the store.
     """
     from layerstore.digest import chain_id, hex_of
-    from layerstore.image.metadata_image import prepare_view
+    from layerstore.image.kernel.metadata_image import prepare_view
     from layerstore.store.names.usage import note_chain_use
     from layerstore.store.objects.tier import kept_objects
 
@@ -131,8 +131,8 @@ def prepare_beside(store: StoreReader, layers: Sequence[DiffId], staging: str) -
         LayerstoreError: Whatever making it meets in the store, or there is no room to spare.
     """
     from layerstore.digest import chain_id, hex_of
-    from layerstore.image.metadata_files import open_whole
-    from layerstore.image.metadata_image import prepare_view_beside
+    from layerstore.image.kernel.metadata_files import open_whole
+    from layerstore.image.kernel.metadata_image import prepare_view_beside
     from layerstore.store.names.usage import note_chain_use
     from layerstore.store.objects.tier import kept_objects
 
@@ -157,7 +157,7 @@ def start_in_place(
         LayerstoreError: Whatever making it meets in the store.
     """
     from fuse_mount import pack_mounts
-    from layerstore.image.metadata_image import prepare_view_in_place
+    from layerstore.image.kernel.metadata_image import prepare_view_in_place
     from layerstore.progress import Silent
     from layerstore.store.objects.pack_trial import pack_problem
     from layerstore.store.objects.tier import kept_objects

@@ -13,7 +13,7 @@ die, what was whole can be read on and everything else is an error.
     meta/, meta.erofs  metadata of the image
     objects            its sidecar: keeps objects from eviction
     lazy/              the objects that come when asked for, FUSE
-    staged/, partial/  what came (see :mod:`layerstore.image.lazy_content`)
+    staged/, partial/  what came (see :mod:`layerstore.image.lazy.lazy_content`)
     root/              the overlay that views show
     fetched            how much came
 
@@ -45,7 +45,7 @@ from fuse_mount.starting import READY_FD
 from layerstore.errors import FormatError, LayerstoreError, UnsupportedError
 from layerstore.formats.erofs import write_image
 from layerstore.formats.sidecar import encode_sidecar
-from layerstore.image.kernel_tree import kernel_tree
+from layerstore.image.kernel.kernel_tree import kernel_tree
 from layerstore.linux import mounts
 from layerstore.linux.files import make_private_dir, open_private, write_all
 from layerstore.store.store import Store

@@ -16,11 +16,11 @@ from fuse_mount.lazy_lowers import ALL, fetched, fetched_path
 from layerstore.errors import LayerstoreError, StorageError
 from layerstore.formats.trace import HEADER, TRACE_MAX_BYTES, decode_trace, encode_read
 from layerstore.formats.tree import Kind
-from layerstore.image.fetching import Fetched, Fetcher
-from layerstore.image.lazy_content import LazyContent
-from layerstore.image.lazy_image import load_remote_root
-from layerstore.image.stack import walk
+from layerstore.image.lazy.fetching import Fetched, Fetcher
+from layerstore.image.lazy.lazy_content import LazyContent
+from layerstore.image.lazy.lazy_image import load_remote_root
 from layerstore.image.transfer.remotes import open_remote
+from layerstore.image.trees.stack import walk
 from layerstore.linux.files import open_private, read_file, write_all
 from layerstore.store.objects.objects import object_id
 from layerstore.store.remotes.remote import checked_image
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from layerstore.digest import ChunkId, ObjectId
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.store.objects.objects import Extents
     from layerstore.store.remotes.remote import Remote
     from layerstore.store.store import Store

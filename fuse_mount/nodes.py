@@ -28,7 +28,7 @@ from layerstore.vfs.view import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
 
 VIEWS_MAX = 8
 """Views kept loaded; one that is asked for again is loaded again, with the same numbers."""
@@ -261,7 +261,7 @@ class _NoChunks:
 
 
 def _top() -> Node:
-    from layerstore.image.stack import empty_root
+    from layerstore.image.trees.stack import empty_root
 
     root = empty_root()
     root.entry = Entry(b"", Kind.DIR, 0o755, os.getuid(), os.getgid())

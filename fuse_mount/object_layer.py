@@ -39,7 +39,7 @@ from fuse_mount.protocol import Opcode
 from layerstore.digest import ObjectId
 from layerstore.errors import LayerstoreError, UnsupportedError
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.stack import Node
+from layerstore.image.trees.stack import Node
 from layerstore.linux import mounts
 from layerstore.vfs.view import Attributes, ImageView, Totals
 
@@ -64,7 +64,7 @@ LAST = "last"
 class ObjectContent(Protocol):
     """What the layer asks for content, from several threads.
 
-    That of views is :class:`layerstore.image.lazy_content.LazyContent`.
+    That of views is :class:`layerstore.image.lazy.lazy_content.LazyContent`.
     """
 
     def size(self, object_id: ObjectId) -> int:

@@ -277,14 +277,14 @@ class _Grower:
 
     def view(self, layers: list[str]) -> ImageView:
         """Return the view of a chain of layers."""
-        from layerstore.image.stack import stack
+        from layerstore.image.trees.stack import stack
         from layerstore.vfs.view import ImageView
 
         return ImageView(self._store, stack([self._changeset(layer) for layer in layers]))
 
     def _changeset(self, layer: str) -> Changeset:
         from layerstore.digest import DiffId, parse_digest
-        from layerstore.image.layers import load_changeset
+        from layerstore.image.layers.layers import load_changeset
 
         diff_id = DiffId(parse_digest(layer))
         if diff_id not in self._changesets:

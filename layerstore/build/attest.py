@@ -70,7 +70,7 @@ def attested(
     Raises:
         IntegrityError: The store is damaged.
     """
-    from layerstore.image.attestations import PROVENANCE_TYPE, SBOM_TYPE
+    from layerstore.image.exchange.attestations import PROVENANCE_TYPE, SBOM_TYPE
 
     wanted = facts.request.attestations
     predicates: dict[str, str] = {}

@@ -32,10 +32,10 @@ from layerstore.errors import (
 )
 from layerstore.formats import build_cache, oci
 from layerstore.formats.build_cache import CachedStep, CacheLayer
-from layerstore.image.blob_files import BlobFile, Compression, compressed
-from layerstore.image.export_layer import verified_tar
-from layerstore.image.layout import INDEX_FILE, LAYOUT_FILE, open_layout, replace_index
-from layerstore.image.sending import MEDIA_TYPES
+from layerstore.image.exchange.blob_files import BlobFile, Compression, compressed
+from layerstore.image.exchange.sending import MEDIA_TYPES
+from layerstore.image.layouts.layout import INDEX_FILE, LAYOUT_FILE, open_layout, replace_index
+from layerstore.image.trees.export_layer import verified_tar
 from layerstore.linux.files import fsync_directory, read_file
 from layerstore.store.records import CacheRecord
 

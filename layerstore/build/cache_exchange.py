@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from layerstore.build.ui import BuildUi
     from layerstore.digest import DiffId, Digest
     from layerstore.formats.build_cache import CachedStep
-    from layerstore.image.blob_files import Compression
-    from layerstore.image.exchange import ImageSource
+    from layerstore.image.exchange.blob_files import Compression
+    from layerstore.image.exchange.exchange import ImageSource
     from layerstore.registry.repository import Repository
     from layerstore.store.store import Store
     from layerstore.store.writing.session import WriteSession
@@ -129,7 +129,7 @@ class StoreSource:
     @contextlib.contextmanager
     def open_layer(self, diff_id: DiffId) -> Iterator[BinaryIO]:
         """Give the layer's tar."""
-        from layerstore.image.export_layer import LayerStream
+        from layerstore.image.trees.export_layer import LayerStream
 
         store = self._opened()
         yield cast("BinaryIO", LayerStream(store, store.layer(diff_id)))
@@ -241,7 +241,7 @@ def copy_layer(session: WriteSession, source: CacheSource, diff_id: DiffId) -> N
         IntegrityError: What came is another layer; nothing names it, so gc takes it.
         LayerstoreError: It could not be read, or costs more than a layer may.
     """
-    from layerstore.image.ingest_tar import ingest_tar
+    from layerstore.image.layers.ingest_tar import ingest_tar
 
     with source.open_layer(diff_id) as stream:
         record = ingest_tar(session, stream)

@@ -20,18 +20,18 @@ from layerstore.build.streams import ReadableStream
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats import build_cache, oci
 from layerstore.formats.build_cache import CachedStep, CacheLayer
-from layerstore.image.blob_files import Compression, compressed
-from layerstore.image.exchange import Document, VerifiedBlob, read_blob
-from layerstore.image.export_layer import verified_tar
-from layerstore.image.registry_places import RegistryDestination, RegistrySource
-from layerstore.image.sending import MEDIA_TYPES
+from layerstore.image.exchange.blob_files import Compression, compressed
+from layerstore.image.exchange.exchange import Document, VerifiedBlob, read_blob
+from layerstore.image.exchange.registry_places import RegistryDestination, RegistrySource
+from layerstore.image.exchange.sending import MEDIA_TYPES
+from layerstore.image.trees.export_layer import verified_tar
 from layerstore.store.records import CacheRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.digest import DiffId, Digest
-    from layerstore.image.exchange import ImageSource
+    from layerstore.image.exchange.exchange import ImageSource
     from layerstore.registry.repository import Repository
     from layerstore.store.store import Store
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from layerstore.build.graph import GitOp
     from layerstore.build.source import SourceNode
     from layerstore.digest import DiffId
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.store.store import Store
 
 DOCKERIGNORE = ".dockerignore"
@@ -325,7 +325,7 @@ class StoredContext:
         """Return the layers' tree behind the rules."""
         del now_ns  # the files have times of their own
         from layerstore.build.stored_context import StoredTrees
-        from layerstore.image.stack import load_root
+        from layerstore.image.trees.stack import load_root
 
         if self._root is None:
             self._root = load_root(self._store, self._layers)
@@ -454,7 +454,7 @@ def fetched_file(url: str, name: str, store: Store, fetcher: LazyFetcher) -> Cal
     """
     from layerstore.build.graph import HttpOp
     from layerstore.build.stored_file import open_stored
-    from layerstore.image.stack import load_root, lookup
+    from layerstore.image.trees.stack import load_root, lookup
 
     layer = fetcher.get().http(HttpOp(url, name, "")).diff_id
     node = lookup(load_root(store, (layer,)), name.encode())

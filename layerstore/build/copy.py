@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from layerstore.build.modes import ModeChange
     from layerstore.build.source import Match, Selected
     from layerstore.build.target import Owner, TargetTree
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
 
 
 class CopyOptions(NamedTuple):

@@ -6,8 +6,9 @@ it was, the answer is the image: the Dockerfile is not read, and of the catalog 
 
 It is a cache: a record may be lost, stale or damaged at any time, which is a miss; it is never
 forced to disk. It cannot be wrong for the same reasons as a remembered scan
-(:mod:`layerstore.image.remembered`), and it never knows more than the build cache: each step is
-still looked up. On the fast path: nothing heavy is imported unless a build is to be remembered.
+(:mod:`layerstore.image.layers.remembered`), and it never knows more than the build cache: each
+step is still looked up. On the fast path: nothing heavy is imported unless a build is to be
+remembered.
 
 Format: docs/format/scans.md. Why: docs/decisions/0163-known-builds.md.
 """
@@ -269,7 +270,7 @@ def remember(
         given: Files that were needed, beside those of the build.
     """
     from layerstore.formats.reference import parse_tag_name
-    from layerstore.image.remembered import SETTLED_NS, stamps_changes
+    from layerstore.image.layers.remembered import SETTLED_NS, stamps_changes
 
     if not inputs.is_whole or not names or len(inputs.looked) > LOOKED_MAX:
         return

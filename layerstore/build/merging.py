@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from layerstore.formats.tree import Kind
-from layerstore.image.layer_item import LayerItem
+from layerstore.image.layers.layer_item import LayerItem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from layerstore.build.resources import BuildResources
     from layerstore.digest import DiffId
     from layerstore.formats.tree import Changeset, Entry
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
 
 
 class OwnLayers(NamedTuple):
@@ -93,7 +93,7 @@ def stand_alone(
 
 def _dangling(links: list[Entry], changeset: Changeset, below: Node) -> set[bytes]:
     """Return the names of links whose file is neither in the layer nor goes with it."""
-    from layerstore.image.stack import lookup
+    from layerstore.image.trees.stack import lookup
 
     present = {entry.path for entry in changeset.entries}
     missing = set()
@@ -107,7 +107,7 @@ def _dangling(links: list[Entry], changeset: Changeset, below: Node) -> set[byte
 
 def _with_files(changeset: Changeset, dangling: set[bytes], whole: Node) -> list[Entry]:
     """Return the entries with a file in the place of the first link to each lost one."""
-    from layerstore.image.stack import lookup
+    from layerstore.image.trees.stack import lookup
 
     first_names: dict[int, bytes] = {}
     entries = []

@@ -17,8 +17,8 @@ import msgspec
 from layerstore.build.platforms import native_platform, normalized
 from layerstore.formats import oci
 from layerstore.formats.oci_config import decode_config
+from layerstore.image.exchange.indexes import make_index
 from layerstore.image.images import image_record, publish_parts, stored_manifest
-from layerstore.image.indexes import make_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from layerstore.build.resources import BuildResources
     from layerstore.formats.oci import Descriptor
-    from layerstore.image.blob_files import Compression
+    from layerstore.image.exchange.blob_files import Compression
     from layerstore.image.images import ImageParts
     from layerstore.store.catalog.rows import ImageRecord
 
@@ -197,9 +197,9 @@ def _write_layout(
     output: Output, resources: BuildResources, built: Sequence[BuiltImage]
 ) -> list[Descriptor]:
     """Write images into a layout, those of one name as one index; return what names each."""
-    from layerstore.image.layout import NamedImage, save_oci_layout
-    from layerstore.image.layout_archive import save_archive, write_docker_file
-    from layerstore.image.sending import Policy
+    from layerstore.image.exchange.sending import Policy
+    from layerstore.image.layouts.layout import NamedImage, save_oci_layout
+    from layerstore.image.layouts.layout_archive import save_archive, write_docker_file
 
     named = _groups(output, built)
     every = [each.parts for each in built]
@@ -246,7 +246,7 @@ def _write_tar(
     output: Output, resources: BuildResources, built: Sequence[BuiltImage], latest_ns: int | None
 ) -> None:
     from layerstore.build.plain_files import files_of
-    from layerstore.image.export_layer import export_rootfs
+    from layerstore.image.trees.export_layer import export_rootfs
 
     assert output.stream is not None
     layers = files_of(resources, _placed(output, built), prefix=output.prefix)

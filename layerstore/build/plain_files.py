@@ -13,7 +13,7 @@ import io
 from typing import TYPE_CHECKING, cast
 
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layer_item import LayerItem
+from layerstore.image.layers.layer_item import LayerItem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def _attested(resources: BuildResources, image: BuiltImage, prefix: str) -> tupl
     layers = tuple(image.parts.layers)
     if not image.parts.predicates:
         return layers
-    from layerstore.image.attestations import file_statements
+    from layerstore.image.exchange.attestations import file_statements
 
     texts = file_statements(_digests(resources, layers), image.parts.predicates)
     items = [
@@ -72,7 +72,7 @@ def _item(name: str, text: bytes, now_ns: int) -> LayerItem:
 def _digests(resources: BuildResources, layers: Sequence[DiffId]) -> Mapping[str, str]:
     """Return the SHA-256 of every regular file of a stack by its path, read and verified."""
     from layerstore.build.stored_file import open_stored
-    from layerstore.image.stack import walk
+    from layerstore.image.trees.stack import walk
 
     found: dict[str, str] = {}
     for path, node in walk(resources.load(layers)):

@@ -21,7 +21,7 @@ from layerstore.build.spec_file import NATIVE_SUFFIX
 from layerstore.digest import hex_of
 from layerstore.formats import strict_json
 from layerstore.formats.tree import Kind
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 from layerstore.net.redaction import redacted
 from layerstore.units import rfc3339
 

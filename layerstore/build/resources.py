@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from layerstore.build.ui import BuildUi
     from layerstore.digest import ChainId, DiffId
     from layerstore.formats.tree import Changeset
-    from layerstore.image.chain_trees import ChainTree
-    from layerstore.image.layer_item import LayerItem
-    from layerstore.image.stack import Node
+    from layerstore.image.layers.layer_item import LayerItem
+    from layerstore.image.trees.chain_trees import ChainTree
+    from layerstore.image.trees.stack import Node
     from layerstore.store.store import Store
     from layerstore.store.writing.session import WriteSession
 
@@ -188,7 +188,7 @@ class BuildResources:
 
     def changeset(self, diff_id: DiffId) -> Changeset:
         """Return the entries of a layer; the latest ones are remembered."""
-        from layerstore.image.layers import load_changeset
+        from layerstore.image.layers.layers import load_changeset
 
         with self.lock:
             known = self._changesets.get(diff_id)
@@ -207,13 +207,13 @@ class BuildResources:
 
     def load(self, layers: Sequence[DiffId]) -> Node:
         """Return a tree of its own over the layers."""
-        from layerstore.image.stack import stack
+        from layerstore.image.trees.stack import stack
 
         return stack([self.changeset(diff_id) for diff_id in layers])
 
     def tree(self, layers: Sequence[DiffId]) -> ChainTree:
         """Return a tree over the layers, which nobody changes; the latest ones are remembered."""
-        from layerstore.image.chain_trees import empty_tree
+        from layerstore.image.trees.chain_trees import empty_tree
 
         with self.lock:
             tree, count = empty_tree(), 0
@@ -245,7 +245,7 @@ class BuildResources:
 
         ``was_read`` is called before it is published, when all that it is made of was read.
         """
-        from layerstore.image.layer_writer import write_layer
+        from layerstore.image.layers.layer_writer import write_layer
 
         opaque_list = list(opaques)
         if not items and not opaque_list and not whiteouts:

@@ -8,8 +8,8 @@ from layerstore.build.platforms import normalized
 from layerstore.build.squash import Squash, squashed_history, squashed_layers
 from layerstore.build.stage import finished_history
 from layerstore.errors import NotFoundError
+from layerstore.image.exchange.indexes import image_for
 from layerstore.image.images import image_parts, load_config
-from layerstore.image.indexes import image_for
 from layerstore.store.names.usage import note_image_use
 from layerstore.units import rfc3339
 

@@ -156,7 +156,7 @@ class Running:
         With inode numbers of its own (xino) an overlay marks every new directory, to look no
         further; without it does not. A layer must not depend on who showed the layers below.
         """
-        from layerstore.image.layer_image import existing_below
+        from layerstore.image.kernel.layer_image import existing_below
 
         if not outcome.opaques:
             return []
@@ -246,7 +246,7 @@ class Running:
         """Return a whole build context as a layer, for bind mounts of it."""
         with self._resources.lock:
             if name not in self._context_layers:
-                from layerstore.image.stack import empty_root
+                from layerstore.image.trees.stack import empty_root
 
                 target = TargetTree(empty_root(), now_ns=self._resources.now_ns())
                 everything = Match(b"", b"", select(self._resources.context_tree(name)))

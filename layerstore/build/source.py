@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from collections.abc import Set as AbstractSet
 
-    from layerstore.image.chain_trees import ChainTree
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.chain_trees import ChainTree
+    from layerstore.image.trees.stack import Node
 
 MAX_SYMLINKS = 40
 MAX_DEPTH = 250

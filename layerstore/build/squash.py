@@ -47,8 +47,8 @@ def squashed_layers(
     key = _key(base, layers, resources.epoch)
     record = resources.store.cache_get(key)
     if record is None:
-        from layerstore.image.layer_item import LayerItem
-        from layerstore.image.tree_changes import changes_between
+        from layerstore.image.layers.layer_item import LayerItem
+        from layerstore.image.trees.tree_changes import changes_between
 
         changes = changes_between(resources.load(base), resources.load(layers))
         items = [LayerItem(entry) for entry in changes.entries]

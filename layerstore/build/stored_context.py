@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from layerstore.build.ignore import IgnoreRules
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
 
 
 class StoredTrees:

@@ -15,9 +15,9 @@ import msgspec
 
 from layerstore.errors import BuildError, UnsafeContentError
 from layerstore.formats.tree import Entry, Kind, path_key
-from layerstore.image.chain_trees import TreeEditor
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.stack import Node, lookup, resolve
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.trees.chain_trees import TreeEditor
+from layerstore.image.trees.stack import Node, lookup, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ class TargetTree:
 
         The parent must be a directory. A directory put over a directory replaces only
         its attributes. Content and holes are as in
-        :class:`~layerstore.image.layer_item.LayerItem`.
+        :class:`~layerstore.image.layers.layer_item.LayerItem`.
         """
         path = entry.path
         _check_path(path)

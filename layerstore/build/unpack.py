@@ -22,7 +22,7 @@ from layerstore.formats.tar_headers import BLOCK_BYTES
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tar_reader import TarReader
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.stack import resolve
+from layerstore.image.trees.stack import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable

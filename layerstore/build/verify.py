@@ -26,7 +26,7 @@ from layerstore.build.reproducing_hints import hint_for
 from layerstore.build.request import source_date_epoch
 from layerstore.errors import BuildError, InputError
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

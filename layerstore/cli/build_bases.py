@@ -76,9 +76,9 @@ def registry_puller() -> Puller:
         from layerstore.cli.registries import registry_client
         from layerstore.cli.signatures import policy_gate
         from layerstore.cli.transports import named_reference
-        from layerstore.image.originals import Originals
+        from layerstore.image.exchange.originals import Originals
+        from layerstore.image.exchange.registry_places import RegistrySource
         from layerstore.image.pulling import Puller as ImagePuller
-        from layerstore.image.registry_places import RegistrySource
         from layerstore.progress import Silent
 
         name = named_reference(reference)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from layerstore.build.cache_exchange import CacheExport, CacheImport, CacheKind
     from layerstore.digest import Digest
-    from layerstore.image.blob_files import Compression
-    from layerstore.image.exchange import ImageSource
+    from layerstore.image.exchange.blob_files import Compression
+    from layerstore.image.exchange.exchange import ImageSource
     from layerstore.registry.repository import Repository
 
 From = Annotated[

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.build.outputs import Output
-    from layerstore.image.blob_files import Compression
+    from layerstore.image.exchange.blob_files import Compression
 
 _COMPRESSIONS: dict[str, Compression] = {
     "gzip": "gzip",

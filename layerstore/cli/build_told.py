@@ -139,7 +139,7 @@ def _metadata(result: BuildResult) -> dict[str, object]:
         },
         "containerimage.digest": descriptor.digest,
     }
-    from layerstore.image.attestations import PROVENANCE_TYPE
+    from layerstore.image.exchange.attestations import PROVENANCE_TYPE
 
     if PROVENANCE_TYPE in result.predicates:
         plain["buildx.build.provenance"] = json.loads(result.predicates[PROVENANCE_TYPE])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from layerstore.formats.bundle import BaseImage
-    from layerstore.image.layout import NamedImage
+    from layerstore.image.layouts.layout import NamedImage
     from layerstore.image.transfer.having import Having
     from layerstore.image.transfer.saving import SavedImage
     from layerstore.store.store import Store

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from layerstore.cli.transports import Place
     from layerstore.formats import oci
     from layerstore.formats.oci import Platform as OciPlatform
-    from layerstore.image.copying import Copied
+    from layerstore.image.exchange.copying import Copied
 
 Platform = Annotated[
     str,
@@ -77,8 +77,8 @@ def copy(
     from layerstore.cli.registries import registry_client
     from layerstore.cli.signatures import attach_signature, policy_gate, signing_key
     from layerstore.cli.transports import destination, open_source, parse_place
-    from layerstore.image.copying import PARALLEL, Copier
-    from layerstore.image.registry_places import RegistrySource
+    from layerstore.image.exchange.copying import PARALLEL, Copier
+    from layerstore.image.exchange.registry_places import RegistrySource
     from layerstore.registry.referrers import attached_tags
 
     if every and platform:
@@ -143,8 +143,8 @@ def referrers(
     from layerstore.cli.registries import registry_client
     from layerstore.cli.transports import named_reference
     from layerstore.formats.reference import DEFAULT_TAG
-    from layerstore.image.copying import chosen_documents
-    from layerstore.image.registry_places import RegistrySource
+    from layerstore.image.exchange.copying import chosen_documents
+    from layerstore.image.exchange.registry_places import RegistrySource
 
     name = named_reference(image)
     with registry_client(tls_verify) as client:

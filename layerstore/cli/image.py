@@ -148,7 +148,7 @@ def tag(
 ) -> None:
     """Give an image, or an index, one more name; a name that exists moves."""
     from layerstore.formats.reference import parse_tag_name
-    from layerstore.image.indexes import find_index, name_again
+    from layerstore.image.exchange.indexes import find_index, name_again
 
     full_name = parse_tag_name(name)
     with settings_of(context).open_store() as store:

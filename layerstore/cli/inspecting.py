@@ -112,8 +112,8 @@ def _with_empty(found: dict[str, object]) -> dict[str, object]:
 
 
 def _inspect_image(store: Store, reference: str) -> dict[str, object]:
+    from layerstore.image.exchange.indexes import find_index
     from layerstore.image.images import inspect as inspect_record
-    from layerstore.image.indexes import find_index
 
     found = inspect_record(store, store.resolve(reference))
     index = find_index(store, reference)

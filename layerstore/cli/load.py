@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import BinaryIO
 
-    from layerstore.image.loading import Loaded
+    from layerstore.image.layouts.loading import Loaded
     from layerstore.store.store import Store
 
 STDIO = "-"
@@ -89,7 +89,7 @@ def load(
         raise InputError("--all-platforms and --platform exclude each other")
     from layerstore.cli.bundles import load_from
     from layerstore.cli.importing import told_of
-    from layerstore.image.loading import Choice, load_directory, load_file
+    from layerstore.image.layouts.loading import Choice, load_directory, load_file
 
     choice = Choice(serving(platform), all_platforms, originals_of(originals))
     with settings_of(context).open_store(create=True) as store:

@@ -13,7 +13,7 @@ from layerstore.errors import InputError, NotFoundError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.image.exchange import Document
+    from layerstore.image.exchange.exchange import Document
     from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
 
@@ -67,7 +67,7 @@ def manifest(
 def _make(store: Store, name: str, references: Sequence[str], *, is_new: bool) -> Document:
     from layerstore.cli.copy import serving
     from layerstore.formats.reference import parse_tag_name
-    from layerstore.image.indexes import find_index, make_index
+    from layerstore.image.exchange.indexes import find_index, make_index
 
     full_name = parse_tag_name(name)
     before = None if is_new else find_index(store, full_name)
@@ -85,7 +85,7 @@ def _make(store: Store, name: str, references: Sequence[str], *, is_new: bool) -
 
 
 def _inspect(store: Store, name: str) -> None:
-    from layerstore.image.indexes import find_index
+    from layerstore.image.exchange.indexes import find_index
 
     index = find_index(store, name)
     if index is None:

@@ -13,8 +13,8 @@ from layerstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerstore.image.original_ledger import Held
-    from layerstore.image.originals import Originals
+    from layerstore.image.exchange.original_ledger import Held
+    from layerstore.image.exchange.originals import Originals
 
 ORIGINALS_VARIABLE = "LAYERSTORE_ORIGINALS"
 
@@ -36,7 +36,7 @@ def originals_of(text: str) -> Originals:
     Raises:
         InputError: None of the words.
     """
-    from layerstore.image.originals import Originals
+    from layerstore.image.exchange.originals import Originals
 
     try:
         return Originals(text)
@@ -81,7 +81,7 @@ def originals(
 
 
 def _list(context: typer.Context, images: Sequence[str], *, as_json: bool) -> None:
-    from layerstore.image.original_ledger import held_by
+    from layerstore.image.exchange.original_ledger import held_by
     from layerstore.units import format_size
 
     with settings_of(context).open_store() as store:
@@ -114,7 +114,7 @@ def _drop(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from layerstore.image.original_ledger import drop_originals
+    from layerstore.image.exchange.original_ledger import drop_originals
     from layerstore.units import format_size
 
     rows: list[Held] = []

@@ -28,9 +28,9 @@ from layerstore.errors import InputError, LayerstoreError
 if TYPE_CHECKING:
     from layerstore.formats.oci import Descriptor
     from layerstore.formats.reference import Reference
+    from layerstore.image.exchange.registry_places import RegistryDestination
+    from layerstore.image.exchange.sending import Policy, Sent
     from layerstore.image.pulling import Pulled
-    from layerstore.image.registry_places import RegistryDestination
-    from layerstore.image.sending import Policy, Sent
     from layerstore.progress import Progress
     from layerstore.registry.client import RegistryClient
     from layerstore.registry.repository import Repository
@@ -73,8 +73,8 @@ def pull(
     """Bring images out of registries into the store; one that fails does not stop the others."""
     from functools import partial
 
+    from layerstore.image.exchange.registry_places import RegistrySource
     from layerstore.image.pulling import Puller
-    from layerstore.image.registry_places import RegistrySource
 
     if all_platforms and platform:
         raise InputError("--all-platforms and --platform exclude each other")
@@ -198,9 +198,9 @@ def push_one(
 ) -> Sent:
     """Send an image, or the index of that name; see :func:`push`."""
     from layerstore.formats.reference import DEFAULT_TAG
-    from layerstore.image.indexes import find_index
+    from layerstore.image.exchange.indexes import find_index
+    from layerstore.image.exchange.registry_places import RegistryDestination, RegistrySource
     from layerstore.image.pushing import Pusher, sibling_paths
-    from layerstore.image.registry_places import RegistryDestination, RegistrySource
     from layerstore.store.names.usage import note_image_use
 
     record = store.resolve(image)
@@ -256,7 +256,7 @@ def policy_of(compression: str) -> Policy:
     Raises:
         InputError: Not a compression.
     """
-    from layerstore.image.sending import Policy
+    from layerstore.image.exchange.sending import Policy
 
     match compression:
         case "original":

@@ -156,8 +156,8 @@ def _matching(engine: Engine, pattern: str) -> list[str]:
 
 def _loaded(store: Store, source: str, progress: Progress) -> Iterator[str]:
     from layerstore.cli.copy import serving
-    from layerstore.image.loading import Choice, load_directory, load_file
-    from layerstore.image.originals import Originals
+    from layerstore.image.exchange.originals import Originals
+    from layerstore.image.layouts.loading import Choice, load_directory, load_file
 
     choice = Choice(serving(""), all_platforms=False, originals=Originals.AUTO)
     with contextlib.ExitStack() as stack:
@@ -179,9 +179,9 @@ def _loaded(store: Store, source: str, progress: Progress) -> Iterator[str]:
 
 def _holds_images(store: Store, source: str) -> bool:
     """Return whether a file is an archive of images; else it is judged as a root file system."""
-    from layerstore.image.archive_file import ArchiveFile
-    from layerstore.image.docker_archive import MANIFEST_FILE
-    from layerstore.image.layout import INDEX_FILE
+    from layerstore.image.layouts.archive_file import ArchiveFile
+    from layerstore.image.layouts.docker_archive import MANIFEST_FILE
+    from layerstore.image.layouts.layout import INDEX_FILE
 
     marks = (INDEX_FILE.encode(), MANIFEST_FILE, b"repositories")
     with store.begin(f"look into {source}") as session, open(source, "rb") as stream:

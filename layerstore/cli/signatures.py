@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import Digest
     from layerstore.formats.reference import Reference
-    from layerstore.image.exchange import ImageDestination, ImageSource
+    from layerstore.image.exchange.exchange import ImageDestination, ImageSource
     from layerstore.signing.keys import PrivateKey
     from layerstore.signing.policy import Policy
 
@@ -106,7 +106,7 @@ def sign(
 ) -> None:
     """Sign an image of a registry: what its name means now."""
     from layerstore.cli.transports import named_reference
-    from layerstore.image.registry_places import RegistryDestination, RegistrySource
+    from layerstore.image.exchange.registry_places import RegistryDestination, RegistrySource
 
     reference = named_reference(name)
     private = signing_key(key, passphrase_file)
@@ -131,7 +131,7 @@ def verify(
 ) -> None:
     """Say whether an image of a registry is signed, by a key or as the policy wants it."""
     from layerstore.cli.transports import named_reference
-    from layerstore.image.registry_places import RegistrySource
+    from layerstore.image.exchange.registry_places import RegistrySource
 
     if key is not None and policy_file is not None:
         raise InputError("--key and --signature-policy exclude each other")

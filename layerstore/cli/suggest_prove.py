@@ -179,9 +179,9 @@ def _puller(source: Store) -> Puller:
 
 def _copied(store: Store, scratch: Store, image: ImageRecord) -> ImageRecord:
     """Copy an image into another store, by way of a layout; return it."""
-    from layerstore.image.layout import NamedImage, save_oci_layout
-    from layerstore.image.loading import Choice, load_directory
-    from layerstore.image.originals import Originals
+    from layerstore.image.exchange.originals import Originals
+    from layerstore.image.layouts.layout import NamedImage, save_oci_layout
+    from layerstore.image.layouts.loading import Choice, load_directory
     from layerstore.progress import Silent
 
     everything: Callable[[object], bool] = lambda _: True  # noqa: E731 -- any platform will do

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.digest import Digest
-    from layerstore.image.blob_files import Compression
-    from layerstore.image.layout import NamedImage, SaveReport
-    from layerstore.image.sending import Policy
+    from layerstore.image.exchange.blob_files import Compression
+    from layerstore.image.exchange.sending import Policy
+    from layerstore.image.layouts.layout import NamedImage, SaveReport
     from layerstore.progress import Progress
     from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store
@@ -127,7 +127,7 @@ def export(
     As root a directory gets owners, all modes, attributes and devices of the image.
     """
     from layerstore.cli.outfile import output_stream
-    from layerstore.image.export_layer import export_rootfs
+    from layerstore.image.trees.export_layer import export_rootfs
     from layerstore.store.names.usage import note_image_use
 
     is_directory = output.endswith("/") or os.path.isdir(output)
@@ -144,7 +144,7 @@ def export(
             if packing == "none":
                 export_rootfs(store, found.layers, stream)
                 return
-            from layerstore.image.blob_files import CompressedStream
+            from layerstore.image.exchange.blob_files import CompressedStream
 
             packed = CompressedStream(stream, packing)
             export_rootfs(store, found.layers, cast("BinaryIO", packed))
@@ -167,7 +167,7 @@ def _packing(compression: str, output: str) -> Compression:
 
 def _export_directory(store: Store, image: ImageRecord, out: Path) -> None:
     from layerstore.image.checkout import checkout, export_directory
-    from layerstore.image.stack import load_root
+    from layerstore.image.trees.stack import load_root
 
     root = load_root(store, image.layers)
     if os.geteuid() == 0:
@@ -289,8 +289,8 @@ def _write(
     progress: Progress,
 ) -> SaveReport:
     from layerstore.cli.outfile import output_stream
-    from layerstore.image.layout import save_layout, writing
-    from layerstore.image.layout_archive import save_archive
+    from layerstore.image.layouts.layout import save_layout, writing
+    from layerstore.image.layouts.layout_archive import save_archive
 
     if chosen == "oci-dir":
         return save_layout(store, images, Path(output), policy, progress=progress)
@@ -312,7 +312,7 @@ def _packed(stream: BinaryIO, output: str) -> Iterator[BinaryIO]:
     if packing == "none":
         yield stream
         return
-    from layerstore.image.blob_files import CompressedStream
+    from layerstore.image.exchange.blob_files import CompressedStream
 
     packed = CompressedStream(stream, packing)
     yield cast("BinaryIO", packed)
@@ -333,7 +333,7 @@ def _format(text: str, output: str) -> str:
 
 
 def _policy(compression: str, chosen: str) -> Policy:
-    from layerstore.image.sending import Policy
+    from layerstore.image.exchange.sending import Policy
 
     match compression:
         case "original" if chosen == "docker-archive":
@@ -371,8 +371,8 @@ def _place(chosen: str, output: str, image: NamedImage, reference: str | None) -
 def _named(store: Store, text: str) -> NamedImage:
     """Return an image with the name to save it under: the one it was asked for by, or its first."""
     from layerstore.formats.reference import is_digest_name, lookup_form
-    from layerstore.image.indexes import find_index
-    from layerstore.image.layout import NamedImage
+    from layerstore.image.exchange.indexes import find_index
+    from layerstore.image.layouts.layout import NamedImage
     from layerstore.store.names.usage import note_image_use
 
     image = store.resolve(text)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.formats.reference import Reference
-    from layerstore.image.exchange import ImageDestination, ImageSource
+    from layerstore.image.exchange.exchange import ImageDestination, ImageSource
     from layerstore.peers.engine import Engine
     from layerstore.progress import Progress
     from layerstore.registry.client import RegistryClient
@@ -117,10 +117,10 @@ def open_source(
         EngineError: The engine cannot be asked.
     """
     if place.transport == "docker":
-        from layerstore.image.registry_places import RegistrySource
+        from layerstore.image.exchange.registry_places import RegistrySource
 
         return RegistrySource(client.repository(named_reference(place.where))), place.reference
-    from layerstore.image.layout_reader import LayoutReader
+    from layerstore.image.layouts.layout_reader import LayoutReader
 
     if place.transport == "oci":
         return stack.enter_context(LayoutReader(Path(place.where))), place.reference
@@ -131,7 +131,7 @@ def open_source(
         engine = _engine(place, stack)
         source = engine_source(engine, place.reference, lambda: f"{scratch}/archive.tar", progress)
         return stack.enter_context(source)
-    from layerstore.image.archive_file import ArchiveFile
+    from layerstore.image.layouts.archive_file import ArchiveFile
 
     if not os.path.isfile(place.where):
         raise NotFoundError(f"there is no archive {place.where}")
@@ -139,7 +139,7 @@ def open_source(
     files = stack.enter_context(ArchiveFile(stream, lambda: f"{scratch}/archive.tar"))
     if place.transport == "oci-archive":
         return LayoutReader(files, place.where), place.reference
-    from layerstore.image.docker_archive import DockerArchive
+    from layerstore.image.layouts.docker_archive import DockerArchive
 
     return DockerArchive(files, place.where), place.reference
 
@@ -172,14 +172,14 @@ def destination(
         case "docker":
             yield _repository(place, client, source)
         case "oci":
-            from layerstore.image.layout import LayoutDestination, writing
+            from layerstore.image.layouts.layout import LayoutDestination, writing
 
             with writing(Path(place.where)), LayoutDestination(place.where) as layout:
                 yield layout
                 layout.finish()
         case "oci-archive":
             from layerstore.cli.outfile import output_stream
-            from layerstore.image.layout_archive import ArchiveDestination
+            from layerstore.image.layouts.layout_archive import ArchiveDestination
 
             with output_stream(place.where) as out:
                 archive = ArchiveDestination(out)
@@ -201,7 +201,7 @@ def _repository(place: Place, client: RegistryClient, source: Place) -> ImageDes
         raise InputError(
             f"{place.text} is a digest, which nobody can choose", hint="give the copy a tag"
         )
-    from layerstore.image.registry_places import RegistryDestination
+    from layerstore.image.exchange.registry_places import RegistryDestination
 
     name = named_reference(place.where)
     beside = []

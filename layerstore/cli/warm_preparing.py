@@ -119,7 +119,7 @@ def _prepare_all(todo: Sequence[Fresh]) -> None:
         try:
             with idle():
                 from fuse_mount import kernel_lowers  # noqa: F401 -- with all that it needs
-                from layerstore.image import metadata_image  # noqa: F401
+                from layerstore.image.kernel import metadata_image  # noqa: F401
                 from layerstore.store import store  # noqa: F401
             _prepare(store_root, image_id)
         except Exception as err:  # noqa: BLE001 -- its first start will say what is wrong, if it is

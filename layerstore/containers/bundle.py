@@ -53,7 +53,7 @@ def write_bundle(
         IntegrityError: Stored bytes are damaged.
     """
     from layerstore.image.checkout import restore
-    from layerstore.image.stack import load_root
+    from layerstore.image.trees.stack import load_root
     from layerstore.linux.files import sync_file_system
 
     if os.path.lexists(directory):

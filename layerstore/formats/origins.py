@@ -35,7 +35,7 @@ class Encoding(NamedTuple):
         size: Bytes of the compressed layer.
         kept: The layer whose only file is the compressed original; None if ``recipe`` makes it.
         recipe: What to do with the layer's tar, in the words of
-            :mod:`layerstore.image.reencoding`; empty if it is kept.
+            :mod:`layerstore.image.exchange.reencoding`; empty if it is kept.
     """
 
     diff_id: DiffId

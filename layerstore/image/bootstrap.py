@@ -30,7 +30,7 @@ from layerstore.errors import (
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.formats.reference import parse_reference
 from layerstore.image.images import create_image, host_platform
-from layerstore.image.ingest_tar import ingest_tar
+from layerstore.image.layers.ingest_tar import ingest_tar
 from layerstore.progress import Progress, Silent
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from layerstore.errors import ConflictError
 from layerstore.formats.tree import Kind
-from layerstore.image.layout import writing
+from layerstore.image.layouts.layout import writing
 from layerstore.linux.files import fsync_directory, sync_file_system, write_all
 from layerstore.linux.removal import remove_leftover
 from layerstore.progress import Progress, Silent
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.formats.tree import Entry
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.store.store import Store
 
 _MODE_BITS: Final = 0o1777

@@ -29,12 +29,12 @@ from layerstore.formats.oci_config import decode_config
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tar_reader import TarReader
 from layerstore.formats.tree import Kind
+from layerstore.image.exchange.originals import keep_original, known_encodings
 from layerstore.image.images import own_manifest
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.layout import INDEX_FILE, LAYOUT_FILE
-from layerstore.image.originals import keep_original, known_encodings
-from layerstore.image.scan import scan_directory
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.layers.scan import scan_directory
+from layerstore.image.layouts.layout import INDEX_FILE, LAYOUT_FILE
 from layerstore.linux.files import read_file
 from layerstore.progress import Silent
 from layerstore.store.blobs import BLOB_MAX_BYTES

@@ -62,7 +62,7 @@ def import_tar(
         FormatError: Not a tar, or one that readers would understand differently.
         UnsafeContentError: The tar would harm a host.
     """
-    from layerstore.image.ingest_tar import ingest_tar  # 15 ms that directories do not pay
+    from layerstore.image.layers.ingest_tar import ingest_tar  # 15 ms that directories do not pay
 
     with store.begin(f"import {source}") as session:
         layer = ingest_tar(session, stream, progress=progress, rootfs=True)
@@ -95,8 +95,8 @@ def import_directory(
         NotFoundError: No such directory.
         InputError: Not a directory, or one that holds the store itself.
     """
-    from layerstore.image.remembered import Fingerprint, RememberedScans
-    from layerstore.image.scan import Scanner
+    from layerstore.image.layers.remembered import Fingerprint, RememberedScans
+    from layerstore.image.layers.scan import Scanner
 
     _refuse_odd_roots(store, root)
     with store.begin(f"import {root}") as session:
@@ -105,7 +105,7 @@ def import_directory(
         if known is not None:
             layer, skipped = known[0], known[1].skipped
         else:
-            from layerstore.image.layer_writer import write_sorted_layer
+            from layerstore.image.layers.layer_writer import write_sorted_layer
 
             fingerprint = Fingerprint()
             small = session.cutting.whole_max_bytes
@@ -120,8 +120,8 @@ def import_directory(
 
 
 def _fingerprint_of(root: Path) -> bytes:
-    from layerstore.image.remembered import Fingerprint
-    from layerstore.image.scan import Scanner
+    from layerstore.image.layers.remembered import Fingerprint
+    from layerstore.image.layers.scan import Scanner
 
     fingerprint = Fingerprint()
     Scanner(root, fingerprint=fingerprint).look()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.tree import Extent, Kind
-from layerstore.image.similar import brief_entries, path_pattern
+from layerstore.image.layers.similar import brief_entries, path_pattern
 from layerstore.store.rewriting.optimize import FileContent
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import NotFoundError, UnsafeContentError
-from layerstore.image.adopting import adopt_image, forget_rest
-from layerstore.image.finding import find_all, find_image
-from layerstore.image.gated_source import GatedSource
+from layerstore.image.exchange.adopting import adopt_image, forget_rest
+from layerstore.image.exchange.finding import find_all, find_image
+from layerstore.image.exchange.gated_source import GatedSource
+from layerstore.image.exchange.indexes import keep_found
+from layerstore.image.exchange.registry_places import RegistrySource
 from layerstore.image.images import load_config, platform_of
-from layerstore.image.indexes import keep_found
-from layerstore.image.registry_places import RegistrySource
 from layerstore.registry.errors import UnknownToRegistryError
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from layerstore.formats import oci
     from layerstore.formats.origins import Encoding
     from layerstore.formats.reference import Reference
-    from layerstore.image.adopting import Adopted
-    from layerstore.image.finding import FoundImage
-    from layerstore.image.originals import Originals
+    from layerstore.image.exchange.adopting import Adopted
+    from layerstore.image.exchange.finding import FoundImage
+    from layerstore.image.exchange.originals import Originals
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository
     from layerstore.store.catalog.rows import ImageRecord

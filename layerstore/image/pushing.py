@@ -14,11 +14,11 @@ from layerstore.digest import sha256_digest
 from layerstore.formats import oci
 from layerstore.formats.origins import Encoding, Origins
 from layerstore.formats.reference import is_digest_name, split_name
-from layerstore.image.blob_files import compressor_of
+from layerstore.image.exchange.blob_files import compressor_of
+from layerstore.image.exchange.indexes import keep_index
+from layerstore.image.exchange.originals import known_encodings, original_pieces
+from layerstore.image.exchange.sending import MEDIA_TYPES, Sender, find_original
 from layerstore.image.images import load_parts, publish_parts
-from layerstore.image.indexes import keep_index
-from layerstore.image.originals import known_encodings, original_pieces
-from layerstore.image.sending import MEDIA_TYPES, Sender, find_original
 from layerstore.store.names.indexes import named_index
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffId, Digest
     from layerstore.formats.reference import Reference
-    from layerstore.image.blob_files import Compression
+    from layerstore.image.exchange.blob_files import Compression
+    from layerstore.image.exchange.indexes import StoredIndex
+    from layerstore.image.exchange.registry_places import RegistryDestination
+    from layerstore.image.exchange.sending import Policy, Sent
     from layerstore.image.images import ImageParts
-    from layerstore.image.indexes import StoredIndex
-    from layerstore.image.registry_places import RegistryDestination
-    from layerstore.image.sending import Policy, Sent
     from layerstore.progress import Progress
     from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 from layerstore.measure.apportion import share
 from layerstore.store.failures import LayerNotFoundError
 from layerstore.store.records import decode_layer, layer_item_id

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.image.chain_trees import ChainTree, empty_tree
+from layerstore.image.trees.chain_trees import ChainTree, empty_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

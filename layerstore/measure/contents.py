@@ -5,7 +5,7 @@ a layer shared by 500 images is applied once. Applying a layer to a running
 :class:`_FileSystem` costs its own entries only, and the way back from a
 branch undoes them; branches that only add names are added up without being
 applied. The result for one image equals a walk over
-:func:`layerstore.image.stack.stack` of its layers (a test holds the two
+:func:`layerstore.image.trees.stack.stack` of its layers (a test holds the two
 together), without building that tree for every image.
 """
 
@@ -124,7 +124,7 @@ class _FileSystem:
                 self._put(path, node)
 
     def apply(self, changeset: Changeset) -> None:
-        """Apply one layer by the rules of :func:`layerstore.image.stack.stack`."""
+        """Apply one layer by the rules of :func:`layerstore.image.trees.stack.stack`."""
         links = {e.path: e for e in changeset.entries if e.kind == Kind.HARDLINK and e.path}
         # A link may name a lower file that this very layer removes.
         lower = {link.target: self.names.get(link.target) for link in links.values()}

@@ -14,7 +14,7 @@ from layerstore.chunking.cutter import SourceEndedError, cut_stream
 from layerstore.digest import ChunkId, blake3_id
 from layerstore.errors import InputError
 from layerstore.formats.tree import DIR, FILE, HARDLINK, path_key
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 from layerstore.measure.chains import ChainNode, trie_of
 
 if TYPE_CHECKING:

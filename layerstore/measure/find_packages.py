@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import InputError, UnsafeContentError
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 from layerstore.image.sbom.packages import MAX_WORD_CHARACTERS
-from layerstore.image.stack import resolve
+from layerstore.image.trees.stack import resolve
 from layerstore.measure.chains import trie_of, walk_trees
 from layerstore.measure.nearby import near_words
 from layerstore.measure.packages import full_name, packages_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ImageId
     from layerstore.image.sbom.packages import Package
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.measure.chains import ChainNode
     from layerstore.store.catalog.rows import ImageRecord
     from layerstore.store.store import Store

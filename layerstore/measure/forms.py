@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from blake3 import blake3
 
 from layerstore.formats.origins import NO_ORIGINS
-from layerstore.image.export_layer import layer_tar
+from layerstore.image.trees.export_layer import layer_tar
 from layerstore.measure.host_model import BLOCK_BYTES
 from layerstore.progress import Silent
 

@@ -1,8 +1,8 @@
 """What two images have differently: files, packages, config, and the bytes of it.
 
 Both trees grow over the layers that the images have in common, so what is common is one node in
-memory and is passed over, however large (:mod:`layerstore.image.chain_trees`). Files are compared
-by what the store knows of them: content by its chunks, nothing is read. The same bytes cut
+memory and is passed over, however large (:mod:`layerstore.image.trees.chain_trees`). Files are
+compared by what the store knows of them: content by its chunks, nothing is read. The same bytes cut
 otherwise, with a hole for zeros say, count as another content.
 """
 
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.formats.oci_config import container_config_to_json
 from layerstore.formats.tree import FILE, path_key
-from layerstore.image.chain_trees import ChainTree, chain_tree
 from layerstore.image.images import load_config
-from layerstore.image.layers import load_changeset
-from layerstore.image.path_changes import Change
-from layerstore.image.stack import Node, lookup, walk
+from layerstore.image.layers.layers import load_changeset
+from layerstore.image.trees.chain_trees import ChainTree, chain_tree
+from layerstore.image.trees.path_changes import Change
+from layerstore.image.trees.stack import Node, lookup, walk
 from layerstore.measure.beyond import layers_beyond
 from layerstore.measure.packages import package_changes, packages_of
 

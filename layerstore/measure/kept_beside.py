@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerstore.formats.tree import FILE
-from layerstore.image.stack import lookup, walk
+from layerstore.image.trees.stack import lookup, walk
 from layerstore.measure.apportion import split
 from layerstore.measure.placed import NPM, PIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.measure.chains import ChainNode
 
 DEB: Final = "deb"

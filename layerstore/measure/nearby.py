@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -18,7 +18,7 @@ from layerstore.errors import FormatError
 from layerstore.formats.tree import FILE, SYMLINK, Changeset
 from layerstore.image.sbom.files import ImageFiles
 from layerstore.image.sbom.owned import Lists, language_files, system_files
-from layerstore.image.stack import stack
+from layerstore.image.trees.stack import stack
 from layerstore.measure.packages import full_name
 
 if TYPE_CHECKING:

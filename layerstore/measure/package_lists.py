@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 from layerstore.formats.tree import FILE, NAME_MAX_BYTES, SYMLINK
 from layerstore.image.sbom.files import MAX_METADATA_BYTES
 from layerstore.image.sbom.owned import MAX_PATHS
-from layerstore.image.stack import lookup
+from layerstore.image.trees.stack import lookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.image.sbom.files import ImageFiles
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
 
 _INFO: Final = b"var/lib/dpkg/info/"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from layerstore.image.sbom.packages import Package
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.store.store import Store
 
 

@@ -19,7 +19,7 @@ from layerstore.formats.tree import FILE
 from layerstore.image.sbom.files import MAX_METADATA_BYTES
 from layerstore.image.sbom.languages import described_by_npm, described_by_pip
 from layerstore.image.sbom.owned import MAX_PATHS, Lists, recorded, system_files
-from layerstore.image.stack import lookup, walk
+from layerstore.image.trees.stack import lookup, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from layerstore.formats.tree import Extent
     from layerstore.image.sbom.files import ImageFiles
     from layerstore.image.sbom.packages import Package
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.measure.chains import AppliedLayer, ChainNode
 
 PIP: Final = "pypi"

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.formats.tree import FILE
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 from layerstore.measure.steps import steps_of_layers
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.formats.tree import FILE
 from layerstore.image.images import load_config, steps_of
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 from layerstore.image.sbom.files import MAX_DATABASE_BYTES, ImageFiles
 from layerstore.image.sbom.system import stanzas
-from layerstore.image.stack import Node, lookup, walk
+from layerstore.image.trees.stack import Node, lookup, walk
 from layerstore.measure.asked import FILE_BYTES, asked_of, with_directory
 from layerstore.measure.asked_npm import project_in
 from layerstore.measure.beyond import layers_beyond, stored_sizes

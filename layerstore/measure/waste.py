@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 from layerstore.measure.beyond import stored_sizes
 from layerstore.measure.chains import ChainNode, trie_of, walk_trees
 from layerstore.measure.owners import NO_PACKAGE, PartReader, owners_of

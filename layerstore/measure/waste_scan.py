@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.formats.tree import DIR, FILE, path_key
 from layerstore.image.sbom.files import ImageFiles
 from layerstore.image.sbom.system import system_packages
-from layerstore.image.stack import lookup, walk
+from layerstore.image.trees.stack import lookup, walk
 from layerstore.measure.package_lists import PackageLists
 from layerstore.measure.waste_rules import ANY, Rule, cause_of, is_build_tool
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from layerstore.formats.tree import Entry
-    from layerstore.image.chain_trees import ChainTree
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.chain_trees import ChainTree
+    from layerstore.image.trees.stack import Node
     from layerstore.measure.chains import AppliedLayer, ChainNode
     from layerstore.store.store import Store
 

@@ -20,14 +20,14 @@ from layerstore.formats import strict_json
 from layerstore.formats.reference import full_name, may_be_id, parse_reference, parse_tag_name
 from layerstore.formats.tar_writer import TAR_END, member_header, padding
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.adopting import adopt_image
-from layerstore.image.archive_file import ArchiveFile
-from layerstore.image.exchange import READ_BYTES
-from layerstore.image.export_layer import verified_tar
-from layerstore.image.finding import find_image
+from layerstore.image.exchange.adopting import adopt_image
+from layerstore.image.exchange.exchange import READ_BYTES
+from layerstore.image.exchange.finding import find_image
+from layerstore.image.exchange.originals import Originals
 from layerstore.image.images import load_parts
-from layerstore.image.loading import loading_of
-from layerstore.image.originals import Originals
+from layerstore.image.layouts.archive_file import ArchiveFile
+from layerstore.image.layouts.loading import loading_of
+from layerstore.image.trees.export_layer import verified_tar
 from layerstore.peers.engine import EngineError
 
 if TYPE_CHECKING:

@@ -16,16 +16,16 @@ from layerstore.digest import hex_of
 from layerstore.errors import InputError, IntegrityError, NotFoundError
 from layerstore.formats import oci, strict_json
 from layerstore.formats.tar_writer import TAR_END
-from layerstore.image.blob_files import BlobFile
-from layerstore.image.exchange import READ_BYTES
-from layerstore.image.loading import loading_of
+from layerstore.image.exchange.blob_files import BlobFile
+from layerstore.image.exchange.exchange import READ_BYTES
+from layerstore.image.layouts.loading import loading_of
 from layerstore.peers.engine_images import archive_member, exported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from layerstore.digest import Digest
-    from layerstore.image.exchange import Document, ImageSource
+    from layerstore.image.exchange.exchange import Document, ImageSource
     from layerstore.peers.engine import Engine
     from layerstore.progress import Progress
 

@@ -56,8 +56,8 @@ from layerstore.formats.containers_storage import (
     link_name,
 )
 from layerstore.formats.reference import full_name, is_digest_name, parse_tag_name
+from layerstore.image.exchange.sending import Policy, find_original
 from layerstore.image.images import load_parts, own_manifest
-from layerstore.image.sending import Policy, find_original
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.files import read_file, write_all
 from layerstore.linux.idmaps import BOTH, USERS, parse_id_map

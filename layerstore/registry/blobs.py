@@ -1,7 +1,7 @@
 """A blob as it comes from a registry; broken connections go on where they broke.
 
 What is joined from several answers is not known to be one blob until all of it was hashed:
-callers compare size and digest, as with every source (``layerstore.image.exchange``).
+callers compare size and digest, as with every source (``layerstore.image.exchange.exchange``).
 
 Source: OCI distribution spec 1.1, "Pulling blobs"; RFC 9110, "Range Requests".
 """

@@ -21,7 +21,7 @@ from msgspec import structs
 
 from layerstore.errors import FormatError, LimitExceededError, NotFoundError
 from layerstore.formats import oci, strict_json
-from layerstore.image.exchange import Document, read_blob
+from layerstore.image.exchange.exchange import Document, read_blob
 from layerstore.signing.claims import PAYLOAD_MAX_BYTES, PAYLOAD_TYPE, Claim, encode_claim
 from layerstore.signing.keys import decode_signature
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerstore.digest import Digest
-    from layerstore.image.exchange import ImageDestination, ImageSource
+    from layerstore.image.exchange.exchange import ImageDestination, ImageSource
     from layerstore.signing.keys import PrivateKey
 
 SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"

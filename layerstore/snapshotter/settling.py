@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final
 from fuse_mount.uppers import is_written_to
 from layerstore.errors import LayerstoreError, UnsupportedError
 from layerstore.formats.tree import Kind
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.layers import load_changeset
-from layerstore.image.scan import scan_upper
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.layers.layers import load_changeset
+from layerstore.image.layers.scan import scan_upper
 from layerstore.linux.removal import remove_tree
 from layerstore.snapshotter.records import COMMITTED, upper_path
 from layerstore.store.objects.adopted_objects import adopt_files

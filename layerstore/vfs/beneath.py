@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from layerstore.vfs.view import ImageView, NoSuchXattrError
 
 if TYPE_CHECKING:
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.vfs.view import ChunkReader
 
 _ESCAPE = b"overlay."

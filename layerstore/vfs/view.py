@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import ChunkId
     from layerstore.formats.tree import Entry
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
 
 BLOCK_BYTES = 4096
 """What allocation is rounded up to in ``blocks``, as ext4 does by default."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from layerstore.cli import main
 from layerstore.digest import DiffId, Digest
-from layerstore.image import hashing
+from layerstore.image.layers import hashing
 from layerstore.store.packs import codec, pipeline
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class NoHasher:
-    """Stands where :class:`layerstore.image.hashing.DiffIdHasher` does, and only counts."""
+    """Stands where :class:`layerstore.image.layers.hashing.DiffIdHasher` does, and only counts."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -47,8 +47,8 @@ def strip() -> None:
     hashing.DiffIdHasher = NoHasher  # type: ignore[misc, assignment]
     assert pipeline.compress_block is codec.compress_block
     pipeline.compress_block = functools.partial(codec.compress_block, verify=False)
-    assert "layerstore.image.layer_writer" not in sys.modules
-    assert "layerstore.image.ingest_tar" not in sys.modules
+    assert "layerstore.image.layers.layer_writer" not in sys.modules
+    assert "layerstore.image.layers.ingest_tar" not in sys.modules
 
 
 if __name__ == "__main__":

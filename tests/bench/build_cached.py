@@ -24,7 +24,7 @@ from tests.bench.trees import bootstrap, pack
 STARTS_TARGET = 8.0
 COPIED_FILES = 200
 SETTLED_SECONDS = 3
-"""Longer than layerstore.image.remembered.SETTLED_NS."""
+"""Longer than layerstore.image.layers.remembered.SETTLED_NS."""
 
 DOCKERFILE = """\
 FROM bench-base:1

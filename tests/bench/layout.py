@@ -30,7 +30,7 @@ from blake3 import blake3
 
 from layerstore.chunking.cutter import CutParameters
 from layerstore.formats.pack import BLOCK_MAX_BYTES
-from layerstore.image.similar import path_pattern
+from layerstore.image.layers.similar import path_pattern
 from layerstore.store.packs.codec import compress_block, compress_difference
 from tests.bench.corpora import CORPORA, make_corpus
 from tests.bench.harness import environment, grid, megabytes, say

@@ -17,7 +17,7 @@ import mfusepy
 from fuse_mount.errno_map import errno_for
 from fuse_mount.operations import SingleTree
 from fuse_mount.server import mount_options
-from layerstore.image.stack import load_root
+from layerstore.image.trees.stack import load_root
 from layerstore.store.store import Store
 from layerstore.vfs.view import ImageView
 

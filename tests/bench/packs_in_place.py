@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import mounts
-from layerstore.image.stack import load_root, walk
+from layerstore.image.trees.stack import load_root, walk
 from layerstore.linux.xattrs import read_xattrs
 from layerstore.store.collect.eviction import evict
 from layerstore.store.objects.objects import object_sizes
@@ -40,7 +40,7 @@ from tests.bench.result import Result
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.store.catalog.rows import ImageRecord
 
 PACKS, UNPACKED = "kernel-packs", "kernel"

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from fuse_mount import protocol, starting
 from fuse_mount.device import Session, Slot
 from fuse_mount.nodes import SingleNodes
-from layerstore.image.stack import load_root, walk
+from layerstore.image.trees.stack import load_root, walk
 from layerstore.linux import mounts
 from layerstore.store.store import Store
 from layerstore.vfs.view import ImageView
@@ -47,7 +47,7 @@ from tests.support.views import changeset_of, publish_changeset
 
 if TYPE_CHECKING:
     from layerstore.digest import DiffId
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
 
 # linux/fuse.h, protocol 7.40: FUSE_DEV_IOC_BACKING_OPEN of struct fuse_backing_map.
 BACKING_OPEN = 0x4010_E501

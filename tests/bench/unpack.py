@@ -26,8 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerstore.image.kernel_tree import kernel_tree
-from layerstore.image.stack import load_root
+from layerstore.image.kernel.kernel_tree import kernel_tree
+from layerstore.image.trees.stack import load_root
 from layerstore.linux import mounts as syscalls
 from layerstore.linux import namespaces
 from layerstore.linux.files import sync_file_system

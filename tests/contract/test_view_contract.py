@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.image.stack import load_root, walk
+from layerstore.image.trees.stack import load_root, walk
 from layerstore.store.store import Store
 from layerstore.vfs.view import ImageView
 from tests.support.subjects import Shown, each_subject, read_only_and_writable

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.errors import LayerstoreError
 from layerstore.formats import oci
 from layerstore.formats.reference import parse_reference
-from layerstore.image.copying import Copier
-from layerstore.image.originals import Originals
+from layerstore.image.exchange.copying import Copier
+from layerstore.image.exchange.originals import Originals
+from layerstore.image.exchange.registry_places import RegistryDestination, RegistrySource
+from layerstore.image.exchange.sending import Policy
 from layerstore.image.pulling import Puller
 from layerstore.image.pushing import Pusher
-from layerstore.image.registry_places import RegistryDestination, RegistrySource
-from layerstore.image.sending import Policy
 from layerstore.progress import Silent
 from layerstore.registry.credentials import Credentials
 from layerstore.store.check.check import check

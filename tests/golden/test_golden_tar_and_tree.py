@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from layerstore.digest import ChunkId
 from layerstore.formats import recipe, tar_writer
 from layerstore.formats.tree import Changeset, Entry, Kind, decode_changeset
-from layerstore.image.export_layer import export_layer
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.layer_writer import write_layer
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.trees.export_layer import export_layer
 from layerstore.store.store import Store
 from tests.support.encoding import encode_changeset, encode_plan
 

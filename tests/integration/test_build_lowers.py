@@ -16,12 +16,12 @@ from fuse_mount import object_maker
 from fuse_mount.build_lowers import BuildLowers
 from layerstore.digest import DiffId, chain_id, hex_of, sha256_digest
 from layerstore.errors import IntegrityError, UnsupportedError
-from layerstore.image import chain_images
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.layers import load_changeset
-from layerstore.image.metadata_files import open_verified
-from layerstore.image.scan import scan_upper
-from layerstore.image.stack import load_root
+from layerstore.image.kernel import chain_images
+from layerstore.image.kernel.metadata_files import open_verified
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.layers.layers import load_changeset
+from layerstore.image.layers.scan import scan_upper
+from layerstore.image.trees.stack import load_root
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.data_layers import follow_problem
 from layerstore.snapshot.overlay import PLAIN_OPTIONS, OverlaySnapshotter

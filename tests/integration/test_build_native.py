@@ -15,7 +15,7 @@ from layerstore.build.errors import BuildStepError
 from layerstore.build.request import BuildRequest
 from layerstore.errors import InputError, LimitExceededError
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layer_item import LayerItem
+from layerstore.image.layers.layer_item import LayerItem
 from tests.support.build import RecordingUi, add_image, box, builder, needs_runc, tree_of
 from tests.support.cli import Cli
 from tests.support.debian_base import debian_base_tar

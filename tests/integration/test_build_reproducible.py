@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 from layerstore.store.store import Store
 from tests.support.build import needs_runc
 from tests.support.cli import Cli

@@ -29,7 +29,7 @@ pytestmark = needs_runc
 
 def changes(box: Builder, result) -> set[str]:  # noqa: F811
     """Return the paths that the image's own layers hold."""
-    from layerstore.image.layers import load_changeset
+    from layerstore.image.layers.layers import load_changeset
 
     found: set[str] = set()
     for diff_id in result.image.layers[1:]:

@@ -22,7 +22,7 @@ from fuse_mount import mounts, starting
 from fuse_mount.device import Session, Slot
 from fuse_mount.nodes import SingleNodes
 from fuse_mount.starting import SLOT_BYTES
-from layerstore.image.stack import load_root
+from layerstore.image.trees.stack import load_root
 from layerstore.linux import mounts as syscalls
 from layerstore.store.store import Store
 from layerstore.vfs.view import ImageView

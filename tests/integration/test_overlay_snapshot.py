@@ -14,8 +14,8 @@ import pytest
 
 from fuse_mount.private_lowers import PrivateLowers
 from layerstore.errors import MountError
-from layerstore.image.scan import scan_upper
-from layerstore.image.stack import load_root, lookup
+from layerstore.image.layers.scan import scan_upper
+from layerstore.image.trees.stack import load_root, lookup
 from layerstore.snapshot.overlay import OverlaySnapshotter
 from layerstore.store.store import Store
 from tests.support.tree_diff import flatten
@@ -199,7 +199,7 @@ def test_stacking_what_was_written_gives_what_was_seen(
     base: Base, snapshotter: OverlaySnapshotter, tmp_path: Path
 ) -> None:
     """The upper of one step, stored as a layer, is the lower of the next."""
-    from layerstore.image.layer_writer import write_layer
+    from layerstore.image.layers.layer_writer import write_layer
 
     with (
         Store.open(base.store) as store,

@@ -13,7 +13,7 @@ import pytest
 
 from layerstore.formats import oci
 from layerstore.formats.reference import parse_reference
-from layerstore.image.originals import Originals
+from layerstore.image.exchange.originals import Originals
 from layerstore.image.pulling import Puller
 from layerstore.progress import Silent
 from layerstore.store.store import Store

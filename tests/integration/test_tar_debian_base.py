@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.image.export_layer import export_layer, export_rootfs
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.layers import load_changeset
-from layerstore.image.scan import scan_directory
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.layers.layers import load_changeset
+from layerstore.image.layers.scan import scan_directory
+from layerstore.image.trees.export_layer import export_layer, export_rootfs
 from layerstore.store.records import refs_length
 from layerstore.store.store import Store
 from tests.support.debian_base import debian_base_tar

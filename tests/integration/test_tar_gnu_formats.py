@@ -13,11 +13,11 @@ import pytest
 import zstandard
 
 from layerstore.formats.tree import Changeset, Kind
-from layerstore.image.export_layer import export_layer, export_rootfs
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.layers import load_changeset
-from layerstore.image.scan import scan_directory
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.layers.layers import load_changeset
+from layerstore.image.layers.scan import scan_directory
+from layerstore.image.trees.export_layer import export_layer, export_rootfs
 from layerstore.store.store import Store
 from tests.support.tars import extract_with_gnu_tar, gnu_tar
 from tests.support.trees import compare_trees, make_odd_tree

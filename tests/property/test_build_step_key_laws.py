@@ -12,7 +12,7 @@ from layerstore.build.cache_key import selection_digest
 from layerstore.build.source import Match, TreeNode, select
 from layerstore.digest import ChunkId
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.stack import Node
+from layerstore.image.trees.stack import Node
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given
 
-from layerstore.image.chain_trees import TreeEditor, chain_tree
-from layerstore.image.stack import stack, walk
+from layerstore.image.trees.chain_trees import TreeEditor, chain_tree
+from layerstore.image.trees.stack import stack, walk
 from tests.property.test_stack_diff_laws import trees
 from tests.support.tree_diff import diff, flatten
 
 if TYPE_CHECKING:
     from layerstore.formats.tree import Entry
-    from layerstore.image.chain_trees import ChainTree
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.chain_trees import ChainTree
+    from layerstore.image.trees.stack import Node
 
 
 def described(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.image.layers.similar import SimilarFiles
 from layerstore.image.optimize import contents_in_order
-from layerstore.image.similar import SimilarFiles
 from layerstore.store.check.check import check
 from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.failures import GcRunningError, LayerNotFoundError

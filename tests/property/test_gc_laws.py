@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from layerstore.image.similar import SimilarFiles
+from layerstore.image.layers.similar import SimilarFiles
 from layerstore.measure.attribution import attribute
 from layerstore.measure.inventory import ChunkReader, take_inventory
 from layerstore.measure.removing import freed_by_removing

@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 
 from layerstore.formats.erofs import encode_image, retime
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
-from layerstore.image.kernel_tree import inode_of
-from layerstore.image.layer_image import (
+from layerstore.image.kernel.kernel_tree import inode_of
+from layerstore.image.kernel.layer_image import (
     existing_below,
     implied_directories,
     layer_inodes,
     times_apart,
 )
-from layerstore.image.stack import lookup, stack, walk
+from layerstore.image.trees.stack import lookup, stack, walk
 from layerstore.store.objects.objects import object_id
 from tests.property.test_stack_diff_laws import NAMES, trees
 from tests.support.tree_diff import diff, flatten
 
 if TYPE_CHECKING:
     from layerstore.formats.erofs import Inode
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
 
 OPAQUE = (b"trusted.overlay.opaque", b"y")
 Shown = dict[bytes, tuple[object, ...]]

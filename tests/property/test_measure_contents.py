@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from layerstore.errors import FormatError
 from layerstore.formats.tree import Changeset, Kind
-from layerstore.image.stack import stack, walk
+from layerstore.image.trees.stack import stack, walk
 from layerstore.measure.contents import ContentSize, image_sizes, layer_content
 from layerstore.measure.host_model import BLOCK_BYTES, allocated_size
 from tests.support.measure import changesets

@@ -19,10 +19,10 @@ from layerstore.digest import Digest, sha256_digest
 from layerstore.errors import NotFoundError
 from layerstore.formats import oci
 from layerstore.formats.parcels import PACK_TYPE
-from layerstore.image.adopting import adopt_image
-from layerstore.image.finding import find_image
-from layerstore.image.registry_places import RegistrySource
-from layerstore.image.sending import Policy, Sender
+from layerstore.image.exchange.adopting import adopt_image
+from layerstore.image.exchange.finding import find_image
+from layerstore.image.exchange.registry_places import RegistrySource
+from layerstore.image.exchange.sending import Policy, Sender
 from layerstore.image.transfer.artefacts import artefact_tag, find_artefact
 from layerstore.image.transfer.fetching import layers_by_parcels
 from layerstore.image.transfer.publishing import publish_parcels

@@ -15,11 +15,11 @@ from layerstore.digest import ChunkId
 from layerstore.errors import FormatError, LayerstoreError, UnsafeContentError
 from layerstore.formats.recipe import content_entries
 from layerstore.formats.tree import Entry, Kind, check_references
-from layerstore.image import ingest_tar as ingesting
-from layerstore.image.changeset_builder import ChangesetBuilder, LayerRules
-from layerstore.image.export_layer import export_layer
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.spilled_changeset import SpilledChangeset
+from layerstore.image.layers import ingest_tar as ingesting
+from layerstore.image.layers.changeset_builder import ChangesetBuilder, LayerRules
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.layers.spilled_changeset import SpilledChangeset
+from layerstore.image.trees.export_layer import export_layer
 from layerstore.store.store import Store
 from tests.support.tars import END, member
 

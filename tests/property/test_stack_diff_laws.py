@@ -12,8 +12,8 @@ from layerstore.formats.tree import (
     decode_changeset,
     path_key,
 )
-from layerstore.image.stack import Node, empty_root, implied_directory, stack, walk
-from layerstore.image.tree_changes import changes_between
+from layerstore.image.trees.stack import Node, empty_root, implied_directory, stack, walk
+from layerstore.image.trees.tree_changes import changes_between
 from tests.support.encoding import encode_changeset
 from tests.support.tree_diff import diff, flatten, same_tree
 

@@ -21,11 +21,11 @@ from layerstore.formats.tree import (
     Kind,
     decode_changeset,
 )
-from layerstore.image.export_layer import export_layer, export_rootfs
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.layers.layers import load_changeset
+from layerstore.image.trees.export_layer import export_layer, export_rootfs
 from layerstore.store.store import Store
 from tests.security.corpus.archives import SAFE, SMALL
 from tests.support.encoding import encode_changeset

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layer_item import LayerItem
+from layerstore.image.layers.layer_item import LayerItem
 from layerstore.store.store import Store
 from tests.support.build import add_image, busybox, needs_runc
 from tests.support.running import Containers, containers_in

@@ -18,9 +18,9 @@ from layerstore.build.ui import SilentUi
 from layerstore.formats.oci_config import ContainerConfig, History, ImageConfig
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.images import create_image, load_config
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.stack import load_root, walk
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.trees.stack import load_root, walk
 from layerstore.store.store import Store
 from tests.support.cache import made_by_one
 

@@ -19,7 +19,7 @@ from layerstore.build.api import build
 from layerstore.build.request import BuildRequest
 from layerstore.errors import LayerstoreError
 from layerstore.image.images import load_config
-from layerstore.image.layout import NamedImage, save_oci_layout
+from layerstore.image.layouts.layout import NamedImage, save_oci_layout
 from layerstore.store.store import Store
 from tests.support.build import RecordingUi, add_base
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fuse_mount import lazy_server, lazy_source, lowers, mounts, server, starting
 from fuse_mount.lazy_lowers import LazySource, fetched
-from layerstore.image import fetching
+from layerstore.image.lazy import fetching
 from layerstore.image.transfer.remotes import open_remote
 from layerstore.store.store import Store
 from tests.support.views import image_of, undo_all_mounts

@@ -12,7 +12,7 @@ from layerstore.formats import oci
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from layerstore.image.exchange import Document
+    from layerstore.image.exchange.exchange import Document
 
 
 class MemoryPlace:

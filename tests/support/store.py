@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.digest import DiffId, Digest
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
-from layerstore.image.similar import SimilarFiles
+from layerstore.image.layers.similar import SimilarFiles
 from layerstore.store.check.check import check
 from layerstore.store.records import LayerRecord
 from layerstore.store.store import Store

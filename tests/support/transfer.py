@@ -11,9 +11,9 @@ from layerstore.formats.bundle import BaseImage
 from layerstore.formats.oci_config import ImageConfig
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.images import create_image
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.layer_writer import write_layer
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.layers.layer_writer import write_layer
 from layerstore.image.transfer.having import NOTHING, Having, having_images
 from layerstore.image.transfer.loading import LoadReport, load_bundle
 from layerstore.image.transfer.saving import SavedImage, save_bundle

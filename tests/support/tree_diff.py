@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
-from layerstore.image.stack import Node, empty_root, walk
+from layerstore.image.trees.stack import Node, empty_root, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

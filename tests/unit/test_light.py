@@ -207,7 +207,7 @@ def test_showing_an_image_for_the_first_time_imports_only_what_reads(tmp_path: P
         "import sys\n"
         "from layerstore.light_imports import load_msgspec, load_zstandard\n"
         "load_msgspec(); load_zstandard()\n"
-        "from layerstore.image.metadata_image import prepare_view\n"
+        "from layerstore.image.kernel.metadata_image import prepare_view\n"
         "from layerstore.store.reading import StoreReader\n"
         f"StoreReader.open({str(tmp_path)!r}).close()\n"
         "print([name for name in ('typing_extensions', 'inspect', 'platform', 'tomllib',"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffId
     from layerstore.formats.oci import Platform as OciPlatform
     from layerstore.formats.oci_config import ImageConfig
-    from layerstore.image.layer_item import LayerItem
+    from layerstore.image.layers.layer_item import LayerItem
     from layerstore.linux.spool import Spool
     from layerstore.net.download import Response
     from layerstore.net.transport import HttpSettings
@@ -184,8 +184,8 @@ class SourceFetcher:
         self, op: HttpOp, response: Response, download: _Download, keys: list[str | None]
     ) -> Fetched:
         from layerstore.formats.tree import Entry, Kind
-        from layerstore.image.layer_item import LayerItem
-        from layerstore.image.layer_writer import write_layer
+        from layerstore.image.layers.layer_item import LayerItem
+        from layerstore.image.layers.layer_writer import write_layer
         from layerstore.net.urls import file_name
 
         name = os.fsencode(op.name) or file_name(response.url.path, response.disposition_name)
@@ -254,7 +254,7 @@ class SourceFetcher:
         return self._known(_git_key(op, commit))
 
     def _publish_tree(self, key: str, items: Iterator[LayerItem]) -> Fetched:
-        from layerstore.image.layer_writer import write_sorted_layer
+        from layerstore.image.layers.layer_writer import write_sorted_layer
 
         before = self.session.stats
         layer = write_sorted_layer(self.session, self._store, items)
@@ -284,7 +284,7 @@ class SourceFetcher:
             FormatError: It is damaged, or means several things.
             UnsafeContentError: It holds what no layer may hold.
         """
-        from layerstore.image.ingest_tar import ingest_tar
+        from layerstore.image.layers.ingest_tar import ingest_tar
 
         with self._lock:
             return ingest_tar(self.session, cast("BinaryIO", stream), rootfs=True).diff_id
@@ -300,9 +300,9 @@ class SourceFetcher:
             NotFoundError: No such layout or image.
             IntegrityError: Something in it is not what its digest says.
         """
-        from layerstore.image.adopting import adopt_layers
-        from layerstore.image.finding import find_image
-        from layerstore.image.layout_reader import LayoutReader
+        from layerstore.image.exchange.adopting import adopt_layers
+        from layerstore.image.exchange.finding import find_image
+        from layerstore.image.layouts.layout_reader import LayoutReader
 
         with LayoutReader(path) as reader, self._lock:
             image = find_image(reader, digest or tag, serves)

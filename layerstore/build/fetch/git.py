@@ -19,7 +19,7 @@ from layerstore.build.fetch.git_process import Git, GitFailedError
 from layerstore.build.fetch.git_url import is_commit, is_short_commit, joined_remote
 from layerstore.errors import InputError, LimitExceededError, UnsafeContentError
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layer_item import LayerItem
+from layerstore.image.layers.layer_item import LayerItem
 from layerstore.net.redaction import redacted
 
 if TYPE_CHECKING:

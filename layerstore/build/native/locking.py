@@ -155,7 +155,7 @@ class ResolvingLocks:
 
 def file_reader(store: Store) -> Callable[[tuple[DiffId, ...], str], bytes]:
     """Return how to read a file that a step left."""
-    from layerstore.image.stack import load_root, resolve
+    from layerstore.image.trees.stack import load_root, resolve
 
     def read(layers: tuple[DiffId, ...], path: str) -> bytes:
         _, node = resolve(load_root(store, layers), path.encode())

@@ -187,7 +187,7 @@ class _Conflicts:
 
     def _brought(self, layers: Sequence[DiffId]) -> dict[bytes, object]:
         """Return what layers leave at each path they name; None for what they remove."""
-        from layerstore.image.layers import load_changeset
+        from layerstore.image.layers.layers import load_changeset
 
         brought: dict[bytes, object] = {}
         for layer in layers:

@@ -27,7 +27,7 @@ from layerstore.errors import (
     NotFoundError,
     StorageError,
 )
-from layerstore.image.scan import Scanner, scan_directory
+from layerstore.image.layers.scan import Scanner, scan_directory
 from layerstore.linux.locks import LockBusyError
 from layerstore.store.collect.resting import PREFIX, resting_key
 from layerstore.store.records import CacheRecord
@@ -86,7 +86,7 @@ def put_to_rest(store: Store, caches: Iterable[IdleCache]) -> Rested:
 
 def _put_one(store: Store, cache: IdleCache, top: str) -> int:
     """Write a cache's layer and its row; return the plain bytes that are new."""
-    from layerstore.image.layer_writer import write_sorted_layer
+    from layerstore.image.layers.layer_writer import write_sorted_layer
 
     if not os.geteuid() == os.stat(top).st_uid == 0:
         raise BuildError("only root's caches can be put to rest")
@@ -179,7 +179,7 @@ class Waking:
         if record is None or record.diff_id is None:
             return False
         from layerstore.image.checkout import restore
-        from layerstore.image.stack import load_root
+        from layerstore.image.trees.stack import load_root
 
         try:
             self._session.hold_layers([record.diff_id])

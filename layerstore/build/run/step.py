@@ -16,7 +16,7 @@ from layerstore.build.run.key_agents import Agents
 from layerstore.build.run.mounts import MountSet, MountSources
 from layerstore.errors import BuildError
 from layerstore.formats.tree import Kind
-from layerstore.image.scan import UpperScan, scan_upper
+from layerstore.image.layers.scan import UpperScan, scan_upper
 from layerstore.runtime.oci_spec import (
     HOSTNAME,
     STANDARD_DIRECTORIES,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from layerstore.build.run.ssh import AgentSocket, Connect
     from layerstore.build.waiting import Patience
     from layerstore.digest import DiffId
-    from layerstore.image.layer_item import LayerItem
+    from layerstore.image.layers.layer_item import LayerItem
     from layerstore.snapshot.base import Snapshot, Snapshotter
 
 _RESOLV_CONF = "/etc/resolv.conf"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from layerstore.errors import UnsafeContentError
 from layerstore.formats.tree import Kind
-from layerstore.image.stack import resolve
+from layerstore.image.trees.stack import resolve
 
 if TYPE_CHECKING:
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.store.store import Store
 
 MAX_DATABASE_BYTES: Final = 64 << 20

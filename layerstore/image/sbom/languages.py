@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from layerstore.image.sbom.files import MAX_METADATA_BYTES
 from layerstore.image.sbom.packages import Package, word
-from layerstore.image.stack import walk
+from layerstore.image.trees.stack import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.image.sbom.files import ImageFiles
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
 
 _MODULES = b"node_modules"
 _RUNS = re.compile(r"[-_.]+")

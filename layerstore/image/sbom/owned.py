@@ -17,7 +17,7 @@ from layerstore.image.sbom.files import MAX_DATABASE_BYTES
 from layerstore.image.sbom.languages import language_packages
 from layerstore.image.sbom.rpm import rpm_file_lists
 from layerstore.image.sbom.system import INSTALLED, STATUS_PARTS, system_packages
-from layerstore.image.stack import resolve
+from layerstore.image.trees.stack import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

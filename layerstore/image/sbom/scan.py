@@ -12,7 +12,7 @@ from layerstore.image.sbom.spdx import spdx_document
 from layerstore.image.sbom.system import system_packages
 
 if TYPE_CHECKING:
-    from layerstore.image.stack import Node
+    from layerstore.image.trees.stack import Node
     from layerstore.store.store import Store
 
 MAX_PACKAGES = 50_000

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from layerstore.digest import Digest
-    from layerstore.image.sending import Sent
+    from layerstore.image.exchange.sending import Sent
     from layerstore.registry.repository import Repository
     from layerstore.store.store import Store
 

@@ -14,8 +14,8 @@ from layerstore.errors import (
     UnsafeContentError,
 )
 from layerstore.formats.origins import Encoding
-from layerstore.image.originals import known_encodings
-from layerstore.image.reencoding import is_recipe
+from layerstore.image.exchange.originals import known_encodings
+from layerstore.image.exchange.reencoding import is_recipe
 from layerstore.image.transfer.artefacts import find_artefact
 from layerstore.image.transfer.receiving import ItemReceiver, publish_received
 from layerstore.progress import Silent
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from layerstore.formats.parcels import KnownEncoding
-    from layerstore.image.finding import FoundImage
+    from layerstore.image.exchange.finding import FoundImage
     from layerstore.image.transfer.artefacts import Artefact
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository
@@ -87,7 +87,7 @@ def layers_by_parcels(
 
     Returns:
         For the compressed layers that are here how they are made, None where nobody says; to be
-        handed to :func:`layerstore.image.adopting.adopt_image`.
+        handed to :func:`layerstore.image.exchange.adopting.adopt_image`.
 
     Raises:
         StorageError: The store could not be written.

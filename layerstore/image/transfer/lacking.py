@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.formats.pack import PREFIX_MAX_BYTES, Item, ItemKind
 from layerstore.formats.tree import Kind
-from layerstore.image.similar import SimilarFiles, brief_entries
+from layerstore.image.layers.similar import SimilarFiles, brief_entries
 from layerstore.store.packs.differences import WINDOW_MARGIN_BYTES, window
 from layerstore.store.remotes.parcels import Lacking
 

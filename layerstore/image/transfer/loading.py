@@ -34,10 +34,10 @@ from layerstore.formats.oci import INDEX_TYPES
 from layerstore.formats.oci_config import decode_config
 from layerstore.formats.reference import is_index_name, parse_reference, parse_stored_name
 from layerstore.formats.tar_limits import Limits
-from layerstore.image.exchange import Document
+from layerstore.image.exchange.exchange import Document
+from layerstore.image.exchange.indexes import keep_index
+from layerstore.image.exchange.reencoding import is_recipe
 from layerstore.image.images import ImageParts, parts_of, publish_parts
-from layerstore.image.indexes import keep_index
-from layerstore.image.reencoding import is_recipe
 from layerstore.image.transfer.receiving import (
     ContentMissingError,
     ItemReceiver,

@@ -30,8 +30,8 @@ from layerstore.formats.parcels import (
     encode_parcel_description,
     encode_table,
 )
-from layerstore.image.exchange import Document
-from layerstore.image.originals import known_encodings
+from layerstore.image.exchange.exchange import Document
+from layerstore.image.exchange.originals import known_encodings
 from layerstore.image.transfer.artefacts import artefact_tag, find_artefact
 from layerstore.image.transfer.having import Having, chunks_of
 from layerstore.image.transfer.lacking import lacking_of
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from layerstore.digest import ChunkId, DiffId, PackId
     from layerstore.formats.origins import Encoding
     from layerstore.formats.pack import Block
-    from layerstore.image.exchange import ImageDestination
+    from layerstore.image.exchange.exchange import ImageDestination
     from layerstore.progress import Progress
     from layerstore.registry.repository import Repository
     from layerstore.store.catalog.rows import ImageRecord

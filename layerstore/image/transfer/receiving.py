@@ -18,9 +18,9 @@ from layerstore.formats.pack import PREFIX_MAX_BYTES, ItemKind
 from layerstore.formats.recipe import CANONICAL
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tree import Kind, decode_changeset
-from layerstore.image.export_layer import LayerStream, layer_tar
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.similar import SimilarFiles, brief_entries
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.layers.similar import SimilarFiles, brief_entries
+from layerstore.image.trees.export_layer import LayerStream, layer_tar
 from layerstore.progress import Silent
 from layerstore.store.packs.codec import decompress_block
 from layerstore.store.records import decode_layer, refs_length

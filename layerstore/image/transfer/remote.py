@@ -14,9 +14,9 @@ from layerstore.digest import ImageId
 from layerstore.errors import FormatError, NotFoundError
 from layerstore.formats.pack import PREFIX_MAX_BYTES
 from layerstore.formats.parcels import ARTIFACT_TYPE
-from layerstore.image.finding import find_image
-from layerstore.image.gated_source import GatedSource
-from layerstore.image.registry_places import RegistrySource
+from layerstore.image.exchange.finding import find_image
+from layerstore.image.exchange.gated_source import GatedSource
+from layerstore.image.exchange.registry_places import RegistrySource
 from layerstore.image.transfer.artefacts import Artefact, Placed, find_artefact
 from layerstore.image.transfer.remotes import REGISTRY_PREFIX
 from layerstore.store.packs.codec import decompress_block
@@ -44,7 +44,7 @@ class RegistryRemote:
         reference: A tag, or a digest.
         serves: Which platform will do, where there are several.
         on_close: Called when nobody needs the repository any more.
-        permit: As of :class:`~layerstore.image.gated_source.GatedSource`.
+        permit: As of :class:`~layerstore.image.exchange.gated_source.GatedSource`.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from layerstore.digest import Digest
     from layerstore.formats import oci
     from layerstore.formats.reference import Reference
-    from layerstore.image.exchange import ImageSource
+    from layerstore.image.exchange.exchange import ImageSource
     from layerstore.store.remotes.remote import Remote
 
 REGISTRY_PREFIX = "docker://"
@@ -44,7 +44,7 @@ def open_remote(
     if not location.startswith(REGISTRY_PREFIX):
         return StoreRemote(location)
     from layerstore.formats.reference import DEFAULT_TAG, parse_reference
-    from layerstore.image.registry_places import RegistrySource
+    from layerstore.image.exchange.registry_places import RegistrySource
     from layerstore.image.transfer.remote import RegistryRemote
     from layerstore.registry.surroundings import client_of
 

@@ -2,7 +2,7 @@
 
 A :class:`Remote` names images, describes layers and gives chunks by id, many at a time. It is
 not believed: who asks compares what comes with the id it asked for
-(:mod:`layerstore.image.fetching`). An image in a registry is another one
+(:mod:`layerstore.image.lazy.fetching`). An image in a registry is another one
 (:mod:`layerstore.image.transfer.remote`); nothing outside of an
 implementation assumes that a remote lies on this host.
 

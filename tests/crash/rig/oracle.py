@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import LayerstoreError
-from layerstore.image.export_layer import export_layer, export_rootfs
+from layerstore.image.trees.export_layer import export_layer, export_rootfs
 from layerstore.store.check.check import check
 from layerstore.store.collect.gc import plan_gc
 from layerstore.store.locks.leases import live_leases, lock_file_ids

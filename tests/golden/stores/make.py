@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 
 from layerstore.formats.oci_config import ContainerConfig, ImageConfig
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.export_layer import export_rootfs
 from layerstore.image.images import create_image
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.layer_writer import LayerItem, write_layer
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.layers.layer_writer import LayerItem, write_layer
+from layerstore.image.trees.export_layer import export_rootfs
 from layerstore.store.config import FORMAT_VERSION
 from layerstore.store.records import CacheRecord
 from layerstore.store.store import Store

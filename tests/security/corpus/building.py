@@ -9,8 +9,8 @@ from layerstore.build.api import build
 from layerstore.build.request import BuildRequest
 from layerstore.errors import NotFoundError
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layer_writer import LayerItem
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layer_writer import LayerItem
+from layerstore.image.layers.layers import load_changeset
 from tests.security.corpus.model import Case, Way
 from tests.support.build import RecordingUi, add_base, add_image, tree_of
 

@@ -16,7 +16,7 @@ from isal import isal_zlib
 from layerstore.formats import oci
 from layerstore.formats.decompress import decompressed
 from layerstore.formats.tar_limits import Limits
-from layerstore.image.loading import load_directory
+from layerstore.image.layouts.loading import load_directory
 from layerstore.progress import Silent
 from tests.security.corpus.entrances import (
     EVERY_PLATFORM,

@@ -22,15 +22,17 @@ from layerstore.formats import oci
 from layerstore.formats.oci_config import ContainerConfig
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tree import Changeset
-from layerstore.image import adopting, finding, importing, ingest_tar
-from layerstore.image.export_layer import export_layer
+from layerstore.image import importing
+from layerstore.image.exchange import adopting, finding
+from layerstore.image.exchange.originals import Originals
+from layerstore.image.exchange.sending import Policy
 from layerstore.image.importing import ImportSpec, import_tar
-from layerstore.image.layers import load_changeset
-from layerstore.image.layout import NamedImage, save_layout
-from layerstore.image.loading import Choice, load_directory
-from layerstore.image.originals import Originals
-from layerstore.image.sending import Policy
-from layerstore.image.stack import load_root, walk
+from layerstore.image.layers import ingest_tar
+from layerstore.image.layers.layers import load_changeset
+from layerstore.image.layouts.layout import NamedImage, save_layout
+from layerstore.image.layouts.loading import Choice, load_directory
+from layerstore.image.trees.export_layer import export_layer
+from layerstore.image.trees.stack import load_root, walk
 from layerstore.progress import Silent
 from layerstore.store.store import Store
 from tests.security.corpus.model import Case, Place, Way

@@ -19,9 +19,9 @@ from layerstore.formats import oci, strict_json
 from layerstore.formats.oci_config import decode_config
 from layerstore.formats.reference import parse_reference, parse_tag_name
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layer_writer import LayerItem
-from layerstore.image.layout import save_oci_layout
-from layerstore.image.loading import load_directory
+from layerstore.image.layers.layer_writer import LayerItem
+from layerstore.image.layouts.layout import save_oci_layout
+from layerstore.image.layouts.loading import load_directory
 from layerstore.progress import Silent
 from tests.security.corpus.building import RUNC, built, hostile_base, link
 from tests.security.corpus.entrances import EVERY_PLATFORM, fresh, layout_of

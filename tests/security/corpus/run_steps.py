@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image import layer_writer
-from layerstore.image.layer_writer import LayerItem
+from layerstore.image.layers import layer_writer
+from layerstore.image.layers.layer_writer import LayerItem
 from tests.security.corpus.building import RUNC, built, hostile_base, link, spec, with_base
 from tests.security.corpus.model import Case, case
 

@@ -18,7 +18,7 @@ from layerstore.digest import DiffId, Digest, PackId, blake3_id
 from layerstore.errors import MountError
 from layerstore.formats import pack
 from layerstore.formats.tree import MAGIC, Changeset, Entry, Kind, decode_changeset
-from layerstore.image.export_layer import export_layer
+from layerstore.image.trees.export_layer import export_layer
 from layerstore.store.catalog.seals import seal
 from layerstore.store.check.check import check
 from layerstore.store.check.findings import Problem

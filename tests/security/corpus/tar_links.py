@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tree import Kind
-from layerstore.image.export_layer import export_rootfs
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.stack import load_root, walk
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.trees.export_layer import export_rootfs
+from layerstore.image.trees.stack import load_root, walk
 from tests.security.corpus.entrances import tar
 from tests.security.corpus.model import case
 from tests.security.corpus.tar_paths import paths

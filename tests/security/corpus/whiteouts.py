@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from layerstore.image.ingest_tar import ingest_tar
-from layerstore.image.stack import load_root, walk
+from layerstore.image.layers.ingest_tar import ingest_tar
+from layerstore.image.trees.stack import load_root, walk
 from tests.security.corpus.entrances import tar
 from tests.security.corpus.model import case
 from tests.support.tars import END, directory, hardlink, member, pax, symlink

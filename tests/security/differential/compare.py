@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.errors import LayerstoreError
 from layerstore.formats.tar_reader import TarReader
 from layerstore.formats.tree import Kind, decode_changeset
-from layerstore.image.ingest_tar import ingest_tar
+from layerstore.image.layers.ingest_tar import ingest_tar
 from tests.security.fuzz.memory import MemoryStore
 from tests.security.fuzz.targets import LIMITS
 

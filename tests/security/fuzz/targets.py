@@ -61,8 +61,8 @@ class Target(NamedTuple):
 def read_tar(data: bytes) -> None:
     """What is accepted is a valid tree and comes out again bit for bit."""
     from layerstore.formats.tree import decode_changeset
-    from layerstore.image.export_layer import layer_tar
-    from layerstore.image.ingest_tar import ingest_tar
+    from layerstore.image.layers.ingest_tar import ingest_tar
+    from layerstore.image.trees.export_layer import layer_tar
     from tests.support.encoding import encode_changeset
 
     store = MemoryStore()
@@ -383,7 +383,7 @@ def list_packages(data: bytes) -> None:
     """Whatever lies where databases of packages lie, the list of them is a JSON document."""
     from layerstore.formats.tree import Changeset, Entry, Kind
     from layerstore.image.sbom.scan import sbom_of
-    from layerstore.image.stack import stack
+    from layerstore.image.trees.stack import stack
 
     class OneContent:
         def read_refs(self, _refs: object) -> bytes:

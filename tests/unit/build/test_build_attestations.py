@@ -16,10 +16,10 @@ from layerstore.cli.build_bases import spelled_out
 from layerstore.errors import InputError
 from layerstore.formats import oci
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.attestations import PROVENANCE_TYPE, SBOM_TYPE
+from layerstore.image.exchange.attestations import PROVENANCE_TYPE, SBOM_TYPE
 from layerstore.image.images import load_parts
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.layout import NamedImage, save_oci_layout
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.layouts.layout import NamedImage, save_oci_layout
 from tests.support.build import add_image, builder  # noqa: F401
 
 if TYPE_CHECKING:

@@ -302,7 +302,7 @@ def test_an_export_that_dies_leaves_the_cache_as_it_was(
 
 
 def test_an_image_in_the_same_layout_stays(exchange: Exchange) -> None:
-    from layerstore.image.layout import NamedImage, save_oci_layout
+    from layerstore.image.layouts.layout import NamedImage, save_oci_layout
 
     result = exchange.builder.build(STAGES)
     save_oci_layout(

@@ -73,7 +73,7 @@ def test_user_xattrs_stay_behind(builder: Builder) -> None:  # noqa: F811
     except OSError:
         pytest.skip("the file system of the tests has no user xattrs")
     result = builder.build("FROM scratch\nCOPY a /a\n")
-    from layerstore.image.stack import load_root, lookup
+    from layerstore.image.trees.stack import load_root, lookup
 
     node = lookup(load_root(builder.store, result.image.layers), b"a")
     assert node is not None

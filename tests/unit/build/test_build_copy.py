@@ -171,7 +171,7 @@ def test_destination_links_resolve_inside_the_image(project: Builder) -> None:
 def test_hard_links_stay_together(project: Builder) -> None:
     os.link(project.context / "dir" / "c", project.context / "dir" / "c2")
     result = project.build("FROM scratch\nCOPY dir /x\n")
-    from layerstore.image.stack import load_root, lookup
+    from layerstore.image.trees.stack import load_root, lookup
 
     root = load_root(project.store, result.image.layers)
     assert lookup(root, b"x/c") is lookup(root, b"x/c2")

@@ -19,9 +19,9 @@ from layerstore.build.solver import Result, Solver
 from layerstore.build.ui import SilentUi
 from layerstore.digest import DiffId, sha256_digest
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.stack import load_root, walk
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.trees.stack import load_root, walk
 from layerstore.store.store import Store
 from tests.support.build import SilentNotes
 

@@ -17,8 +17,8 @@ from layerstore.cli.build_bases import spelled_out, with_bases
 from layerstore.errors import BuildError, InputError, RegistryError
 from layerstore.formats.oci_config import History, ImageConfig
 from layerstore.image.images import create_image
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.layer_writer import write_layer
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.layers.layer_writer import write_layer
 from tests.support.build import builder  # noqa: F401
 
 if TYPE_CHECKING:

@@ -228,7 +228,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from layerstore.build.run import idle_caches, resting_caches
-from layerstore.image import layer_writer
+from layerstore.image.layers import layer_writer
 from layerstore.store.writing.session import WriteSession
 from layerstore.store.store import Store
 

@@ -17,8 +17,8 @@ from layerstore.build.request import BuildRequest
 from layerstore.build.verify import FieldDifference, first_difference, verify
 from layerstore.cli.build_verify import verified
 from layerstore.formats.tree import Entry, Kind
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.layer_writer import write_layer
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.layers.layer_writer import write_layer
 from tests.support.build import RecordingUi, builder  # noqa: F401
 
 NS = 10**9

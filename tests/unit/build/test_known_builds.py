@@ -19,7 +19,7 @@ from layerstore.formats.known_build import (
     encode_known_build,
 )
 from layerstore.formats.sealed import SUM_BYTES
-from layerstore.image import remembered
+from layerstore.image.layers import remembered
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from layerstore.build.errors import BuildStepError
 from layerstore.build.fetch.git_url import parse_git_source
 from layerstore.cli.build_context import parse_named_contexts
 from layerstore.errors import InputError, IntegrityError, NotFoundError
-from layerstore.image.layout import NamedImage, save_oci_layout
+from layerstore.image.layouts.layout import NamedImage, save_oci_layout
 from layerstore.store.store import Store
 from tests.support.build import BASE_TIME_S, add_image, builder  # noqa: F401
 from tests.support.build import _file as base_file

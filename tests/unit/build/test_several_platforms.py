@@ -17,8 +17,8 @@ from layerstore.build.platforms import Platform
 from layerstore.build.request import BuildRequest
 from layerstore.cli.build_told import leave_files
 from layerstore.errors import InputError
-from layerstore.image.attestations import PROVENANCE_TYPE
-from layerstore.image.indexes import find_index
+from layerstore.image.exchange.attestations import PROVENANCE_TYPE
+from layerstore.image.exchange.indexes import find_index
 from tests.support.build import RecordingUi, builder, tree_of  # noqa: F401
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from fuse_mount.protocol import Flag, Opcode
 from fuse_mount.starting import SLOT_BYTES
 from layerstore.digest import ChunkId, blake3_id
 from layerstore.formats.tree import Changeset, Entry, Kind
-from layerstore.image.stack import stack
+from layerstore.image.trees.stack import stack
 from layerstore.vfs.view import ImageView, NoSuchPathError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import pytest
 from layerstore.errors import ConflictError, StorageError
 from layerstore.formats.tree import Changeset, Entry, Kind
 from layerstore.image.checkout import checkout
-from layerstore.image.layer_item import LayerItem
-from layerstore.image.layer_writer import write_layer
-from layerstore.image.stack import load_root, stack
+from layerstore.image.layers.layer_item import LayerItem
+from layerstore.image.layers.layer_writer import write_layer
+from layerstore.image.trees.stack import load_root, stack
 from layerstore.store.store import Store
 
 DAY_NS = 86_400 * 10**9

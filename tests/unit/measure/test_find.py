@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerstore.errors import InputError
-from layerstore.image.stack import load_root, lookup
+from layerstore.image.trees.stack import load_root, lookup
 from layerstore.measure.find import (
     ByChunk,
     ByContent,

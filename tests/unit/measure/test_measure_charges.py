@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from layerstore.image.similar import SimilarFiles
+from layerstore.image.layers.similar import SimilarFiles
 from layerstore.measure.charges import take_charges
 from layerstore.measure.ledger import Owner, take_ledger
 from layerstore.measure.table import table_lines

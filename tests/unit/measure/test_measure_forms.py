@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from layerstore.image.export_layer import layer_tar
+from layerstore.image.trees.export_layer import layer_tar
 from layerstore.linux.locks import FileLock
 from layerstore.measure.forms import take_forms
 from layerstore.measure.places import take_places

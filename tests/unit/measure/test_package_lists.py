@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from layerstore.formats.tree import Changeset, Entry, Kind, path_key
-from layerstore.image.layers import load_changeset
+from layerstore.image.layers.layers import load_changeset
 from layerstore.image.sbom.files import ImageFiles
-from layerstore.image.stack import stack
+from layerstore.image.trees.stack import stack
 from layerstore.measure import package_lists
 from layerstore.measure.package_lists import PackageLists, file_at
 from layerstore.measure.waste import take_waste

@@ -312,7 +312,7 @@ LAYERS = st.builds(
 @given(st.lists(LAYERS, min_size=1, max_size=5))
 def test_what_is_hidden_and_what_is_seen_are_the_layers(tmp_path_factory, layers):
     """Law: bytes of all layers = bytes that are visible + bytes of rules about hidden files."""
-    from layerstore.image.stack import load_root
+    from layerstore.image.trees.stack import load_root
     from layerstore.measure.image_diff import tree_size
 
     with Store.open(tmp_path_factory.mktemp("store") / "s", create=True) as store:

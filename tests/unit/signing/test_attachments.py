@@ -9,7 +9,7 @@ from msgspec import structs
 
 from layerstore.errors import FormatError, IntegrityError, LimitExceededError
 from layerstore.formats import oci, strict_json
-from layerstore.image.exchange import Document
+from layerstore.image.exchange.exchange import Document
 from layerstore.signing.attachments import (
     MAX_SIGNATURES,
     SIGNATURE_ANNOTATION,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from layerstore.digest import ChunkId
 from layerstore.errors import IntegrityError
 from layerstore.formats.tree import Changeset, Entry, Kind
-from layerstore.image.stack import stack
+from layerstore.image.trees.stack import stack
 from layerstore.vfs import view as view_module
 from layerstore.vfs.view import (
     ImageView,

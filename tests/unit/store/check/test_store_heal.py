@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.image.similar import SimilarFiles
+from layerstore.image.layers.similar import SimilarFiles
 from layerstore.store.check.check import check
 from layerstore.store.check.findings import Problem
 from layerstore.store.failures import CorruptPackError

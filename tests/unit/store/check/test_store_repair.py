@@ -14,12 +14,12 @@ import pytest
 from layerstore.digest import blake3_id
 from layerstore.errors import NotFoundError
 from layerstore.formats.oci_config import ContainerConfig
-from layerstore.image.export_layer import export_layer, export_rootfs
+from layerstore.image.exchange.sending import Policy
 from layerstore.image.importing import ImportSpec, import_directory, import_tar
-from layerstore.image.layout import NamedImage, save_oci_layout
-from layerstore.image.layout_archive import save_archive
+from layerstore.image.layouts.layout import NamedImage, save_oci_layout
+from layerstore.image.layouts.layout_archive import save_archive
 from layerstore.image.repairing import RepairOutcome, repair_store
-from layerstore.image.sending import Policy
+from layerstore.image.trees.export_layer import export_layer, export_rootfs
 from layerstore.progress import Silent
 from layerstore.store.check.check import check
 from layerstore.store.check.findings import Problem

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.image.similar import SimilarFiles
+from layerstore.image.layers.similar import SimilarFiles
 from layerstore.store.collect.collection import Execution
 from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.failures import LayerNotFoundError

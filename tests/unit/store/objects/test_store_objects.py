@@ -15,12 +15,12 @@ from blake3 import blake3
 from layerstore.digest import ChunkId, ObjectId, blake3_id, chain_id, hex_of
 from layerstore.errors import FormatError, IntegrityError, StorageError
 from layerstore.formats.sidecar import Sidecar, decode_sidecar, encode_sidecar
-from layerstore.image import metadata_files, metadata_image
-from layerstore.image.kernel_tree import kernel_tree
-from layerstore.image.metadata_files import open_verified, open_whole
-from layerstore.image.metadata_image import prepare_view, prepare_view_beside
+from layerstore.image.kernel import metadata_files, metadata_image
+from layerstore.image.kernel.kernel_tree import kernel_tree
+from layerstore.image.kernel.metadata_files import open_verified, open_whole
+from layerstore.image.kernel.metadata_image import prepare_view, prepare_view_beside
 from layerstore.image.repairing import repair_store
-from layerstore.image.stack import load_root
+from layerstore.image.trees.stack import load_root
 from layerstore.linux.locks import FileLock
 from layerstore.measure.df import take_df
 from layerstore.progress import Silent

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from layerstore.errors import FormatError
 from layerstore.formats.pack import BLOCK_MAX_BYTES
-from layerstore.image.hashing import DiffIdHasher
+from layerstore.image.layers.hashing import DiffIdHasher
 from layerstore.store.packs import codec
 from layerstore.store.packs.codec import compress_block, decompress_block
 from layerstore.store.store import Store

@@ -10,8 +10,8 @@ import pytest
 
 from layerstore.errors import IntegrityError
 from layerstore.formats.pack import DEPTH_MAX, PREFIX_MAX_BYTES
+from layerstore.image.layers.similar import SimilarFiles
 from layerstore.image.repairing import repair_store
-from layerstore.image.similar import SimilarFiles
 from layerstore.store import reading
 from layerstore.store.catalog.catalog import Catalog
 from layerstore.store.check.check import check

@@ -10,8 +10,8 @@ import pytest
 
 from layerstore.errors import LayerstoreError
 from layerstore.formats.tree import decode_changeset
+from layerstore.image.layers.similar import SimilarFiles
 from layerstore.image.optimize import contents_in_order
-from layerstore.image.similar import SimilarFiles
 from layerstore.linux.locks import FileLock, is_held
 from layerstore.store.check.check import check
 from layerstore.store.collect.gc import execute, plan_gc

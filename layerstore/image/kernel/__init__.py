@@ -1,0 +1,1 @@
+"""Images and layers as EROFS images, for views that the kernel shows."""

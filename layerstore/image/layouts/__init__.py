@@ -1,0 +1,1 @@
+"""OCI layouts and the archives of docker and podman, read and written."""

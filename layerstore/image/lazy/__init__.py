@@ -1,0 +1,1 @@
+"""Images whose content comes from a remote when it is asked for."""

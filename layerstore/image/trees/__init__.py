@@ -1,0 +1,1 @@
+"""Layers stacked to trees, trees compared, and both written as tars again."""
