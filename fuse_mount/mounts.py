@@ -22,6 +22,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fuse_mount import lowers
+from fuse_mount.ending import Endings
 from fuse_mount.kernel_lowers import boot_id
 from fuse_mount.lazy_lowers import LazySource
 from fuse_mount.lowers import KERNEL, KERNEL_PACKS
@@ -332,9 +333,17 @@ def _make_or_undo(store_root: str, record: MountRecord, callbacks: Callbacks) ->
 
 
 def unmount(
-    store_root: str, target_or_id: str, *, lazy: bool = False, keep_upper: bool = False
+    store_root: str,
+    target_or_id: str,
+    *,
+    lazy: bool = False,
+    keep_upper: bool = False,
+    endings: Endings | None = None,
 ) -> MountRecord:
     """Take a view away, with its writable layer; also completes what a crash left half done.
+
+    On return a server that nobody needs any more has ended, and its files are gone; one that is
+    stopped, or waits for a disk, is waited for no longer than :data:`fuse_mount.ending.PATIENCE_S`.
 
     Args:
         store_root: The store that the view belongs to.
@@ -342,11 +351,20 @@ def unmount(
         lazy: Detach a busy view; processes that use it keep what they have open, and
             lose what they wrote.
         keep_upper: Leave the upper directory; the returned record says where it is.
+        endings: Takes the server, for the caller to wait for it together with others.
 
     Raises:
         NotFoundError: No view of this store is there.
         MountError: It is busy; the message names who uses it.
     """
+    if endings is None:
+        endings = Endings()
+        try:
+            return unmount(
+                store_root, target_or_id, lazy=lazy, keep_upper=keep_upper, endings=endings
+            )
+        finally:
+            endings.wait()
     view_id = _find_id(store_root, target_or_id)
     with view_lock(store_root, view_id):
         record = read_record(store_root, view_id)
@@ -359,7 +377,7 @@ def unmount(
                 hint=f"unmount it there: nsenter --target PID --mount -- "
                 f"layerstore umount {record.target}",
             )
-        undo(store_root, record, lazy=lazy, keep_upper=keep_upper)
+        undo(store_root, record, lazy=lazy, keep_upper=keep_upper, endings=endings)
         return record
 
 

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from fuse_mount import lowers
+from fuse_mount.ending import Endings
 from fuse_mount.holders import mount_points_of_ours
 from fuse_mount.kernel_lowers import boot_id
 from fuse_mount.lazy_lowers import LazySource
@@ -56,13 +57,15 @@ def unmount_all_here(store_root: str) -> list[LayerstoreError]:
     """Take away the views that were mounted in this mount namespace; return why others stayed."""
     here = current_mount_namespace(), mount_namespace_id()
     failures: list[LayerstoreError] = []
+    endings = Endings()
     for item in mounts(store_root, []):
         if (item.record.namespace, item.record.namespace_id) != here:
             continue
         try:
-            unmount(store_root, item.record.target)
+            unmount(store_root, item.record.target, endings=endings)
         except LayerstoreError as err:
             failures.append(err)
+    endings.wait()
     return failures
 
 

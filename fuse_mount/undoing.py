@@ -25,15 +25,32 @@ from layerstore.store.names.usage import note_chain_use
 from layerstore.store.paths import StorePaths
 
 if TYPE_CHECKING:
+    from fuse_mount.ending import Endings
     from fuse_mount.records import MountRecord
 
 
-def undo(store_root: str, record: MountRecord, *, lazy: bool, keep_upper: bool = False) -> None:
+def undo(
+    store_root: str,
+    record: MountRecord,
+    *,
+    lazy: bool,
+    keep_upper: bool = False,
+    endings: Endings | None = None,
+) -> None:
     """Unmount, leave the lower, remove the upper, and last the record.
+
+    Args:
+        store_root: The store.
+        record: Of the view.
+        lazy: Detach it if it is busy.
+        keep_upper: Leave the upper directory.
+        endings: Takes note of the server that may end with it.
 
     Raises:
         MountError: It is busy, here or in another mount namespace; the message names who uses it.
     """
+    if endings is not None:
+        endings.watch(record)
     unmount_view(record, lazy=lazy)
     if record.upper is not None and not lazy and not keep_upper:
         refuse_users_elsewhere(record.target, record.upper, record.device)

@@ -6,13 +6,14 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from fuse_mount.ending import PATIENCE_S, Endings
 from fuse_mount.mounts import ELSEWHERE, find_view, mounts, unmount
 from fuse_mount.records import UnreadableRecordError
 from fuse_mount.recovering import clean_stale, give_up_unreadable
 from fuse_mount.states import state_of
 from layerstore import light_json as json
 from layerstore.cli.failure import tell_all
-from layerstore.cli.output import write_line, write_note
+from layerstore.cli.output import counted, write_line, write_note
 from layerstore.cli.settings import require_store
 from layerstore.errors import (
     ConflictError,
@@ -60,11 +61,17 @@ def _take_views_away(root: str, options: argparse.Namespace) -> None:
         LayerstoreError: The last failure.
     """
     failures: list[LayerstoreError] = []
+    endings = Endings()
     for target in _all_views(root) if options.all else options.target:
         try:
-            _umount_one(root, target, options)
+            _umount_one(root, target, options, endings)
         except LayerstoreError as err:
             failures.append(err)
+    if late := endings.wait():
+        write_note(
+            f"note: after {PATIENCE_S:g} seconds {counted(late, 'FUSE server')} had not ended; "
+            f"what is left of the views below {root}/views goes then"
+        )
     if options.all:
         clean_stale(root)
     tell_all(failures)
@@ -76,9 +83,9 @@ def _all_views(root: str) -> list[str]:
     return [*(view.record.target for view in listed), *(err.view_id for err in unreadable)]
 
 
-def _umount_one(root: str, target: str, options: argparse.Namespace) -> None:
+def _umount_one(root: str, target: str, options: argparse.Namespace, endings: Endings) -> None:
     try:
-        record = _unmounted(root, target, options)
+        record = _unmounted(root, target, options, endings)
     except UnreadableRecordError as err:
         write_note(f"note: {err.message}; it is given up")
         for upper in give_up_unreadable(root, err.view_id, lazy=options.lazy):
@@ -88,7 +95,9 @@ def _umount_one(root: str, target: str, options: argparse.Namespace) -> None:
         write_line(f"{record.upper}/upper")
 
 
-def _unmounted(root: str, target: str, options: argparse.Namespace) -> MountRecord:
+def _unmounted(
+    root: str, target: str, options: argparse.Namespace, endings: Endings
+) -> MountRecord:
     if not options.force and os.path.isdir(root):
         _refuse_shown(root, target)
     if os.geteuid() != 0 and os.path.isdir(root):
@@ -97,7 +106,7 @@ def _unmounted(root: str, target: str, options: argparse.Namespace) -> MountReco
             if state_of(record)[0] == ELSEWHERE:
                 _unmount_there(root, record, options)
                 return record
-    return unmount(root, target, lazy=options.lazy, keep_upper=options.keep_upper)
+    return unmount(root, target, lazy=options.lazy, keep_upper=options.keep_upper, endings=endings)
 
 
 def _refuse_shown(root: str, target: str) -> None:

@@ -64,6 +64,7 @@ def test_an_image_of_another_store_is_shown(cli: Cli, other: Path, tmp_path: Pat
     assert (view / "two").read_bytes() == b"two" + CONTENT
     cli.ok("umount", view)
     assert cli.ok("mounts", "-q").out == ""
+    assert os.listdir(cli.store / "views" / "lowers") == []  # its server removes that at its end
 
 
 def test_a_trace_is_recorded_and_fetched_ahead(cli: Cli, other: Path, tmp_path: Path) -> None:

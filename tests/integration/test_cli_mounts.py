@@ -5,6 +5,7 @@ Capabilities: fuse (/dev/fuse), root (overlay mounts on the host).
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from layerstore.snapshotter.records import Snapshot, write_record
 from layerstore.store.paths import StorePaths
 from tests.support.cli import Cli
+from tests.support.namespaces import private_mount_table
 from tests.support.views import kill, needs_libfuse, server_pids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
@@ -155,6 +157,30 @@ def test_a_killed_server_is_found_and_cleaned_up(cli, spots):
     cli.ok("umount", spots[0])
     cli.ok("mount", "web:1", spots[0])
     assert (spots[0] / "etc" / "motd").read_text() == "hello\n"
+
+
+def test_a_server_that_does_not_end_is_told(cli, spots):
+    with private_mount_table():
+        cli.ok("mount", "--backend", "fuse", "web:1", spots[0])
+        (server,) = server_pids(cli.store)
+        spots[0].stat()  # known from now on: nobody asks one that is stopped
+        os.kill(server, signal.SIGSTOP)
+        try:
+            said = cli.ok("umount", spots[0]).err
+            assert "note: after 5 seconds 1 FUSE server had not ended" in said
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert views(cli) == {}
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_nothing_is_left_of_servers_when_a_script_goes_on(cli, spots, all_of_them):
+    with private_mount_table():
+        for spot in spots[:2]:
+            cli.ok("mount", "--backend", "fuse", "web:1", spot)
+        cli.ok("umount", *(["--all"] if all_of_them else spots[:2]))
+        assert server_pids(cli.store) == []
+        assert os.listdir(cli.store / "views" / "lowers") == []
 
 
 def test_umount_wants_to_know_what(cli, spots):

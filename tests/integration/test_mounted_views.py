@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuse_mount import lowers, mounts, records, recovering
+from fuse_mount import ending, lowers, mounts, records, recovering
 from layerstore.errors import (
     ConflictError,
     InputError,
@@ -25,12 +25,14 @@ from layerstore.errors import (
 from layerstore.linux import mounts as syscalls
 from layerstore.linux.removal import remove_tree
 from layerstore.store.store import Store
+from tests.support.namespaces import private_mount_table
 from tests.support.trees import make_odd_tree
 from tests.support.views import (
     BACKENDS,
     SERVED,
     image_of,
     is_mounted,
+    keeper_pids,
     kill,
     links_of_files,
     server_pids,
@@ -124,6 +126,10 @@ of_servers = pytest.mark.parametrize("host", SERVED, indirect=True)
 of_libfuse = pytest.mark.parametrize("host", SERVED[1:], indirect=True)
 
 
+def never(*_: object) -> bool:
+    raise AssertionError("nobody is to be waited for")
+
+
 def test_two_writable_views_do_not_see_each_other(host: Host) -> None:
     a, b = host.mount("a", rw=True), host.mount("b", rw=True)
     (a / "mine").write_text("a")
@@ -167,12 +173,41 @@ def test_forty_views_share_one_mount_and_one_server(host: Host) -> None:
 
 
 @of_servers
-def test_the_last_view_stops_the_server_and_not_an_earlier_one(host: Host) -> None:
+def test_the_last_view_stops_the_server_and_not_an_earlier_one(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = host.mount("a"), host.mount("b")
-    mounts.unmount(host.store, str(a))
+    with monkeypatch.context() as patched:
+        patched.setattr(ending, "_has_ended", never)
+        mounts.unmount(host.store, str(a))
     assert len(host.servers()) == 1
     assert (b / "big").stat().st_size == 300_000
     mounts.unmount(host.store, str(b))
+    host.wait_for_no_server()
+
+
+@of_servers
+@pytest.mark.parametrize("rw", [False, True])
+def test_nothing_of_a_view_is_left_when_it_is_unmounted(host: Host, rw: bool) -> None:
+    with private_mount_table():  # a copy of the mount would keep the server
+        for _ in range(5):
+            view = host.mount(rw=rw)
+            (view / "big").read_bytes()
+            mounts.unmount(host.store, str(view))
+            assert (host.servers(), keeper_pids(host.store)) == ([], [])
+            assert host.leftovers() == []
+            assert os.listdir(lowers.lowers_directory(host.store)) == []
+
+
+@of_servers
+def test_the_server_of_a_detached_view_that_somebody_uses_is_not_waited_for(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = host.mount()
+    with (view / "big").open("rb") as file, monkeypatch.context() as patched:
+        patched.setattr(ending, "_has_ended", never)
+        mounts.unmount(host.store, str(view), lazy=True)
+        assert len(file.read()) == 300_000
     host.wait_for_no_server()
 
 

@@ -212,6 +212,15 @@ class TestUnprivileged:
     def test_a_read_only_view_through_fusermount(self, place: Path) -> None:
         assert run_as_nobody(place, "show(rw=False); take_away()") == (0, "")
 
+    def test_nothing_of_its_server_is_left_when_it_is_unmounted(self, place: Path) -> None:
+        script = (
+            "from tests.support.views import keeper_pids, server_pids\n"
+            "show(rw=False); take_away()\n"
+            "assert (server_pids(store), keeper_pids(store)) == ([], [])\n"
+            "assert os.listdir(f'{store}/views/lowers') == []\n"
+        )
+        assert run_as_nobody(place, script) == (0, "")
+
     def test_a_writable_view_says_how_to_get_it(self, place: Path) -> None:
         status, told = run_as_nobody(place, "sys.exit(refused(rw=True))")
         assert status == 1
