@@ -52,6 +52,15 @@ def mounts_of(
     return tuple(found)
 
 
+def directories_to_make(words: Sequence[str]) -> list[str]:
+    """Return the paths of the host that words of ``-v`` name and that are not there.
+
+    As docker's, directories are made of them, when the container is; ``--mount`` refuses them.
+    """
+    binds = (mount.source for mount in map(_volume, words) if mount.kind == "bind")
+    return [source for source in binds if not os.path.lexists(source)]
+
+
 def inherited_mounts(root: str, words: Sequence[str]) -> list[MountRequest]:
     """Return what the containers of ``--volumes-from`` have: volumes and directories of the host.
 
@@ -87,7 +96,7 @@ def _target(path: str, what: str) -> str:
 
 
 def _volume(word: str) -> MountRequest:
-    """Return what ``-v`` asks for; a directory that is not there is made, as docker does."""
+    """Return what ``-v`` asks for."""
     from layerstore.containers.volumes import check_volume_name
 
     parts = word.split(":")
@@ -101,10 +110,7 @@ def _volume(word: str) -> MountRequest:
     if not source.startswith(("/", "./", "../")) and source not in (".", ".."):
         check_volume_name(source)
         return MountRequest("volume", source, target, options, copy=copy)
-    path = os.path.abspath(source)
-    if not os.path.lexists(path):
-        os.makedirs(path, exist_ok=True)
-    return MountRequest("bind", path, target, options)
+    return MountRequest("bind", os.path.abspath(source), target, options)
 
 
 def _own_target(path: str, word: str) -> str:

@@ -7,7 +7,7 @@ import os
 import sys
 
 from layerstore.cli.container_flags import add_run_options, refuse_unsupported
-from layerstore.cli.container_mounts import inherited_mounts
+from layerstore.cli.container_mounts import directories_to_make, inherited_mounts
 from layerstore.cli.container_options import runtime_of, settings_of, userns_of
 from layerstore.cli.container_root import be_root
 from layerstore.cli.failure import describe, show, tell_all
@@ -187,7 +187,10 @@ def _make(options: argparse.Namespace, root: str, allotted: Allotted) -> Contain
             if catalog.image_after_writers(image.image_id) is None:
                 raise NotFoundError(f"image {options.image} was removed meanwhile")
 
-        return make(root, allotted, image, options.image, settings, options.name, confirm)
+        return make(
+            root, allotted, image, options.image, settings, options.name, confirm,
+            directories_to_make(options.volume),
+        )  # fmt: skip
 
 
 def _require_limits(settings: Settings) -> None:

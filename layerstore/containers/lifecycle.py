@@ -58,7 +58,7 @@ from layerstore.containers.states import (
     write_state,
 )
 from layerstore.containers.volume_users import drop_volume
-from layerstore.containers.volumes import make_volume
+from layerstore.containers.volumes import make_directories, make_volume
 from layerstore.errors import ConflictError, ContainerError, FormatError, LayerstoreError
 from layerstore.light_typing import TYPE_CHECKING, NamedTuple
 from layerstore.linux.files import make_private_dir
@@ -67,7 +67,7 @@ from layerstore.linux.namespaces import mapped_ids
 from layerstore.linux.removal import remove_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from layerstore.containers.settings import Settings
     from layerstore.containers.states import State
@@ -124,6 +124,7 @@ def create(
     settings: Settings,
     name: str,
     confirm: Callable[[], object],
+    directories: Sequence[str] = (),
 ) -> Container:
     """Make a container, which does not run yet; it is there, and its image kept, on return.
 
@@ -135,10 +136,12 @@ def create(
         settings: What the container is to be; an empty host name is chosen here.
         name: What to call it, "" for a name of our own.
         confirm: Called when the image is kept; raises if it went in the meantime.
+        directories: Of the host, which it is to be shown: made where they are not there, when
+            nothing else can refuse it.
 
     Raises:
         ConflictError: The name is taken.
-        InputError: It cannot be a name.
+        InputError: It cannot be a name, or a directory cannot be made.
     """
     if name:
         check_name(name)
@@ -162,6 +165,7 @@ def create(
             for mount in container.settings.mounts:
                 if mount.kind == "volume":
                     make_volume(store_root, mount.source)
+            make_directories(directories)
             put_container(store_root, container, durable=not settings.auto_remove)
         except BaseException:
             forget_files(store_root, container_id, name)

@@ -57,6 +57,22 @@ def make_volume(store_root: str, name: str) -> bool:
     return True
 
 
+def make_directories(paths: Iterable[str]) -> None:
+    """Make directories of the host that a container is to be shown, and those above them.
+
+    Raises:
+        InputError: One cannot be made.
+    """
+    for path in paths:
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as err:
+            raise InputError(
+                f"{path} is not there to be mounted, and cannot be made: {err.strerror}",
+                hint="make the directory, or name another one",
+            ) from err
+
+
 def new_volume_name() -> str:
     """Return a name that nobody has given a volume."""
     return os.urandom(_ANONYMOUS_HEX // 2).hex()

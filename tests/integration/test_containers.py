@@ -306,6 +306,33 @@ def test_volumes(box: Containers, tmp_path: Path) -> None:
     assert box.ok("volume", "ls", "-q").out == ""
 
 
+def test_a_directory_of_the_host_is_made_when_nothing_refuses_the_container(
+    box: Containers, tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing" / "below"
+    box.ok("create", "--name", "taken", "box")
+    volume = ("-v", f"{missing}:/x")
+    for words in (
+        ("--name", "taken", *volume, "box"),
+        (*volume, "--pull", "never", "nosuchimage"),
+        (*volume, "--memory", "1", "box"),
+        (*volume, "--restart", "sometimes", "box"),
+        (*volume, "-v", "/proc/self/status/below:/y", "--name", "taken", "box"),
+    ):
+        assert box("run", *words, "true").code == 125
+        assert box("create", *words, "true").code != 0
+        assert list(tmp_path.iterdir()) == [], words
+    box.ok("create", "--name", "made", *volume, "box", "ls", "-d", "/x")
+    assert missing.is_dir()
+    assert box.ok("start", "-a", "made").out == "/x\n"
+    missing.rmdir()
+    assert box.ok("run", "--rm", *volume, "box", "ls", "-d", "/x").out == "/x\n"
+    assert missing.is_dir()
+    said = box("run", "-v", "/proc/self/status/below:/y", "box", "true").err
+    assert "/proc/self/status/below is not there to be mounted, and cannot be made" in said
+    assert box("run", "--mount", f"type=bind,source={tmp_path}/no,target=/x", "box").code == 125
+
+
 def test_a_volume_that_is_taken_while_unused_ones_are_removed_stays(
     box: Containers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
