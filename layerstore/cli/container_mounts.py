@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _PROPAGATIONS = {"shared", "rshared", "slave", "rslave", "private", "rprivate"}
 _VOLUME_WORDS = {"ro", "rw", "z", "Z", "nocopy", "bind", "rbind", *_PROPAGATIONS}
 _SELINUX = "/sys/fs/selinux/enforce"
+_MOUNT_SWITCHES = {"readonly", "ro", "volume-nocopy"}
+_MOUNT_HINT = '--mount type=bind,source=/a,target=/b; with commas: "source=/a,b"'
 
 
 def mounts_of(
@@ -136,16 +138,13 @@ def _volume_options(words: Sequence[str], where: str) -> tuple[tuple[str, ...], 
 
 
 def _long_mount(word: str) -> MountRequest:
-    """Return what ``--mount`` asks for: a list of ``NAME=VALUE``."""
-    fields: dict[str, str] = {}
-    for part in word.split(","):
-        name, equals, value = part.partition("=")
-        fields[name.strip()] = value if equals else "true"
+    """Return what ``--mount`` asks for."""
+    fields = _mount_fields(word)
     kind = fields.pop("type", "volume")
     source = fields.pop("source", fields.pop("src", ""))
     target = fields.pop("target", fields.pop("destination", fields.pop("dst", "")))
     if not target:
-        raise InputError(f"--mount {word}: no target", hint="--mount type=bind,source=/a,target=/b")
+        raise InputError(f"--mount {word}: no target", hint=_MOUNT_HINT)
     target = _own_target(target, word)
     options = []
     read_only = fields.pop("readonly", fields.pop("ro", "false"))
@@ -166,6 +165,20 @@ def _long_mount(word: str) -> MountRequest:
     _check_source(word, kind, source)
     anonymous = kind == "volume" and not source
     return MountRequest(kind, source, target, tuple(options), anonymous=anonymous, copy=copy)
+
+
+def _mount_fields(word: str) -> dict[str, str]:
+    """Return the fields of a word of ``--mount``, a line of CSV as docker reads it, by name."""
+    from layerstore.cli.fields import split_fields
+
+    fields: dict[str, str] = {}
+    for part in split_fields(word, "a mount", _MOUNT_HINT):
+        name, equals, value = part.partition("=")
+        name = name.strip().lower()
+        if not equals and name not in _MOUNT_SWITCHES:
+            raise InputError(f"--mount {word}: {part!r} is not NAME=VALUE", hint=_MOUNT_HINT)
+        fields[name] = value if equals else "true"
+    return fields
 
 
 def _check_source(word: str, kind: str, source: str) -> None:

@@ -5,7 +5,8 @@ Source: docker and buildx, which read such words as a line of CSV.
 
 from __future__ import annotations
 
-from layerstore.errors import InputError
+from layerstore.errors import FormatError, InputError
+from layerstore.formats.csv_record import fields_of
 
 
 def parse_fields(word: str, what: str, hint: str) -> dict[str, str]:
@@ -20,7 +21,7 @@ def parse_fields(word: str, what: str, hint: str) -> dict[str, str]:
         InputError: A part is no pair, or a name stands twice.
     """
     fields: dict[str, str] = {}
-    for part in _parts(word, what, hint):
+    for part in split_fields(word, what, hint):
         name, equals, value = part.partition("=")
         name = name.strip().lower()
         if not name or not equals or name in fields:
@@ -29,13 +30,13 @@ def parse_fields(word: str, what: str, hint: str) -> dict[str, str]:
     return fields
 
 
-def _parts(word: str, what: str, hint: str) -> list[str]:
-    if '"' not in word:  # as nearly always: nothing is imported
-        return word.split(",")
-    import csv
+def split_fields(word: str, what: str, hint: str) -> list[str]:
+    """Return the parts of a word between its commas; quotes protect these, as in CSV.
 
+    Raises:
+        InputError: A quote is not closed, or stands inside a part.
+    """
     try:
-        (parts,) = csv.reader([word], strict=True)
-    except (csv.Error, ValueError) as err:
-        raise InputError(f"{word!r} is not {what}: {err}", hint=hint) from err
-    return parts
+        return fields_of(word)
+    except FormatError as err:
+        raise InputError(f"{word!r} is not {what}: {err.message}", hint=hint) from err

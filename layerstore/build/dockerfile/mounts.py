@@ -12,7 +12,8 @@ import msgspec
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.dockerfile.hints import nearest
 from layerstore.build.dockerfile.syntax import MountType, RunMount, Sharing
-from layerstore.errors import InputError
+from layerstore.errors import FormatError, InputError
+from layerstore.formats.csv_record import fields_of
 from layerstore.units import parse_size
 
 if TYPE_CHECKING:
@@ -118,39 +119,13 @@ def _fields(raw: str, span: SourceSpan) -> dict[str, str | None]:
 
 
 def _split_csv(raw: str, span: SourceSpan) -> list[str]:
-    """Split at commas; a field may stand in double quotes, doubled inside (RFC 4180)."""
+    """Split at commas, as a line of CSV."""
     if not raw:
         raise SpecError("--mount describes nothing", span, hint="--mount=type=cache,target=/path")
-    if '"' not in raw:
-        return raw.split(",")
-    fields: list[str] = []
-    position = 0
-    while position <= len(raw):
-        if raw.startswith('"', position):
-            field, position = _quoted_field(raw, position, span)
-        else:
-            end = raw.find(",", position)
-            end = len(raw) if end < 0 else end
-            field, position = raw[position:end], end + 1
-            if '"' in field:
-                raise SpecError(f"a quote inside the mount field {field!r}", span)
-        fields.append(field)
-    return fields
-
-
-def _quoted_field(raw: str, position: int, span: SourceSpan) -> tuple[str, int]:
-    out: list[str] = []
-    start = position + 1
-    while (end := raw.find('"', start)) >= 0:
-        out.append(raw[start:end])
-        following = raw[end + 1 : end + 2]
-        if following != '"':
-            if following not in ("", ","):
-                raise SpecError("text behind a quoted mount field", span)
-            return "".join(out), end + 2
-        out.append('"')
-        start = end + 2
-    raise SpecError("the quote of a mount field is not closed", span)
+    try:
+        return fields_of(raw, "mount field")
+    except FormatError as err:
+        raise SpecError(err.message, span) from err
 
 
 def _expanded(name: str, value: str | None, expand: Callable[[str], str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -142,10 +143,24 @@ def test_volume_words(word: str, wanted: MountRequest) -> None:
          MountRequest("tmpfs", "", "/t", ("size=1024", "mode=700"))),
         ("type=bind,src=/,target=/t,bind-propagation=rslave",
          MountRequest("bind", "/", "/t", ("rslave",))),
+        ('type=bind,"src=/",target=/t,RO', MountRequest("bind", "/", "/t", ("ro",))),
+        ('"type=volume","dst=/a,""b""",source=v', MountRequest("volume", "v", '/a,"b"')),
     ],
 )  # fmt: skip
 def test_mount_words(word: str, wanted: MountRequest) -> None:
     assert settings("--mount", word, image=ImageDefaults(cmd=("x",))).mounts == (wanted,)
+
+
+def test_the_source_of_a_mount_may_have_commas(tmp_path) -> None:
+    source = f"{tmp_path}/a,b"
+    os.mkdir(source)
+    (mount,) = settings(
+        "--mount", f'type=bind,"src={source}",dst=/x', image=ImageDefaults(cmd=("x",))
+    ).mounts
+    assert (mount.source, mount.target) == (source, "/x")
+    with pytest.raises(InputError, match="'b' is not NAME=VALUE") as refused:
+        settings("--mount", f"type=bind,src={source},dst=/x")
+    assert '"source=/a,b"' in (refused.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +169,8 @@ def test_mount_words(word: str, wanted: MountRequest) -> None:
         ["-v", "a:b"], ["-v", "a:/b:c:d"], ["-v", "a:/"], ["-v", "a:/b:rw,what"], ["-v", "../x"],
         ["-v", "-x:/y"], ["--mount", "type=bind,source=/nowhere/at/all,target=/t"],
         ["--mount", "type=npipe,target=/t"], ["--mount", "target=t"], ["--mount", "type=volume"],
+        ["--mount", 'type=bind,src="/a,b",dst=/x'], ["--mount", 'type=bind,"src=/,dst=/x'],
+        ["--mount", "type=bind,src,dst=/x"],
         ["--tmpfs", "x"], ["-v", "a:/t", "-v", "b:/t"], ["--network", "bridge"],
         ["--restart", "sometimes"], ["--restart", "always:3"], ["--restart", "on-failure:x"],
         ["--rm", "--restart", "always"], ["-w", "relative"], ["-h", "no name"], ["-h", "x" * 80],
