@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from layerstore.cli.output import printable, write_table
+from layerstore.cli.printf import Title, formatted
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class _Titles(dict[str, object]):
         return True
 
     def __getitem__(self, name: str) -> object:
-        return self.get(name, _spaced(name))
+        return Title(self.get(name, _spaced(name)))
 
 
 def _even(rows: Sequence[list[str]], header: str) -> list[list[str]]:
@@ -388,6 +389,25 @@ def _printed_line(*words: object) -> str:
     return _Asked(" ".join(_shown(word) for word in words) + "\n")
 
 
+def _printf(text: str, *values: object) -> str:
+    try:
+        return _Asked(formatted(text, values, _shown))
+    except ValueError as err:
+        raise _refused(f"printf: {err}") from err
+
+
+def _slice(value: Any, first: int = 0, last: int | None = None) -> Any:  # noqa: ANN401
+    last = len(value) if last is None else last
+    if not 0 <= first <= last <= len(value):
+        raise IndexError(last)  # as Go, and unlike Python
+    return value[first:last]
+
+
+def _padded(text: str, before: int, after: int) -> str:
+    """Return a text between spaces; docker's, which leaves an empty one as it is."""
+    return " " * before + text + " " * after if text else ""
+
+
 def _compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
@@ -396,14 +416,17 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "json": _compact,
     "len": len,
     "index": _index,
+    "slice": _slice,
     "join": _join,
     "split": lambda text, between: text.split(between),
     "lower": lambda text: text.lower(),
     "upper": lambda text: text.upper(),
     "title": lambda text: text.title(),
     "truncate": lambda text, length: text[:length],
+    "pad": _padded,
     "print": lambda *words: " ".join(_shown(word) for word in words),
     "println": _printed_line,
+    "printf": _printf,
     "eq": lambda first, *others: any(first == other for other in others),
     "ne": lambda first, other: first != other,
     "lt": lambda first, other: first < other,

@@ -45,6 +45,13 @@ VALUE: dict[str, Any] = {
         ("{{or .Config.User .Id}}", "sha256:1"),
         ("{{upper (index .Config.Cmd 0)}}", "SH"),
         ("{{if and (ge (len .Config.Cmd) 2) (le (len .Config.Cmd) 2)}}two{{end}}", "two"),
+        ('{{printf "%-10s|%5s|" .Id "x"}}', "sha256:1  |    x|"),
+        ('{{printf "%s %v\n" .Config.Cmd .Nothing}}', "[sh -c] <nil>\n"),
+        (r'{{printf "%s\t%q" .Id .Id}}', 'sha256:1\t"sha256:1"'),
+        ('{{printf "%.4s" .Id}}{{.Id | printf "<%s>"}}', "sha2<sha256:1>"),
+        ('{{printf "%d" (len .Config.Cmd) | printf "%3s"}}', "  2"),
+        ("{{slice .Id 7}}{{slice .Id 0 3}} {{slice .Config.Cmd 1}}", "1sha [-c]"),
+        ("{{pad .Id 1 2}}|{{pad .Config.User 1 2}}|", " sha256:1  ||"),
     ],
 )
 def test_what_is_filled_in(template: str, filled: str) -> None:
@@ -74,6 +81,13 @@ def test_what_is_filled_in(template: str, filled: str) -> None:
         ("{{len .Config.Tty}}", "len cannot take false"),
         ("{{index .Config.Cmd 9}}", "index cannot take"),
         ("{{json}}", "json cannot take nothing"),
+        ('{{printf "%d" .Id}}', "printf: %d wants a whole number, and 'sha256:1' is none"),
+        ('{{printf "%s"}}', "printf: %s has no value"),
+        ('{{printf "%s" 1 2}}', "fewer verbs"),
+        ('{{printf "%y" 1}}', "printf: %y is not known"),
+        ("{{printf 1}}", "printf cannot take 1"),
+        ("{{slice .Id 2 99}}", "slice cannot take"),
+        ("{{pad 1 2 3}}", "pad cannot take"),
         ("{{len}}{{.Id .Id}}", "len cannot take nothing"),
         ("{{.Id .Id}}", "no call"),
         ("{{if .Id}}" * 60, "too deeply"),
@@ -99,6 +113,13 @@ def test_names_of_strangers_draw_nothing() -> None:
     )
 
 
+def test_printf_of_what_strangers_named_draws_nothing_either() -> None:
+    value = {"Name": "a\x1b[2J\nb"}
+    assert Template('{{printf "%s\n%q" .Name .Name}}').fill(value) == (
+        'a\\x1b[2J\\nb\n"a\\x1b[2J\\nb"'
+    )
+
+
 def test_a_table_has_titles_and_columns(capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[dict[str, object]] = [
         {"ID": "1", "RunningFor": "long"},
@@ -108,3 +129,5 @@ def test_a_table_has_titles_and_columns(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == "IMAGE ID   RUNNING FOR\n1          long\n222\n"
     print_rows(r"table {{.ID}}", [], {})
     assert capsys.readouterr().out == "ID\n"
+    print_rows('table {{printf "%03d" .N}}\t{{.ID}}', [{"N": 7, "ID": "a"}], {})
+    assert capsys.readouterr().out == "  N   ID\n007   a\n"
