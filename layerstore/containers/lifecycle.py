@@ -75,6 +75,9 @@ if TYPE_CHECKING:
 
 _NAME_TRIES = 100
 _KILL_WAIT_S = 30.0
+_KILL_AGAIN_S = 1.0
+"""Who was only starting, or restarting, when it was killed has not heard of it."""
+
 _LOOK_S = 0.05
 _POLL_MAX_S = 3600.0
 """poll(2) takes milliseconds as an int; images may ask for more seconds than fit."""
@@ -508,15 +511,23 @@ def kill_for_good(store_root: str, container: Container, monitor: int = 0) -> No
         ContainerError: It does not end.
     """
     note_stop(store_root, container)
-    state = state_of(store_root, container)
-    _wake_monitor(state)
-    with contextlib.suppress(ConflictError):
-        send_signal(store_root, container, signal.SIGKILL, heard=True)
-    if not wait_for_end(store_root, container, _KILL_WAIT_S, state.monitor or monitor):
-        raise ContainerError(
-            f"container {container.name} was killed and has not ended",
-            hint="a process in it may wait for a disk or a server that does not answer",
-        )
+    until = time.monotonic() + _KILL_WAIT_S
+    while True:
+        state = state_of(store_root, container)
+        monitor = state.monitor or monitor
+        _wake_monitor(state)
+        with contextlib.suppress(ConflictError):
+            send_signal(store_root, container, signal.SIGKILL, heard=True)
+        left = max(0.0, until - time.monotonic())
+        if wait_for_end(store_root, container, min(left, _KILL_AGAIN_S), monitor):
+            break
+        if not left:
+            raise ContainerError(
+                f"container {container.name} was killed and has not ended",
+                hint="a process in it may wait for a disk or a server that does not answer",
+            )
+    if monitor:
+        _wait_for_process(monitor, max(0.0, until - time.monotonic()), pause_s=0)
 
 
 def wait_for_end(

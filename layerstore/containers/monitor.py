@@ -214,6 +214,8 @@ class Monitor:
             while self._pid not in self._ended:
                 self._poll(None, output=False)
             return b"its state could not be written: the disk of the store is full or broken"
+        if self._asked_to_stop:  # while the runtime started it: then nobody was there to be told
+            kill(self._pid, self._spec["stop_signal"])
         if not self._restarts:
             self._tell(b"S")
         return None

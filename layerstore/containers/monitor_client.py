@@ -18,6 +18,7 @@ class Client:
         self.queue: list[bytes] = []
         self.queued = 0
         self.is_quiet = False
+        self._is_gone = False
 
     def send(self, message: bytes) -> None:
         """Send a message as soon as it fits."""
@@ -26,8 +27,8 @@ class Client:
         self.flush()
 
     def flush(self) -> bool:
-        """Send what fits; return False when the client is gone."""
-        while self.queue:
+        """Send what fits; return False when the client is gone, now or the last time."""
+        while self.queue and not self._is_gone:
             try:
                 self.sock.send(self.queue[0], _socket.MSG_NOSIGNAL)
             except BlockingIOError:
@@ -35,8 +36,10 @@ class Client:
             except OSError as err:
                 if err.errno == errno.ENOBUFS:
                     return True
-                self.queue.clear()
-                self.queued = 0
-                return False
+                self._is_gone = True
+                break
             self.queued -= len(self.queue.pop(0))
-        return True
+        if self._is_gone:
+            self.queue.clear()
+            self.queued = 0
+        return not self._is_gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,12 +16,13 @@ from layerstore.containers.states import (
     CREATED,
     EXITED,
     RESTARTING,
+    RUNNING,
     State,
     alive_path,
     boot_id,
     write_state,
 )
-from layerstore.errors import ConflictError, FormatError
+from layerstore.errors import ConflictError, ContainerError, FormatError
 from layerstore.linux.files import make_private_dir
 
 if TYPE_CHECKING:
@@ -56,6 +58,34 @@ def test_one_that_waits_to_be_restarted_is_killed_at_once(
     monkeypatch.setattr(lifecycle, "state_of", state_of)
     lifecycle.kill_for_good("", None)  # type: ignore[arg-type] -- whichever
     assert sleeper.returncode != 0
+
+
+def test_one_that_was_only_starting_when_it_was_killed_is_killed_again(
+    monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    tries = []
+
+    def send_signal(*_: object, **__: object) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ConflictError("it is not running")
+        sleeper.kill()
+
+    def state_of(*_: object) -> State:
+        running = State(RUNNING, monitor=sleeper.pid)
+        return running if sleeper.poll() is None else State(EXITED)
+
+    for name in ("note_stop", "settle"):
+        monkeypatch.setattr(lifecycle, name, lambda *_, **__: None)
+    monkeypatch.setattr(lifecycle, "_KILL_AGAIN_S", 0.05)
+    monkeypatch.setattr(lifecycle, "send_signal", send_signal)
+    monkeypatch.setattr(lifecycle, "state_of", state_of)
+    lifecycle.kill_for_good("", None)  # type: ignore[arg-type] -- whichever
+    assert len(tries) >= 2
+    monkeypatch.setattr(lifecycle, "_KILL_WAIT_S", 0.1)
+    monkeypatch.setattr(lifecycle, "state_of", lambda *_: State(RUNNING, monitor=sleeper.pid))
+    with pytest.raises(ContainerError, match="was killed and has not ended"):
+        lifecycle.kill_for_good("", SimpleNamespace(name="x"))  # type: ignore[arg-type] -- its name
 
 
 def test_a_monitor_that_cleans_up_is_waited_for_though_no_file_tells_of_it(

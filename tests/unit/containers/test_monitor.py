@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import layerstore
 from layerstore.containers.logs import follow_log, parse_line
 from layerstore.containers.monitor import Monitor
+from layerstore.containers.monitor_client import Client
 from layerstore.containers.monitor_files import to_json
 from layerstore.containers.monitor_log import Log
 from layerstore.containers.monitor_start import exit_code, start_code
@@ -129,3 +130,38 @@ def _spec(place: Path, runtime: int, client: int, listener: int) -> dict[str, ob
         "restart": ("no", 0), "durable": False, "boot_id": "", "container": "x", "cgroup": "",
         "tty": False, "interactive": False, "stop_signal": 15,
     }  # fmt: skip
+
+
+def test_a_client_that_was_gone_when_it_was_told_the_end_does_not_clean_up() -> None:
+    """The monitor leaves that to whom it could tell, and asks once everything is sent."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        client = Client(ours)
+        client.send(b"1output")
+        assert client.flush()
+        theirs.close()
+        client.send(b"X0")
+        assert (client.queue, client.queued) == ([], 0)
+        assert not client.flush()
+
+
+def test_a_stop_that_came_while_the_runtime_worked_is_heeded(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, subprocess.Popen(["sleep", "1000"]) as container:
+        runtime = 1
+        monitor = Monitor(_spec(tmp_path, runtime, theirs.detach(), listener.detach()))
+        try:
+            (tmp_path / "pid_file").write_text(str(container.pid))
+            monitor._runtime_pid, monitor._ended = runtime, {runtime: 0}
+            monitor._on_term()
+            assert monitor._wait_for_start() is None
+            assert container.wait(60) == -signal.SIGTERM
+            assert ours.recv(10) == b"S"
+        finally:
+            container.kill()
+            assert monitor._first is not None
+            monitor._first.sock.close()
+            monitor._listener.close()
+            os.close(monitor._wake)
+            os.close(monitor._waker)
