@@ -292,11 +292,14 @@ def test_killed_while_restoring(host: Host, backend: str) -> None:
         "from fuse_mount import mounts, recovering\n"
         "def die(*_): os.kill(os.getpid(), 9)\n"
         "{name} = die\n"
-        "recovering.restore(sys.argv[1], [])\n"
+        "failures = []\n"
+        "recovering.restore(sys.argv[1], failures)\n"
+        "sys.exit(f'not killed: {failures}')\n"
     )
     for name in ("recovering.make_shown", "mounts.execute"):
         command = [sys.executable, "-c", code.replace("{name}", name), host.root]
-        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
         assert host.state() == mounts.STALE
     host.cli.ok("mounts", "--restore")
     assert (host.view / "mine").read_text() == "mine"
