@@ -102,7 +102,7 @@ def hold(store_root: str, container_id: str, *, to_its_end: bool = False) -> Fil
             # that its container ended.
             late_s = time.monotonic() - until
             is_patient = to_its_end and late_s < _END_PATIENCE_S
-            if late_s > 0 and not (is_patient and _ends(store_root, container_id)):
+            if late_s > 0 and not (is_patient and ends(store_root, container_id)):
                 break
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, _LOCK_RETRY_MAX_S)
@@ -112,7 +112,7 @@ def hold(store_root: str, container_id: str, *, to_its_end: bool = False) -> Fil
     )
 
 
-def _ends(store_root: str, container_id: str) -> bool:
+def ends(store_root: str, container_id: str) -> bool:
     """Whether a container has ended, and its monitor lives: it cleans up."""
     state = read_state(store_root, container_id)
     return (

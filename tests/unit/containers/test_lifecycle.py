@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -84,8 +84,12 @@ def test_one_that_was_only_starting_when_it_was_killed_is_killed_again(
     assert len(tries) >= 2
     monkeypatch.setattr(lifecycle, "_KILL_WAIT_S", 0.1)
     monkeypatch.setattr(lifecycle, "state_of", lambda *_: State(RUNNING, monitor=sleeper.pid))
+    monkeypatch.setattr(lifecycle, "ends", lambda *_: False)
+    container: Any = SimpleNamespace(name="x", container_id="x")
     with pytest.raises(ContainerError, match="was killed and has not ended"):
-        lifecycle.kill_for_good("", SimpleNamespace(name="x"))  # type: ignore[arg-type] -- its name
+        lifecycle.kill_for_good("", container)
+    monkeypatch.setattr(lifecycle, "ends", lambda *_: True)
+    lifecycle.kill_for_good("", container)  # it has: its monitor takes long to clean up
 
 
 def test_a_monitor_that_cleans_up_is_waited_for_though_no_file_tells_of_it(
