@@ -118,15 +118,14 @@ def step_history(store: Store, builds: Sequence[BuildNote], position: int) -> St
         position: Of the step in the first one, from 0.
     """
     step = builds[0].steps[position]
-    record = store.cache_get(step.keys[-1]) if step.keys else None
-    facts = facts_of_record(store, record) if record is not None else None
+    facts, lost = _facts_of(store, step)
     steps = [(each.label, each.text) for each in builds[0].steps]
     earlier = Earlier(store, builds[1:], steps)
     unchanged, other = earlier.unchanged(position, step.keys)
     if other is None:
         reasons = [] if unchanged is not None else [NEVER]
     elif facts is None:
-        reasons = [COLLECTED if record is None else LOST]
+        reasons = [lost]
     else:
         reasons = earlier.why(position, facts, step.keys, start=other)
     return StepHistory(
@@ -160,13 +159,16 @@ def is_dated(store: Store, image_id: str) -> bool:
         return False
     return any(
         facts is not None and facts.epoch is not None
-        for facts in (_facts_of(store, step) for step in build.steps)
+        for facts, _ in (_facts_of(store, step) for step in build.steps)
     )
 
 
-def _facts_of(store: Store, step: StepNote) -> Facts | None:
+def _facts_of(store: Store, step: StepNote) -> tuple[Facts | None, Reason]:
+    """Return what is remembered of making a step, and why it is nothing if it is."""
     record = store.cache_get(step.keys[-1]) if step.keys else None
-    return facts_of_record(store, record) if record is not None else None
+    if record is None:
+        return None, COLLECTED
+    return facts_of_record(store, record), LOST
 
 
 def _size(store: Store, step: StepNote) -> int | None:
