@@ -1,5 +1,8 @@
 """A registry of thousands of images, simulated: what every scheme would hold of it.
 
+    python -m tests.bench.registry errors CACHE      # how far off it is: does, of the next five
+                                                     # steps, what was not done yet
+    python -m tests.bench.registry errors FILE       # the same, out of a kept result
     python -m tests.bench.registry fetch CACHE       # a sample of real packages, 0.8 GB
     python -m tests.bench.registry sample CACHE      # unpack, store, optimize, measure them
     python -m tests.bench.registry build CACHE       # the training images, as root
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.bench.registry import builds, calibrate, fetch, page, sample
+from tests.bench.registry.calibrate import HALVES
 from tests.bench.registry.cost import Constants, Costs
 from tests.bench.registry.ecosystems import Needs
 from tests.bench.registry.index import Resolver, read_index
@@ -30,7 +34,7 @@ from tests.bench.registry.simulate import run, sensitivity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STEPS = ("fetch", "sample", "build", "calibrate", "test", "simulate", "page")
+STEPS = ("errors", "fetch", "sample", "build", "calibrate", "test", "simulate", "page")
 
 
 def main() -> int:
@@ -38,21 +42,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.bench.registry", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("step", choices=STEPS)
-    parser.add_argument("place", type=Path, help="the cache, or the result that page shows")
+    parser.add_argument("place", type=Path, help="the cache; of errors and page a kept result")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--json", type=Path, help="where the result goes")
     given = parser.parse_args()
     place = given.place.absolute()
-    if given.step == "fetch":
+    if given.step == "errors":
+        print(errors_of(place), end="")
+    elif given.step == "fetch":
         fetch.fetch_all(place)
     elif given.step == "sample":
         sample.main(place)
     elif given.step == "build":
         builds.build_half(place, "training")
     elif given.step == "calibrate":
-        print(page.errors(_calibrate(place)))
+        print(page.errors(_calibrate(place)["schemes"]))
     elif given.step == "test":
-        print(page.errors(_test(place)))
+        print(page.errors(_test(place)["schemes"]))
     elif given.step == "page":
         result = json.loads(place.read_text())
         page.draw(result, place.parent / "curves.svg")
@@ -63,6 +69,43 @@ def main() -> int:
             given.json.write_text(json.dumps(found, indent=1) + "\n")
         print(page.summary(found))
     return 0
+
+
+def errors_of(place: Path) -> str:
+    """Return the errors of each half of the real builds, counted from its two curves.
+
+    Args:
+        place: A kept result; or the cache, in which what is missing is done first.
+    """
+    if place.is_file():
+        found = json.loads(place.read_text())["calibration"]
+    else:
+        _do_what_is_missing(place)
+        found = _halves(place)
+    return "\n".join(_errors_of_half(name, found[name]) for name in HALVES)
+
+
+def _errors_of_half(name: str, half: dict[str, Any]) -> str:
+    told = {"held_out": "held out", "training": "fitted to"}[name]
+    errors = page.errors(calibrate.compare(half["simulated"], half["real"]))
+    return f"{told}: {half['images']} images of {half['services']} services\n\n{errors}"
+
+
+def _do_what_is_missing(cache: Path) -> None:
+    """Take the steps, of those whose results errors are counted from, that were not taken."""
+    cache.mkdir(parents=True, exist_ok=True)
+    if not (cache / "samples.json").exists():
+        fetch.fetch_all(cache)
+        sample.main(cache)
+    if not (cache / HALVES["training"]).exists():
+        builds.build_half(cache, "training")
+        _calibrate(cache)
+    if not (cache / HALVES["held_out"]).exists():
+        _test(cache)
+
+
+def _halves(cache: Path) -> dict[str, Any]:
+    return {name: json.loads((cache / file).read_text()) for name, file in HALVES.items()}
 
 
 def _costs(cache: Path) -> tuple[Costs, Callable[[Parameters], Registry]]:
@@ -76,7 +119,7 @@ def _calibrate(cache: Path) -> dict[str, Any]:
     costs, _ = _costs(cache)
     found = calibrate.calibrate(cache, costs)
     (cache / "constants.json").write_text(json.dumps(vars(costs.constants)) + "\n")
-    (cache / "training.json").write_text(json.dumps(found) + "\n")
+    (cache / HALVES["training"]).write_text(json.dumps(found) + "\n")
     return found
 
 
@@ -89,7 +132,7 @@ def _fitted(cache: Path) -> tuple[Costs, Callable[[Parameters], Registry]]:
 def _test(cache: Path) -> dict[str, Any]:
     costs, _ = _fitted(cache)
     found = calibrate.hold_against(cache, costs)
-    (cache / "held-out.json").write_text(json.dumps(found) + "\n")
+    (cache / HALVES["held_out"]).write_text(json.dumps(found) + "\n")
     return found
 
 
@@ -119,9 +162,8 @@ def described(costs: Costs, cache: Path) -> dict[str, Any]:
 
 def _simulate(cache: Path, images: int) -> dict[str, Any]:
     costs, registry_of = _fitted(cache)
-    halves = {"training": "training.json", "held_out": "held-out.json"}
     kept: dict[str, Any] = {
-        "calibration": {n: json.loads((cache / file).read_text()) for n, file in halves.items()},
+        "calibration": _halves(cache),
         "extrapolation": costs.leave_one_out(),
         **described(costs, cache),
     }

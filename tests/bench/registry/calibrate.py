@@ -36,6 +36,9 @@ from tests.bench.registry.sample import optimized_copy
 PACKAGES = ("base", "apt", "library")
 """Kinds of layers that hold packages."""
 
+HALVES = {"held_out": "held-out.json", "training": "training.json"}
+"""Files of the cache with what is kept of each half of the real builds: two curves and errors."""
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path

@@ -38,13 +38,13 @@ were taken apart, images composed from what they hold, and the composition held 
 **This is a model** ([how far to trust it](#how-far-to-trust-it)). What is measured on real stores is in [measuring](measuring.md) and what many stores hold in [fleet](how-to/fleet.md); below stand the
 errors first, then the curves.
 
-    python -m tests.bench.registry fetch CACHE && python -m tests.bench.registry sample CACHE
-    python -m tests.bench.registry build CACHE && python -m tests.bench.registry calibrate CACHE
-    python -m tests.bench.registry test CACHE
+    python -m tests.bench.registry errors CACHE
     python -m tests.bench.registry simulate CACHE --images {images} --json docs/simulation/registry.json
     python -m tests.bench.registry page docs/simulation/registry.json
 
-The last one writes this page and its pictures from [the kept result](simulation/registry.json).
+The first one fetches packages, takes them apart, builds images and prints how far the model is from these (half an hour, 6 GB, as root; done once, its steps go on where they ended). The last one writes
+this page and its pictures from [the kept result](simulation/registry.json), in which both curves are as they were measured and simulated: `python -m tests.bench.registry errors docs/simulation/registry.json` counts
+the errors below from them again.
 """
 
 
@@ -84,8 +84,8 @@ def summary(result: dict[str, Any]) -> str:
     return _calibration(result["calibration"]) + "\n" + _curves(result["registry"])
 
 
-def errors(half: dict[str, Any]) -> str:
-    """Return a half's errors as a table."""
+def errors(schemes: dict[str, dict[str, float]]) -> str:
+    """Return the errors of each scheme as a table."""
     rows = [
         (
             NAMES[scheme],
@@ -95,7 +95,7 @@ def errors(half: dict[str, Any]) -> str:
             percent(row["median"])[1:],
             percent(row["worst"])[1:],
         )
-        for scheme, row in half["schemes"].items()
+        for scheme, row in schemes.items()
     ]
     return table(("scheme", "real", "simulated", "error", "median", "worst"), rows)
 
@@ -125,14 +125,14 @@ def _calibration(found: dict[str, Any]) -> str:
         "of all and then second ones. **Nobody had looked at them**: `test` measures them only once, and only with a committed program (built they may be before), "
         f"here git's tree {held['frozen']['tree'][:12]}; the seed ({held['frozen']['seed']}) is one that no earlier run had used. All of them "
         "together, simulated and real; then the errors of the curve after each image, without sign:\n\n"
-        + errors(held)
+        + errors(held["schemes"])
         + f"\nThe last row is a copy of their store after `layerstore optimize --level {OPTIMIZE_LEVEL}`. A store is optimized when all builds are in it, and one version of each package is then kept whole, be it the last: what the optimized row says "
         "of the way there (median, worst) means little, its end does.\n"
         + f"\n{verdict}{growing} Framing, catalog, locks and slack of the "
         f"store are in neither, nor in layerstore's rows below: {format_size(held['overhead'])} for these builds, {part:.1%} of what they take beside, and they grow with it.\n"
         + _favour(held["schemes"])
         + f"\nThe model was fitted to {training['images']} other images, of {training['services']} services, in a store of their own. Left on these after the fit:\n\n"
-        + errors(training)
+        + errors(training["schemes"])
         + f"\nLanguages: {_languages(training)} (fitted to); {_languages(held)} (held out). The seed was chosen by them, before anything was built. "
         f"Services whose apt would have fetched {format_size(APT_MAX_BYTES)} of archives or more were passed over. Of few services a sum may be right by chance: "
         "what one draw says is no bound for the next.\n"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tests.bench.corpora import CORPORA, make_corpus, trees_of
 from tests.bench.harness import say
 from tests.bench.paths.root import make_root
+from tests.bench.registry.calibrate import HALVES
 from tests.bench.trees import bootstrap
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 BASE = "bookworm.tar"
 VERSIONS = ("version-1.tar", "version-2.tar")
-_REGISTRY_STEPS = ("fetch", "sample", "build", "calibrate")
-_CALIBRATED = "calibration.json"
 _VERSION_TREES = ("03-app-1", "04-app-2")
 
 
@@ -55,7 +54,7 @@ def _is_there(cache: Path, name: str) -> bool:
     if name == "root":
         return (cache / "root").exists()
     if name == "registry":
-        return (cache / "registry" / _CALIBRATED).exists()
+        return all((cache / "registry" / file).exists() for file in HALVES.values())
     if name == "versions":
         return all((cache / file).exists() for file in VERSIONS)
     return len(trees_of(cache, name)) == len(CORPORA[name])
@@ -97,9 +96,10 @@ def _make_versions(cache: Path) -> None:
 def _make_registry(cache: Path) -> None:
     """Fetch, measure and build what the simulation of a registry is made of; each step resumes."""
     with _alone(cache, "registry"):
-        for step in () if _is_there(cache, "registry") else _REGISTRY_STEPS:
-            say(f"registry: {step}")
-            _quietly([sys.executable, "-m", "tests.bench.registry", step, str(cache / "registry")])
+        if not _is_there(cache, "registry"):
+            say("measuring packages and building images of them")
+            program = [sys.executable, "-m", "tests.bench.registry"]
+            _quietly([*program, "errors", str(cache / "registry")])
 
 
 def _quietly(command: Sequence[str]) -> None:

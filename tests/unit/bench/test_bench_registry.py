@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.bench.registry import __main__ as program
 from tests.bench.registry import page
-from tests.bench.registry.calibrate import compare, curve, fit
+from tests.bench.registry.calibrate import HALVES, compare, curve, fit
 from tests.bench.registry.cost import ALL_SCHEMES, Costs, Shelf
 from tests.bench.registry.index import Resolver, by_dependants, parse, read_index, version_key
 from tests.bench.registry.model import Atom, Image, Layer, Parameters, Registry
@@ -300,3 +301,45 @@ def test_what_a_version_adds_does_not_depend_on_which_one_optimizing_keeps_whole
     assert step["added"] == (110, 40, 30, 20, 12, 4)  # 9 + 55 together, 60 of them the whole one
     older, newer = {"alone": (0,) * 5 + (60,)}, {"alone": (0,) * 6, "beside": (0,) * 5 + (7,)}
     assert _step(Reader(), older, older, newer)["added"][-1] == 7
+
+
+def test_errors_on_the_page_are_counted_from_both_curves_that_are_kept():
+    halves = json.loads(KEPT.read_text())["calibration"]
+    for half in halves.values():
+        counted = compare(half["simulated"], half["real"])
+        assert counted.keys() == half["schemes"].keys()
+        for scheme, row in counted.items():
+            assert row == pytest.approx(half["schemes"][scheme])
+        assert len(half["real"]) == half["images"]
+    told = program.errors_of(KEPT)
+    rows = [line for line in told.splitlines() if line.startswith("|")]
+    text = (TOP / "docs" / "simulation.md").read_text()
+    assert len(rows) == 2 * (2 + len(ALL_SCHEMES))
+    assert [row for row in rows if row not in text] == []
+
+
+def test_errors_of_a_cache_take_the_steps_that_were_not_taken(tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    halves = json.loads(KEPT.read_text())["calibration"]
+    taken = []
+
+    def step(name, *made):
+        def take(cache, *_):
+            taken.append(name)
+            for file, found in made:
+                (cache / file).write_text(json.dumps(found))
+
+        return take
+
+    monkeypatch.setattr(program.fetch, "fetch_all", step("fetch"))
+    monkeypatch.setattr(program.sample, "main", step("sample", ("samples.json", {})))
+    monkeypatch.setattr(program.builds, "build_half", step("build"))
+    calibrate = step("calibrate", (HALVES["training"], halves["training"]))
+    monkeypatch.setattr(program, "_calibrate", calibrate)
+    monkeypatch.setattr(program, "_test", step("test", (HALVES["held_out"], halves["held_out"])))
+    told = program.errors_of(cache)
+    assert taken == ["fetch", "sample", "build", "calibrate", "test"]
+    assert told == program.errors_of(KEPT)
+    (cache / HALVES["held_out"]).unlink()
+    assert program.errors_of(cache) == told
+    assert taken[5:] == ["test"]
