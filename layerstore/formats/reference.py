@@ -26,6 +26,9 @@ MAX_NAME_CHARACTERS = 255
 NAMES_SHOWN = 3
 """Of an image in a table; JSON has all of them."""
 
+BETWEEN_NAMES = ", "
+"""Where one text tells several names of an image; no name has it."""
+
 PREFIX_MIN_HEX = 4
 """Digits that the beginning of an id has at least."""
 
@@ -171,8 +174,13 @@ def names_in_cell(names: Iterable[str]) -> str:
     """
     told = told_names(names)
     more = len(told) - NAMES_SHOWN
-    shown = ", ".join(told[:NAMES_SHOWN])
+    shown = BETWEEN_NAMES.join(told[:NAMES_SHOWN])
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def shortened_names(told: str) -> str:
+    """Return names that one text tells as a cell says them."""
+    return names_in_cell(told.split(BETWEEN_NAMES))
 
 
 def names_that_go(names: Iterable[str], of_image: Collection[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerstore.formats.reference import names_in_cell, told_names
+from layerstore.formats.reference import BETWEEN_NAMES, names_in_cell, told_names
 from layerstore.measure.savings import Savings, Scheme
 from layerstore.measure.table import Bar, BarChart, Table, columns, sparkline
 from layerstore.units import format_size
@@ -89,7 +89,7 @@ def images_table(savings: Savings) -> Table:
 
 def image_name(image: ImageSavings) -> str:
     """Return what people call an image: its tags, else its names by digest, or part of its id."""
-    return ", ".join(told_names(image.names)) or image.image_id.partition(":")[2][:12]
+    return BETWEEN_NAMES.join(told_names(image.names)) or image.image_id.partition(":")[2][:12]
 
 
 def image_label(image: ImageSavings) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from layerstore.formats.reference import BETWEEN_NAMES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,9 +40,8 @@ def take_sharing(survey: Survey, names: Sequence[str], most: int) -> Sharing:
 
     Args:
         survey: The selection.
-        names: Of its images, in order.
-        most: Rows; more images are put together by what their names have in common,
-            then by their order.
+        names: Of its images, in order; of several of one (``BETWEEN_NAMES``) the first counts.
+        most: Rows; more images are put together by repository, then by their order.
     """
     groups = _folded(names, most)
     number = {rank: index for index, (_, ranks) in enumerate(groups) for rank in ranks}
@@ -68,7 +69,7 @@ def _folded(names: Sequence[str], most: int) -> list[tuple[str, list[int]]]:
         return groups
     by_repository: dict[str, list[int]] = {}
     for rank, name in enumerate(names):
-        by_repository.setdefault(name.rpartition(":")[0] or name, []).append(rank)
+        by_repository.setdefault(_first(name).rpartition(":")[0] or name, []).append(rank)
     groups = [
         (names[ranks[0]] if len(ranks) == 1 else f"{name} ({len(ranks)} images)", ranks)
         for name, ranks in by_repository.items()
@@ -79,7 +80,7 @@ def _folded(names: Sequence[str], most: int) -> list[tuple[str, list[int]]]:
     runs = [groups[start : start + length] for start in range(0, len(groups), length)]
     return [
         (
-            run[0][0] if len(run) == 1 else f"{run[0][0]} and {_others(run)}",
+            run[0][0] if len(run) == 1 else f"{_first(run[0][0])} and {_others(run)}",
             [rank for _, ranks in run for rank in ranks],
         )
         for run in runs
@@ -89,3 +90,7 @@ def _folded(names: Sequence[str], most: int) -> list[tuple[str, list[int]]]:
 def _others(run: Sequence[tuple[str, list[int]]]) -> str:
     count = sum(len(ranks) for _, ranks in run[1:])
     return f"{count} other{'s' * (count != 1)}"
+
+
+def _first(names: str) -> str:
+    return names.partition(BETWEEN_NAMES)[0]

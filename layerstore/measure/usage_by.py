@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from layerstore.errors import IntegrityError, NotFoundError
-from layerstore.formats.reference import names_in_cell
+from layerstore.formats.reference import BETWEEN_NAMES, shortened_names
 from layerstore.image.images import history
 from layerstore.measure.charges import Charges, take_charges
 from layerstore.measure.table import Table, columns
@@ -38,8 +38,6 @@ NAME_WIDTH = 72
 """Characters of a name in a table; JSON has all of it."""
 
 _NAMELESS = "<none>"
-_BETWEEN_NAMES = ", "
-"""No name has it."""
 
 
 class By(enum.StrEnum):
@@ -254,7 +252,7 @@ def _image_rows(store: Store, charges: Charges) -> list[Row]:
             tally.layers.add(layer)
             tally.files += len(files)
             tally.size += size
-    told = {each: _BETWEEN_NAMES.join(some) for each, some in names.items()}
+    told = {each: BETWEEN_NAMES.join(some) for each, some in names.items()}
     return [
         _row((told.get(image_id, _NAMELESS), image_id), tallies[image_id], holding)
         for image_id, holding in charges.rows_by_image().items()
@@ -339,7 +337,7 @@ def _shown(by: By, name: str) -> str:
     """Return a row's name as its cell has room for it."""
     if by is By.LAYER:
         return name.partition(":")[2][:12]
-    return _short(names_in_cell(name.split(_BETWEEN_NAMES)) if by is By.IMAGE else name)
+    return _short(shortened_names(name) if by is By.IMAGE else name)
 
 
 def _short(text: str) -> str:

@@ -7,9 +7,11 @@ import shutil
 import sys
 from typing import ClassVar
 
+import msgspec
 import pytest
 
 from layerstore.measure.fleet.analysis import LocalEngine, Place, analyse
+from layerstore.measure.fleet.tables import fleet_tables
 from layerstore.measure.savings import Scheme, take_savings
 from layerstore.store.store import Store
 from tests.support.cli import Cli
@@ -92,6 +94,15 @@ def test_what_is_shared_is_listed_with_what_it_saves(stores):
     held = {row.stores: row for row in fleet.held_by}
     assert sum(row.size for row in held.values()) == fleet.content_shared
     assert held[1].size == sum(store.exclusive_size for store in fleet.stores)
+
+
+def test_of_many_names_of_an_image_the_table_tells_a_few(stores):
+    fleet = local(*stores)
+    names = tuple(f"one:{number}" for number in range(9))
+    image = msgspec.structs.replace(fleet.shared_images[0], names=names)
+    tables = fleet_tables(msgspec.structs.replace(fleet, shared_images=(image,)))
+    (row,) = next(table.rows for table in tables if table.title.startswith("images that"))
+    assert row[1] == "one:0, one:1, one:2 and 6 more"
 
 
 def test_dask_gives_the_same_to_the_byte(stores):

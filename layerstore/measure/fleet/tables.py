@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layerstore.formats.reference import names_in_cell
 from layerstore.measure.savings import SCHEME_LABELS, Scheme
 from layerstore.measure.table import Table, columns
 from layerstore.units import format_size
@@ -28,7 +29,7 @@ def fleet_tables(fleet: Fleet) -> Iterator[Table]:
             rows=tuple(
                 (
                     image.image_id.partition(":")[2][:_ID_DIGITS],
-                    ", ".join(image.names),
+                    names_in_cell(image.names),
                     str(image.stores),
                     format_size(image.size),
                     format_size(image.saved),

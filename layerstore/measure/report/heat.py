@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layerstore.formats.reference import shortened_names
 from layerstore.measure.report.svg import SMALL_PX, Svg, text_width
 
 if TYPE_CHECKING:
@@ -21,34 +22,36 @@ def heat_map(
     """Draw how much of each row (0 to 1) is in each column; the diagonal is left empty.
 
     Args:
-        names: Of the rows, which are the columns, too; columns have their numbers.
+        names: Of the rows, which are the columns, too; columns have their numbers. Of many names
+            of an image a few are shown, and all where the pointer rests on them.
         shares: A row for each name.
         width: Pixels.
         title: What the picture shows.
         ident: Unique in the page.
     """
     count = len(names)
-    longest = max((text_width(name, SMALL_PX + 1) for name in names), default=0)
+    labels = [shortened_names(name) for name in names]
+    longest = max((text_width(label, SMALL_PX + 1) for label in labels), default=0)
     digits = text_width(str(count), SMALL_PX) + 8
     left = min(longest, width * (0.3 if width > 600 else 0.36)) + digits + 12
     # The last column's number may be wider than its cell.
     cell = min(60.0, (width - left - digits / 2) / count) if count else 0
     size = SMALL_PX + 1 if cell >= 15 else max(7, int(cell * 0.8))
     top = 24
-    svg = Svg(width, top + cell * count + 52, title, _described(names, shares), ident)
+    svg = Svg(width, top + cell * count + 52, title, _described(labels, shares), ident)
     every = max(1, -(-int(text_width(str(count), SMALL_PX) + 6) // max(int(cell), 1)))
-    for index, name in enumerate(names):
+    for index, label in enumerate(labels):
         middle = top + cell * (index + 0.5)
         if cell >= 9 or index % 2 == 0:
-            svg.label(left - digits - 8, middle + size * 0.36, name, left - digits - 10,
-                      anchor="end", size=size)  # fmt: skip
+            svg.label(left - digits - 8, middle + size * 0.36, label, left - digits - 10,
+                      anchor="end", size=size, whole=names[index])  # fmt: skip
         if index % every == 0:
             told = str(index + 1)
             svg.text(left - 8, middle + size * 0.36, told, "soft", anchor="end",
                      size=min(size, SMALL_PX))  # fmt: skip
             svg.text(left + cell * (index + 0.5), top - 8, told, "soft", anchor="middle",
                      size=SMALL_PX)  # fmt: skip
-        _draw_row(svg, names, index, shares[index], (left, top, cell))
+        _draw_row(svg, labels, index, shares[index], (left, top, cell))
     _draw_legend(svg, left, top + cell * count + 18)
     return svg
 

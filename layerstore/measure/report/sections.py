@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layerstore.formats.reference import shortened_names
 from layerstore.measure.report.bars import NARROW_PX, WIDE_PX, Step, bars
 from layerstore.measure.report.curves import Series, curves
 from layerstore.measure.report.figures import figure, twice
@@ -12,7 +13,7 @@ from layerstore.measure.report.svg import shown
 from layerstore.measure.report.tables import OPEN_ROWS_MAX, folded, table
 from layerstore.measure.report.treemap import Tile, treemap
 from layerstore.measure.savings import SCHEME_LABELS, Scheme
-from layerstore.measure.savings_report import HOW, OURS, image_label, ratio_text
+from layerstore.measure.savings_report import HOW, OURS, image_label, image_name, ratio_text
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -167,8 +168,13 @@ def growth(savings: Savings) -> str:
         for n, name in enumerate(names)
     ]
     heads = ["", "With image", *(item.label for item in savings.schemes)]
-    told = table("Bytes on disk after each image", heads, rows, texts=2)
+    told = table("Bytes on disk after each image", heads, rows, texts=2, whole=_whole(savings))
     return "\n".join([*parts, folded("The numbers", told), "</section>"])
+
+
+def _whole(savings: Savings) -> dict[str, str]:
+    """Return all names of images by what is shown of them."""
+    return {image_label(image): image_name(image) for image in savings.images}
 
 
 def _curves(chosen: Sequence[SchemeSize], names: Sequence[str], title: str, ident: str) -> str:
@@ -204,13 +210,15 @@ def sharing(wide: Sharing, narrow: Sharing) -> str:
         ),
     )[:_PAIRS]
     shares = wide.shares()
+    labels = {name: shortened_names(name) for name in wide.names}
     rows = [
-        (first, second, format_size(-size), f"{shares[row][column]:.0%}",
+        (labels[first], labels[second], format_size(-size), f"{shares[row][column]:.0%}",
          f"{shares[column][row]:.0%}")
         for size, first, second, row, column in pairs
     ]  # fmt: skip
     told = table("The pairs that share most, by stored bytes", ["Image", "Another", "Shared",
-                 "Of the one", "Of the other"], rows, texts=2)  # fmt: skip
+                 "Of the one", "Of the other"], rows, texts=2,
+                 whole={label: name for name, label in labels.items()})  # fmt: skip
     return (
         "<section><h2>What images have in common</h2>\n<p>How much of the image of a row, by "
         "bytes in this store, is in the image of a column as well.</p>\n"
@@ -344,7 +352,7 @@ def images(savings: Savings) -> str:
         "Files and full copy count one container, in the last row all of them. Exclusive, shared "
         "and added are compressed bytes in this store; added is what was new with the image."
     )
-    told = table(caption, heads, rows, total=total)
+    told = table(caption, heads, rows, total=total, whole=_whole(savings))
     if len(rows) > OPEN_ROWS_MAX:
         told = folded(f"All {len(rows)} images", told)
     return f"<section><h2>The images</h2>\n{told}</section>"

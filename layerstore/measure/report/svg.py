@@ -146,12 +146,17 @@ class Svg:
 
     def label(
         self, x: float, y: float, text: str, width: float, css: str = "ink", *,
-        anchor: Anchor = "start", size: int = FONT_PX,
+        anchor: Anchor = "start", size: int = FONT_PX, whole: str = "",
     ) -> None:  # fmt: skip
-        """Write as much of a line as fits; what was cut is whole in its title."""
+        """Write as much of a line as fits; what was cut is whole in its title.
+
+        Where the line itself is a part of something, its title tells the ``whole`` of that.
+        """
         cut = fitted(text, width, size)
         if cut:
-            self.text(x, y, cut, css, anchor=anchor, size=size, title="" if cut == text else text)
+            title = whole or text
+            title = "" if cut == title else title
+            self.text(x, y, cut, css, anchor=anchor, size=size, title=title)
 
     def render(self, style: str = "") -> str:
         """Return the markup.

@@ -112,3 +112,16 @@ def test_scratch_directories_of_the_dead_go_and_those_of_the_living_stay(tmp_pat
         assert not dead.exists()
         assert alive.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, foreign.name, "other"]
+def test_images_of_many_names_are_folded_by_their_first_one(tmp_path):
+    with Store.open(tmp_path / "many", create=True) as store:
+        for number in range(4):
+            build(store, f"app:{number}", BASE, {b"f": noise(number, 6000)}, created=number)
+        survey = take_survey(store)
+        names = ["a:1, a:new", "a:2, b:2", "c:1, c:2, c:3", "d:1"]
+        assert take_sharing(survey, names, 4).names == tuple(names)
+        assert take_sharing(survey, names, 3).names == ("a (2 images)", *names[2:])
+        two = ("a (2 images) and 1 other", "d:1")
+        assert take_sharing(survey, names, 2).names == two
+        assert take_sharing(survey, names[2:] + names[:2], 2).names[0] == "c:1 and 1 other"
+
+

@@ -136,6 +136,25 @@ def test_spreadsheets_get_the_same_numbers(store):
     assert sum(added) == report.stored_content_size
 
 
+def test_of_many_names_a_few_are_shown_and_all_where_the_pointer_rests(store):
+    (first, *_) = store.images()
+    for number in range(100, 120):
+        store.tag(f"many:{number}", first.image_id)
+    collected = taken(store)
+    (image,) = [image for image in collected.report.images if len(image.names) > 1]
+    assert len(image.names) == 21
+    told = ", ".join(image.names)
+    assert told in collected.report.sharing.names  # --json has all
+    elements = Elements(page(collected, ""))
+    titles = [a["title"] for tag, a in elements.tags if tag in ("th", "td") and "title" in a]
+    assert set(titles) == {told}
+    assert len(titles) >= 3  # growth, pairs, images
+    labels = elements.text.replace(told, "")
+    assert f"{', '.join(image.names[:3])} and 18 more" in labels
+    assert image.names[-1] not in labels
+    assert elements.text.count(told) == 2  # a title of either matrix
+
+
 class TestWaste:
     """Steps that waste, as a picture with what to type, and the same as a table."""
 

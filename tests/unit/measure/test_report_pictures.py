@@ -154,3 +154,13 @@ def test_numbers_of_columns_are_in_the_picture(count, width):
         told = text.text or ""
         if told.isdigit() and text.get("text-anchor") == "middle":
             assert float(text.get("x", 0)) + text_width(told, 11) / 2 <= width
+
+
+def test_rows_of_a_matrix_tell_a_few_of_many_names_and_all_where_the_pointer_rests():
+    many = ", ".join(f"app:{number}" for number in range(200))
+    root = parsed(heat_map([many, "base:1"], [[1.0, 0.5], [0.7, 1.0]], 1000, "t", "h"))
+    (label,) = [text for text in root.iter(f"{SVG}text") if text.find(f"{SVG}title") is not None]
+    assert label[0].text == many
+    assert label[0].tail == "app:0, app:1, app:2 and 197 more"
+    told = [rect[0].text for rect in root.iter(f"{SVG}rect") if len(rect)]
+    assert "50% of app:0, app:1, app:2 and 197 more is in base:1" in told
