@@ -80,7 +80,8 @@ def diff(
     with settings_of(context).open_store() as store:
         old, new = store.resolve(first), store.resolve(second)
         found = diff_images(store, old, new, packages=packages or both)
-    if not times:
+    of_time = 0 if times else sum(each.is_of_time for each in found.files)
+    if of_time:
         found = found._replace(files=[each for each in found.files if not each.is_of_time])
     if not both:
         # What is asked for alone is listed alone, and is what the exit code is about.
@@ -89,7 +90,7 @@ def diff(
         write_json(diff_to_json(found, limit or None))
     else:
         rows = ROWS_SHOWN if limit is None else limit
-        print_diff(found, (first, second), rows or None)
+        print_diff(found, (first, second), rows or None, of_time=of_time if both or files else 0)
     if exit_code and not found.is_empty:
         raise typer.Exit(EXIT_DIFFERENT)
 

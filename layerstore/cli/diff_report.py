@@ -6,7 +6,14 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from layerstore.cli.output import short_id, shorten, write_line, write_note, write_table
+from layerstore.cli.output import (
+    counted,
+    short_id,
+    shorten,
+    write_line,
+    write_note,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,13 +27,16 @@ VALUE_WIDTH = 48
 """Characters of a setting, of a package's name and versions; JSON has all of it."""
 
 
-def print_diff(found: ImageDiff, names: tuple[str, str], limit: int | None) -> None:
+def print_diff(
+    found: ImageDiff, names: tuple[str, str], limit: int | None, *, of_time: int = 0
+) -> None:
     """Print sizes, config, packages and files, the largest change first.
 
     Args:
         found: The difference.
         names: As the user called the images.
         limit: Rows of each table, None for all.
+        of_time: Paths that are left out, since only their time differs.
     """
     _print_sizes(found, names)
     if found.config:
@@ -41,8 +51,11 @@ def print_diff(found: ImageDiff, names: tuple[str, str], limit: int | None) -> N
         write_line()
         rows = [_file_row(each) for each in sorted(found.files, key=_weight)]
         _print_some(["", "PATH", "OLD", "NEW", "NEW STORED", "DIFFERS IN"], rows, limit, "paths")
+    if of_time:
+        left = counted(of_time, "path")
+        write_line(f"not listed: {left} of which only the time differs (--times)")
     if found.is_empty:
-        write_line("no difference")
+        write_line("no other difference" if of_time else "no difference")
     for each in found.left_out:
         write_note(f"note: not read: {each}")
 
@@ -69,7 +82,7 @@ def _beyond_line(name: str, other: str, beyond: Beyond) -> str:
 
     if not beyond.layers:
         return f"{name} needs nothing beyond {other}"
-    layers = f"{len(beyond.layers)} layer" + ("" if len(beyond.layers) == 1 else "s")
+    layers = counted(len(beyond.layers), "layer")
     return (
         f"{name} needs {format_size(beyond.stored_size)} beyond {other} as stored chunks, "
         f"{format_size(beyond.tar_size)} as plain layers ({layers})"

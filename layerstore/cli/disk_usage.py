@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from layerstore.cli.output import write_json, write_line
+from layerstore.cli.output import write_json, write_line, write_note
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from layerstore.measure.table import Table
 
@@ -62,7 +63,9 @@ def show_disk_usage(options: argparse.Namespace, root: str) -> None:
         _show_by(options, root)
         return
     _refuse_without_by(options)
-    from layerstore.measure.df import df_images_table, df_table, ledger_table, take_df
+    if options.format == "csv" and options.verbose:
+        raise InputError("--csv has the rows of df alone", hint="--json has all of it, to the byte")
+    from layerstore.measure.df import df_csv, df_images_table, df_table, ledger_table, take_df
     from layerstore.store.store import Store
 
     with Store.open(root) as store:
@@ -72,6 +75,9 @@ def show_disk_usage(options: argparse.Namespace, root: str) -> None:
         import msgspec
 
         write_json(msgspec.to_builtins(usage))
+        return
+    if options.format == "csv":
+        _write_lines(df_csv(usage))
         return
     _print_table(df_table(usage))
     if options.verbose:
@@ -97,15 +103,21 @@ def _running(root: str) -> set[str]:
 def _show_by(options: argparse.Namespace, root: str) -> None:
     import msgspec
 
-    from layerstore.measure.usage_by import DEPTH, By, Sort, take_usage_by, usage_by_table
+    from layerstore.measure.usage_by import (
+        DEPTH,
+        By,
+        Sort,
+        take_usage_by,
+        usage_by_csv,
+        usage_by_table,
+    )
     from layerstore.store.store import Store
 
     if options.verbose:
         raise InputError("--verbose is of df without --by")
     if options.depth is not None and options.by != By.DIRECTORY:
         raise InputError("--depth is of --by directory")
-    as_json = options.format == "json"
-    limit = _number("--limit", options.limit, 0 if as_json else ROWS_SHOWN)
+    limit = _number("--limit", options.limit, ROWS_SHOWN if options.format == "table" else 0)
     with Store.open(root) as store:
         usage = take_usage_by(
             store,
@@ -115,8 +127,12 @@ def _show_by(options: argparse.Namespace, root: str) -> None:
             sort=Sort(options.sort or "share"),
             limit=limit or None,
         )
-    if as_json:
+    if options.format == "json":
         write_json(msgspec.to_builtins(usage))
+    elif options.format == "csv":
+        _write_lines(usage_by_csv(usage))
+        for each in usage_by_table(usage).notes:
+            write_note(each)
     else:
         _print_table(usage_by_table(usage))
 
@@ -141,5 +157,9 @@ def _number(option: str, text: str | None, otherwise: int) -> int:
 def _print_table(table: Table) -> None:
     from layerstore.measure.table import table_lines
 
-    for line in table_lines(table):
+    _write_lines(table_lines(table))
+
+
+def _write_lines(lines: Iterable[str]) -> None:
+    for line in lines:
         write_line(line)

@@ -286,7 +286,7 @@ def _df_options(parser: argparse.ArgumentParser) -> None:
     from layerstore.cli.parsers import json_option
 
     disk_usage.add_options(parser)
-    json_option(parser)
+    json_option(parser, csv=True)
 
 
 def _df(options: argparse.Namespace, root: str) -> int:

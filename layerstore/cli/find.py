@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from layerstore.cli.common import Json, settings_of
-from layerstore.cli.output import short_id, shorten, write_json, write_line, write_note, write_table
+from layerstore.cli.output import (
+    counted,
+    short_id,
+    shorten,
+    write_json,
+    write_line,
+    write_note,
+    write_table,
+)
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +78,7 @@ def find(
             "--package",
             "-p",
             metavar="NAME[=VERSION]",
-            help="A package, or what was built of the source NAME; < <= > >= for dpkg's.",
+            help="A package, or what was built of the source NAME; also with < <= > >=.",
         ),
     ] = None,
     like: Annotated[
@@ -174,8 +182,8 @@ def _tell_cost(files: int, size: int) -> None:
     from layerstore.units import format_size
 
     write_note(
-        f"reading {files} contents, {format_size(size)}: the store has no index of SHA-256; "
-        "--size BYTES or --like FILE spare that"
+        f"reading {counted(files, 'content')}, {format_size(size)}: the store has no index of "
+        "SHA-256; --size BYTES or --like FILE spare that"
     )
 
 
@@ -296,7 +304,9 @@ def _find_package(
     for each in found.left_out:
         write_note(f"note: not read: {each}")
     if found.not_compared:
-        write_note(f"note: {found.not_compared} packages of that name: versions not compared")
+        write_note(
+            f"note: {counted(found.not_compared, 'package')} of that name: versions not compared"
+        )
     if found.other_versions:
         shown = ", ".join(found.other_versions[:VERSIONS_SHOWN])
         more = len(found.other_versions) - VERSIONS_SHOWN

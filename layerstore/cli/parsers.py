@@ -65,12 +65,23 @@ def make_parser(name: str, summary: str, *, has_help: bool = True) -> argparse.A
     )
 
 
-def json_option(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--format table|json``, and the short word for the latter."""
+def json_option(parser: argparse.ArgumentParser, *, csv: bool = False) -> None:
+    """Declare ``--format table|json``, perhaps ``csv``, and the short words for these."""
     parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="json for machines"
+        "--format",
+        choices=("table", "json", *(["csv"] if csv else [])),
+        default="table",
+        help="json for machines" + (", csv for spreadsheets" if csv else ""),
     )
     same_as_json(parser)
+    if csv:
+        parser.add_argument(
+            "--csv",
+            dest="format",
+            action="store_const",
+            const="csv",
+            help="the same as --format csv",
+        )
 
 
 def same_as_json(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from layerstore.cli.common import Json, Quiet, settings_of
-from layerstore.cli.output import shorten, write_json, write_line, write_table
+from layerstore.cli.output import counted, shorten, write_json, write_line, write_table
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _print(found: Suggestions, *, native: bool) -> None:
             )
         if group.apart:
             write_line(
-                f"{group.apart} packages of dpkg are there in several versions: images that are "
+                f"in several versions: {counted(group.apart, 'package')} of dpkg; images that are "
                 "built again on one day have the same"
             )
         _print_refused(group.refused)

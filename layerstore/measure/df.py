@@ -16,14 +16,14 @@ from layerstore.measure.inventory import walked
 from layerstore.measure.ledger import Ledger, Owner, take_ledger
 from layerstore.measure.reclaim import Reclaim, take_reclaim
 from layerstore.measure.summary import take_summarised
-from layerstore.measure.table import Table, columns
+from layerstore.measure.table import Table, columns, csv_lines
 from layerstore.store.collect.marks import find_roots, view_roots
 from layerstore.store.collect.resting import resting_key
 from layerstore.store.names.usage import KEEP_UNPACKED_WITHIN, image_uses
 from layerstore.units import format_size, parse_age
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from layerstore.measure.inventory import Inventory
     from layerstore.store.collect.eviction import Evictable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from layerstore.store.store import Store
 
 UNPACKED = "Unpacked for views"
+_SLACK = "Allocation slack"
 _ROWS = (
     ("Images", (Owner.EXCLUSIVE, Owner.SHARED, Owner.METADATA, Owner.BLOBS)),
     ("Originals", (Owner.ORIGINALS,)),
@@ -266,7 +267,7 @@ def df_table(usage: DiskUsage) -> Table:
         (row.kind, _number(row.count), _number(row.active), *_sizes(row.size, row.reclaimable))
         for row in usage.rows
     ]
-    rows.append(("Allocation slack", "", "", *_sizes(usage.slack, usage.reclaimable_slack)))
+    rows.append((_SLACK, "", "", *_sizes(usage.slack, usage.reclaimable_slack)))
     notes = []
     if usage.doubt:
         notes.append(f"gc frees none of the packs now: {usage.doubt}")
@@ -280,9 +281,10 @@ def df_table(usage: DiskUsage) -> Table:
             "build cache, cache mounts, unpacked files"
         )
     if usage.ledger.unreadable_layers:
+        count = len(usage.ledger.unreadable_layers)
         notes.append(
-            f"{len(usage.ledger.unreadable_layers)} layers cannot be read, their bytes count as "
-            "unreferenced: run 'layerstore check'"
+            f"{count} layer{'s' * (count != 1)} cannot be read, and what nothing else needs "
+            "counts as unreferenced: run 'layerstore check'"
         )
     return Table(
         title="",
@@ -291,6 +293,13 @@ def df_table(usage: DiskUsage) -> Table:
         total=("On disk", "", "", *_sizes(usage.disk_size, usage.reclaimable)),
         notes=tuple(notes),
     )
+
+
+def df_csv(usage: DiskUsage) -> Iterator[str]:
+    """Yield the rows as lines of CSV, in bytes; their sizes add up to the disk."""
+    slack = Usage(_SLACK, None, None, usage.slack, usage.reclaimable_slack)
+    rows = map(msgspec.structs.astuple, (*usage.rows, slack))
+    return csv_lines(Usage.__struct_fields__, rows)
 
 
 def df_images_table(usage: DiskUsage) -> Table:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from layerstore.formats.reference import BETWEEN_NAMES, names_in_cell, told_names
 from layerstore.measure.savings import Savings, Scheme
-from layerstore.measure.table import Bar, BarChart, Table, columns, sparkline
+from layerstore.measure.table import Bar, BarChart, Table, columns, csv_lines, sparkline
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -187,13 +187,4 @@ def csv_rows(savings: Savings) -> Iterator[str]:
             for field in ("logical", "copy", "exclusive", "shared", "added")
         ]
         rows += [("growth", name, item.scheme.value, item.growth[rank]) for item in savings.schemes]
-    yield "kind,image,measure,bytes"
-    for kind, name, measure, size in rows:
-        yield f"{kind},{_csv_cell(name)},{measure},{size}"
-
-
-def _csv_cell(text: str) -> str:
-    if not any(char in text for char in ',"\r\n'):
-        return text
-    doubled = text.replace('"', '""')
-    return f'"{doubled}"'
+    yield from csv_lines(("kind", "image", "measure", "bytes"), rows)

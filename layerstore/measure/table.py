@@ -14,7 +14,7 @@ import msgspec
 from layerstore.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _HEIGHTS = "▁▂▃▄▅▆▇█"
@@ -92,6 +92,19 @@ def _row_line(row: tuple[str, ...], heads: tuple[Column, ...], widths: list[int]
         for cell, column, width in zip(row, heads, widths, strict=True)
     ]
     return "   ".join(cells).rstrip()
+
+
+def csv_lines(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Yield lines of CSV (RFC 4180) without their ends; a cell of None is empty."""
+    for row in (heads, *rows):
+        yield ",".join("" if cell is None else _csv_cell(str(cell)) for cell in row)
+
+
+def _csv_cell(text: str) -> str:
+    if not any(char in text for char in ',"\r\n'):
+        return text
+    doubled = text.replace('"', '""')
+    return f'"{doubled}"'
 
 
 def chart_lines(chart: BarChart, width: int = 48) -> list[str]:

@@ -18,11 +18,11 @@ from layerstore.errors import IntegrityError, NotFoundError
 from layerstore.formats.reference import BETWEEN_NAMES, shortened_names
 from layerstore.image.images import history
 from layerstore.measure.charges import Charges, take_charges
-from layerstore.measure.table import Table, columns
+from layerstore.measure.table import Table, columns, csv_lines
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from layerstore.digest import DiffId
     from layerstore.measure.charges import Holding, LayerFile
@@ -313,9 +313,9 @@ def usage_by_table(usage: UsageBy) -> Table:
     rows.append(line("Everything else in the store", usage.rest_size))
     notes = [f"not read: {each}" for each in usage.left_out]
     if usage.unreadable_layers:
+        count = len(usage.unreadable_layers)
         notes.append(
-            f"{len(usage.unreadable_layers)} layers cannot be read and are in no row: run "
-            "'layerstore check'"
+            f"{count} layer{'s' * (count != 1)}, in no row, cannot be read: run 'layerstore check'"
         )
     return Table(
         title="",
@@ -324,6 +324,11 @@ def usage_by_table(usage: UsageBy) -> Table:
         total=line("On disk", usage.disk_size),
         notes=tuple(notes),
     )
+
+
+def usage_by_csv(usage: UsageBy) -> Iterator[str]:
+    """Yield the rows as lines of CSV, whole names and bytes."""
+    return csv_lines(Row.__struct_fields__, map(msgspec.structs.astuple, usage.rows))
 
 
 def _cells(by: By, row: Row, *, has_detail: bool) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import subprocess
 from typing import TYPE_CHECKING
@@ -38,6 +40,34 @@ def test_formats_as_docker_has_them(cli: Cli, command: tuple[str, ...]) -> None:
     assert cli.ok(*command, "--format=json").json() == told
     assert cli.ok(*command, "--json").json() == told
     assert "yaml" in cli.fails(2, *command, "--format", "yaml")
+
+
+def test_spreadsheets_get_the_rows_of_df(cli: Cli) -> None:
+    for words in (("df", "--by", "file"), ("df", "--by", "image", "web")):
+        text = cli.ok(*words, "--csv").out
+        assert cli.ok(*words, "--format", "csv").out == text
+        found = list(csv.DictReader(io.StringIO(text)))
+        told = cli.ok(*words, "--json").json()["rows"]
+        assert found == [
+            {key: "" if value is None else str(value) for key, value in row.items()} for row in told
+        ]
+    assert found[0]["name"] == "app:1, web:latest"
+    told = cli.ok("df", "--json").json()
+    *rows, slack = csv.DictReader(io.StringIO(cli.ok("df", "--csv").out))
+    assert [row["kind"] for row in rows] == [row["kind"] for row in told["rows"]]
+    assert sum(int(row["size"]) for row in (*rows, slack)) == told["disk_size"]
+    assert "--json" in cli.fails(2, "df", "--verbose", "--csv")
+
+
+def test_spreadsheets_get_as_many_rows_as_there_are(cli: Cli, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(40):
+        (many / f"{number},\n").write_bytes(b"%d" % number * 100)
+    cli.ok("import", many, "-t", "many")
+    rows = list(csv.reader(cli.ok("df", "--by", "file", "many", "--csv").lines))
+    assert {row[0] for row in rows[1:]} == {f"/{number},\\n" for number in range(40)}
+    assert len(cli.ok("df", "--by", "file", "many", "--csv", "--limit", "3").lines) == 4
 
 
 def test_a_format_of_plans_names_their_option(cli: Cli, tmp_path: Path) -> None:

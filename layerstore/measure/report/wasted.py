@@ -83,7 +83,8 @@ def _by_step(steps: Sequence[StepTotal], names: Mapping[str, str]) -> str:
         for each in first
     ]  # fmt: skip
     if rest:
-        words, size = f"{len(rest):,} more steps", sum(each.size for each in rest)
+        words = f"{len(rest):,} more step{'s' * (len(rest) != 1)}"
+        size = sum(each.size for each in rest)
         tiles.append(Tile(words, size, words))
         stored = sum(each.stored for each in rest)
         rows.append((words, "", "", "", format_size(size), format_size(stored)))

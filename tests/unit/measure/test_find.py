@@ -316,7 +316,7 @@ class TestCommand:
         digest = hashlib.sha256(SECRET).hexdigest()
         result = cli.ok("find", f"sha256:{digest}", "--hidden", "--size", "3000")
         assert "/root/.ssh/id_rsa" in result.out
-        assert "reading 1 contents" in result.err
+        assert "reading 1 content, " in result.err
         file = tmp_path / "secret"
         file.write_bytes(SECRET)
         assert "/root/.ssh/id_rsa" in cli.ok("find", "--like", file, "--hidden").out

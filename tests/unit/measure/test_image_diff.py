@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -248,3 +249,21 @@ class TestCommand:
         assert "one was named" in cli.fails(2, "diff", "old", "--packages")
         cli.fails(3, "diff", "old", "nowhere")
         cli.fails(3, "diff", "nowhere")
+
+    def test_what_differs_in_its_time_only_is_counted(self, cli, tmp_path):
+        for number in (1, 2):
+            tree = tmp_path / f"tree-{number}"
+            tree.mkdir()
+            for name in ("a", "b"):
+                (tree / name).write_text(name)
+                os.utime(tree / name, (number, number))
+            os.utime(tree, (9, 9))
+            cli.ok("import", "-q", tree, "-t", f"time:{number}")
+        said = cli.ok("diff", "time:1", "time:2").out
+        assert "not listed: 2 paths of which only the time differs (--times)" in said
+        assert said.endswith("no other difference\n")
+        assert cli("diff", "time:1", "time:2", "--exit-code").code == 0
+        listed = cli.ok("diff", "time:1", "time:2", "--times").out
+        assert "not listed" not in listed
+        assert "no other difference" not in listed
+        assert "not listed" not in cli.ok("diff", "time:1", "time:2", "--packages").out

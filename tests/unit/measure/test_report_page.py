@@ -187,7 +187,7 @@ class TestWaste:
         monkeypatch.setattr(wasted, "STEPS_SHOWN", 1)
         elements, report = self.page_of(wasteful)
         assert report.waste_steps[1].fix not in elements.text
-        assert "1 more steps: 9kB" in elements.text
+        assert "1 more step: 9kB" in elements.text
 
     def test_steps_add_up_to_the_causes(self, wasteful):
         _, report = self.page_of(wasteful)
