@@ -18,7 +18,7 @@ from layerstore.cli.output import (
     write_note,
     write_table,
 )
-from layerstore.errors import InputError
+from layerstore.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -153,7 +153,9 @@ def _wanted(
     if size is not None and (what is None or _SHA256.fullmatch(what) is None):
         raise InputError("--size goes with a SHA256")
     if like is not None:
-        if not os.path.isfile(like) and os.path.exists(like):
+        if not os.path.exists(like):
+            raise NotFoundError(f"{like} does not exist", hint="--like takes a file of this host")
+        if not os.path.isfile(like):
             raise InputError(f"{like} is no regular file")
         with open(like, "rb") as stream:
             return ByContent([content_like(store, stream, os.fstat(stream.fileno()).st_size)])
