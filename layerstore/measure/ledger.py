@@ -304,7 +304,7 @@ def blob_sizes(inventory: Inventory) -> dict[str, int]:
     """Return the bytes on disk of every config and manifest that an image names, by digest."""
     files = {file.path: file.apparent_size for file in inventory.files}
     return {
-        digest: files.get(_blob_path(digest), 0)
+        digest: files.get(blob_path(digest), 0)
         for image in inventory.images
         for digest in blobs_of(inventory, image)
     }
@@ -320,7 +320,7 @@ def _blob_owners(inventory: Inventory) -> dict[str, Owner]:
 
     for image in sorted(inventory.images, key=rank):
         owner = ranks[rank(image)]
-        owners.update((_blob_path(digest), owner) for digest in blobs_of(inventory, image))
+        owners.update((blob_path(digest), owner) for digest in blobs_of(inventory, image))
     return owners
 
 
@@ -330,7 +330,8 @@ def blobs_of(inventory: Inventory, image: ImageRecord) -> tuple[str, ...]:
     return image.image_id, image.manifest_digest, *origins.documents
 
 
-def _blob_path(digest: str) -> str:
+def blob_path(digest: str) -> str:
+    """Return where a config, manifest or document lies, below the store's root."""
     return f"blobs/sha256/{hex_of(digest)}"
 
 

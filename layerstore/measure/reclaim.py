@@ -1,37 +1,34 @@
 """What ``gc`` without options would free of a store now, to the byte, for ``df``.
 
-Only the collector's own plan knows it: which packs are copied and which are left decides more than
-what is dead in them. A plan reads the index and compresses what would be copied, so its answer is
-remembered under a digest of everything that decides it (docs/format/measured.md), and not asked
-for where the sums say that everything is needed: then merging small packs is all that gc does, and
-what that frees is told by their tables (:mod:`layerstore.store.collect.merging`).
+In general only the collector's own plan knows it: which packs are copied and which are left
+decides more than what is dead in them. A plan reads the index and compresses what would be copied,
+so its answer is remembered under a digest of everything that decides it (docs/format/measured.md),
+and not asked for where the sums say that no pack lives in part
+(:mod:`layerstore.measure.whole_packs`): then gc removes whole packs and merges small ones, and what
+merging frees is told by their tables (:mod:`layerstore.store.collect.merging`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from blake3 import blake3
 
-from layerstore.errors import StorageError
 from layerstore.formats.origins import NO_ORIGINS
 from layerstore.formats.sealed import Seal
-from layerstore.measure.ledger import Owner, blob_sizes
-from layerstore.store.catalog.rows import IN_USE
-from layerstore.store.collect.sweep import dead_leases, dead_temporaries, log_is_ahead, may_free
-from layerstore.store.config import require_writable
+from layerstore.measure.ledger import Owner
+from layerstore.measure.remembered import recall, remember
 from layerstore.store.failures import CorruptPackError, GcRunningError
 from layerstore.store.locks.leases import live_leases
-from layerstore.store.remembering import read_record, write_record
+from layerstore.store.collect.sweep import dead_leases, dead_temporaries, log_is_ahead, may_free
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from layerstore.measure.inventory import Inventory
     from layerstore.measure.ledger import Ledger
+    from layerstore.store.catalog.rows import PackRow
     from layerstore.store.collect.marks import Roots
     from layerstore.store.store import Store
 
@@ -42,6 +39,7 @@ SEAL: Final = Seal(
     "layerstore 2026-11-27 remembered plan of gc v1",
     max_bytes=64 * 1024,
 )
+_FILE: Final = "gc"
 _KEY_CONTEXT: Final = "layerstore 2026-11-27 what decides a plan of gc v1"
 
 
@@ -92,16 +90,14 @@ def take_reclaim(store: Store, inventory: Inventory, ledger: Ledger, roots: Root
     if whole and not _has_mergeable(inventory):
         return Reclaim(0, left, 0)
     key = _key(store, inventory, roots)
-    path = f"{store.paths.measured}/gc"
-    found, is_new = _recall(path, key), False
+    found, is_new = _recall(store, key), False
     if found is None:
         try:
-            found = (_merged(store, inventory, roots, key, left) if whole else None) or _planned(
-                store, key
-            )
+            told = _told(store, inventory, ledger, roots, left)
+            found = _planned(store, key) if told is None else _Record(key, *told, "")
         except GcRunningError as err:
             return Reclaim(0, 0, 0, err.message)
-        is_new = _remember(store, path, found)
+        is_new = remember(store, _FILE, SEAL, msgspec.msgpack.encode(found))
     left = 0 if found.doubt else left
     return Reclaim(found.stored_bytes, left, found.deferred_bytes, found.doubt, is_new)
 
@@ -125,59 +121,50 @@ def _has_mergeable(inventory: Inventory) -> bool:
     return bool(mergeable(inventory.packs.values()))
 
 
-def _merged(
-    store: Store, inventory: Inventory, roots: Roots, key: bytes, left: int
-) -> _Record | None:
-    """Return what ``gc`` frees where all is needed, by merging small packs alone.
+def _told(
+    store: Store, inventory: Inventory, ledger: Ledger, roots: Roots, left: int
+) -> tuple[int, int] | None:
+    """Return what ``gc`` frees where no pack lives in part: whole packs, and merging small ones.
 
     Args:
         store: The store.
-        inventory: Of it; all its images and layers are needed.
+        inventory: Of it.
+        ledger: Of the inventory.
         roots: What gc keeps.
-        key: Of the answer.
         left: Bytes of files that killed commands left.
 
     Returns:
-        None if the plan must be asked: it may find something dead within what is needed, or
-        damaged.
+        Bytes now, and when running commands have ended; None if the plan must be asked: it may
+        find something dead within what is needed, or damaged.
     """
-    if not _all_items_live(store, inventory) or not _is_whole(inventory, roots):
+    from layerstore.measure.whole_packs import split_packs  # lazily: mostly what was said holds
+
+    split = split_packs(store, inventory, ledger, roots)
+    if split is None:
         return None
     from layerstore.store.collect.gc import copies_limit
     from layerstore.store.collect.merging import measure_merges
 
     gone = set(dead_leases(store.catalog))
-    free = [row for row in inventory.packs.values() if row.lease is None or row.lease in gone]
+    free = [row for row in split.needed if row.lease is None or row.lease in gone]
     free_now = may_free(store.catalog, own_lease=None)
-    limit = copies_limit(store.paths.root, left)
+    dead = split.dead_bytes
+    if dead and (not free_now or _keeps_the_dead(store, [*split.needed, *split.dead], gone)):
+        return None
+    limit = copies_limit(store.paths.root, left + dead)
     try:
         replaced, written = measure_merges(store, free, limit, only_one=not free_now)
     except (CorruptPackError, FileNotFoundError):
         return None
     if free_now:
-        return _Record(key, replaced - written, 0, "")
-    return _Record(key, -written, replaced, "")
+        return dead + replaced - written, 0
+    return -written, replaced
 
 
-def _all_items_live(store: Store, inventory: Inventory) -> bool:
-    """Return whether every byte of every block of packs in use is one that a layer needs."""
-    if inventory.sums is None or inventory.unreadable:
-        return False
-    needed = sum(g.data_raw + g.meta_raw for g in inventory.sums.groups if g.layers)
-    stored: dict[int, int] = dict(
-        store.catalog.query(f"SELECT pack, SUM(raw) FROM blocks WHERE {IN_USE} GROUP BY pack")  # type: ignore[arg-type]  # noqa: S608 -- a constant
-    )
-    in_use = {row.pack for row in inventory.packs.values() if row.retired is None}
-    return in_use == stored.keys() and needed == sum(stored.values())
-
-
-def _is_whole(inventory: Inventory, roots: Roots) -> bool:
-    """Return whether nothing is missing of images, for which gc would refuse to do anything."""
-    there = {image.image_id for image in inventory.images}
-    return (
-        roots.images.keys() <= there
-        and not inventory.unreadable_images
-        and all(blob_sizes(inventory).values())
+def _keeps_the_dead(store: Store, rows: Iterable[PackRow], gone: Container[str]) -> bool:
+    """Return whether gc leaves dead things alone: somebody may be writing, or the index is old."""
+    return log_is_ahead(store) or any(
+        row.lease is not None and row.lease not in gone for row in rows
     )
 
 
@@ -221,8 +208,8 @@ def _stored_files(inventory: Inventory) -> Mapping[str, int]:
     }
 
 
-def _recall(path: str, key: bytes) -> _Record | None:
-    body = read_record(path, SEAL)
+def _recall(store: Store, key: bytes) -> _Record | None:
+    body = recall(store, _FILE, SEAL)
     if body is None:
         return None
     try:
@@ -230,16 +217,3 @@ def _recall(path: str, key: bytes) -> _Record | None:
     except msgspec.MsgspecError:
         return None
     return record if record.key == key else None
-
-
-def _remember(store: Store, path: str, record: _Record) -> bool:
-    """Keep an answer, as :mod:`layerstore.measure.summary` keeps sums; return whether it may be."""
-    sealed = SEAL.closed(msgspec.msgpack.encode(record))
-    if sealed is None:
-        return False
-    with contextlib.suppress(StorageError):  # whoever may only look keeps nothing
-        require_writable(store.config)
-        staging = store.paths.temporary("measured", f"{os.getpid()}.{os.urandom(4).hex()}")
-        write_record(path, sealed, staging=staging)
-        return True
-    return False

@@ -14,14 +14,11 @@ and 0250.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from layerstore.digest import DiffId, Digest
-from layerstore.errors import StorageError
 from layerstore.formats.sealed import Seal
 from layerstore.measure.attribution import Group, Sums, has_every_pack, sum_up
 from layerstore.measure.inventory import (
@@ -34,14 +31,12 @@ from layerstore.measure.inventory import (
     walked,
     with_rows,
 )
+from layerstore.measure.remembered import recall, remember
 from layerstore.measure.runs import Runs
-from layerstore.store.config import require_writable
-from layerstore.store.remembering import read_record, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from layerstore.store.paths import StorePaths
     from layerstore.store.store import Store
 
 VERSION: Final = 2
@@ -53,6 +48,7 @@ SEAL: Final = Seal(
     "layerstore 2026-11-26 remembered sums v2",
     max_bytes=RECORD_MAX_BYTES,
 )
+_FILE: Final = "sums"
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):
@@ -106,15 +102,19 @@ def take_summarised(store: Store) -> Inventory:
     return take_inventory(store)  # packs are gone or cut: what is left of them is counted by rows
 
 
-def _path(paths: StorePaths) -> str:
-    return f"{paths.measured}/sums"
+def remembered_sums(store: Store, stamp: bytes) -> Sums | None:
+    """Return what is remembered of the index under a stamp, with its runs; None if nothing is."""
+    found = _decoded(store)
+    if found is None or found[0].stamp != stamp:
+        return None
+    return _with_runs(*found)
 
 
-def _recall(store: Store, inventory: Inventory) -> tuple[Sums | None, bool]:
-    """Return what the record says of an inventory, and whether it had to be added to."""
-    body = read_record(_path(store.paths), SEAL)
+def _decoded(store: Store) -> tuple[_Record, Sums] | None:
+    """Return the record and its sums without runs; None if there is none that is whole."""
+    body = recall(store, _FILE, SEAL)
     if body is None:
-        return None, False
+        return None
     try:
         record = _DECODER.decode(body)
         layers = [DiffId(Digest(name)) for name in record.layers]
@@ -122,19 +122,37 @@ def _recall(store: Store, inventory: Inventory) -> tuple[Sums | None, bool]:
             Group(frozenset([layers[number] for number in numbers]), *sizes)
             for numbers, *sizes in record.groups
         )
-        if record.stamp == inventory.stamp:
-            return Sums(groups, record.stored), False
-        packs = frozenset(record.packs)
-        if record.stamp != _stamp_of_part(inventory, packs, set(layers)):
-            return None, False
-        runs = _RUNS.decode(record.runs)
     except (msgspec.MsgspecError, IndexError):
+        return None
+    return record, Sums(groups, record.stored)
+
+
+def _with_runs(record: _Record, sums: Sums) -> Sums | None:
+    try:
+        return sums._replace(runs=_RUNS.decode(record.runs))
+    except msgspec.MsgspecError:
+        return None
+
+
+def _recall(store: Store, inventory: Inventory) -> tuple[Sums | None, bool]:
+    """Return what the record says of an inventory, and whether it had to be added to."""
+    decoded = _decoded(store)
+    if decoded is None:
+        return None, False
+    record, sums = decoded
+    if record.stamp == inventory.stamp:
+        return sums, False
+    packs = frozenset(record.packs)
+    layers = frozenset(DiffId(Digest(name)) for name in record.layers)
+    if record.stamp != _stamp_of_part(inventory, packs, layers):
+        return None, False
+    with_runs = _with_runs(record, sums)
+    if with_runs is None:
         return None, False
     from layerstore.measure.added_sums import Known, add_up  # lazily: most often nothing is new
 
     reader = ChunkReader(store, inventory)
-    sums, known = Sums(groups, record.stored, runs), Known(packs, frozenset(layers))
-    grown = add_up(sums, known, inventory, store.catalog, reader)
+    grown = add_up(with_runs, Known(packs, layers), inventory, store.catalog, reader)
     return (None if reader.unreadable else grown), True
 
 
@@ -157,10 +175,4 @@ def _remember(store: Store, inventory: Inventory, sums: Sums) -> None:
         [(sorted(map(numbers.__getitem__, group.layers)), *group[1:]) for group in sums.groups],
         msgspec.Raw(msgspec.msgpack.encode(sums.runs)),
     )
-    sealed = SEAL.closed(msgspec.msgpack.encode(record))
-    if sealed is None:
-        return
-    with contextlib.suppress(StorageError):  # whoever may only look keeps nothing
-        require_writable(store.config)
-        staging = store.paths.temporary("measured", f"{os.getpid()}.{os.urandom(4).hex()}")
-        write_record(_path(store.paths), sealed, staging=staging)
+    remember(store, _FILE, SEAL, msgspec.msgpack.encode(record))

@@ -5,8 +5,8 @@
 
 Makes the store (or measures the one at DIR if there is one), then runs ``layerstore df`` as
 people do, each time a process of its own: first without the summaries that ``df`` keeps, then
-with them, after a name was set, and after a layer was published. CPU seconds of the whole
-process, interpreter included; the least of ``--repeat`` runs.
+with them, after a name was set, after a layer was published, and after an image lost its only
+name. CPU seconds of the whole process, interpreter included; the least of ``--repeat`` runs.
 """
 
 from __future__ import annotations
@@ -77,18 +77,24 @@ def measure(root: Path, repeat: int) -> dict[str, list[float]]:
     for what in ("image", "package", "file"):
         found[f"df --by {what}"] = all_of("df", "--by", what)
     found["savings"] = all_of("savings")
-    named, published, cold = [], [], []
+    named, published, cold, unnamed = [], [], [], []
     for number in range(repeat):
         with Store.open(root) as store:
             store.tag(f"renamed-{number}:1", store.images()[-1].image_id)
         named.append(cpu_seconds(root, "df"))
         with Store.open(root) as store, store.begin("one more") as session:
-            put_image(session, [put_layer(session, {b"x": os.urandom(99)})], "one-more:1")
+            layer = put_layer(session, {b"x": os.urandom(99)})
+            put_image(session, [layer], f"one-more-{number}:1")
         published.append(cpu_seconds(root, "df"))
         shutil.rmtree(root / "measured", ignore_errors=True)
         cold.append(cpu_seconds(root, "df"))
+    for number in range(repeat):
+        with Store.open(root) as store:
+            store.untag(f"one-more-{number}:1")
+        unnamed.append(cpu_seconds(root, "df"))
     found["df after a name was set"] = named
     found["df after a layer was published"] = published
+    found["df after an image lost its name"] = unnamed
     found["df without any summary"] = cold
     return found
 

@@ -42,6 +42,20 @@ def no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reclaim, "_planned", planned)
 
 
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Has an entry for every plan of the collector that df made."""
+    made: list[int] = []
+    planned = reclaim._planned
+
+    def counted(store: Store, key: bytes) -> object:
+        made.append(1)
+        return planned(store, key)
+
+    monkeypatch.setattr(reclaim, "_planned", counted)
+    return made
+
+
 def publish(store: Store, numbers: range, files: int = 3, size: int = 5_000) -> None:
     """Publish an image for each number, each in a pack of its own."""
     for number in numbers:
@@ -170,3 +184,76 @@ def test_a_record_from_memory_is_what_was_said(store: Store) -> None:
     said = df.take_df(store)
     assert os.path.exists(f"{store.paths.measured}/gc")
     assert df.take_df(store).reclaimable == said.reclaimable
+
+
+@pytest.mark.usefixtures("no_plan")
+@pytest.mark.parametrize("is_remembered", [False, True])
+@pytest.mark.parametrize("images", [3, ENOUGH])
+def test_packs_that_nothing_needs_go_whole(store: Store, images: int, is_remembered: bool) -> None:
+    publish(store, range(images))
+    if is_remembered:
+        df.take_df(store)
+    sizes = {row.size for row in store.catalog.pack_rows()}
+    store.untag("app-1:1")
+    assert said_and_done(store) >= min(sizes)
+    assert df.take_df(store).reclaimable == 0
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_an_image_of_layers_that_others_need_is_a_config_and_a_manifest(store: Store) -> None:
+    publish(store, range(ENOUGH))
+    first = store.resolve("app-0:1")
+    with store.begin("again") as session:
+        again = put_image(session, list(first.layers), "again:1", created=27)
+    freed = df.take_df(store).reclaimable
+    store.untag("again:1")
+    blobs = (again.image_id, again.manifest_digest)
+    size = sum(os.path.getsize(store.paths.blob(digest)) for digest in blobs)
+    assert said_and_done(store) == freed + size
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_what_was_published_since_the_sums_were_remembered_goes_whole(store: Store) -> None:
+    publish(store, range(ENOUGH))
+    df.take_df(store)
+    publish(store, range(50, 52))
+    store.untag("app-50:1")
+    said_and_done(store)
+
+
+def test_a_pack_that_lives_in_part_is_left_to_the_plan(store: Store, plans: list[int]) -> None:
+    publish(store, range(ENOUGH))
+    with store.begin("what nothing needs in the pack of a layer") as session:
+        session.put_bytes(noise("waste", 5_000))
+        put_image(session, [put_layer(session, {b"f": noise("needed", 90_000)})], "last:1")
+    store.untag("app-1:1")
+    assert said_and_done(store) > 0
+    assert plans
+
+
+def test_what_goes_beside_a_running_command_is_left_to_the_plan(
+    store: Store, plans: list[int]
+) -> None:
+    publish(store, range(ENOUGH))
+    store.untag("app-1:1")
+    said_and_done(store, beside=True)
+    assert plans
+
+
+def test_files_that_nobody_knows_are_left_to_the_plan(store: Store, plans: list[int]) -> None:
+    publish(store, range(3))
+    store.untag("app-1:1")
+    name = "ab" * 32
+    path = store.root / "packs" / "ab" / f"{name}.pack"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes(5000))
+    assert said_and_done(store) > 5000
+    assert plans
+
+
+def test_a_pin_keeps_what_has_no_name(store: Store) -> None:
+    publish(store, range(ENOUGH))
+    store.pin(store.resolve("app-1:1").image_id)
+    freed = df.take_df(store).reclaimable
+    store.untag("app-1:1")
+    assert said_and_done(store) == freed

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from layerstore.image.optimize import contents_in_order
-from layerstore.measure import summary
+from layerstore.measure import remembered, summary
 from layerstore.measure.ledger import take_ledger
 from layerstore.measure.summary import take_summarised
 from layerstore.store.check.check import check
@@ -164,5 +164,5 @@ def test_what_takes_too_much_room_is_not_kept(store, monkeypatch):
 
 def test_a_store_that_may_only_be_read_is_not_written(store, monkeypatch):
     store.config = store.config._replace(writable=False)
-    monkeypatch.setattr(summary, "write_record", refuse)
+    monkeypatch.setattr(remembered, "write_record", refuse)
     assert take_ledger(store).images
