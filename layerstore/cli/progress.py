@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+_BAR_CELLS = 18
+"""With a label, sizes, speed and the time that is left beside it, a line fits 80 columns."""
+
 
 class TerminalProgress:
     """Draws the current phase as a bar, or as a counter when its length is unknown.
@@ -76,15 +79,17 @@ def _bars() -> Bars:
         Progress,
         SpinnerColumn,
         TextColumn,
+        TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(_BAR_CELLS),
         DownloadColumn(),
         TransferSpeedColumn(),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
     )

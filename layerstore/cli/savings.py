@@ -80,6 +80,16 @@ def savings(
             help="What 'optimize' would make of it, tried in a scratch copy: minutes a gigabyte.",
         ),
     ] = False,
+    optimize_level: Annotated[
+        int | None,
+        typer.Option(
+            "--optimize-level",
+            metavar="N",
+            min=1,
+            max=19,
+            help="With --with-optimize: its --level, 19 if not given; 9 is ten times as fast.",
+        ),
+    ] = None,
     hosts: Annotated[
         str | None,
         typer.Option(
@@ -139,6 +149,8 @@ def savings(
         )
     if host is not None and not of:
         raise InputError("--host is where the engine of --of docker:NAME listens")
+    if optimize_level is not None and not with_optimize:
+        raise InputError("--optimize-level is for --with-optimize", hint="add --with-optimize")
     output = Output(html=html, plot=plot, csv=csv, as_json=as_json, mounted=mounted)
     output.refuse_impossible()
     reads_content = bool(html or plot or hosts) if all_schemes is None else all_schemes
@@ -152,7 +164,8 @@ def savings(
         places=step_places,
     )
     place = _Place(settings_of(context), of or (), host, work or _work_directory())
-    write_savings(place.measured(images or (), wishes, with_optimize=with_optimize), output)
+    level = (optimize_level or 19) if with_optimize else None
+    write_savings(place.measured(images or (), wishes, level), output)
 
 
 class _Place:
@@ -166,8 +179,13 @@ class _Place:
         self._host = host
         self._work = work
 
-    def measured(self, names: Sequence[str], wishes: Wishes, *, with_optimize: bool) -> Collected:
-        """Take the report; what was made for it is gone again when this returns."""
+    def measured(
+        self, names: Sequence[str], wishes: Wishes, optimize_level: int | None
+    ) -> Collected:
+        """Take the report; what was made for it is gone again when this returns.
+
+        With an ``optimize_level`` it tells what ``optimize`` would make of the store with that.
+        """
         from layerstore.cli.container_root import join_to_read_for
         from layerstore.measure.report.collect import collect
 
@@ -182,20 +200,22 @@ class _Place:
                 store, names = stack.enter_context(made)
             else:
                 store = stack.enter_context(self._settings.open_store())
-            optimized = self._rehearsal(store, stack, progress) if with_optimize else None
+            optimized = None
+            if optimize_level is not None:
+                optimized = self._rehearsal(store, stack, progress, optimize_level)
             collected = collect(store, names, wishes, progress, optimized)
             if self._sources:
                 self._tell_scratch(store)
         return collected
 
     def _rehearsal(
-        self, store: Store, stack: contextlib.ExitStack, progress: Progress
+        self, store: Store, stack: contextlib.ExitStack, progress: Progress, level: int
     ) -> Callable[[Survey], Savings]:
         from layerstore.measure.rehearsal import optimized_savings
         from layerstore.measure.scratch import scratch_directory
 
         scratch = stack.enter_context(scratch_directory(self._work))
-        return lambda survey: optimized_savings(store, survey, f"{scratch}/copy", progress)
+        return lambda survey: optimized_savings(store, survey, f"{scratch}/copy", progress, level)
 
     def _tell_scratch(self, store: Store) -> None:
         from layerstore.measure.disk import walk_sizes

@@ -1,7 +1,8 @@
 """Ways to keep images that only their whole content tells: compressed layers, fixed blocks.
 
 Every layer of a selection is read once for each; that takes a minute of processor time for
-each 1.5 GB or so of layers, nearly all of it zlib's, on all processors. Nothing is kept of it.
+each 1.5 GB or so of layers, nearly all of it zlib's, on all processors. What layers take when
+compressed is kept in the store, so that only those that came since are compressed the next time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from blake3 import blake3
 
 from layerstore.formats.origins import NO_ORIGINS
 from layerstore.image.trees.export_layer import layer_tar
+from layerstore.measure.gzip_sizes import recall_gzip_sizes, remember_gzip_sizes
 from layerstore.measure.host_model import BLOCK_BYTES
 from layerstore.progress import Silent
 
@@ -84,12 +86,29 @@ def compressed_layers(store: Store, survey: Survey, progress: Progress) -> dict[
         for each in origins.encodings.values():
             sizes[each.diff_id] = min(each.size, sizes.get(each.diff_id, each.size))
     wanted = [diff_id for _, diff_id in survey.new_layers()]
+    sizes = {**recall_gzip_sizes(store, GZIP_LEVEL), **sizes}
     todo = [diff_id for diff_id in wanted if diff_id not in sizes]
-    progress.start("compressing layers", sum(store.layer(diff_id).tar_size for diff_id in todo))
-    tars = ((diff_id, layer_tar(store, store.layer(diff_id))) for diff_id in todo)
-    sizes.update(_gzip_sizes(tars, progress))
-    progress.finish()
+    sizes.update(_compressed(store, todo, progress))
     return {diff_id: sizes[diff_id] for diff_id in wanted}
+
+
+def _compressed(store: Store, layers: Iterable[DiffId], progress: Progress) -> dict[DiffId, int]:
+    """Return what gzip makes of layers, and remember it, also of those before an interruption."""
+    records = [(diff_id, store.layer(diff_id)) for diff_id in layers]
+    # The largest first: at the end no processor waits long for what another one still has.
+    records.sort(key=lambda each: -each[1].tar_size)
+    made: dict[DiffId, int] = {}
+    if not records:
+        return made
+    progress.start("compressing layers", sum(record.tar_size for _, record in records))
+    try:
+        tars = ((diff_id, layer_tar(store, record)) for diff_id, record in records)
+        for diff_id, size in _gzip_sizes(tars, progress):
+            made[diff_id] = size  # noqa: PERF403 -- what is made stays when it is interrupted
+    finally:
+        remember_gzip_sizes(store, GZIP_LEVEL, made)
+    progress.finish()
+    return made
 
 
 class _Stream:

@@ -19,9 +19,9 @@ from layerstore.formats.origins import NO_ORIGINS
 from layerstore.formats.sealed import Seal
 from layerstore.measure.ledger import Owner
 from layerstore.measure.remembered import recall, remember
+from layerstore.store.collect.sweep import dead_leases, dead_temporaries, log_is_ahead, may_free
 from layerstore.store.failures import CorruptPackError, GcRunningError
 from layerstore.store.locks.leases import live_leases
-from layerstore.store.collect.sweep import dead_leases, dead_temporaries, log_is_ahead, may_free
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping

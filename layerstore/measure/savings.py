@@ -131,6 +131,7 @@ class Savings(msgspec.Struct, frozen=True):
         writable_size: Bytes on disk of all writable layers of the store, in no scheme.
         not_counted_size: Bytes on disk that these images do not need: other images,
             build cache, cache mounts, unreferenced bytes, files unpacked for kernel views.
+        optimize_level: Of zstd, with which ``optimized`` was made; None if that was not counted.
     """
 
     schemes: tuple[SchemeSize, ...]
@@ -142,6 +143,7 @@ class Savings(msgspec.Struct, frozen=True):
     overhead_size: int
     writable_size: int
     not_counted_size: int
+    optimize_level: int | None = None
 
     def size_of(self, scheme: Scheme) -> int:
         """Return one scheme's bytes; 0 if it was not counted."""
@@ -194,6 +196,7 @@ def compare(
         overhead_size=overhead,
         writable_size=writable,
         not_counted_size=survey.ledger.disk_size - writable - content - overhead,
+        optimize_level=None if optimized is None else optimized.optimize_level,
     )
 
 

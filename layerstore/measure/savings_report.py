@@ -126,6 +126,8 @@ def ratio_text(savings: Savings, scheme: Scheme) -> str:
 
 def _notes(savings: Savings) -> tuple[str, ...]:
     notes = []
+    if told := optimize_note(savings):
+        notes.append(told)
     if savings.writable_size:
         notes.append(
             f"writable layers hold {format_size(savings.writable_size)} more, the same in "
@@ -138,6 +140,18 @@ def _notes(savings: Savings) -> tuple[str, ...]:
             "(see df)"
         )
     return tuple(notes)
+
+
+def optimize_note(savings: Savings) -> str:
+    """Return how the optimized copy was made, where not as ``optimize`` does it by itself."""
+    level = savings.optimize_level
+    if level is None:
+        return ""
+    from layerstore.store.rewriting.optimize import OPTIMIZE_LEVEL  # lazily: few ask for it
+
+    if level == OPTIMIZE_LEVEL:
+        return ""
+    return f"optimized by 'optimize --level {level}'; without an option it takes {OPTIMIZE_LEVEL}"
 
 
 def growth_lines(savings: Savings, width: int = 60) -> list[str]:

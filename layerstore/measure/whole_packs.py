@@ -4,8 +4,8 @@ Where no pack lives in part, what gc frees follows from the packs' own tables: w
 goes, and the rest is copied as it is, if at all. The remembered sums
 (:mod:`layerstore.measure.summary`) say which layers need what lies where: it is so if the plain
 bytes of what is needed are all bytes of the packs in which any of it lies. Where it is not, or
-anything is missing, damaged or unknown, the collector's own plan (:mod:`layerstore.store.collect.gc`) must
-be made.
+anything is missing, damaged or unknown, the collector's own plan
+(:mod:`layerstore.store.collect.gc`) must be made.
 
 Why: docs/decisions/0294-what-merging-frees-is-told-by-tables.md and 0356.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -215,18 +216,33 @@ def test_a_bundle_is_as_large_as_what_a_host_pulls(cli, tmp_path):
     assert abs(bundle.stat().st_size - taken["parcels_size"]) < 200  # its name
 
 
-def test_optimized_is_what_optimize_makes(cli, tmp_path):
+@pytest.mark.parametrize("level", [None, 3])
+def test_optimized_is_what_optimize_makes(cli, tmp_path, level):
     work = tmp_path / "work"
     work.mkdir()
-    told = cli.ok("savings", "--with-optimize", "--work", work, "--json").json()
+    words = ["--optimize-level", str(level)] if level else []
+    told = cli.ok("savings", "--with-optimize", *words, "--work", work, "--json").json()
+    assert told["optimize_level"] == (level or 19)
     assert list(work.iterdir()) == []
     before = cli.ok("savings", "--json").json()
     schemes = {item["scheme"]: item["size"] for item in told["schemes"]}
-    cli.ok("optimize")
+    cli.ok("optimize", *(["--level", str(level)] if level else []))
     cli.ok("gc")
     after = {i["scheme"]: i["size"] for i in cli.ok("savings", "--json").json()["schemes"]}
     assert schemes["stored"] == {i["scheme"]: i["size"] for i in before["schemes"]}["stored"]
     assert abs(schemes["optimized"] - after["stored"]) < 65_536  # the catalog's pages
+
+
+def test_a_rehearsal_at_another_level_is_told(cli, tmp_path):
+    page = tmp_path / "page.html"
+    words = ["savings", "--with-optimize", "--work", tmp_path, "--html", page, "--no-all-schemes"]
+    told = "ptimized by 'optimize --level 3'; without an option it takes 19"
+    assert told in cli.ok(*words, "--optimize-level", "3").out
+    assert told in html.unescape(page.read_text())
+    assert "optimize --level" not in cli.ok(*words).out
+    assert "optimize --level" not in page.read_text()
+    assert cli.ok("savings", "--json").json()["optimize_level"] is None
+    assert "--with-optimize" in cli.fails(2, "savings", "--optimize-level", "3")
 
 
 def test_reports_in_every_form(cli, tmp_path):
@@ -254,6 +270,7 @@ def test_images_that_are_removed_while_they_are_read_are_told_to_the_end(cli):
                 cli.ok("gc")
 
     wishes = Wishes(reads_content=True, waste=True)
+    collect_report(cli, wishes, Silent())  # sizes that it remembers are on the disk, too
     before = collect_report(cli, wishes, Silent())
     progress = Removing()
     assert collect_report(cli, wishes, progress) == before

@@ -156,6 +156,7 @@ def _collected(
     )
     if not wishes.details:
         return Collected(report, None)
+    progress.start("reading trees", None)
     waste = _waste(store, survey, wishes) if wishes.waste else None
     names = [image_name(image) for image in savings.images]
     detailed = msgspec.structs.replace(
@@ -166,6 +167,7 @@ def _collected(
         waste=waste.causes if waste is not None else None,
         waste_steps=waste.steps if waste is not None else None,
     )
+    progress.finish()
     return Collected(detailed, take_sharing(survey, names, NARROW_ROWS))
 
 

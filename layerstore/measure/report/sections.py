@@ -13,7 +13,14 @@ from layerstore.measure.report.svg import shown
 from layerstore.measure.report.tables import OPEN_ROWS_MAX, folded, table
 from layerstore.measure.report.treemap import Tile, treemap
 from layerstore.measure.savings import SCHEME_LABELS, Scheme
-from layerstore.measure.savings_report import HOW, OURS, image_label, image_name, ratio_text
+from layerstore.measure.savings_report import (
+    HOW,
+    OURS,
+    image_label,
+    image_name,
+    optimize_note,
+    ratio_text,
+)
 from layerstore.units import format_size
 
 if TYPE_CHECKING:
@@ -366,6 +373,8 @@ def footer(savings: Savings, made: str) -> str:
             "Compressed layers: the bytes under which a layer came, where they are known, else "
             "what gzip makes of it at level 6. Nothing runs off them."
         )
+    if told := optimize_note(savings):
+        notes.append(f"{told[0].upper()}{told[1:]}.")
     if savings.writable_size:
         notes.append(
             f"Writable layers hold {format_size(savings.writable_size)} more, the same in every "

@@ -6,9 +6,12 @@ import gzip
 
 import pytest
 
+from layerstore.digest import DiffId, Digest
 from layerstore.image.trees.export_layer import layer_tar
 from layerstore.linux.locks import FileLock
+from layerstore.measure import forms
 from layerstore.measure.forms import take_forms
+from layerstore.measure.gzip_sizes import recall_gzip_sizes, remember_gzip_sizes
 from layerstore.measure.places import take_places
 from layerstore.measure.scratch import PREFIX, scratch_directory
 from layerstore.measure.sharing import take_sharing
@@ -55,6 +58,59 @@ def test_layers_are_as_gzip_makes_them_and_count_once(store):
     assert forms.compressed == [base + own, more]
 
 
+def test_layers_are_compressed_once(store, monkeypatch):
+    first = take_forms(store, take_survey(store))
+    asked = []
+
+    def sizes(tars, _):
+        for diff_id, _ in tars:
+            asked.append(diff_id)
+            yield diff_id, 77
+
+    monkeypatch.setattr(forms, "_gzip_sizes", sizes)
+    assert take_forms(store, take_survey(store)) == first
+    build(store, "three", BASE, {b"new": noise("new", 9000)}, created=3)
+    survey = take_survey(store)
+    third = take_forms(store, survey)
+    assert third.compressed == [*first.compressed, 77]
+    assert asked == [survey.chosen[2].layers[1]]
+
+
+def test_what_was_compressed_before_an_interruption_is_remembered(store, monkeypatch):
+    def interrupted(tars, _):
+        yield next(iter(tars))[0], 5
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(forms, "_gzip_sizes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        take_forms(store, take_survey(store))
+    largest = max(store.images()[0].layers, key=lambda diff_id: store.layer(diff_id).tar_size)
+    assert recall_gzip_sizes(store, forms.GZIP_LEVEL) == {largest: 5}
+
+
+def test_sizes_of_layers_that_are_gone_and_of_another_zlib_are_forgotten(store, monkeypatch):
+    layer = store.images()[0].layers[0]
+    gone = DiffId(Digest("sha256:" + "ab" * 32))
+    remember_gzip_sizes(store, 6, {layer: 1, gone: 2})
+    assert recall_gzip_sizes(store, 6) == {layer: 1}
+    assert recall_gzip_sizes(store, 9) == {}
+    monkeypatch.setattr("zlib.ZLIB_RUNTIME_VERSION", "99")
+    assert recall_gzip_sizes(store, 6) == {}
+    remember_gzip_sizes(store, 6, {layer: 3})
+    assert recall_gzip_sizes(store, 6) == {layer: 3}
+
+
+def test_a_damaged_record_of_sizes_is_none(store):
+    layer = store.images()[0].layers[0]
+    remember_gzip_sizes(store, 6, {layer: 1})
+    path = store.root / "measured" / "gzip"
+    assert path.stat().st_mode & 0o777 == 0o600
+    whole = path.read_bytes()
+    for cut in (whole[:-1], whole[:20], b"", whole[:12] + b"\xff" + whole[13:]):
+        path.write_bytes(cut)
+        assert recall_gzip_sizes(store, 6) == {}
+
+
 def test_the_matrix_has_what_images_share(store):
     sharing = take_sharing(take_survey(store), ["one", "two"], 60)
     (one, common), (again, two) = sharing.shared_sizes
@@ -79,6 +135,19 @@ def test_a_large_matrix_is_folded_by_repository_and_then_by_order(tmp_path, most
     whole = take_sharing(survey, names, 1)
     assert whole.members == (6,)
     assert all(row[i] <= whole.shared_sizes[0][0] for i, row in enumerate(sharing.shared_sizes))
+
+
+def test_images_of_many_names_are_folded_by_their_first_one(tmp_path):
+    with Store.open(tmp_path / "many", create=True) as store:
+        for number in range(4):
+            build(store, f"app:{number}", BASE, {b"f": noise(number, 6000)}, created=number)
+        survey = take_survey(store)
+        names = ["a:1, a:new", "a:2, b:2", "c:1, c:2, c:3", "d:1"]
+        assert take_sharing(survey, names, 4).names == tuple(names)
+        assert take_sharing(survey, names, 3).names == ("a (2 images)", *names[2:])
+        two = ("a (2 images) and 1 other", "d:1")
+        assert take_sharing(survey, names, 2).names == two
+        assert take_sharing(survey, names[2:] + names[:2], 2).names[0] == "c:1 and 1 other"
 
 
 def test_places_hold_all_stored_contents_once(store):
@@ -112,16 +181,3 @@ def test_scratch_directories_of_the_dead_go_and_those_of_the_living_stay(tmp_pat
         assert not dead.exists()
         assert alive.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, foreign.name, "other"]
-def test_images_of_many_names_are_folded_by_their_first_one(tmp_path):
-    with Store.open(tmp_path / "many", create=True) as store:
-        for number in range(4):
-            build(store, f"app:{number}", BASE, {b"f": noise(number, 6000)}, created=number)
-        survey = take_survey(store)
-        names = ["a:1, a:new", "a:2, b:2", "c:1, c:2, c:3", "d:1"]
-        assert take_sharing(survey, names, 4).names == tuple(names)
-        assert take_sharing(survey, names, 3).names == ("a (2 images)", *names[2:])
-        two = ("a (2 images) and 1 other", "d:1")
-        assert take_sharing(survey, names, 2).names == two
-        assert take_sharing(survey, names[2:] + names[:2], 2).names[0] == "c:1 and 1 other"
-
-
