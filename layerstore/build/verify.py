@@ -7,8 +7,8 @@ differing byte. Times count only as far as the image keeps them: both builds hav
 SOURCE_DATE_EPOCH.
 
 The second build is carried out as it might be elsewhere: what of that a caller can change
-(:mod:`layerstore.cli.elsewhere`) it does. What only another host has (kernel, file system, the
-order in which that lists directories) is not seen here: build on two hosts and compare the ids.
+(:mod:`layerstore.cli.build.elsewhere`) it does. What only another host has (kernel, file system,
+the order in which that lists directories) is not seen here: build on two hosts and compare the ids.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ import typer
 
 from layerstore.cli.collector import collect_rarely
 from layerstore.cli.common import fast_command
-from layerstore.cli.container_commands import NAMES as CONTAINER_COMMANDS
-from layerstore.cli.docker_words import INSTEAD, missing
+from layerstore.cli.container.commands import NAMES as CONTAINER_COMMANDS
 from layerstore.cli.output import HELP_WIDTH
+from layerstore.cli.parsing.docker_words import INSTEAD, missing
+from layerstore.cli.parsing.switches import without_values
 from layerstore.cli.settings import Settings
-from layerstore.cli.switches import without_values
 from layerstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,41 +29,24 @@ _FORMATS: dict[str, tuple[str, ...]] = {"json": ("--json",), "table": ()}
 
 def build_app() -> typer.Typer:
     """Return the command line as typer sees it."""
-    from layerstore.cli import (
-        build,
-        build_native,
+    from layerstore.cli.about import completion, doctor, version
+    from layerstore.cli.build import build, native, why
+    from layerstore.cli.image import history, manifest, pin, remove
+    from layerstore.cli.measure import diff, find, fleet, savings, suggest, waste
+    from layerstore.cli.rootless import unshare
+    from layerstore.cli.store import check, gc, init, optimize
+    from layerstore.cli.transfer import (
+        bootstrap,
         bundles,
-        check,
-        completion,
-        copy,
-        diff,
-        doctor,
-        find,
-        fleet,
-        image,
-        init,
+        copy_images,
         load,
         login,
-        manifest,
-        optimize,
         originals,
-        pin,
-        podman_store,
-        preparing,
         pull,
-        remove,
-        savings,
+        saving,
         signatures,
-        snapshotter,
-        store,
-        suggest,
-        transfer,
-        unshare,
-        views,
-        waste,
-        why,
     )
-    from layerstore.cli import gc as gc_command
+    from layerstore.cli.views import commit, podman_store, prepare, snapshotter
 
     app = typer.Typer(
         name=PROGRAM,
@@ -77,26 +60,27 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     build.register(app)
     why.register(app)
-    build_native.register(app)
+    native.register(app)
     fast_command(app, "import")
-    transfer.register(app)
+    bootstrap.register(app)
+    saving.register(app)
     pull.register(app)
     login.register(app)
-    copy.register(app)
+    copy_images.register(app)
     bundles.register(app)
     signatures.register(app)
     load.register(app)
     originals.register(app)
     fast_command(app, "inspect")
-    image.register(app)
+    history.register(app)
     manifest.register(app)
     pin.register(app)
     remove.register(app)
     fast_command(app, "images")
     for name in ("mount", "mounts", "umount"):
         fast_command(app, name)
-    preparing.register(app)
-    views.register(app)
+    prepare.register(app)
+    commit.register(app)
     diff.register(app)
     for name in CONTAINER_COMMANDS:
         fast_command(app, name)
@@ -109,10 +93,10 @@ def build_app() -> typer.Typer:
     waste.register(app)
     find.register(app)
     suggest.register(app)
-    gc_command.register(app)
+    gc.register(app)
     check.register(app)
     init.register(app)
-    store.register(app)
+    version.register(app)
     optimize.register(app)
     doctor.register(app)
     completion.register(app)
@@ -121,7 +105,7 @@ def build_app() -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from layerstore.cli.store import print_version
+        from layerstore.cli.about.version import print_version
 
         print_version(wanted)
 
@@ -159,7 +143,7 @@ def run(arguments: Sequence[str], store: str | None) -> int:
         raise missing(arguments[0])
     words = _format_as_flag(arguments)
     if words[:1] == ["build"]:
-        from layerstore.cli.build_bases import spelled_out
+        from layerstore.cli.build.bases import spelled_out
 
         words = spelled_out(words)
     words = words or ["--help"]

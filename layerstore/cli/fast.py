@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from layerstore.cli.light_parser import LightParser
+    from layerstore.cli.parsing.light_parser import LightParser
 
 USAGE = 125
 """docker's status for words that are no command line."""
@@ -75,7 +75,7 @@ def parse(command: str, arguments: Sequence[str]) -> argparse.Namespace:
         InputError: They are none of the command's.
     """
     if command in ("run", "create", "exec"):
-        from layerstore.cli.light_parser import LightParser
+        from layerstore.cli.parsing.light_parser import LightParser
 
         light = LightParser()
         declare(command, light)
@@ -85,7 +85,7 @@ def parse(command: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser = parser_of(command)
     if command not in COMMANDS_WITH_COMMANDS:
         return parser.parse_args(arguments)
-    from layerstore.cli.container_commands import split_command_line
+    from layerstore.cli.container.commands import split_command_line
 
     own, rest = split_command_line(parser, arguments)
     options = parser.parse_args(own)
@@ -96,14 +96,14 @@ def parse(command: str, arguments: Sequence[str]) -> argparse.Namespace:
 def _command(name: str) -> Command:
     if name in _COMMANDS:
         return _COMMANDS[name]
-    from layerstore.cli.container_commands import COMMANDS
+    from layerstore.cli.container.commands import COMMANDS
 
     return COMMANDS[name]
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """Return the parser of a fast command, which also formats its help."""
-    from layerstore.cli.parsers import make_parser
+    from layerstore.cli.parsing.parsers import make_parser
 
     has_help = command not in COMMANDS_WITH_COMMANDS
     parser = make_parser(command, summary_of(command), has_help=has_help)
@@ -128,7 +128,7 @@ def summary_of(command: str) -> str:
 
 
 def _images_options(parser: argparse.ArgumentParser) -> None:
-    from layerstore.cli.parsers import same_as_json
+    from layerstore.cli.parsing.parsers import same_as_json
 
     parser.add_argument(
         "name",
@@ -161,11 +161,11 @@ def _images_options(parser: argparse.ArgumentParser) -> None:
 
 def _images(options: argparse.Namespace, root: str) -> int:
     if options.of is not None or options.host is not None:
-        from layerstore.cli.engines import list_images
+        from layerstore.cli.transfer.engines import list_images
 
         list_images(options)
         return 0
-    from layerstore.cli.image_table import Shown, named, show_images
+    from layerstore.cli.image.table import Shown, named, show_images
     from layerstore.store.names.pins import pins
     from layerstore.store.names.usage import image_uses
 
@@ -175,7 +175,7 @@ def _images(options: argparse.Namespace, root: str) -> int:
         uses = image_uses(catalog.paths, [image.image_id for image in shown])
         images, names = named(images, tags, options.name)
         if options.filter:
-            from layerstore.cli.image_filters import filtered
+            from layerstore.cli.image.filters import filtered
 
             images, names = filtered(images, names, options.filter, catalog)
     show_images(images, names, Shown(uses, pinned), options)
@@ -183,13 +183,13 @@ def _images(options: argparse.Namespace, root: str) -> int:
 
 
 def _inspect_options(parser: argparse.ArgumentParser) -> None:
-    from layerstore.cli.inspecting import inspect_options
+    from layerstore.cli.image.inspecting import inspect_options
 
     inspect_options(parser)
 
 
 def _inspect(options: argparse.Namespace, root: str) -> int:
-    from layerstore.cli.inspecting import inspect
+    from layerstore.cli.image.inspecting import inspect
 
     return inspect(options, root)
 
@@ -198,7 +198,7 @@ def _inspect(options: argparse.Namespace, root: str) -> int:
 
 
 def _import_options(parser: argparse.ArgumentParser) -> None:
-    from layerstore.cli.parsers import json_option
+    from layerstore.cli.parsing.parsers import json_option
 
     parser.add_argument(
         "source",
@@ -234,7 +234,7 @@ def _import_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(options: argparse.Namespace, root: str) -> int:
-    from layerstore.cli.importing import import_rootfs
+    from layerstore.cli.transfer.importing import import_rootfs
 
     return import_rootfs(options, root)
 
@@ -243,37 +243,37 @@ def _import(options: argparse.Namespace, root: str) -> int:
 
 
 def _mount_options(parser: argparse.ArgumentParser) -> None:
-    from layerstore.cli.mounting import mount_options
+    from layerstore.cli.views.mounting import mount_options
 
     mount_options(parser)
 
 
 def _mount(options: argparse.Namespace, root: str) -> int:
-    from layerstore.cli.mounting import mount
+    from layerstore.cli.views.mounting import mount
 
     return mount(options, root)
 
 
 def _mounts_options(parser: argparse.ArgumentParser) -> None:
-    from layerstore.cli.mounting import mounts_options
+    from layerstore.cli.views.mounting import mounts_options
 
     mounts_options(parser)
 
 
 def _mounts(options: argparse.Namespace, root: str) -> int:
-    from layerstore.cli.mounting import list_mounts
+    from layerstore.cli.views.mounting import list_mounts
 
     return list_mounts(options, root)
 
 
 def _umount_options(parser: argparse.ArgumentParser) -> None:
-    from layerstore.cli.umount import umount_options
+    from layerstore.cli.views.umount import umount_options
 
     umount_options(parser)
 
 
 def _umount(options: argparse.Namespace, root: str) -> int:
-    from layerstore.cli.umount import umount
+    from layerstore.cli.views.umount import umount
 
     return umount(options, root)
 
@@ -282,15 +282,15 @@ def _umount(options: argparse.Namespace, root: str) -> int:
 
 
 def _df_options(parser: argparse.ArgumentParser) -> None:
-    from layerstore.cli import disk_usage
-    from layerstore.cli.parsers import json_option
+    from layerstore.cli.measure import disk_usage
+    from layerstore.cli.parsing.parsers import json_option
 
     disk_usage.add_options(parser)
     json_option(parser, csv=True)
 
 
 def _df(options: argparse.Namespace, root: str) -> int:
-    from layerstore.cli.disk_usage import show_disk_usage
+    from layerstore.cli.measure.disk_usage import show_disk_usage
 
     show_disk_usage(options, root)
     return 0

@@ -3,7 +3,7 @@
 Container runtimes call ``mount``, ``umount``, ``mounts`` and ``images`` in loops;
 these, and ``import``, are parsed with argparse in :mod:`layerstore.cli.fast` without importing
 typer, which costs more than the commands themselves; so is ``build`` when its answer is known
-(:mod:`layerstore.cli.build_again`). Everything else goes to :mod:`layerstore.cli.app`.
+(:mod:`layerstore.cli.build.again`). Everything else goes to :mod:`layerstore.cli.app`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WAITING = ("wait", "_wait_for_tstate_lock")
 _AGAIN_S = 0.002
 
 NOUNS = ("help", "image", "system", "builder", "buildx")
-"""What :mod:`layerstore.cli.docker_words` makes commands of."""
+"""What :mod:`layerstore.cli.parsing.docker_words` makes commands of."""
 
 
 def main() -> int:
@@ -85,7 +85,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     """
     store, rest = take_store_option(arguments)
     if rest and rest[0] in NOUNS:
-        from layerstore.cli.docker_words import translated
+        from layerstore.cli.parsing.docker_words import translated
 
         rest = translated(rest)
     if rest and rest[0] in FAST_COMMANDS:
@@ -93,20 +93,20 @@ def dispatch(arguments: Sequence[str]) -> int:
 
         return fast.run(rest[0], rest[1:], store)
     if list(rest) == ["--version"]:
-        from layerstore.cli.version_line import write_version
+        from layerstore.cli.about.version_line import write_version
 
         write_version()
         return 0
     if rest and rest[0] == "rm":
-        from layerstore.cli.container_either import take_containers
+        from layerstore.cli.container.either import take_containers
 
         code, rest = take_containers(rest, store)
         if code is not None:
             return code
     if rest and rest[0] == "build":
-        from layerstore.cli import build_again
+        from layerstore.cli.build import again
 
-        code = build_again.run(rest[1:], store)
+        code = again.run(rest[1:], store)
         if code is not None:
             return code
     from layerstore.cli import app

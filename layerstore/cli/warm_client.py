@@ -1,7 +1,8 @@
-"""Asking a helper that waits, loaded, to run this command line; see :mod:`layerstore.cli.warm`.
+"""Asking a helper that waits, loaded, to run this command line.
 
-All that a command pays before it asks: so this imports only what the interpreter has in C. None
-as an answer means that everything goes its usual way, whatever the reason.
+The helper is :mod:`layerstore.cli.warm.helper`. This is all that a command pays before it asks:
+so it imports only what the interpreter has in C, and lies in no noun's package. None as an answer
+means that everything goes its usual way, whatever the reason.
 """
 
 from __future__ import annotations

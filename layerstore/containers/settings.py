@@ -1,6 +1,6 @@
 """What a container is asked to be: the values behind the options of ``run``.
 
-Reading this costs nothing; :mod:`layerstore.cli.run_options` makes the values out of words.
+Reading this costs nothing; :mod:`layerstore.cli.container.options` makes the values out of words.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fuse_mount import mounts
-from layerstore.cli.report_shapes import json_schema
+from layerstore.cli.about.report_shapes import json_schema
 from layerstore.linux import probe
 from layerstore.linux.idmaps import parse_id_map
 from layerstore.store.store import Store

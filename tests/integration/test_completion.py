@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.cli.completion import script_for
-from layerstore.cli.completion_words import commands
+from layerstore.cli.about.completion import script_for
+from layerstore.cli.about.completion_words import commands
 from layerstore.errors import InputError
 
 BIN = Path(sys.executable).parent

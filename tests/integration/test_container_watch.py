@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from layerstore.cli.container_watch import _terminal
+from layerstore.cli.container.watching import _terminal
 from tests.support.build import needs_runc
 from tests.support.running import wait_until
 

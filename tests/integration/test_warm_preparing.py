@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.cli import fresh_images
+from layerstore.cli.warm import fresh_images
 from layerstore.image.kernel.metadata_files import open_whole
 from layerstore.linux.locks import FileLock
 from layerstore.store.objects.tier import kept_objects

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from layerstore import light_json
 from layerstore.cli import fast
-from layerstore.cli.light_parser import LightParser
+from layerstore.cli.parsing.light_parser import LightParser
 from layerstore.errors import InputError
 from layerstore.formats.reference import is_tag, may_be_id
 from layerstore.light_re import HEX, Pattern, only
@@ -89,7 +89,7 @@ def test_a_plain_command_line_is_what_argparse_makes_of_it(words: list[str]) -> 
 
 
 def _by_argparse(words: list[str]):
-    from layerstore.cli.container_commands import split_command_line
+    from layerstore.cli.container.commands import split_command_line
 
     parser = fast.parser_of("run")
     own, rest = split_command_line(parser, words)
@@ -136,7 +136,8 @@ def test_ids_and_tags_are_what_their_patterns_say(text: str) -> None:
 
 def test_starting_imports_no_slow_module() -> None:
     program = (
-        "import sys; from layerstore.cli import fast, main, container_run\n"
+        "import sys; from layerstore.cli import fast, main\n"
+        "from layerstore.cli.container import run\n"
         "from layerstore.containers import lifecycle, starting, attach\n"
         "from layerstore.store.catalog import catalog\n"
         "from layerstore.store.names import names\n"
@@ -150,11 +151,12 @@ def test_starting_imports_no_slow_module() -> None:
 
 def test_answering_a_known_build_imports_no_slow_module() -> None:
     program = (
-        "import sys; from layerstore.cli import build_again, build_ui, main, warm_client\n"
+        "import sys; from layerstore.cli import main, warm_client\n"
+        "from layerstore.cli.build import again, ui\n"
         "from layerstore.build import known\n"
         "from layerstore.store.catalog import catalog\n"
-        "build_again._parsed(['-t', 'name', '.'])\n"
-        "with build_ui.watching('auto', quiet=False) as ui: ui.planned(1)\n"
+        "again._parsed(['-t', 'name', '.'])\n"
+        "with ui.watching('auto', quiet=False) as shown: shown.planned(1)\n"
         "print([name for name in ('typing', 're', 'enum', 'json', 'argparse', 'signal', 'sqlite3',"
         " '_socket', 'threading', 'pathlib', 'msgspec', 'dataclasses') if name in sys.modules])"
     )

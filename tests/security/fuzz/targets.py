@@ -318,7 +318,7 @@ def check_dockerfile(data: bytes) -> None:
     from layerstore.build.lint.meaning import Surroundings
     from layerstore.build.outline import outline
     from layerstore.build.platforms import Platform
-    from layerstore.cli.build_check import report
+    from layerstore.cli.build.calls import report
     from layerstore.cli.output import printable
 
     tree = parse_dockerfile(data)

@@ -11,8 +11,8 @@ import pytest
 
 from layerstore.build.attest import Attestations
 from layerstore.build.outputs import Output, OutputKind
-from layerstore.cli.build_attest import with_attestations
-from layerstore.cli.build_bases import spelled_out
+from layerstore.cli.build.attest_options import with_attestations
+from layerstore.cli.build.bases import spelled_out
 from layerstore.errors import InputError
 from layerstore.formats import oci
 from layerstore.formats.tree import Entry, Kind

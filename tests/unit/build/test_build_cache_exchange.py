@@ -18,7 +18,7 @@ from layerstore.build.api import build
 from layerstore.build.cache_directory import DirectorySource, write_directory
 from layerstore.build.cache_exchange import CacheExport, CacheImport, CacheKind
 from layerstore.build.request import BuildRequest
-from layerstore.cli.build_cache import parse_from, parse_to
+from layerstore.cli.build.cache_options import parse_from, parse_to
 from layerstore.digest import sha256_digest
 from layerstore.errors import (
     ConflictError,

@@ -12,7 +12,7 @@ from layerstore.build.context import Context
 from layerstore.build.dockerfile.limits import MAX_STAGES
 from layerstore.build.errors import BuildStepError
 from layerstore.build.request import BuildRequest
-from layerstore.cli.build_plan import DEPTH_MAX, _to_dot, _to_json, _to_text
+from layerstore.cli.build.graph import DEPTH_MAX, _to_dot, _to_json, _to_text
 from tests.support.build import add_image, builder  # noqa: F401
 
 if TYPE_CHECKING:

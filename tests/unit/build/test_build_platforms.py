@@ -13,7 +13,7 @@ from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError
 from layerstore.build.foreign import require_runnable, trial_program
 from layerstore.build.platforms import Platform, native_platform, normalized, platform_of
-from layerstore.cli.build_bases import spelled_out, with_bases
+from layerstore.cli.build.bases import spelled_out, with_bases
 from layerstore.errors import BuildError, InputError, RegistryError
 from layerstore.formats.oci_config import History, ImageConfig
 from layerstore.image.images import create_image

@@ -20,7 +20,7 @@ from layerstore.build.run.ssh import (
     require_agent,
     write_message,
 )
-from layerstore.cli.build_ssh import parse_ssh
+from layerstore.cli.build.ssh_options import parse_ssh
 from layerstore.errors import BuildError, InputError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from layerstore.build.record import MadeStep
 from layerstore.build.reproducing_hints import hint_for
 from layerstore.build.request import BuildRequest
 from layerstore.build.verify import FieldDifference, first_difference, verify
-from layerstore.cli.build_verify import verified
+from layerstore.cli.build.verify import verified
 from layerstore.formats.tree import Entry, Kind
 from layerstore.image.layers.layer_item import LayerItem
 from layerstore.image.layers.layer_writer import write_layer

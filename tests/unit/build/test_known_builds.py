@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.build import records
-from layerstore.cli.build_again import answer
+from layerstore.cli.build.again import answer
 from layerstore.cli.main import dispatch
 from layerstore.formats.known_build import (
     SEAL,

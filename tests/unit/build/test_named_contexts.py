@@ -20,7 +20,7 @@ from layerstore.build.contexts import (
 from layerstore.build.dockerfile.errors import SpecError
 from layerstore.build.errors import BuildStepError
 from layerstore.build.fetch.git_url import parse_git_source
-from layerstore.cli.build_context import parse_named_contexts
+from layerstore.cli.build.context import parse_named_contexts
 from layerstore.errors import InputError, IntegrityError, NotFoundError
 from layerstore.image.layouts.layout import NamedImage, save_oci_layout
 from layerstore.store.store import Store

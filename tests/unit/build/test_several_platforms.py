@@ -15,7 +15,7 @@ from layerstore.build.attest import Attestations
 from layerstore.build.outputs import Output, OutputKind
 from layerstore.build.platforms import Platform
 from layerstore.build.request import BuildRequest
-from layerstore.cli.build_told import leave_files
+from layerstore.cli.build.told import leave_files
 from layerstore.errors import InputError
 from layerstore.image.exchange.attestations import PROVENANCE_TYPE
 from layerstore.image.exchange.indexes import find_index

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.cli import fast
-from layerstore.cli.container_options import settings_of
+from layerstore.cli.container.options import settings_of
 from layerstore.containers import monitor_health
 from layerstore.containers.image_config import image_defaults
 from layerstore.containers.settings import HealthCheck, settings_from_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerstore.cli.container_list import log_time
+from layerstore.cli.container.ps import log_time
 from layerstore.errors import InputError
 
 

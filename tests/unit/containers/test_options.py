@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.cli import fast
-from layerstore.cli.container_commands import split_command_line
-from layerstore.cli.container_flags import REFUSED, refuse_unsupported
-from layerstore.cli.container_options import settings_of, signal_number
+from layerstore.cli.container.commands import split_command_line
+from layerstore.cli.container.flags import REFUSED, refuse_unsupported
+from layerstore.cli.container.options import settings_of, signal_number
 from layerstore.containers.image_config import ImageDefaults
 from layerstore.containers.settings import MountRequest, settings_from_json
 from layerstore.errors import InputError

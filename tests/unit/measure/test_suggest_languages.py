@@ -9,7 +9,7 @@ import pytest
 
 from layerstore.build.api import build
 from layerstore.build.request import BuildRequest
-from layerstore.cli import suggest_prove
+from layerstore.cli.measure import suggest_prove
 from layerstore.image.images import load_config
 from layerstore.measure import placed
 from layerstore.measure.base_specs import dockerfile_of, native_spec_of

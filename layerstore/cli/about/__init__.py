@@ -1,0 +1,1 @@
+"""What layerstore says of itself: version, doctor, completion, the shapes of its reports."""

@@ -1,0 +1,1 @@
+"""The commands about builds: build and its options, and why."""

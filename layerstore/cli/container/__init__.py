@@ -1,0 +1,1 @@
+"""The commands of containers: run, ps, logs, stop, cp, volume and the like."""

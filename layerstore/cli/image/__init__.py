@@ -1,0 +1,1 @@
+"""The commands about images that are in the store: images, history, tag, inspect, pin, rm."""

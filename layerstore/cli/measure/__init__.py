@@ -1,0 +1,1 @@
+"""The commands that look and count: df, savings, fleet, waste, find, diff, suggest."""

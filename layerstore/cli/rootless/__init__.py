@@ -1,0 +1,1 @@
+"""Becoming root in a user namespace, for who is not root."""

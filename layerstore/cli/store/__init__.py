@@ -1,0 +1,1 @@
+"""The commands about a whole store: init, upgrade, gc, check, repair, optimize."""

@@ -1,0 +1,1 @@
+"""The commands that show images as directories: mount, umount, prepare, commit, other runtimes."""
