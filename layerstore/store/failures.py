@@ -165,12 +165,28 @@ def storage_errors(doing: str) -> Iterator[None]:
         raise storage_error(err, doing) from err
 
 
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_TOOBIG")
+"""The last of a length in a damaged row: none of ours comes near the limit."""
+
+_NO_TEXT = "Could not decode to UTF-8"
+"""Begins the module's own OperationalError for text in a row that is none."""
+
 SQLITE_ERRORS = (_sqlite3.Error, UnicodeDecodeError)
 """What the sqlite3 module raises: decoding errors too, when a damaged page holds text."""
 
 
-def catalog_error(err: Exception) -> StorageError | CatalogDamagedError:
-    """Return the store's word for a failed catalog statement."""
+def catalog_error(err: Exception) -> StorageError | CatalogDamagedError | AssertionError:
+    """Return the store's word for a failed catalog statement.
+
+    A statement that nothing on a disk can make fail in this way is a mistake of ours: nobody is
+    to be told then that the catalog is damaged, and to make it again.
+
+    Source: Modules/_sqlite of CPython 3.11 to 3.13, which raises ProgrammingError by itself, for
+    closed databases, foreign threads and wrong bindings, and InterfaceError for those and for
+    SQLITE_MISUSE and SQLITE_RANGE; never for what SQLite says of a file's content.
+    """
+    if isinstance(err, _sqlite3.ProgrammingError | _sqlite3.InterfaceError):
+        return AssertionError(f"the catalog was asked wrongly: {err}")
     name = getattr(err, "sqlite_errorname", None) or ""
     if name == "SQLITE_FULL" or name in NO_ROOM_FOR_SHM:
         return StoreFullError(
@@ -182,8 +198,10 @@ def catalog_error(err: Exception) -> StorageError | CatalogDamagedError:
             f"could not write the catalog: {err}",
             hint=_OWNER_HINT,
         )
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(
-        err, _sqlite3.IntegrityError | _sqlite3.ProgrammingError | UnicodeDecodeError
+    if (
+        name.startswith(_DAMAGE)
+        or str(err).startswith(_NO_TEXT)
+        or isinstance(err, _sqlite3.IntegrityError | UnicodeDecodeError)
     ):
         return CatalogDamagedError(f"the catalog is damaged: {err}")
     return StorageError(f"the catalog failed: {err}")
