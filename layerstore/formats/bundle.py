@@ -10,7 +10,7 @@ Normative: docs/format/bundle.md.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -44,7 +44,17 @@ PACK_MAX_BYTES: Final = 256 * 1024 * 1024
 IMAGES_MAX: Final = 10_000
 """Images of one bundle, and those that it builds on."""
 
+LAYERS_MAX: Final = 262_144
+"""Layer records of one bundle: as many of the smallest as a description holds."""
+
+NAMES_MAX: Final = 1_048_576
+"""Names, documents and layers of bases that a bundle lists: of one letter each, a description of 64
+MiB would be two gigabytes of objects."""
+
 _WHAT: Final = "the bundle's description"
+
+
+_Listed = msgspec.Meta(max_length=NAMES_MAX)
 
 
 class BundledImage(msgspec.Struct, frozen=True):
@@ -57,10 +67,10 @@ class BundledImage(msgspec.Struct, frozen=True):
         documents: Manifests and indexes that it came under, byte for byte.
     """
 
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], _Listed]
     config: bytes
     manifest: bytes
-    documents: tuple[bytes, ...] = ()
+    documents: Annotated[tuple[bytes, ...], _Listed] = ()
 
 
 class BaseImage(msgspec.Struct, frozen=True):
@@ -72,8 +82,8 @@ class BaseImage(msgspec.Struct, frozen=True):
     """
 
     image_id: str
-    layers: tuple[str, ...]
-    names: tuple[str, ...] = ()
+    layers: Annotated[tuple[str, ...], _Listed]
+    names: Annotated[tuple[str, ...], _Listed] = ()
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -100,8 +110,22 @@ class RecordHead(NamedTuple):
     checksum: bytes
 
 
+_Some = Annotated[tuple[msgspec.Raw, ...], msgspec.Meta(max_length=IMAGES_MAX)]
+
+
+class _Sent(msgspec.Struct, frozen=True):
+    """A description whose images and bases are bytes yet, to be looked at one by one."""
+
+    images: _Some
+    layers: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=LAYERS_MAX)]
+    bases: _Some
+    plain_bytes: int
+
+
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Description)
+_DECODER = msgspec.msgpack.Decoder(_Sent)
+_IMAGE_DECODER = msgspec.msgpack.Decoder(BundledImage)
+_BASE_DECODER = msgspec.msgpack.Decoder(BaseImage)
 
 
 def encode_header() -> bytes:
@@ -179,9 +203,35 @@ def decode_description(payload: bytes) -> Description:
     """
     try:
         plain = decode_framed(payload, DESCRIPTION_MAX_BYTES, _WHAT)
-        return _checked(_DECODER.decode(plain))
+        return _checked(_decoded(_DECODER.decode(plain)))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
         raise FormatError(f"{_WHAT} is damaged: {err}") from err
+
+
+def _decoded(sent: _Sent) -> Description:
+    """Return a description with its images and bases, which together list what the limit allows."""
+    listed = 0
+    images: list[BundledImage] = []
+    bases: list[BaseImage] = []
+    for raw in sent.images:
+        image = _IMAGE_DECODER.decode(raw)
+        listed += len(image.names) + len(image.documents)
+        _refuse_long_lists(listed)
+        images.append(image)
+    for raw in sent.bases:
+        base = _BASE_DECODER.decode(raw)
+        listed += len(base.names) + len(base.layers)
+        _refuse_long_lists(listed)
+        bases.append(base)
+    return Description(tuple(images), sent.layers, tuple(bases), sent.plain_bytes)
+
+
+def _refuse_long_lists(listed: int) -> None:
+    if listed > NAMES_MAX:
+        raise LimitExceededError(
+            "the bundle lists more names, documents and layers of bases than the limit of "
+            f"{NAMES_MAX}"
+        )
 
 
 def _checked(description: Description) -> Description:

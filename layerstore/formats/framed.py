@@ -35,6 +35,18 @@ def encode_framed(plain: bytes, most: int, what: str, *, level: int = _LEVEL) ->
     return zstandard.ZstdCompressor(compression_params=parameters).compress(plain)
 
 
+def claimed_bytes(frame: bytes, what: str) -> int:
+    """Return how many plain bytes a frame says it has, which need not be true.
+
+    Raises:
+        FormatError: It is no frame.
+    """
+    try:
+        return int(zstandard.get_frame_parameters(frame).content_size)
+    except zstandard.ZstdError as err:
+        raise FormatError(f"{what} is damaged: {err}") from err
+
+
 def decode_framed(frame: bytes, most: int, what: str) -> bytes:
     """Return a document, whose claimed size is checked before it is allocated.
 

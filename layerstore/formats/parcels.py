@@ -7,7 +7,7 @@ Normative: docs/format/parcels.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -15,12 +15,14 @@ from layerstore.digest import parse_digest
 from layerstore.errors import FormatError
 from layerstore.formats.framed import decode_framed, encode_framed
 from layerstore.formats.oci import MANIFEST_TYPE, Descriptor, Manifest, encode_manifest
+from layerstore.formats.oci_config import MAX_LAYERS
 from layerstore.formats.pack import (
     TRAILER,
     ItemKind,
     decode_footer,
     decode_trailer,
     encode_footer,
+    footer_size,
 )
 
 if TYPE_CHECKING:
@@ -34,13 +36,18 @@ TABLE_TYPE: Final = "application/vnd.layerstore.pack.table.v2+zstd"
 PACK_TYPE: Final = "application/vnd.layerstore.pack.v2"
 
 DESCRIPTION_MAX_BYTES: Final = 64 * 1024 * 1024
-TABLE_MAX_BYTES: Final = 64 * 1024 * 1024
-"""Of a table, plain: packs are closed at 65,536 items, readers take more."""
+TABLES_MAX_BYTES: Final = 32 * 1024 * 1024
+"""Of all tables of an artefact together, plain: some 900,000 items. What a reader makes of them
+takes nine times as much, and a table of any size is a few kilobytes of zstd."""
 
 PACKS_MAX: Final = 256
 """Packs of one artefact: a manifest has at most 512 layers."""
 
 _WHAT: Final = "the description of an image's parcels"
+
+
+_OF_AN_IMAGE: Final = msgspec.Meta(max_length=MAX_LAYERS)
+"""Entries of two bytes are objects of fifty: their number is refused before the first is made."""
 
 
 class KnownEncoding(msgspec.Struct, frozen=True):
@@ -64,8 +71,8 @@ class ParcelDescription(msgspec.Struct, frozen=True):
         encodings: Of the compressed layers in the image's manifest.
     """
 
-    layers: tuple[bytes, ...]
-    encodings: tuple[KnownEncoding, ...] = ()
+    layers: Annotated[tuple[bytes, ...], _OF_AN_IMAGE]
+    encodings: Annotated[tuple[KnownEncoding, ...], _OF_AN_IMAGE] = ()
 
 
 class PackBlob(NamedTuple):
@@ -109,7 +116,13 @@ def decode_parcel_description(blob: bytes) -> ParcelDescription:
 
 def encode_table(blocks: list[Block], footer_offset: int) -> bytes:
     """Return the table of a pack: its footer and trailer, compressed."""
-    return encode_framed(encode_footer(blocks, footer_offset), TABLE_MAX_BYTES, "a pack's table")
+    return encode_framed(encode_footer(blocks, footer_offset), TABLES_MAX_BYTES, "a pack's table")
+
+
+def table_bytes(blocks: Sequence[Block]) -> int:
+    """Return the plain bytes of the table of a pack with these blocks."""
+    items = sum(len(block.items) for block in blocks)
+    return footer_size(len(blocks), items, sum(len(block.bases) for block in blocks))
 
 
 def decode_table(blob: bytes, pack_size: int) -> list[Block]:
@@ -119,7 +132,7 @@ def decode_table(blob: bytes, pack_size: int) -> list[Block]:
         FormatError: It is damaged, or not that of such a pack.
         LimitExceededError: It is larger than the limit.
     """
-    plain = decode_framed(blob, TABLE_MAX_BYTES, "a pack's table")
+    plain = decode_framed(blob, TABLES_MAX_BYTES, "a pack's table")
     if len(plain) < TRAILER.size:
         raise FormatError("a pack's table is shorter than a trailer")
     trailer = decode_trailer(plain[-TRAILER.size :], pack_size)

@@ -11,15 +11,18 @@ import pytest
 from blake3 import blake3
 
 from layerstore.digest import ChunkId, DiffId, Digest
-from layerstore.errors import IntegrityError, LimitExceededError
+from layerstore.errors import FormatError, IntegrityError, LimitExceededError
+from layerstore.formats import bundle as bundles
 from layerstore.formats import pack, recipe
 from layerstore.formats.bundle import (
     DESCRIPTION_KIND,
     END_KIND,
     HEADER,
     MAGIC,
+    NAMES_MAX,
     PACK_KIND,
     RECORD,
+    BaseImage,
     Description,
     HeadSum,
     decode_description,
@@ -28,6 +31,7 @@ from layerstore.formats.bundle import (
     encode_record,
 )
 from layerstore.formats.tree import decode_changeset
+from layerstore.image.transfer import loading
 from layerstore.image.transfer.loading import BaseMissingError, load_bundle
 from layerstore.image.transfer.receiving import ContentMissingError, ReceivedLayerError
 from layerstore.store.packs.codec import compress_block
@@ -243,6 +247,40 @@ CHANGES: dict[str, Callable[[Bundle], bytes]] = {
 def test_a_lie(honest: Bundle, store: Store, change: str) -> None:
     lying = CHANGES[change](honest)
     refused(store, lying, IntegrityError, LimitExceededError, ContentMissingError)
+
+
+def test_a_pack_of_more_items_than_memory_has(
+    honest: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(tables(honest.packs[0])[0])
+    monkeypatch.setattr(loading, "TABLES_MAX_BYTES", size - 1)
+    error = refused(store, honest.encode(), LimitExceededError)
+    assert f"pack 1 of the bundle has tables of {size} bytes" in str(error)
+    monkeypatch.setattr(loading, "TABLES_MAX_BYTES", 1 << 20)
+    load_bundle(store, io.BytesIO(honest.encode()).read)
+
+
+def test_lists_of_more_than_memory_has(
+    honest: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name of one letter takes thirty times its two bytes; each image's, and all together."""
+    (image,) = honest.description.images
+    long = msgspec.structs.replace(image, names=("i:1",) * (NAMES_MAX + 1))
+    error = refused(store, honest.described(images=(long,)).encode(), FormatError)
+    assert f"length <= {NAMES_MAX}" in str(error)
+    monkeypatch.setattr(bundles, "NAMES_MAX", 3)
+    four = msgspec.structs.replace(image, names=("i:1",) * 4)
+    error = refused(store, honest.described(images=(four,)).encode(), LimitExceededError)
+    assert "the limit of 3" in str(error)
+    two = msgspec.structs.replace(image, names=("i:1",) * 2)
+    refused(store, honest.described(images=(two, two)).encode(), LimitExceededError)
+    base = BaseImage(DIGEST, (DIGEST,) * 2)
+    refused(store, honest.described(bases=(base, base)).encode(), LimitExceededError)
+
+
+def test_a_record_that_no_store_writes(honest: Bundle, store: Store) -> None:
+    long = honest.described(layers=(bytes(pack.BLOCK_MAX_BYTES + 1),))
+    refused(store, long.encode(), LimitExceededError)
 
 
 def test_a_bomb_costs_no_memory(honest: Bundle, store: Store) -> None:

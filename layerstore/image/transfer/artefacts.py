@@ -13,16 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import hex_of
-from layerstore.errors import FormatError, IntegrityError
+from layerstore.errors import FormatError, IntegrityError, LimitExceededError
 from layerstore.formats import oci
+from layerstore.formats.framed import claimed_bytes
 from layerstore.formats.parcels import (
     DESCRIPTION_MAX_BYTES,
-    TABLE_MAX_BYTES,
+    TABLES_MAX_BYTES,
     PackBlob,
     ParcelDescription,
     decode_parcel_description,
     decode_table,
     packs_of,
+    table_bytes,
 )
 from layerstore.image.transfer.receiving import ContentMissingError, received_records
 from layerstore.registry.errors import UnknownToRegistryError
@@ -80,6 +82,7 @@ class Artefact:
         self.packs = packs
         self._tables: dict[int, list[Block]] = {}
         self._places: dict[bytes, Placed] = {}
+        self._table_bytes = 0
 
     def records(self) -> dict[str, LayerRecord]:
         """Return the layers' records by diff ID.
@@ -96,16 +99,31 @@ class Artefact:
 
         Raises:
             IntegrityError: The table is damaged.
+            LimitExceededError: The tables together are larger than the limit.
             RegistryError: The registry does not give it.
         """
         if number not in self._tables:
-            table, pack = self.packs[number]
-            blocks = decode_table(read_whole(self._repository, table, TABLE_MAX_BYTES), pack.size)
+            blocks = self._fetched_table(number)
             self._tables[number] = blocks
             for index, block in enumerate(blocks):
+                placed = Placed(number, index)
                 for item in block.items:
-                    self._places.setdefault(item.item_id, Placed(number, index))
+                    self._places.setdefault(item.item_id, placed)
         return self._tables[number]
+
+    def _fetched_table(self, number: int) -> list[Block]:
+        """Fetch a table, if those that came before leave room for it."""
+        table, pack = self.packs[number]
+        raw = read_whole(self._repository, table, TABLES_MAX_BYTES)
+        together = self._table_bytes + claimed_bytes(raw, "a pack's table")
+        if self._table_bytes and together > TABLES_MAX_BYTES:
+            raise LimitExceededError(
+                f"the tables of an image's parcels in {self._repository.name} have {together} "
+                f"bytes with that of pack {pack.digest}, the limit is {TABLES_MAX_BYTES}"
+            )
+        blocks = decode_table(raw, pack.size)
+        self._table_bytes += table_bytes(blocks)
+        return blocks
 
     def find(self, item_ids: Iterable[bytes]) -> dict[bytes, Placed]:
         """Return where items lie; tables are fetched until all are found."""

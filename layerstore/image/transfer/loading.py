@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from blake3 import blake3
 
 from layerstore.digest import DiffId, Digest, parse_digest, sha256_digest
-from layerstore.errors import FormatError, LayerstoreError, NotFoundError
+from layerstore.errors import FormatError, LayerstoreError, LimitExceededError, NotFoundError
 from layerstore.formats.bundle import (
     DESCRIPTION_KIND,
     END_KIND,
@@ -32,6 +32,7 @@ from layerstore.formats.bundle import (
 )
 from layerstore.formats.oci import INDEX_TYPES
 from layerstore.formats.oci_config import decode_config
+from layerstore.formats.parcels import TABLES_MAX_BYTES
 from layerstore.formats.reference import is_index_name, parse_reference, parse_stored_name
 from layerstore.formats.tar_limits import Limits
 from layerstore.image.exchange.exchange import Document
@@ -47,7 +48,7 @@ from layerstore.image.transfer.receiving import (
 from layerstore.linux.files import open_private, read_at, write_all
 from layerstore.progress import Silent
 from layerstore.store.failures import storage_errors
-from layerstore.store.packs.pack_reader import OpenPack, read_footer
+from layerstore.store.packs.pack_reader import OpenPack, footer_length, read_footer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -274,6 +275,7 @@ class _Loading:
             self._spool(head, path)
             where = f"pack {number} of {_WHERE}"
             with storage_errors("read a pack"), contextlib.closing(OpenPack(path)) as file:
+                _refuse_large_tables(file.fd, where)
                 blocks = read_footer(file.fd)
                 if sum(block.raw_length for block in blocks) > plain_bytes - receiver.plain_bytes:
                     raise FormatError(f"{_WHERE} holds more content than it says")
@@ -313,6 +315,15 @@ class _Loading:
             os.close(fd)
         if digest.digest() != head.checksum:
             raise FormatError("a pack of the bundle does not match its checksum")
+
+
+def _refuse_large_tables(fd: int, where: str) -> None:
+    """Refuse a pack whose tables would fill memory: they may be all of it, in items of one byte."""
+    size = footer_length(fd)
+    if size > TABLES_MAX_BYTES:
+        raise LimitExceededError(
+            f"{where} has tables of {size} bytes, the limit is {TABLES_MAX_BYTES}"
+        )
 
 
 def _cut_short() -> FormatError:

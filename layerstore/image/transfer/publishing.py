@@ -15,20 +15,22 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.digest import Digest
-from layerstore.errors import FormatError, LayerstoreError
+from layerstore.errors import FormatError, LayerstoreError, LimitExceededError
 from layerstore.formats import oci, strict_json
-from layerstore.formats.pack import padding
+from layerstore.formats.pack import footer_size, padding
 from layerstore.formats.parcels import (
     DESCRIPTION_TYPE,
     PACK_TYPE,
     PACKS_MAX,
     TABLE_TYPE,
+    TABLES_MAX_BYTES,
     KnownEncoding,
     PackBlob,
     ParcelDescription,
     encode_artefact,
     encode_parcel_description,
     encode_table,
+    table_bytes,
 )
 from layerstore.image.exchange.exchange import Document
 from layerstore.image.exchange.originals import known_encodings
@@ -110,6 +112,7 @@ def publish_parcels(
 
     Raises:
         IntegrityError: The store is damaged.
+        LimitExceededError: The image has more content than the tables of parcels may list.
         RegistryError: The registry does not take them.
     """
     report = progress or Silent()
@@ -119,6 +122,7 @@ def publish_parcels(
         session.hold_layers(image.layers)
         records = [store.layer(diff_id) for diff_id in dict.fromkeys(image.layers)]
         lacking = lacking_of(store, records, Having(there.places, there.layers_of(store)))
+        _refuse_large_tables(footer_size(1, len(lacking), 0))
         numbers = iter(range(1 << 40))
         writer = ParcelWriter(
             store,
@@ -133,16 +137,28 @@ def publish_parcels(
         report.finish()
     needed: set[bytes] = set(chunks_of(store, image.layers))
     used = there.used(needed, [block for _, blocks in new for block in blocks])
-    packs = [*(pack for pack, _ in new), *used][:PACKS_MAX]
+    listed = [*new, *used][:PACKS_MAX]
+    _refuse_large_tables(sum(table_bytes(blocks) for _, blocks in listed))
     description = ParcelDescription(
         tuple(encode_layer(record) for record in records),
         _known(manifest, image.layers, known_encodings(store)),
     )
     config = _put(encode_parcel_description(description), DESCRIPTION_TYPE, destination)
-    raw = encode_artefact(subject, config, packs)
+    raw = encode_artefact(subject, config, [pack for pack, _ in listed])
     destination.put_document(Document(raw, oci.MANIFEST_TYPE), artefact_tag(subject.digest))
     sent = sum(blob.size for pack, _ in new for blob in pack)
     return PublishedParcels(len(new), sent, len(used))
+
+
+def _refuse_large_tables(size: int) -> None:
+    """Refuse what no reader takes, rather before it is sent than after."""
+    if size > TABLES_MAX_BYTES:
+        raise LimitExceededError(
+            f"the tables of the image's parcels would have {size} bytes, over the limit of "
+            f"{TABLES_MAX_BYTES} that readers take",
+            hint="the image itself is pushed, and is pulled in whole layers: push such images "
+            "without --delta",
+        )
 
 
 class _There:
@@ -153,6 +169,7 @@ class _There:
         self.places: dict[bytes, ChunkPlace] = {}
         self._packs: list[tuple[PackBlob, list[Block]]] = []
         self._digests: set[Digest] = set()
+        self._table_bytes = 0
 
     def learn(self, repository: Repository, digests: Iterable[Digest]) -> None:
         """Learn what the artefacts of some manifests list; those that are damaged are of no use."""
@@ -173,6 +190,9 @@ class _There:
         for number, pack in enumerate(artefact.packs):
             if pack.pack.digest not in self._digests:
                 blocks = artefact.table(number)
+                self._table_bytes += table_bytes(blocks)
+                if self._table_bytes > TABLES_MAX_BYTES:
+                    raise LimitExceededError("earlier parcels have more tables than a reader takes")
                 self._digests.add(pack.pack.digest)
                 self._note(len(self._packs), blocks)
                 self._packs.append((pack, blocks))
@@ -202,7 +222,7 @@ class _There:
         bases = (Base(chunk, self.places[chunk]) for _, chunk in near if chunk in self.places)
         return affordable(base for base in bases if is_good_base(base.place))
 
-    def used(self, needed: set[bytes], new: Sequence[Block]) -> list[PackBlob]:
+    def used(self, needed: set[bytes], new: Sequence[Block]) -> list[tuple[PackBlob, list[Block]]]:
         """Return the packs of which an image needs something, each before those it builds on."""
         below: dict[int, set[int]] = {}
         todo = needed | {base for block in new for base in block.bases}
@@ -217,7 +237,7 @@ class _There:
                     below.setdefault(place.pack, set()).update(p.pack for p in places if p)
             needed |= todo
             todo = bases - needed
-        return [self._packs[number][0] for number in _uppermost_first(below)]
+        return [self._packs[number] for number in _uppermost_first(below)]
 
 
 def _uppermost_first(below: dict[int, set[int]]) -> list[int]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from layerstore.digest import DiffId, Digest
 from layerstore.errors import FormatError, IntegrityError, LimitExceededError, NotFoundError
-from layerstore.formats.pack import PREFIX_MAX_BYTES, ItemKind
+from layerstore.formats.pack import BLOCK_MAX_BYTES, PREFIX_MAX_BYTES, ItemKind
 from layerstore.formats.recipe import CANONICAL
 from layerstore.formats.tar_limits import Limits
 from layerstore.formats.tree import Kind, decode_changeset
@@ -57,9 +57,9 @@ def received_records(encoded: Iterable[bytes]) -> list[LayerRecord]:
 
     Raises:
         FormatError: One is damaged.
-        LimitExceededError: One describes more than an import would take.
+        LimitExceededError: One is larger than a block, or describes more than an import would take.
     """
-    records = [decode_layer(each) for each in encoded]
+    records = [decode_layer(_of_a_block(each)) for each in encoded]
     for record in records:
         for what, size, most in (
             ("a tree", refs_length(record.tree), TREE_MAX_BYTES),
@@ -71,6 +71,19 @@ def received_records(encoded: Iterable[bytes]) -> list[LayerRecord]:
                     f"{most}"
                 )
     return records
+
+
+def _of_a_block(encoded: bytes) -> bytes:
+    """Return a record that a block can hold, as those do that a store writes.
+
+    A reference of four bytes, which is none, is an object of sixty before anybody sees that.
+    """
+    if len(encoded) > BLOCK_MAX_BYTES:
+        raise LimitExceededError(
+            f"a layer was sent with a record of {len(encoded)} bytes, the limit is "
+            f"{BLOCK_MAX_BYTES}"
+        )
+    return encoded
 
 
 class ItemReceiver:

@@ -276,6 +276,16 @@ def read_footer(fd: int) -> list[Block]:
     return decode_footer(*_tables(fd))
 
 
+def footer_length(fd: int) -> int:
+    """Return the bytes of the footer of an open pack file, which says so itself.
+
+    Raises:
+        FormatError: It is not a sound pack.
+        OSError: It cannot be read.
+    """
+    return _trailer(fd).footer_length
+
+
 def verify_tables(fd: int) -> None:
     """Check header, trailer and the footer's checksum, without decoding the footer.
 
@@ -288,11 +298,15 @@ def verify_tables(fd: int) -> None:
         raise FormatError("pack footer does not match its checksum")
 
 
-def _tables(fd: int) -> tuple[bytes, Trailer]:
-    """Return the footer's bytes, unchecked, and the trailer."""
+def _trailer(fd: int) -> Trailer:
     size = os.fstat(fd).st_size
     if size < HEADER.size + TRAILER.size:
         raise FormatError(f"pack has only {size} bytes")
     decode_header(read_at(fd, HEADER.size, 0))
-    trailer = decode_trailer(read_at(fd, TRAILER.size, size - TRAILER.size), size)
+    return decode_trailer(read_at(fd, TRAILER.size, size - TRAILER.size), size)
+
+
+def _tables(fd: int) -> tuple[bytes, Trailer]:
+    """Return the footer's bytes, unchecked, and the trailer."""
+    trailer = _trailer(fd)
     return read_at(fd, trailer.footer_length, trailer.footer_offset), trailer

@@ -45,7 +45,8 @@ def test_the_keys_are_those_of_the_description() -> None:
 
 
 def test_limits_are_those_of_the_code() -> None:
-    assert f"{bundle.IMAGES_MAX:,}" in PAGE
+    for limit in (bundle.IMAGES_MAX, bundle.LAYERS_MAX, bundle.NAMES_MAX):
+        assert f"{limit:,}" in section("Description")
     assert f"{have_list.IDS_MAX:,}" in section("Have-lists")
     described, packed = bundle.DESCRIPTION_MAX_BYTES >> 20, bundle.PACK_MAX_BYTES >> 20
     assert f"at most {described} MiB, {packed} MiB and 32" in section("Records")
