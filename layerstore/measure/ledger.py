@@ -110,6 +110,7 @@ _AREAS = {
     "catalog.sqlite": Owner.CATALOG,
     "catalog.sqlite-wal": Owner.CATALOG,
     "catalog.sqlite-shm": Owner.CATALOG,
+    "catalog.rebuilt": Owner.CATALOG,
     "names.log": Owner.NAMES,
     "config.toml": Owner.CONFIG,
     "reserve": Owner.RESERVE,

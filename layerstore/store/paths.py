@@ -54,6 +54,7 @@ class StorePaths:
         "pack_mounts",
         "packs",
         "quarantine",
+        "rebuilt",
         "reserve",
         "root",
         "scans",
@@ -69,6 +70,7 @@ class StorePaths:
         self.root = root
         self.config = f"{root}/config.toml"
         self.catalog = f"{root}/catalog.sqlite"
+        self.rebuilt = f"{root}/catalog.rebuilt"
         self.names_log = f"{root}/names.log"
         self.packs = f"{root}/packs"
         self.blobs = f"{root}/blobs/sha256"

@@ -278,6 +278,7 @@ HUNTS: dict[str, tuple[str, Callable[[Hunt], Iterator[Callable[[], object]]]]] =
     "index_before_pack": ("F1", kill("import-tar", "rename", "/packs/")),
     "gc_unlinks_before_commit": ("F1", kill("gc", "unlink", "/packs/")),
     "written_under_final_name": ("F1", kill("create", "create", "/config.toml")),
+    "catalog_moved_away": ("F1", kill("rebuild", "rename", "/catalog.sqlite")),
     "upgrade_in_pieces": ("F17", upgrade),
     "fsync_retried": (
         "F6",

@@ -58,6 +58,8 @@ LOOKUP_MAX = 500
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
 
 _SCAN_ROWS = 8192
+_OPENINGS_MAX = 16
+"""Rebuilds that may take the catalog's place while it is being opened."""
 
 _PRAGMAS = ("synchronous=FULL", "mmap_size=0", "trusted_schema=OFF", "wal_autocheckpoint=0")
 
@@ -200,24 +202,69 @@ class CatalogFile:
             catalog.close()
 
     def _open(self) -> None:
-        _refuse_links(self.paths.catalog)
+        """Open the catalog that is in place, and is still when its log is open, too.
+
+        Whoever opens the old one while a rebuild takes its place would otherwise make a log
+        beside the new one, and go on reading both as one.
+        """
+        for left in reversed(range(_OPENINGS_MAX)):
+            if os.path.exists(self.paths.rebuilt):
+                self._finish_replacement()
+            _refuse_links(self.paths.catalog)
+            try:
+                status = os.stat(self.paths.catalog)
+            except FileNotFoundError as err:
+                raise CatalogDamagedError(f"{self.paths.catalog} is missing") from err
+            try:
+                connection = self._connected(status)
+            except CatalogDamagedError:
+                if not left or self._is_in_place(status):
+                    raise
+                continue
+            # Not for ever: there are file systems on which a file has another number each time.
+            if not left or self._is_in_place(status):
+                break
+            connection.close()
+        self._connection = connection
+        self._pid = os.getpid()
+        self._identity = (status.st_dev, status.st_ino)
+
+    def _finish_replacement(self) -> None:
+        """Finish what a killed rebuild began, or wait for one that is at it."""
         try:
-            status = os.stat(self.paths.catalog)
-        except FileNotFoundError as err:
-            raise CatalogDamagedError(f"{self.paths.catalog} is missing") from err
+            self._catalog_lock().close()
+        except ReadOnlyStoreError as err:
+            raise ReadOnlyStoreError(
+                "a rebuild of the catalog was interrupted, and can only be finished where the "
+                f"store can be written: {err.message}",
+                hint=err.hint,
+            ) from err
+
+    def _is_in_place(self, status: os.stat_result) -> bool:
+        """Return whether the file with this status is the catalog, and is to stay it."""
+        try:
+            now = os.stat(self.paths.catalog)
+        except FileNotFoundError:
+            return False
+        same = (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino)
+        return same and not os.path.exists(self.paths.rebuilt)
+
+    def _connected(self, status: os.stat_result) -> sqlite3.Connection:
+        """Return a connection to the catalog that has read from it, and so has its log open.
+
+        Args:
+            status: Of the catalog's file before it is opened.
+        """
         self._frozen = None
         try:
-            connection = self._checked(immutable=False)
+            return self._checked(immutable=False)
         except SQLITE_ERRORS as err:
             if not _is_for_want_of_room(err, self.paths.catalog):
                 raise catalog_error(err) from err
             # The disk is full: no other process has the catalog open (the shared memory
             # file would be there), so it can be read as it is until it changes.
             self._frozen = (status.st_mtime_ns, status.st_size)
-            connection = self._checked(immutable=True)
-        self._connection = connection
-        self._pid = os.getpid()
-        self._identity = (status.st_dev, status.st_ino)
+            return self._checked(immutable=True)
 
     def close(self) -> None:
         """Close the connection; harmless when closed before."""
@@ -340,14 +387,25 @@ class CatalogFile:
             )
 
     def _catalog_lock(self) -> FileLock:
-        """Wait for the catalog lock, behind those who wait already.
+        """Wait for the catalog lock, behind those who wait already; the catalog is in place then.
 
         flock(2) wakes all waiters, and who just let go may be quicker than any of them: a
         gc that takes turn after turn would keep the others out. Whoever is next holds
         ``locks/next`` while it waits, so it waits for one transaction and no more.
         """
         with storage_errors("lock the catalog"), FileLock(self.paths.next_lock):
-            return FileLock(self.paths.catalog_lock)
+            lock = FileLock(self.paths.catalog_lock)
+        if os.path.exists(self.paths.rebuilt):
+            from layerstore.store.catalog.replacing import (
+                finish_replacement,  # lazily: after a kill only
+            )
+
+            try:
+                finish_replacement(self.paths)
+            except BaseException:
+                lock.close()
+                raise
+        return lock
 
     @staticmethod
     def _roll_back(connection: sqlite3.Connection) -> None:
@@ -396,8 +454,8 @@ class CatalogFile:
             if self._pinned:
                 yield from _batches(self._live().execute(sql))
                 return
-            with contextlib.closing(_connect(self.paths.catalog)) as connection:
-                yield from _batches(connection.execute(sql))
+            with contextlib.closing(type(self)(self.paths)) as other:
+                yield from _batches(other._live().execute(sql))
         except SQLITE_ERRORS as err:
             raise catalog_error(err) from err
 

@@ -19,6 +19,7 @@ from layerstore.formats.pack import ItemKind
 from layerstore.linux.files import fsync_directory, is_shared, publish_bytes, remove_if_present
 from layerstore.linux.locks import exclusive
 from layerstore.store.catalog.catalog import Catalog
+from layerstore.store.catalog.replacing import catalog_alone
 from layerstore.store.collect.sweep import pack_files
 from layerstore.store.config import (
     FORMAT_VERSION,
@@ -63,7 +64,7 @@ def make_config_again(root: str) -> bool:
     with (
         storage_errors("make config.toml again"),
         exclusive(paths.gc_lock),
-        exclusive(paths.catalog_lock),
+        catalog_alone(paths),
     ):
         if not _is_damaged(paths):  # another repair was faster
             return True

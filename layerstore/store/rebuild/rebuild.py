@@ -3,19 +3,16 @@
 Layers come from the LAYER items of packs, images from manifests and configs, names
 from names.log. Where one of these is damaged the old catalog is asked, so that a store is never
 the poorer for it. Leases and the build cache are lost. The new catalog is made
-beside the old one and takes its place in one rename; the old one is kept in
-``quarantine/``. May be killed at any instant and run again.
+beside the old one and takes its place; the old one is kept in
+``quarantine/`` (:mod:`layerstore.store.catalog.replacing`). May be killed at any instant and run again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote
 
 from layerstore.digest import DiffId, Digest, ImageId
 from layerstore.errors import FormatError, IntegrityError, NotFoundError, StorageError
@@ -32,11 +29,11 @@ from layerstore.progress import Silent
 from layerstore.store.blobs import blob_digests, get_blob, has_blob
 from layerstore.store.catalog.catalog import Catalog
 from layerstore.store.catalog.catalog_file import create_tables
+from layerstore.store.catalog.replacing import catalog_alone, replace_catalog
 from layerstore.store.catalog.rows import ImageRecord
 from layerstore.store.collect.sweep import pack_files
 from layerstore.store.config import load_config, require_writable
 from layerstore.store.failures import (
-    SQLITE_ERRORS,
     CorruptPackError,
     catalog_error,
     storage_errors,
@@ -65,9 +62,6 @@ if TYPE_CHECKING:
     from layerstore.formats.pack import Block
     from layerstore.progress import Progress
     from layerstore.store.config import StoreConfig
-
-QUARANTINED_CATALOG = "catalog-"
-_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class RebuildReport(NamedTuple):
@@ -119,7 +113,7 @@ def rebuild_catalog(root: str, progress: Progress | None = None) -> RebuildRepor
     with (
         storage_errors("rebuild the catalog"),
         exclusive(paths.gc_lock),
-        exclusive(paths.catalog_lock),
+        catalog_alone(paths),
     ):
         return _Rebuild(paths, config, progress or Silent()).run()
 
@@ -130,16 +124,6 @@ def _is_whole(store: Store, diff_id: DiffId) -> bool:
     except (IntegrityError, NotFoundError):
         return False
     return not store.catalog.missing(needed | store.catalog.bases_of(needed))
-
-
-def _keep_too(path: str, target: str) -> None:
-    """Give a file a second name, or a copy where the file system has no hard links."""
-    try:
-        os.link(path, target)
-    except OSError as err:
-        if err.errno not in _NO_HARD_LINKS:
-            raise
-        shutil.copyfile(path, target)
 
 
 class _Rebuild:
@@ -372,21 +356,15 @@ class _Rebuild:
         record_stamp(connection, stamp)
         return len(names), lost, log.unreadable
 
-    def _fold_log(self) -> bool:
-        """Copy a sound catalog's log into it; return whether it can be read without the log."""
-        try:
-            connection = sqlite3.connect(
-                f"file:{quote(os.fsencode(self._paths.catalog))}?mode=rw",
-                uri=True,
-                isolation_level=None,
-            )
-            with contextlib.closing(connection):
-                if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-                    return False
-                busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                return not busy
-        except SQLITE_ERRORS:
-            return False
+    def _force_names(self) -> None:
+        """Force the names of packs and blobs, on which the new catalog counts.
+
+        Who gave one may have been killed before it was on disk: a pack without a row gets one here,
+        and what comes next finds its chunks and does not store them again.
+        """
+        packs = {self._paths.pack_dir(pack_id) for pack_id, _ in pack_files(self._paths)}
+        for directory in (self._paths.packs, self._paths.blobs, *sorted(packs)):
+            fsync_directory(directory)
 
     def _swap(self, draft: StorePaths) -> None:
         """Put the draft in the catalog's place, the old one into quarantine."""
@@ -395,20 +373,8 @@ class _Rebuild:
             os.fsync(fd)
         finally:
             os.close(fd)
-        keep = f"{self._paths.quarantine}/{QUARANTINED_CATALOG}{os.urandom(4).hex()}"
-        stands_alone = self._fold_log()
-        # The log first: a log beside a database that it does not belong to would be
-        # replayed into it.
-        for suffix in ("-wal", "-shm", ""):
-            if os.path.lexists(self._paths.catalog + suffix):
-                make_private_dir(keep)
-                # A sound catalog stays in place until the new one takes its name: a crash in
-                # between leaves a store that opens.
-                move = _keep_too if stands_alone and not suffix else os.rename
-                move(self._paths.catalog + suffix, f"{keep}/catalog.sqlite{suffix}")
-        fsync_directory(self._paths.root)
-        os.rename(draft.catalog, self._paths.catalog)
-        fsync_directory(self._paths.root)
+        self._force_names()
+        replace_catalog(self._paths, draft.catalog)
         self._clear_draft(draft)
         with contextlib.suppress(OSError):
             os.rmdir(draft.root)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.errors import ConflictError, FormatError
 from layerstore.formats.pack import HEADER, PLAIN_VERSION, decode_header
 from layerstore.linux.files import publish_bytes, read_at, read_file, remove_if_present
-from layerstore.linux.locks import exclusive, is_held
+from layerstore.linux.locks import is_held
 from layerstore.store.catalog.catalog import Catalog
+from layerstore.store.catalog.replacing import catalog_alone
 from layerstore.store.catalog.schema import (
     CATALOG_VERSION,
     CHANGED_IN_2,
@@ -141,7 +142,7 @@ def _standing_still(paths: StorePaths) -> Iterator[None]:
 
     Under the catalog lock no lease begins, so nobody is at work who knows other tables.
     """
-    with alone(paths), exclusive(paths.catalog_lock):
+    with alone(paths), catalog_alone(paths):
         if any(is_held(paths.lease(lease_id)) for lease_id in lock_file_ids(paths)):
             raise StoreInUseError(
                 "commands are at work in the store", hint="run it again when they have ended"

@@ -209,6 +209,20 @@ def written_under_final_name() -> None:
 
 
 @mutant
+def catalog_moved_away() -> None:
+    """A rebuild removes the old catalog before the new one has a name."""
+    from layerstore.store.rebuild import rebuild
+
+    def replace_catalog(paths: StorePaths, draft: str) -> None:
+        for suffix in ("-wal", "-shm", ""):
+            files.remove_if_present(paths.catalog + suffix)
+        os.rename(draft, paths.catalog)
+        files.fsync_directory(paths.root)
+
+    _replace(rebuild, "replace_catalog", replace_catalog)
+
+
+@mutant
 def renamed_before_written() -> None:
     """Packs get their name first, and their last bytes and the flush later."""
     from layerstore.store.packs import pack_writer
