@@ -329,8 +329,10 @@ def execute(plan: GcPlan) -> GcReport:
     plan.marks.refuse_dangling()
     with alone(store.paths):
         forget_dead_users(store.paths)
-        if store.catalog.epoch() != plan.epoch:
-            # Another collection was quicker: rows are not where this plan saw them.
+        with store.catalog.locked():  # only who locks it sees that a rebuild has replaced it
+            epoch = store.catalog.epoch()
+        if epoch != plan.epoch:
+            # Another collection was quicker, or a rebuild: rows are not where this plan saw them.
             plan = _plan(store, plan.rules, Silent())
             plan.marks.refuse_dangling()
         doomed = Doomed(

@@ -4,7 +4,8 @@ Layers come from the LAYER items of packs, images from manifests and configs, na
 from names.log. Where one of these is damaged the old catalog is asked, so that a store is never
 the poorer for it. Leases and the build cache are lost. The new catalog is made
 beside the old one and takes its place; the old one is kept in
-``quarantine/`` (:mod:`layerstore.store.catalog.replacing`). May be killed at any instant and run again.
+``quarantine/`` (:mod:`layerstore.store.catalog.replacing`). May be killed at any instant and run
+again.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pytest
 
 from layerstore.store.catalog import catalog_file, replacing
 from layerstore.store.catalog.catalog import Catalog
+from layerstore.store.collect import gc
 from layerstore.store.collect.gc import execute, plan_gc
 from layerstore.store.failures import ReadOnlyStoreError
 from layerstore.store.paths import StorePaths
@@ -239,3 +240,30 @@ def test_it_counts_on_names_that_are_on_disk(root: Path, monkeypatch: pytest.Mon
     of_packs = {str(path.parent) for path in (root / "packs").rglob("*.pack")}
     assert of_packs
     assert before >= {f"{root}/packs", f"{root}/blobs/sha256", *of_packs}
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_plan_of_before_a_rebuild_is_made_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """Packs have other numbers then, by which the plan counts what is alive in them."""
+    planned: list[Store] = []
+    plan_anew = gc._plan
+
+    def plan(store: Store, *args: object) -> gc.GcPlan:
+        planned.append(store)
+        return plan_anew(store, *args)  # type: ignore[arg-type]
+
+    with Store.open(root) as store:
+        store.untag("b")
+        made = plan_gc(store)
+        if is_killed:
+            leave_it_begun(root, monkeypatch)
+        else:
+            rebuild_catalog(str(root))
+        monkeypatch.setattr(gc, "_plan", plan)
+        report = execute(made)
+        assert planned == [store]
+        assert report.images == 1
+        assert set(store.tags()) == {"a:latest"}
+    assert_sound(root, {"a": [A]})
