@@ -12,7 +12,7 @@ import stat
 from layerstore.digest import Digest, parse_digest, sha256_digest
 from layerstore.errors import FormatError, LimitExceededError, NotFoundError
 from layerstore.light_typing import TYPE_CHECKING
-from layerstore.linux.files import fsync_directory, publish_bytes, read_file
+from layerstore.linux.files import publish_bytes, read_file
 from layerstore.store.failures import CorruptBlobError, storage_error, storage_errors
 
 if TYPE_CHECKING:
@@ -45,17 +45,16 @@ def put_blob(paths: StorePaths, data: bytes, staging: str, *, named: Container[s
             f"a manifest or config of {len(data)} bytes is over the limit of {BLOB_MAX_BYTES}"
         )
     digest = sha256_digest(data)
-    if not has_sound_blob(paths, digest):
-        with storage_errors("write a manifest or config"):
-            path = paths.blob(digest)
-            if os.path.isdir(path) and not os.path.islink(path):  # a rename replaces all else
-                aside = f"{os.path.basename(path)}.{os.urandom(4).hex()}"
-                os.rename(path, f"{paths.quarantine}/{aside}")
-            publish_bytes(data, staging=staging, target=paths.blob(digest))
-    elif digest not in named:
-        # Its writer may have been killed between the renaming and the flush of the directory.
-        with storage_errors("write a manifest or config"):
-            fsync_directory(paths.blobs)
+    if digest in named and has_sound_blob(paths, digest):
+        return digest
+    # One that nobody names is written again: its writer may have been killed before the name was
+    # on disk, or been told that forcing it failed; once more may say yes then with nothing done.
+    with storage_errors("write a manifest or config"):
+        path = paths.blob(digest)
+        if os.path.isdir(path) and not os.path.islink(path):  # a rename replaces all else
+            aside = f"{os.path.basename(path)}.{os.urandom(4).hex()}"
+            os.rename(path, f"{paths.quarantine}/{aside}")
+        publish_bytes(data, staging=staging, target=path)
     return digest
 
 

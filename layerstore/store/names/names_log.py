@@ -9,6 +9,7 @@ dropped by :mod:`layerstore.store.collect.names_compaction`. Normative: docs/for
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -146,22 +147,43 @@ def append(path: str, records: Iterable[Record]) -> int:
     """Append records durably and return the log's new size. The caller holds the catalog lock.
 
     Raises:
-        StorageError: Nothing may be assumed of the records; the log stays readable.
+        StorageError: The records are not in the log, unless the disk fails on; it stays readable.
     """
     with storage_errors("write names.log"):
         fd = open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             size = os.fstat(fd).st_size
+            if size == 0:
+                _force_name(path)
             torn = size > 0 and read_at(fd, 1, size - 1) != b"\n"
             lines = b"".join(encode_record(record) for record in records)
-            write_all(fd, b"\n" + lines if torn else lines)
-            os.fsync(fd)
-            end = os.fstat(fd).st_size
+            try:
+                write_all(fd, b"\n" + lines if torn else lines)
+                os.fsync(fd)
+            except BaseException:
+                # What could not be forced may be zeros on disk and right in memory: what is
+                # appended next would be forced, and stand in a line behind them.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(fd, size)
+                raise
+            return os.fstat(fd).st_size
         finally:
             os.close(fd)
-        if size == 0:
-            fsync_directory(os.path.dirname(path))
-        return end
+
+
+def _force_name(path: str) -> None:
+    """Force the name of an empty log to disk, which goes again if that fails.
+
+    Before anything is in it: nobody forces the name of one that holds something. And forcing a
+    directory once more after it failed may say yes with nothing done, so the next
+    begins with another file.
+    """
+    try:
+        fsync_directory(os.path.dirname(path))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
 
 
 def read_log(path: str) -> LogContent:

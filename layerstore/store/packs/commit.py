@@ -61,9 +61,11 @@ def publish_pack(
 
 
 def _make_pack_dir(paths: StorePaths, pack_id: PackId) -> None:
-    """Make a pack's directory, or see to it that the name of an empty one is on disk.
+    """Make a pack's directory, and an empty one again.
 
-    Who made that may have been killed before it was.
+    Whoever made that may have been killed before its name was on disk, or been told that forcing
+    that failed: forcing it once more may say yes with nothing done. One with packs in it was
+    forced before they came.
     """
     path = paths.pack_dir(pack_id)
     if make_private_dir(path):
@@ -71,6 +73,9 @@ def _make_pack_dir(paths: StorePaths, pack_id: PackId) -> None:
     with os.scandir(path) as entries:
         is_empty = next(entries, None) is None
     if is_empty:
+        again = paths.temporary("packs", "directory")
+        make_private_dir(again, durable=False)
+        os.rename(again, path)
         fsync_directory(paths.packs)
 
 

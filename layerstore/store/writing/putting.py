@@ -375,11 +375,16 @@ class ChunkPutter:
                 self._commit_packs(sealed)
 
     def _commit_packs(self, sealed: list[SealedPack]) -> None:
-        with self._catalog.write() as connection:
+        try:
+            with self._catalog.write() as connection:
+                for pack in sealed:
+                    publish_pack(
+                        connection, self._paths, pack, self._lease.lease_id, instead=self._healed
+                    )
+        finally:
             for pack in sealed:
-                publish_pack(
-                    connection, self._paths, pack, self._lease.lease_id, instead=self._healed
-                )
+                if pack.staged is not None:
+                    pack.staged.discard()  # harmless for those that have their names
         for pack in sealed:
             self._written.add(pack.pack_id)
             self._bases.update(base for block in pack.blocks for base in block.bases)
